@@ -1,0 +1,19 @@
+rule allocate:
+    """Say which layer gets which format."""
+    input:
+        code=code("allocate.py", allocation),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+    output:
+        f"{RESULTS}/allocation/{{model}}/{{method}}.json",
+    log:
+        f"{LOGS}/allocate/{{model}}/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/allocate/{{model}}/{{method}}.tsv"
+    params:
+        method=settings("methods"),
+    threads: 1
+    conda:
+        "../envs/base.yaml"
+    shell:
+        "python workflow_scripts/allocate.py --model {input.model} --method-name {wildcards.method}"
+        " --method {params.method:q} --output {output} > {log} 2>&1"

@@ -1,0 +1,25 @@
+rule calibrate:
+    """Record denoiser inputs of the float trajectory."""
+    input:
+        code=code("calibrate.py", family),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        prompts=lambda wildcards: EXPERIMENT["calibration"]["prompts"],
+    output:
+        manifest=f"{RESULTS}/calibration/{{model}}/manifest.json",
+        samples=f"{RESULTS}/calibration/{{model}}/samples.safetensors",
+    log:
+        f"{LOGS}/calibrate/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/calibrate/{{model}}.tsv"
+    params:
+        settings=canonical_json(EXPERIMENT["calibration"]),
+        device=DEVICE,
+    threads: CONFIG["threads"]["calibrate"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["calibrate"],
+        gpu=GPUS,
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python workflow_scripts/calibrate.py --model {input.model} --calibration {params.settings:q}"
+        " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"

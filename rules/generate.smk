@@ -1,0 +1,25 @@
+rule generate:
+    """Generate a cell's images."""
+    input:
+        code=code("generate.py", family, formats),
+        checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
+        prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
+    output:
+        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
+    log:
+        f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
+    params:
+        sampling=settings("samplings"),
+        device=DEVICE,
+    threads: CONFIG["threads"]["generate"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["generate"],
+        gpu=GPUS,
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
+        " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"
+        " > {log} 2>&1"

@@ -1,0 +1,28 @@
+rule measure:
+    """Measure latency, energy and memory of a cell; the whole machine is this job's alone."""
+    input:
+        code=code("measure.py", family, formats, meter),
+        checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
+        prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
+    output:
+        measurement=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json",
+        power=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv",
+        blocks=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/blocks.csv",
+    log:
+        f"{LOGS}/measure/{{model}}/{{method}}/{{sampling}}.log",
+    params:
+        sampling=settings("samplings"),
+        measuring=MEASURING,
+        device=DEVICE,
+    threads: workflow.cores
+    resources:
+        mem_mb=CONFIG["memory_mb"]["measure"],
+        gpu=GPUS,
+    retries: 0
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python workflow_scripts/measure.py --checkpoint {input.checkpoint} --sampling {params.sampling:q}"
+        " --measuring {params.measuring:q} --device {params.device} --threads {threads}"
+        " --names {wildcards.model} {wildcards.method} {wildcards.sampling}"
+        " --output {output.measurement} --power {output.power} --blocks {output.blocks} 2> {log}"

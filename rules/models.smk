@@ -1,0 +1,21 @@
+rule model:
+    """Make a model available and describe it."""
+    input:
+        code=code("fetch_model.py", family),
+    output:
+        manifest=f"{RESULTS}/models/{{model}}/manifest.json",
+    log:
+        f"{LOGS}/model/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/model/{{model}}.tsv"
+    params:
+        settings=settings("models"),
+        fingerprint=lambda wildcards: configuration.fingerprint(entry("models", wildcards.model)),
+    threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["quantize"],
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python workflow_scripts/fetch_model.py --model {wildcards.model} --settings {params.settings:q}"
+        " --output {output.manifest} > {log} 2>&1"

@@ -1,0 +1,32 @@
+def calibration_data(wildcards):
+    """Calibration data where the method's solver reads it."""
+    needed = configuration.needs_calibration(entry("methods", wildcards.method))
+    return [f"{RESULTS}/calibration/{wildcards.model}/manifest.json"] if needed else []
+
+
+rule quantize:
+    """Quantize one model with one method."""
+    input:
+        code=code("quantize.py", family, formats, solver, meter),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
+        calibration=calibration_data,
+    output:
+        manifest=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
+    log:
+        f"{LOGS}/quantize/{{model}}/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/quantize/{{model}}/{{method}}.tsv"
+    params:
+        method=settings("methods"),
+        measuring=MEASURING,
+        calibration=lambda wildcards: " ".join(f"--calibration {path}" for path in calibration_data(wildcards)),
+    threads: CONFIG["threads"]["quantize"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["quantize"],
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python workflow_scripts/quantize.py --model {input.model} --allocation {input.allocation} {params.calibration}"
+        " --method-name {wildcards.method} --method {params.method:q} --measuring {params.measuring:q}"
+        " --threads {threads} --output {output.manifest} > {log} 2>&1"

@@ -1,0 +1,110 @@
+"""Measure the fake GPU through the real pynvml: one JSON line in, one out, until the input ends.
+
+test_nvml.py runs it once for each variant of the library, whose folder is in LD_LIBRARY_PATH from the start, because a
+process loads NVML once. A line is [function, its arguments, environment]: `virtual` samples on a virtual clock, `real`
+uses the sampling process and the real clock.
+"""
+
+import json
+import os
+import sys
+import time
+
+import measure
+from quantwatt import measuring
+from quantwatt.meters import MeterUnavailable, nvml
+from quantwatt.meters.sampler import Sampling
+
+IMAGES_PER_SECOND = 4
+
+
+class VirtualClock:
+    """Seconds in a file that the library reads; it moves in steps of 100 ms and lets the sampler read after each."""
+
+    def __init__(self, start_s):
+        self.sampler, self.tenths = None, round(start_s * 10)
+        self.advance(0)
+
+    def __call__(self):
+        return self.tenths / 10
+
+    def advance(self, tenths):
+        for _ in range(tenths or 1):
+            self.tenths += 1 if tenths else 0
+            with open(os.environ["FAKE_NVML_NOW_FILE"], "w") as file:
+                file.write(str(self()))
+            if self.sampler is not None:
+                self.sampler.sampling.take()
+
+
+class DrivenSampler:
+    """The sampler's interface in this process, for a clock that moves only when told."""
+
+    def __init__(self, clock, arguments):
+        self.clock, self.read, self.interval_s = clock, nvml.reader(**arguments), 0.1
+
+    def start(self):
+        self.sampling = Sampling(self.read, lambda: round(self.clock() * 1e9))
+        self.sampling.take()
+        self.clock.sampler = self
+
+    def stop(self):
+        self.clock.sampler = None
+        self.sampling.take()
+        return self.sampling.samples, 0
+
+    def close(self):
+        pass
+
+
+def virtual(start_s, block_s, blocks):
+    clock = VirtualClock(start_s)
+    meter = nvml.open_meter({}, lambda name, arguments, interval_s: DrivenSampler(clock, arguments))
+    measured = measuring.measure_energy(
+        lambda: clock.advance(min(10, round(block_s * 10))),
+        meter,
+        block_s,
+        blocks,
+        images_per_run=IMAGES_PER_SECOND,
+        clock=clock,
+    )
+    energy, reason = measuring.summarize_energy(measured, blocks)
+    return {
+        "energy": energy,
+        "reason": reason,
+        "blocks": [measure.block_row(block) for block in measured],
+        "crosscheck": measuring.crosscheck(*(block.trace for block in measured)),
+        "n_zero": sum(block.trace.n_zero for block in measured),
+        "n_missed": sum(block.trace.n_missed for block in measured),
+        "device": meter.provenance(),
+    }
+
+
+def real(**settings):
+    meter, reason = measure.choose_meter({"meter": "nvml", "images_per_batch": 1, **settings}, "cpu")
+    fields, blocks, traces = measure.measure_pipeline(
+        lambda: time.sleep(0.05), meter, {"images_per_batch": 1, **settings}, measuring.nothing
+    )
+    meter.close()
+    steps = [trace.timestamps_s[1:] - trace.timestamps_s[:-1] for _, trace in traces]
+    return {
+        **fields,
+        "names": [name for name, _ in traces],
+        "rising": bool(all((step > 0).all() for step in steps)),
+        "covers": [float(trace.timestamps_s[-1] - trace.timestamps_s[0]) for _, trace in traces],
+        "closed": meter._sampler._process.returncode,
+    }
+
+
+if __name__ == "__main__":
+    inherited = dict(os.environ)
+    for line in sys.stdin:
+        function, arguments, environment = json.loads(line)
+        os.environ.update(environment)
+        try:
+            result = {"virtual": virtual, "real": real}[function](**arguments)
+        except MeterUnavailable as unavailable:
+            result = {"unavailable": str(unavailable)}
+        for name in environment.keys() - inherited.keys():
+            del os.environ[name]
+        print(json.dumps(result), flush=True)

@@ -1,0 +1,307 @@
+"""A small results tree with plausible numbers, for the tests of tables, figures and report. Nothing in it was measured."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from quantwatt import scenes
+
+BASELINE = "bf16"
+METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
+CPU = {"name": "Example CPU, 8 cores", "kind": "cpu", "uuid_hash": None, "driver": None, "fake": False}
+GPU = {"name": "Example GPU", "kind": "cuda", "uuid_hash": "3f9a1c", "driver": "580.1", "power_limit_w": 700.0,
+       "fake": False, "temperature_c": {"min": 51.0, "max": 58.0}}  # fmt: skip
+FAKE = GPU | {"name": "FAKE GPU", "fake": True}
+N_IMAGES = 12
+BLOCKS = 8
+# method: solver, weight bits, activation bits, megabytes, PSNR, FID, CLIP score, joules, seconds (None: simulated)
+METHODS = {
+    "bf16": ("none", 16, 16, 7.10, None, 3.20, 0.312, 1.100, 0.0610),
+    "rtn-w8a8": ("rtn", 8, 8, 3.71, 41.2, 3.22, 0.312, 0.880, 0.0480),
+    "rtn-w4a16": ("rtn", 4.125, 16, 2.02, 31.8, 3.55, 0.309, None, None),
+    "rtn-w4a8": ("rtn", 4.125, 8, 2.02, 31.4, 3.58, 0.309, None, None),
+    "rtn-w3a16": ("rtn", 3.125, 16, 1.60, 26.3, 4.90, 0.301, None, None),
+    "rtn-w2a16": ("rtn", 2.125, 16, 1.18, 20.5, 14.2, 0.268, None, None),
+    "gptq-w4a8": ("gptq", 4.125, 8, 2.02, 33.9, 3.41, 0.311, None, None),
+    "gptq-w3a16": ("gptq", 3.125, 16, 1.60, 28.8, 4.02, 0.306, None, None),
+    "gptq-w2a16": ("gptq", 2.125, 16, 1.18, 22.1, 9.80, 0.281, None, None),
+    "nf4": ("rtn", 4.5, 16, 2.21, 32.6, 3.50, 0.310, 1.240, 0.0702),
+}
+LAYERS = [
+    f"transformer_blocks.{block}.{name}"
+    for block in range(3)
+    for name in ("attn.to_q", "attn.to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear")
+]
+EVALUATION = {
+    "seed": 0,
+    "pictures": 512,
+    "training": {
+        "vae": {"steps": 3000, "learning_rate": 0.002, "batch": 64, "steps_done": 3000, "cpu_s": 272},
+        "flow": {"steps": 20000, "learning_rate": 0.0012, "batch": 64, "steps_done": 20000, "cpu_s": 12000},
+    },
+    "attributes": {"one object": 0.998, "two objects": 0.991, "all": 0.9936},
+    "judge": {"colour": 0.99, "shape": 0.96, "size": 0.97, "relation": 0.93, "background": 0.99},
+    "autoencoder_psnr_db": 31.62,
+    "size_mb": {"tiny-sd3": 8.8, "judge": 2.1, "attributes": 0.6},
+    "generated": {"steps": 20, "guidance": 3.0, "one object": 0.94, "two objects": 0.86, "clip_score": 71.2},
+    "round_to_nearest": {
+        "W8": {"psnr_db": 49.1, "one object": 0.94, "two objects": 0.86, "clip_score": 71.2},
+        "W2": {"psnr_db": 20.5, "one object": 0.31, "two objects": 0.09, "clip_score": 55.0},
+    },
+}
+
+
+def cells_of(model="tiny-sd3", sampling="steps-20", methods=METHODS):
+    """The list that a rule hands to summarize.py."""
+    return [{"model": model, "method": method, "sampling": sampling} for method in methods]
+
+
+def write_tree(
+    results,
+    *,
+    model="tiny-sd3",
+    sampling="steps-20",
+    device=CPU,
+    meter="estimate",
+    energy_factor=1.0,
+    real=None,
+    failures=None,
+    energy_reason=None,
+    with_images=True,
+):
+    """Write the JSON, CSV and PNG files of one model and sampling under `results`; return their cells.
+
+    Args:
+        device: written into every measurement, or `{method: device}`.
+        meter: "nvml", "rapl", "estimate" or "none".
+        energy_factor: multiplies the joules and seconds of every method but the baseline.
+        real: methods that are measured (default: those with joules in METHODS).
+        failures: `{method: (status, reason)}` of cells that ended without images.
+        energy_reason: why no joules could be read; energy is then null.
+    """
+    results, failures = Path(results), failures or {}
+    rng = np.random.default_rng(7)
+    scene_rng = np.random.default_rng(3)
+    drawn = [scenes.random_scene(scene_rng) for _ in range(N_IMAGES)]
+    prompts = [scenes.caption(scene) for scene in drawn]
+    clean = [scenes.render(scene, scene_rng) for scene in drawn]
+    for method, numbers in METHODS.items():
+        cell = {"model": model, "method": method, "sampling": sampling}
+        measured = numbers[7] is not None if real is None else method in real
+        status, reason = failures.get(method, ("ok", None))
+        _checkpoint(results, cell, numbers, status, reason, rng)
+        _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, rng)
+        _scores(results, cell, numbers, status, reason)
+        where = device[method] if method in device else device
+        _measurement(
+            results, cell, numbers, status, reason, measured, where, meter, energy_factor, energy_reason, rng
+        )
+    return cells_of(model, sampling)
+
+
+def _write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def _folder(results, stage, cell):
+    return results / stage / cell["model"] / cell["method"] / cell["sampling"]
+
+
+def _provenance():
+    return {
+        "commit": "0123456789ab",
+        "python": "3.11.2",
+        "system": "Linux x86_64",
+        "cpu": "Example CPU",
+        "versions": {"torch": "2.13.0", "diffusers": "0.42.1", "bitsandbytes": None},
+    }
+
+
+def _checkpoint(results, cell, numbers, status, reason, rng):
+    solver, weight_bits, activation_bits, size_mb = numbers[:4]
+    error = 4.0 ** (1.5 - weight_bits) * (0.7 if solver == "gptq" else 1.0)
+    layers = {
+        name: {
+            "format": f"int{int(weight_bits)}",
+            "weight_bits": weight_bits,
+            "activation_bits": activation_bits,
+            "relative_error": float(error * rng.lognormal(0, 0.6)),
+            "damping": 0.01 if solver == "gptq" else None,
+            "fallback": None,
+            "seconds": 0.03,
+        }
+        for name in LAYERS
+    }
+    _write(
+        results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
+        {
+            "status": status if status == "unsupported" else "ok",
+            "reason": reason if status == "unsupported" else None,
+            "model": cell["model"],
+            "method": cell["method"],
+            "solver": solver,
+            "weight_bits": weight_bits,
+            "activation_bits": activation_bits,
+            "size_bytes": None if status == "unsupported" else round(size_mb * 1e6),
+            "files": {},
+            "layers": {} if solver == "none" or status == "unsupported" else layers,
+            "quantize": {"seconds": 4.2, "energy_j": 96.0, "meter": "estimate", "estimated": True, "reason": None},
+            "provenance": _provenance(),
+        },
+    )
+
+
+def _images(results, cell, prompts, clean, numbers, status, reason, measured, rng):
+    folder = _folder(results, "images", cell)
+    images = []
+    spread = 0 if numbers[4] is None else 255 * 10 ** (-numbers[4] / 20)
+    for i, pixels in enumerate(clean if status == "ok" else []):
+        name = f"shard-000/{i:05d}.png"
+        (folder / "shard-000").mkdir(parents=True, exist_ok=True)
+        noisy = np.clip(pixels + rng.normal(0, spread, pixels.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / name)
+        data = (folder / name).read_bytes()
+        images.append(
+            {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "prompt": prompts[i], "seed": i}
+        )  # fmt: skip
+    _write(
+        folder / "manifest.json",
+        cell
+        | {
+            "status": status,
+            "reason": reason,
+            "compute": "real" if measured else "simulated",
+            "kernel": "torch._int_mm" if measured and cell["method"] == "rtn-w8a8" else None,
+            "n_images": 0 if status != "ok" else N_IMAGES,
+            "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+            "seed": 0,
+            "height": 64,
+            "width": 64,
+            "steps": 20,
+            "guidance": 3.0,
+            "images": images,
+            "seconds": 1.0,
+            "provenance": _provenance(),
+        },
+    )
+
+
+def _scores(results, cell, numbers, status, reason):
+    psnr, fid, clip = numbers[4:7]
+    values = {
+        "fid": (fid, 0.3, "distance", "judge"),
+        "kid": (fid / 1000, 0.0004, "distance", "judge"),
+        "clip-score": (clip, 0.004, "cosine", "judge"),
+        "psnr": (psnr, 0.4, "dB", None),
+        "ssim": (None if psnr is None else 1 - 10 ** (-psnr / 12), 0.003, "", None),
+    }
+    for metric, (value, half, unit, features) in values.items():
+        if status != "ok":
+            record = {"status": status, "reason": reason, "value": None}
+        elif value is None:
+            record = {"status": "reference", "reason": "the reference itself", "value": None}
+        else:
+            record = {"status": "ok", "reason": None, "value": value}
+        value = record["value"]
+        _write(
+            _folder(results, "scores", cell) / f"{metric}.json",
+            record
+            | {
+                "metric": metric,
+                "low": None if value is None else value - half,
+                "high": None if value is None else value + half,
+                "n_images": N_IMAGES,
+                "unit": unit,
+                "higher_is_better": metric not in ("fid", "kid"),
+                "library": "clean-fid 0.1.35" if features else "quantwatt",
+                "features": features,
+                "resize": "none",
+                "reference": "shapes" if metric in ("fid", "kid") else None,
+                "reference_sha256": None,
+                "prompts_sha256": None,
+                "level": 0.95,
+                "resamples": 10_000,
+            },
+        )
+
+
+def _measurement(
+    results, cell, numbers, status, reason, measured, device, meter, factor, energy_reason, rng
+):
+    folder = _folder(results, "measurements", cell)
+    record = cell | {
+        "status": status,
+        "reason": reason,
+        "compute": "real" if measured else "simulated",
+        "kernel": "torch._int_mm" if measured and cell["method"] == "rtn-w8a8" else None,
+        "images_per_batch": 4,
+        "latency_s": None,
+        "energy_j": None,
+        "energy_reason": None,
+        "memory_mb": None,
+        "meter": meter,
+        "estimated": meter == "estimate",
+        "block_s": 10.0,
+        "n_blocks": 0,
+        "blocks": [],
+        "sampler": {"interval_ms": 10, "n_samples": 8000, "n_missed": 0, "n_zero": 0},
+        "device": device,
+        "crosscheck": None,
+        "provenance": _provenance(),
+    }
+    if status == "ok" and not measured:
+        record |= {"status": "simulated", "reason": f"no kernel computes {cell['method']} on this device"}
+    elif status == "ok":
+        factor = 1.0 if cell["method"] == BASELINE else factor
+        joules, seconds = (numbers[7] or 1.0) * factor, (numbers[8] or 0.05) * factor
+        record |= _measured(joules, seconds, energy_reason, numbers[3], rng)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "measurement.json", record)
+    (folder / "blocks.csv").write_text("process,block,images,seconds,energy_j\n")
+    _power(folder / "power.csv", record, rng)
+
+
+def _measured(joules, seconds, energy_reason, size_mb, rng):
+    blocks = []
+    for block in range(BLOCKS):
+        took = seconds * 160 * rng.normal(1, 0.006)
+        spent = None if energy_reason else joules * 160 * rng.normal(1, 0.008)
+        blocks.append(
+            {"process": block % 2, "block": block // 2, "images": 160, "seconds": took, "energy_j": spent,
+             "integral_j": spent and spent * 1.006, "void": block == 3, "reason": "warming up" if block == 3 else None}
+        )  # fmt: skip
+    latency = {"median": seconds, "low": seconds * 0.992, "high": seconds * 1.008, "mean": seconds * 1.01}
+    latency |= {"std": seconds * 0.03, "min": seconds * 0.97, "max": seconds * 1.3, "p10": seconds * 0.98}
+    latency |= {"p90": seconds * 1.05, "n": 200}
+    energy = {"value": joules, "low": joules * 0.994, "high": joules * 1.006, "net": joules * 0.8}
+    energy |= {"idle_w": 4.1, "mean_w": joules / seconds}
+    return {
+        "latency_s": latency,
+        "energy_j": None if energy_reason else energy,
+        "energy_reason": energy_reason,
+        "memory_mb": {
+            "value": 702 + size_mb,
+            "low": 701 + size_mb,
+            "high": 703 + size_mb,
+            "source": "peak RSS of a fresh process",
+        },
+        "n_blocks": BLOCKS,
+        "blocks": blocks,
+        "crosscheck": None
+        if energy_reason
+        else {"counter_j": joules * 1280, "integral_j": joules * 1288, "difference": 0.006, "verdict": "ok"},
+    }
+
+
+def _power(path, record, rng):
+    rows = ["t_s,watts,block"]
+    if record["energy_j"]:
+        for k in range(600):
+            busy = 60 < k < 540 and k % 120 < 110
+            block = k // 120 if busy else "idle-before"
+            rows.append(f"{k * 0.1:.3f},{(18 if busy else 4.1) + rng.normal(0, 0.4):.3f},{block}")
+    path.write_text("\n".join(rows) + "\n")

@@ -1,0 +1,178 @@
+"""Extractors, with small random models through the real code of open_clip and clean-fid."""
+
+import json
+
+import features
+import numpy as np
+import pytest
+from PIL import Image
+from quantwatt import feature_files, images, registry
+from quantwatt.manifest import DataError, read_json
+
+import quantwatt.torchvision_ops  # noqa: F401, I001  before open_clip imports torchvision
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+PROMPTS = ["a red circle", "a blue square", "a green ring on a white background"]
+
+
+@pytest.fixture(scope="module")
+def image_set(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    found = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    images.write_images(folder, [(found, PROMPTS, [0, 1, 2])], {"method": "bf16"})
+    return folder / "manifest.json", found
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A random open_clip model of 32 x 32 pixels that reads text with CLIP's own vocabulary."""
+    folder = tmp_path_factory.mktemp("clip")
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic"}
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    (folder / "open_clip_config.json").write_text(text)
+    torch.manual_seed(0)
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    """A random TorchScript network called as clean-fid calls Inception: `.layers(x)` of [b, 3, 299, 299]."""
+
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3 * 23 * 23, 2048)
+
+        def forward(self, x):
+            return self.linear(torch.nn.functional.avg_pool2d(x, 13).flatten(1))
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = Layers()
+
+        def forward(self, x, return_features: bool = False):
+            return self.layers(x)
+
+    torch.manual_seed(0)
+    network = Network()
+    path = tmp_path_factory.mktemp("inception") / "weights.pt"
+    torch.jit.script(network).save(str(path))
+    return path, network
+
+
+def run(manifest, name, settings, output):
+    arguments = ["--extractor", name, "--settings", json.dumps(settings), "--output", str(output)]
+    features.main(["--images", str(manifest), *arguments])
+    return feature_files.read_features(output)
+
+
+@pytest.mark.parametrize("name", ["clip", "judge"])
+def test_clip_features_are_open_clips_own(image_set, clip_folder, tmp_path, name):
+    manifest, found = image_set
+    settings = {"model": f"local-dir:{clip_folder}", "batch": 2}
+    fields, tensors = run(manifest, name, settings, tmp_path / f"{name}.json")
+
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{clip_folder}")
+    with torch.no_grad():
+        image = model.encode_image(torch.stack([preprocess(Image.fromarray(picture)) for picture in found]))
+        text = model.encode_text(open_clip.get_tokenizer(f"local-dir:{clip_folder}")(PROMPTS))
+    assert tensors["image"].dtype == np.float32
+    np.testing.assert_allclose(tensors["image"], image.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tensors["text"], text.numpy(), rtol=1e-4, atol=1e-5)
+    assert np.abs(tensors["image"][0] - tensors["image"][1]).max() > 1e-3
+    assert (fields["extractor"], fields["n_images"], fields["dims"]) == (name, 3, 8)
+    assert fields["resize"] == "open_clip preprocessing to 32x32" and "open_clip" in fields["library"]
+    assert fields["images_sha256"] == images.images_sha256(read_json(manifest))
+
+
+def test_inception_features_are_clean_fids(image_set, inception_file, tmp_path):
+    manifest, found = image_set
+    path, network = inception_file
+    fields, tensors = run(
+        manifest, "inception", {"weights": str(path), "batch": 2}, tmp_path / "inception.json"
+    )
+
+    resized = np.stack(
+        [
+            [
+                np.asarray(
+                    Image.fromarray(picture[..., c].astype(np.float32)).resize((299, 299), Image.BICUBIC)
+                )
+                for c in range(3)
+            ]
+            for picture in found
+        ]
+    )
+    with torch.no_grad():
+        expected = network.layers((torch.from_numpy(resized.clip(0, 255)) - 128) / 128)
+    np.testing.assert_allclose(tensors["image"], expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert set(tensors) == {"image"} and fields["dims"] == 2048
+    assert "299x299" in fields["resize"] and len(fields["weights_sha256"]) == 64
+
+
+def test_missing_and_broken_weights_are_one_sentence(clip_folder, inception_file, tmp_path, monkeypatch):
+    for name, settings, message in [
+        ("clip", {"model": f"local-dir:{tmp_path}/nowhere"}, "does not exist"),
+        ("clip", {"model": "ViT-B-32", "pretrained": "openia"}, "its weights are: openai"),
+        ("clip", {"model": "ViT-B-33"}, "the model is unknown"),
+        ("inception", {"weights": f"{tmp_path}/nowhere.pt"}, "no such file of Inception weights"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            registry.load("extractors", name).load(settings, "cpu")
+    truncated = tmp_path / "truncated.pt"
+    truncated.write_bytes(inception_file[0].read_bytes()[:5000])
+    with pytest.raises(DataError, match="truncated"):
+        registry.load("extractors", "inception").load({"weights": str(truncated)}, "cpu")
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(
+            file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None]
+        )
+    with pytest.raises(DataError, match="open_clip model local-dir:.*cannot be loaded") as caught:
+        registry.load("extractors", "clip").load({"model": f"local-dir:{tmp_path}"}, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    def interrupted(fpath):
+        (tmp_path / "checkpoints" / "inception-2015-12-05.pt").write_bytes(b"half")
+        raise ConnectionResetError("the network is gone")
+
+    monkeypatch.setattr("cleanfid.downloads_helper.check_download_inception", interrupted)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(DataError, match="the network is gone.*by hand"):
+        registry.load("extractors", "inception").load({"weights": "download"}, "cpu")
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_cell_without_images_has_features_without_tensors(image_set, clip_folder, tmp_path):
+    output = tmp_path / "judge.json"
+    run(image_set[0], "judge", {"model": f"local-dir:{clip_folder}"}, output)
+    assert output.with_suffix(".safetensors").exists()
+    images.write_no_images(tmp_path / "none", "oom", "too large", {})
+    fields, tensors = run(tmp_path / "none" / "manifest.json", "judge", {}, output)
+    assert (fields["status"], fields["reason"], fields["n_images"]) == ("oom", "too large", 0)
+    assert tensors == {} and not output.with_suffix(".safetensors").exists()
+
+
+def test_features_without_prompts_have_no_text(image_set, clip_folder, tmp_path):
+    images.write_images(tmp_path / "set", [(image_set[1], [None] * 3, [None] * 3)], {"reference": "coco"})
+    settings = {"model": f"local-dir:{clip_folder}"}
+    fields, tensors = run(tmp_path / "set" / "manifest.json", "clip", settings, tmp_path / "clip.json")
+    assert set(tensors) == {"image"} and fields["reference"] == "coco"
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(DataError, match="image features have NaN"):
+        feature_files.write_features(tmp_path / "x.json", {"image": np.array([[1, np.inf]], np.float32)}, {})
+    assert not list(tmp_path.iterdir())

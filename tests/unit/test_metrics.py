@@ -1,0 +1,175 @@
+"""Metrics against results that do not come from the code under test."""
+
+import numpy as np
+import pytest
+from quantwatt import registry
+from quantwatt.manifest import DataError
+from quantwatt.metrics import Undefined, clip_score, fid, kid, psnr, ssim
+
+
+def gaussian(n, mean, deviations, seed):
+    """A sample [n, d] whose mean and covariance are exactly `mean` and diag(deviations^2)."""
+    d = len(deviations)
+    x = np.random.default_rng(seed).normal(size=(n, d))
+    x -= x.mean(axis=0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+    return mean + x * deviations
+
+
+def test_fid_is_the_closed_form_of_two_gaussians():
+    one, two = np.array([1.0, 2.0, 0.5, 3.0]), np.array([1.5, 1.0, 0.5, 0.2])
+    shift = np.array([1.0, 0.0, -2.0, 0.5])
+    expected = (shift**2).sum() + ((one - two) ** 2).sum()  # diagonal covariances commute
+    found = fid.score(gaussian(500, shift, one, 0), gaussian(700, np.zeros(4), two, 1))
+    assert found.value == pytest.approx(expected, rel=1e-9)
+    assert found.low < expected < found.high and found.resamples == fid.RESAMPLES
+
+
+def test_fid_interval_has_the_spread_of_new_samples():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(400, 4))
+    values = [fid.score(rng.normal(0.5, 1, (200, 4)), reference, resamples=0).value for _ in range(60)]
+    found = fid.score(rng.normal(0.5, 1, (200, 4)), reference)
+    spread = np.subtract(*np.percentile(values, [97.5, 2.5]))
+    assert 0.6 < (found.high - found.low) / spread < 1.6
+
+
+def test_fid_says_why_it_has_no_interval_or_no_value(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(fid, "MAX_DIMS", 3)
+    found = fid.score(rng.normal(size=(50, 4)), rng.normal(size=(50, 4)))
+    assert np.isfinite(found.value) and np.isnan(found.low) and found.resamples == 0
+    assert "4 dimensions" in found.reason
+    assert fid.score(rng.normal(size=(50, 4)), rng.normal(size=(50, 4)), resamples=5).high > 0
+    with pytest.raises(Undefined, match="at least two images"):
+        fid.score(rng.normal(size=(1, 4)), rng.normal(size=(50, 4)))
+
+
+def plain_mmd(x, y):
+    """Unbiased squared MMD, pair by pair, from the definition."""
+
+    def kernel(a, b):
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3
+
+    within = [
+        sum(kernel(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j)
+        / (len(s) * (len(s) - 1))
+        for s in (x, y)
+    ]
+    across = sum(kernel(a, b) for a in x for b in y) / (len(x) * len(y))
+    return sum(within) - 2 * across
+
+
+def test_kid_is_the_definition():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0.5, 1, (30, 3)), rng.normal(size=(30, 3))
+    found = kid.score(x, y, resamples=200)
+    assert found.value == pytest.approx(plain_mmd(x.tolist(), y.tolist()), rel=1e-5)
+    assert found.low < found.value < found.high
+
+
+def test_kid_of_one_distribution_is_zero_within_its_interval():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        found = kid.score(rng.normal(size=(300, 8)), rng.normal(size=(600, 8)), resamples=200)
+        assert found.low < 0 < found.high
+        shifted = kid.score(rng.normal(0.5, 1, (300, 8)), rng.normal(size=(600, 8)), resamples=200)
+        assert shifted.low > 0
+
+
+def test_kid_interval_has_the_spread_of_new_samples():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(150, 4))
+    values = [kid.score(rng.normal(0.5, 1, (150, 4)), reference, resamples=0).value for _ in range(60)]
+    found = kid.score(rng.normal(0.5, 1, (150, 4)), reference)
+    spread = np.subtract(*np.percentile(values, [97.5, 2.5]))
+    assert 0.6 < (found.high - found.low) / spread < 1.6
+
+
+def test_kid_is_repeatable_and_leaves_the_global_generator_alone(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)), rng.normal(size=(90, 4))
+    np.random.seed(7)
+    state = np.random.get_state()[1].copy()
+    first = kid.score(x, y, resamples=20)
+    assert np.array_equal(np.random.get_state()[1], state)
+    np.random.seed(8)
+    assert kid.score(x, y, resamples=20) == first
+    assert kid.score(x, y, resamples=20, seed=1).value != first.value
+    monkeypatch.setattr(kid, "MAX_IMAGES", 39)
+    large = kid.score(x, y)
+    assert large.value == first.value and np.isnan(large.low) and "more than 39" in large.reason
+    with pytest.raises(Undefined, match="at least two"):
+        kid.score(x[:1], y)
+
+
+def test_clip_score():
+    angles = np.radians([0.0, 60.0, 90.0, 180.0])
+    text = np.array([[3.0, 0.0]] * 4)  # lengths do not matter
+    image = 5 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = clip_score.score(image, text)
+    assert found.value == pytest.approx(100 * (1 + 0.5 + 0 - 1) / 4)
+    assert found.low < found.value < found.high
+    with pytest.raises(DataError, match="pair up"):
+        clip_score.score(image, text[:3])
+    with pytest.raises(DataError, match="prompt 2 is zero"):
+        clip_score.score(image, text * np.array([[1], [1], [0], [1]]))
+
+
+def test_psnr_of_known_errors():
+    baseline = np.full((16, 16, 3), 100, np.uint8)
+    assert psnr.psnr(baseline + np.uint8(5), baseline) == pytest.approx(20 * np.log10(255 / 5))
+    rng = np.random.default_rng(0)
+    noisy = np.clip(np.round(baseline + rng.normal(0, 10, (64, 16, 16, 3))), 0, 255).astype(np.uint8)
+    found = psnr.score(noisy, [baseline] * 64)
+    assert found.value == pytest.approx(20 * np.log10(255 / np.sqrt(100 + 1 / 12)), abs=0.05)
+    assert found.low < found.value < found.high
+    one_off = baseline.copy()
+    one_off[3, 4, 1] -= 1  # uint8 arithmetic must not wrap
+    assert psnr.psnr(one_off, baseline) == psnr.psnr(baseline, baseline) == pytest.approx(77.02, abs=0.01)
+    assert psnr.psnr(np.zeros_like(baseline), np.full_like(baseline, 255)) == 0
+
+
+def test_psnr_is_the_mean_over_images_and_refuses_unequal_numbers():
+    baseline = np.full((2, 8, 8, 3), 100, np.uint8)
+    image = baseline + np.array([1, 10], np.uint8)[:, None, None, None]
+    assert psnr.score(image, baseline).value == pytest.approx(20 * np.log10(255) - 10)
+    with pytest.raises(ValueError):
+        psnr.score(image, baseline[:1])
+
+
+def test_ssim_is_the_formula_of_its_paper():
+    """Wang et al. 2004, eq. 13, with an 11 x 11 Gaussian window, written out for the inner pixels."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+    y = np.clip(x + rng.normal(0, 30, x.shape), 0, 255).astype(np.uint8)
+    line = np.exp(-np.square(np.arange(-5, 6) / 1.5) / 2)
+    window = np.outer(line, line) / np.outer(line, line).sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for channel in range(3):
+        a, b = x[..., channel].astype(float), y[..., channel].astype(float)
+        for row in range(4):
+            for column in range(4):
+                p, q = (s[row : row + 11, column : column + 11] for s in (a, b))
+                mp, mq = (window * p).sum(), (window * q).sum()
+                vp, vq = (window * p * p).sum() - mp**2, (window * q * q).sum() - mq**2
+                cov = (window * p * q).sum() - mp * mq
+                values.append((2 * mp * mq + c1) * (2 * cov + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2)))
+    assert ssim.ssim(x, y) == pytest.approx(np.mean(values), rel=1e-6)
+
+
+def test_ssim_score():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    y = np.clip(x + rng.normal(0, 40, x.shape), 0, 255).astype(np.uint8)
+    found = ssim.score(y, x)
+    assert 0 < found.low < found.value < found.high < 1
+    assert ssim.score(x, x).value == 1
+
+
+@pytest.mark.parametrize("name", ["fid", "kid", "clip-score", "psnr", "ssim"])
+def test_every_metric_describes_itself(name):
+    module = registry.load("metrics", name)
+    assert module.COMPARED_WITH in ("reference", "text", "baseline")
+    assert module.UNIT and module.PACKAGE and isinstance(module.HIGHER_IS_BETTER, bool)

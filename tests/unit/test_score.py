@@ -1,0 +1,151 @@
+"""The scoring script: statuses, what stands beside a figure, and refused mixtures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import score
+from quantwatt import feature_files, images
+from quantwatt.manifest import DataError, read_json
+
+KEYS = set(
+    "status reason metric value low high n_images unit higher_is_better library features resize reference "
+    "reference_sha256 prompts_sha256 level resamples provenance".split()
+)
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """Images of a baseline and of a method that is off by 5 levels, as manifests."""
+    rng = np.random.default_rng(0)
+    baseline = rng.integers(0, 240, (6, 16, 16, 3), dtype=np.uint8)
+    prompts, seeds = [f"prompt {i}" for i in range(6)], list(range(6))
+    for name, found in (("bf16", baseline), ("rtn-w4a16", baseline + np.uint8(5))):
+        images.write_images(tmp_path / name, [(found, prompts, seeds)], {"method": name})
+    return tmp_path
+
+
+def features(path, n, dims=4, shift=0.0, seed=0, **fields):
+    rng = np.random.default_rng(seed)
+    known = {"status": "ok", "reason": None, "extractor": "judge", "resize": "none", "weights_sha256": "a"}
+    known |= {"reference": "shapes", "images_sha256": "b", "prompts_sha256": "c"}
+    image = rng.normal(shift, 1, (n, dims)).astype(np.float32)
+    text = image + rng.normal(0, 0.5, (n, dims)).astype(np.float32)
+    feature_files.write_features(path, {"image": image, "text": text}, known | fields)
+    return str(path)
+
+
+def run(metric, output, *arguments):
+    score.main(["--metric", metric, "--output", str(output), *map(str, arguments)])
+    found = read_json(output)
+    assert set(found) == KEYS and found["metric"] == metric and found["level"] == 0.95
+    return found
+
+
+def test_psnr_against_the_baseline(cell):
+    manifests = [cell / "rtn-w4a16" / "manifest.json", "--baseline", cell / "bf16" / "manifest.json"]
+    found = run("psnr", cell / "psnr.json", "--images", *manifests, "--settings", '{"resamples": 50}')
+    assert found["value"] == pytest.approx(20 * np.log10(255 / 5))
+    assert found["low"] <= found["value"] <= found["high"]
+    assert (found["status"], found["n_images"], found["unit"], found["resamples"]) == ("ok", 6, "dB", 50)
+    assert found["reference"] == "bf16" and found["library"].startswith("numpy 2")
+    assert found["reference_sha256"] == images.images_sha256(read_json(cell / "bf16" / "manifest.json"))
+    assert found["prompts_sha256"] == images.prompts_sha256([f"prompt {i}" for i in range(6)])
+    assert 0.9 < run("ssim", cell / "ssim.json", "--images", *manifests)["value"] < 1
+
+
+def test_the_baseline_itself_is_the_reference(cell):
+    found = run("psnr", cell / "psnr.json", "--images", cell / "bf16" / "manifest.json", "--is-baseline")
+    assert (found["status"], found["reason"], found["value"]) == ("reference", "the reference itself", None)
+
+
+def test_a_failed_cell_stays_failed(cell):
+    images.write_no_images(cell / "rtn-w2a16", "unsupported", "no kernel", {"method": "rtn-w2a16"})
+    failed, good = (cell / name / "manifest.json" for name in ("rtn-w2a16", "bf16"))
+    found = run("ssim", cell / "ssim.json", "--images", failed, "--baseline", good)
+    assert (found["status"], found["reason"]) == ("unsupported", "no kernel")
+    assert found["value"] is None and found["n_images"] == 0
+    found = run("ssim", cell / "ssim.json", "--images", failed, "--is-baseline")
+    assert found["status"] == "unsupported"
+    found = run("ssim", cell / "ssim.json", "--images", good, "--baseline", failed)
+    assert found["status"] == "unsupported" and "baseline has no images" in found["reason"]
+    feature_files.write_features(cell / "judge.json", {}, {"status": "oom", "reason": "too large"})
+    reference = features(cell / "reference.json", 30)
+    found = run("fid", cell / "f.json", "--features", cell / "judge.json", "--reference-features", reference)
+    assert (found["status"], found["reason"], found["value"]) == ("oom", "too large", None)
+
+
+def test_a_corrupted_image_is_not_scored(cell):
+    victim = cell / "rtn-w4a16" / "shard-000" / "00002.png"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    manifests = (str(cell / name / "manifest.json") for name in ("rtn-w4a16", "bf16"))
+    with pytest.raises(DataError, match="00002.png.*truncated"):
+        score.score_against_baseline("psnr", {}, *manifests)
+
+
+def test_metrics_of_features(tmp_path):
+    here, reference = (
+        features(tmp_path / "here.json", 40, shift=1.0),
+        features(tmp_path / "r.json", 90, seed=1),
+    )
+    both = ["--features", here, "--reference-features", reference]
+    for metric in ("fid", "kid"):
+        found = run(metric, tmp_path / "x.json", *both, "--settings", '{"resamples": 20}')
+        assert found["low"] < found["value"] < found["high"] and not found["higher_is_better"]
+        assert found["reference"] == "shapes" and found["reference_sha256"] == "b"
+        assert found["features"] == "judge" and found["library"].startswith("clean-fid 0")
+        assert (found["n_images"], found["resamples"]) == (40, 20)
+    found = run("clip-score", tmp_path / "x.json", "--features", here)
+    assert 50 < found["low"] < found["value"] < found["high"] < 100
+    assert found["reference"] is None and found["higher_is_better"]
+
+
+def test_no_interval_is_null_with_a_reason(tmp_path):
+    here, reference = features(tmp_path / "here.json", 40), features(tmp_path / "r.json", 90, seed=1)
+    both = ["--features", here, "--reference-features", reference, "--settings", '{"resamples": 0}']
+    found = run("fid", tmp_path / "x.json", *both)
+    assert found["status"] == "ok" and found["value"] > 0
+    assert found["low"] is None and found["high"] is None and "no interval" in found["reason"]
+    one = features(tmp_path / "one.json", 1)
+    found = run("fid", tmp_path / "x.json", "--features", one, "--reference-features", reference)
+    assert (found["status"], found["value"]) == ("unsupported", None) and "two images" in found["reason"]
+
+
+def test_features_of_different_extractors_are_not_compared(tmp_path):
+    here = features(tmp_path / "here.json", 40)
+    for key, value in (("extractor", "clip"), ("weights_sha256", "z"), ("resize", "bicubic")):
+        other = features(tmp_path / "other.json", 40, **{key: value})
+        with pytest.raises(DataError, match=key):
+            score.score_features("fid", {}, here, other)
+    (tmp_path / "here.safetensors").write_bytes(b"short")
+    with pytest.raises(DataError, match="truncated"):
+        score.score_features("clip-score", {}, here)
+
+
+def test_missing_arguments_and_unknown_metrics_are_usage_errors(tmp_path, capsys):
+    output = ["--output", str(tmp_path / "x.json")]
+    with pytest.raises(SystemExit):
+        score.main(["--metric", "fid", "--features", "x.json", *output])
+    assert "fid needs --reference-features" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        score.main(["--metric", "fdi", *output])
+    assert "clip-score" in capsys.readouterr().err
+
+
+def test_pixel_metrics_import_no_torch_and_errors_are_one_sentence(cell):
+    scripts = Path(score.__file__).parent
+    program = f"import sys; sys.path.insert(0, {str(scripts)!r}); import score; score.main(sys.argv[1:]); "
+    program += "print(sorted({'torch', 'cleanfid', 'matplotlib'} & set(sys.modules)))"
+    manifests = ["--images", str(cell / "rtn-w4a16" / "manifest.json"), "--baseline"]
+    arguments = ["--metric", "ssim", *manifests, str(cell / "bf16" / "manifest.json")]
+    arguments += ["--output", str(cell / "ssim.json")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    (cell / "bf16" / "manifest.json").unlink()
+    script = [sys.executable, str(scripts / "score.py"), *arguments]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

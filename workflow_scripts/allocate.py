@@ -1,0 +1,22 @@
+"""Say which layer gets which format."""
+
+import argparse
+import json
+
+from quantwatt import command, manifest
+from quantwatt.allocation import allocate
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--method-name", required=True)
+    parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
+    parser.add_argument("--output", required=True, help="JSON file {layer: {weights, activations}} to write")
+    args = parser.parse_args(argv)
+    layers = manifest.read_json(args.model)["layers"]
+    manifest.write_json(args.output, allocate(layers, args.method, args.method_name))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,39 @@
+"""Record the denoiser inputs of the float model's trajectory at stratified timesteps."""
+
+import argparse
+import json
+from pathlib import Path
+
+from quantwatt import command, manifest
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--calibration", required=True, type=json.loads, help="the experiment's calibration entry")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="manifest.json to write; samples.safetensors goes beside it")
+    args = parser.parse_args(argv)
+
+    import torch
+
+    from quantwatt import calibration
+    from quantwatt.families import load_family
+
+    torch.set_num_threads(args.threads)
+    model = manifest.read_json(args.model)
+    prompts = Path(args.calibration["prompts"]).read_text().splitlines()
+    family = load_family(model["settings"]["family"])
+    pipeline = family.load(model["settings"], model["location"]).to(args.device)
+    samples, rows = calibration.record(family, pipeline, prompts, args.calibration)
+    calibration.save(
+        Path(args.output).parent,
+        {name: tensor.cpu() for name, tensor in samples.items()},
+        rows,
+        {"model": model["model"], "calibration": args.calibration, "provenance": manifest.provenance()},
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,70 @@
+"""Extract the features of an image set, for the metrics that compare features."""
+
+import argparse
+import json
+from pathlib import Path
+
+from quantwatt import command, extractors, feature_files, images, registry
+from quantwatt.manifest import provenance, read_json
+
+EXTRACTORS = sorted(
+    path.stem for path in Path(extractors.__file__).parent.glob("*.py") if path.stem != "__init__"
+)
+
+
+def extract(images_path, name, settings, device, output):
+    """Write the features of an image set.
+
+    Args:
+        images_path: manifest.json of the images (generated or reference).
+        name: a member of EXTRACTORS.
+        settings: the extractor's settings; see its module.
+        device: a torch device.
+        output: EXTRACTOR.json; the tensors go to EXTRACTOR.safetensors beside it.
+    Raises:
+        DataError: an image is corrupted, or the extractor's weights cannot be loaded.
+    """
+    manifest = read_json(images_path)
+    fields = {"status": manifest["status"], "reason": manifest["reason"], "extractor": name}
+    if manifest["status"] != "ok":
+        return feature_files.write_features(output, {}, fields)
+    files = images.image_files(images_path)
+    extractor = registry.load("extractors", name).load(settings, device)
+    tensors = {"image": extractor.image(files)}
+    prompts = [image["prompt"] for image in manifest["images"]]
+    if None not in prompts and (text := extractor.text(prompts)) is not None:
+        tensors["text"] = text
+    fields |= {
+        "library": extractor.library,
+        "weights_sha256": extractor.weights_sha256,
+        "resize": extractor.resize,
+        "images_sha256": images.images_sha256(manifest),
+        "prompts_sha256": manifest["prompts_sha256"],
+        "reference": manifest.get("reference"),
+        "device": device,
+        "provenance": provenance(("torch", "torchvision", "clean-fid", "open_clip_torch", "pillow")),
+    }
+    feature_files.write_features(output, tensors, fields)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", required=True, help="manifest.json of the image set")
+    parser.add_argument("--extractor", required=True, choices=EXTRACTORS)
+    parser.add_argument(
+        "--settings",
+        required=True,
+        type=json.loads,
+        help='JSON: judge, clip {"model": "local-dir:PATH" or a hub name, "pretrained": TAG, "batch": 64}; '
+        'inception {"weights": PATH or "download", "batch": 32}',
+    )
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument(
+        "--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it"
+    )
+    args = parser.parse_args(argv)
+    extract(args.images, args.extractor, args.settings, args.device, args.output)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,62 @@
+"""Generate a cell's images: line i of the prompt file with seed + i, whatever the method."""
+
+import argparse
+import json
+from pathlib import Path
+
+from quantwatt import command, images, manifest
+
+
+def batches(pipeline, prompts, sampling):
+    """Yield (images uint8 [b, h, w, 3], prompts, seeds) batch by batch, with a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(prompts), desc="generating", unit="image") as progress:
+        for first in range(0, len(prompts), sampling["batch_size"]):
+            batch = prompts[first : first + sampling["batch_size"]]
+            seeds = [sampling["seed"] + first + i for i in range(len(batch))]
+            yield pipeline.generate(batch, seeds, sampling), batch, seeds
+            progress.update(len(batch))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="the checkpoint's manifest.json")
+    parser.add_argument("--sampling-name", required=True)
+    parser.add_argument("--sampling", required=True, type=json.loads, help="the sampling's entry, as JSON")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="manifest.json to write; PNG shards go beside it")
+    args = parser.parse_args(argv)
+    checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
+    fields = {
+        "model": checkpoint["model"],
+        "method": checkpoint["method"],
+        "sampling": args.sampling_name,
+        **{key: sampling[key] for key in ("seed", "steps", "guidance")},
+        "provenance": manifest.provenance(("torch", "diffusers", "transformers", "bitsandbytes")),
+    }
+    if checkpoint["status"] != "ok":
+        images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields)
+        return
+
+    import torch
+
+    from quantwatt.checkpoint import load_pipeline
+
+    torch.set_num_threads(args.threads)
+    prompts = Path(sampling["prompts"]).read_text().splitlines()[: sampling["images"]]
+    try:
+        pipeline = load_pipeline(args.checkpoint, args.device)
+        fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+        images.write_images(folder, batches(pipeline, prompts, sampling), fields)
+    except torch.OutOfMemoryError as error:
+        images.write_no_images(folder, "oom", str(error).partition(".")[0] + ".", fields)
+    except images.DegenerateImages as error:
+        if not checkpoint["layers"]:
+            raise  # the float model itself is broken: nothing downstream would mean anything
+        images.write_no_images(folder, "degenerate", str(error), fields)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,1 @@
+"""Allocations: `allocate(layers, method, method_name) -> {layer: {"weights", "activations"}}` per module."""

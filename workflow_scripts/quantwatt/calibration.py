@@ -1,0 +1,66 @@
+"""Denoiser inputs of the float trajectory: what solvers see, stored instead of every layer's activations."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from quantwatt import manifest
+
+
+def strata(steps, timesteps):
+    """The middle step of each of `timesteps` equal parts of a trajectory of `steps` steps."""
+    count = min(steps, timesteps)
+    return [int((i + 0.5) * steps / count) for i in range(count)]
+
+
+def strata_of_prompt(index, chosen, per_prompt):
+    """Steps recorded of prompt `index`: `per_prompt` of the chosen ones, evenly spread and rotating with the prompt."""
+    count = min(per_prompt, len(chosen))
+    return sorted({chosen[(index + k * len(chosen) // count) % len(chosen)] for k in range(count)})
+
+
+def record(family, pipeline, prompts, calibration):
+    """Run the float pipeline and keep its denoiser inputs.
+
+    Args:
+        prompts: one string per sample of the prompt file.
+        calibration: the experiment's completed `calibration` entry.
+    Returns:
+        {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "branch"}.
+    """
+    chosen = strata(calibration["steps"], calibration["timesteps"])
+    kept, rows = [], []
+    for first in tqdm(range(0, len(prompts), calibration["batch_size"]), desc="calibrating", unit="batch"):
+        batch = prompts[first : first + calibration["batch_size"]]
+        seeds = [calibration["seed"] + first + i for i in range(len(batch))]
+        recorded = family.record(pipeline, batch, seeds, calibration, set(chosen))
+        for i in range(len(batch)):
+            for step in strata_of_prompt(first + i, chosen, calibration["timesteps_per_prompt"]):
+                inputs = recorded[step]
+                branches = len(inputs["hidden_states"]) // len(batch)  # 2 with guidance
+                for branch in range(branches):
+                    kept.append({name: tensor[branch * len(batch) + i] for name, tensor in inputs.items()})
+                    rows.append({"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch})
+    return {name: torch.stack([sample[name] for sample in kept]) for name in kept[0]}, rows
+
+
+def save(folder, samples, rows, details):
+    """Write samples.safetensors and, last, manifest.json."""
+    folder = Path(folder)
+    with manifest.atomic_path(folder / "samples.safetensors") as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in samples.items()}, temporary)
+    files = manifest.describe_files(folder, ["samples.safetensors"])
+    manifest.write_json(folder / "manifest.json", {**details, "n_samples": len(rows), "samples": rows, "files": files})
+
+
+def load(manifest_path):
+    """{input name: [samples, ...]}.
+
+    Raises:
+        DataError: a file is missing, truncated or corrupted.
+    """
+    details = manifest.read_json(manifest_path)
+    manifest.verify_files(manifest_path, details["files"])
+    return load_file(Path(manifest_path).parent / "samples.safetensors")

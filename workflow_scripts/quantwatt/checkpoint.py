@@ -1,0 +1,136 @@
+"""Quantized checkpoints: one safetensors file at the format's size, and the way back into a pipeline.
+
+    from quantwatt import load_pipeline
+    pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
+    images = pipeline.generate(["a large red circle on a white background"], seeds=[0], steps=20)
+"""
+
+from pathlib import Path
+
+from quantwatt import kernels, manifest
+from quantwatt.families import load_family
+
+WEIGHTS = "weights.safetensors"
+PARTS = ("codes", "scale", "zero")
+
+
+def save(folder, denoiser, quantized, reports, details):
+    """Write the denoiser's weights and, last, the manifest.
+
+    Args:
+        denoiser: module whose quantized layers have been replaced.
+        quantized, reports: as `quantwatt.sequential.quantize` returns.
+        details: further entries of the manifest.
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from quantwatt.formats import load_format
+
+    folder = Path(folder)
+    state = {
+        name: tensor for name, tensor in denoiser.state_dict().items() if name.removesuffix(".weight") not in quantized
+    }
+    for name, weight in quantized.items():
+        for part, tensor in weight.state(load_format(reports[name]["weights"])).items():
+            state[f"{name}.{part}"] = tensor
+    with manifest.atomic_path(folder / WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+    files = manifest.describe_files(folder, [WEIGHTS])
+    manifest.write_json(
+        folder / "manifest.json",
+        {**details, "size_bytes": files[WEIGHTS]["bytes"], "files": files, "layers": reports},
+    )
+
+
+def compute_of(manifest_path, device):
+    """("real" | "simulated", kernel names or None, reason or None) of a checkpoint on a device, without torch."""
+    return kernels.compute_of(manifest.read_json(manifest_path)["layers"], device)
+
+
+def load_pipeline(checkpoint, device="cpu"):
+    """Load a checkpoint into a pipeline that computes in its formats where the device has kernels.
+
+    Args:
+        checkpoint: the checkpoint's folder or its manifest.json.
+        device: "cpu" or "cuda".
+    Returns:
+        QuantizedPipeline.
+    Raises:
+        DataError: a file is missing, truncated or corrupted, or the checkpoint holds no model.
+    """
+    path = Path(checkpoint)
+    path = path / "manifest.json" if path.is_dir() else path
+    details = manifest.read_json(path)
+    if details["status"] != "ok":
+        raise manifest.DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
+    model = details["model_settings"]
+    family = load_family(model["family"])
+    compute, kernel, reason = kernels.compute_of(details["layers"], device)
+    denoiser = _load_denoiser(family, path, details, device, simulate=compute == "simulated")
+    pipeline = family.load(model, details["location"], denoiser).to(device)
+    return QuantizedPipeline(pipeline, family, compute, kernel, reason)
+
+
+def _load_denoiser(family, path, details, device, simulate):
+    """The denoiser with its quantized layers in place; None for the 16-bit baseline, which the pipeline loads."""
+    if not details["files"]:
+        return None
+    import torch
+    from safetensors import safe_open
+
+    from quantwatt import linear
+    from quantwatt.formats import QuantizedWeight, load_format
+
+    manifest.verify_files(path, details["files"])
+    dtype = getattr(torch, details["model_settings"]["dtype"])
+    denoiser = family.meta_denoiser(details["location"])
+    with safe_open(path.parent / WEIGHTS, framework="pt") as file:
+        names = set(file.keys())
+        for name, layer in details["layers"].items():
+            state = {part: file.get_tensor(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in names}
+            names -= {f"{name}.{part}" for part in PARTS} | {f"{name}.bias"}
+            bias = file.get_tensor(f"{name}.bias") if f"{name}.bias" in file.keys() else None
+            weight_format = load_format(layer["weights"])
+            quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
+            kind = "SimulatedLinear" if simulate else kernels.kernel_for(layer, device).layer
+            built = getattr(linear, kind).build(quantized, weight_format, layer["activations"], bias, dtype)
+            denoiser.set_submodule(name, built)
+        rest = {name: file.get_tensor(name) for name in names}
+    missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
+    missing = [name for name in missing if not name.rpartition(".")[0] in details["layers"]]
+    if missing or unexpected:
+        raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {(missing + unexpected)[0]}).")
+    return denoiser.eval()
+
+
+class QuantizedPipeline:
+    """A pipeline and how it computes.
+
+    pipeline: the diffusers pipeline itself.
+    compute: "real" where every quantized layer runs in its format, else "simulated".
+    kernel: names of the kernels, or None.
+    reason: why it is simulated, or None.
+    """
+
+    def __init__(self, pipeline, family, compute, kernel, reason):
+        self.pipeline, self.family = pipeline, family
+        self.compute, self.kernel, self.reason = compute, kernel, reason
+
+    def generate(self, prompts, seeds, sampling=None, **options):
+        """Images of some prompts, one seed each.
+
+        Args:
+            sampling: steps, guidance, height, width, negative_prompt, as a sampling of an experiment; `options` are
+                the same by keyword and win.
+        Returns:
+            [n, height, width, 3] uint8.
+        Raises:
+            DegenerateImages: the model produced NaN or an image of one single colour.
+        """
+        from quantwatt.images import to_uint8
+
+        default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+        settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
+        return to_uint8(self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options}))

@@ -1,0 +1,62 @@
+"""The local modules that a script imports, so that a rule can name them as inputs.
+
+Snakemake does not see imported modules: without this, editing one would rerun nothing.
+"""
+
+import ast
+import functools
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+
+
+def closure(script, plugins=()):
+    """The script, every module of this package that it imports, directly or not, and the plugins it is given.
+
+    Imports are read from the source, wherever they stand; modules that a registry loads by name cannot be seen there
+    and are passed as plugins.
+
+    Args:
+        script: file name in workflow_scripts/.
+        plugins: modules such as "solvers/gptq" relative to the package.
+    Returns:
+        sorted list of paths.
+    """
+    pending = [SCRIPTS / script, *(SCRIPTS / "quantwatt" / f"{plugin.replace('-', '_')}.py" for plugin in plugins)]
+    found = set()
+    while pending:
+        path = pending.pop()
+        if path not in found:
+            found.add(path)
+            pending += _local_imports(path)
+    return sorted(found)
+
+
+@functools.cache
+def _local_imports(path):
+    """Files of the package that one file imports, with the __init__.py of every package on the way."""
+    files = set()
+    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            names = []
+        for name in names:
+            if name.split(".")[0] == "quantwatt":
+                files |= _files_of(name)
+    if path.parent != SCRIPTS:  # a module's own packages run first
+        files |= _files_of(".".join(path.relative_to(SCRIPTS).with_suffix("").parts))
+    return frozenset(files - {path})
+
+
+def _files_of(name):
+    files, folder = set(), SCRIPTS
+    for part in name.split("."):
+        if (folder / f"{part}.py").exists():
+            files.add(folder / f"{part}.py")
+        folder = folder / part
+        if (folder / "__init__.py").exists():
+            files.add(folder / "__init__.py")
+    return files

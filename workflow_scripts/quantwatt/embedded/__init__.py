@@ -1,0 +1,1 @@
+"""How the embedded models are trained: one module for each model, one for the loop they share."""

@@ -1,0 +1,308 @@
+"""Read, check and complete the configuration: the one place that does.
+
+`config.yaml` says which experiment runs and how this machine measures; `resources/experiments/NAME.yaml` holds the
+grid of models, methods and samplings. Both are checked against the JSON schemas of `resources/schemas/` before any
+job starts, and every default named there is filled in, so that a rule's slice of the configuration is complete.
+Each solver, format, allocation, family and extractor has a schema of its own: a new default of one never changes
+the entries of another.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMAS = ROOT / "resources" / "schemas"
+EXPERIMENTS = ROOT / "resources" / "experiments"
+WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
+
+
+class ConfigurationError(Exception):
+    """A wrong entry of the configuration; the message is one sentence naming file, entry and key."""
+
+
+def load_config(config, file="config.yaml"):
+    """Check the workflow's own configuration and fill in its defaults.
+
+    Args:
+        config: the mapping Snakemake read (`config.yaml` and `--config`).
+    Returns:
+        a new, complete mapping.
+    Raises:
+        ConfigurationError: an unknown key or a wrong value.
+    """
+    return _complete(config, _schema("config"), file, "")
+
+
+def load_experiment(name):
+    """Read `resources/experiments/NAME.yaml`, check it, and fill in every default.
+
+    Returns:
+        {"models", "methods", "baseline", "samplings", "calibration", "references", "metrics", "cells"}; `cells` is
+        the explicit list of {"model", "method", "sampling"}.
+    Raises:
+        ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
+    """
+    path = EXPERIMENTS / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in EXPERIMENTS.glob("*.yaml"))
+        raise ConfigurationError(
+            f"config.yaml: experiment: there is no '{name}' in resources/experiments{_nearest(name, known)}."
+        )
+    file = str(path.relative_to(ROOT))
+    return check_experiment(read_yaml(path, file), file)
+
+
+def check_experiment(raw, file):
+    """`load_experiment` on an already parsed mapping; `file` names it in messages."""
+    experiment = _complete(raw, _schema("experiment"), file, "")
+    experiment["models"] = {
+        name: _complete_plugin(entry, "families", "family", file, f"models.{name}")
+        for name, entry in experiment["models"].items()
+    }
+    experiment["methods"] = {
+        name: _check_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
+    }
+    experiment["metrics"] = {
+        name: _complete(entry or {}, _schema(f"metrics/{_plugin('metrics', name, file, 'metrics')}"), file,
+                        f"metrics.{name}")
+        for name, entry in experiment["metrics"].items()
+    }
+    _check_references(experiment, file)
+    experiment["cells"] = [
+        {"model": model, "method": method, "sampling": sampling}
+        for model in experiment["models"]
+        for method in experiment["methods"]
+        for sampling in experiment["samplings"]
+    ]
+    return experiment
+
+
+def _check_method(entry, file, where):
+    """Complete one method; an entry without `weights` is an unquantized one."""
+    method = _complete(entry, _schema("method"), file, where)
+    if method["weights"] is None:
+        for key in ("solver", "activations"):
+            if method[key] is not None:
+                raise ConfigurationError(
+                    f"{file}: {where}.{key}: there is nothing to quantize with it, because {where}.weights is missing."
+                )
+        return method
+    method["solver"] = _complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
+    method["weights"] = _complete_plugin(method["weights"], "formats", "format", file, f"{where}.weights")
+    method["allocation"] = _complete_plugin(
+        method["allocation"], "allocations", "name", file, f"{where}.allocation"
+    )
+    if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
+        raise ConfigurationError(
+            f"{file}: {where}.weights.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
+        )
+    if method["weights"].get("granularity") != "group" and method["weights"].get("group_size") is not None:
+        raise ConfigurationError(
+            f"{file}: {where}.weights.group_size: only granularity 'group' has groups; set it or drop the key."
+        )
+    return method
+
+
+def _check_references(experiment, file):
+    """Names that entries use of one another must exist, and so must the files they name."""
+    methods = experiment["methods"]
+    if experiment["baseline"] not in methods:
+        raise ConfigurationError(
+            f"{file}: baseline: there is no method '{experiment['baseline']}'"
+            f"{_nearest(experiment['baseline'], methods)}."
+        )
+    if methods[experiment["baseline"]]["weights"] is not None:
+        raise ConfigurationError(
+            f"{file}: baseline: method '{experiment['baseline']}' is quantized; the baseline must be the 16-bit one."
+        )
+    calibrated = [name for name, method in methods.items() if needs_calibration(method)]
+    if calibrated and experiment["calibration"] is None:
+        raise ConfigurationError(f"{file}: calibration: missing, and method '{calibrated[0]}' needs calibration data.")
+    reference = experiment["reference"]
+    for name in ("fid", "kid"):
+        if name in experiment["metrics"] and reference is None:
+            raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
+    files = {f"samplings.{name}.prompts": entry["prompts"] for name, entry in experiment["samplings"].items()}
+    if experiment["calibration"]:
+        files["calibration.prompts"] = experiment["calibration"]["prompts"]
+    for name, model in experiment["models"].items():
+        if model.get("path"):
+            files[f"models.{name}.path"] = model["path"]
+    if reference and reference.get("folder"):
+        files["reference.folder"] = reference["folder"]
+    for entry, path in files.items():
+        if not (ROOT / path).exists():
+            siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
+            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_nearest(path, siblings)}.")
+    for name, entry in experiment["samplings"].items():
+        lines = len((ROOT / entry["prompts"]).read_text().splitlines())
+        if lines < entry["images"]:
+            raise ConfigurationError(
+                f"{file}: samplings.{name}.images: {entry['images']} images need as many prompts, and "
+                f"{entry['prompts']} has {lines}."
+            )
+
+
+def needs_calibration(method):
+    """Whether a completed method's solver reads calibration data (its schema says so)."""
+    return bool(method["solver"]) and _schema(f"solvers/{method['solver']['name']}").get("x-needs-calibration", False)
+
+
+def lookup(mapping, name, what, file):
+    """`mapping[name]`, or a ConfigurationError with the nearest spelling."""
+    if name not in mapping:
+        raise ConfigurationError(f"{file}: there is no {what} '{name}'{_nearest(name, mapping)}.")
+    return mapping[name]
+
+
+def read_yaml(path, file):
+    """Parse a YAML file, refusing a key that stands twice (YAML itself would silently keep the last).
+
+    Raises:
+        ConfigurationError: not YAML, not a mapping, or a duplicate key.
+    """
+    try:
+        value = yaml.load(Path(path).read_text(), Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigurationError(f"{file}:{line} {getattr(error, 'problem', None) or error}.") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{file}: expected a mapping of keys to values.")
+    return value
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+@functools.cache
+def _schema(name):
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+
+
+def _plugin(kind, name, file, where):
+    """`name` if `resources/schemas/KIND/NAME.schema.json` exists."""
+    known = sorted(p.name.removesuffix(".schema.json") for p in (SCHEMAS / kind).glob("*.schema.json"))
+    if name not in known:
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' is not known (known: {', '.join(known)}){_nearest(name, known)}."
+        )
+    return name
+
+
+def _complete_plugin(entry, kind, key, file, where):
+    """Complete an entry with the schema that its `key` names."""
+    if not isinstance(entry, dict) or key not in entry:
+        raise ConfigurationError(f"{file}: {where}.{key}: missing.")
+    name = _plugin(kind, entry[key], file, f"{where}.{key}")
+    return _complete(entry, _schema(f"{kind}/{name}"), file, where)
+
+
+def _complete(value, schema, file, where):
+    """Check `value` and return a copy with the schema's defaults filled in."""
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(value), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
+    if errors:
+        raise ConfigurationError(_sentence(errors[0], file, where))
+    return _with_defaults(json.loads(json.dumps(value)), schema)
+
+
+def _with_defaults(value, schema):
+    if not isinstance(value, dict):
+        return value
+    for key, sub in schema.get("properties", {}).items():
+        if key not in value and "default" in sub:
+            value[key] = json.loads(json.dumps(sub["default"]))
+        if key in value:
+            value[key] = _with_defaults(value[key], sub)
+    extra = schema.get("additionalProperties")
+    if isinstance(extra, dict):
+        for key in value.keys() - schema.get("properties", {}).keys():
+            value[key] = _with_defaults(value[key], extra)
+    return value
+
+
+def _sentence(error, file, where):
+    path = ".".join([where, *map(str, error.absolute_path)] if where else map(str, error.absolute_path))
+    entry = f"{file}: {path}" if path else file
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = sorted(error.instance.keys() - known.keys())[0]
+        return f"{entry}: unknown key '{unknown}'{_nearest(unknown, known)}."
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"{entry}: the key '{missing}' is missing."
+    if error.validator == "enum":
+        allowed = ", ".join(str(v) for v in error.validator_value)
+        return f"{entry}: {error.instance!r} is none of {allowed}{_nearest(error.instance, error.validator_value)}."
+    if error.validator == "type":
+        expected = error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+        return f"{entry}: expected {expected}, got {error.instance!r}."
+    hint = error.schema.get("description") if isinstance(error.schema, dict) else None
+    return f"{entry}: {error.message}{f' ({hint})' if hint else ''}."
+
+
+def _nearest(name, known):
+    match = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'" if match else ""
+
+
+def resolve_device(device):
+    """"auto" as "cuda" where an NVIDIA driver is loaded, else "cpu"; without importing torch."""
+    if device != "auto":
+        return device
+    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def resolve_meter(meter, device):
+    """"auto" as "nvml" on cuda, "rapl" where the counters are readable, else "estimate"."""
+    if meter != "auto":
+        return meter
+    if device == "cuda":
+        return "nvml"
+    counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
+    return "rapl" if any(os.access(counter, os.R_OK) for counter in counters) else "estimate"
+
+
+def fingerprint(model):
+    """A hash of a local model's files, so that other weights under the same path are another model.
+
+    Files are named by content and not by date: a checkout or a touch reruns nothing. Of a file over 64 MB only its
+    size, its first and its last megabyte are read, which holds planning to milliseconds.
+
+    Args:
+        model: a completed entry of `models`.
+    Returns:
+        hex string; the revision of a hub model.
+    """
+    if model.get("hub"):
+        return model["revision"]
+    digest = hashlib.sha256()
+    folder = ROOT / model["path"]
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_FILE_BYTES:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(EDGE_BYTES))
+                file.seek(-EDGE_BYTES, os.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()

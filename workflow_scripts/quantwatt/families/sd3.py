@@ -1,0 +1,111 @@
+"""Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline, SD3Transformer2DModel)."""
+
+import torch
+
+from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+
+PHASES = ("text", "denoise", "decode")
+DENOISER_FOLDER = "transformer"
+
+# The denoiser's inputs by keyword; what a block passes on is named by `advance`.
+DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+
+
+def load(settings, location, denoiser=None):
+    """The whole pipeline on the CPU, with `denoiser` in place of the stored one if given."""
+    from diffusers import StableDiffusion3Pipeline
+
+    options = {} if settings["text_encoder_3"] else {"text_encoder_3": None, "tokenizer_3": None}
+    if denoiser is not None:
+        options["transformer"] = denoiser
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        location, dtype=getattr(torch, settings["dtype"]), local_files_only=True, **options
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.max_sequence_length = settings["max_sequence_length"]
+    return pipeline
+
+
+def load_denoiser(settings, location):
+    """The transformer alone, on the CPU, in the model's type."""
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel.from_pretrained(
+        location, subfolder="transformer", dtype=getattr(torch, settings["dtype"]), local_files_only=True
+    ).eval()
+
+
+def meta_denoiser(location):
+    """The transformer's architecture on the meta device."""
+    from diffusers import SD3Transformer2DModel
+
+    config = SD3Transformer2DModel.load_config(location, subfolder="transformer", local_files_only=True)
+    with torch.device("meta"):
+        return SD3Transformer2DModel.from_config(config).eval()
+
+
+def generate(pipeline, prompts, seeds, sampling):
+    """Images of one batch of prompts.
+
+    Noise comes from one CPU generator per prompt, so that image i is the same function of its seed for every method,
+    device and batch.
+
+    Returns:
+        [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN).
+    """
+    result = pipeline(
+        prompt=list(prompts),
+        negative_prompt=[sampling["negative_prompt"]] * len(prompts),
+        num_inference_steps=sampling["steps"],
+        guidance_scale=sampling["guidance"],
+        height=sampling["height"],
+        width=sampling["width"],
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        max_sequence_length=pipeline.max_sequence_length,
+        output_type="np",
+    )
+    return result.images
+
+
+def record(pipeline, prompts, seeds, calibration, steps):
+    """Denoiser inputs that a float trajectory passes through.
+
+    Args:
+        steps: step indices to keep.
+    Returns:
+        {step: {input name: tensor [batch, ...]}}; with guidance the batch holds both branches, unconditional first.
+    """
+    kept, step = {}, 0
+
+    def keep(module, args, kwargs):
+        nonlocal step
+        if step in steps:
+            kept[step] = {name: kwargs[name].detach().clone() for name in DENOISER_INPUTS}
+        step += 1
+
+    handle = pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
+    finally:
+        handle.remove()
+    return kept
+
+
+def blocks(denoiser):
+    """Names of the transformer blocks, in execution order."""
+    return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
+
+
+def quantizable(denoiser):
+    """Names of the linear layers inside the blocks; embeddings and the output projection stay in 16 bit."""
+    return [
+        name
+        for name, module in denoiser.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith("transformer_blocks.")
+    ]
+
+
+def advance(inputs, output):
+    """Keyword arguments of the next block: a block returns its text and its image tokens."""
+    encoder_hidden_states, hidden_states = output
+    return {**inputs, "hidden_states": hidden_states, "encoder_hidden_states": encoder_hidden_states}

@@ -1,0 +1,14 @@
+"""FP4: sign and three bits of a small float, as bitsandbytes codes it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from quantwatt.formats.codebook import CodebookFormat
+
+_MAGNITUDES = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3]) / 12  # in bit order
+
+
+@dataclass(frozen=True)
+class Format(CodebookFormat):
+    codebook = torch.cat([_MAGNITUDES, -_MAGNITUDES])

@@ -1,0 +1,83 @@
+"""Confidence intervals by the bootstrap: the only place that draws one."""
+
+import numpy as np
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
+    """Percentile bootstrap of a mean.
+
+    Args:
+        values: [n] independent observations (one per image, or one per block).
+    Returns:
+        (mean, low, high): the mean and its 95 % interval; the bounds are NaN for fewer than two values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return float(values.mean()), float("nan"), float("nan")
+    low, high = _bounds(_resampled_means(values[:, None], resamples, seed)[:, 0])
+    return float(values.mean()), low, high
+
+
+def bootstrap_median(values, resamples=RESAMPLES, seed=0):
+    """Percentile bootstrap of a median, as `bootstrap_mean`."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return float(np.median(values)), float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    medians = np.median(values[rng.integers(len(values), size=(resamples, len(values)))], axis=1)
+    low, high = _bounds(medians)
+    return float(np.median(values)), low, high
+
+
+def bootstrap_ratio(values, baseline, resamples=RESAMPLES, seed=0):
+    """Ratio of two means over independent blocks, by resampling each side.
+
+    Args:
+        values, baseline: [n] and [m] positive observations of the two configurations.
+    Returns:
+        (ratio, low, high).
+    """
+    values, baseline = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    ratio = float(values.mean() / baseline.mean())
+    if len(values) < 2 or len(baseline) < 2:
+        return ratio, float("nan"), float("nan")
+    above = _resampled_means(values[:, None], resamples, seed)[:, 0]
+    below = _resampled_means(baseline[:, None], resamples, seed + 1)[:, 0]
+    low, high = _bounds(above / below)
+    return ratio, low, high
+
+
+def bootstrap_statistic(statistic, n, resamples, seed=0):
+    """Interval of a statistic of a whole sample, such as a Frechet distance.
+
+    A resample repeats images, which shifts a distance between distributions upwards; the interval is therefore
+    the spread of the resamples about their own mean, laid about the estimate.
+
+    Args:
+        statistic: function of an index array [n] into the sample, returning a float.
+        n: sample size.
+        resamples: number of resamples; the statistic is evaluated once for each and once for the sample.
+    Returns:
+        (value, low, high).
+    """
+    rng = np.random.default_rng(seed)
+    value = float(statistic(np.arange(n)))
+    draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)], dtype=np.float64)
+    low, high = _bounds(draws - draws.mean())
+    return value, value + low, value + high
+
+
+def _resampled_means(values, resamples, seed):  # [n, k] -> [resamples, k]
+    rng = np.random.default_rng(seed)
+    n = len(values)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)  # [resamples, n]
+    return counts @ values / n
+
+
+def _bounds(draws):
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(low), float(high)

@@ -1,0 +1,81 @@
+"""Linear layers that compute in a format, and the simulated one that does not.
+
+`kernel_for` chooses by format and device without importing torch, so that planning and refusing cost nothing. A
+method whose layers have no kernel on the device is simulated: its values are those of the format, its speed, memory
+and energy are not, and none of the three is ever reported.
+"""
+
+from dataclasses import dataclass
+from importlib import util
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """name: what computes; layer: name of the class in quantwatt.linear; formats: what it accepts."""
+
+    name: str
+    layer: str
+    requires: str | None  # a package beside torch
+    devices: tuple
+
+    def accepts(self, layer):
+        return ACCEPTS[self.layer](layer["weights"], layer["activations"], layer["in_features"])
+
+
+def _int8(weights, activations, in_features):
+    return (
+        weights["format"] == "integer"
+        and (weights["bits"], weights["granularity"], weights["symmetric"]) == (8, "channel", True)
+        and activations is not None
+        and (activations["bits"], activations["granularity"]) == (8, "token")
+    )
+
+
+def _four_bit(weights, activations, in_features):
+    return weights["format"] in ("nf4", "fp4") and activations is None and in_features % weights["block"] == 0
+
+
+ACCEPTS = {"Int8Linear": _int8, "FourBitLinear": _four_bit}
+
+KERNELS = (
+    Kernel("torch._int_mm", "Int8Linear", None, ("cpu", "cuda")),
+    Kernel("bitsandbytes matmul_4bit", "FourBitLinear", "bitsandbytes", ("cpu", "cuda")),
+)
+
+
+def kernel_for(layer, device):
+    """The kernel of one layer on a device, or None.
+
+    Args:
+        layer: {"weights", "activations", "in_features"} of a checkpoint manifest.
+        device: "cpu" or "cuda".
+    """
+    for kernel in KERNELS:
+        if device in kernel.devices and kernel.accepts(layer):
+            if kernel.requires is None or util.find_spec(kernel.requires):
+                return kernel
+    return None
+
+
+def compute_of(layers, device):
+    """Whether a checkpoint computes in its formats on a device.
+
+    Args:
+        layers: {name: {"weights", "activations", "in_features"}} of a checkpoint manifest; empty for the 16-bit baseline.
+    Returns:
+        ("real" | "simulated", names of the kernels or None, why it is simulated or None).
+    """
+    kernels = set()
+    for name, layer in layers.items():
+        kernel = kernel_for(layer, device)
+        if kernel is None:
+            return "simulated", None, f"no kernel computes {describe(layer)} on {device} (layer {name})"
+        kernels.add(kernel.name)
+    return "real", ", ".join(sorted(kernels)) or "torch linear", None
+
+
+def describe(layer):
+    """A layer's formats in a few words, such as 'integer W4A8 per channel'."""
+    weights, activations = layer["weights"], layer["activations"]
+    bits = f"W{weights.get('bits', 4)}A{activations['bits'] if activations else 16}"
+    return " ".join(filter(None, [weights["format"], bits, weights.get("granularity") and f"per {weights['granularity']}"]))

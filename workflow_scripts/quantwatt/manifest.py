@@ -1,0 +1,136 @@
+"""Read and write the small JSON files that link the stages, and check the large files they vouch for.
+
+A stage writes its large files first and its manifest last, each under a temporary name that is renamed when it is
+complete. An interrupted or failed write therefore never leaves a file that a later run would trust.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+
+class DataError(Exception):
+    """An input file is missing, truncated or corrupted; the message is one sentence for the user."""
+
+
+def sha256(path):
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value):
+    """One string per value: sorted keys, no spaces, so that equal settings compare equal."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Write `value` as JSON, whole or not at all. NaN and infinity are refused (ValueError)."""
+    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def read_json(path):
+    """Parse a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the file does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
+
+
+def describe_files(folder, names):
+    """`{name: {"sha256", "bytes"}}` of files in `folder`, for a manifest."""
+    folder = Path(folder)
+    return {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+
+
+def verify_files(manifest_path, files):
+    """Check every file that a manifest vouches for against its size and sha256.
+
+    Args:
+        manifest_path: the manifest; file names are relative to its folder.
+        files: `{name: {"sha256": str, "bytes": int}}`.
+    Raises:
+        DataError: a file is missing, truncated or changed; names the file and what to delete.
+    """
+    folder = Path(manifest_path).parent
+    for name, expected in files.items():
+        path = folder / name
+        remedy = f"delete {manifest_path} and run again to make it anew."
+        if not path.exists():
+            raise DataError(f"{path}: the file is missing although its manifest lists it; {remedy}")
+        if path.stat().st_size != expected["bytes"]:
+            raise DataError(
+                f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']} (truncated?); {remedy}"
+            )
+        if sha256(path) != expected["sha256"]:
+            raise DataError(f"{path}: its sha256 differs from the manifest (corrupted?); {remedy}")
+
+
+def finite(value):
+    """`value` as a float, or None where it is NaN or infinite (JSON has neither)."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def provenance(packages=("torch", "diffusers", "transformers")):
+    """Where a number comes from: commit, machine, Python and the installed versions of `packages`."""
+
+    def version(name):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _cpu_name():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None

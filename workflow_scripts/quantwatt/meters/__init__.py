@@ -1,0 +1,62 @@
+"""Energy meters, by name: nvml, rapl, estimate, none; each a module of this folder, imported when asked for.
+
+meter = open_meter("rapl")
+meter.start(); work(); trace = meter.stop()
+print(trace.energy_j)
+"""
+
+import contextlib
+from typing import Protocol
+
+from quantwatt import registry
+from quantwatt.manifest import DataError
+from quantwatt.meters.trace import Trace
+
+NAMES = ("nvml", "rapl", "estimate", "none")
+
+
+class MeterUnavailable(DataError):
+    """This machine cannot be read by this meter; the message is one sentence that says what to do."""
+
+
+class Meter(Protocol):
+    """`stop` returns the trace since `start`; `close` ends whatever the meter keeps running."""
+
+    name: str
+    reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
+    estimated: (
+        bool  # True: computed from something other than a power sensor, to be marked wherever it is shown
+    )
+
+    def start(self) -> None: ...
+    def stop(self) -> Trace: ...
+    def provenance(self) -> dict: ...
+    def close(self) -> None: ...
+
+
+def open_meter(name, settings=None, device=None):
+    """The meter called `name`, ready to start.
+
+    Args:
+        name: one of NAMES, or "auto": nvml on cuda, else rapl where it can be read, else estimate.
+        settings: dict; `interval_ms` of sampling, `gpu` (a UUID) for nvml, `idle_w`, `full_w` and `scope` for
+            estimate.
+        device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
+    Raises:
+        MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
+    """
+    settings = {**(settings or {}), "device": device}
+    if name == "auto" and device != "cuda":
+        with contextlib.suppress(MeterUnavailable):
+            return open_meter("rapl", settings, device)
+    if name == "auto":
+        name = "nvml" if device == "cuda" else "estimate"
+    if name not in NAMES:
+        raise MeterUnavailable(f"there is no meter {name!r}; choose one of auto, {', '.join(NAMES)}.")
+    meter = registry.load("meters", name).open_meter(settings)
+    if None not in (device, meter.reads) and meter.reads != device and not meter.provenance()["fake"]:
+        meter.close()
+        raise MeterUnavailable(
+            f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto."
+        )
+    return meter

@@ -1,0 +1,25 @@
+"""Metrics, loaded by `registry.load("metrics", NAME)`.
+
+A metric's module has
+
+    COMPARED_WITH                     "reference" (features of real images), "text" (features of the prompts)
+                                      or "baseline" (the images of the 16-bit method)
+    UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
+    score(samples, compared, resamples=None, seed=0) -> Score
+"""
+
+from typing import NamedTuple
+
+
+class Score(NamedTuple):
+    """A figure and its 95 % interval; the bounds are NaN where `reason` says why there is none."""
+
+    value: float
+    low: float
+    high: float
+    resamples: int
+    reason: str | None = None
+
+
+class Undefined(Exception):
+    """The metric has no value for such a sample; the message is one sentence for the report."""

@@ -1,0 +1,389 @@
+"""One table row per cell, from the JSON files of the stages; ratios and verdicts against the baseline.
+
+The cells are listed by the caller and their files read at fixed places, so a stale folder under results/ can never
+enter a table. A figure that does not exist is an empty field whose reason stands in a column beside it, never 0.
+"""
+
+import csv
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantwatt.intervals import bootstrap_ratio
+from quantwatt.manifest import DataError, atomic_path, read_json
+
+METRIC_COLUMNS = {"fid": "fid", "kid": "kid", "clip-score": "clip_score", "psnr": "psnr_db", "ssim": "ssim"}
+HIGHER_IS_BETTER = {"fid": False, "kid": False, "clip_score": True, "psnr_db": True, "ssim": True}
+CHANGES = ("fid", "kid", "clip_score")  # metrics of one image set, which the baseline has too
+BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
+LAYER_COLUMNS = (
+    "model method layer weight_bits activation_bits relative_error damping fallback seconds".split()
+)
+
+
+def _with_bounds(name):
+    return [name, f"{name}_low", f"{name}_high"]
+
+
+SUMMARY_COLUMNS = [
+    *"model method sampling status reason compute weight_bits activation_bits size_mb".split(),
+    *(column for name in METRIC_COLUMNS.values() for column in _with_bounds(name)),
+    *_with_bounds("latency_s"),
+    *_with_bounds("energy_j"),
+    *_with_bounds("memory_mb"),
+    *"meter energy_estimated device n_images solver features".split(),
+    *"baseline kernel device_id device_fake latency_p10_s latency_p90_s mean_w idle_w energy_net_j".split(),
+    *"n_blocks memory_source latency_reason energy_reason memory_reason".split(),
+    *(f"{name}_reason" for name in METRIC_COLUMNS.values()),
+    *_with_bounds("energy_ratio"),
+    "verdict",
+    *_with_bounds("latency_ratio"),
+    "latency_verdict",
+    "ratio_reason",
+    *(column for name in CHANGES for column in _with_bounds(f"{name}_change")),
+    *"quantize_s quantize_energy_j break_even_images".split(),
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that the stages wrote about one (model, method, sampling), as parsed JSON."""
+
+    model: str
+    method: str
+    sampling: str
+    checkpoint: dict
+    images: dict
+    measurement: dict
+    scores: dict = field(default_factory=dict)  # {METRIC: dict}
+
+    @property
+    def failure(self):
+        """(status, reason) of the first stage that did not end in "ok"; ("ok", None) where all did."""
+        for record in (self.checkpoint, self.images, self.measurement):
+            if record["status"] != "ok":
+                return record["status"], record.get("reason")
+        return "ok", None
+
+
+def cell_paths(results, cell, metrics):
+    """`{part: path}` of the files of a cell `{"model", "method", "sampling"}`; scores are keyed `scores/METRIC`."""
+    results = Path(results)
+    trio = Path(cell["model"]) / cell["method"] / cell["sampling"]
+    return {
+        "checkpoint": results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
+        "images": results / "images" / trio / "manifest.json",
+        "measurement": results / "measurements" / trio / "measurement.json",
+        **{f"scores/{metric}": results / "scores" / trio / f"{metric}.json" for metric in metrics},
+    }
+
+
+def read_cells(results, cells, metrics):
+    """Read the files of every cell.
+
+    Args:
+        results: the experiment's folder, results/EXPERIMENT.
+        cells: list of `{"model", "method", "sampling"}`.
+        metrics: list of names such as "fid" or "psnr".
+    Returns:
+        list of Cell, in the order given.
+    Raises:
+        DataError: a file is missing or malformed, or belongs to another cell, or two methods were given other prompts.
+    """
+    found = []
+    for cell in cells:
+        parts = {name: read_json(path) for name, path in cell_paths(results, cell, metrics).items()}
+        for name, path in cell_paths(results, cell, metrics).items():
+            _check(path, parts[name], cell)
+        scores = {metric: parts.pop(f"scores/{metric}") for metric in metrics}
+        found.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
+    _check_same_prompts(found)
+    return found
+
+
+def _check(path, record, cell):
+    if not isinstance(record, dict) or "status" not in record:
+        raise DataError(f"{path}: has no status; delete it and run again.")
+    for key in ("model", "method", "sampling"):
+        if record.get(key, cell[key]) != cell[key]:
+            raise DataError(f"{path}: belongs to {key} {record[key]!r}, not {cell[key]!r}; delete it and run again.")
+
+
+def _check_same_prompts(cells):
+    """Paired comparison needs the same prompts and seed in every method of one model and sampling."""
+    first = {}
+    for cell in cells:
+        if cell.images["status"] != "ok":
+            continue
+        drawn = (cell.images["prompts_sha256"], cell.images["seed"])
+        other = first.setdefault((cell.model, cell.sampling), (cell.method, drawn))
+        if other[1] != drawn:
+            raise DataError(
+                f"{cell.model}, {cell.sampling}: {cell.method} was given other prompts or another seed than "
+                f"{other[0]}, so they cannot be compared; delete the image set of one and run again."
+            )
+
+
+def summary_table(cells, baseline):
+    """The summary: one row per cell in the order given, columns SUMMARY_COLUMNS.
+
+    Args:
+        cells: list of Cell.
+        baseline: name of the 16-bit method that ratios and changes refer to.
+    """
+    references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
+    rows = [_row(cell, references.get((cell.model, cell.sampling)), baseline) for cell in cells]
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def _row(cell, reference, baseline):
+    measured, checkpoint = cell.measurement, cell.checkpoint
+    status, reason = cell.failure
+    device = measured.get("device") or {}
+    row = {
+        "model": cell.model,
+        "method": cell.method,
+        "sampling": cell.sampling,
+        "status": status,
+        "reason": reason,
+        "compute": measured.get("compute") or cell.images.get("compute"),
+        "kernel": measured.get("kernel"),
+        "weight_bits": checkpoint.get("weight_bits"),
+        "activation_bits": checkpoint.get("activation_bits"),
+        "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
+        "solver": checkpoint.get("solver"),
+        "n_images": cell.images.get("n_images"),
+        "baseline": cell.method == baseline,
+        "device": device.get("name"),
+        "device_id": device.get("uuid_hash"),
+        "device_fake": bool(device.get("fake", False)),
+        **_quality(cell),
+        **_cost(measured),
+        **_changes(cell, reference),
+        **_ratios(cell, reference),
+    }
+    row.update(_quantizing(cell, reference, row))
+    return row
+
+
+def _quality(cell):
+    row = {"features": next((s["features"] for s in cell.scores.values() if s.get("features")), None)}
+    for metric, score in cell.scores.items():
+        column = metric_column(metric)
+        row |= _interval(column, score.get("value"), score.get("low"), score.get("high"))
+        if score.get("value") is None or score.get("low") is None:
+            row[f"{column}_reason"] = score.get("reason") or score["status"]
+    return row
+
+
+def metric_column(metric):
+    """The summary's column of a metric.
+
+    Raises:
+        DataError: the metric is unknown.
+    """
+    try:
+        return METRIC_COLUMNS[metric]
+    except KeyError:
+        raise DataError(f"metric {metric!r} has no column; one of {', '.join(METRIC_COLUMNS)}.") from None
+
+
+def _cost(measured):
+    latency, energy, memory = (measured.get(key) or {} for key in ("latency_s", "energy_j", "memory_mb"))
+    why = measured.get("reason") or measured["status"]
+    row = {
+        **_interval("latency_s", latency.get("median"), latency.get("low"), latency.get("high")),
+        **_interval("energy_j", energy.get("value"), energy.get("low"), energy.get("high")),
+        **_interval("memory_mb", memory.get("value"), memory.get("low"), memory.get("high")),
+        "latency_p10_s": latency.get("p10"),
+        "latency_p90_s": latency.get("p90"),
+        "mean_w": energy.get("mean_w"),
+        "idle_w": energy.get("idle_w"),
+        "energy_net_j": energy.get("net"),
+        "memory_source": memory.get("source"),
+        "meter": measured.get("meter"),
+        "n_blocks": len(_valid_blocks(measured)) if latency or energy else None,
+    }
+    if row["energy_j"] is None:
+        row["energy_reason"] = measured.get("energy_reason") or why
+    else:
+        row["energy_estimated"] = bool(measured.get("estimated"))
+    if row["latency_s"] is None:
+        row["latency_reason"] = why
+    if row["memory_mb"] is None:
+        row["memory_reason"] = why
+    return row
+
+
+def _changes(cell, reference):
+    """Difference of each set metric to the baseline's, with an interval from the two intervals."""
+    row = {}
+    for metric, score in cell.scores.items():
+        column = metric_column(metric)
+        if reference is None or reference is cell or column not in CHANGES:
+            continue
+        before = reference.scores[metric]
+        if score.get("value") is not None and before.get("value") is not None:
+            row |= _interval(f"{column}_change", *difference(_triple(score), _triple(before)))
+    return row
+
+
+def difference(value, reference):
+    """Difference of two estimates from their intervals (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
+
+    It takes the two as independent, which for the same prompts and seeds errs towards the wider interval.
+
+    Args:
+        value, reference: (estimate, low, high).
+    Returns:
+        (difference, low, high); the bounds are NaN where one of the intervals is missing.
+    """
+    (v, v_low, v_high), (r, r_low, r_high) = value, reference
+    return v - r, v - r - math.hypot(v - v_low, r_high - r), v - r + math.hypot(v_high - v, r - r_low)
+
+
+def _ratios(cell, reference):
+    """Energy and latency against the baseline, by resampling the blocks of both."""
+    if reference is cell:
+        return {"verdict": BASELINE, "latency_verdict": BASELINE}
+    why = _incomparable(cell, reference)
+    if why:
+        return {"ratio_reason": why}
+    row = {}
+    for name, verdict, per_image in (
+        ("energy_ratio", "verdict", "energy_j"),
+        ("latency_ratio", "latency_verdict", "seconds"),
+    ):
+        mine, other = (_per_image(c.measurement, per_image) for c in (cell, reference))
+        if len(mine) and len(other):
+            ratio = bootstrap_ratio(mine, other)
+            row |= _interval(name, *ratio) | {verdict: judge(*ratio[1:])}
+    if "energy_ratio" not in row:
+        row["ratio_reason"] = cell.measurement.get("energy_reason") or "no energy was read"
+    return row
+
+
+def _incomparable(cell, reference):
+    if reference is None:
+        return "the experiment has no baseline for this model and sampling"
+    for record in (cell, reference):
+        if record.measurement["status"] != "ok":
+            return f"{record.method}: {record.measurement.get('reason') or record.measurement['status']}"
+    mine, other = cell.measurement, reference.measurement
+    if device_key(mine) != device_key(other):
+        return f"the baseline was measured on another device ({(other.get('device') or {}).get('name')})"
+    if mine.get("meter") != other.get("meter"):
+        return f"the baseline was measured with another meter ({other.get('meter')})"
+    return None
+
+
+def device_key(measurement):
+    """(name, uuid hash): equal for measurements that may stand in one group of rows."""
+    device = measurement.get("device") or {}
+    return device.get("name"), device.get("uuid_hash")
+
+
+def judge(low, high):
+    """Verdict on a cost ratio from its interval: below 1 is better."""
+    if high < 1:
+        return BETTER
+    return WORSE if low > 1 else UNDECIDED
+
+
+def _quantizing(cell, reference, row):
+    """What quantizing itself took, and after how many images the saving has repaid it."""
+    cost = cell.checkpoint.get("quantize") or {}
+    joules = cost.get("energy_j")
+    found = {"quantize_s": cost.get("seconds"), "quantize_energy_j": joules}
+    if joules is not None and row.get("verdict") == BETTER:
+        saving = reference.measurement["energy_j"]["value"] - row["energy_j"]
+        if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
+            found["break_even_images"] = math.ceil(joules / saving)
+    return found
+
+
+def _valid_blocks(measured):
+    return [block for block in measured.get("blocks") or [] if not block.get("void")]
+
+
+def _per_image(measured, key):
+    """[blocks] joules or seconds per image of the blocks that count."""
+    blocks = _valid_blocks(measured)
+    return np.array([b[key] / b["images"] for b in blocks if b.get(key) is not None and b["images"]])
+
+
+def _triple(score):
+    """(value, low, high) with NaN for a missing bound."""
+    return tuple(math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
+
+
+def _interval(name, value, low, high):
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _scaled(value, factor):
+    return None if value is None else value * factor
+
+
+def is_real(summary):
+    """Boolean column: the rows that were really computed in their format and measured."""
+    return (summary["status"] == "ok") & (summary["compute"] != "simulated")
+
+
+def groups(summary):
+    """[(title, rows)] of the rows that may share one picture or block of a table: same model, sampling and device.
+
+    A row without a device (it failed before it reached one) joins its model's group where there is only one.
+    """
+    found = []
+    for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
+        parts = rows[["device", "device_id"]].astype(object).fillna("").astype(str)
+        keys = (parts["device"] + " " + parts["device_id"]).str.strip()
+        known = list(dict.fromkeys(key for key in keys if key))
+        if len(known) == 1:
+            keys[:] = known[0]
+        for key in known or [""]:
+            found.append((f"{model} · {sampling}" + (f" · {key}" if key else ""), rows[keys == key]))
+        if len(known) > 1 and (keys == "").any():
+            found.append((f"{model} · {sampling} · no device", rows[keys == ""]))
+    return found
+
+
+def layers_table(cells):
+    """Per-layer errors, columns LAYER_COLUMNS: one row per layer of each (model, method), once for all samplings."""
+    checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
+    rows = [
+        {"model": model, "method": method, "layer": name} | {key: layer.get(key) for key in LAYER_COLUMNS[3:]}
+        for (model, method), checkpoint in checkpoints.items()
+        for name, layer in (checkpoint.get("layers") or {}).items()
+    ]
+    return pd.DataFrame(rows, columns=LAYER_COLUMNS)
+
+
+def write_table(path, table):
+    """Write a table as CSV, whole or not at all; missing fields empty, booleans as true and false."""
+    text = table.map(lambda value: str(value).lower() if isinstance(value, (bool, np.bool_)) else value)
+    with atomic_path(path) as temporary:
+        text.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+
+
+def read_table(path):
+    """Read a table of `write_table` back: missing fields None or NaN, booleans restored, names as text.
+
+    Raises:
+        DataError: the file is missing or is no table.
+    """
+    names = dict.fromkeys(("model", "method", "sampling", "layer", "device_id"), str)
+    try:
+        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the file does not exist.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a table ({error}); delete it and run again.") from error
+    booleans = {"true": True, "false": False, True: True, False: False}
+    for column in {"baseline", "device_fake", "energy_estimated"} & set(table.columns):
+        table[column] = [booleans.get(value) for value in table[column]]
+    return table

@@ -1,0 +1,89 @@
+"""Make the set of real images that generated ones are compared with: rendered, or from a folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from quantwatt import command, images
+from quantwatt.manifest import DataError, provenance
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def rendered(renderer, seed, n):
+    """Batches (images uint8 [b, h, w, 3], captions, seeds) of `n` images of the renderer "shapes"."""
+    from quantwatt import scenes
+
+    if renderer != "shapes":
+        raise DataError(f"there is no renderer {renderer!r}; 'shapes' is the only one.")
+    pictures, captions = scenes.dataset(n, seed)
+    yield pictures, captions, [None] * n
+
+
+def from_folder(folder, height, width, n=None):
+    """Batches of one image of the PNG and JPEG files in a folder and its subfolders, sorted by path.
+
+    The shorter side is brought to size by PIL's bicubic filter, the longer one is cut evenly at both ends.
+
+    Args:
+        folder: where the files are.
+        height, width: of the images to make, in pixels.
+        n: how many to take, the first ones; None for all.
+    Raises:
+        DataError: a file is not an image, or there are too few.
+    """
+    from PIL import Image, ImageOps
+
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < (n or 1):
+        raise DataError(f"{folder}: {len(files)} PNG or JPEG files, but {n or 'at least one'} asked for.")
+    for path in files[:n]:
+        try:
+            with Image.open(path) as image:
+                fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path}: not a readable image; remove it or fetch it again.") from error
+        yield np.asarray(fitted)[None], [None], [None]
+
+
+def make_reference(name, settings, folder):
+    """Write the reference image set `name` into `folder`; returns its manifest.
+
+    Args:
+        settings: {"renderer": "shapes", "seed": int, "images": int}, or
+            {"folder": PATH, "height": int, "width": int, "images": int or None for all}.
+    """
+    if settings.get("folder"):
+        resize = f"PIL bicubic and central crop to {settings['height']}x{settings['width']}"
+        found = from_folder(settings["folder"], settings["height"], settings["width"], settings.get("images"))
+    else:
+        resize = "none"
+        found = rendered(settings["renderer"], settings["seed"], settings["images"])
+    fields = {
+        "reference": name,
+        "source": settings,
+        "resize": resize,
+        "provenance": provenance(("numpy", "pillow")),
+    }
+    return images.write_images(folder, found, fields)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True, help="the reference's name, shown beside every figure")
+    parser.add_argument(
+        "--settings",
+        required=True,
+        type=json.loads,
+        help='JSON: {"renderer": "shapes", "seed": 777, "images": 2048} or '
+        '{"folder": PATH, "height": 64, "width": 64, "images": null}',
+    )
+    parser.add_argument("--output", required=True, help="manifest.json; the images go beside it")
+    args = parser.parse_args(argv)
+    make_reference(args.name, args.settings, Path(args.output).parent)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,158 @@
+"""Score one image set by one metric."""
+
+import argparse
+import json
+from importlib import metadata
+from pathlib import Path
+
+from quantwatt import command, feature_files, images, intervals, metrics, registry
+from quantwatt.manifest import DataError, finite, provenance, read_json, write_json
+
+METRICS = sorted(
+    path.stem.replace("_", "-")
+    for path in Path(metrics.__file__).parent.glob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def score_against_baseline(metric, settings, images_path, baseline_path, is_baseline=False):
+    """Score of a metric that compares image by image with the baseline (psnr, ssim).
+
+    Args:
+        metric: a member of METRICS.
+        settings: {"resamples": int or None, "seed": int}, both optional.
+        images_path, baseline_path: manifests of the two image sets.
+        is_baseline: the images are the baseline's own.
+    Returns:
+        The object of METRIC.json.
+    Raises:
+        DataError: a file is corrupted, or the sets do not have the same prompts and seeds.
+    """
+    module, manifest = registry.load("metrics", metric), read_json(images_path)
+    result = _unscored(metric, module, manifest)
+    if manifest["status"] != "ok":
+        return result
+    if is_baseline:
+        return result | {"status": "reference", "reason": "the reference itself"}
+    baseline = read_json(baseline_path)
+    if baseline["status"] != "ok":
+        reason = f"the baseline has no images ({baseline['status']}: {baseline['reason']})"
+        return result | {"status": "unsupported", "reason": reason}
+    result |= {
+        "resize": "none",
+        "reference": baseline.get("method"),
+        "reference_sha256": images.images_sha256(baseline),
+    }
+    return result | _scored(module, settings, *images.paired_images(images_path, baseline_path))
+
+
+def score_features(metric, settings, features_path, reference_path=None):
+    """Score of a metric of features: against a reference's (fid, kid) or the prompts' (clip-score).
+
+    Args:
+        metric, settings: as for `score_against_baseline`.
+        features_path: EXTRACTOR.json of the image set.
+        reference_path: EXTRACTOR.json of the reference images; None for a metric that needs none.
+    Returns:
+        The object of METRIC.json.
+    Raises:
+        DataError: a file is corrupted, or the two sets of features are not of one extractor.
+    """
+    module = registry.load("metrics", metric)
+    features, tensors = feature_files.read_features(features_path)
+    result = _unscored(metric, module, features)
+    if features["status"] != "ok":
+        return result
+    result |= {"features": features["extractor"], "resize": features["resize"]}
+    if module.COMPARED_WITH == "text":
+        if "text" not in tensors:
+            raise DataError(
+                f"{features_path}: {metric} needs the features of the prompts, which {features['extractor']} "
+                "does not give; take the judge or clip."
+            )
+        return result | _scored(module, settings, tensors["image"], tensors["text"])
+    reference, reference_tensors = feature_files.read_features(reference_path)
+    for key in ("extractor", "weights_sha256", "resize"):
+        if reference[key] != features[key]:
+            raise DataError(
+                f"{features_path}: {key} is {features[key]}, but {reference[key]} in {reference_path}; "
+                "delete both and run again."
+            )
+    result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
+    return result | _scored(module, settings, tensors["image"], reference_tensors["image"])
+
+
+def _unscored(metric, module, source):
+    """The score without a value, as it stands for a cell whose images or features are not "ok"."""
+    return {
+        "status": source["status"],
+        "reason": source["reason"],
+        "metric": metric,
+        "value": None,
+        "low": None,
+        "high": None,
+        "n_images": source["n_images"],
+        "unit": module.UNIT,
+        "higher_is_better": module.HIGHER_IS_BETTER,
+        "library": f"{module.PACKAGE} {metadata.version(module.PACKAGE)}",
+        "features": None,
+        "resize": None,
+        "reference": None,
+        "reference_sha256": None,
+        "prompts_sha256": source.get("prompts_sha256"),
+        "level": intervals.LEVEL,
+        "resamples": 0,
+        "provenance": provenance(("numpy", "scipy", "scikit-image", "clean-fid")),
+    }
+
+
+def _scored(module, settings, samples, compared):
+    try:
+        score = module.score(samples, compared, settings.get("resamples"), settings.get("seed", 0))
+    except metrics.Undefined as error:
+        return {"status": "unsupported", "reason": str(error)}
+    value, low, high = (finite(x) for x in score[:3])
+    if low is not None:  # equal values' means differ in the last bit
+        low, high = min(low, value), max(high, value)
+    return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": score.reason}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--metric", required=True, choices=METRICS)
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        help='JSON: {"resamples": N, null for the metric\'s own, "seed": 0}; other keys are ignored',
+    )
+    parser.add_argument("--images", help="psnr, ssim: manifest.json of the images")
+    parser.add_argument("--baseline", help="psnr, ssim: manifest.json of the baseline's images")
+    parser.add_argument(
+        "--is-baseline", action="store_true", help="psnr, ssim: the images are the baseline's own"
+    )
+    parser.add_argument("--features", help="fid, kid, clip-score: EXTRACTOR.json of the images")
+    parser.add_argument("--reference-features", help="fid, kid: EXTRACTOR.json of the reference images")
+    parser.add_argument("--output", required=True, help="METRIC.json")
+    args = parser.parse_args(argv)
+
+    compared_with = registry.load("metrics", args.metric).COMPARED_WITH
+    needed = {
+        "baseline": ["images"] if args.is_baseline else ["images", "baseline"],
+        "text": ["features"],
+        "reference": ["features", "reference_features"],
+    }[compared_with]
+    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]
+    if missing:
+        parser.error(f"{args.metric} needs {' and '.join(missing)}")
+    if compared_with == "baseline":
+        result = score_against_baseline(
+            args.metric, args.settings, args.images, args.baseline, args.is_baseline
+        )
+    else:
+        result = score_features(args.metric, args.settings, args.features, args.reference_features)
+    write_json(args.output, result)
+
+
+if __name__ == "__main__":
+    command.run(main)

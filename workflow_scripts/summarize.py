@@ -1,0 +1,33 @@
+"""Write tables/summary.csv and tables/layers.csv from the JSON files of the listed cells.
+
+Example:
+  python workflow_scripts/summarize.py --results results/embedded --baseline bf16 --metrics '["fid", "psnr"]' \
+      --cells '[{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}]'
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from quantwatt import command, tables
+
+
+def main(argv=None):
+    """Read every listed cell and write the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
+    parser.add_argument("--cells", type=json.loads, required=True, help="JSON list of {model, method, sampling}")
+    parser.add_argument("--metrics", type=json.loads, required=True, help='JSON list of names, as ["fid", "psnr"]')
+    parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
+    parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
+    parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
+    args = parser.parse_args(argv)
+
+    cells = tables.read_cells(args.results, args.cells, args.metrics)
+    folder = args.results / "tables"
+    tables.write_table(args.summary or folder / "summary.csv", tables.summary_table(cells, args.baseline))
+    tables.write_table(args.layers or folder / "layers.csv", tables.layers_table(cells))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,232 @@
+"""Trains the embedded models from nothing but a seed, and measures how good they are.
+
+The models are a text-to-image model (a small Stable Diffusion 3), a judge (a small CLIP) and an attribute
+classifier, all of scenes of coloured shapes that this repository draws itself. The stages are
+
+  prompts     resources/prompts/: 512 test and 64 calibration captions
+  flow        resources/models/tiny-sd3/: autoencoder, then transformer and text encoders
+  judge       resources/models/judge/: an open_clip model, load it as local-dir:resources/models/judge
+  attributes  resources/models/attributes/: the attribute classifier
+  evaluate    resources/models/evaluation.json: every figure, from the saved models
+
+Without a stage all of them run, in this order. A training that was interrupted resumes from its last
+checkpoint. The recipes that made the models in the repository are the constants RECIPE of
+quantwatt/embedded/*.py.
+"""
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantwatt import torchvision_ops  # noqa: F401  (before everything that imports torchvision)
+from quantwatt import attributes, scenes
+from quantwatt.embedded import classifier, flow, judge, tokenizer, training, vae
+
+log = logging.getLogger(__name__)
+
+TRAINING_PICTURES = 40_000
+STAGES = ("prompts", "flow", "judge", "attributes", "evaluate")
+PROMPTS = {"test": (512, 1, True), "calibration": (64, 2, False)}  # number, added to the seed, held out
+EVALUATION_SEED = 1000  # added to the seed
+SWEEP_BITS = (8, 6, 4, 3, 2)
+
+
+def training_data(seed: int) -> tuple[np.ndarray, list[str]]:
+    """Pictures and captions without the held-out combinations."""
+    return scenes.dataset(TRAINING_PICTURES, seed, held=False)
+
+
+def write_prompts(folder: Path, seed: int) -> None:
+    """Writes the test and calibration captions, one a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (n, added, held) in PROMPTS.items():
+        (folder / f"shapes-{name}.txt").write_text("\n".join(scenes.prompts(n, seed + added, held)) + "\n")
+
+
+def train_flow(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> None:
+    """Trains autoencoder, transformer and text encoders and saves the pipeline."""
+    images, captions = training_data(seed)
+    words = tokenizer.new(seed)
+    autoencoder, _ = vae.train(images, checkpoints / "vae.pt", seed)
+    checkpoint = checkpoints / "flow.pt"
+    if unfinished:
+        model = flow.new(words, seed).eval()
+        log.info("saving the flow of step %d", training.load_average(model, checkpoint))
+    else:
+        latents = vae.normalise(autoencoder, vae.encode(autoencoder, images))
+        model, _ = flow.train(latents, captions, words, checkpoint, seed)
+    flow.pipeline(model, autoencoder, words).save_pretrained(models / "tiny-sd3")
+
+
+def train_judge(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> None:
+    """Trains and saves the judge."""
+    words = tokenizer.new(seed)
+    checkpoint = checkpoints / "judge.pt"
+    if unfinished:
+        model = judge.new(words)
+        log.info("saving the judge of step %d", training.load_average(model, checkpoint))
+    else:
+        model, _ = judge.train(*training_data(seed), words, checkpoint, seed)
+    judge.save(model, words, models / "judge")
+
+
+def train_attributes(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> None:
+    """Trains and saves the attribute classifier."""
+    checkpoint = checkpoints / "attributes.pt"
+    if unfinished:
+        model = attributes.AttributeClassifier()
+        log.info("saving the classifier of step %d", training.load_average(model, checkpoint))
+    else:
+        model, _ = classifier.train(*training_data(seed), checkpoint, seed)
+    attributes.save(model, models / "attributes")
+
+
+def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """A matrix [outputs, inputs] on an asymmetric grid of 2**bits levels for every output, dequantized."""
+    low = weight.amin(1, keepdim=True).clamp_max(0)
+    high = weight.amax(1, keepdim=True).clamp_min(0)
+    scale = (high - low).clamp_min(1e-8) / (2**bits - 1)
+    zero = (-low / scale).round()
+    return ((weight / scale).round() + zero).clamp(0, 2**bits - 1).sub(zero) * scale
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of the normal distributions fitted to features [n, d] and [m, d]."""
+    covariances = [np.cov(features, rowvar=False) for features in (a, b)]
+    product = np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)
+    distance = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1])
+    return float(distance - 2 * np.sqrt(product).sum())
+
+
+def folder_mb(folder: Path) -> float:
+    """Size of the files of a folder, in 10**6 bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def training_record(checkpoints: Path, previous: dict) -> dict:
+    """Recipe, steps and CPU seconds of every training; what `previous` says where no checkpoint is left."""
+    recipes = {"vae": vae.RECIPE, "flow": flow.RECIPE, "judge": judge.RECIPE, "attributes": classifier.RECIPE}
+    record = {}
+    for name, recipe in recipes.items():
+        checkpoint = checkpoints / f"{name}.pt"
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            record[name] = asdict(recipe) | {"steps_done": state["step"], "cpu_s": round(state["cpu_s"])}
+        elif name in previous:
+            record[name] = previous[name]
+    return record
+
+
+def evaluate(models: Path, prompts: Path, seed: int, n: int, sheets: Path | None = None) -> dict:
+    """Every figure of the saved models; `n` limits the number of prompts and of pictures for each figure."""
+    renders, captions = scenes.dataset(4 * n, seed + EVALUATION_SEED, held=True)
+    asked = (prompts / "shapes-test.txt").read_text().splitlines()[:n]
+    reader, critic = attributes.load(models / "attributes"), judge.Judge(models / "judge")
+    pipe = flow.load(models / "tiny-sd3")
+
+    right, two = attributes.all_right(reader, renders, captions)
+    figures: dict = {
+        "attributes": {"one object": right[~two].mean(), "two objects": right[two].mean(), "all": right.mean()},
+        "judge": judge.ranking(critic, renders, captions, seed + EVALUATION_SEED),
+        "autoencoder_psnr_db": vae.reconstruction_db(pipe.vae.float(), renders[:n]),
+        "size_mb": {name: folder_mb(models / name) for name in ("tiny-sd3", "judge", "attributes")},
+    }
+    pipe.vae.to(torch.bfloat16)
+    reference_features = critic.pictures(renders).double().numpy()
+    said = critic.captions(asked)
+
+    def measure(pictures: np.ndarray) -> dict:
+        right, two = attributes.all_right(reader, pictures, asked)
+        seen = critic.pictures(pictures)
+        return {
+            "one object": right[~two].mean(),
+            "two objects": right[two].mean(),
+            "clip_score": 100 * float((seen * said).sum(-1).mean()),
+            "frechet_distance": frechet_distance(seen.double().numpy(), reference_features),
+        }
+
+    reference = flow.sample(pipe, asked, seed)
+    figures["generated"] = {"steps": flow.STEPS, "guidance": flow.GUIDANCE} | measure(reference)
+    rows = [reference[:16]]
+    linears = [m for m in pipe.transformer.modules() if isinstance(m, torch.nn.Linear)]
+    originals = [linear.weight.data.clone() for linear in linears]
+    figures["round_to_nearest"] = {}
+    for bits in SWEEP_BITS:
+        for linear, weight in zip(linears, originals, strict=True):
+            linear.weight.data.copy_(round_to_nearest(weight.float(), bits))
+        pictures = flow.sample(pipe, asked, seed)
+        psnr = training.psnr_db(pictures, reference).mean()
+        figures["round_to_nearest"][f"W{bits}"] = {"psnr_db": psnr} | measure(pictures)
+        rows.append(pictures[:16])
+        log.info("W%d %s", bits, figures["round_to_nearest"][f"W{bits}"])
+    if sheets is not None:
+        from PIL import Image
+
+        sheets.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scenes.contact_sheet(reference[:64], 16)).save(sheets / "generated.png")
+        Image.fromarray(scenes.contact_sheet(np.concatenate(rows), 16)).save(sheets / "round-to-nearest.png")
+        (sheets / "prompts.txt").write_text("\n".join(asked[:64]) + "\n")
+    return figures
+
+
+def rounded(value):
+    """The figures with four decimals, as plain numbers."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(float(value), 4) if isinstance(value, float | np.floating) else value
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all of them if none is given")
+    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
+    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
+    parser.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=Path("embedded-training"),
+        help="where unfinished trainings are kept (default: ./embedded-training)",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
+    )
+    parser.add_argument("--pictures", type=int, default=512, help="prompts to evaluate (default: all 512)")
+    parser.add_argument("--sheets", type=Path, help="folder for contact sheets of generated pictures")
+    chosen = parser.parse_args(argv)
+    unknown = set(chosen.stage) - set(STAGES)
+    if unknown:
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
+    return chosen
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the chosen stages."""
+    chosen = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(chosen.threads)
+    stages = chosen.stage or STAGES
+    if "prompts" in stages:
+        write_prompts(chosen.prompts, chosen.seed)
+    trainings = {"flow": train_flow, "judge": train_judge, "attributes": train_attributes}
+    for name, run in trainings.items():
+        if name in stages:
+            run(chosen.models, chosen.checkpoints, chosen.seed, chosen.unfinished)
+    if "evaluate" in stages:
+        target = chosen.models / "evaluation.json"
+        previous = json.loads(target.read_text()) if target.exists() else {}
+        figures = evaluate(chosen.models, chosen.prompts, chosen.seed, chosen.pictures, chosen.sheets)
+        record = training_record(chosen.checkpoints, previous.get("training", {}))
+        result = {"seed": chosen.seed, "pictures": chosen.pictures, "training": record} | figures
+        target.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        log.info("wrote %s", target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Write the experiment's report: one HTML file with every picture inside.
+
+Example:
+  python workflow_scripts/write_report.py --experiment embedded --results results/embedded --baseline bf16 \
+      --metrics '["fid", "psnr"]' --cells '[{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}]' \
+      --evaluation resources/models/evaluation.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from quantwatt import command, report, tables
+from quantwatt.manifest import atomic_path, read_json
+
+TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "template.html"
+
+
+def main(argv=None):
+    """Read the tables, the figures and the cells' JSON, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", required=True, help="its name, for the title and the commands")
+    parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
+    parser.add_argument("--cells", type=json.loads, required=True, help="JSON list of {model, method, sampling}")
+    parser.add_argument("--metrics", type=json.loads, required=True, help='JSON list of names, as ["fid", "psnr"]')
+    parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
+    parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
+    parser.add_argument("--layers", type=Path, help="input (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--figures", type=Path, help="folder of the figures (default: RESULTS/figures)")
+    parser.add_argument("--evaluation", type=Path, help="JSON of the embedded models' own quality (optional)")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="jinja2 template (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="output (default: RESULTS/report.html)")
+    args = parser.parse_args(argv)
+
+    folder = args.results / "tables"
+    page = report.render(
+        args.template,
+        experiment=args.experiment,
+        cells=tables.read_cells(args.results, args.cells, args.metrics),
+        metrics=args.metrics,
+        baseline=args.baseline,
+        summary=tables.read_table(args.summary or folder / "summary.csv"),
+        layers=tables.read_table(args.layers or folder / "layers.csv"),
+        figures=report.embed_figures(args.figures or args.results / "figures"),
+        evaluation=read_json(args.evaluation) if args.evaluation else None,
+    )
+    with atomic_path(args.output or args.results / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command.run(main)
