@@ -9,11 +9,11 @@ rule allocate:
         f"{LOGS}/allocate/{{model}}/{{method}}.log",
     benchmark:
         f"{BENCHMARKS}/allocate/{{model}}/{{method}}.tsv"
-    params:
-        method=settings("methods"),
-    threads: 1
     conda:
         "../envs/base.yaml"
+    threads: 1
+    params:
+        method=settings("methods"),
     shell:
         "python workflow_scripts/allocate.py --model {input.model} --method-name {wildcards.method}"
         " --method {params.method:q} --output {output} > {log} 2>&1"

@@ -11,15 +11,15 @@ rule calibrate:
         f"{LOGS}/calibrate/{{model}}.log",
     benchmark:
         f"{BENCHMARKS}/calibrate/{{model}}.tsv"
-    params:
-        settings=canonical_json(EXPERIMENT["calibration"]),
-        device=DEVICE,
+    conda:
+        "../envs/torch.yaml"
     threads: CONFIG["threads"]["calibrate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["calibrate"],
         gpu=GPUS,
-    conda:
-        "../envs/torch.yaml"
+    params:
+        settings=canonical_json(EXPERIMENT["calibration"]),
+        device=DEVICE,
     shell:
         "python workflow_scripts/calibrate.py --model {input.model} --calibration {params.settings:q}"
         " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"

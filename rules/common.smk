@@ -7,8 +7,10 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import dependencies, experiment as configuration
+from quantwatt import command, dependencies, experiment as configuration
 from quantwatt.manifest import canonical_json
+
+command.use_this_interpreter()
 
 try:
     CONFIG = configuration.load_config(config)
@@ -85,3 +87,76 @@ def meter(wildcards):
 def cells(pattern):
     """The paths of a pattern for every cell of the experiment: an explicit list, never a glob."""
     return [pattern.format(**cell) for cell in EXPERIMENT["cells"]]
+
+
+def calibration_data(wildcards):
+    """Calibration data where the method's solver reads it."""
+    needed = configuration.needs_calibration(entry("methods", wildcards.method))
+    return [f"{RESULTS}/calibration/{wildcards.model}/manifest.json"] if needed else []
+
+
+def extractor(wildcards):
+    return [f"extractors/{wildcards.extractor}"]
+
+
+def metric(wildcards):
+    return [f"metrics/{wildcards.metric}"]
+
+
+def score_inputs(wildcards):
+    """What a metric compares: features with the reference's, features alone, or images with the baseline's."""
+    entry("metrics", wildcards.metric)
+    cell = "{model}/{method}/{sampling}".format(**wildcards)
+    features = FEATURES_OF.get(wildcards.metric)
+    if features is None:
+        baseline = f"{wildcards.model}/{EXPERIMENT['baseline']}/{wildcards.sampling}"
+        return {
+            "images": f"{RESULTS}/images/{cell}/manifest.json",
+            "baseline": f"{RESULTS}/images/{baseline}/manifest.json",
+        }
+    if wildcards.metric == "clip-score":
+        return {"features": f"{RESULTS}/features/{cell}/{features}.json"}
+    return {
+        "features": f"{RESULTS}/features/{cell}/{features}.json",
+        "reference_features": f"{RESULTS}/features/reference/{features}.json",
+    }
+
+
+def score_arguments(wildcards):
+    """`score.py`'s arguments for those inputs."""
+    options = [f"--{name.replace('_', '-')} {path}" for name, path in score_inputs(wildcards).items()]
+    if wildcards.method == EXPERIMENT["baseline"] and wildcards.metric not in FEATURES_OF:
+        options.append("--is-baseline")
+    return " ".join(options)
+
+
+# FID and KID compare Inception's features where its weights are at hand, else those of the experiment's judge.
+FEATURES_OF = {
+    "fid": "inception" if CONFIG["inception_weights"] else "judge",
+    "kid": "inception" if CONFIG["inception_weights"] else "judge",
+    "clip-score": "judge",
+}
+EXTRACTORS = {
+    "judge": canonical_json(EXPERIMENT["judge"]),
+    "inception": canonical_json({"weights": CONFIG["inception_weights"]}),
+}
+FIGURES = {
+    "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
+    "layer_error": [f"{RESULTS}/tables/summary.csv", f"{RESULTS}/tables/layers.csv"],
+    "power_trace": [f"{RESULTS}/tables/summary.csv"]
+    + cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
+    "image_grid": [f"{RESULTS}/tables/summary.csv"]
+    + cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
+}
+CELL_FILES = [
+    *cells(f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json"),
+    *cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
+    *cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json"),
+    *(
+        path
+        for metric in EXPERIMENT["metrics"]
+        for path in cells(f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/{metric}.json")
+    ),
+]
+JUDGED = EXPERIMENT["judge"]["model"].startswith("local-dir:resources/models/")
+EVALUATION = ["resources/models/evaluation.json"] if JUDGED else []

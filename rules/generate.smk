@@ -10,15 +10,15 @@ rule generate:
         f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}.log",
     benchmark:
         f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
-    params:
-        sampling=settings("samplings"),
-        device=DEVICE,
+    conda:
+        "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
         gpu=GPUS,
-    conda:
-        "../envs/torch.yaml"
+    params:
+        sampling=settings("samplings"),
+        device=DEVICE,
     shell:
         "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
         " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"

@@ -10,17 +10,17 @@ rule measure:
         blocks=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/blocks.csv",
     log:
         f"{LOGS}/measure/{{model}}/{{method}}/{{sampling}}.log",
-    params:
-        sampling=settings("samplings"),
-        measuring=MEASURING,
-        device=DEVICE,
+    retries: 0
+    conda:
+        "../envs/torch.yaml"
     threads: workflow.cores
     resources:
         mem_mb=CONFIG["memory_mb"]["measure"],
         gpu=GPUS,
-    retries: 0
-    conda:
-        "../envs/torch.yaml"
+    params:
+        sampling=settings("samplings"),
+        measuring=MEASURING,
+        device=DEVICE,
     shell:
         "python workflow_scripts/measure.py --checkpoint {input.checkpoint} --sampling {params.sampling:q}"
         " --measuring {params.measuring:q} --device {params.device} --threads {threads}"

@@ -8,14 +8,14 @@ rule model:
         f"{LOGS}/model/{{model}}.log",
     benchmark:
         f"{BENCHMARKS}/model/{{model}}.tsv"
-    params:
-        settings=settings("models"),
-        fingerprint=lambda wildcards: configuration.fingerprint(entry("models", wildcards.model)),
+    conda:
+        "../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
-    conda:
-        "../envs/torch.yaml"
+    params:
+        settings=settings("models"),
+        fingerprint=lambda wildcards: configuration.fingerprint(entry("models", wildcards.model)),
     shell:
         "python workflow_scripts/fetch_model.py --model {wildcards.model} --settings {params.settings:q}"
         " --output {output.manifest} > {log} 2>&1"

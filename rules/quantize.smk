@@ -1,9 +1,3 @@
-def calibration_data(wildcards):
-    """Calibration data where the method's solver reads it."""
-    needed = configuration.needs_calibration(entry("methods", wildcards.method))
-    return [f"{RESULTS}/calibration/{wildcards.model}/manifest.json"] if needed else []
-
-
 rule quantize:
     """Quantize one model with one method."""
     input:
@@ -17,15 +11,15 @@ rule quantize:
         f"{LOGS}/quantize/{{model}}/{{method}}.log",
     benchmark:
         f"{BENCHMARKS}/quantize/{{model}}/{{method}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: CONFIG["threads"]["quantize"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["quantize"],
     params:
         method=settings("methods"),
         measuring=MEASURING,
         calibration=lambda wildcards: " ".join(f"--calibration {path}" for path in calibration_data(wildcards)),
-    threads: CONFIG["threads"]["quantize"]
-    resources:
-        mem_mb=CONFIG["memory_mb"]["quantize"],
-    conda:
-        "../envs/torch.yaml"
     shell:
         "python workflow_scripts/quantize.py --model {input.model} --allocation {input.allocation} {params.calibration}"
         " --method-name {wildcards.method} --method {params.method:q} --measuring {params.measuring:q}"

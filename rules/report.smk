@@ -1,45 +1,25 @@
-FIGURES = {
-    "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
-    "layer_error": [f"{RESULTS}/tables/summary.csv", f"{RESULTS}/tables/layers.csv"],
-    "power_trace": [f"{RESULTS}/tables/summary.csv"]
-    + cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
-    "image_grid": [f"{RESULTS}/tables/summary.csv"]
-    + cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
-}
-CELL_FILES = [
-    *cells(f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json"),
-    *cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
-    *cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json"),
-    *(
-        path
-        for metric in EXPERIMENT["metrics"]
-        for path in cells(f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/" + f"{metric}.json")
-    ),
-]
-JUDGED = EXPERIMENT["judge"]["model"].startswith("local-dir:resources/models/")
-EVALUATION = ["resources/models/evaluation.json"] if JUDGED else []
-
-
 rule tables:
     """One row per cell, and one per layer."""
     input:
         cells=CELL_FILES,
         code=code("summarize.py"),
     output:
-        summary=report(f"{RESULTS}/tables/summary.csv", caption="../resources/report/captions/summary.rst", category="Tables"),
+        summary=report(
+            f"{RESULTS}/tables/summary.csv", caption="../resources/report/captions/summary.rst", category="Tables"
+        ),
         layers=f"{RESULTS}/tables/layers.csv",
     log:
         f"{LOGS}/tables.log",
     benchmark:
         f"{BENCHMARKS}/tables.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
     params:
         cells=CELLS,
         metrics=METRICS,
         baseline=EXPERIMENT["baseline"],
-        results=RESULTS,
-    threads: 1
-    conda:
-        "../envs/base.yaml"
+        results=lambda wildcards: RESULTS,
     shell:
         "python workflow_scripts/summarize.py --results {params.results} --cells {params.cells:q}"
         " --metrics {params.metrics:q} --baseline {params.baseline} --summary {output.summary} --layers {output.layers}"
@@ -53,7 +33,9 @@ rule figure:
         code=code("plot.py"),
     output:
         png=report(
-            f"{RESULTS}/figures/{{figure}}.png", caption="../resources/report/captions/{figure}.rst", category="Figures"
+            f"{RESULTS}/figures/{{figure}}.png",
+            caption="../resources/report/captions/{figure}.rst",
+            category="Figures",
         ),
         svg=f"{RESULTS}/figures/{{figure}}.svg",
         narrow=f"{RESULTS}/figures/{{figure}}-narrow.svg",
@@ -61,14 +43,14 @@ rule figure:
         f"{LOGS}/figure/{{figure}}.log",
     benchmark:
         f"{BENCHMARKS}/figure/{{figure}}.tsv"
-    params:
-        cells=CELLS,
-        results=RESULTS,
     wildcard_constraints:
         figure="|".join(FIGURES),
-    threads: 1
     conda:
         "../envs/base.yaml"
+    threads: 1
+    params:
+        cells=CELLS,
+        results=lambda wildcards: RESULTS,
     shell:
         "python workflow_scripts/plot.py {wildcards.figure} --results {params.results} --cells {params.cells:q} > {log} 2>&1"
 
@@ -89,16 +71,16 @@ rule report:
         f"{LOGS}/report.log",
     benchmark:
         f"{BENCHMARKS}/report.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
     params:
         name=CONFIG["experiment"],
-        results=RESULTS,
+        results=lambda wildcards: RESULTS,
         cells=CELLS,
         metrics=METRICS,
         baseline=EXPERIMENT["baseline"],
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
-    threads: 1
-    conda:
-        "../envs/base.yaml"
     shell:
         "python workflow_scripts/write_report.py --experiment {params.name} --results {params.results}"
         " --cells {params.cells:q} --metrics {params.metrics:q} --baseline {params.baseline} {params.evaluation}"

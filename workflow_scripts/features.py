@@ -7,9 +7,7 @@ from pathlib import Path
 from quantwatt import command, extractors, feature_files, images, registry
 from quantwatt.manifest import provenance, read_json
 
-EXTRACTORS = sorted(
-    path.stem for path in Path(extractors.__file__).parent.glob("*.py") if path.stem != "__init__"
-)
+EXTRACTORS = sorted(path.stem for path in Path(extractors.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 def extract(images_path, name, settings, device, output):
@@ -59,9 +57,7 @@ def main(argv=None):
         'inception {"weights": PATH or "download", "batch": 32}',
     )
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument(
-        "--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it"
-    )
+    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it")
     args = parser.parse_args(argv)
     extract(args.images, args.extractor, args.settings, args.device, args.output)
 

@@ -27,7 +27,9 @@ def fetch(settings):
     where = f"{settings['hub']} at {settings['revision'][:12]}"
     try:
         return snapshot_download(
-            settings["hub"], revision=settings["revision"], allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"]
+            settings["hub"],
+            revision=settings["revision"],
+            allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"],
         )
     except errors.GatedRepoError as error:
         raise DataError(
@@ -38,7 +40,9 @@ def fetch(settings):
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{where}: the repository has no such commit.") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise DataError(f"{where}: not on this machine and the hub cannot be reached ({type(error).__name__}).") from error
+        raise DataError(
+            f"{where}: not on this machine and the hub cannot be reached ({type(error).__name__})."
+        ) from error
 
 
 def describe(family, location):
@@ -70,7 +74,9 @@ def main(argv=None):
     details = describe(load_family(args.settings["family"]), location)
     files = manifest.describe_files(location, names)
     folder = details.pop("denoiser_files")
-    size = sum(f["bytes"] for name, f in files.items() if name.startswith(f"{folder}/") and name.endswith(".safetensors"))
+    size = sum(
+        f["bytes"] for name, f in files.items() if name.startswith(f"{folder}/") and name.endswith(".safetensors")
+    )
     manifest.write_json(
         args.output,
         {

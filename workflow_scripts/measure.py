@@ -39,7 +39,6 @@ def main(argv=None):
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model-manifest", required=True, type=Path)
     parser.add_argument("--checkpoint", required=True, type=Path, help="the checkpoint's manifest.json")
     parser.add_argument("--sampling", required=True, type=json.loads, metavar="JSON")
     parser.add_argument(
@@ -51,6 +50,7 @@ def parse_arguments(argv=None):
         "memory_repeats, idle_w and full_w (meter estimate)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
     parser.add_argument("--names", required=True, nargs=3, metavar=("MODEL", "METHOD", "SAMPLING"))
     parser.add_argument("--output", required=True, type=Path, help="measurement.json")
     parser.add_argument("--power", required=True, type=Path, help="power.csv: t_s, watts, block")
@@ -62,7 +62,7 @@ def parse_arguments(argv=None):
 def measure_cell(args, argv):
     """(measurement.json's content, [Block], [(name, Trace)]) of the cell that the arguments name."""
     model, method, sampling = args.names
-    settings, model_manifest = args.measuring, manifest.read_json(args.model_manifest)
+    settings = args.measuring
     record = {
         "status": "ok",
         "reason": None,
@@ -107,7 +107,6 @@ def measure_cell(args, argv):
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
     record["provenance"] = {
         **manifest.provenance(packages),
-        "model_revision": model_manifest.get("revision"),
         "seed": args.sampling["seed"],
         "checkpoint_sha256": manifest.sha256(args.checkpoint),
     }
@@ -123,10 +122,9 @@ def measure_real(args, argv):
     meter, energy_reason = choose_meter(settings, args.device)
     with contextlib.closing(meter):
         # The child processes come first: beside a loaded pipeline they might not fit.
-        memory = (
-            memory_of_processes(argv, settings.get("memory_repeats", 3)) if args.device == "cpu" else None
-        )
+        memory = memory_of_processes(argv, settings.get("memory_repeats", 3)) if args.device == "cpu" else None
         with out_of_memory_is_a_result():
+            set_threads(args.threads)
             pipeline = checkpoint.load_pipeline(args.checkpoint, args.device)
 
             def run():
@@ -164,21 +162,23 @@ def measure_pipeline(run, meter, settings, synchronize, clock=time.perf_counter,
     if meter.name == "none":
         fields["energy_reason"] = meter.stop().fault
         return fields, [], []
-    blocks, traces = [], []
-    idle_before, trace = measuring.idle_power(meter, settings["idle_s"], sleep)
-    traces.append(("idle-before", trace))
+    traces, idle = [], []
+
+    def rest(name):
+        if settings["idle_s"] > 0:
+            watts, trace = measuring.idle_power(meter, settings["idle_s"], sleep)
+            traces.append((name, trace))
+            idle.extend([] if watts is None else [watts])
+
+    rest("idle-before")
     with progress_bar(settings["blocks"] * settings["block_s"] / latency["median"]) as progress:
         blocks = measuring.measure_energy(
             run, meter, settings["block_s"], settings["blocks"], images, synchronize, progress, clock=clock
         )
     traces += [(block.block, block.trace) for block in blocks]
-    idle_after, trace = measuring.idle_power(meter, settings["idle_s"], sleep)
-    traces.append(("idle-after", trace))
-    idle = [watts for watts in (idle_before, idle_after) if watts is not None]
+    rest("idle-after")
     idle_w = sum(idle) / len(idle) if idle else None
-    fields["energy_j"], fields["energy_reason"] = measuring.summarize_energy(
-        blocks, settings["blocks"], idle_w
-    )
+    fields["energy_j"], fields["energy_reason"] = measuring.summarize_energy(blocks, settings["blocks"], idle_w)
     fields["device"]["temperature_after_c"] = meter.provenance().get("temperature_c")
     fields |= {
         "n_blocks": sum(not block.void for block in blocks),
@@ -203,9 +203,7 @@ def first_batch(sampling, n_images):
     try:
         prompts = Path(sampling["prompts"]).read_text().splitlines()[:n_images]
     except OSError as error:
-        raise manifest.DataError(
-            f"{sampling['prompts']}: the prompts cannot be read ({error.strerror})."
-        ) from error
+        raise manifest.DataError(f"{sampling['prompts']}: the prompts cannot be read ({error.strerror}).") from error
     if len(prompts) < n_images:
         raise manifest.DataError(
             f"{sampling['prompts']}: {len(prompts)} prompts are too few for images_per_batch: {n_images}."
@@ -230,6 +228,13 @@ def choose_meter(settings, device):
             f"measuring.block_s is {settings['block_s']}, and a GPU's readings need {NVML_BLOCK_S} s or more."
         )
     return meter, None
+
+
+def set_threads(threads):
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def synchronize_of(device):
@@ -270,17 +275,11 @@ def memory_of_processes(argv, repeats):
     """Peak resident memory of fresh processes that load this cell and generate one batch."""
     peaks, start = [], time.perf_counter()
     while not peaks or (len(peaks) < repeats and time.perf_counter() - start < MEMORY_BUDGET_S):
-        child = subprocess.run(
-            [sys.executable, __file__, *argv, "--peak-memory"], stdout=subprocess.PIPE, text=True
-        )
+        child = subprocess.run([sys.executable, __file__, *argv, "--peak-memory"], stdout=subprocess.PIPE, text=True)
         if child.returncode == -9:
-            raise OutOfMemory(
-                "the system ended the process that loads this cell: the machine's memory is too small"
-            )
+            raise OutOfMemory("the system ended the process that loads this cell: the machine's memory is too small")
         if child.returncode != 0:
-            raise RuntimeError(
-                "the process that measures the peak memory failed; its error is printed above."
-            )
+            raise RuntimeError("the process that measures the peak memory failed; its error is printed above.")
         answer = json.loads(child.stdout.splitlines()[-1])
         if "out_of_memory" in answer:
             raise OutOfMemory(answer["out_of_memory"])
@@ -294,6 +293,7 @@ def print_peak_memory(args):
 
     try:
         with out_of_memory_is_a_result():
+            set_threads(args.threads)
             pipeline = checkpoint.load_pipeline(args.checkpoint, args.device)
             prompts, seeds = first_batch(args.sampling, args.measuring["images_per_batch"])
             pipeline.generate(prompts, seeds, args.sampling)

@@ -1,6 +1,7 @@
 """Quantize a model's denoiser with one method, and measure what quantizing itself took."""
 
 import argparse
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -32,19 +33,20 @@ def metered(work, measuring, device):
     """
     from quantwatt import meters
 
-    meter, reason = None, None
+    cost = {"energy_j": None, "meter": measuring["meter"], "estimated": False, "reason": None}
     try:
         meter = meters.open_meter(measuring["meter"], measuring, device)
-        meter.start()
     except meters.MeterUnavailable as error:
-        reason = str(error)
-    start = time.perf_counter()
-    result = work()
-    cost = {"seconds": time.perf_counter() - start, "energy_j": None, "meter": measuring["meter"], "estimated": False}
-    if reason is None:
-        cost |= {"energy_j": meter.stop().energy_j, "meter": meter.name, "estimated": meter.estimated}
-        meter.close()
-    return result, {**cost, "reason": reason}
+        start = time.perf_counter()
+        result = work()
+        return result, {**cost, "seconds": time.perf_counter() - start, "reason": str(error)}
+    with contextlib.closing(meter):
+        meter.start()
+        start = time.perf_counter()
+        result = work()
+        seconds, trace = time.perf_counter() - start, meter.stop()
+    cost |= {"energy_j": trace.energy_j, "estimated": meter.estimated, "reason": trace.fault}
+    return result, {**cost, "seconds": seconds}
 
 
 def main(argv=None):
@@ -54,7 +56,9 @@ def main(argv=None):
     parser.add_argument("--calibration", help="the calibration's manifest.json, for solvers that read statistics")
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
-    parser.add_argument("--measuring", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON")
+    parser.add_argument(
+        "--measuring", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; weights.safetensors goes beside it")
     args = parser.parse_args(argv)

@@ -56,6 +56,8 @@ def make_reference(name, settings, folder):
             {"folder": PATH, "height": int, "width": int, "images": int or None for all}.
     """
     if settings.get("folder"):
+        if not (settings.get("height") and settings.get("width")):
+            raise DataError(f"reference {name}: a folder needs the 'height' and 'width' to bring its images to.")
         resize = f"PIL bicubic and central crop to {settings['height']}x{settings['width']}"
         found = from_folder(settings["folder"], settings["height"], settings["width"], settings.get("images"))
     else:

@@ -9,9 +9,7 @@ from quantwatt import command, feature_files, images, intervals, metrics, regist
 from quantwatt.manifest import DataError, finite, provenance, read_json, write_json
 
 METRICS = sorted(
-    path.stem.replace("_", "-")
-    for path in Path(metrics.__file__).parent.glob("*.py")
-    if path.stem != "__init__"
+    path.stem.replace("_", "-") for path in Path(metrics.__file__).parent.glob("*.py") if path.stem != "__init__"
 )
 
 
@@ -128,9 +126,7 @@ def main(argv=None):
     )
     parser.add_argument("--images", help="psnr, ssim: manifest.json of the images")
     parser.add_argument("--baseline", help="psnr, ssim: manifest.json of the baseline's images")
-    parser.add_argument(
-        "--is-baseline", action="store_true", help="psnr, ssim: the images are the baseline's own"
-    )
+    parser.add_argument("--is-baseline", action="store_true", help="psnr, ssim: the images are the baseline's own")
     parser.add_argument("--features", help="fid, kid, clip-score: EXTRACTOR.json of the images")
     parser.add_argument("--reference-features", help="fid, kid: EXTRACTOR.json of the reference images")
     parser.add_argument("--output", required=True, help="METRIC.json")
@@ -146,9 +142,7 @@ def main(argv=None):
     if missing:
         parser.error(f"{args.metric} needs {' and '.join(missing)}")
     if compared_with == "baseline":
-        result = score_against_baseline(
-            args.metric, args.settings, args.images, args.baseline, args.is_baseline
-        )
+        result = score_against_baseline(args.metric, args.settings, args.images, args.baseline, args.is_baseline)
     else:
         result = score_features(args.metric, args.settings, args.features, args.reference_features)
     write_json(args.output, result)

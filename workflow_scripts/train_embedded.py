@@ -11,12 +11,15 @@ classifier, all of scenes of coloured shapes that this repository draws itself. 
 
 Without a stage all of them run, in this order. A training that was interrupted resumes from its last
 checkpoint. The recipes that made the models in the repository are the constants RECIPE of
-quantwatt/embedded/*.py.
+quantwatt/embedded/*.py. On two busy cores the flow, the longest training, is best shared by two processes:
+
+  torchrun --nproc-per-node 2 workflow_scripts/train_embedded.py flow --threads 1
 """
 
 import argparse
 import json
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,9 +61,15 @@ def train_flow(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> 
         model = flow.new(words, seed).eval()
         log.info("saving the flow of step %d", training.load_average(model, checkpoint))
     else:
-        latents = vae.normalise(autoencoder, vae.encode(autoencoder, images))
+        cache = checkpoints / "latents.pt"  # encoding takes a minute, and every process needs them
+        if not cache.exists():
+            part = checkpoints / f"latents.{training.rank_and_size()[0]}.part"
+            torch.save(vae.encode(autoencoder, images), part)
+            part.replace(cache)
+        latents = vae.normalise(autoencoder, torch.load(cache, weights_only=True))
         model, _ = flow.train(latents, captions, words, checkpoint, seed)
-    flow.pipeline(model, autoencoder, words).save_pretrained(models / "tiny-sd3")
+    if training.rank_and_size()[0] == 0:
+        flow.pipeline(model, autoencoder, words).save_pretrained(models / "tiny-sd3")
 
 
 def train_judge(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> None:
@@ -211,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(chosen.threads)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
     stages = chosen.stage or STAGES
     if "prompts" in stages:
         write_prompts(chosen.prompts, chosen.seed)

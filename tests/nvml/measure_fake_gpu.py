@@ -1,8 +1,8 @@
 """Measure the fake GPU through the real pynvml: one JSON line in, one out, until the input ends.
 
-test_nvml.py runs it once for each variant of the library, whose folder is in LD_LIBRARY_PATH from the start, because a
-process loads NVML once. A line is [function, its arguments, environment]: `virtual` samples on a virtual clock, `real`
-uses the sampling process and the real clock.
+test_nvml.py runs it once for each variant of the library, whose folder is in LD_LIBRARY_PATH from the start,
+because a process loads NVML once. A line is [function, its arguments, environment]: `virtual` samples on a
+virtual clock, `real` uses the sampling process and the real clock.
 """
 
 import json
@@ -19,7 +19,7 @@ IMAGES_PER_SECOND = 4
 
 
 class VirtualClock:
-    """Seconds in a file that the library reads; it moves in steps of 100 ms and lets the sampler read after each."""
+    """Seconds in a file that the library reads; it moves by 100 ms, and the sampler reads after each step."""
 
     def __init__(self, start_s):
         self.sampler, self.tenths = None, round(start_s * 10)

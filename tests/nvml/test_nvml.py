@@ -100,10 +100,7 @@ def test_the_device_is_recognisably_fake_and_its_uuid_is_hashed(gpu):
 @pytest.mark.parametrize("settings", [{"fault": "no-fields"}, {"variant": "no-fields"}])
 def test_without_field_values_the_older_calls_are_used_and_recorded(gpu, settings):
     result = gpu("virtual", TWO_PERIODS, **settings)
-    assert (
-        result["device"]["source"]
-        == "energy: nvmlDeviceGetTotalEnergyConsumption; power: nvmlDeviceGetPowerUsage"
-    )
+    assert result["device"]["source"] == "energy: nvmlDeviceGetTotalEnergyConsumption; power: nvmlDeviceGetPowerUsage"
     assert result["energy"]["value"] == pytest.approx(PERIOD_J / 16, abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""A small results tree with plausible numbers, for the tests of tables, figures and report. Nothing in it was measured."""
+"""A small results tree with plausible numbers for the tests of tables, figures and report; nothing was measured."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ GPU = {"name": "Example GPU", "kind": "cuda", "uuid_hash": "3f9a1c", "driver": "
 FAKE = GPU | {"name": "FAKE GPU", "fake": True}
 N_IMAGES = 12
 BLOCKS = 8
+VOID_BLOCK = 3
 # method: solver, weight bits, activation bits, megabytes, PSNR, FID, CLIP score, joules, seconds (None: simulated)
 METHODS = {
     "bf16": ("none", 16, 16, 7.10, None, 3.20, 0.312, 1.100, 0.0610),
@@ -96,9 +97,7 @@ def write_tree(
         _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, rng)
         _scores(results, cell, numbers, status, reason)
         where = device[method] if method in device else device
-        _measurement(
-            results, cell, numbers, status, reason, measured, where, meter, energy_factor, energy_reason, rng
-        )
+        _measurement(results, cell, numbers, status, reason, measured, where, meter, energy_factor, energy_reason, rng)
     return cells_of(model, sampling)
 
 
@@ -166,8 +165,14 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, rn
         Image.fromarray(noisy).save(folder / name)
         data = (folder / name).read_bytes()
         images.append(
-            {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "prompt": prompts[i], "seed": i}
-        )  # fmt: skip
+            {
+                "file": name,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "bytes": len(data),
+                "prompt": prompts[i],
+                "seed": i,
+            }
+        )
     _write(
         folder / "manifest.json",
         cell
@@ -229,9 +234,7 @@ def _scores(results, cell, numbers, status, reason):
         )
 
 
-def _measurement(
-    results, cell, numbers, status, reason, measured, device, meter, factor, energy_reason, rng
-):
+def _measurement(results, cell, numbers, status, reason, measured, device, meter, factor, energy_reason, rng):
     folder = _folder(results, "measurements", cell)
     record = cell | {
         "status": status,
@@ -267,13 +270,24 @@ def _measurement(
 
 def _measured(joules, seconds, energy_reason, size_mb, rng):
     blocks = []
+    noise = rng.normal(0, 0.007, (2, BLOCKS))
+    noise -= np.delete(noise, VOID_BLOCK, axis=1).mean(axis=1, keepdims=True)  # so that ratios are exact
     for block in range(BLOCKS):
-        took = seconds * 160 * rng.normal(1, 0.006)
-        spent = None if energy_reason else joules * 160 * rng.normal(1, 0.008)
+        took = seconds * 160 * (1 + noise[0, block])
+        spent = None if energy_reason else joules * 160 * (1 + noise[1, block])
+        void = block == VOID_BLOCK
         blocks.append(
-            {"process": block % 2, "block": block // 2, "images": 160, "seconds": took, "energy_j": spent,
-             "integral_j": spent and spent * 1.006, "void": block == 3, "reason": "warming up" if block == 3 else None}
-        )  # fmt: skip
+            {
+                "process": block % 2,
+                "block": block // 2,
+                "images": 160,
+                "seconds": took,
+                "energy_j": spent,
+                "integral_j": spent and spent * 1.006,
+                "void": void,
+                "reason": "warming up" if void else None,
+            }
+        )
     latency = {"median": seconds, "low": seconds * 0.992, "high": seconds * 1.008, "mean": seconds * 1.01}
     latency |= {"std": seconds * 0.03, "min": seconds * 0.97, "max": seconds * 1.3, "p10": seconds * 0.98}
     latency |= {"p90": seconds * 1.05, "n": 200}

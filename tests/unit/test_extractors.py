@@ -1,18 +1,20 @@
 """Extractors, with small random models through the real code of open_clip and clean-fid."""
 
+import quantwatt.torchvision_ops  # noqa: F401  open_clip imports torchvision
+
+# isort: split
 import json
 
-import features
 import numpy as np
+import open_clip
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+import features
 from quantwatt import feature_files, images, registry
 from quantwatt.manifest import DataError, read_json
-
-import quantwatt.torchvision_ops  # noqa: F401, I001  before open_clip imports torchvision
-import open_clip
-import torch
-from safetensors.torch import save_file
 
 PROMPTS = ["a red circle", "a blue square", "a green ring on a white background"]
 
@@ -99,16 +101,12 @@ def test_clip_features_are_open_clips_own(image_set, clip_folder, tmp_path, name
 def test_inception_features_are_clean_fids(image_set, inception_file, tmp_path):
     manifest, found = image_set
     path, network = inception_file
-    fields, tensors = run(
-        manifest, "inception", {"weights": str(path), "batch": 2}, tmp_path / "inception.json"
-    )
+    fields, tensors = run(manifest, "inception", {"weights": str(path), "batch": 2}, tmp_path / "inception.json")
 
     resized = np.stack(
         [
             [
-                np.asarray(
-                    Image.fromarray(picture[..., c].astype(np.float32)).resize((299, 299), Image.BICUBIC)
-                )
+                np.asarray(Image.fromarray(picture[..., c].astype(np.float32)).resize((299, 299), Image.BICUBIC))
                 for c in range(3)
             ]
             for picture in found
@@ -135,9 +133,7 @@ def test_missing_and_broken_weights_are_one_sentence(clip_folder, inception_file
     with pytest.raises(DataError, match="truncated"):
         registry.load("extractors", "inception").load({"weights": str(truncated)}, "cpu")
     for file in clip_folder.iterdir():
-        (tmp_path / file.name).write_bytes(
-            file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None]
-        )
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None])
     with pytest.raises(DataError, match="open_clip model local-dir:.*cannot be loaded") as caught:
         registry.load("extractors", "clip").load({"model": f"local-dir:{tmp_path}"}, "cpu")
     assert "\n" not in str(caught.value)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from PIL import Image
+
+import reference
 from quantwatt import images, scenes
 from quantwatt.manifest import DataError, read_json
 
@@ -21,9 +22,7 @@ def pictures(n, seed=0, size=16):
 def write(folder, found, prompts=None, seeds=None, **fields):
     n = len(found)
     prompts = prompts or [f"prompt {i}" for i in range(n)]
-    batches = [
-        (found[i : i + 5], prompts[i : i + 5], (seeds or list(range(n)))[i : i + 5]) for i in range(0, n, 5)
-    ]
+    batches = [(found[i : i + 5], prompts[i : i + 5], (seeds or list(range(n)))[i : i + 5]) for i in range(0, n, 5)]
     images.write_images(folder, batches, fields)
     return folder / "manifest.json"
 
@@ -123,7 +122,7 @@ command.run(main)
 
 
 def test_broken_computations_are_refused_before_they_are_converted():
-    good = pictures(4).astype(np.float32) / 255
+    good = np.random.default_rng(0).random((4, 16, 16, 3), dtype=np.float32)
     assert np.abs(images.to_uint8(good) / 255.0 - good).max() < 0.5 / 255 + 1e-6
     broken = good.copy()
     broken[2, 3, 3, 1] = np.nan
@@ -167,9 +166,7 @@ def test_hashes_name_the_content_not_the_run(tmp_path):
     one = read_json(write(tmp_path / "one", pictures(3), method="a"))
     two = read_json(write(tmp_path / "two", pictures(3), method="b"))
     assert images.images_sha256(one) == images.images_sha256(two)
-    assert images.images_sha256(one) != images.images_sha256(
-        read_json(write(tmp_path / "three", pictures(3, 1)))
-    )
+    assert images.images_sha256(one) != images.images_sha256(read_json(write(tmp_path / "three", pictures(3, 1))))
     assert images.prompts_sha256(["a", "b"]) not in (
         images.prompts_sha256(["b", "a"]),
         images.prompts_sha256(["ab"]),
@@ -207,6 +204,8 @@ def test_reference_from_a_folder(tmp_path):
     assert len(reference.make_reference("coco", settings | {"images": 2}, tmp_path / "out")["images"]) == 2
     with pytest.raises(DataError, match="3 PNG or JPEG files, but 4"):
         reference.make_reference("coco", settings | {"images": 4}, tmp_path / "out")
+    with pytest.raises(DataError, match="needs the 'height' and 'width'"):
+        reference.make_reference("coco", {"folder": str(source)}, tmp_path / "out")
     (source / "more" / "c.JPG").write_bytes(b"not a photograph")
     with pytest.raises(DataError, match="c.JPG: not a readable image"):
         reference.make_reference("coco", settings, tmp_path / "out")

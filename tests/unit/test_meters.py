@@ -34,7 +34,6 @@ class DrivenSampler:
         self.sampling.take()
 
     def stop(self):
-        self.sampling.take()
         return self.sampling.samples, 0
 
     def close(self):
@@ -43,7 +42,7 @@ class DrivenSampler:
 
 @pytest.fixture
 def powercap(tmp_path):
-    """A tree as the kernel shows it: two packages, one with core and dram, psys, and the mmio copy of package 0."""
+    """The kernel's tree: two packages, one with core and dram, psys, and the mmio copy of package 0."""
     names = {
         "intel-rapl:0": "package-0",
         "intel-rapl:0:0": "core",
@@ -134,7 +133,11 @@ def test_rapl_through_its_sampling_process(powercap):
 
 @pytest.mark.parametrize(
     ("wattages", "said"),
-    [({}, "set idle_w and full_w"), ({"idle_w": 10}, "set idle_w"), ({"idle_w": 65, "full_w": 10}, "0 < idle_w")],
+    [
+        ({}, "set idle_w and full_w"),
+        ({"idle_w": 10}, "set idle_w"),
+        ({"idle_w": 65, "full_w": 10}, "0 < idle_w"),
+    ],
 )
 def test_estimate_needs_two_wattages(wattages, said):
     with pytest.raises(MeterUnavailable, match=said):
@@ -187,20 +190,6 @@ def test_an_unknown_meter_is_refused_with_the_known_ones():
         open_meter("wattmeter")
 
 
-def test_auto_prefers_rapl_and_falls_back_to_the_estimate(powercap, monkeypatch):
-    wattages = {"idle_w": 10, "full_w": 65}
-    monkeypatch.setattr(rapl, "open_meter", lambda settings: rapl.RaplMeter(None, "fake tree", []))
-    assert open_meter("auto", wattages, "cpu").name == "rapl"
-
-    def refuse(settings):
-        raise MeterUnavailable("no")
-
-    monkeypatch.setattr(rapl, "open_meter", refuse)
-    meter = open_meter("auto", wattages, "cpu")
-    assert meter.name == "estimate"
-    meter.close()
-
-
 def test_a_meter_of_another_device_is_refused():
     with pytest.raises(MeterUnavailable, match="reads the cpu, not the cuda"):
         open_meter("estimate", {"idle_w": 10, "full_w": 65}, "cuda")
@@ -210,7 +199,10 @@ def test_opening_a_meter_imports_no_other_meter_and_no_torch():
     code = "import sys; from quantwatt.meters import open_meter; open_meter('none'); print(*sys.modules)"
     scripts = meters.__file__.rpartition("/quantwatt/")[0]
     loaded = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": scripts}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": scripts},
+        stdout=subprocess.PIPE,
+        text=True,
     ).stdout.split()
     assert "quantwatt.meters.none" in loaded
     assert not {"torch", "pynvml", "quantwatt.meters.nvml", "quantwatt.meters.rapl"} & set(loaded)

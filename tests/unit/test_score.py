@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import score
 from quantwatt import feature_files, images
 from quantwatt.manifest import DataError, read_json
@@ -141,9 +142,7 @@ def test_pixel_metrics_import_no_torch_and_errors_are_one_sentence(cell):
     manifests = ["--images", str(cell / "rtn-w4a16" / "manifest.json"), "--baseline"]
     arguments = ["--metric", "ssim", *manifests, str(cell / "bf16" / "manifest.json")]
     arguments += ["--output", str(cell / "ssim.json")]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     (cell / "bf16" / "manifest.json").unlink()
     script = [sys.executable, str(scripts / "score.py"), *arguments]

@@ -25,7 +25,9 @@ class ActivationFormat:
             (codes [tokens, columns] int8, scale [tokens, 1] or [1, 1] float32).
         """
         values = inputs.float()
-        largest = values.abs().amax(dim=1, keepdim=True) if self.granularity == "token" else values.abs().amax()[None, None]
+        largest = (
+            values.abs().amax(dim=1, keepdim=True) if self.granularity == "token" else values.abs().amax()[None, None]
+        )
         limit = 2 ** (self.bits - 1) - 1
         scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / limit
         return torch.round(values / scale).clamp_(-limit, limit).to(torch.int8), scale

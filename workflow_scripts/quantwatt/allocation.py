@@ -33,6 +33,8 @@ def matching(layers, patterns, where):
     for pattern in patterns:
         names = fnmatch.filter(layers, pattern)
         if not names:
-            raise DataError(f"{where}: the pattern '{pattern}' matches no layer (a layer's name: {next(iter(layers))}).")
+            raise DataError(
+                f"{where}: the pattern '{pattern}' matches no layer (a layer's name: {next(iter(layers))})."
+            )
         matched.update(names)
     return matched

@@ -31,8 +31,7 @@ def classes_of(scene: Scene) -> list[int]:
     for place, shape in zip(_PLACES, scene.objects, strict=False):
         values |= {f"{place} size": shape.size, f"{place} colour": shape.colour, f"{place} shape": shape.kind}
     return [
-        options.index(values[name]) if values.get(name) is not None else UNDEFINED
-        for name, options in CLASSES.items()
+        options.index(values[name]) if values.get(name) is not None else UNDEFINED for name, options in CLASSES.items()
     ]
 
 
@@ -100,9 +99,7 @@ def read(model: AttributeClassifier, images: np.ndarray, batch: int = 256) -> li
     return found
 
 
-def all_right(
-    model: AttributeClassifier, images: np.ndarray, captions: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def all_right(model: AttributeClassifier, images: np.ndarray, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """For each picture whether every attribute of its caption is right, and whether the caption has two objects.
 
     Both are bool [n]; `right[~two]` and `right[two]` are the usual summaries.

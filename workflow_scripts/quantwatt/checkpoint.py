@@ -1,8 +1,8 @@
 """Quantized checkpoints: one safetensors file at the format's size, and the way back into a pipeline.
 
-    from quantwatt import load_pipeline
-    pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
-    images = pipeline.generate(["a large red circle on a white background"], seeds=[0], steps=20)
+from quantwatt import load_pipeline
+pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
+images = pipeline.generate(["a large red circle on a white background"], seeds=[0], steps=20)
 """
 
 from pathlib import Path
@@ -133,4 +133,6 @@ class QuantizedPipeline:
 
         default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
-        return to_uint8(self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options}))
+        return to_uint8(
+            self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
+        )

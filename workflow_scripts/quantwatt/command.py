@@ -1,6 +1,8 @@
-"""Run a script's main function the way every rule expects it to end."""
+"""How scripts are run, and how they end."""
 
+import os
 import sys
+from pathlib import Path
 
 from quantwatt.manifest import DataError
 
@@ -11,3 +13,12 @@ def run(main):
         sys.exit(main())
     except DataError as error:
         sys.exit(f"error: {error}")
+
+
+def use_this_interpreter():
+    """Make `python` in a rule the interpreter that runs Snakemake, whether or not its environment was activated.
+
+    With --sdm conda the rule's own environment still goes before it. Packages of the user's home are left out.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    os.environ["PYTHONNOUSERSITE"] = "1"

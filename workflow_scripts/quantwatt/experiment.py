@@ -70,8 +70,9 @@ def check_experiment(raw, file):
         name: _check_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
     }
     experiment["metrics"] = {
-        name: _complete(entry or {}, _schema(f"metrics/{_plugin('metrics', name, file, 'metrics')}"), file,
-                        f"metrics.{name}")
+        name: _complete(
+            entry or {}, _schema(f"metrics/{_plugin('metrics', name, file, 'metrics')}"), file, f"metrics.{name}"
+        )
         for name, entry in experiment["metrics"].items()
     }
     _check_references(experiment, file)
@@ -96,9 +97,7 @@ def _check_method(entry, file, where):
         return method
     method["solver"] = _complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
     method["weights"] = _complete_plugin(method["weights"], "formats", "format", file, f"{where}.weights")
-    method["allocation"] = _complete_plugin(
-        method["allocation"], "allocations", "name", file, f"{where}.allocation"
-    )
+    method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
     if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
         raise ConfigurationError(
             f"{file}: {where}.weights.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
@@ -252,7 +251,9 @@ def _sentence(error, file, where):
         allowed = ", ".join(str(v) for v in error.validator_value)
         return f"{entry}: {error.instance!r} is none of {allowed}{_nearest(error.instance, error.validator_value)}."
     if error.validator == "type":
-        expected = error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+        expected = (
+            error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+        )
         return f"{entry}: expected {expected}, got {error.instance!r}."
     hint = error.schema.get("description") if isinstance(error.schema, dict) else None
     return f"{entry}: {error.message}{f' ({hint})' if hint else ''}."
@@ -264,14 +265,14 @@ def _nearest(name, known):
 
 
 def resolve_device(device):
-    """"auto" as "cuda" where an NVIDIA driver is loaded, else "cpu"; without importing torch."""
+    """ "auto" as "cuda" where an NVIDIA driver is loaded, else "cpu"; without importing torch."""
     if device != "auto":
         return device
     return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
 
 
 def resolve_meter(meter, device):
-    """"auto" as "nvml" on cuda, "rapl" where the counters are readable, else "estimate"."""
+    """ "auto" as "nvml" on cuda, "rapl" where the counters are readable, else "estimate"."""
     if meter != "auto":
         return meter
     if device == "cuda":

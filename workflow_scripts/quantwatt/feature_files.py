@@ -26,9 +26,7 @@ def write_features(path, tensors, fields):
     weights.unlink(missing_ok=True)
     for name, values in tensors.items():
         if not np.isfinite(values).all():
-            raise DataError(
-                f"{path}: {name} features have NaN or infinite values; check the extractor's weights."
-            )
+            raise DataError(f"{path}: {name} features have NaN or infinite values; check the extractor's weights.")
     if tensors:
         with atomic_path(weights) as temporary:
             temporary.write_bytes(save({name: np.ascontiguousarray(v) for name, v in tensors.items()}))

@@ -200,7 +200,9 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
         axes.step(x[keep], y[keep], where="post", color=GREY, linewidth=1, alpha=0.7, zorder=2)
         steps = list(zip(x[keep], y[keep], x[keep][1:], y[keep][1:], strict=False))
         lines = [(x0, y0, x1, y0) for x0, y0, x1, _ in steps] + [(x1, y0, x1, y1) for _, y0, x1, y1 in steps]
-    bars = lines + [box for i in range(len(rows)) for box in _bars(axes, rows.iloc[i], cost, quality, x[i], y[i], colours)]
+    bars = lines + [
+        box for i in range(len(rows)) for box in _bars(axes, rows.iloc[i], cost, quality, x[i], y[i], colours)
+    ]
     for (_, row), px, py in zip(rows.iterrows(), x, y, strict=True):
         _marker(axes, row, px, py, colours)
     names = [_label(row, quality) for _, row in rows.iterrows()]
@@ -369,7 +371,9 @@ def power_trace(inputs, narrow):
     figure = Figure(figsize=(4.6 if narrow else 9, 2.7 * len(found)), dpi=100)
     figure.subplots_adjust(left=0.13 if narrow else 0.07, right=0.98, top=1 - 0.4 / (2.7 * len(found)),
                            bottom=0.55 / (2.7 * len(found)), hspace=0.6)  # fmt: skip
-    for axes, (row, seconds, watts, spans) in zip(figure.subplots(len(found), 1, squeeze=False)[:, 0], found, strict=True):
+    for axes, (row, seconds, watts, spans) in zip(
+        figure.subplots(len(found), 1, squeeze=False)[:, 0], found, strict=True
+    ):
         for start, end in spans:
             axes.axvspan(start, end, color="#eef3f8", linewidth=0, zorder=0)
         _draw_trace(axes, seconds, watts)
@@ -463,12 +467,12 @@ def choose_prompts(prompts, n):
 
 
 def _grid_figure(summary, grids, narrow):
-    gap, head, left = 6, 150, 300 if narrow else 190
+    gap, left, pixels = 6, 200, 22 if narrow else 19
     tiles = [[[_tile(path, images[i]) for i in chosen] for _, path, images in full] for _, full, chosen in grids]
-    side_y, side_x = tiles[0][0][0].shape[:2]
+    side_y, side_x = np.max([tile.shape[:2] for grid in tiles for row in grid for tile in row], axis=0)
     columns = max(len(row) for grid in tiles for row in grid)
-    font = 72 * 19 / DPI if not narrow else 72 * 28 / DPI
-    head = 9 * 20 if not narrow else 8 * 29
+    font, lines = 72 * pixels / DPI, 10 if narrow else 8
+    head = round((lines * 1.1 + 0.6) * pixels)
     width = left + columns * (side_x + gap)
     height = sum(head + 44 + len(grid) * (side_y + gap) for grid in tiles)
     canvas = np.full((height, width, 3), 255, np.uint8)
@@ -477,13 +481,17 @@ def _grid_figure(summary, grids, narrow):
     axes.set_axis_off()
     y = 0
     values = summary.set_index(["model", "method", "sampling"])
-    wrap = max(int(side_x / (font * DPI / 72 * 0.56)), 8)
+    wrap = max(int(side_x / (pixels * 0.56)), 8)
     for ((model, sampling), full, chosen), grid in zip(grids, tiles, strict=True):
         axes.text(8, y + 24, f"{model} · {sampling}", fontsize=font * 1.15, fontweight="bold", color=GREY, va="center")
         y += 44
         for k, i in enumerate(chosen):
-            text = textwrap.fill(full[0][2][i]["prompt"], wrap, max_lines=8 if not narrow else 7)
-            axes.text(left + k * (side_x + gap), y + head - 10, text, fontsize=font * 0.92, va="bottom", linespacing=1.15)
+            text = textwrap.fill(
+                full[0][2][i]["prompt"], wrap, max_lines=lines, break_long_words=False, placeholder=" …"
+            )
+            axes.text(
+                left + k * (side_x + gap), y + head - 10, text, fontsize=font * 0.92, va="bottom", linespacing=1.15
+            )
         y += head
         for (cell, _, _), row in zip(full, grid, strict=True):
             for k, tile in enumerate(row):

@@ -169,9 +169,7 @@ def paired_images(manifest_path, baseline_path):
     here, there = read_json(manifest_path), read_json(baseline_path)
     for key in ("n_images", "height", "width"):
         if here[key] != there[key]:
-            raise DataError(
-                f"{manifest_path}: {key} is {here[key]}, but {there[key]} in its baseline {baseline_path}."
-            )
+            raise DataError(f"{manifest_path}: {key} is {here[key]}, but {there[key]} in its baseline {baseline_path}.")
     for i, (image, baseline) in enumerate(zip(here["images"], there["images"], strict=True)):
         for key in ("prompt", "seed"):
             if image[key] != baseline[key]:

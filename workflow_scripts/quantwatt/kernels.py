@@ -78,4 +78,6 @@ def describe(layer):
     """A layer's formats in a few words, such as 'integer W4A8 per channel'."""
     weights, activations = layer["weights"], layer["activations"]
     bits = f"W{weights.get('bits', 4)}A{activations['bits'] if activations else 16}"
-    return " ".join(filter(None, [weights["format"], bits, weights.get("granularity") and f"per {weights['granularity']}"]))
+    return " ".join(
+        filter(None, [weights["format"], bits, weights.get("granularity") and f"per {weights['granularity']}"])
+    )

@@ -33,7 +33,7 @@ def place(axes, points, texts, colours, obstacles=(), size=8):
         boxes.append((min(left, right) - 2, min(below, above) - 2, max(left, right) + 2, max(below, above) + 2))
     candidates = [_candidates(a, s, scale) for a, s in zip(anchors, sizes, strict=True)]
     chosen: list = [None] * len(texts)
-    crowded = np.argsort([np.sort(np.hypot(*(anchors - a).T))[: 4].sum() for a in anchors], kind="stable")
+    crowded = np.argsort([np.sort(np.hypot(*(anchors - a).T))[:4].sum() for a in anchors], kind="stable")
     for _ in range(_PASSES):
         for i in crowded:
             others = [box for j, box in enumerate(chosen) if box is not None and j != i]

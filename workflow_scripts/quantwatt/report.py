@@ -23,28 +23,22 @@ METRIC_TITLES = {
     "kid": ("KID", ""),
     "ssim": ("SSIM", ""),
 }
-EVALUATION_TITLES = {
-    "n": "images",
-    "n_images": "images",
-    "classifier": "Attribute classifier",
+EVALUATION_TITLES = {  # of the sections of evaluation.json
     "attributes": "Attribute classifier: share of real pictures whose every attribute it reads right",
-    "one_object_rate": "prompts with one object fully met",
-    "two_object_rate": "prompts with two objects fully met",
     "judge": "Judge: share of pictures whose caption scores above one with this attribute wrong",
-    "ranking": "true caption above one with a wrong attribute",
     "generated": "Generated pictures of the 16-bit model: share whose every attribute is as asked, and scores",
     "round_to_nearest": "The model rounded to nearest: how far each measure tells the bits apart",
+    "size_mb": "Size (MB)",
+    "training": "Training",
+}
+EVALUATION_LABELS = {  # of its figures
     "autoencoder_psnr_db": "autoencoder's reconstruction (dB)",
-    "vae_psnr_db": "autoencoder's reconstruction (dB)",
     "psnr_db": "PSNR (dB)",
     "clip_score": "CLIP score",
     "frechet_distance": "Fréchet distance",
-    "size_mb": "Size (MB)",
-    "training": "Training",
     "vae": "autoencoder",
     "flow": "image model",
     "cpu_s": "CPU seconds",
-    "steps_done": "steps done",
 }
 
 
@@ -80,7 +74,7 @@ def bounds(low, high, value=None, signed=False):
 
 
 def with_bounds(value, low, high, signed=False, unit=""):
-    """"value unit [low, high]"."""
+    """ "value unit [low, high]"."""
     head = number(value, 3, signed, (low, high)) + (f" {unit}" if unit else "")
     return f"{head} {bounds(low, high, value, signed)}".strip()
 
@@ -175,7 +169,7 @@ def _cost_segments(best, kind, compared):
     else:
         change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
         return [(best["method"], "strong"), (f"'s {noun} per image is ", ""), ("not distinguishable", "strong"),
-                (" from 16 bit's (", ""), *([("estimated ", "em")] if estimated else []), (f"{change})", "")]  # fmt: skip
+                (" from 16 bit's (", ""), ("estimated " if estimated else "", "em"), (f"{change})", "")]  # fmt: skip
     if estimated:
         start += [("an ", ""), ("estimated", "em"), (" ", "")]
     size = "less" if verdict == BETTER else "more"
@@ -197,7 +191,7 @@ def _ending(best, rows, measured_base):
 
 
 def _quality(row):
-    """", at ..." with the change of quality, from whichever metrics there are."""
+    """ ", at ..." with the change of quality, from whichever metrics there are."""
     parts = []
     if not _missing(row["fid_change"]):
         bounds_ = (row["fid_change_low"], row["fid_change_high"])
@@ -212,7 +206,7 @@ def _quality(row):
 
 
 def _memory(row, base):
-    """", and y GB less memory", where the two intervals lie apart."""
+    """ ", and y GB less memory", where the two intervals lie apart."""
     if _missing(row["memory_mb"]) or _missing(base["memory_mb"]):
         text = ", with no memory figure"
     elif row["memory_mb_high"] < base["memory_mb_low"] or row["memory_mb_low"] > base["memory_mb_high"]:
@@ -357,7 +351,7 @@ def _score_text(score):
     if score.get("features"):
         parts.append(f"{score['features']} features")
         if score["metric"] in ("fid", "kid") and score["features"] != "inception":
-            parts.append("not comparable with Inception FID")
+            parts.append(f"not comparable with Inception {metric_title(score['metric'])}")
     if score.get("resize") and score["resize"] != "none":
         parts.append(f"resize {score['resize']}")
     if score.get("reference"):
@@ -440,12 +434,13 @@ def evaluation_sections(evaluation):
         figures come first under the title None; a mapping of like mappings becomes a table.
     """
     single = {key: value for key, value in evaluation.items() if not isinstance(value, dict)}
-    sections = [_section(None, single)] if single else []
-    return sections + [_section(key, value) for key, value in evaluation.items() if isinstance(value, dict) and value]
+    nested = [(key, value) for key, value in evaluation.items() if isinstance(value, dict) and value]
+    nested.sort(key=lambda item: item[0] == "training")  # the recipes interest few readers: last
+    return ([_section(None, single)] if single else []) + [_section(key, value) for key, value in nested]
 
 
 def _section(key, values):
-    section = {"title": key and _label(key), "rows": [], "columns": [], "table": []}
+    section = {"title": key and EVALUATION_TITLES.get(key, _label(key)), "rows": [], "columns": [], "table": []}
     keys = [tuple(value) if isinstance(value, dict) else None for value in values.values()]
     if len(keys) > 1 and keys[0] and len(set(keys)) == 1 and len(keys[0]) <= 6:
         section["columns"] = [_label(name) for name in keys[0]]
@@ -456,7 +451,7 @@ def _section(key, values):
 
 
 def _label(key):
-    return EVALUATION_TITLES.get(key, str(key).replace("_", " "))
+    return EVALUATION_LABELS.get(key, str(key).replace("_", " "))
 
 
 def _plain(value):

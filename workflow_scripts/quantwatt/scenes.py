@@ -129,9 +129,7 @@ def _signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
         return np.maximum(0.866 * abs(x) - 0.5 * y, y) - 0.575 * radius
     if kind == "cross":
         long, wide = radius, 0.36 * radius
-        return np.minimum(
-            np.maximum(abs(x) - long, abs(y) - wide), np.maximum(abs(x) - wide, abs(y) - long)
-        )
+        return np.minimum(np.maximum(abs(x) - long, abs(y) - wide), np.maximum(abs(x) - wide, abs(y) - long))
     if kind == "ring":
         return abs(np.hypot(x, y) - 0.73 * radius) - 0.27 * radius
     raise ValueError(f"unknown shape {kind!r}")

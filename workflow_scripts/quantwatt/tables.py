@@ -19,9 +19,7 @@ METRIC_COLUMNS = {"fid": "fid", "kid": "kid", "clip-score": "clip_score", "psnr"
 HIGHER_IS_BETTER = {"fid": False, "kid": False, "clip_score": True, "psnr_db": True, "ssim": True}
 CHANGES = ("fid", "kid", "clip_score")  # metrics of one image set, which the baseline has too
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
-LAYER_COLUMNS = (
-    "model method layer weight_bits activation_bits relative_error damping fallback seconds".split()
-)
+LAYER_COLUMNS = "model method layer weight_bits activation_bits relative_error damping fallback seconds".split()
 
 
 def _with_bounds(name):
@@ -261,9 +259,23 @@ def _ratios(cell, reference):
         if len(mine) and len(other):
             ratio = bootstrap_ratio(mine, other)
             row |= _interval(name, *ratio) | {verdict: judge(*ratio[1:])}
+    if "latency_ratio" not in row:  # without a meter there are no blocks
+        medians = [c.measurement.get("latency_s") for c in (cell, reference)]
+        if all(medians):
+            ratio = _ratio_of_medians(*medians)
+            row |= _interval("latency_ratio", *ratio) | {"latency_verdict": judge(*ratio[1:])}
     if "energy_ratio" not in row:
         row["ratio_reason"] = cell.measurement.get("energy_reason") or "no energy was read"
     return row
+
+
+def _ratio_of_medians(mine, other):
+    """(ratio, low, high) of two latencies from their own intervals, on the logarithmic scale."""
+    logs = [
+        [math.nan if latency[key] is None else math.log(latency[key]) for key in ("median", "low", "high")]
+        for latency in (mine, other)
+    ]
+    return tuple(math.exp(value) for value in difference(*logs))
 
 
 def _incomparable(cell, reference):
@@ -287,7 +299,7 @@ def device_key(measurement):
 
 
 def judge(low, high):
-    """Verdict on a cost ratio from its interval: below 1 is better."""
+    """Verdict on a cost ratio from its interval: below 1 is better; without an interval nothing is distinguishable."""
     if high < 1:
         return BETTER
     return WORSE if low > 1 else UNDECIDED

@@ -21,9 +21,7 @@ from quantwatt import scenes
 from quantwatt.embedded import tokenizer as captions_tokenizer
 from quantwatt.embedded import training
 
-RECIPE = training.Recipe(
-    steps=12000, batch=64, learning_rate=3e-3, muon=True, warmup=200, decay=0.4, average=0.999
-)
+RECIPE = training.Recipe(steps=12000, batch=64, learning_rate=3e-3, muon=True, warmup=200, decay=0.4, average=0.999)
 WIDTH, BLOCKS, HEADS = 128, 6, 4
 TEXT_WIDTH, TEXT_LAYERS = 64, 3
 LATENT = (4, 16, 16)
@@ -84,9 +82,7 @@ class TextToImage(nn.Module):
 
         Returns one vector per token [n, CONTEXT + T5_TOKENS, 2 * TEXT_WIDTH] and per caption [n, 2 * TEXT_WIDTH].
         """
-        encoded = [
-            encoder(ids, output_hidden_states=True) for encoder in (self.text_encoder, self.text_encoder_2)
-        ]
+        encoded = [encoder(ids, output_hidden_states=True) for encoder in (self.text_encoder, self.text_encoder_2)]
         tokens = torch.cat([e.hidden_states[-2] for e in encoded], -1)
         return nn.functional.pad(tokens, (0, 0, 0, T5_TOKENS)), torch.cat([e.text_embeds for e in encoded], -1)
 
@@ -117,6 +113,7 @@ def train(
         condition[torch.rand(recipe.batch, generator=generator) < NO_CAPTION] = no_caption
         t = torch.sigmoid(torch.randn(recipe.batch, generator=generator))
         noise = torch.randn(x.shape, generator=generator)
+        x, condition, t, noise = map(training.own_rows, (x, condition, t, noise))
         mix = t[:, None, None, None]
         with training.autocast():
             tokens, pooled = model.embed(condition)

@@ -22,9 +22,7 @@ def new(seed: int) -> CLIPTokenizer:
     captions = [scenes.caption(scene) for scene in scenes.random_scenes(3000, rng)]
     learnt = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     learnt.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, min_frequency=2, end_of_word_suffix="</w>", show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=1000, min_frequency=2, end_of_word_suffix="</w>", show_progress=False)
     learnt.train_from_iterator(captions, trainer)
     pairs = json.loads(learnt.to_str())["model"]
     pieces = [piece for character in _CHARACTERS for piece in (character, character + "</w>")]
@@ -37,6 +35,4 @@ def new(seed: int) -> CLIPTokenizer:
 
 def encode(tokenizer: CLIPTokenizer, captions: list[str]):
     """Token ids, int64 tensor [n, CONTEXT], padded."""
-    return tokenizer(
-        captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids

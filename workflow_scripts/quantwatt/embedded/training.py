@@ -1,7 +1,8 @@
 """The training loop of the embedded models: warm-up, plateau, linear decay, averaging and checkpoints.
 
 Every step draws from its own generator, so an interrupted training that resumes sees the same batches as one
-that was never interrupted.
+that was never interrupted. Started by `torchrun`, the processes share the rows of every batch, each on one
+thread: on a busy machine that is faster than threads, which wait for each other at every operator.
 """
 
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
@@ -44,6 +46,29 @@ def cpu_seconds() -> float:
 def autocast() -> torch.autocast:
     """bfloat16 matrix products and convolutions on the CPU."""
     return torch.autocast("cpu", torch.bfloat16)
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's number and how many share the training."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def own_rows(batch: torch.Tensor) -> torch.Tensor:
+    """This process's part of the rows of a batch [n, ...]; n is a multiple of the processes."""
+    rank, size = rank_and_size()
+    return batch.chunk(size)[rank]
+
+
+def average_gradients(parameters: list[torch.Tensor]) -> None:
+    """Gives every process the mean gradient of all."""
+    size = rank_and_size()[1]
+    if size == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = flat.div_(size).split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -100,12 +125,13 @@ def train(
     recipe: Recipe,
     checkpoint: Path,
     seed: int,
-    every: int = 500,
+    every: int = 250,
 ) -> float:
     """Trains `model` in place, to its averaged weights, and returns the CPU seconds it took.
 
-    `loss_of(step, generator)` returns the "loss" of one batch beside figures to log. A state is written to
-    `checkpoint` every `every` steps; training resumes from it where it exists.
+    `loss_of(step, generator)` returns the "loss" of one batch (of this process's rows of it) beside figures to
+    log. A state is written to `checkpoint` every `every` steps; training resumes from it where it exists. The
+    CPU seconds are those of one process.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
@@ -119,7 +145,9 @@ def train(
             optimiser.load_state_dict(saved)
         log.info("%s resumes at step %d", name, first)
     began, smooth = cpu_seconds() - spent, {}
-    bar = tqdm(range(first, recipe.steps), name, initial=first, total=recipe.steps, mininterval=10)
+    rank = rank_and_size()[0]
+    shown = {"initial": first, "total": recipe.steps, "mininterval": 10, "disable": rank > 0}
+    bar = tqdm(range(first, recipe.steps), name, **shown)
     for step in bar:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         for optimiser in chosen:
@@ -129,6 +157,7 @@ def train(
             figures = loss_of(step, generator)
             figures["loss"].backward()
             figures = {key: float(value.detach()) for key, value in figures.items()}
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in chosen:
             optimiser.step()
@@ -138,11 +167,11 @@ def train(
         for key, value in figures.items():
             smooth[key] = 0.98 * smooth.get(key, value) + 0.02 * value
         if (step + 1) % 50 == 0:
-            shown = " ".join(f"{key}={value:.4f}" for key, value in smooth.items())
-            bar.set_postfix_str(shown, refresh=False)
-            if (step + 1) % every == 0:
-                log.info("%s step %d %s cpu_s=%.0f", name, step + 1, shown, cpu_seconds() - began)
-        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+            text = " ".join(f"{key}={value:.4f}" for key, value in smooth.items())
+            bar.set_postfix_str(text, refresh=False)
+            if (step + 1) % every == 0 and rank == 0:
+                log.info("%s step %d %s cpu_s=%.0f", name, step + 1, text, cpu_seconds() - began)
+        if ((step + 1) % every == 0 or step + 1 == recipe.steps) and rank == 0:
             state = {
                 "step": step + 1,
                 "cpu_s": cpu_seconds() - began,

@@ -9,9 +9,7 @@ from diffusers import AutoencoderKL
 from quantwatt import scenes
 from quantwatt.embedded import training
 
-RECIPE = training.Recipe(
-    steps=1500, batch=32, learning_rate=2e-3, warmup=50, decay=0.6, final=5 / 14, average=0.99
-)
+RECIPE = training.Recipe(steps=1500, batch=32, learning_rate=2e-3, warmup=50, decay=0.6, final=5 / 14, average=0.99)
 CROP = 32  # pixels: the network is convolutional, so most of its training sees quarters of pictures,
 CROP_SHARE = 0.8  # of the steps, twice as many of them
 

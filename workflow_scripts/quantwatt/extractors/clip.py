@@ -22,19 +22,18 @@ def load(settings, device):
     import quantwatt.torchvision_ops  # noqa: F401, I001  before open_clip imports torchvision
     import open_clip
     import torch
+    from safetensors import SafetensorError
 
     name, pretrained = settings["model"], settings.get("pretrained")
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip warns of what it then raises
     try:
-        weights = _weights_file(open_clip, name, pretrained)
+        weights = Path(_weights_file(open_clip, name, pretrained))
+        if weights.suffix != ".safetensors":
+            raise ValueError(f"{weights.name} is not a safetensors file, and nothing else is read")
         model, preprocess = open_clip.create_model_from_pretrained(name, pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(name)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # no folder, no network, another architecture, no JSON
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:  # no folder, no network, ...
         message = " ".join(str(error).split())
         raise DataError(f"open_clip model {name}: cannot be loaded ({message}).") from error
     finally:
@@ -48,9 +47,7 @@ class Clip:
     def __init__(self, model, preprocess, tokenizer, device, batch, weights):
         self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
         self.device, self.batch = device, batch
-        self.library = (
-            f"open_clip {metadata.version('open_clip_torch')}, clean-fid {metadata.version('clean-fid')}"
-        )
+        self.library = f"open_clip {metadata.version('open_clip_torch')}, clean-fid {metadata.version('clean-fid')}"
         size = model.visual.image_size
         height, width = size if isinstance(size, tuple) else (size, size)
         self.resize = f"open_clip preprocessing to {height}x{width}"
@@ -102,6 +99,6 @@ def _weights_file(open_clip, name, pretrained):
         return open_clip.pretrained.download_pretrained_from_hf(identifier)
     found = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
     if not found:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none: unknown model"
-        raise ValueError(f"'pretrained' is {pretrained!r}, not one of its weights: {tags}")
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none, the model is unknown"
+        raise ValueError(f"'pretrained' is {pretrained!r}, and its weights are: {tags}")
     return open_clip.download_pretrained(found)

@@ -39,9 +39,7 @@ def load(settings, device):
                 "and name its path as the extractor's 'weights'."
             ) from error
     if not weights.is_file():
-        raise DataError(
-            f"{weights}: no such file of Inception weights; give the path of {FILE_NAME} or 'download'."
-        )
+        raise DataError(f"{weights}: no such file of Inception weights; give the path of {FILE_NAME} or 'download'.")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE_NAME).symlink_to(weights.resolve())
         try:

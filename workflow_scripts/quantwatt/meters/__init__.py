@@ -5,7 +5,6 @@ meter.start(); work(); trace = meter.stop()
 print(trace.energy_j)
 """
 
-import contextlib
 from typing import Protocol
 
 from quantwatt import registry
@@ -24,9 +23,7 @@ class Meter(Protocol):
 
     name: str
     reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
-    estimated: (
-        bool  # True: computed from something other than a power sensor, to be marked wherever it is shown
-    )
+    estimated: bool  # True: computed from something other than a power sensor, to be marked wherever it is shown
 
     def start(self) -> None: ...
     def stop(self) -> Trace: ...
@@ -38,7 +35,7 @@ def open_meter(name, settings=None, device=None):
     """The meter called `name`, ready to start.
 
     Args:
-        name: one of NAMES, or "auto": nvml on cuda, else rapl where it can be read, else estimate.
+        name: one of NAMES.
         settings: dict; `interval_ms` of sampling, `gpu` (a UUID) for nvml, `idle_w`, `full_w` and `scope` for
             estimate.
         device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
@@ -46,17 +43,10 @@ def open_meter(name, settings=None, device=None):
         MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
     """
     settings = {**(settings or {}), "device": device}
-    if name == "auto" and device != "cuda":
-        with contextlib.suppress(MeterUnavailable):
-            return open_meter("rapl", settings, device)
-    if name == "auto":
-        name = "nvml" if device == "cuda" else "estimate"
     if name not in NAMES:
-        raise MeterUnavailable(f"there is no meter {name!r}; choose one of auto, {', '.join(NAMES)}.")
+        raise MeterUnavailable(f"there is no meter {name!r}; choose one of {', '.join(NAMES)}.")
     meter = registry.load("meters", name).open_meter(settings)
     if None not in (device, meter.reads) and meter.reads != device and not meter.provenance()["fake"]:
         meter.close()
-        raise MeterUnavailable(
-            f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto."
-        )
+        raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
     return meter

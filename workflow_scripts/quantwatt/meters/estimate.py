@@ -44,9 +44,7 @@ def open_meter(settings, make_sampler=Sampler, proc="/proc"):
             "set idle_w and full_w (watts) beside it in config.yaml."
         )
     if not 0 < idle_w < full_w:
-        raise MeterUnavailable(
-            f"idle_w = {idle_w} and full_w = {full_w} cannot be: set 0 < idle_w < full_w (watts)."
-        )
+        raise MeterUnavailable(f"idle_w = {idle_w} and full_w = {full_w} cannot be: set 0 < idle_w < full_w (watts).")
     scope = settings.get("scope", "process")
     if scope not in SCOPES:
         raise MeterUnavailable(f"the estimate's scope {scope!r} is unknown: choose {' or '.join(SCOPES)}.")

@@ -108,9 +108,7 @@ def _find_device(nvml, wanted):
     if wanted is None and len(handles) == 1:
         return handles[0]
     if wanted is None:
-        raise MeterUnavailable(
-            f"there are {len(handles)} GPUs: set CUDA_VISIBLE_DEVICES to the one to measure."
-        )
+        raise MeterUnavailable(f"there are {len(handles)} GPUs: set CUDA_VISIBLE_DEVICES to the one to measure.")
     first = wanted.split(",")[0].strip()
     if first.startswith("MIG"):
         raise MeterUnavailable("a MIG slice has no power reading: use a whole GPU.")
@@ -118,9 +116,7 @@ def _find_device(nvml, wanted):
         return handles[int(first)]
     matching = [handle for handle in handles if first and nvml.nvmlDeviceGetUUID(handle).startswith(first)]
     if len(matching) != 1:
-        raise MeterUnavailable(
-            f"no GPU is allocated: {wanted!r} names none of the {len(handles)} that NVML sees."
-        )
+        raise MeterUnavailable(f"no GPU is allocated: {wanted!r} names none of the {len(handles)} that NVML sees.")
     return matching[0]
 
 

@@ -14,12 +14,8 @@ class Trace:
 
     timestamps_s: np.ndarray  # [n] seconds of time.perf_counter, the middle of each reading
     watts: np.ndarray  # [n] each holds until the next sample; NaN where the reading failed
-    counter_j: (
-        np.ndarray | None
-    )  # [n] the energy counter's readings, NaN where one failed; None without a counter
-    energy_j: (
-        float | None
-    )  # counter at the end minus at the start; without a counter, the integral of the watts
+    counter_j: np.ndarray | None  # [n] the energy counter's readings, NaN where one failed; None without a counter
+    energy_j: float | None  # counter at the end minus at the start; without a counter, the integral of the watts
     source: str  # what was read, field and scope or files
     n_missed: int  # readings that failed or came an interval or more too late
     n_zero: int  # power readings of exactly 0 W

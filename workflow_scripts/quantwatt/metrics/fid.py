@@ -51,8 +51,6 @@ def score(samples, compared, resamples=None, seed=0):
             return Score(*bootstrap_statistic(distance, n, resamples, seed), resamples)
         value = float(distance(np.arange(n)))
     except ValueError as error:  # "Imaginary component"
-        raise Undefined(
-            f"the covariance of {n} images in {dims} dimensions is singular ({error})."
-        ) from error
+        raise Undefined(f"the covariance of {n} images in {dims} dimensions is singular ({error}).") from error
     reason = f"no interval: each resample takes a matrix square root in {dims} dimensions; set 'resamples'."
     return Score(value, math.nan, math.nan, 0, reason)

@@ -14,7 +14,7 @@ PACKAGE = "clean-fid"
 
 RESAMPLES = 1000
 SUBSETS, SUBSET_SIZE = 100, 1000  # clean-fid's own
-MAX_IMAGES = 10_000  # of an interval: it holds the kernel of all pairs of generated images
+MIN_IMAGES, MAX_IMAGES = 20, 10_000  # on each side, for an interval; it holds the kernel of all pairs
 
 
 def score(samples, compared, resamples=None, seed=0):
@@ -23,10 +23,9 @@ def score(samples, compared, resamples=None, seed=0):
     The value is clean-fid's: the mean over random subsets, whose expectation is the estimate on both whole
     samples. (It draws from numpy's global generator, which is seeded here and put back.) The spread over
     those subsets is not an interval: they overlap, and with fewer images than a subset holds they are all
-    the same. The interval is therefore a bootstrap of the generated images, with the reference held fixed as
-    in `fid`. Pairs of a drawn image with its own copy are left out, as the estimate leaves out an image with
-    itself, so that each draw is unbiased too. Near zero the interval is too wide rather than too narrow, and
-    the value may lie below zero.
+    the same. The interval is therefore a bootstrap of the generated and of the reference images. Pairs of a
+    drawn image with its own copy are left out, as the estimate leaves out an image with itself. Near zero the
+    interval is too wide rather than too narrow, and the value may lie below zero.
 
     Args:
         samples: [n, d] features of generated images.
@@ -39,32 +38,42 @@ def score(samples, compared, resamples=None, seed=0):
     if min(n, m) < 2:
         raise Undefined(f"KID needs at least two images on both sides, not {n} and {m}.")
     value = _clean_fid(samples, compared, seed)
-    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
     resamples = RESAMPLES if resamples is None else resamples
-    if n > MAX_IMAGES or not resamples:
-        reason = (
-            f"no interval: more than {MAX_IMAGES} images" if n > MAX_IMAGES else "no interval: 0 resamples"
-        )
-        return Score(value, math.nan, math.nan, 0, f"{reason}.")
+    if not (MIN_IMAGES <= min(n, m) and max(n, m) <= MAX_IMAGES and resamples):
+        needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"
+        reason = f"no interval: it takes {needed}, not {resamples}, {n} and {m}."
+        return Score(value, math.nan, math.nan, 0, reason)
 
-    within = _kernel(samples, samples)  # [n, n]
-    np.fill_diagonal(within, 0)
-    across = (
-        sum(_kernel(samples, part).sum(axis=1) for part in np.array_split(compared, -(-m // 1000))) / m
-    )  # [n]
+    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
+    rng = np.random.default_rng([seed, 1])
+    draws = rng.multinomial(m, np.full(m, 1 / m), size=resamples)
+    reference = np.concatenate([np.ones((1, m)), draws])  # [1 + resamples, m]: the sample, then each resample
+    within_reference = _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
+    across = _kernel(samples, compared) @ reference.T / m  # [n, 1 + resamples]
+    of_reference = iter(zip(within_reference, across.T, strict=True))
+    within = _without_diagonal(_kernel(samples, samples))
 
-    def distance(index):  # without the reference's own term, which no draw changes
+    def distance(index):
         counts = np.bincount(index, minlength=n).astype(np.float64)
-        pairs = n * n - counts @ counts
-        return counts @ within @ counts / pairs - 2 * (counts @ across) / n
+        within_reference, across = next(of_reference)
+        return _mean_of_pairs(counts @ within, counts) + within_reference - 2 * (counts @ across) / n
 
     whole, low, high = bootstrap_statistic(distance, n, resamples, seed)
     return Score(value, value + low - whole, value + high - whole, resamples)
 
 
+def _mean_of_pairs(weighted, counts):  # weighted: counts @ kernel; the mean over pairs of different images
+    return (weighted * counts).sum(axis=-1) / (counts.sum(axis=-1) ** 2 - (counts**2).sum(axis=-1))
+
+
+def _without_diagonal(kernel):
+    np.fill_diagonal(kernel, 0)
+    return kernel
+
+
 def _kernel(x, y):  # [n, d], [m, d] -> [n, m]
     base = x @ y.T / x.shape[1] + 1
-    return base * base * base  # numpy's float64 power is 20 times slower
+    return base * base * base  # numpy's power of float64 is far slower
 
 
 def _clean_fid(samples, compared, seed):

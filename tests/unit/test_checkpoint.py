@@ -1,0 +1,164 @@
+"""Quantize the embedded model, save it, load it in the format's own compute, and break the files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from quantwatt import calibration, checkpoint, experiment, kernels, manifest, sequential
+from quantwatt.allocation import allocate
+from quantwatt.families import load_family
+
+ROOT = Path(__file__).parents[2]
+METHODS = experiment.load_experiment("embedded")["methods"]
+MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
+LOCATION = str(ROOT / MODEL["path"])
+SAMPLING = {"steps": 2, "guidance": 2.0, "height": 64, "width": 64}
+PROMPTS = ["a large red circle on a white background", "a small blue square on a black background"]
+
+
+@pytest.fixture(scope="module")
+def family():
+    return load_family("sd3")
+
+
+@pytest.fixture(scope="module")
+def layers(family):
+    denoiser = family.meta_denoiser(LOCATION)
+    return {
+        name: {"in_features": (layer := denoiser.get_submodule(name)).in_features, "out_features": layer.out_features}
+        for name in family.quantizable(denoiser)
+    }
+
+
+@pytest.fixture(scope="module")
+def samples(family):
+    pipeline = family.load(MODEL, LOCATION)
+    settings = {**SAMPLING, "batch_size": 2, "timesteps": 2, "timesteps_per_prompt": 1, "seed": 7}
+    return calibration.record(family, pipeline, PROMPTS * 2, settings)
+
+
+def quantize(method, family, layers, samples=None):
+    denoiser = family.load_denoiser(MODEL, LOCATION)
+    allocation = allocate(layers, METHODS[method], method)
+    return denoiser, *sequential.quantize(denoiser, family, allocation, METHODS[method]["solver"], samples)
+
+
+def save(folder, denoiser, quantized, reports):
+    details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": LOCATION}
+    checkpoint.save(folder, denoiser, quantized, reports, details)
+    return folder / "manifest.json"
+
+
+@pytest.fixture(scope="module")
+def nf4(tmp_path_factory, family, layers):
+    return save(tmp_path_factory.mktemp("nf4"), *quantize("nf4", family, layers))
+
+
+def test_calibration_covers_both_branches_and_rotates_timesteps(samples):
+    tensors, rows = samples
+    assert len(rows) == 4 * 2 == len(tensors["hidden_states"])  # four prompts, one stratum each, two branches
+    assert {row["branch"] for row in rows} == {0, 1}
+    assert [row["step"] for row in rows if row["branch"] == 0] == [0, 1, 0, 1]
+    first = [i for i, row in enumerate(rows) if row["prompt"] == 0]
+    texts = tensors["encoder_hidden_states"][first]
+    assert torch.equal(tensors["hidden_states"][first[0]], tensors["hidden_states"][first[1]])
+    assert not torch.equal(texts[0], texts[1])  # the unconditional branch has another text
+
+
+def test_strata_are_middles_and_rotate():
+    assert calibration.strata(20, 10) == list(range(1, 20, 2))
+    assert calibration.strata(4, 10) == [0, 1, 2, 3]
+    chosen = calibration.strata(20, 10)
+    assert [calibration.strata_of_prompt(i, chosen, 2) for i in (0, 1, 5)] == [[1, 11], [3, 13], [1, 11]]
+
+
+def test_sequential_gptq_beats_rounding_on_the_denoisers_output(family, layers, samples):
+    tensors, _ = samples
+    reference = family.load_denoiser(MODEL, LOCATION)
+    errors = {}
+    for method in ("gptq-w3a16", "rtn-w3a16"):
+        denoiser, _, reports = quantize(method, family, layers, tensors)
+        with torch.no_grad():
+            truth, found = (model(**tensors, return_dict=False)[0].float() for model in (reference, denoiser))
+        errors[method] = ((found - truth).norm() / truth.norm()).item()
+        assert set(reports) == set(layers)
+    assert errors["gptq-w3a16"] < 0.8 * errors["rtn-w3a16"]
+
+
+def test_layers_fed_by_one_tensor_share_statistics(family, layers, samples):
+    denoiser = family.load_denoiser(MODEL, LOCATION)
+    block = denoiser.get_submodule("transformer_blocks.0")
+    names = [name for name in layers if name.startswith("transformer_blocks.0.")]
+    inputs = sequential._first_block_inputs(denoiser, family, samples[0])
+    from quantwatt.solvers import gptq
+
+    with torch.no_grad():
+        found = sequential._observe(denoiser, block, names, inputs, gptq)
+    prefix = "transformer_blocks.0.attn."
+    assert found[prefix + "to_q"] is found[prefix + "to_k"] is found[prefix + "to_v"]
+    assert found[prefix + "add_q_proj"] is not found[prefix + "to_q"]
+    assert found[prefix + "to_q"].tokens == 8 * 64  # samples times image tokens, counted once
+
+
+def test_checkpoint_has_the_formats_size(nf4, layers):
+    details = manifest.read_json(nf4)
+    quantized = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
+    rest = details["size_bytes"] - quantized * 4.5 / 8  # 4 bits and a float32 scale per 64
+    whole = (Path(LOCATION) / "transformer/diffusion_pytorch_model.safetensors").stat().st_size
+    assert 0 < rest < whole - 2 * quantized + 100_000  # what is not quantized, and the header
+
+
+@pytest.mark.parametrize("method", ["rtn-w8a8", "nf4"])
+def test_real_compute_agrees_with_the_simulation(tmp_path, monkeypatch, family, layers, method):
+    path = save(tmp_path, *quantize(method, family, layers))
+    real = checkpoint.load_pipeline(path)
+    assert real.compute == "real" and real.kernel
+    linear = dict(real.pipeline.transformer.named_modules())["transformer_blocks.0.attn.to_q"]
+    assert not isinstance(linear, torch.nn.Linear)
+    assert not [p for p in linear.parameters() if p.is_floating_point() and p.numel() > 1000]  # no float weight left
+    monkeypatch.setattr(kernels, "KERNELS", ())
+    simulated = checkpoint.load_pipeline(path)
+    assert simulated.compute == "simulated" and "no kernel" in simulated.reason
+    first, second = (p.generate(PROMPTS, [0, 1], SAMPLING).astype(float) for p in (real, simulated))
+    assert np.abs(first - second).mean() < 2  # of 255: bf16 rounding in another order
+    assert np.abs(first - second).max() > 0 or method == "nf4"
+
+
+def test_fresh_process_gives_the_same_bits_in_three_lines(nf4, tmp_path):
+    out = tmp_path / "images.npy"
+    code = (
+        "from quantwatt import load_pipeline\n"
+        f"pipeline = load_pipeline({str(nf4.parent)!r})\n"
+        f"images = pipeline.generate({PROMPTS!r}, seeds=[0, 1], steps=2, guidance=2.0)\n"
+        f"import numpy; numpy.save({str(out)!r}, images)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "workflow_scripts", capture_output=True)
+    here = checkpoint.load_pipeline(nf4).generate(PROMPTS, [0, 1], SAMPLING)
+    assert np.array_equal(np.load(out), here)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing"])
+def test_damaged_checkpoint_is_refused(nf4, tmp_path, damage):
+    (tmp_path / "manifest.json").write_bytes(nf4.read_bytes())
+    content = bytearray((nf4.parent / checkpoint.WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1 if damage == "flip" else 0
+    if damage != "missing":
+        (tmp_path / checkpoint.WEIGHTS).write_bytes(content[:-100] if damage == "truncate" else content)
+    words = {"flip": "corrupted", "truncate": "truncated", "missing": "missing"}
+    with pytest.raises(manifest.DataError, match=words[damage]) as caught:
+        checkpoint.load_pipeline(tmp_path)
+    assert "delete" in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_allocation_excludes_by_pattern_and_refuses_one_that_matches_nothing(layers):
+    method = {**METHODS["nf4"], "allocation": {"name": "uniform", "exclude": ["*.norm1.linear"]}}
+    chosen = allocate(layers, method, "nf4")
+    assert 0 < len(chosen) < len(layers) and not [name for name in chosen if name.endswith("norm1.linear")]
+    method["allocation"]["exclude"] = ["*.norm9"]
+    with pytest.raises(manifest.DataError, match=r"methods\.nf4\.allocation\.exclude.*norm9"):
+        allocate(layers, method, "nf4")
+    assert allocate(layers, METHODS["bf16"], "bf16") == {}

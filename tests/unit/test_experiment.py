@@ -1,0 +1,127 @@
+"""Configuration: complete entries, and one clear sentence for every mistake."""
+
+import copy
+
+import pytest
+import yaml
+
+from quantwatt import experiment
+
+ROOT = experiment.ROOT
+EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
+
+
+@pytest.fixture
+def raw():
+    return yaml.safe_load((experiment.EXPERIMENTS / "embedded.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_valid(name):
+    loaded = experiment.load_experiment(name)
+    assert len(loaded["cells"]) == len(loaded["models"]) * len(loaded["methods"]) * len(loaded["samplings"])
+
+
+def test_shipped_config_shows_every_key_with_its_default():
+    shipped = experiment.read_yaml(ROOT / "config.yaml", "config.yaml")
+    assert experiment.load_config({}) == experiment.load_config(shipped) == shipped
+
+
+def test_defaults_are_filled_in_and_the_input_is_untouched(raw):
+    before = copy.deepcopy(raw)
+    loaded = experiment.check_experiment(raw, "x.yaml")
+    assert raw == before
+    assert loaded["methods"]["gptq-w4a8"]["solver"]["damping"] == 0.01
+    assert loaded["methods"]["bf16"]["weights"] is None
+    assert loaded["samplings"]["steps-20"]["negative_prompt"] == ""
+
+
+def change(raw, path, value):
+    *parents, last = path.split(".")
+    for key in parents:
+        raw = raw[key]
+    if value is None:
+        del raw[last]
+    else:
+        raw[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("methodz", {}, ["unknown key 'methodz'", "'methods'"]),
+        ("methods.rtn-w4a16.weights.bitz", 4, ["methods.rtn-w4a16.weights", "'bitz'", "did you mean 'bits'"]),
+        ("methods.rtn-w4a16.solver.name", "gtpq", ["methods.rtn-w4a16.solver.name", "'gtpq'", "did you mean 'gptq'"]),
+        ("methods.gptq-w4a8.solver.dampening", 0.1, ["methods.gptq-w4a8.solver", "did you mean 'damping'"]),
+        ("methods.rtn-w4a16.weights.bits", "four", ["methods.rtn-w4a16.weights.bits", "'four'"]),
+        ("methods.rtn-w4a16.weights.bits", 5, ["methods.rtn-w4a16.weights.bits", "5 is none of 2, 3, 4, 8"]),
+        ("methods.rtn-w4a16.weights.format", "int", ["methods.rtn-w4a16.weights.format", "integer"]),
+        ("methods.rtn-w4a16.weights.granularity", "group", ["rtn-w4a16.weights.group_size", "missing"]),
+        ("methods.rtn-w4a16.weights.group_size", 64, ["rtn-w4a16.weights.group_size", "granularity 'group'"]),
+        ("methods.bf16", {"solver": {"name": "rtn"}}, ["methods.bf16.solver", "nothing to quantize"]),
+        ("methods.rtn-w8a8.activations.bits", 16, ["methods.rtn-w8a8.activations.bits", "16"]),
+        ("baseline", "fp16", ["baseline", "'fp16'", "'bf16'"]),
+        ("baseline", "nf4", ["baseline", "is quantized"]),
+        ("samplings.steps-20.steps", "many", ["samplings.steps-20.steps", "integer", "'many'"]),
+        ("samplings.steps-20.steps", 0, ["samplings.steps-20.steps", "0"]),
+        ("samplings.steps-20.images", 600, ["samplings.steps-20.images", "600", "has 512"]),
+        (
+            "samplings.steps-20.prompts",
+            "resources/prompts/shape-test.txt",
+            ["prompts", "does not exist", "shapes-test.txt"],
+        ),
+        ("models.tiny-sd3.path", "resources/models/tiny-sd", ["models.tiny-sd3.path", "resources/models/tiny-sd3"]),
+        ("models.tiny-sd3.family", "sd4", ["models.tiny-sd3.family", "did you mean 'sd3'"]),
+        ("models.tiny-sd3.hub", "a/b", ["models.tiny-sd3"]),
+        ("metrics.fidd", {}, ["metrics", "'fidd'", "did you mean 'fid'"]),
+        ("metrics.fid", {"resample": 3}, ["metrics.fid", "'resample'", "'resamples'"]),
+        ("calibration", None, ["calibration", "missing", "gptq-w4a8"]),
+        ("reference", None, ["reference", "missing", "fid"]),
+        ("models", None, ["'models' is missing"]),
+    ],
+)
+def test_a_mistake_is_refused_by_file_entry_and_key(raw, path, value, words):
+    change(raw, path, value)
+    with pytest.raises(experiment.ConfigurationError) as caught:
+        experiment.check_experiment(raw, "resources/experiments/mine.yaml")
+    sentence = str(caught.value)
+    assert sentence.startswith("resources/experiments/mine.yaml: ") and "\n" not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_unknown_experiment_and_unknown_config_key():
+    with pytest.raises(experiment.ConfigurationError, match="'embeded'.*did you mean 'embedded'"):
+        experiment.load_experiment("embeded")
+    with pytest.raises(experiment.ConfigurationError, match="config.yaml: unknown key 'experimnt'.*'experiment'"):
+        experiment.load_config({"experimnt": "embedded"})
+    with pytest.raises(experiment.ConfigurationError, match="config.yaml: measuring.blocks: expected integer"):
+        experiment.load_config({"measuring": {"blocks": "eight"}})
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("methods:\n  nf4: {}\n  nf4: {}\n")
+    with pytest.raises(experiment.ConfigurationError, match="twice.yaml: line 3: the key 'nf4' stands twice"):
+        experiment.read_yaml(path, "twice.yaml")
+    path.write_text("methods: [1, 2\n")
+    with pytest.raises(experiment.ConfigurationError, match="twice.yaml: line 2"):
+        experiment.read_yaml(path, "twice.yaml")
+
+
+def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(experiment, "WHOLE_FILE_BYTES", 100)
+    monkeypatch.setattr(experiment, "EDGE_BYTES", 10)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/small").write_bytes(b"a" * 50)
+    (tmp_path / "m/large").write_bytes(b"b" * 500)
+    model = {"path": "m"}
+    first = experiment.fingerprint(model)
+    (tmp_path / "m/small").touch()
+    assert experiment.fingerprint(model) == first
+    (tmp_path / "m/small").write_bytes(b"a" * 49 + b"c")
+    second = experiment.fingerprint(model)
+    (tmp_path / "m/large").write_bytes(b"b" * 499 + b"c")
+    assert len({first, second, experiment.fingerprint(model)}) == 3
+    assert experiment.fingerprint({"hub": "a/b", "revision": "0" * 40}) == "0" * 40
