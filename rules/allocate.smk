@@ -1,5 +1,4 @@
 rule allocate:
-    """Say which layer gets which format."""
     input:
         code=code("allocate.py", allocation),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
@@ -13,7 +12,9 @@ rule allocate:
         "../envs/base.yaml"
     threads: 1
     params:
-        method=settings("methods"),
+        method=settings("methods", "weights", "activations", "allocation"),
+    message:
+        "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:
         "python workflow_scripts/allocate.py --model {input.model} --method-name {wildcards.method}"
         " --method {params.method:q} --output {output} > {log} 2>&1"

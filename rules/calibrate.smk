@@ -1,5 +1,4 @@
 rule calibrate:
-    """Record denoiser inputs of the float trajectory."""
     input:
         code=code("calibrate.py", family),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
@@ -20,6 +19,8 @@ rule calibrate:
     params:
         settings=canonical_json(EXPERIMENT["calibration"]),
         device=DEVICE,
+    message:
+        "Calibrate {wildcards.model}"
     shell:
         "python workflow_scripts/calibrate.py --model {input.model} --calibration {params.settings:q}"
         " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"

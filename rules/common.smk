@@ -27,6 +27,10 @@ CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | {"meter": METER})
+# What the cost of quantizing depends on: the meter alone, so that longer blocks do not quantize anew.
+METERING = canonical_json(
+    {"meter": METER} | {key: CONFIG["measuring"][key] for key in ("interval_ms", "idle_w", "full_w")}
+)
 
 
 wildcard_constraints:
@@ -46,9 +50,14 @@ def entry(kind, name):
         raise WorkflowError(str(error))
 
 
-def settings(kind):
-    """A parameter function: the entry that the wildcard names, as one canonical string."""
-    return lambda wildcards: canonical_json(entry(kind, wildcards[kind.removesuffix("s")]))
+def settings(kind, *keys):
+    """A parameter function: the entry that the wildcard names, or some of its keys, as one canonical string."""
+
+    def slice_of(wildcards):
+        chosen = entry(kind, wildcards[kind.removesuffix("s")])
+        return canonical_json({key: chosen[key] for key in keys} if keys else chosen)
+
+    return slice_of
 
 
 def code(script, *plugins):

@@ -1,5 +1,4 @@
 rule generate:
-    """Generate a cell's images."""
     input:
         code=code("generate.py", family, formats),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
@@ -19,6 +18,8 @@ rule generate:
     params:
         sampling=settings("samplings"),
         device=DEVICE,
+    message:
+        "Generate images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
         " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"

@@ -1,5 +1,4 @@
 rule measure:
-    """Measure latency, energy and memory of a cell; the whole machine is this job's alone."""
     input:
         code=code("measure.py", family, formats, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
@@ -21,6 +20,8 @@ rule measure:
         sampling=settings("samplings"),
         measuring=MEASURING,
         device=DEVICE,
+    message:
+        "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         "python workflow_scripts/measure.py --checkpoint {input.checkpoint} --sampling {params.sampling:q}"
         " --measuring {params.measuring:q} --device {params.device} --threads {threads}"

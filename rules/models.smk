@@ -1,5 +1,4 @@
 rule model:
-    """Make a model available and describe it."""
     input:
         code=code("fetch_model.py", family),
     output:
@@ -16,6 +15,8 @@ rule model:
     params:
         settings=settings("models"),
         fingerprint=lambda wildcards: configuration.fingerprint(entry("models", wildcards.model)),
+    message:
+        "Describe model {wildcards.model}"
     shell:
         "python workflow_scripts/fetch_model.py --model {wildcards.model} --settings {params.settings:q}"
         " --output {output.manifest} > {log} 2>&1"

@@ -1,5 +1,4 @@
 rule quantize:
-    """Quantize one model with one method."""
     input:
         code=code("quantize.py", family, formats, solver, meter),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
@@ -18,9 +17,11 @@ rule quantize:
         mem_mb=CONFIG["memory_mb"]["quantize"],
     params:
         method=settings("methods"),
-        measuring=MEASURING,
+        metering=METERING,
         calibration=lambda wildcards: " ".join(f"--calibration {path}" for path in calibration_data(wildcards)),
+    message:
+        "Quantize {wildcards.model}, {wildcards.method}"
     shell:
         "python workflow_scripts/quantize.py --model {input.model} --allocation {input.allocation} {params.calibration}"
-        " --method-name {wildcards.method} --method {params.method:q} --measuring {params.measuring:q}"
+        " --method-name {wildcards.method} --method {params.method:q} --metering {params.metering:q}"
         " --threads {threads} --output {output.manifest} > {log} 2>&1"

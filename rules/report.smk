@@ -1,5 +1,4 @@
 rule tables:
-    """One row per cell, and one per layer."""
     input:
         cells=CELL_FILES,
         code=code("summarize.py"),
@@ -20,6 +19,8 @@ rule tables:
         metrics=METRICS,
         baseline=EXPERIMENT["baseline"],
         results=lambda wildcards: RESULTS,
+    message:
+        "Write the tables"
     shell:
         "python workflow_scripts/summarize.py --results {params.results} --cells {params.cells:q}"
         " --metrics {params.metrics:q} --baseline {params.baseline} --summary {output.summary} --layers {output.layers}"
@@ -27,14 +28,13 @@ rule tables:
 
 
 rule figure:
-    """Draw one figure of the report."""
     input:
         data=lambda wildcards: FIGURES[wildcards.figure],
         code=code("plot.py"),
     output:
         png=report(
             f"{RESULTS}/figures/{{figure}}.png",
-            caption="../resources/report/captions/{figure}.rst",
+            caption="../resources/report/captions/figure.rst",
             category="Figures",
         ),
         svg=f"{RESULTS}/figures/{{figure}}.svg",
@@ -51,18 +51,18 @@ rule figure:
     params:
         cells=CELLS,
         results=lambda wildcards: RESULTS,
+    message:
+        "Draw {wildcards.figure}"
     shell:
         "python workflow_scripts/plot.py {wildcards.figure} --results {params.results} --cells {params.cells:q} > {log} 2>&1"
 
 
 rule report:
-    """Write the report: one page with everything inside."""
     input:
         figures=expand(f"{RESULTS}/figures/{{figure}}{{end}}", figure=FIGURES, end=[".png", ".svg", "-narrow.svg"]),
         tables=rules.tables.output,
         cells=CELL_FILES,
         template="resources/report/template.html",
-        captions=expand("resources/report/captions/{figure}.rst", figure=FIGURES),
         evaluation=EVALUATION,
         code=code("write_report.py"),
     output:
@@ -81,6 +81,8 @@ rule report:
         metrics=METRICS,
         baseline=EXPERIMENT["baseline"],
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
+    message:
+        "Write the report"
     shell:
         "python workflow_scripts/write_report.py --experiment {params.name} --results {params.results}"
         " --cells {params.cells:q} --metrics {params.metrics:q} --baseline {params.baseline} {params.evaluation}"

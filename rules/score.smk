@@ -1,5 +1,4 @@
 rule reference:
-    """Make the set of real images."""
     input:
         code=code("reference.py"),
     output:
@@ -13,13 +12,14 @@ rule reference:
     threads: 1
     params:
         settings=canonical_json(EXPERIMENT["reference"]),
+    message:
+        "Make the reference images"
     shell:
         "python workflow_scripts/reference.py --name reference --settings {params.settings:q} --output {output}"
         " > {log} 2>&1"
 
 
 rule features:
-    """Features of a cell's images, once for all metrics that read them."""
     input:
         code=code("features.py", extractor),
         images=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
@@ -38,6 +38,8 @@ rule features:
     params:
         settings=lambda wildcards: EXTRACTORS[wildcards.extractor],
         device=DEVICE,
+    message:
+        "Extract {wildcards.extractor} features: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         "python workflow_scripts/features.py --images {input.images} --extractor {wildcards.extractor}"
         " --settings {params.settings:q} --device {params.device} --output {output} > {log} 2>&1"
@@ -53,10 +55,11 @@ use rule features as reference_features with:
         f"{LOGS}/features/reference/{{extractor}}.log",
     benchmark:
         f"{BENCHMARKS}/features/reference/{{extractor}}.tsv"
+    message:
+        "Extract {wildcards.extractor} features: reference images"
 
 
 rule score:
-    """Score a cell by one metric."""
     input:
         unpack(score_inputs),
         code=code("score.py", metric),
@@ -72,6 +75,8 @@ rule score:
     params:
         settings=settings("metrics"),
         inputs=score_arguments,
+    message:
+        "Score {wildcards.metric}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         "python workflow_scripts/score.py --metric {wildcards.metric} --settings {params.settings:q} {params.inputs}"
         " --output {output} > {log} 2>&1"

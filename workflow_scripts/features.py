@@ -53,7 +53,7 @@ def main(argv=None):
         "--settings",
         required=True,
         type=json.loads,
-        help='JSON: judge, clip {"model": "local-dir:PATH" or a hub name, "pretrained": TAG, "batch": 64}; '
+        help='JSON: judge {"model": "local-dir:PATH" or a hub name, "pretrained": TAG, "batch": 64}; '
         'inception {"weights": PATH or "download", "batch": 32}',
     )
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")

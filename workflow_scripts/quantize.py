@@ -25,7 +25,7 @@ def average_bits(layers, allocation):
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
 
 
-def metered(work, measuring, device):
+def metered(work, metering, device):
     """Run `work()` under the meter; an unreadable meter leaves the energy empty, with the reason.
 
     Returns:
@@ -33,9 +33,9 @@ def metered(work, measuring, device):
     """
     from quantwatt import meters
 
-    cost = {"energy_j": None, "meter": measuring["meter"], "estimated": False, "reason": None}
+    cost = {"energy_j": None, "meter": metering["meter"], "estimated": False, "reason": None}
     try:
-        meter = meters.open_meter(measuring["meter"], measuring, device)
+        meter = meters.open_meter(metering["meter"], metering, device)
     except meters.MeterUnavailable as error:
         start = time.perf_counter()
         result = work()
@@ -57,7 +57,7 @@ def main(argv=None):
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
     parser.add_argument(
-        "--measuring", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
+        "--metering", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; weights.safetensors goes beside it")
@@ -91,7 +91,7 @@ def main(argv=None):
     denoiser = family.load_denoiser(model["settings"], model["location"])
     samples = calibration.load(args.calibration) if args.calibration else None
     (quantized, reports), cost = metered(
-        lambda: sequential.quantize(denoiser, family, allocation, args.method["solver"], samples), args.measuring, "cpu"
+        lambda: sequential.quantize(denoiser, family, allocation, args.method["solver"], samples), args.metering, "cpu"
     )
     checkpoint.save(
         Path(args.output).parent,

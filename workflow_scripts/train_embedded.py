@@ -20,13 +20,14 @@ import argparse
 import json
 import logging
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from quantwatt import torchvision_ops  # noqa: F401  (before everything that imports torchvision)
 from quantwatt import attributes, scenes
 from quantwatt.embedded import classifier, flow, judge, tokenizer, training, vae
 
@@ -37,6 +38,7 @@ STAGES = ("prompts", "flow", "judge", "attributes", "evaluate")
 PROMPTS = {"test": (512, 1, True), "calibration": (64, 2, False)}  # number, added to the seed, held out
 EVALUATION_SEED = 1000  # added to the seed
 SWEEP_BITS = (8, 6, 4, 3, 2)
+SWEEP_PROMPTS = 256
 
 
 def training_data(seed: int) -> tuple[np.ndarray, list[str]]:
@@ -77,8 +79,9 @@ def train_judge(models: Path, checkpoints: Path, seed: int, unfinished: bool) ->
     words = tokenizer.new(seed)
     checkpoint = checkpoints / "judge.pt"
     if unfinished:
-        model = judge.new(words)
-        log.info("saving the judge of step %d", training.load_average(model, checkpoint))
+        unfinished_judge = judge.new(words, seed)
+        log.info("saving the judge of step %d", training.load_average(unfinished_judge, checkpoint))
+        model = unfinished_judge.clip
     else:
         model, _ = judge.train(*training_data(seed), words, checkpoint, seed)
     judge.save(model, words, models / "judge")
@@ -131,55 +134,78 @@ def training_record(checkpoints: Path, previous: dict) -> dict:
     return record
 
 
-def evaluate(models: Path, prompts: Path, seed: int, n: int, sheets: Path | None = None) -> dict:
-    """Every figure of the saved models; `n` limits the number of prompts and of pictures for each figure."""
-    renders, captions = scenes.dataset(4 * n, seed + EVALUATION_SEED, held=True)
-    asked = (prompts / "shapes-test.txt").read_text().splitlines()[:n]
-    reader, critic = attributes.load(models / "attributes"), judge.Judge(models / "judge")
-    pipe = flow.load(models / "tiny-sd3")
+class Meter:
+    """Measures pictures with the saved classifier and judge."""
 
-    right, two = attributes.all_right(reader, renders, captions)
-    figures: dict = {
-        "attributes": {"one object": right[~two].mean(), "two objects": right[two].mean(), "all": right.mean()},
-        "judge": judge.ranking(critic, renders, captions, seed + EVALUATION_SEED),
-        "autoencoder_psnr_db": vae.reconstruction_db(pipe.vae.float(), renders[:n]),
-        "size_mb": {name: folder_mb(models / name) for name in ("tiny-sd3", "judge", "attributes")},
-    }
-    pipe.vae.to(torch.bfloat16)
-    reference_features = critic.pictures(renders).double().numpy()
-    said = critic.captions(asked)
+    def __init__(self, models: Path, renders: np.ndarray):
+        self.classifier = attributes.load(models / "attributes")
+        self.judge = judge.Judge(models / "judge")
+        self.render_features = self.judge.pictures(renders).double().numpy()
 
-    def measure(pictures: np.ndarray) -> dict:
-        right, two = attributes.all_right(reader, pictures, asked)
-        seen = critic.pictures(pictures)
+    def attributes_right(self, pictures: np.ndarray, captions: list[str]) -> dict[str, float]:
+        """The share of pictures with every attribute of their caption right."""
+        right, two = attributes.all_right(self.classifier, pictures, captions)
+        return {"one_object": right[~two].mean(), "two_objects": right[two].mean(), "all": right.mean()}
+
+    def __call__(self, pictures: np.ndarray, captions: list[str]) -> dict:
+        """Attributes, CLIP score (100 times the mean cosine) and Frechet distance to renders."""
+        seen = self.judge.pictures(pictures)
         return {
-            "one object": right[~two].mean(),
-            "two objects": right[two].mean(),
-            "clip_score": 100 * float((seen * said).sum(-1).mean()),
-            "frechet_distance": frechet_distance(seen.double().numpy(), reference_features),
+            "attributes_right": self.attributes_right(pictures, captions),
+            "clip_score": 100 * float((seen * self.judge.captions(captions)).sum(-1).mean()),
+            "frechet_distance": frechet_distance(seen.double().numpy(), self.render_features),
         }
 
-    reference = flow.sample(pipe, asked, seed)
-    figures["generated"] = {"steps": flow.STEPS, "guidance": flow.GUIDANCE} | measure(reference)
-    rows = [reference[:16]]
-    linears = [m for m in pipe.transformer.modules() if isinstance(m, torch.nn.Linear)]
+
+def sweep(
+    pipe: flow.StableDiffusion3Pipeline, captions: list[str], reference: np.ndarray, seed: int, meter: Meter
+) -> tuple[dict, list[np.ndarray]]:
+    """Rounds all linear layers of the transformer to every width of SWEEP_BITS.
+
+    Returns the figures of each, with the PSNR to the pictures `reference` of the same noise, and its pictures.
+    """
+    linears = [module for module in pipe.transformer.modules() if isinstance(module, torch.nn.Linear)]
     originals = [linear.weight.data.clone() for linear in linears]
-    figures["round_to_nearest"] = {}
+    figures, drawn = {"W16": meter(reference, captions)}, []
     for bits in SWEEP_BITS:
         for linear, weight in zip(linears, originals, strict=True):
             linear.weight.data.copy_(round_to_nearest(weight.float(), bits))
-        pictures = flow.sample(pipe, asked, seed)
-        psnr = training.psnr_db(pictures, reference).mean()
-        figures["round_to_nearest"][f"W{bits}"] = {"psnr_db": psnr} | measure(pictures)
-        rows.append(pictures[:16])
-        log.info("W%d %s", bits, figures["round_to_nearest"][f"W{bits}"])
-    if sheets is not None:
-        from PIL import Image
+        drawn.append(flow.sample(pipe, captions, seed))
+        psnr = training.psnr_db(drawn[-1], reference).mean()
+        figures[f"W{bits}"] = {"psnr_db": psnr} | meter(drawn[-1], captions)
+        log.info("W%d %s", bits, rounded(figures[f"W{bits}"]))
+    for linear, weight in zip(linears, originals, strict=True):
+        linear.weight.data.copy_(weight)
+    return figures, drawn
 
+
+def evaluate(models: Path, prompts: Path, seed: int, n: int, sheets: Path | None = None) -> dict:
+    """Every figure of the saved models, from `n` prompts at most and four renders for each."""
+    renders, captions = scenes.dataset(4 * n, seed + EVALUATION_SEED, held=True)
+    asked = (prompts / "shapes-test.txt").read_text().splitlines()[:n]
+    meter, pipe = Meter(models, renders), flow.load(models / "tiny-sd3")
+    figures = {
+        "size_mb": {name: folder_mb(models / name) for name in ("tiny-sd3", "judge", "attributes")},
+        "autoencoder_psnr_db": vae.reconstruction_db(pipe.vae, renders[:n]),
+        "classifier_right_on_renders": meter.attributes_right(renders, captions),
+        "judge_ranks_right_caption_first": judge.ranking(meter.judge, renders, captions, seed + EVALUATION_SEED),
+        "clip_score_of_renders": meter(renders, captions)["clip_score"],
+    }
+    log.info("%s", rounded(figures))
+    sampling = {"steps": flow.STEPS, "guidance": flow.GUIDANCE, "max_sequence_length": flow.T5_TOKENS}
+    began = time.perf_counter()
+    pictures = flow.sample(pipe, asked, seed)
+    speed = len(asked) / (time.perf_counter() - began)
+    figures["generated"] = {"sampling": sampling, "pictures_per_s": speed} | meter(pictures, asked)
+    log.info("%s", rounded(figures["generated"]))
+    few = min(n, SWEEP_PROMPTS)
+    figures["round_to_nearest"], drawn = sweep(pipe, asked[:few], pictures[:few], seed, meter)
+    if sheets is not None:
         sheets.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scenes.contact_sheet(reference[:64], 16)).save(sheets / "generated.png")
-        Image.fromarray(scenes.contact_sheet(np.concatenate(rows), 16)).save(sheets / "round-to-nearest.png")
-        (sheets / "prompts.txt").write_text("\n".join(asked[:64]) + "\n")
+        rows = np.concatenate([part[:16] for part in (pictures, *drawn)])
+        Image.fromarray(scenes.contact_sheet(pictures[:96], 16)).save(sheets / "generated.png")
+        Image.fromarray(scenes.contact_sheet(rows, 16)).save(sheets / "round-to-nearest.png")
+        (sheets / "prompts.txt").write_text("\n".join(asked[:96]) + "\n")
     return figures
 
 

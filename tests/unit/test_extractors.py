@@ -79,7 +79,7 @@ def run(manifest, name, settings, output):
     return feature_files.read_features(output)
 
 
-@pytest.mark.parametrize("name", ["clip", "judge"])
+@pytest.mark.parametrize("name", ["judge"])
 def test_clip_features_are_open_clips_own(image_set, clip_folder, tmp_path, name):
     manifest, found = image_set
     settings = {"model": f"local-dir:{clip_folder}", "batch": 2}
@@ -121,9 +121,9 @@ def test_inception_features_are_clean_fids(image_set, inception_file, tmp_path):
 
 def test_missing_and_broken_weights_are_one_sentence(clip_folder, inception_file, tmp_path, monkeypatch):
     for name, settings, message in [
-        ("clip", {"model": f"local-dir:{tmp_path}/nowhere"}, "does not exist"),
-        ("clip", {"model": "ViT-B-32", "pretrained": "openia"}, "its weights are: openai"),
-        ("clip", {"model": "ViT-B-33"}, "the model is unknown"),
+        ("judge", {"model": f"local-dir:{tmp_path}/nowhere"}, "does not exist"),
+        ("judge", {"model": "ViT-B-32", "pretrained": "openia"}, "its weights are: openai"),
+        ("judge", {"model": "ViT-B-33"}, "the model is unknown"),
         ("inception", {"weights": f"{tmp_path}/nowhere.pt"}, "no such file of Inception weights"),
     ]:
         with pytest.raises(DataError, match=message):
@@ -135,7 +135,7 @@ def test_missing_and_broken_weights_are_one_sentence(clip_folder, inception_file
     for file in clip_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None])
     with pytest.raises(DataError, match="open_clip model local-dir:.*cannot be loaded") as caught:
-        registry.load("extractors", "clip").load({"model": f"local-dir:{tmp_path}"}, "cpu")
+        registry.load("extractors", "judge").load({"model": f"local-dir:{tmp_path}"}, "cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_a_cell_without_images_has_features_without_tensors(image_set, clip_fold
 def test_features_without_prompts_have_no_text(image_set, clip_folder, tmp_path):
     images.write_images(tmp_path / "set", [(image_set[1], [None] * 3, [None] * 3)], {"reference": "coco"})
     settings = {"model": f"local-dir:{clip_folder}"}
-    fields, tensors = run(tmp_path / "set" / "manifest.json", "clip", settings, tmp_path / "clip.json")
+    fields, tensors = run(tmp_path / "set" / "manifest.json", "judge", settings, tmp_path / "clip.json")
     assert set(tensors) == {"image"} and fields["reference"] == "coco"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from quantwatt import manifest
@@ -49,8 +49,7 @@ def record(family, pipeline, prompts, calibration):
 def save(folder, samples, rows, details):
     """Write samples.safetensors and, last, manifest.json."""
     folder = Path(folder)
-    with manifest.atomic_path(folder / "samples.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in samples.items()}, temporary)
+    manifest.write_tensors(folder / "samples.safetensors", samples)
     files = manifest.describe_files(folder, ["samples.safetensors"])
     manifest.write_json(folder / "manifest.json", {**details, "n_samples": len(rows), "samples": rows, "files": files})
 

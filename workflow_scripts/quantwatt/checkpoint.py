@@ -24,8 +24,6 @@ def save(folder, denoiser, quantized, reports, details):
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    from safetensors.torch import save_file
-
     from quantwatt.formats import load_format
 
     folder = Path(folder)
@@ -35,8 +33,7 @@ def save(folder, denoiser, quantized, reports, details):
     for name, weight in quantized.items():
         for part, tensor in weight.state(load_format(reports[name]["weights"])).items():
             state[f"{name}.{part}"] = tensor
-    with manifest.atomic_path(folder / WEIGHTS) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+    manifest.write_tensors(folder / WEIGHTS, state)
     files = manifest.describe_files(folder, [WEIGHTS])
     manifest.write_json(
         folder / "manifest.json",
@@ -99,7 +96,7 @@ def _load_denoiser(family, path, details, device, simulate):
             denoiser.set_submodule(name, built)
         rest = {name: file.get_tensor(name) for name in names}
     missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
-    missing = [name for name in missing if not name.rpartition(".")[0] in details["layers"]]
+    missing = [name for name in missing if name.rpartition(".")[0] not in details["layers"]]
     if missing or unexpected:
         raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {(missing + unexpected)[0]}).")
     return denoiser.eval()

@@ -8,7 +8,7 @@ from quantwatt.manifest import DataError
 
 
 def run(main):
-    """Call `main()`; print a DataError as one sentence and exit 1. Other exceptions are bugs and keep their traceback."""
+    """Call `main()`; a DataError is printed as one sentence, exit code 1, and any other exception is a bug."""
     try:
         sys.exit(main())
     except DataError as error:

@@ -61,7 +61,7 @@ def compute_of(layers, device):
     """Whether a checkpoint computes in its formats on a device.
 
     Args:
-        layers: {name: {"weights", "activations", "in_features"}} of a checkpoint manifest; empty for the 16-bit baseline.
+        layers: {name: {"weights", "activations", "in_features"}} of a checkpoint manifest; empty for the baseline.
     Returns:
         ("real" | "simulated", names of the kernels or None, why it is simulated or None).
     """

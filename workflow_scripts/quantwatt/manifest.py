@@ -56,6 +56,22 @@ def write_json(path, value):
         temporary.write_text(text)
 
 
+def write_tensors(path, tensors):
+    """Write `{name: torch tensor}` as safetensors, whole or not at all.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:  # its name for a failed write
+            raise OSError(str(error)) from error
+
+
 def read_json(path):
     """Parse a JSON file.
 

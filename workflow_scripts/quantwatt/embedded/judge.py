@@ -7,14 +7,15 @@ import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
-from quantwatt import scenes
+from quantwatt import attributes, scenes
 from quantwatt.embedded import tokenizer as captions_tokenizer
 from quantwatt.embedded import training
 
-RECIPE = training.Recipe(steps=4000, batch=64, learning_rate=1.5e-3, muon=True, warmup=200, decay=0.6, average=0.997)
+RECIPE = training.Recipe(steps=2000, batch=64, learning_rate=1.5e-3, muon=True, warmup=200, decay=0.5, average=0.997)
 EMBEDDING = 64
 PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 
@@ -42,10 +43,32 @@ def configuration(tokenizer: CLIPTokenizer) -> dict:
     }
 
 
-def new(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+class JudgeInTraining(nn.Module):
+    """The judge, and one linear reading for every attribute that pictures and captions share.
+
+    Ranking alone leaves the judge blind to who is left of whom for very long: neither encoder gains from
+    learning it before the other has. The common readings teach it to both; they are not kept.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        super().__init__()
+        config = configuration(tokenizer)
+        self.clip = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+        self.readings = nn.ModuleList(nn.Linear(EMBEDDING, len(o)) for o in attributes.CLASSES.values())
+
+    def reading_loss(self, embeddings: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the attributes [n, entries of CLASSES] read from embeddings of length 1."""
+        losses = [
+            functional.cross_entropy(reading(EMBEDDING**0.5 * embeddings), wanted, ignore_index=attributes.UNDEFINED)
+            for reading, wanted in zip(self.readings, classes.unbind(1), strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+
+def new(tokenizer: CLIPTokenizer, seed: int) -> JudgeInTraining:
     """An untrained judge."""
-    config = configuration(tokenizer)
-    return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    torch.manual_seed(seed)
+    return JudgeInTraining(tokenizer)
 
 
 def changed_captions(captions: list[str], seed: int) -> dict[str, list[str | None]]:
@@ -74,8 +97,9 @@ def train(
     besides the right caption against each of those wrong ones alone: chance pairs differ in so much that
     shapes and relations are never needed to tell them apart.
     """
-    torch.manual_seed(seed)
-    model = new(tokenizer)
+    in_training = new(tokenizer, seed)
+    model = in_training.clip
+    classes = torch.tensor([attributes.classes_of(scenes.parse(text)) for text in captions])
     ids = captions_tokenizer.encode(tokenizer, captions)
     wrong = changed_captions(captions, seed)
     # [n, attributes, CONTEXT]; where an attribute is missing, the right caption stands in and is masked below
@@ -96,21 +120,24 @@ def train(
             said = model.encode_text(candidates, normalize=True).float()
         logits = model.logit_scale.exp() * seen @ said.T
         same = (right[:, None] == candidates[None]).all(-1)  # equal captions are no negatives of each other
-        wanted = same / same.sum(1, keepdim=True)
-        by_picture = functional.cross_entropy(logits, wanted)
-        by_caption = functional.cross_entropy(logits[:, :n].T, wanted[:, :n] / wanted[:, :n].sum(1, keepdim=True))
-        own = logits[:, n:].unflatten(1, (n, -1))[torch.arange(n), torch.arange(n)]  # [n, attributes]
-        margin = logits.diagonal()[:, None] - own
-        changed = ~same[:, n:].unflatten(1, (n, -1))[torch.arange(n), torch.arange(n)]
+        wanted, back = same.float(), same[:, :n].float()
+        by_picture = functional.cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
+        by_caption = functional.cross_entropy(logits[:, :n].T, back / back.sum(1, keepdim=True))
+        rows = torch.arange(n)
+        margin = logits.diagonal()[:, None] - logits[:, n:].unflatten(1, (n, -1))[rows, rows]  # [n, attributes]
+        changed = ~same[:, n:].unflatten(1, (n, -1))[rows, rows]  # False where an attribute is missing
         ranking = functional.softplus(-margin)[changed].mean()
+        read = classes[chosen]
+        reading = in_training.reading_loss(seen, read) + in_training.reading_loss(said[:n], read)
+        ranked, relation = margin > 0, scenes.ATTRIBUTES.index("relation")
         return {
-            "loss": (by_picture + by_caption) / 2 + ranking,
-            "ranked": (margin > 0)[changed].float().mean(),
-            "relations": (margin > 0)[:, 3][changed[:, 3]].float().mean(),
-            "scale": model.logit_scale.exp().detach(),
+            "loss": (by_picture + by_caption) / 2 + ranking + reading,
+            "reading": reading.detach(),
+            "ranked": ranked[changed].float().mean(),
+            "relations": ranked[:, relation][changed[:, relation]].float().mean(),
         }
 
-    cpu_s = training.train("judge", model, loss_of, recipe, checkpoint, seed)
+    cpu_s = training.train("judge", in_training, loss_of, recipe, checkpoint, seed)
     return model.eval(), cpu_s
 
 
@@ -134,8 +161,7 @@ class Judge:
     @torch.no_grad()
     def pictures(self, images: np.ndarray, batch: int = 256) -> torch.Tensor:
         """Embeddings [n, EMBEDDING] of length 1 of uint8 pictures [n, 64, 64, 3]."""
-        starts = range(0, len(images), batch)
-        parts = [training.to_tensor(images[start : start + batch]) for start in starts]
+        parts = (training.to_tensor(images[start : start + batch]) for start in range(0, len(images), batch))
         return torch.cat([self.model.encode_image(part, normalize=True) for part in parts])
 
     @torch.no_grad()

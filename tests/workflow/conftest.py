@@ -1,0 +1,83 @@
+"""A copy of the project in which the smoke experiment has been run once, for all workflow tests."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Project:
+    """A copy of the working tree, with its own git repository and results."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def snakemake(self, *arguments, experiment="smoke"):
+        """Run Snakemake there as a user would; returns the finished process, its output in `stdout`.
+
+        The first argument is an option, because --config takes every plain word after it.
+        """
+        command = [sys.executable, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
+        command += ["--config", f"experiment={experiment}", *arguments]
+        return subprocess.run(command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def plan(self, *targets):
+        """Messages of the jobs that a dry run plans, the target rule left out; a set of strings."""
+        done = self.snakemake("-n", *targets)
+        assert done.returncode == 0, done.stdout
+        return set(re.findall(r"^Job \d+: (.*)$", done.stdout, flags=re.MULTILINE))
+
+    def git(self, *arguments):
+        subprocess.run(["git", *arguments], cwd=self.folder, check=True, capture_output=True)
+
+    def path(self, name):
+        return self.folder / name
+
+    def replace(self, name, old, new):
+        """Replace a text that stands in a file exactly once."""
+        text = self.path(name).read_text()
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+        self.path(name).write_text(text.replace(old, new))
+
+    def restore(self):
+        """Undo every change to tracked files."""
+        self.git("checkout", "--quiet", "--force", "main")
+        self.git("clean", "--quiet", "--force", "-d")
+
+
+def copy_of_the_tree(folder):
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    project = Project(folder)
+    project.git("init", "--quiet", "--initial-branch", "main")
+    project.git("add", "--all")
+    project.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "all")
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The project after one whole run of the smoke experiment."""
+    project = copy_of_the_tree(tmp_path_factory.mktemp("project"))
+    done = project.snakemake("--cores", "all")
+    assert done.returncode == 0, done.stdout
+    project.output = done.stdout
+    return project
+
+
+@pytest.fixture
+def project(finished):
+    """The finished project, restored after the test."""
+    yield finished
+    finished.restore()

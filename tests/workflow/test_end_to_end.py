@@ -1,0 +1,109 @@
+"""One run through every stage, and what stands on disk afterwards."""
+
+import csv
+import json
+import math
+
+import pytest
+
+METHODS = ["bf16", "rtn-w8a8", "gptq-w3a16"]
+FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid"]
+
+
+@pytest.fixture(scope="module")
+def rows(finished):
+    with finished.path("results/smoke/tables/summary.csv").open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def load(finished, name):
+    return json.loads(finished.path(f"results/smoke/{name}").read_text())
+
+
+def test_snakemake_says_which_cell_runs(finished):
+    for line in (
+        "Quantize tiny-sd3, gptq-w3a16",
+        "Generate images: tiny-sd3, rtn-w8a8, steps-4",
+        "Score fid: tiny-sd3, bf16, steps-4",
+    ):
+        assert line in finished.output
+
+
+def test_summary_has_one_row_per_cell_and_an_interval_for_every_measured_figure(rows):
+    assert list(rows) == METHODS
+    for row in rows.values():
+        assert row["status"] in ("ok", "simulated") and row["n_images"] == "16"
+        for figure in ("fid", "clip_score"):
+            assert float(row[f"{figure}_low"]) <= float(row[figure]) <= float(row[f"{figure}_high"])
+    for method in ("rtn-w8a8", "gptq-w3a16"):
+        for figure in ("psnr_db", "ssim"):
+            assert (
+                float(rows[method][f"{figure}_low"])
+                <= float(rows[method][figure])
+                <= float(rows[method][f"{figure}_high"])
+            )
+    assert rows["bf16"]["psnr_db"] == "" and rows["bf16"]["compute"] == "real"
+
+
+def test_damage_follows_the_bits(rows):
+    assert float(rows["rtn-w8a8"]["psnr_db"]) > float(rows["gptq-w3a16"]["psnr_db"]) + 5
+    assert float(rows["bf16"]["size_mb"]) > float(rows["rtn-w8a8"]["size_mb"]) > float(rows["gptq-w3a16"]["size_mb"])
+    assert 8 < float(rows["rtn-w8a8"]["weight_bits"]) < 8.5 and rows["rtn-w8a8"]["activation_bits"] in ("8", "8.0")
+
+
+def test_only_real_compute_has_a_cost(rows):
+    for method in ("bf16", "rtn-w8a8"):
+        row = rows[method]
+        assert row["compute"] == "real" and row["meter"] in ("estimate", "rapl", "nvml")
+        for figure in ("latency_s", "energy_j", "memory_mb"):
+            assert float(row[figure]) > 0
+        assert math.isclose(float(row["energy_j"]), float(row["latency_s"]) * 37, rel_tol=5)  # the estimate's order
+        assert row["energy_estimated"] == ("true" if row["meter"] == "estimate" else "false")
+    simulated = rows["gptq-w3a16"]
+    assert simulated["compute"] == simulated["status"] == "simulated" and "no kernel" in simulated["reason"]
+    for figure in ("latency_s", "energy_j", "memory_mb"):
+        assert simulated[figure] == simulated[f"{figure}_low"] == simulated[f"{figure}_high"] == ""
+
+
+def test_images_pair_up_across_methods(finished):
+    sets = [load(finished, f"images/tiny-sd3/{method}/steps-4/manifest.json") for method in METHODS]
+    prompts = finished.path("resources/prompts/shapes-test.txt").read_text().splitlines()[:16]
+    for images in sets:
+        assert [image["prompt"] for image in images["images"]] == prompts
+        assert [image["seed"] for image in images["images"]] == list(range(16))
+    assert len({images["images"][3]["sha256"] for images in sets}) == 3
+
+
+def test_every_manifest_says_where_it_comes_from(finished):
+    for name in (
+        "models/tiny-sd3/manifest.json",
+        "checkpoints/tiny-sd3/gptq-w3a16/manifest.json",
+        "images/tiny-sd3/bf16/steps-4/manifest.json",
+        "measurements/tiny-sd3/bf16/steps-4/measurement.json",
+    ):
+        provenance = load(finished, name)["provenance"]
+        assert provenance["commit"] and provenance["versions"]["torch"]
+
+
+def test_figures_tables_and_report_are_there(finished):
+    folder = finished.path("results/smoke")
+    for figure in FIGURES:
+        assert (folder / f"figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"figures/{figure}.svg").read_text()
+    page = (folder / "report.html").read_text()
+    assert "rtn-w8a8" in page and "simulated" in page and "estimated" in page
+    assert 'src="http' not in page and "@import" not in page
+
+
+def test_quantizing_reports_its_layers_and_its_cost(finished):
+    checkpoint = load(finished, "checkpoints/tiny-sd3/gptq-w3a16/manifest.json")
+    assert len(checkpoint["layers"]) > 50
+    for layer in checkpoint["layers"].values():
+        assert 0 < layer["relative_error"] < 1 and layer["damping"] >= 0.01 and layer["seconds"] > 0
+    assert checkpoint["quantize"]["seconds"] > 0 and checkpoint["quantize"]["energy_j"] > 0
+
+
+def test_snakemake_report(finished, tmp_path):
+    done = finished.snakemake("--report", str(tmp_path / "snakemake-report.html"))
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "snakemake-report.html").stat().st_size > 100_000

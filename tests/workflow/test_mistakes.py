@@ -1,0 +1,127 @@
+"""Mistakes a newcomer makes, and broken files: one clear sentence, a non-zero exit, nothing half-written."""
+
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import Project
+from test_invalidation import SUMMARY, cell
+
+EXPERIMENT = "resources/experiments/smoke.yaml"
+WEIGHTS = "results/smoke/checkpoints/tiny-sd3/rtn-w8a8/weights.safetensors"
+IMAGES = "results/smoke/images/tiny-sd3/rtn-w8a8/steps-4"
+FEATURES = "results/smoke/features/tiny-sd3/rtn-w8a8/steps-4/judge.json"
+
+
+@pytest.fixture
+def scratch(finished, tmp_path):
+    """A copy of the finished project whose results may be broken."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("bits: 3,", "bitz: 3,", f"{EXPERIMENT}: methods.gptq-w3a16.weights: unknown key 'bitz'; did you mean 'bits'."),
+        ("name: gptq", "name: gtpq", "methods.gptq-w3a16.solver.name: 'gtpq' is not known (known: gptq, rtn)"),
+        ("steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch", "steps: four\n    batch",
+         "samplings.steps-4.steps: expected integer, got 'four'."),
+        ("baseline: bf16", "baseline: fp16", "baseline: there is no method 'fp16'; did you mean 'bf16'."),
+        ("path: resources/models/tiny-sd3", "path: resources/models/tiny", "path: 'resources/models/tiny' does not exist"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_refused_before_any_job(project, old, new, sentence):
+    project.replace(EXPERIMENT, old, new)
+    done = project.snakemake("--cores", "1")
+    assert done.returncode != 0
+    assert sentence in done.stdout and "Traceback" not in done.stdout and "Job" not in done.stdout
+
+
+def test_an_unknown_experiment_names_the_nearest(project):
+    done = project.snakemake("-n", experiment="smoek")
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "config.yaml: experiment: there is no 'smoek' in resources/experiments; did you mean 'smoke'." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("scores/tiny-sd3/gptq-w3b16/steps-4/fid.json", "there is no method 'gptq-w3b16'; did you mean 'gptq-w3a16'."),
+        ("scores/tiny-sd3/bf16/steps-5/psnr.json", "there is no sampling 'steps-5'; did you mean 'steps-4'."),
+        ("scores/tiny-sd3/bf16/steps-4/fidd.json", "there is no metric 'fidd'; did you mean 'fid'."),
+        ("scores/tiny-sd/bf16/steps-4/fid.json", "there is no model 'tiny-sd'; did you mean 'tiny-sd3'."),
+    ],
+)
+def test_a_target_that_does_not_exist_names_the_nearest(project, target, sentence):
+    done = project.snakemake("-n", f"results/smoke/{target}")
+    assert done.returncode != 0 and f"WorkflowError: {EXPERIMENT}: {sentence}" in " ".join(done.stdout.split())
+
+
+def test_a_flipped_byte_in_a_checkpoint(scratch):
+    content = bytearray(scratch.path(WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1
+    scratch.path(WEIGHTS).write_bytes(content)
+    target = f"{IMAGES}/manifest.json"
+    done = scratch.snakemake("--cores", "1", "--forcerun", "generate", "--", target)
+    assert done.returncode != 0
+    assert "weights.safetensors: its sha256 differs from the manifest (corrupted?); delete" in done.stdout
+    assert "Traceback" not in done.stdout and not scratch.path(target).exists()
+    # What the sentence advises, makes it good again.
+    scratch.path(WEIGHTS).with_name("manifest.json").unlink()
+    done = scratch.snakemake("--cores", "1", "--", target)
+    assert done.returncode == 0 and scratch.path(target).exists(), done.stdout
+
+
+def test_a_truncated_image(scratch):
+    image = scratch.path(f"{IMAGES}/shard-000/00003.png")
+    image.write_bytes(image.read_bytes()[:-20])
+    done = scratch.snakemake("--cores", "1", "--forcerun", "features", "--", FEATURES)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "00003.png: " in done.stdout and "(truncated?); delete" in done.stdout
+    assert not scratch.path(FEATURES).exists()
+
+
+def limited(size):
+    """A limit on the size of written files, which fails like a full disk."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_while_a_checkpoint_is_written(scratch):
+    folder = scratch.path("results/smoke")
+    output = folder / "checkpoints/full/manifest.json"
+    entry = (
+        '{"solver": {"name": "rtn"}, "weights": {"format": "nf4", "block": 64}, "activations": null, "transforms": []}'
+    )
+    allocation = scratch.snakemake("--cores", "1", "results/smoke/allocation/tiny-sd3/rtn-w8a8.json")
+    assert allocation.returncode == 0
+    command = [
+        sys.executable, "workflow_scripts/quantize.py", "--model", folder / "models/tiny-sd3/manifest.json",
+        "--allocation", folder / "allocation/tiny-sd3/rtn-w8a8.json", "--method-name", "full", "--method", entry,
+        "--output", output,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=scratch.folder, preexec_fn=limited(1_000_000), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "weights.safetensors: cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not output.exists() and list(output.parent.iterdir()) == []
+
+
+def test_an_interrupted_run_resumes(scratch):
+    """A run that ended while one cell's images were written makes those again, and what follows, and no more."""
+    results = scratch.path("results/smoke")
+    for name in ("features", "scores", "measurements"):
+        shutil.rmtree(results / name / "tiny-sd3/rtn-w8a8")
+    for name in ("tables", "figures"):
+        shutil.rmtree(results / name)
+    (results / "report.html").unlink()
+    scratch.path(f"{IMAGES}/manifest.json").unlink()
+    for image in sorted(scratch.path(f"{IMAGES}/shard-000").iterdir())[8:]:
+        image.unlink()
+    assert scratch.plan() == cell("rtn-w8a8") | SUMMARY
+    done = scratch.snakemake("--cores", "all")
+    assert done.returncode == 0, done.stdout
+    assert len(list(scratch.path(f"{IMAGES}/shard-000").iterdir())) == 16
+    assert scratch.plan() == set()

@@ -1,0 +1,40 @@
+"""Every experiment plans, and README draws the graph that Snakemake runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "resources/experiments").glob("*.yaml"))
+
+
+def snakemake(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_dry_run(experiment, tmp_path):
+    plan = snakemake("-n", "--forceall", "--config", f"experiment={experiment}", f"results={tmp_path}")
+    assert "Write the report" in plan and "Measure " in plan
+
+
+def test_readme_draws_the_rule_graph(tmp_path):
+    drawn = snakemake("--rulegraph", "mermaid-js", "--forceall", "--config", f"results={tmp_path}")
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawn))
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", drawn)}
+    block = re.search(r"```mermaid\nflowchart LR\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[1]
+    readme = set()
+    for line in block.strip().splitlines():
+        groups = [group.split(" & ") for group in line.strip().split(" --> ")]
+        readme |= {(a, b) for left, right in zip(groups, groups[1:], strict=False) for a in left for b in right}
+    assert readme == edges - {("report", "all")}
+
+
+def test_readme_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
