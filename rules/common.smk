@@ -12,6 +12,9 @@ from quantwatt.manifest import canonical_json
 
 command.use_this_interpreter()
 
+# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py.
+shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; ")
+
 try:
     CONFIG = configuration.load_config(config)
     EXPERIMENT = configuration.load_experiment(CONFIG["experiment"])

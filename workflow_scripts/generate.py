@@ -5,18 +5,17 @@ import json
 from pathlib import Path
 
 from quantwatt import command, images, manifest
+from quantwatt.progress import progress
 
 
-def batches(pipeline, prompts, sampling):
+def batches(pipeline, prompts, sampling, description):
     """Yield (images uint8 [b, h, w, 3], prompts, seeds) batch by batch, with a progress bar."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(prompts), desc="generating", unit="image") as progress:
+    with progress(total=len(prompts), description=description, unit="image") as bar:
         for first in range(0, len(prompts), sampling["batch_size"]):
             batch = prompts[first : first + sampling["batch_size"]]
             seeds = [sampling["seed"] + first + i for i in range(len(batch))]
             yield pipeline.generate(batch, seeds, sampling), batch, seeds
-            progress.update(len(batch))
+            bar.update(len(batch))
 
 
 def main(argv=None):
@@ -49,7 +48,7 @@ def main(argv=None):
     try:
         pipeline = load_pipeline(args.checkpoint, args.device)
         fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
-        images.write_images(folder, batches(pipeline, prompts, sampling), fields)
+        images.write_images(folder, batches(pipeline, prompts, sampling, f"generating {checkpoint['method']}"), fields)
     except torch.OutOfMemoryError as error:
         images.write_no_images(folder, "oom", str(error).partition(".")[0] + ".", fields)
     except images.DegenerateImages as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from quantwatt import command, manifest, measuring
 from quantwatt.meters import MeterUnavailable, open_meter
+from quantwatt.progress import progress
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 MEMORY_BUDGET_S = 60  # fresh processes for the peak memory are repeated within this
@@ -171,9 +172,10 @@ def measure_pipeline(run, meter, settings, synchronize, clock=time.perf_counter,
             idle.extend([] if watts is None else [watts])
 
     rest("idle-before")
-    with progress_bar(settings["blocks"] * settings["block_s"] / latency["median"]) as progress:
+    total = round(settings["blocks"] * settings["block_s"] / latency["median"])
+    with progress(total=total, description="energy", unit="image") as bar:
         blocks = measuring.measure_energy(
-            run, meter, settings["block_s"], settings["blocks"], images, synchronize, progress, clock=clock
+            run, meter, settings["block_s"], settings["blocks"], images, synchronize, bar, clock=clock
         )
     traces += [(block.block, block.trace) for block in blocks]
     rest("idle-after")
@@ -330,18 +332,6 @@ def describe_device(device):
         "power_limit_w": None,
         "threads": torch.get_num_threads(),
     }
-
-
-def progress_bar(n_images):
-    from tqdm import tqdm
-
-    return tqdm(
-        total=round(n_images),
-        desc="energy",
-        unit="image",
-        mininterval=1 if sys.stderr.isatty() else 10,
-        file=sys.stderr,
-    )
 
 
 def block_row(block):

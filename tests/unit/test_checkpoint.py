@@ -162,3 +162,30 @@ def test_allocation_excludes_by_pattern_and_refuses_one_that_matches_nothing(lay
     with pytest.raises(manifest.DataError, match=r"methods\.nf4\.allocation\.exclude.*norm9"):
         allocate(layers, method, "nf4")
     assert allocate(layers, METHODS["bf16"], "bf16") == {}
+
+
+def test_dual_attention_blocks_of_stable_diffusion_35_are_walked(family):
+    """The architecture of 3.5 Medium in small: two blocks with a second attention, and a last one without text output."""
+    from diffusers import SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    denoiser = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
+        pos_embed_max_size=8, dual_attention_layers=(0, 1), qk_norm="rms_norm",
+    ).eval()  # fmt: skip
+    inputs = {
+        "hidden_states": torch.randn(5, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(5, 7, 24),
+        "pooled_projections": torch.randn(5, 24),
+        "timestep": torch.tensor([900.0, 700.0, 500.0, 300.0, 100.0]),
+    }
+    layers = {name: {} for name in family.quantizable(denoiser)}
+    assert any(".attn2." in name for name in layers)
+    method = METHODS["gptq-w3a16"]
+    with torch.no_grad():
+        before = denoiser(**inputs, return_dict=False)[0]
+        _, reports = sequential.quantize(denoiser, family, allocate(layers, method, "m"), method["solver"], inputs)
+        after = denoiser(**inputs, return_dict=False)[0]
+    assert set(reports) == set(layers) and all(report["error_of"] == "outputs" for report in reports.values())
+    assert 0 < (after - before).norm() < 0.5 * before.norm()

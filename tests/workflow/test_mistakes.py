@@ -30,7 +30,7 @@ def scratch(finished, tmp_path):
         ("steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch", "steps: four\n    batch",
          "samplings.steps-4.steps: expected integer, got 'four'."),
         ("baseline: bf16", "baseline: fp16", "baseline: there is no method 'fp16'; did you mean 'bf16'."),
-        ("path: resources/models/tiny-sd3", "path: resources/models/tiny", "path: 'resources/models/tiny' does not exist"),
+        ("path: resources/models/tiny-sd3", "path: resources/models/tiny", "'resources/models/tiny' does not exist"),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_refused_before_any_job(project, old, new, sentence):

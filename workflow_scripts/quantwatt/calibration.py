@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 from quantwatt import manifest
+from quantwatt.progress import progress
 
 
 def strata(steps, timesteps):
@@ -32,7 +32,7 @@ def record(family, pipeline, prompts, calibration):
     """
     chosen = strata(calibration["steps"], calibration["timesteps"])
     kept, rows = [], []
-    for first in tqdm(range(0, len(prompts), calibration["batch_size"]), desc="calibrating", unit="batch"):
+    for first in progress(range(0, len(prompts), calibration["batch_size"]), description="calibrating", unit="batch"):
         batch = prompts[first : first + calibration["batch_size"]]
         seeds = [calibration["seed"] + first + i for i in range(len(batch))]
         recorded = family.record(pipeline, batch, seeds, calibration, set(chosen))

@@ -7,11 +7,11 @@ import time
 from contextlib import contextmanager
 
 import torch
-from tqdm import tqdm
 
 from quantwatt import registry
 from quantwatt.formats import load_format, stored_bits
 from quantwatt.linear import SimulatedLinear
+from quantwatt.progress import progress
 
 BATCH = 32  # calibration samples per forward pass
 
@@ -33,7 +33,9 @@ def quantize(denoiser, family, allocation, solver_settings, samples=None):
     observes = hasattr(solver, "new_statistics")
     inputs = _first_block_inputs(denoiser, family, samples) if observes else None
     quantized, reports = {}, {}
-    for block_name in tqdm(family.blocks(denoiser), desc="quantizing", unit="block"):
+    for block_name in progress(
+        family.blocks(denoiser), description=f"quantizing by {solver_settings['name']}", unit="block"
+    ):
         block = denoiser.get_submodule(block_name)
         names = [name for name in allocation if name.startswith(block_name + ".")]
         statistics = _observe(denoiser, block, names, inputs, solver) if observes else {}
