@@ -1,16 +1,18 @@
-# Two commands: `make report` runs the experiment named in config.yaml, `make test` runs every check.
+# Two commands: `make report` runs the embedded experiment, or another one (make report EXPERIMENT=smoke), and
+# `make test` runs every check.
 
+EXPERIMENT ?= embedded
 PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint embedded-models clean
+.PHONY: report test test-all lint readme-figure embedded-models clean
 
 report: .venv/installed
-	$(BIN)/snakemake $(SNAKEMAKE)
-	@echo "report: $(CURDIR)/results/embedded/report.html"
+	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
+	@echo "The report: $(CURDIR)/results/$(EXPERIMENT)/report.html"
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -23,6 +25,11 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# README's figure, from the results of `make report`.
+readme-figure: results/embedded/figures/quality_vs_cost.png
+	mkdir -p resources/readme
+	cp $< resources/readme/
 
 # Trains the models of resources/models/ again, from a seed (hours on two cores).
 embedded-models: .venv/installed

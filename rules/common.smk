@@ -88,8 +88,9 @@ def allocation(wildcards):
 
 
 def solver(wildcards):
-    chosen = entry("methods", wildcards.method)["solver"]
-    return [f"solvers/{chosen['name']}"] if chosen else []
+    method = entry("methods", wildcards.method)
+    transforms = [f"transforms/{transform['name']}" for transform in method["transforms"]]
+    return transforms + [f"solvers/{method['solver']['name']}"] if method["solver"] else transforms
 
 
 def meter(wildcards):

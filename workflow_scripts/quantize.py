@@ -91,7 +91,7 @@ def main(argv=None):
     denoiser = family.load_denoiser(model["settings"], model["location"])
     samples = calibration.load(args.calibration) if args.calibration else None
     (quantized, reports), cost = metered(
-        lambda: sequential.quantize(denoiser, family, allocation, args.method["solver"], samples), args.metering, "cpu"
+        lambda: sequential.quantize(denoiser, family, allocation, args.method, samples), args.metering, "cpu"
     )
     checkpoint.save(
         Path(args.output).parent,

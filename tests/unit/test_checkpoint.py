@@ -44,7 +44,7 @@ def samples(family):
 def quantize(method, family, layers, samples=None):
     denoiser = family.load_denoiser(MODEL, LOCATION)
     allocation = allocate(layers, METHODS[method], method)
-    return denoiser, *sequential.quantize(denoiser, family, allocation, METHODS[method]["solver"], samples)
+    return denoiser, *sequential.quantize(denoiser, family, allocation, METHODS[method], samples)
 
 
 def save(folder, denoiser, quantized, reports):
@@ -97,7 +97,8 @@ def test_layers_fed_by_one_tensor_share_statistics(family, layers, samples):
     from quantwatt.solvers import gptq
 
     with torch.no_grad():
-        found = sequential._observe(denoiser, block, names, inputs, gptq)
+        observed = sequential._observe(denoiser, block, names, inputs, [gptq])
+    found = {name: statistics[gptq] for name, statistics in observed.items()}
     prefix = "transformer_blocks.0.attn."
     assert found[prefix + "to_q"] is found[prefix + "to_k"] is found[prefix + "to_v"]
     assert found[prefix + "add_q_proj"] is not found[prefix + "to_q"]
@@ -165,7 +166,7 @@ def test_allocation_excludes_by_pattern_and_refuses_one_that_matches_nothing(lay
 
 
 def test_dual_attention_blocks_of_stable_diffusion_35_are_walked(family):
-    """The architecture of 3.5 Medium in small: two blocks with a second attention, and a last one without text output."""
+    """The architecture of 3.5 Medium in small: two blocks with a second attention, a last one without text output."""
     from diffusers import SD3Transformer2DModel
 
     torch.manual_seed(0)
@@ -185,7 +186,7 @@ def test_dual_attention_blocks_of_stable_diffusion_35_are_walked(family):
     method = METHODS["gptq-w3a16"]
     with torch.no_grad():
         before = denoiser(**inputs, return_dict=False)[0]
-        _, reports = sequential.quantize(denoiser, family, allocate(layers, method, "m"), method["solver"], inputs)
+        _, reports = sequential.quantize(denoiser, family, allocate(layers, method, "m"), method, inputs)
         after = denoiser(**inputs, return_dict=False)[0]
     assert set(reports) == set(layers) and all(report["error_of"] == "outputs" for report in reports.values())
     assert 0 < (after - before).norm() < 0.5 * before.norm()

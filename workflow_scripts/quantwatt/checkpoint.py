@@ -11,7 +11,7 @@ from quantwatt import kernels, manifest
 from quantwatt.families import load_family
 
 WEIGHTS = "weights.safetensors"
-PARTS = ("codes", "scale", "zero")
+PARTS = ("codes", "scale", "zero", "input_factor")
 
 
 def save(folder, denoiser, quantized, reports, details):

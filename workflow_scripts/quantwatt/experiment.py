@@ -89,14 +89,18 @@ def _check_method(entry, file, where):
     """Complete one method; an entry without `weights` is an unquantized one."""
     method = _complete(entry, _schema("method"), file, where)
     if method["weights"] is None:
-        for key in ("solver", "activations"):
-            if method[key] is not None:
+        for key in ("solver", "activations", "transforms"):
+            if method[key]:
                 raise ConfigurationError(
                     f"{file}: {where}.{key}: there is nothing to quantize with it, because {where}.weights is missing."
                 )
         return method
     method["solver"] = _complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
     method["weights"] = _complete_plugin(method["weights"], "formats", "format", file, f"{where}.weights")
+    method["transforms"] = [
+        _complete_plugin(entry, "transforms", "name", file, f"{where}.transforms.{i}")
+        for i, entry in enumerate(method["transforms"])
+    ]
     method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
     if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
         raise ConfigurationError(
@@ -150,8 +154,11 @@ def _check_references(experiment, file):
 
 
 def needs_calibration(method):
-    """Whether a completed method's solver reads calibration data (its schema says so)."""
-    return bool(method["solver"]) and _schema(f"solvers/{method['solver']['name']}").get("x-needs-calibration", False)
+    """Whether a completed method's solver or a transform reads calibration data (its schema says so)."""
+    plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]
+    if method["solver"]:
+        plugins.append(f"solvers/{method['solver']['name']}")
+    return any(_schema(plugin).get("x-needs-calibration", False) for plugin in plugins)
 
 
 def lookup(mapping, name, what, file):

@@ -5,6 +5,10 @@ import torch
 from quantwatt.activations import ActivationFormat
 
 
+def _factor(quantized, dtype):
+    return None if quantized.input_factor is None else quantized.input_factor.to(dtype)
+
+
 class SimulatedLinear(torch.nn.Linear):
     """Values of the format in a 16-bit matrix product: right results, meaningless cost."""
 
@@ -16,9 +20,12 @@ class SimulatedLinear(torch.nn.Linear):
         layer.weight = torch.nn.Parameter(quantized.dequantize(weight_format).to(dtype), requires_grad=False)
         if bias is not None:
             layer.bias = torch.nn.Parameter(bias.to(dtype), requires_grad=False)
+        layer.register_buffer("input_factor", _factor(quantized, dtype), persistent=False)
         return layer
 
     def forward(self, inputs):
+        if self.input_factor is not None:
+            inputs = inputs * self.input_factor
         if self.activation_format is not None:
             inputs = self.activation_format.fake_quantize(inputs)
         return super().forward(inputs)
@@ -34,10 +41,13 @@ class Int8Linear(torch.nn.Module):
         layer.activation_format = ActivationFormat.from_settings(activations)
         layer.register_buffer("codes", codes.T.contiguous().T, persistent=False)  # the product reads it transposed
         layer.register_buffer("scale", quantized.scale.T.float().contiguous(), persistent=False)  # [1, rows]
+        layer.register_buffer("input_factor", _factor(quantized, dtype), persistent=False)
         layer.register_buffer("bias", None if bias is None else bias.to(dtype), persistent=False)
         return layer
 
     def forward(self, inputs):
+        if self.input_factor is not None:
+            inputs = inputs * self.input_factor
         codes, scale = self.activation_format.encode(inputs.reshape(-1, inputs.shape[-1]))
         sums = torch._int_mm(codes, self.codes.T)  # [tokens, rows] int32
         outputs = (sums.float() * scale * self.scale).to(inputs.dtype)
@@ -61,6 +71,7 @@ class FourBitLinear(torch.nn.Module):
         layer.register_buffer("bias", None if bias is None else bias.to(dtype), persistent=False)
         layer.register_buffer("absmax", quantized.scale.reshape(-1).contiguous(), persistent=False)
         layer.register_buffer("codebook", weight_format.codebook.clone(), persistent=False)
+        layer.register_buffer("input_factor", _factor(quantized, dtype), persistent=False)
         kind = type(weight_format).__module__.rpartition(".")[2]
         layer.new_state = lambda: QuantState(
             absmax=layer.absmax, shape=torch.Size((rows, columns)), code=layer.codebook,
@@ -72,6 +83,8 @@ class FourBitLinear(torch.nn.Module):
     def forward(self, inputs):
         import bitsandbytes
 
+        if self.input_factor is not None:
+            inputs = inputs * self.input_factor
         if self.state is None:  # made once the layer is on its device
             self.state = self.new_state()
         return bitsandbytes.matmul_4bit(inputs, self.codes.t(), quant_state=self.state, bias=self.bias)

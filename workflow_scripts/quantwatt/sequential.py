@@ -5,6 +5,7 @@ Memory is one block's statistics plus the calibration samples at one depth, what
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -17,64 +18,79 @@ BATCH = 32  # calibration samples per forward pass
 
 
 @torch.no_grad()
-def quantize(denoiser, family, allocation, solver_settings, samples=None):
+def quantize(denoiser, family, allocation, method, samples=None):
     """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer as it goes.
 
     Args:
         denoiser: float module on the CPU; changed in place.
         allocation: {layer: {"weights", "activations"}} as `quantwatt.allocation.allocate` returns.
-        solver_settings: a method's completed `solver` entry.
-        samples: {denoiser input: [samples, ...]}; needed by solvers that read statistics.
+        method: a completed method, for its solver and its transforms.
+        samples: {denoiser input: [samples, ...]}; needed where a solver or transform reads statistics.
     Returns:
         {layer: QuantizedWeight} and {layer: report}, where a report holds format, bits, relative_error (of the
-        output on the calibration inputs where they were seen, else of the weights), damping, fallback and seconds.
+        output on the calibration inputs where the solver saw them, else of the weights), damping, fallback, seconds.
     """
-    solver = registry.load("solvers", solver_settings["name"])
-    observes = hasattr(solver, "new_statistics")
-    inputs = _first_block_inputs(denoiser, family, samples) if observes else None
+    solver = registry.load("solvers", method["solver"]["name"])
+    transforms = [(registry.load("transforms", t["name"]), t) for t in method["transforms"]]
+    observers = [m for m in (solver, *(module for module, _ in transforms)) if hasattr(m, "new_statistics")]
+    inputs = _first_block_inputs(denoiser, family, samples) if observers else None
     quantized, reports = {}, {}
     for block_name in progress(
-        family.blocks(denoiser), description=f"quantizing by {solver_settings['name']}", unit="block"
+        family.blocks(denoiser), description=f"quantizing by {method['solver']['name']}", unit="block"
     ):
         block = denoiser.get_submodule(block_name)
         names = [name for name in allocation if name.startswith(block_name + ".")]
-        statistics = _observe(denoiser, block, names, inputs, solver) if observes else {}
+        statistics = _observe(denoiser, block, names, inputs, observers) if observers else {}
         for name in names:
-            layer = denoiser.get_submodule(name)
-            quantized[name], reports[name] = _solve(
-                layer, allocation[name], solver, solver_settings, statistics.get(name)
+            layer, formats = denoiser.get_submodule(name), allocation[name]
+            start = time.perf_counter()
+            weight_format = load_format(formats["weights"])
+            quantized[name], report = _solve(
+                layer.weight.detach().float(),
+                weight_format,
+                solver,
+                method["solver"],
+                transforms,
+                statistics.get(name, {}),
             )
+            reports[name] = {
+                **formats,
+                "in_features": layer.in_features,
+                "out_features": layer.out_features,
+                "stored_bits": stored_bits(*layer.weight.shape, weight_format),
+                **report,
+                "seconds": time.perf_counter() - start,
+            }
             simulated = SimulatedLinear.build(
-                quantized[name], load_format(allocation[name]["weights"]), allocation[name]["activations"],
-                layer.bias, layer.weight.dtype,
-            )  # fmt: skip
+                quantized[name], weight_format, formats["activations"], layer.bias, layer.weight.dtype
+            )
             denoiser.set_submodule(name, simulated)
         statistics.clear()
-        if observes:
+        if observers:
             inputs = [family.advance(batch, block(**batch)) for batch in inputs]
     return quantized, reports
 
 
-def _solve(layer, formats, solver, solver_settings, statistics):
-    start = time.perf_counter()
-    weight_format = load_format(formats["weights"])
-    weight = layer.weight.detach().float()  # [rows, columns]
-    solution = solver.solve(weight, weight_format, solver_settings, statistics)
+def _solve(weight, weight_format, solver, settings, transforms, statistics):
+    """Transform and quantize one weight [rows, columns]; `statistics` maps a plugin to what it observed."""
+    factor = None
+    for transform, transform_settings in transforms:
+        weight, own = transform.apply(weight, transform_settings, statistics.get(transform))
+        factor = own if factor is None else factor * own
+    seen = statistics.get(solver)
+    if seen is not None and factor is not None:
+        seen = seen.scaled(factor)
+    solution = solver.solve(weight, weight_format, settings, seen)
     difference = weight - solution.weight.dequantize(weight_format)
-    if statistics is None:
+    if seen is None:
         error = difference.square().sum() / weight.square().sum()
     else:
-        error = _energy(difference, statistics.value) / _energy(weight, statistics.value)
-    return solution.weight, {
-        **formats,
-        "in_features": layer.in_features,
-        "out_features": layer.out_features,
-        "stored_bits": stored_bits(*weight.shape, weight_format),
+        error = _energy(difference, seen.value) / _energy(weight, seen.value)
+    return replace(solution.weight, input_factor=factor), {
         "relative_error": error.sqrt().item(),
-        "error_of": "weights" if statistics is None else "outputs",
+        "error_of": "weights" if seen is None else "outputs",
         "damping": solution.damping,
         "fallback": solution.fallback,
-        "seconds": time.perf_counter() - start,
     }
 
 
@@ -83,8 +99,8 @@ def _energy(weight, hessian):
     return ((weight @ hessian) * weight).sum()
 
 
-def _observe(denoiser, block, names, inputs, solver):
-    """Statistics of each layer's inputs; layers that are fed the same tensor share one object."""
+def _observe(denoiser, block, names, inputs, observers):
+    """{layer: {observer: statistics}} of each layer's inputs; layers that are fed the same tensor share theirs."""
     statistics, handles, fed = {}, [], {}
 
     def assign(name):
@@ -93,11 +109,13 @@ def _observe(denoiser, block, names, inputs, solver):
             if name not in statistics:  # first batch: find out who shares an input
                 key = (tensor.data_ptr(), tuple(tensor.shape))
                 if key not in fed:
-                    fed[key] = (solver.new_statistics(module.in_features), name, tensor)  # keeps the tensor alive
+                    new = {observer: observer.new_statistics(module.in_features) for observer in observers}
+                    fed[key] = (new, name, tensor)  # keeps the tensor alive, and with it its address
                 statistics[name] = fed[key][:2]
             shared, owner = statistics[name]
             if owner == name:
-                shared.observe(tensor.reshape(-1, tensor.shape[-1]))
+                for observed in shared.values():
+                    observed.observe(tensor.reshape(-1, tensor.shape[-1]))
 
         return hook
 

@@ -32,11 +32,13 @@ class QuantizedWeight:
     codes:  [rows, columns] uint8
     scale:  [rows, groups] in the format's scale type
     zero:   [rows, groups] uint8, or None where the format has no zero point
+    input_factor: [columns] by which the layer's input is multiplied first, where a transform asks for it
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
     zero: torch.Tensor | None
+    input_factor: torch.Tensor | None = None
 
     def dequantize(self, weight_format):
         """[rows, columns] float32."""
@@ -47,15 +49,15 @@ class QuantizedWeight:
 
     def state(self, weight_format):
         """Tensors for a checkpoint: codes packed to the format's bits, scales, zero points."""
-        state = {"codes": pack(self.codes, weight_format.bits), "scale": self.scale.contiguous()}
-        if self.zero is not None:
-            state["zero"] = self.zero.contiguous()
-        return state
+        state = {"codes": pack(self.codes, weight_format.bits), "scale": self.scale}
+        state |= {"zero": self.zero, "input_factor": self.input_factor}
+        return {part: tensor for part, tensor in state.items() if tensor is not None}
 
     @classmethod
     def from_state(cls, state, weight_format, columns):
         """The inverse of `state`."""
-        return cls(unpack(state["codes"], weight_format.bits, columns), state["scale"], state.get("zero"))
+        codes = unpack(state["codes"], weight_format.bits, columns)
+        return cls(codes, state["scale"], state.get("zero"), state.get("input_factor"))
 
 
 def quantize_to_nearest(weight, weight_format):

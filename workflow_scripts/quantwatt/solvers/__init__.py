@@ -3,7 +3,7 @@
 A solver module offers
 
     solve(weight, weight_format, settings, statistics) -> Solution
-    new_statistics(columns) -> object with observe(inputs)      only where the solver reads calibration data
+    new_statistics(columns) -> object with observe(inputs) and scaled(factor), only where it reads calibration data
 
 Weights are [rows, columns] float32 with one row per output; inputs are [tokens, columns].
 """

@@ -32,6 +32,12 @@ class Hessian:
         weight = 2 / self.tokens
         self.value.mul_(1 - len(inputs) / self.tokens).addmm_(inputs.T, inputs, alpha=weight)
 
+    def scaled(self, factor):
+        """The statistics of inputs multiplied by factor [columns]."""
+        scaled = Hessian(len(factor))
+        scaled.value, scaled.tokens = factor[:, None] * self.value * factor, self.tokens
+        return scaled
+
 
 new_statistics = Hessian
 
