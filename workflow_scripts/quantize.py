@@ -9,19 +9,18 @@ from pathlib import Path
 from quantwatt import command, manifest
 
 
-def average_bits(layers, allocation):
+def average_bits(layers, reports):
     """Bits per weight (scales and zero points included) and per activation, over the weights of all layers.
 
-    Layers without an allocation count with 16 bits.
+    Layers without a report are not quantized and count with 16 bits.
     """
     total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
     weight_bits = activation_bits = 0.0
     for name, layer in layers.items():
         share = layer["in_features"] * layer["out_features"] / total
-        chosen = allocation.get(name)
-        activations = chosen and chosen["activations"]
-        weight_bits += share * (chosen["stored_bits"] if chosen else 16)
-        activation_bits += share * (activations["bits"] if activations else 16)
+        chosen = reports.get(name, {"weight_bits": 16, "activation_bits": 16})
+        weight_bits += share * chosen["weight_bits"]
+        activation_bits += share * chosen["activation_bits"]
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
 
 

@@ -128,6 +128,7 @@ def _checkpoint(results, cell, numbers, status, reason, rng):
             "format": f"int{int(weight_bits)}",
             "weight_bits": weight_bits,
             "activation_bits": activation_bits,
+            "error_of": "outputs" if solver == "gptq" else "weights",
             "relative_error": float(error * rng.lognormal(0, 0.6)),
             "damping": 0.01 if solver == "gptq" else None,
             "fallback": None,

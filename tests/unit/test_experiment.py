@@ -60,7 +60,7 @@ def change(raw, path, value):
         ("methods.rtn-w4a16.weights.group_size", 64, ["rtn-w4a16.weights.group_size", "granularity 'group'"]),
         ("methods.bf16", {"solver": {"name": "rtn"}}, ["methods.bf16.solver", "nothing to quantize"]),
         ("methods.rtn-w8a8.activations.bits", 16, ["methods.rtn-w8a8.activations.bits", "16"]),
-        ("methods.nf4.transforms", [{"name": "smothing"}], ["methods.nf4.transforms.0.name", "did you mean 'smoothing'"]),
+        ("methods.nf4.transforms", [{"name": "smothing"}], ["nf4.transforms.0.name", "did you mean 'smoothing'"]),
         ("baseline", "fp16", ["baseline", "'fp16'", "'bf16'"]),
         ("baseline", "nf4", ["baseline", "is quantized"]),
         ("samplings.steps-20.steps", "many", ["samplings.steps-20.steps", "integer", "'many'"]),

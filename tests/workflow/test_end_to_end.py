@@ -95,6 +95,15 @@ def test_figures_tables_and_report_are_there(finished):
     assert 'src="http' not in page and "@import" not in page
 
 
+def test_layer_table_is_complete(finished):
+    with finished.path("results/smoke/tables/layers.csv").open() as file:
+        layers = list(csv.DictReader(file))
+    assert {row["method"]: row["error_of"] for row in layers} == {"rtn-w8a8": "weights", "gptq-w3a16": "outputs"}
+    for row in layers:
+        for column in ("weight_bits", "activation_bits", "relative_error", "seconds"):
+            assert float(row[column]) > 0
+
+
 def test_quantizing_reports_its_layers_and_its_cost(finished):
     checkpoint = load(finished, "checkpoints/tiny-sd3/gptq-w3a16/manifest.json")
     assert len(checkpoint["layers"]) > 50

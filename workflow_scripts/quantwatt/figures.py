@@ -304,24 +304,28 @@ def _sentence_figure(text, narrow):
 
 
 def layer_error(inputs, narrow):
-    """Relative error of every quantized layer, one line of dots per method; the worst layer is named."""
+    """Relative error of every quantized layer, one line of dots per method; the worst layer is named.
+
+    Solvers that saw calibration inputs report the error of the output, the others that of the weights: two panels,
+    because the two do not compare.
+    """
     layers = inputs.layers
     layers = layers[layers["relative_error"].notna() & (layers["relative_error"] > 0)]
     if layers.empty:
         return _sentence_figure("No layer was quantized.", narrow)
-    models = list(dict.fromkeys(layers["model"]))
-    counts = [layers.loc[layers["model"] == model, "method"].nunique() for model in models]
+    panels = {key: rows for key, rows in layers.groupby(["model", "error_of"], sort=False)}
+    counts = [rows["method"].nunique() for rows in panels.values()]
     line, edge = 0.46, 1.05
-    figure = Figure(figsize=(4.6 if narrow else 9, sum(counts) * line + edge * len(models)), dpi=100)
+    figure = Figure(figsize=(4.6 if narrow else 9, sum(counts) * line + edge * len(panels)), dpi=100)
     width, height = figure.get_size_inches()
     colours, top = solver_colours(inputs.summary), height
     solvers = inputs.summary.drop_duplicates(["model", "method"]).set_index(["model", "method"])["solver"]
     left = (0.25 + 0.078 * layers["method"].str.len().max()) / width
-    for model, count in zip(models, counts, strict=True):
+    for ((model, error_of), rows), count in zip(panels.items(), counts, strict=True):
         top -= count * line + edge
         axes = figure.add_axes((left, (top + 0.55) / height, 0.975 - left, count * line / height))
-        _layer_panel(axes, layers[layers["model"] == model], solvers.get(model, {}), colours)
-        axes.set_title(f"{model}: error of each layer's output", pad=10)
+        _layer_panel(axes, rows, solvers.get(model, {}), colours)
+        axes.set_title(f"{model}: error of each layer's {error_of}", pad=10)
     return figure
 
 

@@ -416,13 +416,13 @@ def fallbacks(layers):
 
 
 def worst_layers(layers, n=3):
-    """[(model, method, median, [(layer, error)])], the `n` layers with the largest error of each method."""
+    """[(model, method, error of what, median, [(layer, error)])], the `n` layers with each method's largest error."""
     layers = layers[layers["relative_error"].notna()]
     found = []
     for (model, method), rows in layers.groupby(["model", "method"], sort=False):
         worst = rows.nlargest(n, "relative_error")
         errors = list(zip(worst["layer"], worst["relative_error"], strict=True))
-        found.append((model, method, rows["relative_error"].median(), errors))
+        found.append((model, method, rows["error_of"].iloc[0], rows["relative_error"].median(), errors))
     return found
 
 

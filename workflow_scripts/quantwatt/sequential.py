@@ -57,7 +57,8 @@ def quantize(denoiser, family, allocation, method, samples=None):
                 **formats,
                 "in_features": layer.in_features,
                 "out_features": layer.out_features,
-                "stored_bits": stored_bits(*layer.weight.shape, weight_format),
+                "weight_bits": stored_bits(*layer.weight.shape, weight_format),
+                "activation_bits": formats["activations"]["bits"] if formats["activations"] else 16,
                 **report,
                 "seconds": time.perf_counter() - start,
             }

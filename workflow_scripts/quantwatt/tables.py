@@ -19,7 +19,9 @@ METRIC_COLUMNS = {"fid": "fid", "kid": "kid", "clip-score": "clip_score", "psnr"
 HIGHER_IS_BETTER = {"fid": False, "kid": False, "clip_score": True, "psnr_db": True, "ssim": True}
 CHANGES = ("fid", "kid", "clip_score")  # metrics of one image set, which the baseline has too
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
-LAYER_COLUMNS = "model method layer weight_bits activation_bits relative_error damping fallback seconds".split()
+LAYER_COLUMNS = (
+    "model method layer weight_bits activation_bits relative_error error_of damping fallback seconds".split()
+)
 
 
 def _with_bounds(name):

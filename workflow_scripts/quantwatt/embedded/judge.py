@@ -15,7 +15,7 @@ from quantwatt import attributes, scenes
 from quantwatt.embedded import tokenizer as captions_tokenizer
 from quantwatt.embedded import training
 
-RECIPE = training.Recipe(steps=2000, batch=64, learning_rate=1.5e-3, muon=True, warmup=200, decay=0.5, average=0.997)
+RECIPE = training.Recipe(steps=4000, batch=64, learning_rate=1.5e-3, muon=True, warmup=200, decay=0.6, average=0.997)
 EMBEDDING = 64
 PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 
