@@ -33,7 +33,7 @@ readme-figure: results/embedded/figures/quality_vs_cost.png
 
 # Trains the models of resources/models/ again, from a seed (hours on two cores).
 embedded-models: .venv/installed
-	$(BIN)/python workflow_scripts/train_embedded.py all
+	$(BIN)/python workflow_scripts/train_embedded.py
 
 # torch and torchvision first and in one command: installed later, another package's range would pull in another build.
 .venv/installed: $(REQUIREMENTS)

@@ -19,8 +19,10 @@ rule calibrate:
     params:
         settings=canonical_json(EXPERIMENT["calibration"]),
         device=DEVICE,
+        # A function of threads is never compared: another wattage or meter shall not calibrate anew.
+        metering=lambda wildcards, threads: MEASURING,
     message:
         "Calibrate {wildcards.model}"
     shell:
         "python workflow_scripts/calibrate.py --model {input.model} --calibration {params.settings:q}"
-        " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"
+        " --device {params.device} --metering {params.metering:q} --threads {threads} --output {output.manifest} > {log} 2>&1"

@@ -30,10 +30,8 @@ CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | {"meter": METER})
-# What the cost of quantizing depends on: the meter alone, so that longer blocks do not quantize anew.
-METERING = canonical_json(
-    {"meter": METER} | {key: CONFIG["measuring"][key] for key in ("interval_ms", "idle_w", "full_w")}
-)
+# What meters quantizing, which always runs on the CPU.
+METERING = canonical_json(CONFIG["measuring"] | {"meter": configuration.resolve_meter(CONFIG["meter"], "cpu")})
 
 
 wildcard_constraints:
@@ -71,6 +69,15 @@ def code(script, *plugins):
         return [str(path.relative_to(workflow.basedir)) for path in dependencies.closure(script, names)]
 
     return files
+
+
+def content(path):
+    """A parameter that changes when a file or folder does, or None where nothing is local."""
+    return configuration.fingerprint(path) if path and path != "download" else None
+
+
+def model_fingerprint(wildcards):
+    return content(entry("models", wildcards.model).get("path"))
 
 
 def family(wildcards):
@@ -149,10 +156,13 @@ FEATURES_OF = {
     "kid": "inception" if CONFIG["inception_weights"] else "judge",
     "clip-score": "judge",
 }
+JUDGE = EXPERIMENT["judge"]["model"]
+LOCAL_JUDGE = JUDGE.removeprefix(configuration.LOCAL_JUDGE) if JUDGE.startswith(configuration.LOCAL_JUDGE) else None
 EXTRACTORS = {
     "judge": canonical_json(EXPERIMENT["judge"]),
     "inception": canonical_json({"weights": CONFIG["inception_weights"]}),
 }
+EXTRACTOR_FINGERPRINTS = {"judge": content(LOCAL_JUDGE), "inception": content(CONFIG["inception_weights"])}
 FIGURES = {
     "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
     "layer_error": [f"{RESULTS}/tables/summary.csv", f"{RESULTS}/tables/layers.csv"],
@@ -171,5 +181,4 @@ CELL_FILES = [
         for path in cells(f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/{metric}.json")
     ),
 ]
-JUDGED = EXPERIMENT["judge"]["model"].startswith("local-dir:resources/models/")
-EVALUATION = ["resources/models/evaluation.json"] if JUDGED else []
+EVALUATION = ["resources/models/evaluation.json"] if LOCAL_JUDGE == "resources/models/judge" else []

@@ -14,7 +14,7 @@ rule model:
         mem_mb=CONFIG["memory_mb"]["quantize"],
     params:
         settings=settings("models"),
-        fingerprint=lambda wildcards: configuration.fingerprint(entry("models", wildcards.model)),
+        fingerprint=model_fingerprint,
     message:
         "Describe model {wildcards.model}"
     shell:

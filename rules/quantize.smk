@@ -1,6 +1,6 @@
 rule quantize:
     input:
-        code=code("quantize.py", family, formats, solver, meter),
+        code=code("quantize.py", family, formats, solver),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
         calibration=calibration_data,
@@ -17,7 +17,8 @@ rule quantize:
         mem_mb=CONFIG["memory_mb"]["quantize"],
     params:
         method=settings("methods"),
-        metering=METERING,
+        # A function of threads is never compared: another wattage or meter shall not quantize anew.
+        metering=lambda wildcards, threads: METERING,
         calibration=lambda wildcards: " ".join(f"--calibration {path}" for path in calibration_data(wildcards)),
     message:
         "Quantize {wildcards.model}, {wildcards.method}"

@@ -12,6 +12,7 @@ rule reference:
     threads: 1
     params:
         settings=canonical_json(EXPERIMENT["reference"]),
+        fingerprint=content((EXPERIMENT["reference"] or {}).get("folder")),
     message:
         "Make the reference images"
     shell:
@@ -37,6 +38,7 @@ rule features:
         gpu=GPUS,
     params:
         settings=lambda wildcards: EXTRACTORS[wildcards.extractor],
+        fingerprint=lambda wildcards: EXTRACTOR_FINGERPRINTS[wildcards.extractor],
         device=DEVICE,
     message:
         "Extract {wildcards.extractor} features: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"

@@ -12,26 +12,33 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--calibration", required=True, type=json.loads, help="the experiment's calibration entry")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--metering", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; samples.safetensors goes beside it")
     args = parser.parse_args(argv)
 
     import torch
 
-    from quantwatt import calibration
+    from quantwatt import calibration, meters
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
     model = manifest.read_json(args.model)
     prompts = Path(args.calibration["prompts"]).read_text().splitlines()
     family = load_family(model["settings"]["family"])
-    pipeline = family.load(model["settings"], model["location"]).to(args.device)
-    samples, rows = calibration.record(family, pipeline, prompts, args.calibration)
+    location = manifest.PROJECT / model["location"]
+    manifest.verify_files(args.model, model["files"], location)
+    pipeline = family.load(model["settings"], location).to(args.device)
+    (samples, rows), cost = meters.metered(
+        lambda: calibration.record(family, pipeline, prompts, args.calibration), args.metering, args.device
+    )
     calibration.save(
         Path(args.output).parent,
         {name: tensor.cpu() for name, tensor in samples.items()},
         rows,
-        {"model": model["model"], "calibration": args.calibration, "provenance": manifest.provenance()},
+        {"model": model["model"], "calibration": args.calibration, "cost": cost, "provenance": manifest.provenance()},
     )
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from quantwatt import command, manifest
 from quantwatt.families import load_family
 from quantwatt.manifest import DataError
+
+ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is read of a part of a pipeline
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # of one value
 
 
 def fetch(settings):
@@ -22,14 +24,19 @@ def fetch(settings):
         if not (Path(settings["path"]) / "model_index.json").exists():
             raise DataError(f"{settings['path']}: not a diffusers pipeline (it has no model_index.json).")
         return settings["path"]
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
 
     where = f"{settings['hub']} at {settings['revision'][:12]}"
     try:
+        index = manifest.read_json(hf_hub_download(settings["hub"], "model_index.json", revision=settings["revision"]))
+        parts = [name for name, value in index.items() if isinstance(value, list) and value[0]]
+        if not settings["text_encoder_3"]:
+            parts = [name for name in parts if not name.endswith("_3")]
         return snapshot_download(
             settings["hub"],
             revision=settings["revision"],
-            allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"],
+            allow_patterns=["model_index.json", *(f"{part}/*{end}" for part in parts for end in ENDINGS)],
+            ignore_patterns=["*.fp16*"],
         )
     except errors.GatedRepoError as error:
         raise DataError(
@@ -45,8 +52,8 @@ def fetch(settings):
         ) from error
 
 
-def describe(family, location):
-    """Layers, blocks and size of the denoiser, from its architecture alone."""
+def describe(family, location, dtype):
+    """Layers, blocks and size of the denoiser in its computing type, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
     layers = {}
     for name in family.quantizable(denoiser):
@@ -56,7 +63,7 @@ def describe(family, location):
         "layers": layers,
         "blocks": family.blocks(denoiser),
         "parameters": sum(p.numel() for p in denoiser.parameters()),
-        "denoiser_files": family.DENOISER_FOLDER,
+        "denoiser_bytes": sum(t.numel() for t in denoiser.state_dict().values()) * BYTES[dtype],
     }
 
 
@@ -67,25 +74,17 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="manifest.json to write")
     args = parser.parse_args(argv)
     location = Path(fetch(args.settings))
-    names = sorted(str(p.relative_to(location)) for p in location.rglob("*") if p.is_file() and p.suffix != ".md")
-    for name in names:
-        if name.endswith((".bin", ".pt", ".pkl", ".ckpt")):
-            raise DataError(f"{location / name}: only safetensors weights are read, never pickled ones.")
-    details = describe(load_family(args.settings["family"]), location)
-    files = manifest.describe_files(location, names)
-    folder = details.pop("denoiser_files")
-    size = sum(
-        f["bytes"] for name, f in files.items() if name.startswith(f"{folder}/") and name.endswith(".safetensors")
-    )
+    names = sorted(str(p.relative_to(location)) for p in location.rglob("*") if p.name.endswith(ENDINGS))
+    if not any(name.endswith(".safetensors") for name in names):
+        raise DataError(f"{location}: has no safetensors weights, and pickled ones are never read.")
     manifest.write_json(
         args.output,
         {
             "model": args.model,
             "settings": args.settings,
-            "location": os.path.relpath(location) if args.settings.get("path") else str(location),
-            "denoiser_bytes": size,
-            **details,
-            "files": files,
+            "location": str(location),
+            **describe(load_family(args.settings["family"]), location, args.settings["dtype"]),
+            "files": manifest.describe_files(location, names),
             "provenance": manifest.provenance(),
         },
     )

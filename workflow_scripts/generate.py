@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, images, manifest
+from quantwatt import command, failures, images, manifest
 from quantwatt.progress import progress
 
 
@@ -14,7 +14,7 @@ def batches(pipeline, prompts, sampling, description):
         for first in range(0, len(prompts), sampling["batch_size"]):
             batch = prompts[first : first + sampling["batch_size"]]
             seeds = [sampling["seed"] + first + i for i in range(len(batch))]
-            yield pipeline.generate(batch, seeds, sampling), batch, seeds
+            yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
             bar.update(len(batch))
 
 
@@ -46,15 +46,16 @@ def main(argv=None):
     torch.set_num_threads(args.threads)
     prompts = Path(sampling["prompts"]).read_text().splitlines()[: sampling["images"]]
     try:
-        pipeline = load_pipeline(args.checkpoint, args.device)
-        fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
-        images.write_images(folder, batches(pipeline, prompts, sampling, f"generating {checkpoint['method']}"), fields)
-    except torch.OutOfMemoryError as error:
-        images.write_no_images(folder, "oom", str(error).partition(".")[0] + ".", fields)
-    except images.DegenerateImages as error:
-        if not checkpoint["layers"]:
-            raise  # the float model itself is broken: nothing downstream would mean anything
-        images.write_no_images(folder, "degenerate", str(error), fields)
+        with failures.expected():
+            pipeline = load_pipeline(args.checkpoint, args.device)
+            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+            drawn = batches(pipeline, prompts, sampling, f"generating {checkpoint['method']}")
+            images.write_images(folder, drawn, fields)
+    except failures.ExpectedFailure as failure:
+        if failure.status == "degenerate" and not checkpoint["layers"]:
+            # The float model itself is broken: nothing downstream would mean anything.
+            raise manifest.DataError(f"{checkpoint['model']}: {failure.reason}") from failure
+        images.write_no_images(folder, failure.status, failure.reason, fields)
 
 
 if __name__ == "__main__":

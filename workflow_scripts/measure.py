@@ -14,17 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-from quantwatt import command, manifest, measuring
+from quantwatt import command, failures, manifest, measuring
 from quantwatt.meters import MeterUnavailable, open_meter
 from quantwatt.progress import progress
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 MEMORY_BUDGET_S = 60  # fresh processes for the peak memory are repeated within this
 BLOCK_COLUMNS = ("process", "block", "images", "seconds", "energy_j", "integral_j", "void", "reason")
-
-
-class OutOfMemory(Exception):
-    """The device's or the machine's memory does not hold this cell."""
 
 
 def main(argv=None):
@@ -101,8 +97,8 @@ def measure_cell(args, argv):
             try:
                 measured, blocks, traces = measure_real(args, argv)
                 record.update(measured)
-            except OutOfMemory as error:
-                record.update(status="oom", reason=str(error))
+            except failures.ExpectedFailure as failure:
+                record.update(status=failure.status, reason=failure.reason)
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
@@ -124,7 +120,7 @@ def measure_real(args, argv):
     with contextlib.closing(meter):
         # The child processes come first: beside a loaded pipeline they might not fit.
         memory = memory_of_processes(argv, settings.get("memory_repeats", 3)) if args.device == "cpu" else None
-        with out_of_memory_is_a_result():
+        with failures.expected():
             set_threads(args.threads)
             pipeline = checkpoint.load_pipeline(args.checkpoint, args.device)
 
@@ -247,20 +243,7 @@ def synchronize_of(device):
     return torch.cuda.synchronize
 
 
-@contextlib.contextmanager
-def out_of_memory_is_a_result():
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # torch raises OutOfMemoryError for a GPU and a plain RuntimeError where the machine has no more.
-        if not isinstance(error, MemoryError) and not any(
-            words in str(error) for words in ("out of memory", "allocate memory", "not enough memory")
-        ):
-            raise
-        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "out of memory") from error
-
-
-def memory_on_device(run, repeats=2):
+def memory_on_device(run, repeats=3):
     """Peak that torch allocated on the GPU while generating one batch, weights included."""
     import torch
 
@@ -279,12 +262,14 @@ def memory_of_processes(argv, repeats):
     while not peaks or (len(peaks) < repeats and time.perf_counter() - start < MEMORY_BUDGET_S):
         child = subprocess.run([sys.executable, __file__, *argv, "--peak-memory"], stdout=subprocess.PIPE, text=True)
         if child.returncode == -9:
-            raise OutOfMemory("the system ended the process that loads this cell: the machine's memory is too small")
+            raise failures.ExpectedFailure(
+                "oom", "the system ended the process that loads this cell: too little memory"
+            )
         if child.returncode != 0:
             raise RuntimeError("the process that measures the peak memory failed; its error is printed above.")
         answer = json.loads(child.stdout.splitlines()[-1])
-        if "out_of_memory" in answer:
-            raise OutOfMemory(answer["out_of_memory"])
+        if "status" in answer:
+            raise failures.ExpectedFailure(answer["status"], answer["reason"])
         peaks.append(answer["peak_bytes"])
     return summarize_memory(peaks, "peak RSS of a fresh process")
 
@@ -294,14 +279,14 @@ def print_peak_memory(args):
     from quantwatt import checkpoint
 
     try:
-        with out_of_memory_is_a_result():
+        with failures.expected():
             set_threads(args.threads)
             pipeline = checkpoint.load_pipeline(args.checkpoint, args.device)
             prompts, seeds = first_batch(args.sampling, args.measuring["images_per_batch"])
             pipeline.generate(prompts, seeds, args.sampling)
         print(json.dumps({"peak_bytes": peak_resident_bytes()}))
-    except OutOfMemory as error:
-        print(json.dumps({"out_of_memory": str(error)}))
+    except failures.ExpectedFailure as failure:
+        print(json.dumps({"status": failure.status, "reason": failure.reason}))
 
 
 def peak_resident_bytes():
@@ -315,7 +300,7 @@ def peak_resident_bytes():
 
 
 def summarize_memory(peaks, source):
-    value, low, high = measuring.intervals.bootstrap_mean([peak / 1e6 for peak in peaks])
+    value, low, high = measuring.intervals.student_mean([peak / 1e6 for peak in peaks])
     return {"value": value, "low": manifest.finite(low), "high": manifest.finite(high), "source": source}
 
 

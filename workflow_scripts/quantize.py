@@ -1,9 +1,7 @@
 """Quantize a model's denoiser with one method, and measure what quantizing itself took."""
 
 import argparse
-import contextlib
 import json
-import time
 from pathlib import Path
 
 from quantwatt import command, manifest
@@ -22,30 +20,6 @@ def average_bits(layers, reports):
         weight_bits += share * chosen["weight_bits"]
         activation_bits += share * chosen["activation_bits"]
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
-
-
-def metered(work, metering, device):
-    """Run `work()` under the meter; an unreadable meter leaves the energy empty, with the reason.
-
-    Returns:
-        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason"}).
-    """
-    from quantwatt import meters
-
-    cost = {"energy_j": None, "meter": metering["meter"], "estimated": False, "reason": None}
-    try:
-        meter = meters.open_meter(metering["meter"], metering, device)
-    except meters.MeterUnavailable as error:
-        start = time.perf_counter()
-        result = work()
-        return result, {**cost, "seconds": time.perf_counter() - start, "reason": str(error)}
-    with contextlib.closing(meter):
-        meter.start()
-        start = time.perf_counter()
-        result = work()
-        seconds, trace = time.perf_counter() - start, meter.stop()
-    cost |= {"energy_j": trace.energy_j, "estimated": meter.estimated, "reason": trace.fault}
-    return result, {**cost, "seconds": seconds}
 
 
 def main(argv=None):
@@ -76,20 +50,22 @@ def main(argv=None):
         manifest.write_json(
             args.output,
             {**details, **average_bits(model["layers"], {}), "size_bytes": model["denoiser_bytes"], "files": {},
-             "layers": {}, "quantize": None, "provenance": manifest.provenance()},
+             "layers": {}, "quantize": None, "calibration": None, "provenance": manifest.provenance()},
         )  # fmt: skip
         return
 
     import torch
 
-    from quantwatt import calibration, checkpoint, sequential
+    from quantwatt import calibration, checkpoint, meters, sequential
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
     family = load_family(model["settings"]["family"])
-    denoiser = family.load_denoiser(model["settings"], model["location"])
-    samples = calibration.load(args.calibration) if args.calibration else None
-    (quantized, reports), cost = metered(
+    location = manifest.PROJECT / model["location"]
+    manifest.verify_files(args.model, model["files"], location)
+    denoiser = family.load_denoiser(model["settings"], location)
+    samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
+    (quantized, reports), cost = meters.metered(
         lambda: sequential.quantize(denoiser, family, allocation, args.method, samples), args.metering, "cpu"
     )
     checkpoint.save(
@@ -98,6 +74,7 @@ def main(argv=None):
         quantized,
         reports,
         {**details, **average_bits(model["layers"], reports), "quantize": cost,
+         "calibration": calibrated and calibrated["cost"],
          "provenance": manifest.provenance(("torch", "diffusers", "transformers", "bitsandbytes"))},
     )  # fmt: skip
 

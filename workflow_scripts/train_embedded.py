@@ -225,8 +225,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoints",
         type=Path,
-        default=Path("embedded-training"),
-        help="where unfinished trainings are kept (default: ./embedded-training)",
+        default=Path("results/embedded-training"),
+        help="where unfinished trainings are kept (default: results/embedded-training)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument(

@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from quantwatt import experiment
+from quantwatt import experiment, registry
 
 ROOT = experiment.ROOT
 EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -73,7 +73,9 @@ def change(raw, path, value):
         ),
         ("models.tiny-sd3.path", "resources/models/tiny-sd", ["models.tiny-sd3.path", "resources/models/tiny-sd3"]),
         ("models.tiny-sd3.family", "sd4", ["models.tiny-sd3.family", "did you mean 'sd3'"]),
-        ("models.tiny-sd3.hub", "a/b", ["models.tiny-sd3"]),
+        ("models.tiny-sd3.hub", "a/b", ["models.tiny-sd3", "give either 'path', or 'hub' with 'revision'"]),
+        ("judge.model", "local-dir:resources/models/juge", ["judge.model", "does not exist", "resources/models/judge"]),
+        ("methods.gptq-w4a8.solver.static_groups", False, ["gptq-w4a8.solver.static_groups", "act_order"]),
         ("metrics.fidd", {}, ["metrics", "'fidd'", "did you mean 'fid'"]),
         ("metrics.fid", {"resample": 3}, ["metrics.fid", "'resample'", "'resamples'"]),
         ("calibration", None, ["calibration", "missing", "gptq-w4a8"]),
@@ -98,6 +100,10 @@ def test_unknown_experiment_and_unknown_config_key():
         experiment.load_config({"experimnt": "embedded"})
     with pytest.raises(experiment.ConfigurationError, match="config.yaml: measuring.blocks: expected integer"):
         experiment.load_config({"measuring": {"blocks": "eight"}})
+    with pytest.raises(experiment.ConfigurationError, match="measuring.idle_w: 70 W idle is not below full_w, 65 W"):
+        experiment.load_config({"measuring": {"idle_w": 70}})
+    with pytest.raises(experiment.ConfigurationError, match="inception_weights: 'nowhere.pt' does not exist"):
+        experiment.load_config({"inception_weights": "nowhere.pt"})
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
@@ -117,12 +123,19 @@ def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
     (tmp_path / "m").mkdir()
     (tmp_path / "m/small").write_bytes(b"a" * 50)
     (tmp_path / "m/large").write_bytes(b"b" * 500)
-    model = {"path": "m"}
-    first = experiment.fingerprint(model)
+    first = experiment.fingerprint("m")
     (tmp_path / "m/small").touch()
-    assert experiment.fingerprint(model) == first
+    assert experiment.fingerprint("m") == first
     (tmp_path / "m/small").write_bytes(b"a" * 49 + b"c")
-    second = experiment.fingerprint(model)
+    second = experiment.fingerprint("m")
     (tmp_path / "m/large").write_bytes(b"b" * 499 + b"c")
-    assert len({first, second, experiment.fingerprint(model)}) == 3
-    assert experiment.fingerprint({"hub": "a/b", "revision": "0" * 40}) == "0" * 40
+    assert len({first, second, experiment.fingerprint("m"), experiment.fingerprint("m/small")}) == 4
+
+
+@pytest.mark.parametrize("kind", ["solvers", "transforms"])
+def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
+    names = [path.name.removesuffix(".schema.json") for path in (experiment.SCHEMAS / kind).glob("*.json")]
+    assert names
+    for name in names:
+        flag = experiment._schema(f"{kind}/{name}").get("x-needs-calibration", False)
+        assert flag == hasattr(registry.load(kind, name), "new_statistics")

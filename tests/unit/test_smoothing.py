@@ -38,7 +38,7 @@ def test_the_product_is_unchanged(alpha):
     assert torch.allclose((inputs * factor) @ smoothed.T, inputs @ weight.T, rtol=1e-4, atol=1e-2)
     assert factor[7] == 1 and factor.isfinite().all()
     if alpha == 1:
-        assert torch.allclose((inputs * factor).abs().amax(dim=0)[:7], torch.ones(7), rtol=1e-5)
+        assert torch.allclose((inputs * factor).abs().amax(dim=0)[:7], torch.ones(7), rtol=2**-8)  # bf16
 
 
 @pytest.mark.parametrize("kind", ["Int8Linear", "SimulatedLinear"])

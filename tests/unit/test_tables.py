@@ -169,7 +169,7 @@ def test_without_blocks_the_latency_ratio_uses_the_medians(tmp_path):
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(0.8, 0.9, "better"), (1.1, 1.2, "worse"), (0.9, 1.1, tables.UNDECIDED), (math.nan, math.nan, tables.UNDECIDED)],
+    [(0.8, 0.9, "better"), (1.1, 1.2, "worse"), (0.9, 1.1, tables.UNDECIDED), (math.nan, math.nan, None)],
 )
 def test_verdict(low, high, verdict):
     assert tables.judge(low, high) == verdict

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 
 import pytest
 
@@ -57,7 +56,8 @@ def test_only_real_compute_has_a_cost(rows):
         assert row["compute"] == "real" and row["meter"] in ("estimate", "rapl", "nvml")
         for figure in ("latency_s", "energy_j", "memory_mb"):
             assert float(row[figure]) > 0
-        assert math.isclose(float(row["energy_j"]), float(row["latency_s"]) * 37, rel_tol=5)  # the estimate's order
+        watts = float(row["energy_j"]) / float(row["latency_s"])  # blocks and latency are runs of their own
+        assert row["meter"] != "estimate" or 1 < watts < 650  # 10 W idle to 65 W full, and a noisy machine
         assert row["energy_estimated"] == ("true" if row["meter"] == "estimate" else "false")
     simulated = rows["gptq-w3a16"]
     assert simulated["compute"] == simulated["status"] == "simulated" and "no kernel" in simulated["reason"]

@@ -139,6 +139,23 @@ def test_longer_blocks_only_measure_again(project):
     assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 
 
+@pytest.mark.parametrize("change", [("idle_w", 11), ("full_w", 66)])
+def test_another_wattage_does_not_quantize_anew(project, change):
+    with project.path("tests/workflow/quick.yaml").open("a") as file:
+        file.write(f"  {change[0]}: {change[1]}\n")
+    assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
+
+
+def test_another_judge_scores_anew(project):
+    path = project.path("resources/models/judge/open_clip_model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    features = {f"Extract judge features: tiny-sd3, {method}, steps-4" for method in METHODS}
+    scores = {f"Score {m}: tiny-sd3, {n}, steps-4" for m in ("fid", "kid", "clip-score") for n in METHODS}
+    assert project.plan() == {"Extract judge features: reference images"} | features | scores | SUMMARY
+
+
 def test_other_weights_under_the_same_path_are_another_model(project):
     path = project.path("resources/models/tiny-sd3/transformer/diffusion_pytorch_model.safetensors")
     content = bytearray(path.read_bytes())

@@ -55,11 +55,11 @@ def save(folder, samples, rows, details):
 
 
 def load(manifest_path):
-    """{input name: [samples, ...]}.
+    """({input name: [samples, ...]}, the manifest).
 
     Raises:
         DataError: a file is missing, truncated or corrupted.
     """
     details = manifest.read_json(manifest_path)
     manifest.verify_files(manifest_path, details["files"])
-    return load_file(Path(manifest_path).parent / "samples.safetensors")
+    return load_file(Path(manifest_path).parent / "samples.safetensors"), details

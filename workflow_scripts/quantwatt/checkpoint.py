@@ -63,14 +63,14 @@ def load_pipeline(checkpoint, device="cpu"):
     if details["status"] != "ok":
         raise manifest.DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
     model = details["model_settings"]
-    family = load_family(model["family"])
+    family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
     compute, kernel, reason = kernels.compute_of(details["layers"], device)
-    denoiser = _load_denoiser(family, path, details, device, simulate=compute == "simulated")
-    pipeline = family.load(model, details["location"], denoiser).to(device)
+    denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
+    pipeline = family.load(model, location, denoiser).to(device)
     return QuantizedPipeline(pipeline, family, compute, kernel, reason)
 
 
-def _load_denoiser(family, path, details, device, simulate):
+def _load_denoiser(family, path, details, location, device, simulate):
     """The denoiser with its quantized layers in place; None for the 16-bit baseline, which the pipeline loads."""
     if not details["files"]:
         return None
@@ -82,7 +82,7 @@ def _load_denoiser(family, path, details, device, simulate):
 
     manifest.verify_files(path, details["files"])
     dtype = getattr(torch, details["model_settings"]["dtype"])
-    denoiser = family.meta_denoiser(details["location"])
+    denoiser = family.meta_denoiser(location)
     with safe_open(path.parent / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
         for name, layer in details["layers"].items():
@@ -115,12 +115,13 @@ class QuantizedPipeline:
         self.pipeline, self.family = pipeline, family
         self.compute, self.kernel, self.reason = compute, kernel, reason
 
-    def generate(self, prompts, seeds, sampling=None, **options):
+    def generate(self, prompts, seeds, sampling=None, first=0, **options):
         """Images of some prompts, one seed each.
 
         Args:
             sampling: steps, guidance, height, width, negative_prompt, as a sampling of an experiment; `options` are
                 the same by keyword and win.
+            first: number of the first image in a larger set, for messages.
         Returns:
             [n, height, width, 3] uint8.
         Raises:
@@ -130,6 +131,5 @@ class QuantizedPipeline:
 
         default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
-        return to_uint8(
-            self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
-        )
+        images = self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
+        return to_uint8(images, first)

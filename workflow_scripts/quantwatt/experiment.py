@@ -3,7 +3,7 @@
 `config.yaml` says which experiment runs and how this machine measures; `resources/experiments/NAME.yaml` holds the
 grid of models, methods and samplings. Both are checked against the JSON schemas of `resources/schemas/` before any
 job starts, and every default named there is filled in, so that a rule's slice of the configuration is complete.
-Each solver, format, allocation, family and extractor has a schema of its own: a new default of one never changes
+Each solver, transform, format, allocation, family and metric has its own schema: a new default of one never changes
 the entries of another.
 """
 
@@ -20,6 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "resources" / "schemas"
 EXPERIMENTS = ROOT / "resources" / "experiments"
+LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
 
 
@@ -37,14 +38,24 @@ def load_config(config, file="config.yaml"):
     Raises:
         ConfigurationError: an unknown key or a wrong value.
     """
-    return _complete(config, _schema("config"), file, "")
+    complete = _complete(config, _schema("config"), file, "")
+    weights, watts = complete["inception_weights"], complete["measuring"]
+    if weights not in (None, "download") and not (ROOT / weights).is_file():
+        raise ConfigurationError(
+            f"{file}: inception_weights: '{weights}' does not exist; null uses the judge's features."
+        )
+    if watts["idle_w"] >= watts["full_w"]:
+        raise ConfigurationError(
+            f"{file}: measuring.idle_w: {watts['idle_w']} W idle is not below full_w, {watts['full_w']} W fully loaded."
+        )
+    return complete
 
 
 def load_experiment(name):
     """Read `resources/experiments/NAME.yaml`, check it, and fill in every default.
 
     Returns:
-        {"models", "methods", "baseline", "samplings", "calibration", "references", "metrics", "cells"}; `cells` is
+        {"models", "methods", "baseline", "samplings", "calibration", "reference", "metrics", "cells"}; `cells` is
         the explicit list of {"model", "method", "sampling"}.
     Raises:
         ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
@@ -102,6 +113,8 @@ def _check_method(entry, file, where):
         for i, entry in enumerate(method["transforms"])
     ]
     method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
+    if method["solver"].get("act_order") and not method["solver"]["static_groups"]:
+        raise ConfigurationError(f"{file}: {where}.solver.static_groups: with act_order the groups must be static.")
     if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
         raise ConfigurationError(
             f"{file}: {where}.weights.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
@@ -140,6 +153,8 @@ def _check_references(experiment, file):
             files[f"models.{name}.path"] = model["path"]
     if reference and reference.get("folder"):
         files["reference.folder"] = reference["folder"]
+    if experiment["judge"]["model"].startswith(LOCAL_JUDGE):
+        files["judge.model"] = experiment["judge"]["model"].removeprefix(LOCAL_JUDGE)
     for entry, path in files.items():
         if not (ROOT / path).exists():
             siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
@@ -251,6 +266,8 @@ def _sentence(error, file, where):
         known = error.schema.get("properties", {})
         unknown = sorted(error.instance.keys() - known.keys())[0]
         return f"{entry}: unknown key '{unknown}'{_nearest(unknown, known)}."
+    if error.validator in ("oneOf", "anyOf", "not") and "x-rule" in error.schema:
+        return f"{entry}: {error.schema['x-rule']}."
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"{entry}: the key '{missing}' is missing."
@@ -288,24 +305,22 @@ def resolve_meter(meter, device):
     return "rapl" if any(os.access(counter, os.R_OK) for counter in counters) else "estimate"
 
 
-def fingerprint(model):
-    """A hash of a local model's files, so that other weights under the same path are another model.
+def fingerprint(path):
+    """A hash of a file or of all files of a folder, so that other content under the same path is another input.
 
     Files are named by content and not by date: a checkout or a touch reruns nothing. Of a file over 64 MB only its
     size, its first and its last megabyte are read, which holds planning to milliseconds.
 
     Args:
-        model: a completed entry of `models`.
+        path: relative to the project.
     Returns:
-        hex string; the revision of a hub model.
+        hex string.
     """
-    if model.get("hub"):
-        return model["revision"]
     digest = hashlib.sha256()
-    folder = ROOT / model["path"]
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    top = ROOT / path
+    for path in [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file()):
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        digest.update(f"{path.relative_to(top)} {size}\n".encode())
         with path.open("rb") as file:
             if size <= WHOLE_FILE_BYTES:
                 digest.update(file.read())

@@ -211,7 +211,7 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
     estimated = cost == "energy_j" and (rows["energy_estimated"] == True).any()  # noqa: E712 (None is neither)
     kind = "size of the quantized weights (MB)" if cost == "size_mb" else COST[cost]
     axes.set_xlabel(kind + (", estimated" if estimated else ""))
-    features = next(iter(rows["features"].dropna()), None) if quality in ("fid", "kid", "clip_score") else None
+    features = next(iter(rows["features"].dropna()), None) if quality in ("fid", "kid") else None
     name = QUALITY[quality] + (f", {features} features" if features else "")
     axes.set_title(f"{'↑' if sign > 0 else '↓'} {name}", fontsize=8.5, pad=6)
     axes.tick_params(labelsize=8)
@@ -383,7 +383,7 @@ def power_trace(inputs, narrow):
         _draw_trace(axes, seconds, watts)
         if pd.notna(row["idle_w"]):
             axes.axhline(row["idle_w"], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        estimated = ", estimated" if row["energy_estimated"] else ""
+        estimated = ", estimated" if row["meter"] == "estimate" else ""
         idle = f"; dashed: idle {row['idle_w']:.3g} W" if pd.notna(row["idle_w"]) else ""
         axes.set_title(f"{row['model']} {row['method']}: power (W{estimated}){idle}")
         axes.set_xlabel("seconds" + ("; energy blocks shaded" if spans else ""))

@@ -1,6 +1,13 @@
-"""Confidence intervals by the bootstrap: the only place that draws one."""
+"""Confidence intervals: the only place that draws one.
+
+Many observations (images) are resampled. A handful (blocks, processes) are not: the percentile bootstrap of eight
+values covers 90 % where it promises 95, of three 75; there, Student's t is used.
+"""
+
+import math
 
 import numpy as np
+from scipy.special import stdtrit
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -10,7 +17,7 @@ def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
     """Percentile bootstrap of a mean.
 
     Args:
-        values: [n] independent observations (one per image, or one per block).
+        values: [n] independent observations, one per image.
     Returns:
         (mean, low, high): the mean and its 95 % interval; the bounds are NaN for fewer than two values.
     """
@@ -32,22 +39,43 @@ def bootstrap_median(values, resamples=RESAMPLES, seed=0):
     return float(np.median(values)), low, high
 
 
-def bootstrap_ratio(values, baseline, resamples=RESAMPLES, seed=0):
-    """Ratio of two means over independent blocks, by resampling each side.
+def student_mean(values):
+    """Mean of a few observations with its interval by Student's t.
+
+    Args:
+        values: [n] independent observations (blocks, fresh processes).
+    Returns:
+        (mean, low, high); the bounds are NaN for fewer than two values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = _student(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def student_ratio(values, baseline):
+    """Ratio of two means of a few observations each, on the logarithmic scale.
+
+    The variance of the logarithm of a mean is that of the mean over its square (delta method); the degrees of freedom
+    are Welch's.
 
     Args:
         values, baseline: [n] and [m] positive observations of the two configurations.
     Returns:
-        (ratio, low, high).
+        (ratio, low, high); the bounds are NaN where a side has fewer than two values.
     """
     values, baseline = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     ratio = float(values.mean() / baseline.mean())
     if len(values) < 2 or len(baseline) < 2:
-        return ratio, float("nan"), float("nan")
-    above = _resampled_means(values[:, None], resamples, seed)[:, 0]
-    below = _resampled_means(baseline[:, None], resamples, seed + 1)[:, 0]
-    low, high = _bounds(above / below)
-    return ratio, low, high
+        return ratio, math.nan, math.nan
+    variances = [side.var(ddof=1) / len(side) / side.mean() ** 2 for side in (values, baseline)]
+    if sum(variances) == 0:
+        return ratio, ratio, ratio
+    weights = [v**2 / (len(side) - 1) for v, side in zip(variances, (values, baseline), strict=True)]
+    half = _student(sum(variances) ** 2 / sum(weights)) * math.sqrt(sum(variances))
+    return ratio, ratio * math.exp(-half), ratio * math.exp(half)
 
 
 def bootstrap_statistic(statistic, n, resamples, seed=0):
@@ -81,3 +109,8 @@ def _bounds(draws):
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _student(degrees):
+    """Two-sided quantile of Student's t at LEVEL."""
+    return float(stdtrit(degrees, (1 + LEVEL) / 2))

@@ -11,18 +11,20 @@ from importlib import util
 
 @dataclass(frozen=True)
 class Kernel:
-    """name: what computes; layer: name of the class in quantwatt.linear; formats: what it accepts."""
+    """name: what computes; layer: name of the class in quantwatt.linear; devices: where it runs."""
 
     name: str
     layer: str
     requires: str | None  # a package beside torch
     devices: tuple
 
-    def accepts(self, layer):
-        return ACCEPTS[self.layer](layer["weights"], layer["activations"], layer["in_features"])
+    def accepts(self, layer, device):
+        return device in self.devices and ACCEPTS[self.layer](layer, layer["weights"], layer["activations"], device)
 
 
-def _int8(weights, activations, in_features):
+def _int8(layer, weights, activations, device):
+    if device == "cuda" and (layer["in_features"] % 8 or layer["out_features"] % 8):
+        return False
     return (
         weights["format"] == "integer"
         and (weights["bits"], weights["granularity"], weights["symmetric"]) == (8, "channel", True)
@@ -31,8 +33,8 @@ def _int8(weights, activations, in_features):
     )
 
 
-def _four_bit(weights, activations, in_features):
-    return weights["format"] in ("nf4", "fp4") and activations is None and in_features % weights["block"] == 0
+def _four_bit(layer, weights, activations, device):
+    return weights["format"] in ("nf4", "fp4") and activations is None and layer["in_features"] % weights["block"] == 0
 
 
 ACCEPTS = {"Int8Linear": _int8, "FourBitLinear": _four_bit}
@@ -47,11 +49,11 @@ def kernel_for(layer, device):
     """The kernel of one layer on a device, or None.
 
     Args:
-        layer: {"weights", "activations", "in_features"} of a checkpoint manifest.
+        layer: {"weights", "activations", "in_features", "out_features"} of a checkpoint manifest.
         device: "cpu" or "cuda".
     """
     for kernel in KERNELS:
-        if device in kernel.devices and kernel.accepts(layer):
+        if kernel.accepts(layer, device):
             if kernel.requires is None or util.find_spec(kernel.requires):
                 return kernel
     return None
@@ -61,7 +63,8 @@ def compute_of(layers, device):
     """Whether a checkpoint computes in its formats on a device.
 
     Args:
-        layers: {name: {"weights", "activations", "in_features"}} of a checkpoint manifest; empty for the baseline.
+        layers: {name: {"weights", "activations", "in_features", "out_features"}} of a checkpoint manifest; empty for
+            the baseline.
     Returns:
         ("real" | "simulated", names of the kernels or None, why it is simulated or None).
     """

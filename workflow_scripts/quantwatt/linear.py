@@ -4,6 +4,8 @@ import torch
 
 from quantwatt.activations import ActivationFormat
 
+CUDA_TOKENS = 17  # the least that the int8 product takes on CUDA
+
 
 def _factor(quantized, dtype):
     return None if quantized.input_factor is None else quantized.input_factor.to(dtype)
@@ -49,7 +51,10 @@ class Int8Linear(torch.nn.Module):
         if self.input_factor is not None:
             inputs = inputs * self.input_factor
         codes, scale = self.activation_format.encode(inputs.reshape(-1, inputs.shape[-1]))
-        sums = torch._int_mm(codes, self.codes.T)  # [tokens, rows] int32
+        tokens = len(codes)
+        if codes.is_cuda and tokens < CUDA_TOKENS:
+            codes = torch.nn.functional.pad(codes, (0, 0, 0, CUDA_TOKENS - tokens))
+        sums = torch._int_mm(codes, self.codes.T)[:tokens]  # [tokens, rows] int32
         outputs = (sums.float() * scale * self.scale).to(inputs.dtype)
         if self.bias is not None:
             outputs = outputs + self.bias

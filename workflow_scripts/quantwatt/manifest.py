@@ -14,6 +14,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[2]  # what relative paths in manifests are relative to
+
 
 class DataError(Exception):
     """An input file is missing, truncated or corrupted; the message is one sentence for the user."""
@@ -92,16 +94,17 @@ def describe_files(folder, names):
     return {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
 
 
-def verify_files(manifest_path, files):
+def verify_files(manifest_path, files, folder=None):
     """Check every file that a manifest vouches for against its size and sha256.
 
     Args:
-        manifest_path: the manifest; file names are relative to its folder.
+        manifest_path: the manifest.
         files: `{name: {"sha256": str, "bytes": int}}`.
+        folder: what the names are relative to; the manifest's own folder without it.
     Raises:
         DataError: a file is missing, truncated or changed; names the file and what to delete.
     """
-    folder = Path(manifest_path).parent
+    folder = Path(folder or Path(manifest_path).parent)
     for name, expected in files.items():
         path = folder / name
         remedy = f"delete {manifest_path} and run again to make it anew."

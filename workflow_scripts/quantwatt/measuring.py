@@ -168,7 +168,7 @@ def idle_power(meter, seconds, sleep=time.sleep):
 
 
 def summarize_energy(blocks, n_blocks, idle_w=None):
-    """Joules per image, the mean over good blocks with a bootstrap over them.
+    """Joules per image, the mean over good blocks and its interval.
 
     Args:
         idle_w: mean idle power in watts, or None where it was not read.
@@ -181,7 +181,7 @@ def summarize_energy(blocks, n_blocks, idle_w=None):
         void = [block for block in blocks if block.void]
         last = void[-1].reason if void else "they were not run"
         return None, f"{len(void)} of {len(blocks)} blocks were void, the last because {last}"
-    value, low, high = intervals.bootstrap_mean([block.energy_j / block.images for block in good])
+    value, low, high = intervals.student_mean([block.energy_j / block.images for block in good])
     seconds_per_image = np.mean([block.seconds / block.images for block in good])
     energy = {
         "value": value,

@@ -166,6 +166,10 @@ def _cost_segments(best, kind, compared):
         lead = "No measured method saves " + noun if len(compared) > 1 else "Quantizing saves no " + noun
         start = [(lead, "strong"), (": the cheapest, " if len(compared) > 1 else ": ", ""), (best["method"], "strong"),
                  (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
+    elif _missing(verdict):
+        change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
+        return [(best["method"], "strong"), (f"'s {noun} per image differs from 16 bit's by ", ""),
+                ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
     else:
         change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
         return [(best["method"], "strong"), (f"'s {noun} per image is ", ""), ("not distinguishable", "strong"),
@@ -209,6 +213,9 @@ def _memory(row, base):
     """ ", and y GB less memory", where the two intervals lie apart."""
     if _missing(row["memory_mb"]) or _missing(base["memory_mb"]):
         text = ", with no memory figure"
+    elif _missing(row["memory_mb_low"]) or _missing(base["memory_mb_low"]):
+        saved = base["memory_mb"] - row["memory_mb"]
+        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} memory (no interval)"
     elif row["memory_mb_high"] < base["memory_mb_low"] or row["memory_mb_low"] > base["memory_mb_high"]:
         saved = base["memory_mb"] - row["memory_mb"]
         text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} memory"

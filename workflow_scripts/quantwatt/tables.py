@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from quantwatt.intervals import bootstrap_ratio
+from quantwatt.intervals import student_ratio
 from quantwatt.manifest import DataError, atomic_path, read_json
 
 METRIC_COLUMNS = {"fid": "fid", "kid": "kid", "clip-score": "clip_score", "psnr": "psnr_db", "ssim": "ssim"}
 HIGHER_IS_BETTER = {"fid": False, "kid": False, "clip_score": True, "psnr_db": True, "ssim": True}
 CHANGES = ("fid", "kid", "clip_score")  # metrics of one image set, which the baseline has too
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
+BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
 LAYER_COLUMNS = (
     "model method layer weight_bits activation_bits relative_error error_of damping fallback seconds".split()
 )
@@ -44,7 +45,7 @@ SUMMARY_COLUMNS = [
     "latency_verdict",
     "ratio_reason",
     *(column for name in CHANGES for column in _with_bounds(f"{name}_change")),
-    *"quantize_s quantize_energy_j break_even_images".split(),
+    *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
 ]
 
 
@@ -170,7 +171,8 @@ def _row(cell, reference, baseline):
 
 
 def _quality(cell):
-    row = {"features": next((s["features"] for s in cell.scores.values() if s.get("features")), None)}
+    distances = [score for metric, score in cell.scores.items() if metric in ("fid", "kid")]
+    row = {"features": next((score["features"] for score in distances if score.get("features")), None)}
     for metric, score in cell.scores.items():
         column = metric_column(metric)
         row |= _interval(column, score.get("value"), score.get("low"), score.get("high"))
@@ -246,26 +248,21 @@ def difference(value, reference):
 
 
 def _ratios(cell, reference):
-    """Energy and latency against the baseline, by resampling the blocks of both."""
+    """Energy against the baseline from the blocks of both, latency from the medians of its own runs."""
     if reference is cell:
         return {"verdict": BASELINE, "latency_verdict": BASELINE}
     why = _incomparable(cell, reference)
     if why:
         return {"ratio_reason": why}
     row = {}
-    for name, verdict, per_image in (
-        ("energy_ratio", "verdict", "energy_j"),
-        ("latency_ratio", "latency_verdict", "seconds"),
-    ):
-        mine, other = (_per_image(c.measurement, per_image) for c in (cell, reference))
-        if len(mine) and len(other):
-            ratio = bootstrap_ratio(mine, other)
-            row |= _interval(name, *ratio) | {verdict: judge(*ratio[1:])}
-    if "latency_ratio" not in row:  # without a meter there are no blocks
-        medians = [c.measurement.get("latency_s") for c in (cell, reference)]
-        if all(medians):
-            ratio = _ratio_of_medians(*medians)
-            row |= _interval("latency_ratio", *ratio) | {"latency_verdict": judge(*ratio[1:])}
+    joules = [_per_image(c.measurement, "energy_j") for c in (cell, reference)]
+    if all(map(len, joules)):
+        ratio = student_ratio(*joules)
+        row |= _interval("energy_ratio", *ratio) | {"verdict": judge(*ratio[1:])}
+    medians = [c.measurement.get("latency_s") for c in (cell, reference)]
+    if all(medians):
+        ratio = _ratio_of_medians(*medians)
+        row |= _interval("latency_ratio", *ratio) | {"latency_verdict": judge(*ratio[1:])}
     if "energy_ratio" not in row:
         row["ratio_reason"] = cell.measurement.get("energy_reason") or "no energy was read"
     return row
@@ -287,6 +284,9 @@ def _incomparable(cell, reference):
         if record.measurement["status"] != "ok":
             return f"{record.method}: {record.measurement.get('reason') or record.measurement['status']}"
     mine, other = cell.measurement, reference.measurement
+    threads = [(m.get("device") or {}).get("threads") for m in (mine, other)]
+    if threads[0] != threads[1]:
+        return f"the baseline was measured with {threads[1]} threads, this with {threads[0]}"
     if device_key(mine) != device_key(other):
         return f"the baseline was measured on another device ({(other.get('device') or {}).get('name')})"
     if mine.get("meter") != other.get("meter"):
@@ -301,21 +301,29 @@ def device_key(measurement):
 
 
 def judge(low, high):
-    """Verdict on a cost ratio from its interval: below 1 is better; without an interval nothing is distinguishable."""
+    """Verdict on a cost ratio from its interval: below 1 is better; None without an interval."""
+    if math.isnan(low) or math.isnan(high):
+        return None
     if high < 1:
         return BETTER
     return WORSE if low > 1 else UNDECIDED
 
 
 def _quantizing(cell, reference, row):
-    """What quantizing itself took, and after how many images the saving has repaid it."""
+    """What calibrating and quantizing took, and after how many images the saving has repaid it."""
     cost = cell.checkpoint.get("quantize") or {}
-    joules = cost.get("energy_j")
-    found = {"quantize_s": cost.get("seconds"), "quantize_energy_j": joules}
-    if joules is not None and row.get("verdict") == BETTER:
+    parts = [part for part in (cost, cell.checkpoint.get("calibration")) if part]
+    joules = [part.get("energy_j") for part in parts]
+    found = {
+        "quantize_s": sum(part["seconds"] for part in parts) if parts else None,
+        "quantize_energy_j": sum(joules) if parts and None not in joules else None,
+        "quantize_energy_estimated": any(part.get("estimated") for part in parts) if parts else None,
+        "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
+    }
+    if found["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
         saving = reference.measurement["energy_j"]["value"] - row["energy_j"]
         if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
-            found["break_even_images"] = math.ceil(joules / saving)
+            found["break_even_images"] = math.ceil(found["quantize_energy_j"] / saving)
     return found
 
 
@@ -398,6 +406,6 @@ def read_table(path):
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table ({error}); delete it and run again.") from error
     booleans = {"true": True, "false": False, True: True, False: False}
-    for column in {"baseline", "device_fake", "energy_estimated"} & set(table.columns):
+    for column in BOOLEANS & set(table.columns):
         table[column] = [booleans.get(value) for value in table[column]]
     return table

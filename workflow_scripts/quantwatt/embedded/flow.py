@@ -148,7 +148,7 @@ def pipeline(model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -
 def load(folder: Path) -> StableDiffusion3Pipeline:
     """The saved pipeline in bfloat16, without progress bars."""
     found = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.bfloat16
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.bfloat16
     )
     found.set_progress_bar_config(disable=True)
     return found

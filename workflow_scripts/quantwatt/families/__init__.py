@@ -10,7 +10,6 @@ A family module offers
     blocks(denoiser) -> list of names                           in execution order
     quantizable(denoiser) -> list of names                      linear layers, in execution order
     advance(inputs, output) -> inputs                           one block's inputs from the output of the one before
-    PHASES, DENOISER_FOLDER                                     the pipeline's phases; the denoiser's subfolder
 """
 
 from quantwatt import registry

@@ -4,9 +4,6 @@ import torch
 
 from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 
-PHASES = ("text", "denoise", "decode")
-DENOISER_FOLDER = "transformer"
-
 # The denoiser's inputs by keyword; what a block passes on is named by `advance`.
 DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
@@ -19,7 +16,7 @@ def load(settings, location, denoiser=None):
     if denoiser is not None:
         options["transformer"] = denoiser
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        location, dtype=getattr(torch, settings["dtype"]), local_files_only=True, **options
+        location, dtype=getattr(torch, settings["dtype"]), local_files_only=True, use_safetensors=True, **options
     )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.max_sequence_length = settings["max_sequence_length"]
@@ -31,7 +28,11 @@ def load_denoiser(settings, location):
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel.from_pretrained(
-        location, subfolder="transformer", dtype=getattr(torch, settings["dtype"]), local_files_only=True
+        location,
+        subfolder="transformer",
+        dtype=getattr(torch, settings["dtype"]),
+        local_files_only=True,
+        use_safetensors=True,
     ).eval()
 
 

@@ -5,6 +5,8 @@ meter.start(); work(); trace = meter.stop()
 print(trace.energy_j)
 """
 
+import contextlib
+import time
 from typing import Protocol
 
 from quantwatt import registry
@@ -50,3 +52,27 @@ def open_meter(name, settings=None, device=None):
         meter.close()
         raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
     return meter
+
+
+def metered(work, settings, device):
+    """Run `work()` under the meter that the settings name; an unreadable one leaves the energy empty, with the reason.
+
+    Args:
+        settings: as for `open_meter`, with its name under "meter".
+        device: "cpu" or "cuda", where the work is done.
+    Returns:
+        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason"}).
+    """
+    cost = {"energy_j": None, "meter": settings["meter"], "estimated": False, "reason": None}
+    try:
+        meter = open_meter(settings["meter"], settings, device)
+    except MeterUnavailable as error:
+        cost["reason"] = str(error)
+        meter = open_meter("none")
+    with contextlib.closing(meter):
+        meter.start()
+        start = time.perf_counter()
+        result = work()
+        seconds, trace = time.perf_counter() - start, meter.stop()
+    cost["reason"] = cost["reason"] or trace.fault
+    return result, {**cost, "seconds": seconds, "energy_j": trace.energy_j, "estimated": meter.estimated}

@@ -1,0 +1,75 @@
+"""A model that cannot be had: one sentence that says what to do."""
+
+import json
+
+import httpx2 as httpx
+import pytest
+
+import fetch_model
+from quantwatt import experiment, manifest
+
+HUB = {"family": "sd3", "hub": "somebody/model", "revision": "0" * 40, "text_encoder_3": False, "dtype": "bfloat16"}
+MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
+
+
+def test_a_local_model_is_described_from_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(experiment.ROOT)
+    fetch_model.main(["--model", "m", "--settings", json.dumps(MODEL), "--output", str(tmp_path / "manifest.json")])
+    found = manifest.read_json(tmp_path / "manifest.json")
+    weights = experiment.ROOT / MODEL["path"] / "transformer/diffusion_pytorch_model.safetensors"
+    assert abs(found["denoiser_bytes"] - weights.stat().st_size) < 60_000  # all but the file's header
+    assert found["files"]["transformer/diffusion_pytorch_model.safetensors"]["sha256"] == manifest.sha256(weights)
+    assert len(found["blocks"]) >= 4 and all(name.startswith("transformer_blocks.") for name in found["layers"])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("GatedRepoError", "HF_TOKEN"),
+        ("RepositoryNotFoundError", "no such repository"),
+        ("RevisionNotFoundError", "no such commit"),
+        ("LocalEntryNotFoundError", "the hub cannot be reached"),
+        ("OfflineModeIsEnabled", "the hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(monkeypatch, error, words):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def refuse(*args, **kwargs):
+        kind = getattr(errors, error)
+        if issubclass(kind, errors.HfHubHTTPError) and error != "LocalEntryNotFoundError":
+            raise kind("refused", response=httpx.Response(403, request=httpx.Request("GET", "https://example.org")))
+        raise kind("refused")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(manifest.DataError, match=words) as caught:
+        fetch_model.fetch(HUB)
+    assert str(caught.value).startswith("somebody/model at 000000000000: ") and "\n" not in str(caught.value)
+
+
+def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    index = {"_class_name": "X", "transformer": ["diffusers", "T"], "vae": ["diffusers", "V"],
+             "text_encoder_3": ["transformers", "T5"], "image_encoder": [None, None]}  # fmt: skip
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: tmp_path / "model_index.json")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
+    assert fetch_model.fetch(HUB) == str(tmp_path)
+    assert asked["revision"] == "0" * 40
+    folders = {pattern.split("/")[0] for pattern in asked["allow_patterns"]}
+    assert folders == {"model_index.json", "transformer", "vae"}
+
+
+def test_a_folder_that_is_no_pipeline_or_has_only_pickles(tmp_path):
+    arguments = ["--model", "m", "--output", str(tmp_path / "manifest.json"), "--settings"]
+    settings = {**MODEL, "path": str(tmp_path)}
+    with pytest.raises(manifest.DataError, match="not a diffusers pipeline"):
+        fetch_model.main([*arguments, json.dumps(settings)])
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "weights.bin").write_bytes(b"pickle")
+    with pytest.raises(manifest.DataError, match="no safetensors weights"):
+        fetch_model.main([*arguments, json.dumps(settings)])
+    assert not (tmp_path / "manifest.json").exists()
