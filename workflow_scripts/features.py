@@ -4,9 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from quantwatt import command, extractors, feature_files, images, registry
 from quantwatt.manifest import provenance, read_json
+from quantwatt.progress import progress
 
+CHUNK = 256  # images between two updates of the progress bar
 EXTRACTORS = sorted(path.stem for path in Path(extractors.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
@@ -28,7 +32,10 @@ def extract(images_path, name, settings, device, output):
         return feature_files.write_features(output, {}, fields)
     files = images.image_files(images_path)
     extractor = registry.load("extractors", name).load(settings, device)
-    tensors = {"image": extractor.image(files)}
+    parts = [files[first : first + CHUNK] for first in range(0, len(files), CHUNK)]
+    tensors = {
+        "image": np.concatenate([extractor.image(part) for part in progress(parts, description=f"{name} features")])
+    }
     prompts = [image["prompt"] for image in manifest["images"]]
     if None not in prompts and (text := extractor.text(prompts)) is not None:
         tensors["text"] = text

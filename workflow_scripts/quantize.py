@@ -65,8 +65,9 @@ def main(argv=None):
     manifest.verify_files(args.model, model["files"], location)
     denoiser = family.load_denoiser(model["settings"], location)
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
+    batch = calibrated["calibration"]["batch_size"] if calibrated else None
     (quantized, reports), cost = meters.metered(
-        lambda: sequential.quantize(denoiser, family, allocation, args.method, samples), args.metering, "cpu"
+        lambda: sequential.quantize(denoiser, family, allocation, args.method, samples, batch), args.metering, "cpu"
     )
     checkpoint.save(
         Path(args.output).parent,

@@ -44,7 +44,7 @@ def samples(family):
 def quantize(method, family, layers, samples=None):
     denoiser = family.load_denoiser(MODEL, LOCATION)
     allocation = allocate(layers, METHODS[method], method)
-    return denoiser, *sequential.quantize(denoiser, family, allocation, METHODS[method], samples)
+    return denoiser, *sequential.quantize(denoiser, family, allocation, METHODS[method], samples, batch=8)
 
 
 def save(folder, denoiser, quantized, reports):
@@ -93,7 +93,7 @@ def test_layers_fed_by_one_tensor_share_statistics(family, layers, samples):
     denoiser = family.load_denoiser(MODEL, LOCATION)
     block = denoiser.get_submodule("transformer_blocks.0")
     names = [name for name in layers if name.startswith("transformer_blocks.0.")]
-    inputs = sequential._first_block_inputs(denoiser, family, samples[0])
+    inputs = sequential._first_block_inputs(denoiser, family, samples[0], batch=8)
     from quantwatt.solvers import gptq
 
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_dual_attention_blocks_of_stable_diffusion_35_are_walked(family):
     method = METHODS["gptq-w3a16"]
     with torch.no_grad():
         before = denoiser(**inputs, return_dict=False)[0]
-        _, reports = sequential.quantize(denoiser, family, allocate(layers, method, "m"), method, inputs)
+        _, reports = sequential.quantize(denoiser, family, allocate(layers, method, "m"), method, inputs, batch=5)
         after = denoiser(**inputs, return_dict=False)[0]
     assert set(reports) == set(layers) and all(report["error_of"] == "outputs" for report in reports.values())
     assert 0 < (after - before).norm() < 0.5 * before.norm()

@@ -14,11 +14,9 @@ from quantwatt.formats import load_format, stored_bits
 from quantwatt.linear import SimulatedLinear
 from quantwatt.progress import progress
 
-BATCH = 32  # calibration samples per forward pass
-
 
 @torch.no_grad()
-def quantize(denoiser, family, allocation, method, samples=None):
+def quantize(denoiser, family, allocation, method, samples=None, batch=None):
     """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer as it goes.
 
     Args:
@@ -26,6 +24,7 @@ def quantize(denoiser, family, allocation, method, samples=None):
         allocation: {layer: {"weights", "activations"}} as `quantwatt.allocation.allocate` returns.
         method: a completed method, for its solver and its transforms.
         samples: {denoiser input: [samples, ...]}; needed where a solver or transform reads statistics.
+        batch: samples per forward pass.
     Returns:
         {layer: QuantizedWeight} and {layer: report}, where a report holds format, bits, relative_error (of the
         output on the calibration inputs where the solver saw them, else of the weights), damping, fallback, seconds.
@@ -33,7 +32,7 @@ def quantize(denoiser, family, allocation, method, samples=None):
     solver = registry.load("solvers", method["solver"]["name"])
     transforms = [(registry.load("transforms", t["name"]), t) for t in method["transforms"]]
     observers = [m for m in (solver, *(module for module, _ in transforms)) if hasattr(m, "new_statistics")]
-    inputs = _first_block_inputs(denoiser, family, samples) if observers else None
+    inputs = _first_block_inputs(denoiser, family, samples, batch) if observers else None
     quantized, reports = {}, {}
     for block_name in progress(
         family.blocks(denoiser), description=f"quantizing by {method['solver']['name']}", unit="block"
@@ -136,7 +135,7 @@ class _Stop(Exception):
     """Ends a forward pass once the first block's inputs are known."""
 
 
-def _first_block_inputs(denoiser, family, samples):
+def _first_block_inputs(denoiser, family, samples, batch):
     """Keyword arguments of the first block for every batch of samples."""
     captured = []
 
@@ -146,9 +145,9 @@ def _first_block_inputs(denoiser, family, samples):
 
     with _pre_hook(denoiser.get_submodule(family.blocks(denoiser)[0]), capture):
         count = len(next(iter(samples.values())))
-        for first in range(0, count, BATCH):
+        for first in range(0, count, batch):
             try:
-                denoiser(**{name: tensor[first : first + BATCH] for name, tensor in samples.items()})
+                denoiser(**{name: tensor[first : first + batch] for name, tensor in samples.items()})
             except _Stop:
                 continue
     return captured
