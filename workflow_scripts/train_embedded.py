@@ -11,7 +11,9 @@ classifier, all of scenes of coloured shapes that this repository draws itself. 
 
 Without a stage all of them run, in this order. A training that was interrupted resumes from its last
 checkpoint. The recipes that made the models in the repository are the constants RECIPE of
-quantwatt/embedded/*.py. On two busy cores the flow, the longest training, is best shared by two processes:
+quantwatt/embedded/*.py. Give every process one thread where other programs run: threads of small networks
+mostly wait for each other. The models here were made so by one process each; two share the batches of the
+flow, the longest training, and take 1.4 times its steps in the same time:
 
   torchrun --nproc-per-node 2 workflow_scripts/train_embedded.py flow --threads 1
 """
@@ -71,7 +73,8 @@ def train_flow(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> 
         latents = vae.normalise(autoencoder, torch.load(cache, weights_only=True))
         model, _ = flow.train(latents, captions, words, checkpoint, seed)
     if training.rank_and_size()[0] == 0:
-        flow.pipeline(model, autoencoder, words).save_pretrained(models / "tiny-sd3")
+        # A tokenizer that has padded a batch would save that as its setting.
+        flow.pipeline(model, autoencoder, tokenizer.new(seed)).save_pretrained(models / "tiny-sd3")
 
 
 def train_judge(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> None:
@@ -84,7 +87,7 @@ def train_judge(models: Path, checkpoints: Path, seed: int, unfinished: bool) ->
         model = unfinished_judge.clip
     else:
         model, _ = judge.train(*training_data(seed), words, checkpoint, seed)
-    judge.save(model, words, models / "judge")
+    judge.save(model, tokenizer.new(seed), models / "judge")
 
 
 def train_attributes(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> None:
