@@ -22,16 +22,17 @@ import argparse
 import json
 import logging
 import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from quantwatt import attributes, scenes
+from quantwatt import attributes, experiment, scenes
 from quantwatt.embedded import classifier, flow, judge, tokenizer, training, vae
+from quantwatt.families import sd3
+from quantwatt.images import to_uint8
+from quantwatt.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ TRAINING_PICTURES = 40_000
 STAGES = ("prompts", "flow", "judge", "attributes", "evaluate")
 PROMPTS = {"test": (512, 1, True), "calibration": (64, 2, False)}  # number, added to the seed, held out
 EVALUATION_SEED = 1000  # added to the seed
-SWEEP_BITS = (8, 6, 4, 3, 2)
-SWEEP_PROMPTS = 256
 
 
 def training_data(seed: int) -> tuple[np.ndarray, list[str]]:
@@ -101,23 +100,6 @@ def train_attributes(models: Path, checkpoints: Path, seed: int, unfinished: boo
     attributes.save(model, models / "attributes")
 
 
-def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """A matrix [outputs, inputs] on an asymmetric grid of 2**bits levels for every output, dequantized."""
-    low = weight.amin(1, keepdim=True).clamp_max(0)
-    high = weight.amax(1, keepdim=True).clamp_min(0)
-    scale = (high - low).clamp_min(1e-8) / (2**bits - 1)
-    zero = (-low / scale).round()
-    return ((weight / scale).round() + zero).clamp(0, 2**bits - 1).sub(zero) * scale
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of the normal distributions fitted to features [n, d] and [m, d]."""
-    covariances = [np.cov(features, rowvar=False) for features in (a, b)]
-    product = np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)
-    distance = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1])
-    return float(distance - 2 * np.sqrt(product).sum())
-
-
 def folder_mb(folder: Path) -> float:
     """Size of the files of a folder, in 10**6 bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
@@ -137,79 +119,47 @@ def training_record(checkpoints: Path, previous: dict) -> dict:
     return record
 
 
-class Meter:
-    """Measures pictures with the saved classifier and judge."""
-
-    def __init__(self, models: Path, renders: np.ndarray):
-        self.classifier = attributes.load(models / "attributes")
-        self.judge = judge.Judge(models / "judge")
-        self.render_features = self.judge.pictures(renders).double().numpy()
-
-    def attributes_right(self, pictures: np.ndarray, captions: list[str]) -> dict[str, float]:
-        """The share of pictures with every attribute of their caption right."""
-        right, two = attributes.all_right(self.classifier, pictures, captions)
-        return {"one_object": right[~two].mean(), "two_objects": right[two].mean(), "all": right.mean()}
-
-    def __call__(self, pictures: np.ndarray, captions: list[str]) -> dict:
-        """Attributes, CLIP score (100 times the mean cosine) and Frechet distance to renders."""
-        seen = self.judge.pictures(pictures)
-        return {
-            "attributes_right": self.attributes_right(pictures, captions),
-            "clip_score": 100 * float((seen * self.judge.captions(captions)).sum(-1).mean()),
-            "frechet_distance": frechet_distance(seen.double().numpy(), self.render_features),
-        }
+def attributes_right(models: Path, images: np.ndarray, captions: list[str]) -> dict[str, float]:
+    """The share of images [n, 64, 64, 3] with every attribute of their caption right, by the saved classifier."""
+    right, two = attributes.all_right(attributes.load(models / "attributes"), images, captions)
+    return {"one_object": right[~two].mean(), "two_objects": right[two].mean(), "all": right.mean()}
 
 
-def sweep(
-    pipe: flow.StableDiffusion3Pipeline, captions: list[str], reference: np.ndarray, seed: int, meter: Meter
-) -> tuple[dict, list[np.ndarray]]:
-    """Rounds all linear layers of the transformer to every width of SWEEP_BITS.
-
-    Returns the figures of each, with the PSNR to the pictures `reference` of the same noise, and its pictures.
-    """
-    linears = [module for module in pipe.transformer.modules() if isinstance(module, torch.nn.Linear)]
-    originals = [linear.weight.data.clone() for linear in linears]
-    figures, drawn = {"W16": meter(reference, captions)}, []
-    for bits in SWEEP_BITS:
-        for linear, weight in zip(linears, originals, strict=True):
-            linear.weight.data.copy_(round_to_nearest(weight.float(), bits))
-        drawn.append(flow.sample(pipe, captions, seed))
-        psnr = training.psnr_db(drawn[-1], reference).mean()
-        figures[f"W{bits}"] = {"psnr_db": psnr} | meter(drawn[-1], captions)
-        log.info("W%d %s", bits, rounded(figures[f"W{bits}"]))
-    for linear, weight in zip(linears, originals, strict=True):
-        linear.weight.data.copy_(weight)
-    return figures, drawn
+def generated(models: Path, prompts: list[str]) -> tuple[dict, np.ndarray]:
+    """The sampling of the embedded experiment and its baseline's images of the prompts, seed for seed."""
+    embedded = experiment.load_experiment("embedded")
+    sampling = embedded["samplings"]["steps-20"]
+    pipeline = sd3.load(embedded["models"]["tiny-sd3"], models / "tiny-sd3")
+    batch, drawn = sampling["batch_size"], []
+    for first in progress(range(0, len(prompts), batch), description="generating", unit="batch"):
+        part = prompts[first : first + batch]
+        seeds = [sampling["seed"] + first + i for i in range(len(part))]
+        drawn.append(to_uint8(sd3.generate(pipeline, part, seeds, sampling), first))
+    return {key: sampling[key] for key in ("steps", "guidance", "seed")}, np.concatenate(drawn)
 
 
-def evaluate(models: Path, prompts: Path, seed: int, n: int, sheets: Path | None = None) -> dict:
+def evaluate(models: Path, prompts: Path, seed: int, n: int) -> dict:
     """Every figure of the saved models, from `n` prompts at most and four renders for each."""
+    from diffusers import AutoencoderKL  # only now: after quantwatt.embedded has completed torchvision
+
     renders, captions = scenes.dataset(4 * n, seed + EVALUATION_SEED, held=True)
     asked = (prompts / "shapes-test.txt").read_text().splitlines()[:n]
-    meter, pipe = Meter(models, renders), flow.load(models / "tiny-sd3")
-    figures = {
+    critic = judge.Judge(models / "judge")
+    autoencoder = AutoencoderKL.from_pretrained(models / "tiny-sd3", subfolder="vae")
+    sampling, images = generated(models, asked)
+
+    def clip_score(pictures, texts):
+        return 100 * float((critic.pictures(pictures) * critic.captions(texts)).sum(-1).mean())
+
+    return {
         "size_mb": {name: folder_mb(models / name) for name in ("tiny-sd3", "judge", "attributes")},
-        "autoencoder_psnr_db": vae.reconstruction_db(pipe.vae, renders[:n]),
-        "classifier_right_on_renders": meter.attributes_right(renders, captions),
-        "judge_ranks_right_caption_first": judge.ranking(meter.judge, renders, captions, seed + EVALUATION_SEED),
-        "clip_score_of_renders": meter(renders, captions)["clip_score"],
+        "autoencoder_psnr_db": vae.reconstruction_db(autoencoder, renders[:n]),
+        "classifier_right_on_renders": attributes_right(models, renders, captions),
+        "generated_right": attributes_right(models, images, asked),
+        "generated_with": {"images": len(images), **sampling},
+        "judge_ranks_right_caption_first": judge.ranking(critic, renders, captions, seed + EVALUATION_SEED),
+        "clip_score": {"renders": clip_score(renders, captions), "generated": clip_score(images, asked)},
     }
-    log.info("%s", rounded(figures))
-    sampling = {"steps": flow.STEPS, "guidance": flow.GUIDANCE, "max_sequence_length": flow.T5_TOKENS}
-    began = time.perf_counter()
-    pictures = flow.sample(pipe, asked, seed)
-    speed = len(asked) / (time.perf_counter() - began)
-    figures["generated"] = {"sampling": sampling, "pictures_per_s": speed} | meter(pictures, asked)
-    log.info("%s", rounded(figures["generated"]))
-    few = min(n, SWEEP_PROMPTS)
-    figures["round_to_nearest"], drawn = sweep(pipe, asked[:few], pictures[:few], seed, meter)
-    if sheets is not None:
-        sheets.mkdir(parents=True, exist_ok=True)
-        rows = np.concatenate([part[:16] for part in (pictures, *drawn)])
-        Image.fromarray(scenes.contact_sheet(pictures[:96], 16)).save(sheets / "generated.png")
-        Image.fromarray(scenes.contact_sheet(rows, 16)).save(sheets / "round-to-nearest.png")
-        (sheets / "prompts.txt").write_text("\n".join(asked[:96]) + "\n")
-    return figures
 
 
 def rounded(value):
@@ -235,8 +185,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
     )
-    parser.add_argument("--pictures", type=int, default=512, help="prompts to evaluate (default: all 512)")
-    parser.add_argument("--sheets", type=Path, help="folder for contact sheets of generated pictures")
+    parser.add_argument("--images", type=int, default=512, help="prompts to evaluate (default: all 512)")
     chosen = parser.parse_args(argv)
     unknown = set(chosen.stage) - set(STAGES)
     if unknown:
@@ -261,9 +210,9 @@ def main(argv: list[str] | None = None) -> None:
     if "evaluate" in stages:
         target = chosen.models / "evaluation.json"
         previous = json.loads(target.read_text()) if target.exists() else {}
-        figures = evaluate(chosen.models, chosen.prompts, chosen.seed, chosen.pictures, chosen.sheets)
+        figures = evaluate(chosen.models, chosen.prompts, chosen.seed, chosen.images)
         record = training_record(chosen.checkpoints, previous.get("training", {}))
-        result = {"seed": chosen.seed, "pictures": chosen.pictures, "training": record} | figures
+        result = {"seed": chosen.seed} | figures | {"training": record}
         target.write_text(json.dumps(rounded(result), indent=1) + "\n")
         log.info("wrote %s", target)
 

@@ -38,19 +38,22 @@ LAYERS = [
 ]
 EVALUATION = {
     "seed": 0,
-    "pictures": 512,
+    "size_mb": {"tiny-sd3": 8.8, "judge": 2.1, "attributes": 0.6},
+    "autoencoder_psnr_db": 31.62,
+    "classifier_right_on_renders": {"one_object": 0.998, "two_objects": 0.991, "all": 0.9936},
+    "generated_right": {"one_object": 0.94, "two_objects": 0.86, "all": 0.9},
+    "generated_with": {"images": 512, "steps": 20, "guidance": 3.0, "seed": 0},
+    "judge_ranks_right_caption_first": {
+        "colour": 0.99,
+        "shape": 0.96,
+        "size": 0.97,
+        "relation": 0.93,
+        "background": 1.0,
+    },
+    "clip_score": {"renders": 72.0, "generated": 71.2},
     "training": {
         "vae": {"steps": 3000, "learning_rate": 0.002, "batch": 64, "steps_done": 3000, "cpu_s": 272},
         "flow": {"steps": 20000, "learning_rate": 0.0012, "batch": 64, "steps_done": 20000, "cpu_s": 12000},
-    },
-    "attributes": {"one object": 0.998, "two objects": 0.991, "all": 0.9936},
-    "judge": {"colour": 0.99, "shape": 0.96, "size": 0.97, "relation": 0.93, "background": 0.99},
-    "autoencoder_psnr_db": 31.62,
-    "size_mb": {"tiny-sd3": 8.8, "judge": 2.1, "attributes": 0.6},
-    "generated": {"steps": 20, "guidance": 3.0, "one object": 0.94, "two objects": 0.86, "clip_score": 71.2},
-    "round_to_nearest": {
-        "W8": {"psnr_db": 49.1, "one object": 0.94, "two objects": 0.86, "clip_score": 71.2},
-        "W2": {"psnr_db": 20.5, "one object": 0.31, "two objects": 0.09, "clip_score": 55.0},
     },
 }
 

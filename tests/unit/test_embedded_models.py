@@ -1,5 +1,6 @@
 """The embedded models as they lie in the repository load as documented and are as good as they need to be."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from quantwatt import attributes, scenes
-from quantwatt.embedded import flow, judge, muon, tokenizer, training, vae  # before open_clip
+from quantwatt import attributes, experiment, scenes
+from quantwatt.embedded import judge, muon, tokenizer, training, vae  # before open_clip
+from quantwatt.families import sd3
+from quantwatt.formats import load_format, quantize_to_nearest
+from quantwatt.images import to_uint8
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
@@ -16,7 +20,7 @@ PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
 
 @pytest.fixture(scope="module")
 def pipe():
-    return flow.load(MODELS / "tiny-sd3")
+    return sd3.load(experiment.load_experiment("embedded")["models"]["tiny-sd3"], MODELS / "tiny-sd3")
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +61,52 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def draw(pipe, prompts, first_seed=0, steps=20):
+    sampling = {**experiment.load_experiment("embedded")["samplings"]["steps-20"], "steps": steps}
+    return sd3.generate(pipe, prompts, [first_seed + i for i in range(len(prompts))], sampling)
+
+
 def test_pipeline_draws_what_it_is_asked(pipe, one_thread):
-    prompts = (PROMPTS / "shapes-test.txt").read_text().splitlines()[:16]
-    images = flow.sample(pipe, prompts, seed=0, steps=10)
-    right, _ = attributes.all_right(attributes.load(MODELS / "attributes"), images, prompts)
-    assert right.mean() >= 0.8
+    prompts = (PROMPTS / "shapes-test.txt").read_text().splitlines()[:32]
+    right, two = attributes.all_right(attributes.load(MODELS / "attributes"), to_uint8(draw(pipe, prompts)), prompts)
+    assert right[~two].mean() >= 0.9 and right[two].mean() >= 0.75
 
 
-def test_same_seed_draws_the_same_picture(pipe, one_thread):
-    prompts = (PROMPTS / "shapes-test.txt").read_text().splitlines()[:2]
-    first, again, other = (flow.sample(pipe, prompts, seed=seed, steps=2) for seed in (0, 0, 1))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+def test_an_image_is_a_function_of_its_own_seed(pipe, one_thread):
+    prompts = (PROMPTS / "shapes-test.txt").read_text().splitlines()[:3]
+    first, other = draw(pipe, prompts, steps=2), draw(pipe, prompts, first_seed=1, steps=2)
+    shifted = draw(pipe, prompts[1:], first_seed=1, steps=2)
+    assert np.array_equal(first, draw(pipe, prompts, steps=2)) and not np.array_equal(first, other)
+    assert np.abs(shifted - first[1:]).max() < 0.05  # the batch's size moves bfloat16 sums, no more
+
+
+def test_damage_grows_as_bits_shrink(pipe, one_thread):
+    """Round to nearest per channel: 8 bits hardly seen, then worse with every bit, 2 broken."""
+    prompts = (PROMPTS / "shapes-test.txt").read_text().splitlines()[:8]
+    reference, linears = draw(pipe, prompts, steps=8), dict(pipe.transformer.named_modules())
+    names, psnr = sd3.quantizable(pipe.transformer), {}
+    original = {name: linears[name].weight.data.clone() for name in names}
+    for bits in (8, 4, 3, 2):
+        settings = {"bits": bits, "granularity": "channel", "group_size": None, "symmetric": False}
+        weight_format = load_format({"format": "integer", **settings})
+        for name in names:
+            rounded = quantize_to_nearest(original[name].float(), weight_format).dequantize(weight_format)
+            linears[name].weight.data.copy_(rounded)
+        errors = np.square(draw(pipe, prompts, steps=8) - reference).mean(axis=(1, 2, 3))
+        psnr[bits] = (-10 * np.log10(errors)).mean()
+    for name in names:
+        linears[name].weight.data.copy_(original[name])
+    assert psnr[8] > 40 > psnr[4] > psnr[3] + 3 > psnr[2] + 6 and psnr[2] < 20, psnr
+
+
+def test_evaluation_meets_the_bar():
+    """The figures shown in the report; `train_embedded.py evaluate` makes them."""
+    found = json.loads((MODELS / "evaluation.json").read_text())
+    assert found["classifier_right_on_renders"]["all"] >= 0.99
+    assert found["generated_right"]["one_object"] >= 0.9 and found["generated_right"]["two_objects"] >= 0.75
+    assert found["generated_with"]["images"] >= 512 and found["generated_with"]["steps"] == 20
+    ranks = found["judge_ranks_right_caption_first"]
+    assert set(ranks) == set(scenes.ATTRIBUTES) and min(ranks.values()) >= 0.95
 
 
 def test_linear_layers_divide_into_groups_of_64(pipe):
@@ -79,7 +118,7 @@ def test_linear_layers_divide_into_groups_of_64(pipe):
 def test_judge_ranks_the_right_caption_first(critic):
     images, captions = scenes.dataset(256, seed=82, held=True)
     for attribute, accuracy in judge.ranking(critic, images, captions, seed=83).items():
-        assert accuracy >= 0.93, attribute
+        assert accuracy >= 0.95, attribute
 
 
 def test_judge_is_an_open_clip_model(critic):

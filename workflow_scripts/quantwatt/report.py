@@ -24,10 +24,11 @@ METRIC_TITLES = {
     "ssim": ("SSIM", ""),
 }
 EVALUATION_TITLES = {  # of the sections of evaluation.json
-    "attributes": "Attribute classifier: share of real pictures whose every attribute it reads right",
-    "judge": "Judge: share of pictures whose caption scores above one with this attribute wrong",
-    "generated": "Generated pictures of the 16-bit model: share whose every attribute is as asked, and scores",
-    "round_to_nearest": "The model rounded to nearest: how far each measure tells the bits apart",
+    "classifier_right_on_renders": "Attribute classifier: share of unseen renders whose every attribute it reads right",
+    "generated_right": "The 16-bit model: share of its images with every attribute of the prompt right",
+    "generated_with": "Those images were generated with",
+    "judge_ranks_right_caption_first": "Judge: unseen renders whose caption beats one with this attribute wrong",
+    "clip_score": "CLIP score by the judge",
     "size_mb": "Size (MB)",
     "training": "Training",
 }

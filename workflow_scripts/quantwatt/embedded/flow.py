@@ -6,7 +6,6 @@ and t follows a logit-normal distribution.
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -17,7 +16,6 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from quantwatt import scenes
 from quantwatt.embedded import tokenizer as captions_tokenizer
 from quantwatt.embedded import training
 
@@ -27,8 +25,6 @@ TEXT_WIDTH, TEXT_LAYERS = 64, 3
 LATENT = (4, 16, 16)
 T5_TOKENS = 1  # the pipeline stands in this many zeros for T5: call it with max_sequence_length=1
 NO_CAPTION = 0.1  # share of training without caption, for guidance
-
-STEPS, GUIDANCE = 20, 3.0  # of sampling, for the figures of evaluation.json
 
 
 class TextToImage(nn.Module):
@@ -143,38 +139,3 @@ def pipeline(model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -
         text_encoder_3=None,
         tokenizer_3=None,
     ).to(torch.bfloat16)
-
-
-def load(folder: Path) -> StableDiffusion3Pipeline:
-    """The saved pipeline in bfloat16, without progress bars."""
-    found = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.bfloat16
-    )
-    found.set_progress_bar_config(disable=True)
-    return found
-
-
-def sample(
-    pipe: StableDiffusion3Pipeline,
-    captions: list[str],
-    seed: int,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-    batch: int = 64,
-) -> np.ndarray:
-    """One picture for every caption, uint8 [n, 64, 64, 3]; the noise is a function of the seed and the place."""
-    noise = torch.randn(len(captions), *LATENT, generator=torch.Generator().manual_seed(seed))
-    parts = []
-    for start in range(0, len(captions), batch):
-        made = pipe(
-            prompt=captions[start : start + batch],
-            latents=noise[start : start + batch].to(pipe.transformer.dtype),
-            height=scenes.IMAGE_SIZE,
-            width=scenes.IMAGE_SIZE,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            max_sequence_length=T5_TOKENS,
-            output_type="np",
-        )
-        parts.append(made.images)
-    return (np.concatenate(parts) * 255).round().astype(np.uint8)
