@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 import synthetic_results as synthetic
@@ -9,6 +10,7 @@ import summarize
 import write_report
 from quantwatt import report, tables
 
+MODELS = Path(__file__).parents[2] / "resources" / "models"
 PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
 FIGURES = {name: {"wide": PIXEL, "narrow": PIXEL} for name in report.FIGURES}
 
@@ -157,8 +159,15 @@ def test_trust_box(page):
 
 
 def test_evaluation_is_labelled(page):
-    assert "Judge: share of pictures whose caption scores above" in page
+    assert "Judge: unseen renders whose caption beats one with this attribute wrong" in page
     assert "one object" in page and "CPU seconds" in page
+    assert "93.0 %" in page  # the judge's share for relations
+
+
+def test_every_section_that_the_evaluation_writes_has_a_title():
+    shipped = json.loads((MODELS / "evaluation.json").read_text())
+    sections = {key for key, value in shipped.items() if isinstance(value, dict)}
+    assert sections == set(report.EVALUATION_TITLES)
 
 
 def test_names_are_escaped(tmp_path):

@@ -32,6 +32,7 @@ EVALUATION_TITLES = {  # of the sections of evaluation.json
     "size_mb": "Size (MB)",
     "training": "Training",
 }
+SHARES = {"classifier_right_on_renders", "generated_right", "judge_ranks_right_caption_first"}  # shown in per cent
 EVALUATION_LABELS = {  # of its figures
     "autoencoder_psnr_db": "autoencoder's reconstruction (dB)",
     "psnr_db": "PSNR (dB)",
@@ -454,8 +455,13 @@ def _section(key, values):
         section["columns"] = [_label(name) for name in keys[0]]
         section["table"] = [(_label(name), [_plain(v) for v in row.values()]) for name, row in values.items()]
     else:
-        section["rows"] = [(_label(name), _plain(value)) for name, value in values.items()]
+        plain = _per_cent if key in SHARES else _plain
+        section["rows"] = [(_label(name), plain(value)) for name, value in values.items()]
     return section
+
+
+def _per_cent(value):
+    return f"{100 * value:.1f} %"
 
 
 def _label(key):
