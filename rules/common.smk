@@ -51,6 +51,21 @@ def entry(kind, name):
         raise WorkflowError(str(error))
 
 
+def check_target(path):
+    """Refuse a target of an unknown model, method, sampling or metric before the graph is built.
+
+    Snakemake would say the same, wrapped in a traceback of input functions.
+    """
+    stage, *names = Path(path).relative_to(RESULTS).parts
+    if (
+        stage in ("checkpoints", "allocation", "images", "measurements", "features", "scores")
+        and names[0] != "reference"
+    ):
+        kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
+        for kind, name in zip(kinds, names):
+            entry(kind, name.removesuffix(".json"))
+
+
 def settings(kind, *keys):
     """A parameter function: the entry that the wildcard names, or some of its keys, as one canonical string."""
 
@@ -182,3 +197,7 @@ CELL_FILES = [
     ),
 ]
 EVALUATION = ["resources/models/evaluation.json"] if LOCAL_JUDGE == "resources/models/judge" else []
+
+for word in sys.argv[1:]:  # Snakemake tells a workflow its targets only after it has been read
+    if word.startswith(f"{RESULTS}/"):
+        check_target(word)
