@@ -57,10 +57,9 @@ def check_target(path):
     Snakemake would say the same, wrapped in a traceback of input functions.
     """
     stage, *names = Path(path).relative_to(RESULTS).parts
-    if (
-        stage in ("checkpoints", "allocation", "images", "measurements", "features", "scores")
-        and names[0] != "reference"
-    ):
+    if stage in ("checkpoints", "allocation", "images", "measurements", "features", "scores") and names[:1] != [
+        "reference"
+    ]:
         kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
         for kind, name in zip(kinds, names):
             entry(kind, name.removesuffix(".json"))

@@ -26,4 +26,4 @@ rule measure:
         "python workflow_scripts/measure.py --checkpoint {input.checkpoint} --sampling {params.sampling:q}"
         " --measuring {params.measuring:q} --device {params.device} --threads {threads}"
         " --names {wildcards.model} {wildcards.method} {wildcards.sampling}"
-        " --output {output.measurement} --power {output.power} --blocks {output.blocks} 2> {log}"
+        " --output {output.measurement} --power {output.power} --blocks {output.blocks} > {log} 2>&1"

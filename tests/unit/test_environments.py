@@ -1,11 +1,14 @@
 """The conda environments, the requirements and the rules agree."""
 
+import ast
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from quantwatt.dependencies import closure
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -38,6 +41,32 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
             assert found, f"rule {name} names no environment"
             used.add(found[1])
     assert used == {path.stem for path in ENVIRONMENTS}
+
+
+# Modules whose distribution has another name.
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "cleanfid": "clean-fid", "open_clip": "open-clip-torch",
+                 "pynvml": "nvidia-ml-py", "huggingface_hub": "diffusers"}  # fmt: skip
+
+
+def imported_on_load(path):
+    """Modules that stand outside functions: what importing the file needs."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
+def test_every_environment_holds_what_its_rules_scripts_import(rules):
+    own = {"quantwatt", *sys.stdlib_module_names}
+    for environment, script in re.findall(
+        r'envs/(\w+)\.yaml".*?workflow_scripts/(\w+\.py)', rules.read_text(), re.DOTALL
+    ):
+        lines = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"][-1]["pip"]
+        held = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+        needed = {module for path in closure(script) for module in imported_on_load(path)} - own
+        assert {DISTRIBUTIONS.get(name, name).lower() for name in needed} <= held, (environment, script)
 
 
 def test_no_script_hides_an_installed_module():

@@ -206,14 +206,3 @@ def dataset(n: int, seed: int, held: bool | None = None) -> tuple[np.ndarray, li
     rng = np.random.default_rng(seed)
     scenes = random_scenes(n, rng, held)
     return np.stack([render(scene, rng) for scene in scenes]), [caption(scene) for scene in scenes]
-
-
-def contact_sheet(images: np.ndarray, columns: int, scale: int = 2) -> np.ndarray:
-    """Pictures uint8 [n, h, w, 3] side by side, `columns` a row, enlarged `scale` times without smoothing."""
-    n, height, width, _ = images.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * (height + 2), columns * (width + 2), 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = i // columns * (height + 2), i % columns * (width + 2)
-        sheet[y : y + height, x : x + width] = image
-    return sheet.repeat(scale, 0).repeat(scale, 1)

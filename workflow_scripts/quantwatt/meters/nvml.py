@@ -67,8 +67,8 @@ def open_meter(settings, make_sampler=Sampler):
 
     Args:
         settings: `gpu`, a UUID; without it the GPU that torch uses (where `device` is "cuda"), or else the
-            first of CUDA_VISIBLE_DEVICES, an index in NVML's order or the beginning of a UUID, or else the
-    only GPU. Raises:
+            first of CUDA_VISIBLE_DEVICES, an index in NVML's order or the beginning of a UUID, or else the only GPU.
+    Raises:
         MeterUnavailable: no driver, no GPU allocated, a MIG slice, or neither energy nor power is told.
     """
     nvml = _load()
