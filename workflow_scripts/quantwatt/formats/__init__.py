@@ -3,16 +3,21 @@
 A format module offers a frozen dataclass of settings `Format` with
 
     bits                                         bits of one code
+    scale_dtype, zero_dtype                      how a group's grid is stored; zero_dtype is None without a zero point
     group_size(columns) -> int                   inputs that share a scale
     fit(values) -> (scale, zero)                 [rows, width] -> [rows, 1] each
     encode(values, scale, zero) -> codes         elementwise, uint8; scale and zero broadcast
     decode(codes, scale, zero) -> values         elementwise, float32
+    bracket(values, scale, zero) -> (low, high)  codes of the grid points around each value; equal beyond an end
+    refit(codes, target, scale, zero) -> (scale, zero)
+                                                 least squares grid for codes [rows, width] that stay as they are: a
+                                                 float zero point moves, else the scale (and an integer zero point)
 
 Elementwise coding is what makes every solver work with every format: a solver chooses values, one column or one
-matrix at a time, and never looks inside the format.
+matrix at a time, and never looks inside the format. Tensors may be on any device; all of one call on the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -27,37 +32,57 @@ def load_format(settings):
 
 @dataclass
 class QuantizedWeight:
-    """Codes of a weight and the grid they stand on.
+    """Codes of a weight, the grid they stand on, and what else its layer computes with.
 
     codes:  [rows, columns] uint8
     scale:  [rows, groups] in the format's scale type
-    zero:   [rows, groups] uint8, or None where the format has no zero point
-    input_factor: [columns] by which the layer's input is multiplied first, where a transform asks for it
+    zero:   [rows, groups] in the format's zero type, or None where it has no zero point
+    input_factor: [columns] by which the layer's input is multiplied first, or None
+    group_index:  [columns] int32, each column's group, or None where it is column // group size
+    down, up:     [rank, columns] and [rows, rank], a 16-bit branch that adds (x * input_factor) @ down.T @ up.T to the
+                  output, or None
+    activation_scale, activation_zero: [1] each, the input's grid where it is static, or None
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
     zero: torch.Tensor | None
     input_factor: torch.Tensor | None = None
+    group_index: torch.Tensor | None = None
+    down: torch.Tensor | None = None
+    up: torch.Tensor | None = None
+    activation_scale: torch.Tensor | None = None
+    activation_zero: torch.Tensor | None = None
 
     def dequantize(self, weight_format):
-        """[rows, columns] float32."""
+        """[rows, columns] float32, of the codes alone: without branch and input factor."""
         columns = self.codes.shape[1]
-        column_group = torch.arange(columns) // weight_format.group_size(columns)
-        zero = None if self.zero is None else self.zero[:, column_group]
-        return weight_format.decode(self.codes, self.scale[:, column_group], zero)
+        group = self.group_index
+        if group is None:
+            group = torch.arange(columns, device=self.codes.device) // weight_format.group_size(columns)
+        zero = None if self.zero is None else self.zero[:, group]
+        return weight_format.decode(self.codes, self.scale[:, group], zero)
+
+    def rows(self, start, stop):
+        """The QuantizedWeight of some rows; what belongs to columns is shared with this one."""
+        own = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up")}
+        return replace(self, **{part: None if own[part] is None else own[part][start:stop] for part in own})
 
     def state(self, weight_format):
-        """Tensors for a checkpoint: codes packed to the format's bits, scales, zero points."""
-        state = {"codes": pack(self.codes, weight_format.bits), "scale": self.scale}
-        state |= {"zero": self.zero, "input_factor": self.input_factor}
-        return {part: tensor for part, tensor in state.items() if tensor is not None}
+        """Tensors for a checkpoint, on the CPU and none sharing memory; codes packed to the format's bits."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        state["codes"] = pack(self.codes.cpu(), weight_format.bits)
+        return {
+            part: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for part, tensor in state.items()
+            if tensor is not None
+        }
 
     @classmethod
     def from_state(cls, state, weight_format, columns):
         """The inverse of `state`."""
-        codes = unpack(state["codes"], weight_format.bits, columns)
-        return cls(codes, state["scale"], state.get("zero"), state.get("input_factor"))
+        parts = {field.name: state.get(field.name) for field in fields(cls)}
+        return cls(**{**parts, "codes": unpack(state["codes"], weight_format.bits, columns)})
 
 
 def quantize_to_nearest(weight, weight_format):
@@ -69,22 +94,45 @@ def quantize_to_nearest(weight, weight_format):
         QuantizedWeight.
     """
     scale, zero = fit_groups(weight, weight_format)
-    column_group = torch.arange(weight.shape[1]) // weight_format.group_size(weight.shape[1])
+    column_group = torch.arange(weight.shape[1], device=weight.device) // weight_format.group_size(weight.shape[1])
     codes = weight_format.encode(weight, scale[:, column_group], None if zero is None else zero[:, column_group])
     return QuantizedWeight(codes, scale, zero)
 
 
 def fit_groups(weight, weight_format):
     """Grids of all groups of a weight: (scale, zero), each [rows, groups]; the last group may be narrower."""
-    grids = [weight_format.fit(part) for part in weight.split(weight_format.group_size(weight.shape[1]), dim=1)]
-    scale = torch.cat([scale for scale, _ in grids], dim=1)
-    zero = None if grids[0][1] is None else torch.cat([zero for _, zero in grids], dim=1)
-    return scale, zero
+    return join_grids([weight_format.fit(part) for part in split_groups(weight, weight_format)], len(weight))
+
+
+def split_groups(weight, weight_format):
+    """A weight [rows, columns] with one row per group: [[rows * whole groups, width]], and the rest [rows, narrower].
+
+    Many groups are then one tensor, whatever their number.
+    """
+    rows, columns = weight.shape
+    width = weight_format.group_size(columns)
+    whole = columns - columns % width
+    parts = [weight[:, :whole].reshape(-1, width)]
+    return parts if whole == columns else [*parts, weight[:, whole:]]
+
+
+def join_groups(parts, rows):
+    """The inverse of `split_groups`: [rows, columns]."""
+    return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
+
+
+def join_grids(grids, rows):
+    """(scale, zero), each [rows, groups], of the grids [(scale, zero)] of `split_groups`'s parts."""
+    scale, zero = zip(*grids, strict=True)
+    return join_groups(scale, rows), None if zero[0] is None else join_groups(zero, rows)
 
 
 def stored_bits(rows, columns, weight_format):
-    """Average bits per weight with scales and zero points."""
+    """Average bits per weight: packed codes (rows padded to whole bytes) and every group's scale and zero point.
+
+    Per tensor, too, every row stores its scale. A solver's group_index, a transform's input factor and 16-bit branch,
+    and a static activation grid are not the format's and are not counted.
+    """
     groups = -(-columns // weight_format.group_size(columns))
-    scale_bits = 8 * torch.empty(0, dtype=weight_format.scale_dtype).element_size()
-    zero_bits = 8 if weight_format.has_zero else 0
-    return (8 * packed_bytes(columns, weight_format.bits) + groups * (scale_bits + zero_bits)) / columns
+    grid_bits = 8 * sum(dtype.itemsize for dtype in (weight_format.scale_dtype, weight_format.zero_dtype) if dtype)
+    return (8 * packed_bytes(columns, weight_format.bits) + groups * grid_bits) / columns

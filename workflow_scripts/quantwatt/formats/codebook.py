@@ -1,9 +1,14 @@
 """A 4-bit code chooses one of 16 values, scaled by the largest magnitude of a block (QLoRA, arXiv 2305.14314)."""
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+
+from quantwatt.formats.fitting import clip_factor, least_squares_scale
+
+BINS = 4096  # of a table over [-1, 1], finer than the least distance of two borders
 
 
 @dataclass(frozen=True)
@@ -11,28 +16,77 @@ class CodebookFormat:
     """Blocks of `block` inputs of one row; a row's last block may be narrower."""
 
     block: int = 64
+    clip_search: bool = False
 
     codebook: ClassVar[torch.Tensor]  # [16] float32, the value of each code
 
     bits = 4
     scale_dtype = torch.float32
+    zero_dtype = None
     has_zero = False
 
     @classmethod
     def from_settings(cls, settings):
-        return cls(settings["block"])
+        return cls(settings["block"], settings.get("clip_search", False))
 
     def group_size(self, columns):
         return min(self.block, columns)
 
     def fit(self, values):  # [rows, width] -> [rows, 1]
         scale = values.abs().amax(dim=1, keepdim=True)
-        return torch.where(scale > 0, scale, 1.0), None
+        scale = torch.where(scale == 0, 1.0, scale)
+        if self.clip_search:
+            scale = scale * clip_factor(values, self, lambda factor: (scale * factor, None))
+        return scale, None
 
     def encode(self, values, scale, zero):
-        ordered, code_of = self.codebook.sort()
-        boundaries = (ordered[1:] + ordered[:-1]) / 2
-        return code_of[torch.bucketize((values / scale).contiguous(), boundaries)].to(torch.uint8)
+        table = _table(type(self), values.device)
+        values = values / scale
+        bins = _bin(values).flatten()
+        border, below, above = (column.index_select(0, bins).view_as(values) for column in table)
+        return torch.where(values > border, above, below)
+
+    def snap(self, values, scale, zero):
+        return self.decode(self.encode(values, scale, zero), scale, zero)
+
+    def bracket(self, values, scale, zero):
+        ordered, code_of = _ordered(type(self), values.device)
+        above = torch.bucketize((values / scale).contiguous(), ordered, right=True)
+        return code_of[(above - 1).clamp_(min=0)], code_of[above.clamp_(max=len(ordered) - 1)]
 
     def decode(self, codes, scale, zero):
-        return self.codebook[codes.long()] * scale
+        return _values(type(self), codes.device).index_select(0, codes.flatten().int()).view(codes.shape) * scale
+
+    def refit(self, codes, target, scale, zero):
+        return least_squares_scale(self.decode(codes, 1.0, None), target, scale), None
+
+
+@functools.cache
+def _values(kind, device):
+    return kind.codebook.to(device)
+
+
+@functools.cache
+def _ordered(kind, device):
+    """The codebook in ascending order [16] and the code of each of its values [16] uint8."""
+    ordered, code_of = _values(kind, device).sort(stable=True)
+    return ordered, code_of.to(torch.uint8)
+
+
+def _bin(values):
+    return (values.nan_to_num() * (BINS / 2)).clamp_(-BINS / 2, BINS / 2 - 1).floor_().int() + BINS // 2
+
+
+@functools.cache
+def _table(kind, device):
+    """For each bin the border of two codes that lies in it (or infinity), the code up to it and the one beyond: [BINS].
+
+    Bins ascend with values, so that a look-up and a comparison give what a search among the borders would.
+    """
+    ordered, code_of = _ordered(kind, device)
+    borders = (ordered[1:] + ordered[:-1]) / 2
+    bins = _bin(borders)
+    border = torch.full((BINS,), float("inf"), device=device)
+    border[bins.long()] = borders
+    passed = torch.searchsorted(bins, torch.arange(BINS, dtype=torch.int32, device=device))
+    return border, code_of[passed], code_of[(passed + 1).clamp(max=len(ordered) - 1)]

@@ -4,30 +4,64 @@ from dataclasses import dataclass
 
 import torch
 
+from quantwatt.formats.fitting import clip_factor, least_squares_scale
+
 
 @dataclass(frozen=True)
 class Format:
     """Settings of resources/schemas/formats/integer.schema.json.
 
-    Asymmetric: values = (code - zero) * scale, with the range widened to hold 0 so that zero stays exact.
-    Symmetric: zero is the fixed code 2**(bits-1) and the grid runs from -(2**(bits-1) - 1) to its opposite, so that
-    8 bits are the int8 values from -127 to 127.
+    Asymmetric: values = (code - zero) * scale. With an integer zero point the range is widened to hold 0, so that zero
+    stays exact; a float one (HQQ, https://mobiusml.github.io/hqq_blog) spans the values' own range, wherever it lies.
+    Symmetric: zero is the fixed code 2**(bits-1). The narrow grid runs from -(2**(bits-1) - 1) to its opposite, so that
+    8 bits are the int8 values from -127 to 127; the other has one more step below zero, and its step is as GPTQ's
+    libraries have it: the values' range, 2·max|w|, over 2**bits - 1.
     """
 
     bits: int
     granularity: str = "channel"
     group: int | None = None
     symmetric: bool = False
+    narrow: bool = True
+    zero_point: str = "integer"
+    clip_search: bool = False
 
     scale_dtype = torch.float32
 
     @classmethod
     def from_settings(cls, settings):
-        return cls(settings["bits"], settings["granularity"], settings["group_size"], settings["symmetric"])
+        optional = ("symmetric", "narrow", "zero_point", "clip_search")
+        return cls(
+            settings["bits"],
+            settings["granularity"],
+            settings["group_size"],
+            **{key: settings[key] for key in optional if key in settings},
+        )
+
+    @property
+    def float_zero(self):
+        return not self.symmetric and self.zero_point == "float"
+
+    @property
+    def zero_dtype(self):
+        return None if self.symmetric else torch.float32 if self.float_zero else torch.uint8
 
     @property
     def has_zero(self):
         return not self.symmetric
+
+    @property
+    def middle(self):
+        """The code of 0 in a symmetric grid."""
+        return 2 ** (self.bits - 1)
+
+    @property
+    def lowest(self):
+        return 1 if self.symmetric and self.narrow else 0
+
+    @property
+    def highest(self):
+        return 2**self.bits - 1
 
     def group_size(self, columns):
         return min(self.group, columns) if self.granularity == "group" else columns
@@ -38,19 +72,54 @@ class Format:
         else:
             low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
         if self.symmetric:
-            scale = torch.maximum(-low, high) / (2 ** (self.bits - 1) - 1)
-            return torch.where(scale > 0, scale, 1.0), None
-        low, high = low.clamp(max=0), high.clamp(min=0)
-        scale = (high - low) / (2**self.bits - 1)
-        scale = torch.where(scale > 0, scale, 1.0)
-        return scale, torch.round(-low / scale).to(torch.uint8)
+            high = torch.maximum(-low, high)
+            low = -high
+        elif not self.float_zero:
+            low, high = low.clamp(max=0), high.clamp(min=0)
+        if self.clip_search:
+            shared = self.granularity == "tensor"
+            factor = clip_factor(values, self, lambda factor: self._grid(low * factor, high * factor), shared)
+            low, high = low * factor, high * factor
+        return self._grid(low, high)
+
+    def _grid(self, low, high):
+        """(scale, zero) of a range; a NaN at its end makes the scale NaN, so that it cannot pass unseen."""
+        scale = (high - low) / (self.highest - self.lowest)
+        scale = torch.where(scale == 0, 1.0, scale)
+        return scale, None if self.symmetric else self._stored(-low / scale)
+
+    def _stored(self, zero):
+        """A zero point as it is stored."""
+        return zero if self.float_zero else zero.round().clamp_(0, self.highest).to(torch.uint8)
+
+    def _coded(self, values, scale, zero, rounding):
+        """Codes, as floats. Rounding comes before an integer zero point, as GPTQ has it, and after a float one."""
+        if self.float_zero:
+            return rounding((values / scale).add_(zero))
+        return rounding(values / scale).add_(self.middle if self.symmetric else zero)
 
     def encode(self, values, scale, zero):
-        if self.symmetric:
-            middle = 2 ** (self.bits - 1)
-            return torch.round(values / scale).add_(middle).clamp_(1, 2 * middle - 1).to(torch.uint8)
-        return torch.round(values / scale).add_(zero).clamp_(0, 2**self.bits - 1).to(torch.uint8)
+        return self._coded(values, scale, zero, torch.round).clamp_(self.lowest, self.highest).to(torch.uint8)
+
+    def snap(self, values, scale, zero):
+        codes = self._coded(values, scale, zero, torch.round_).clamp_(self.lowest, self.highest)
+        return codes.sub_(self.middle if self.symmetric else zero).mul_(scale)
+
+    def bracket(self, values, scale, zero):
+        below = self._coded(values, scale, zero, torch.floor)
+        low, high = below.clamp(self.lowest, self.highest), (below + 1).clamp_(self.lowest, self.highest)
+        return low.to(torch.uint8), high.to(torch.uint8)
 
     def decode(self, codes, scale, zero):
-        offset = 2 ** (self.bits - 1) if self.symmetric else zero.float()
-        return (codes.float() - offset) * scale
+        return (codes.float() - (self.middle if self.symmetric else zero)) * scale
+
+    def refit(self, codes, target, scale, zero):
+        shared = self.granularity == "tensor"
+        if not self.symmetric:
+            distance = codes - target / scale  # from each code to where its target lies when zero is code 0
+            mean = distance.mean() if shared else distance.mean(dim=1, keepdim=True)
+            zero = self._stored(mean.expand(zero.shape))
+            if self.float_zero:
+                return scale, zero
+        # Rounding mostly holds an integer zero point where it is, so the scale fits what is left.
+        return least_squares_scale(self.decode(codes, 1.0, zero), target, scale, shared), zero

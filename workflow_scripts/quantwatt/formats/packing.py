@@ -1,7 +1,7 @@
 """Codes of 1 to 8 bits in a row of bytes, without gaps."""
 
-import numpy as np
 import torch
+from torch.nn.functional import pad
 
 
 def packed_bytes(columns, bits):
@@ -20,13 +20,20 @@ def pack(codes, bits):
         [rows, packed_bytes(columns, bits)] uint8.
     """
     rows, columns = codes.shape
-    shifts = np.arange(bits - 1, -1, -1, dtype=np.uint8)
-    bit_rows = (codes.numpy()[:, :, None] >> shifts & 1).reshape(rows, columns * bits)
-    return torch.from_numpy(np.packbits(bit_rows, axis=1))
+    eights = pad(codes, (0, -columns % 8)).reshape(rows, -1, 8)
+    word = torch.zeros(eights.shape[:2], dtype=torch.int64, device=codes.device)  # 8 codes in the last `bits` bytes
+    for i in range(8):
+        word = word.bitwise_left_shift_(bits).bitwise_or_(eights[:, :, i])
+    parts = [(word >> 8 * (bits - 1 - i) & 255).to(torch.uint8) for i in range(bits)]
+    return torch.stack(parts, dim=2).reshape(rows, -1)[:, : packed_bytes(columns, bits)].contiguous()
 
 
 def unpack(packed, bits, columns):
     """The inverse of `pack`: [rows, columns] uint8."""
-    bit_rows = np.unpackbits(packed.numpy(), axis=1, count=columns * bits).reshape(len(packed), columns, bits)
-    weights = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint8)
-    return torch.from_numpy((bit_rows * weights).sum(axis=2, dtype=np.uint8))
+    rows, width = packed.shape
+    groups = pad(packed, (0, -width % bits)).reshape(rows, -1, bits)
+    word = torch.zeros(groups.shape[:2], dtype=torch.int64, device=packed.device)
+    for i in range(bits):
+        word = word.bitwise_left_shift_(8).bitwise_or_(groups[:, :, i])
+    parts = [(word >> bits * (7 - i) & 2**bits - 1).to(torch.uint8) for i in range(8)]
+    return torch.stack(parts, dim=2).reshape(rows, -1)[:, :columns].contiguous()

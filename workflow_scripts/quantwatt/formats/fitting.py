@@ -1,0 +1,48 @@
+"""Two searches that every format shares: how far to clip, and the scale that fits codes already chosen."""
+
+import torch
+
+CLIP_POWER = 2.4
+CLIP_FACTORS = [1 - i / 100 for i in range(80)]
+CHUNK = 1 << 18  # values coded at once, so that what is intermediate stays in the cache
+
+
+def clip_factor(values, weight_format, grid, shared=False):
+    """The shrink factor of each row's range that minimises Σ|w - q|^2.4 (the search of GPTQ's reference code).
+
+    Args:
+        values: [rows, width].
+        grid: function of a factor, returning (scale, zero) of the range shrunk by it, each [rows, 1] or None.
+        shared: one factor for all rows.
+    Returns:
+        [rows, 1], each one of 1, 0.99, ..., 0.21; 1 where a value is NaN.
+    """
+    rows = max(1, CHUNK // values.shape[1])
+    errors = values.new_empty(len(CLIP_FACTORS), len(values))
+    for i, factor in enumerate(CLIP_FACTORS):
+        scale, zero = grid(factor)
+        for start in range(0, len(values), rows):
+            part = slice(start, start + rows)
+            part_grid = scale[part], None if zero is None else zero[part]
+            codes = weight_format.encode(values[part], *part_grid)
+            difference = weight_format.decode(codes, *part_grid).sub_(values[part])
+            errors[i, part] = difference.abs_().log2_().mul_(CLIP_POWER).exp2_().sum(dim=1)  # pow is thrice as slow
+    if shared:
+        errors = errors.sum(dim=1, keepdim=True).expand_as(errors)
+    factors = torch.tensor(CLIP_FACTORS, device=values.device)
+    return factors[errors.argmin(dim=0)][:, None]  # the first, and so the widest, of equal ones
+
+
+def least_squares_scale(levels, target, scale, shared=False):
+    """The scale that minimises Σ(target - levels·scale)², per row.
+
+    Args:
+        levels: [rows, width], the values that the codes stand for at scale 1.
+        target: [rows, width].
+        scale: [rows, 1], kept where no positive scale is better than none.
+        shared: one scale for all rows.
+    """
+    dimensions = (0, 1) if shared else 1
+    product = (levels * target).sum(dim=dimensions, keepdim=True)
+    norm = (levels * levels).sum(dim=dimensions, keepdim=True)
+    return torch.where((product > 0) & (norm > 0), product / norm, scale)
