@@ -12,7 +12,7 @@ rule allocate:
         "../envs/base.yaml"
     threads: 1
     params:
-        method=settings("methods", "weights", "activations", "allocation"),
+        method=settings("methods", "weights", "activations", "transforms", "allocation"),
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
@@ -30,8 +31,6 @@ CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | {"meter": METER})
-# What meters quantizing, which always runs on the CPU.
-METERING = canonical_json(CONFIG["measuring"] | {"meter": configuration.resolve_meter(CONFIG["meter"], "cpu")})
 
 
 wildcard_constraints:
@@ -61,7 +60,7 @@ def check_target(path):
         "reference"
     ]:
         kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
-        for kind, name in zip(kinds, names):
+        for kind, name in zip(kinds, [name for name in names if name != "manifest.json"]):
             entry(kind, name.removesuffix(".json"))
 
 
@@ -123,10 +122,34 @@ def cells(pattern):
     return [pattern.format(**cell) for cell in EXPERIMENT["cells"]]
 
 
-def calibration_data(wildcards):
-    """Calibration data where the method's solver reads it."""
-    needed = configuration.needs_calibration(entry("methods", wildcards.method))
-    return [f"{RESULTS}/calibration/{wildcards.model}/manifest.json"] if needed else []
+def quantize_inputs(wildcards):
+    """What quantizing reads beside the model: calibration data, or the layers that an external solver has solved."""
+    method = entry("methods", wildcards.method)
+    inputs = {}
+    if configuration.is_external(method):
+        inputs["solved"] = f"{RESULTS}/solved/{method['solver']['name']}/{wildcards.model}/{wildcards.method}/manifest.json"
+    if configuration.needs_calibration(method):
+        inputs["calibration"] = f"{RESULTS}/calibration/{wildcards.model}/manifest.json"
+    return inputs
+
+
+def quantize_arguments(wildcards):
+    """`quantize.py`'s arguments for those inputs."""
+    return " ".join(f"--{name} {path}" for name, path in quantize_inputs(wildcards).items())
+
+
+def external_solver(wildcards):
+    """The settings of a method's solver alone: its other entries are in the allocation."""
+    return canonical_json(entry("methods", wildcards.method)["solver"])
+
+
+def python_of(environment):
+    """The interpreter of a library with an environment of its own: conda's with --sdm conda, else what `make backends`
+    has made, where it has."""
+    own = Path(".venvs") / environment
+    with_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+    whole = (Path(workflow.basedir) / own / "installed").exists()
+    return str(own / "bin" / "python") if whole and not with_conda else "python"
 
 
 def extractor(wildcards):

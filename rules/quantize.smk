@@ -1,9 +1,9 @@
 rule quantize:
     input:
+        unpack(quantize_inputs),
         code=code("quantize.py", family, formats, solver),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
-        calibration=calibration_data,
     output:
         manifest=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
     log:
@@ -15,14 +15,17 @@ rule quantize:
     threads: CONFIG["threads"]["quantize"]
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
+        gpu=GPUS,
     params:
         method=settings("methods"),
         # A function of threads is never compared: another wattage or meter shall not quantize anew.
-        metering=lambda wildcards, threads: METERING,
-        calibration=lambda wildcards: " ".join(f"--calibration {path}" for path in calibration_data(wildcards)),
+        metering=lambda wildcards, threads: MEASURING,
+        inputs=quantize_arguments,
+        device=DEVICE,
     message:
         "Quantize {wildcards.model}, {wildcards.method}"
     shell:
-        "python workflow_scripts/quantize.py --model {input.model} --allocation {input.allocation} {params.calibration}"
+        "python workflow_scripts/quantize.py --model {input.model} --allocation {input.allocation} {params.inputs}"
         " --method-name {wildcards.method} --method {params.method:q} --metering {params.metering:q}"
+        " --device {params.device}"
         " --threads {threads} --output {output.manifest} > {log} 2>&1"

@@ -31,7 +31,7 @@ def main(argv=None):
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     pipeline = family.load(model["settings"], location).to(args.device)
-    (samples, rows), cost = meters.metered(
+    (samples, rows), cost, _ = meters.metered(
         lambda: calibration.record(family, pipeline, prompts, args.calibration), args.metering, args.device
     )
     calibration.save(

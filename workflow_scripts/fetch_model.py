@@ -55,10 +55,12 @@ def fetch(settings):
 def describe(family, location, dtype):
     """Layers, blocks and size of the denoiser in its computing type, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
-    layers = {}
+    layers, chunks = {}, family.segments(denoiser)
     for name in family.quantizable(denoiser):
         layer = denoiser.get_submodule(name)
         layers[name] = {"in_features": layer.in_features, "out_features": layer.out_features}
+        if chunks.get(name, 1) > 1:
+            layers[name]["segments"] = chunks[name]
     return {
         "layers": layers,
         "blocks": family.blocks(denoiser),

@@ -91,8 +91,8 @@ def measure_cell(args, argv):
 
         compute, kernel, reason = checkpoints.compute_of(args.checkpoint, args.device)
         record.update(compute=compute, kernel=kernel)
-        if compute == "simulated":
-            record.update(status="simulated", reason=reason)
+        if compute != "real":
+            record.update(status=compute, reason=reason)
         else:
             try:
                 measured, blocks, traces = measure_real(args, argv)

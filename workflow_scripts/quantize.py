@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 
 from quantwatt import command, manifest
+from quantwatt.formats.library import library_of
+
+PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
 
 def average_bits(layers, reports):
@@ -13,13 +16,22 @@ def average_bits(layers, reports):
     Layers without a report are not quantized and count with 16 bits.
     """
     total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
-    weight_bits = activation_bits = 0.0
-    for name, layer in layers.items():
-        share = layer["in_features"] * layer["out_features"] / total
-        chosen = reports.get(name, {"weight_bits": 16, "activation_bits": 16})
-        weight_bits += share * chosen["weight_bits"]
-        activation_bits += share * chosen["activation_bits"]
+    weight_bits = activation_bits = 16.0
+    for report in reports.values():
+        share = report["in_features"] * report["out_features"] / total
+        weight_bits += share * (report["weight_bits"] - 16)
+        activation_bits += share * (report["activation_bits"] - 16)
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
+
+
+def unsupported(allocation, device):
+    """Why a library's format among those of an allocation cannot be computed on the device, or None."""
+    different = {json.dumps(formats["weights"], sort_keys=True) for formats in allocation.values()}
+    for weights in map(json.loads, sorted(different)):
+        library = library_of(weights)
+        if library and (reason := library.unsupported(weights, device)):
+            return reason
+    return None
 
 
 def main(argv=None):
@@ -27,6 +39,8 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--allocation", required=True, help="JSON file of allocate.py")
     parser.add_argument("--calibration", help="the calibration's manifest.json, for solvers that read statistics")
+    parser.add_argument("--solved", help="manifest.json of solve_layers.py, for an external solver")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
     parser.add_argument(
@@ -46,17 +60,23 @@ def main(argv=None):
         "solver": args.method["solver"] and args.method["solver"]["name"],
         "settings": args.method,
     }
-    if not allocation:  # the 16-bit baseline is the model itself
+    external = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
+    missing = unsupported(allocation, args.device)
+    if missing:
+        external = {"status": "unsupported", "reason": missing}
+    if not allocation or external["status"] != "ok":  # the 16-bit baseline is the model itself; or there is no model
+        details |= {"status": external["status"], "reason": external["reason"]}
         manifest.write_json(
             args.output,
-            {**details, **average_bits(model["layers"], {}), "size_bytes": model["denoiser_bytes"], "files": {},
-             "layers": {}, "quantize": None, "calibration": None, "provenance": manifest.provenance()},
+            {**details, **average_bits(model["layers"], {}),
+             "size_bytes": None if allocation else model["denoiser_bytes"], "files": {}, "layers": {},
+             "quantize": None, "calibration": None, "provenance": manifest.provenance()},
         )  # fmt: skip
         return
 
     import torch
 
-    from quantwatt import calibration, checkpoint, meters, sequential
+    from quantwatt import calibration, checkpoint, meters, segments, sequential
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
@@ -64,19 +84,36 @@ def main(argv=None):
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     denoiser = family.load_denoiser(model["settings"], location)
+    segments.split(denoiser, segments.of_layers(model["layers"], allocation))
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
     batch = calibrated["calibration"]["batch_size"] if calibrated else None
-    (quantized, reports), cost = meters.metered(
-        lambda: sequential.quantize(denoiser, family, allocation, args.method, samples, batch), args.metering, "cpu"
+    solved = args.solved and Path(args.solved).parent
+    (states, reports), cost, trace = meters.metered(
+        lambda: sequential.quantize(denoiser, family, allocation, args.method, samples, batch, args.device, solved),
+        args.metering,
+        args.device,
     )
+    for report in reports.values():
+        spans = report.pop("spans")
+        report["seconds"] = sum(share * (stop - start) for start, stop, share in spans)
+        joules = [trace.energy_between(start, stop) for start, stop, _ in spans]
+        known = trace.energy_j is not None
+        report["energy_j"] = sum(share * j for (_, _, share), j in zip(spans, joules, strict=True)) if known else None
+    if args.solved:
+        # The library's environment has no meter, and what it did is not what reading its files took.
+        for name, report in reports.items():
+            report |= {**external["layers"][name], "energy_j": None}
+        seconds = sum(layer["seconds"] for layer in external["layers"].values())
+        reason = f"solved in the environment of {args.method['solver']['name']}, without a meter"
+        cost |= {"seconds": seconds, "energy_j": None, "reason": reason}
     checkpoint.save(
         Path(args.output).parent,
         denoiser,
-        quantized,
+        states,
         reports,
         {**details, **average_bits(model["layers"], reports), "quantize": cost,
          "calibration": calibrated and calibrated["cost"],
-         "provenance": manifest.provenance(("torch", "diffusers", "transformers", "bitsandbytes"))},
+         "provenance": manifest.provenance(PACKAGES)},
     )  # fmt: skip
 
 

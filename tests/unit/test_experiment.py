@@ -75,7 +75,13 @@ def change(raw, path, value):
         ("models.tiny-sd3.family", "sd4", ["models.tiny-sd3.family", "did you mean 'sd3'"]),
         ("models.tiny-sd3.hub", "a/b", ["models.tiny-sd3", "give either 'path', or 'hub' with 'revision'"]),
         ("judge.model", "local-dir:resources/models/juge", ["judge.model", "does not exist", "resources/models/judge"]),
-        ("methods.gptq-w4a8.solver.static_groups", False, ["gptq-w4a8.solver.static_groups", "act_order"]),
+        ("methods.gptq-w4a8.activations.dynamic", False, ["gptq-w4a8.activations.granularity", "set 'tensor'"]),
+        ("methods.nf4.solver", {"name": "auto-gptq"}, ["nf4.weights.format", "'auto-gptq'", "integer"]),
+        (
+            "methods.gptq-w4a8.weights",
+            {"format": "bitsandbytes-int8"},
+            ["gptq-w4a8.solver.name", "'gptq'", "bitsandbytes-int8", "use rtn"],
+        ),
         ("metrics.fidd", {}, ["metrics", "'fidd'", "did you mean 'fid'"]),
         ("metrics.fid", {"resample": 3}, ["metrics.fid", "'resample'", "'resamples'"]),
         ("calibration", None, ["calibration", "missing", "gptq-w4a8"]),
@@ -137,5 +143,7 @@ def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
     names = [path.name.removesuffix(".schema.json") for path in (experiment.SCHEMAS / kind).glob("*.json")]
     assert names
     for name in names:
-        flag = experiment._schema(f"{kind}/{name}").get("x-needs-calibration", False)
-        assert flag == hasattr(registry.load(kind, name), "new_statistics")
+        schema, module = experiment._schema(f"{kind}/{name}"), registry.load(kind, name)
+        reads = bool(getattr(module, "NEEDS", ())) or any(hasattr(module, n) for n in ("needs", "NEEDS_BLOCK"))
+        assert schema.get("x-external", False) == hasattr(module, "EXTERNAL")
+        assert schema.get("x-needs-calibration", False) == (reads or hasattr(module, "EXTERNAL"))

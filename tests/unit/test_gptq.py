@@ -1,10 +1,13 @@
 """GPTQ against a plain transcription of the paper's algorithm, and its failure ladder."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from quantwatt.formats import fit_groups, load_format, quantize_to_nearest
-from quantwatt.solvers import gptq
+from quantwatt.solvers import gptq, qronos
+from quantwatt.statistics import Statistics
 
 SETTINGS = {"damping": 0.01, "act_order": False, "static_groups": True, "block_size": 128}
 
@@ -14,10 +17,14 @@ def layer(rows=24, columns=96, tokens=400, seed=0):
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
     inputs = torch.randn(tokens, columns, generator=generator) @ mixing
-    statistics = gptq.new_statistics(columns)
+    return torch.randn(rows, columns, generator=generator), inputs, observed(inputs)
+
+
+def observed(inputs):
+    statistics = Statistics.new(gptq.NEEDS, inputs.shape[1])
     for part in inputs.split(150):
         statistics.observe(part)
-    return torch.randn(rows, columns, generator=generator), inputs, statistics
+    return statistics
 
 
 def integer(bits, granularity="channel", group_size=None):
@@ -27,7 +34,10 @@ def integer(bits, granularity="channel", group_size=None):
 
 
 def paper(weight, hessian, weight_format, damping, order, dynamic):
-    """Algorithm 1 of arXiv 2210.17323, column by column, with the inverse Cholesky factor and no blocks."""
+    """Algorithm 1 of arXiv 2210.17323, column by column, with the inverse Cholesky factor and no blocks.
+
+    Static groups are those of the stored columns, dynamic ones those of the columns in the order of quantization.
+    """
     weight = weight.clone()[:, order]
     columns, width = len(order), weight_format.group_size(len(order))
     hessian = hessian[order][:, order].double()
@@ -38,7 +48,7 @@ def paper(weight, hessian, weight_format, damping, order, dynamic):
     scale, zero = fit_groups(original, weight_format)
     result = torch.empty_like(weight)
     for i in range(columns):
-        group = order[i] // width
+        group = i // width if dynamic else order[i] // width
         if dynamic and i % width == 0:
             fitted = weight_format.fit(weight[:, i : i + width])
             scale[:, i // width], zero[:, i // width] = fitted[0][:, 0], fitted[1][:, 0]
@@ -60,18 +70,22 @@ def paper(weight, hessian, weight_format, damping, order, dynamic):
         (True, True, "group", 32),
         (False, True, "group", 32),
         (False, False, "group", 32),
+        (True, False, "group", 32),
+        (True, False, "group", 36),
+        (True, True, "group", 36),
         (False, False, "channel", None),
     ],
 )
 def test_values_equal_the_papers_algorithm(bits, act_order, static, granularity, group_size):
     weight, _, statistics = layer(seed=bits)
     weight_format = integer(bits, granularity, group_size)
-    hessian = statistics.value
+    hessian = statistics.hessian.value
     order = torch.argsort(hessian.diagonal(), descending=True) if act_order else torch.arange(96)
     expected = paper(weight, hessian, weight_format, 0.01, order, dynamic=not static)
     settings = {**SETTINGS, "act_order": act_order, "static_groups": static}
     solution = gptq.solve(weight, weight_format, settings, statistics)
     found = solution.weight.dequantize(weight_format)
+    assert (solution.weight.group_index is not None) == (act_order and not static)
     assert solution.fallback is None and solution.damping == 0.01
     # Two factorizations round differently; where a value lies on the border of two codes, all after it may differ.
     assert torch.isclose(found, expected, rtol=1e-4, atol=1e-5).all(dim=1).float().mean() >= 0.9
@@ -110,34 +124,65 @@ def test_codebook_formats_work_with_every_solver():
 
 def test_hessian_is_the_mean_over_all_batches():
     _, inputs, statistics = layer()
-    assert torch.allclose(statistics.value, 2 * inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
-    assert statistics.tokens == len(inputs)
+    assert torch.allclose(statistics.hessian.value, 2 * inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
+    assert statistics.hessian.tokens == len(inputs)
 
 
 def test_dead_columns_become_zero():
     weight, inputs, _ = layer()
     inputs[:, 5] = 0
-    statistics = gptq.new_statistics(96)
-    statistics.observe(inputs)
-    solved = gptq.solve(weight, integer(4), SETTINGS, statistics).weight.dequantize(integer(4))
+    solved = gptq.solve(weight, integer(4), SETTINGS, observed(inputs)).weight.dequantize(integer(4))
     assert (solved[:, 5] == 0).all() and solved.isfinite().all()
 
 
-def test_one_sample_and_one_column():
-    for columns, tokens in ((96, 1), (1, 10)):
-        weight, inputs, statistics = layer(columns=columns, tokens=tokens)
-        solution = gptq.solve(weight, integer(4), SETTINGS, statistics)
-        assert solution.weight.dequantize(integer(4)).isfinite().all()
+@pytest.mark.parametrize("solver", [gptq, qronos])
+@pytest.mark.parametrize(("columns", "tokens"), [(96, 1), (1, 10), (1, 1)])
+def test_one_sample_and_one_column(solver, columns, tokens):
+    weight, inputs, _ = layer(columns=columns, tokens=tokens)
+    statistics = Statistics.new(("hessian", "cross"), columns)
+    statistics.observe(inputs, inputs)
+    solution = solver.solve(weight, integer(4), {**SETTINGS, "alpha": 1e-3}, statistics)
+    found = solution.weight.dequantize(integer(4))
+    assert found.isfinite().all()
+    if columns == 1:
+        assert torch.equal(found, quantize_to_nearest(weight, integer(4)).dequantize(integer(4)))
 
 
 def test_indefinite_hessian_climbs_the_ladder():
-    weight, _, statistics = layer()
-    values, vectors = torch.linalg.eigh(statistics.value)
-    mean = statistics.value.diagonal().mean()
-    statistics.value = statistics.value - 1.05 * (values[0] + 0.03 * mean) * vectors[:, :1] @ vectors[:, :1].T
-    solution = gptq.solve(weight, integer(4), SETTINGS, statistics)
+    weight, inputs, _ = layer()
+    hessian = 2 * inputs.T @ inputs / len(inputs)
+    values, vectors = torch.linalg.eigh(hessian)
+    mean = hessian.diagonal().mean()
+    indefinite = hessian - 1.05 * (values[0] + 0.03 * mean) * vectors[:, :1] @ vectors[:, :1].T
+    solution = gptq.solve(weight, integer(4), SETTINGS, given(indefinite))
     assert solution.fallback == "damping" and solution.damping == pytest.approx(0.1)
-    statistics.value = torch.full_like(statistics.value, float("nan"))
-    solution = gptq.solve(weight, integer(4), SETTINGS, statistics)
+    solution = gptq.solve(weight, integer(4), SETTINGS, given(-1e3 * hessian))
+    assert solution.fallback == "rtn" and solution.damping is None
+    assert torch.equal(solution.weight.codes, quantize_to_nearest(weight, integer(4)).codes)
+
+
+def given(hessian):
+    return SimpleNamespace(hessian=SimpleNamespace(value=hessian))
+
+
+def test_columns_whose_inputs_are_not_finite_are_rounded_and_leave_the_others_alone():
+    weight, inputs, _ = layer()
+    broken = inputs.clone()
+    broken[3, 7] = float("nan")
+    broken[9, 40] = float("inf")
+    others = [column for column in range(96) if column not in (7, 40)]
+    solution = gptq.solve(weight, integer(4), SETTINGS, observed(broken))
+    assert solution.fallback == "columns"
+    nearest = quantize_to_nearest(weight, integer(4))
+    assert torch.equal(solution.weight.codes[:, [7, 40]], nearest.codes[:, [7, 40]])
+    found = solution.weight.dequantize(integer(4))[:, others]
+    error = (inputs[:, others] @ (weight[:, others] - found).T).norm()
+    rounded = nearest.dequantize(integer(4))[:, others]
+    assert error < 0.9 * (inputs[:, others] @ (weight[:, others] - rounded).T).norm()
+
+
+def test_all_inputs_nan_is_rounding():
+    weight, inputs, _ = layer()
+    solution = gptq.solve(weight, integer(4), SETTINGS, observed(torch.full_like(inputs, float("nan"))))
     assert solution.fallback == "rtn"
     assert torch.equal(solution.weight.codes, quantize_to_nearest(weight, integer(4)).codes)

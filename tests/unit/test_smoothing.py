@@ -1,17 +1,23 @@
 """SmoothQuant: the product is unchanged, outliers move, and every layer kind applies the factor."""
 
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from quantwatt import linear
+from quantwatt import experiment, linear
+from quantwatt.activations import ActivationFormat
 from quantwatt.formats import load_format
-from quantwatt.sequential import _solve
 from quantwatt.solvers import gptq, rtn
+from quantwatt.statistics import Hessian, Statistics, needs_of
 from quantwatt.transforms import smoothing
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
 NF4 = {"format": "nf4", "block": 64}
 TOKEN = {"bits": 8, "granularity": "token"}
+SEARCH = {"alpha": "search", "grid": 20}
 
 
 def layer(columns=128):
@@ -21,21 +27,40 @@ def layer(columns=128):
     return torch.randn(32, columns, generator=generator), inputs
 
 
-def observed(inputs, *observers):
-    statistics = {observer: observer.new_statistics(inputs.shape[1]) for observer in observers}
+def statistics_of(inputs, settings):
+    found = Statistics.new(needs_of(smoothing, settings), inputs.shape[1])
     for part in inputs.split(100):
-        for each in statistics.values():
-            each.observe(part)
-    return statistics
+        found.observe(part)
+    return found
+
+
+def smooth(weight, inputs, settings, weight_format=None, activations=None):
+    return smoothing.apply(
+        weight, weight_format, ActivationFormat.from_settings(activations), settings, statistics_of(inputs, settings)
+    )
+
+
+def rounded(transformed, weight_format):
+    """What a method of that transform and rounding to nearest stores."""
+    solution = rtn.solve(transformed.weight, weight_format, {}, None)
+    return replace(solution.weight, input_factor=transformed.input_factor)
+
+
+def output_error(transformed, weight, inputs, weight_format, activations):
+    """Squared error of the layer's output, by the layer itself."""
+    built = linear.SimulatedLinear.build(
+        rounded(transformed, weight_format), weight_format, activations, None, torch.float32
+    )
+    return (built(inputs) - inputs @ weight.T).square().sum().item()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_the_product_is_unchanged(alpha):
     weight, inputs = layer()
     inputs[:, 7] = 0
-    statistics = observed(inputs, smoothing)[smoothing]
-    smoothed, factor = smoothing.apply(weight, {"alpha": alpha}, statistics)
-    assert torch.allclose((inputs * factor) @ smoothed.T, inputs @ weight.T, rtol=1e-4, atol=1e-2)
+    found = smooth(weight, inputs, {"alpha": alpha})
+    factor = found.input_factor
+    assert torch.allclose((inputs * factor) @ found.weight.T, inputs @ weight.T, rtol=1e-4, atol=1e-2)
     assert factor[7] == 1 and factor.isfinite().all()
     if alpha == 1:
         assert torch.allclose((inputs * factor).abs().amax(dim=0)[:7], torch.ones(7), rtol=2**-8)  # bf16
@@ -45,9 +70,10 @@ def test_the_product_is_unchanged(alpha):
 def test_smoothing_halves_the_error_of_eight_bit_activations_with_an_outlier(kind):
     weight, inputs = layer()
     weight_format = load_format(INT8)
+    plain = rtn.solve(weight, weight_format, {}, None).weight
+    smoothed = rounded(smooth(weight, inputs, {"alpha": 0.5}), weight_format)
     errors = []
-    for transforms in ([], [(smoothing, {"alpha": 0.5})]):
-        quantized, _ = _solve(weight, weight_format, rtn, {}, transforms, observed(inputs, smoothing))
+    for quantized in (plain, smoothed):
         built = getattr(linear, kind).build(quantized, weight_format, TOKEN, None, torch.float32)
         errors.append((built(inputs) - inputs @ weight.T).norm().item())
     assert errors[1] < 0.5 * errors[0]
@@ -56,7 +82,7 @@ def test_smoothing_halves_the_error_of_eight_bit_activations_with_an_outlier(kin
 def test_four_bit_layer_applies_the_factor():
     weight, inputs = layer()
     weight_format = load_format(NF4)
-    quantized, _ = _solve(weight, weight_format, rtn, {}, [(smoothing, {"alpha": 0.3})], observed(inputs, smoothing))
+    quantized = rounded(smooth(weight, inputs, {"alpha": 0.3}), weight_format)
     real, simulated = (
         getattr(linear, kind).build(quantized, weight_format, None, None, torch.float32)(inputs)
         for kind in ("FourBitLinear", "SimulatedLinear")
@@ -64,13 +90,71 @@ def test_four_bit_layer_applies_the_factor():
     assert torch.allclose(real, simulated, rtol=1e-3, atol=1e-2 * simulated.abs().max())
 
 
-def test_gptq_sees_the_transformed_inputs():
+def test_a_solver_on_the_smoothed_layer_minimises_the_error_of_the_true_output():
+    """The Hessian of scaled inputs and the scaled weight belong together: any other pair would do worse."""
     weight, inputs = layer()
     weight_format = load_format({**INT8, "bits": 3, "symmetric": False})
     settings = {"damping": 0.01, "act_order": True, "static_groups": True, "block_size": 128}
-    transforms = [(smoothing, {"alpha": 0.5})]
-    quantized, report = _solve(weight, weight_format, gptq, settings, transforms, observed(inputs, smoothing, gptq))
-    found = (inputs * quantized.input_factor) @ quantized.dequantize(weight_format).T
-    truth = inputs @ weight.T
-    assert report["error_of"] == "outputs"
-    assert report["relative_error"] == pytest.approx(((found - truth).norm() / truth.norm()).item(), rel=0.01)
+    found = smooth(weight, inputs, {"alpha": 0.5})
+    errors = {}
+    for name, factor in (("scaled", found.input_factor), ("unscaled", torch.ones(weight.shape[1]))):
+        hessian = Hessian(weight.shape[1])
+        hessian.observe(inputs * factor)
+        solved = gptq.solve(found.weight, weight_format, settings, SimpleNamespace(hessian=hessian)).weight
+        outputs = (inputs * found.input_factor) @ solved.dequantize(weight_format).T
+        errors[name] = (outputs - inputs @ weight.T).norm().item()
+    errors["rtn"] = output_error(found, weight, inputs, weight_format, None) ** 0.5
+    assert errors["scaled"] < 0.95 * min(errors["unscaled"], errors["rtn"])
+
+
+@pytest.mark.parametrize("activations", [None, TOKEN, {**TOKEN, "granularity": "tensor", "bits": 4}])
+def test_search_finds_the_best_of_the_grid(activations):
+    weight, inputs = layer()
+    weight_format = load_format({**INT8, "bits": 4})
+    error = {
+        alpha: output_error(smooth(weight, inputs, {"alpha": alpha}), weight, inputs, weight_format, activations)
+        for alpha in [step / 20 for step in range(1, 20)]
+    }
+    plain = smooth(weight, inputs, {"alpha": 0.5})
+    plain.weight, plain.input_factor = weight, torch.ones(weight.shape[1])
+    error["none"] = output_error(plain, weight, inputs, weight_format, activations)
+    found = smooth(weight, inputs, SEARCH, weight_format, activations)
+    least = output_error(found, weight, inputs, weight_format, activations)
+    assert least == pytest.approx(min(error.values()), rel=1e-5) and least < error[0.5]
+    assert (min(error, key=error.get) == "none") == bool((found.input_factor == 1).all())
+
+
+def test_search_leaves_a_layer_that_smoothing_only_harms():
+    """Weights already on their grid, 16-bit activations: any factor moves them off it."""
+    weight, inputs = layer()
+    weight_format = load_format({**INT8, "bits": 4})
+    weight = rtn.solve(weight, weight_format, {}, None).weight.dequantize(weight_format)
+    found = smooth(weight, inputs, SEARCH, weight_format)
+    assert torch.equal(found.weight, weight) and (found.input_factor == 1).all()
+
+
+def test_search_with_a_static_activation_grid_takes_it_from_the_sampled_tokens():
+    weight, inputs = layer()
+    inputs[0, 5] = 4000  # one token alone decides a grid for the whole tensor
+    weight_format = load_format(INT8)
+    static = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
+    dynamic = {**static, "dynamic": True}
+    found, same = (smooth(weight, inputs, SEARCH, weight_format, a) for a in (static, dynamic))
+    assert torch.equal(found.input_factor, same.input_factor) and not (found.input_factor == 1).all()
+
+
+def test_search_reads_tokens_and_a_given_alpha_does_not():
+    assert set(needs_of(smoothing, SEARCH)) == {"maximum", "tokens"}
+    assert set(needs_of(smoothing, {"alpha": 0.5, "grid": 20})) == {"maximum"}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "valid"), [(0.5, True), (0, True), ("search", True), (1.5, False), ("best", False), (None, False)]
+)
+def test_schema_takes_a_number_or_search(alpha, valid):
+    schema = json.loads((experiment.SCHEMAS / "transforms/smoothing.schema.json").read_text())
+    if valid:
+        assert experiment._complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")["grid"] == 20
+    else:
+        with pytest.raises(experiment.ConfigurationError, match=r"m\.alpha: give a number from 0 to 1, or 'search'"):
+            experiment._complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")

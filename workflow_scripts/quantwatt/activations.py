@@ -1,38 +1,74 @@
-"""Dynamic quantization of a layer's input: symmetric integers, one scale per token or per tensor."""
+"""Quantization of a layer's input to integers: found at run time, or on a grid that calibration has fixed."""
 
 from dataclasses import dataclass
 
 import torch
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True)
 class ActivationFormat:
-    """bits: 2 to 8; granularity: "token" (one scale per row of the input) or "tensor"."""
+    """Settings of `activations` in resources/schemas/method.schema.json.
+
+    bits: 2 to 8; granularity: "token" (one grid per row of the input) or "tensor"; dynamic: the grid is found at run
+    time; symmetric: no zero point.
+    """
 
     bits: int
     granularity: str = "token"
+    dynamic: bool = True
+    symmetric: bool = True
 
     @classmethod
     def from_settings(cls, settings):
-        return None if settings is None else cls(settings["bits"], settings["granularity"])
+        return None if settings is None else cls(**settings)
 
-    def encode(self, inputs):
-        """Integers and their scale.
+    @property
+    def lowest(self):
+        return -(2 ** (self.bits - 1)) + (1 if self.symmetric else 0)
+
+    @property
+    def highest(self):
+        return 2 ** (self.bits - 1) - 1
+
+    def grid(self, low, high):
+        """(scale, zero) float32 of a range; zero is 0 where symmetric. The range is widened to hold 0."""
+        if self.symmetric:
+            largest = torch.maximum(-low, high).float()
+            return largest.clamp(min=TINY) / self.highest, torch.zeros_like(largest)
+        low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+        scale = (high - low).clamp(min=TINY) / (self.highest - self.lowest)
+        return scale, torch.round(self.lowest - low / scale)
+
+    def calibrated(self, statistics):
+        """The static grid, (scale [1], zero [1]), of `range` statistics: the widest column decides."""
+        scale, zero = self.grid(statistics.low.amin(), statistics.high.amax())
+        return scale[None], zero[None]
+
+    def encode(self, inputs, static=None):
+        """Integers and their grid.
 
         Args:
             inputs: [tokens, columns], any floating type.
+            static: (scale [1], zero [1]) of a format that is not dynamic.
         Returns:
-            (codes [tokens, columns] int8, scale [tokens, 1] or [1, 1] float32).
+            (codes [tokens, columns] int8, scale, zero), both [tokens, 1] or [1, 1] float32; zero is None where
+            symmetric.
         """
-        values = inputs.float()
-        largest = (
-            values.abs().amax(dim=1, keepdim=True) if self.granularity == "token" else values.abs().amax()[None, None]
-        )
-        limit = 2 ** (self.bits - 1) - 1
-        scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / limit
-        return torch.round(values / scale).clamp_(-limit, limit).to(torch.int8), scale
+        if not self.dynamic:
+            scale, zero = (part.reshape(1, 1) for part in static)
+        elif self.granularity == "token":
+            scale, zero = self.grid(inputs.amin(dim=1, keepdim=True), inputs.amax(dim=1, keepdim=True))
+        else:
+            scale, zero = (part.reshape(1, 1) for part in self.grid(inputs.amin(), inputs.amax()))
+        codes = torch.round(inputs.float() / scale)
+        if not self.symmetric:
+            codes += zero
+        return codes.clamp_(self.lowest, self.highest).to(torch.int8), scale, None if self.symmetric else zero
 
-    def fake_quantize(self, inputs):
+    def fake_quantize(self, inputs, static=None):
         """The values that the integers stand for, in the input's type and shape."""
-        codes, scale = self.encode(inputs.reshape(-1, inputs.shape[-1]))
-        return (codes.float() * scale).to(inputs.dtype).reshape(inputs.shape)
+        codes, scale, zero = self.encode(inputs.reshape(-1, inputs.shape[-1]), static)
+        values = codes.float() if zero is None else codes.float() - zero
+        return (values * scale).to(inputs.dtype).reshape(inputs.shape)

@@ -1,6 +1,6 @@
 """Which layer gets which format."""
 
-import fnmatch
+from fnmatch import fnmatchcase
 
 from quantwatt import registry
 from quantwatt.manifest import DataError
@@ -13,28 +13,48 @@ def allocate(layers, method, method_name):
         layers: {name: {"in_features", "out_features"}} of the model manifest, in execution order.
         method: a completed method.
     Returns:
-        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method.
+        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. With the
+        transform `segments`, a layer NAME of several chunks is named by them: NAME.0, NAME.1, ...
     Raises:
         DataError: the format does not fit a layer, or a pattern matches none.
     """
     if method["weights"] is None:
         return {}
+    if any(transform["name"] == "segments" for transform in method["transforms"]):
+        layers = segmented(layers)
     module = registry.load("allocations", method["allocation"]["name"])
     return module.allocate(layers, method, method_name)
 
 
+def segmented(layers):
+    """Layers with each of several "segments" replaced by its chunks, which remember what they are a "segment_of"."""
+    expanded = {}
+    for name, layer in layers.items():
+        count = layer.get("segments", 1)
+        if count == 1:
+            expanded[name] = layer
+            continue
+        chunk = {"in_features": layer["in_features"], "out_features": layer["out_features"] // count}
+        expanded |= {f"{name}.{index}": {**chunk, "segment_of": name} for index in range(count)}
+    return expanded
+
+
 def matching(layers, patterns, where):
-    """Names that match any of the patterns (`*` stands for any text).
+    """Names that match any of the patterns (`*` stands for any text); a whole layer's name also means its chunks.
 
     Raises:
         DataError: a pattern matches no layer.
     """
     matched = set()
     for pattern in patterns:
-        names = fnmatch.filter(layers, pattern)
+        names = {
+            name
+            for name, layer in layers.items()
+            if fnmatchcase(name, pattern) or fnmatchcase(layer.get("segment_of", name), pattern)
+        }
         if not names:
             raise DataError(
                 f"{where}: the pattern '{pattern}' matches no layer (a layer's name: {next(iter(layers))})."
             )
-        matched.update(names)
+        matched |= names
     return matched

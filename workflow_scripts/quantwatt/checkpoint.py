@@ -11,28 +11,26 @@ from quantwatt import kernels, manifest
 from quantwatt.families import load_family
 
 WEIGHTS = "weights.safetensors"
-PARTS = ("codes", "scale", "zero", "input_factor")
 
 
-def save(folder, denoiser, quantized, reports, details):
+def save(folder, denoiser, states, reports, details):
     """Write the denoiser's weights and, last, the manifest.
 
     Args:
         denoiser: module whose quantized layers have been replaced.
-        quantized, reports: as `quantwatt.sequential.quantize` returns.
+        states, reports: as `quantwatt.sequential.quantize` returns.
         details: further entries of the manifest.
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    from quantwatt.formats import load_format
-
     folder = Path(folder)
     state = {
-        name: tensor for name, tensor in denoiser.state_dict().items() if name.removesuffix(".weight") not in quantized
+        name: tensor
+        for name, tensor in denoiser.state_dict().items()
+        if not any(name.startswith(f"{layer}.") and name != f"{layer}.bias" for layer in states)
     }
-    for name, weight in quantized.items():
-        for part, tensor in weight.state(load_format(reports[name]["weights"])).items():
-            state[f"{name}.{part}"] = tensor
+    for name, parts in states.items():
+        state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
     manifest.write_tensors(folder / WEIGHTS, state)
     files = manifest.describe_files(folder, [WEIGHTS])
     manifest.write_json(
@@ -42,7 +40,7 @@ def save(folder, denoiser, quantized, reports, details):
 
 
 def compute_of(manifest_path, device):
-    """("real" | "simulated", kernel names or None, reason or None) of a checkpoint on a device, without torch."""
+    """("real" | "simulated" | "unsupported", kernel names or None, reason or None) of a checkpoint on a device."""
     return kernels.compute_of(manifest.read_json(manifest_path)["layers"], device)
 
 
@@ -56,6 +54,7 @@ def load_pipeline(checkpoint, device="cpu"):
         QuantizedPipeline.
     Raises:
         DataError: a file is missing, truncated or corrupted, or the checkpoint holds no model.
+        Unsupported: the library that stored it cannot compute on this device.
     """
     path = Path(checkpoint)
     path = path / "manifest.json" if path.is_dir() else path
@@ -65,6 +64,8 @@ def load_pipeline(checkpoint, device="cpu"):
     model = details["model_settings"]
     family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
     compute, kernel, reason = kernels.compute_of(details["layers"], device)
+    if compute == "unsupported":
+        raise kernels.Unsupported(reason)
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
     pipeline = family.load(model, location, denoiser).to(device)
     return QuantizedPipeline(pipeline, family, compute, kernel, reason)
@@ -77,29 +78,39 @@ def _load_denoiser(family, path, details, location, device, simulate):
     import torch
     from safetensors import safe_open
 
-    from quantwatt import linear
-    from quantwatt.formats import QuantizedWeight, load_format
+    from quantwatt import segments
 
     manifest.verify_files(path, details["files"])
     dtype = getattr(torch, details["model_settings"]["dtype"])
-    denoiser = family.meta_denoiser(location)
+    denoiser, layers = family.meta_denoiser(location), details["layers"]
+    segments.restore(denoiser, layers)
     with safe_open(path.parent / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
-        for name, layer in details["layers"].items():
-            state = {part: file.get_tensor(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in names}
-            names -= {f"{name}.{part}" for part in PARTS} | {f"{name}.bias"}
-            bias = file.get_tensor(f"{name}.bias") if f"{name}.bias" in file.keys() else None
-            weight_format = load_format(layer["weights"])
-            quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
-            kind = "SimulatedLinear" if simulate else kernels.kernel_for(layer, device).layer
-            built = getattr(linear, kind).build(quantized, weight_format, layer["activations"], bias, dtype)
-            denoiser.set_submodule(name, built)
+        for name, layer in layers.items():
+            state = {part: file.get_tensor(f"{name}.{part}") for part in layer["parts"]}
+            bias = file.get_tensor(f"{name}.bias") if f"{name}.bias" in names else None
+            names -= {f"{name}.{part}" for part in (*state, "bias")}
+            denoiser.set_submodule(name, _layer(layer, state, bias, dtype, device, simulate))
         rest = {name: file.get_tensor(name) for name in names}
     missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
-    missing = [name for name in missing if name.rpartition(".")[0] not in details["layers"]]
+    missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in layers)]
     if missing or unexpected:
         raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {(missing + unexpected)[0]}).")
     return denoiser.eval()
+
+
+def _layer(layer, state, bias, dtype, device, simulate):
+    """One quantized layer of a checkpoint."""
+    from quantwatt import linear
+    from quantwatt.formats import QuantizedWeight, load_format
+    from quantwatt.formats.library import library_of
+
+    if library := library_of(layer["weights"]):
+        return library.restore(state, layer["weights"], layer, bias, dtype, device)
+    weight_format = load_format(layer["weights"])
+    quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
+    kind = "SimulatedLinear" if simulate else kernels.kernel_for(layer, device).layer
+    return getattr(linear, kind).build(quantized, weight_format, layer["activations"], bias, dtype)
 
 
 class QuantizedPipeline:

@@ -78,7 +78,7 @@ def check_experiment(raw, file):
         for name, entry in experiment["models"].items()
     }
     experiment["methods"] = {
-        name: _check_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
+        name: complete_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
     }
     experiment["metrics"] = {
         name: _complete(
@@ -96,7 +96,7 @@ def check_experiment(raw, file):
     return experiment
 
 
-def _check_method(entry, file, where):
+def complete_method(entry, file, where):
     """Complete one method; an entry without `weights` is an unquantized one."""
     method = _complete(entry, _schema("method"), file, where)
     if method["weights"] is None:
@@ -113,8 +113,7 @@ def _check_method(entry, file, where):
         for i, entry in enumerate(method["transforms"])
     ]
     method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
-    if method["solver"].get("act_order") and not method["solver"]["static_groups"]:
-        raise ConfigurationError(f"{file}: {where}.solver.static_groups: with act_order the groups must be static.")
+    _check_combination(method, file, where)
     if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
         raise ConfigurationError(
             f"{file}: {where}.weights.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
@@ -124,6 +123,54 @@ def _check_method(entry, file, where):
             f"{file}: {where}.weights.group_size: only granularity 'group' has groups; set it or drop the key."
         )
     return method
+
+
+def _check_combination(method, file, where):
+    """What a method's parts ask of one another."""
+    solver, weights, activations = method["solver"], method["weights"], method["activations"]
+    library = is_library(method)
+    own = library or is_external(method)
+    if library and solver["name"] != "rtn":
+        raise ConfigurationError(
+            f"{file}: {where}.solver.name: '{solver['name']}' cannot choose values for '{weights['format']}', a format "
+            "that its library rounds itself; use rtn or drop the key."
+        )
+    if own and method["transforms"]:
+        name = weights["format"] if library else solver["name"]
+        raise ConfigurationError(f"{file}: {where}.transforms: '{name}' takes layers as they are; drop the key.")
+    if library and activations:
+        raise ConfigurationError(
+            f"{file}: {where}.activations: format '{weights['format']}' decides on activations itself; drop the key."
+        )
+    if is_external(method):
+        _check_external(solver["name"], weights, file, f"{where}.weights")
+    if activations and not activations["dynamic"] and activations["granularity"] != "tensor":
+        raise ConfigurationError(
+            f"{file}: {where}.activations.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."
+        )
+
+
+def _check_external(name, weights, file, where):
+    """The grids that GPTQ's libraries know."""
+    if weights["format"] != "integer":
+        raise ConfigurationError(
+            f"{file}: {where}.format: '{name}' knows integer grids only, not '{weights['format']}'."
+        )
+    for key, refused, instead in (("granularity", "tensor", "channel or group"), ("zero_point", "float", "integer")):
+        if weights[key] == refused:
+            raise ConfigurationError(f"{file}: {where}.{key}: '{name}' has no '{refused}'; set {instead}.")
+    if weights["symmetric"] and weights["narrow"]:
+        raise ConfigurationError(f"{file}: {where}.narrow: '{name}' has no narrow symmetric grid; set false.")
+
+
+def is_library(method):
+    """Whether a library rounds, stores and computes a completed method's weights (its format's schema says so)."""
+    return bool(method["weights"]) and _schema(f"formats/{method['weights']['format']}").get("x-library", False)
+
+
+def is_external(method):
+    """Whether a completed method's solver runs in an environment of its own (its schema says so)."""
+    return bool(method["solver"]) and _schema(f"solvers/{method['solver']['name']}").get("x-external", False)
 
 
 def _check_references(experiment, file):
@@ -138,7 +185,7 @@ def _check_references(experiment, file):
         raise ConfigurationError(
             f"{file}: baseline: method '{experiment['baseline']}' is quantized; the baseline must be the 16-bit one."
         )
-    calibrated = [name for name, method in methods.items() if needs_calibration(method)]
+    calibrated = [name for name, method in methods.items() if needs_calibration(method) or is_external(method)]
     if calibrated and experiment["calibration"] is None:
         raise ConfigurationError(f"{file}: calibration: missing, and method '{calibrated[0]}' needs calibration data.")
     reference = experiment["reference"]
@@ -169,9 +216,11 @@ def _check_references(experiment, file):
 
 
 def needs_calibration(method):
-    """Whether a completed method's solver or a transform reads calibration data (its schema says so)."""
+    """Whether a completed method's solver, a transform (their schemas say so) or its activations need calibration."""
+    if method["activations"] and not method["activations"]["dynamic"]:
+        return True
     plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]
-    if method["solver"]:
+    if method["solver"] and not is_external(method):
         plugins.append(f"solvers/{method['solver']['name']}")
     return any(_schema(plugin).get("x-needs-calibration", False) for plugin in plugins)
 

@@ -3,12 +3,13 @@
 import contextlib
 
 from quantwatt.images import DegenerateImages
+from quantwatt.kernels import Unsupported
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # torch's words, on a GPU and on a CPU
 
 
 class ExpectedFailure(Exception):
-    """status: "oom" or "degenerate"; the message is one sentence."""
+    """status: "oom", "degenerate" or "unsupported"; the message is one sentence."""
 
     def __init__(self, status, reason):
         super().__init__(reason)
@@ -17,11 +18,14 @@ class ExpectedFailure(Exception):
 
 @contextlib.contextmanager
 def expected():
-    """Turn memory that does not suffice, and degenerate images, into an ExpectedFailure; let bugs through."""
+    """Turn memory that does not suffice, degenerate images and a format that cannot be computed here into an
+    ExpectedFailure; let bugs through."""
     try:
         yield
     except DegenerateImages as error:
         raise ExpectedFailure("degenerate", str(error)) from error
+    except Unsupported as error:
+        raise ExpectedFailure("unsupported", str(error)) from error
     except (MemoryError, RuntimeError) as error:
         # torch raises OutOfMemoryError for a GPU and a plain RuntimeError where the machine has no more.
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):

@@ -8,6 +8,13 @@ and energy are not, and none of the three is ever reported.
 from dataclasses import dataclass
 from importlib import util
 
+from quantwatt import registry
+from quantwatt.manifest import DataError
+
+
+class Unsupported(DataError):
+    """This device or installation cannot compute what a checkpoint holds; the message says why."""
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -29,7 +36,7 @@ def _int8(layer, weights, activations, device):
         weights["format"] == "integer"
         and (weights["bits"], weights["granularity"], weights["symmetric"]) == (8, "channel", True)
         and activations is not None
-        and (activations["bits"], activations["granularity"]) == (8, "token")
+        and (activations["bits"], activations["symmetric"]) == (8, True)
     )
 
 
@@ -63,17 +70,24 @@ def compute_of(layers, device):
     """Whether a checkpoint computes in its formats on a device.
 
     Args:
-        layers: {name: {"weights", "activations", "in_features", "out_features"}} of a checkpoint manifest; empty for
-            the baseline.
+        layers: {name: layer} of a checkpoint manifest; empty for the baseline.
     Returns:
-        ("real" | "simulated", names of the kernels or None, why it is simulated or None).
+        ("real" | "simulated" | "unsupported", names of the kernels or None, why not or None). What a library stores
+        only that library computes: where it cannot, the checkpoint is unsupported.
     """
     kernels = set()
     for name, layer in layers.items():
-        kernel = kernel_for(layer, device)
-        if kernel is None:
+        if layer.get("library"):
+            module = registry.load("formats", layer["weights"]["format"])
+            if reason := module.unsupported(layer["weights"], device):
+                return "unsupported", None, reason
+            if reason := hasattr(module, "simulated") and module.simulated(layer["weights"], device):
+                return "simulated", None, reason
+            kernels.add(layer["library"])
+        elif kernel := kernel_for(layer, device):
+            kernels.add(kernel.name)
+        else:
             return "simulated", None, f"no kernel computes {describe(layer)} on {device} (layer {name})"
-        kernels.add(kernel.name)
     return "real", ", ".join(sorted(kernels)) or "torch linear", None
 
 

@@ -7,89 +7,100 @@ from quantwatt.activations import ActivationFormat
 CUDA_TOKENS = 17  # the least that the int8 product takes on CUDA
 
 
-def _factor(quantized, dtype):
-    return None if quantized.input_factor is None else quantized.input_factor.to(dtype)
+class QuantizedLinear(torch.nn.Module):
+    """What every quantized layer does around its product: scale the input before, add the low-rank branch after.
+
+    A subclass keeps the weight (`_hold`) and multiplies by it, bias included (`_product`).
+    """
+
+    @classmethod
+    def build(cls, quantized, weight_format, activations, bias, dtype):
+        """A layer on the CPU.
+
+        Args:
+            quantized: QuantizedWeight.
+            activations: completed `activations` settings of a method, or None.
+            bias: [rows] or None.
+            dtype: of the layer's inputs and outputs.
+        """
+        layer = cls()
+        layer.in_features, layer.out_features = quantized.codes.shape[1], quantized.codes.shape[0]
+        layer.activation_format = ActivationFormat.from_settings(activations)
+        layer._buffer("bias", bias, dtype)
+        layer._buffer("input_factor", quantized.input_factor, dtype)
+        layer._buffer("down", quantized.down, dtype)
+        layer._buffer("up", quantized.up, dtype)
+        layer._buffer("activation_scale", quantized.activation_scale, torch.float32)
+        layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
+        layer._hold(quantized, weight_format, dtype)
+        return layer
+
+    def _buffer(self, name, tensor, dtype):
+        persistent = name == "bias"  # all else is in the checkpoint in the format's own form
+        self.register_buffer(name, None if tensor is None else tensor.detach().to(dtype), persistent=persistent)
+
+    @property
+    def static_grid(self):
+        return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)
+
+    def forward(self, inputs):
+        if self.input_factor is not None:
+            inputs = inputs * self.input_factor
+        outputs = self._product(inputs)
+        return outputs if self.down is None else outputs + inputs @ self.down.T @ self.up.T
 
 
-class SimulatedLinear(torch.nn.Linear):
+class SimulatedLinear(QuantizedLinear):
     """Values of the format in a 16-bit matrix product: right results, meaningless cost."""
 
-    @classmethod
-    def build(cls, quantized, weight_format, activations, bias, dtype):
-        rows, columns = quantized.codes.shape
-        layer = cls(columns, rows, bias=bias is not None, device="meta")
-        layer.activation_format = ActivationFormat.from_settings(activations)
-        layer.weight = torch.nn.Parameter(quantized.dequantize(weight_format).to(dtype), requires_grad=False)
-        if bias is not None:
-            layer.bias = torch.nn.Parameter(bias.to(dtype), requires_grad=False)
-        layer.register_buffer("input_factor", _factor(quantized, dtype), persistent=False)
-        return layer
+    def _hold(self, quantized, weight_format, dtype):
+        self._buffer("weight", quantized.dequantize(weight_format), dtype)
 
-    def forward(self, inputs):
-        if self.input_factor is not None:
-            inputs = inputs * self.input_factor
+    def _product(self, inputs):
         if self.activation_format is not None:
-            inputs = self.activation_format.fake_quantize(inputs)
-        return super().forward(inputs)
+            inputs = self.activation_format.fake_quantize(inputs, self.static_grid)
+        return torch.nn.functional.linear(inputs, self.weight, self.bias)
 
 
-class Int8Linear(torch.nn.Module):
-    """8-bit weights per output channel, 8-bit activations per token, 32-bit integer sums (PyTorch's int8 product)."""
+class Int8Linear(QuantizedLinear):
+    """8-bit weights per output channel, 8-bit activations, 32-bit integer sums (PyTorch's int8 product)."""
 
-    @classmethod
-    def build(cls, quantized, weight_format, activations, bias, dtype):
-        layer = cls()
+    def _hold(self, quantized, weight_format, dtype):
         codes = (quantized.codes.to(torch.int16) - 128).to(torch.int8)  # [rows, columns]
-        layer.activation_format = ActivationFormat.from_settings(activations)
-        layer.register_buffer("codes", codes.T.contiguous().T, persistent=False)  # the product reads it transposed
-        layer.register_buffer("scale", quantized.scale.T.float().contiguous(), persistent=False)  # [1, rows]
-        layer.register_buffer("input_factor", _factor(quantized, dtype), persistent=False)
-        layer.register_buffer("bias", None if bias is None else bias.to(dtype), persistent=False)
-        return layer
+        self._buffer("codes", codes.T.contiguous().T, torch.int8)  # the product reads it transposed
+        self._buffer("scale", quantized.scale.T.contiguous(), torch.float32)  # [1, rows]
 
-    def forward(self, inputs):
-        if self.input_factor is not None:
-            inputs = inputs * self.input_factor
-        codes, scale = self.activation_format.encode(inputs.reshape(-1, inputs.shape[-1]))
+    def _product(self, inputs):
+        codes, scale, _ = self.activation_format.encode(inputs.reshape(-1, inputs.shape[-1]), self.static_grid)
         tokens = len(codes)
         if codes.is_cuda and tokens < CUDA_TOKENS:
             codes = torch.nn.functional.pad(codes, (0, 0, 0, CUDA_TOKENS - tokens))
         sums = torch._int_mm(codes, self.codes.T)[:tokens]  # [tokens, rows] int32
-        outputs = (sums.float() * scale * self.scale).to(inputs.dtype)
+        outputs = sums.float() * scale * self.scale
         if self.bias is not None:
-            outputs = outputs + self.bias
-        return outputs.reshape(*inputs.shape[:-1], -1)
+            outputs += self.bias
+        return outputs.to(inputs.dtype).reshape(*inputs.shape[:-1], -1)
 
 
-class FourBitLinear(torch.nn.Module):
+class FourBitLinear(QuantizedLinear):
     """NF4 or FP4 weights through bitsandbytes, 16-bit activations."""
 
-    @classmethod
-    def build(cls, quantized, weight_format, activations, bias, dtype):
-        from bitsandbytes.functional import QuantState
-
+    def _hold(self, quantized, weight_format, dtype):
         from quantwatt.formats import pack
 
-        layer = cls()
-        rows, columns = quantized.codes.shape
-        layer.register_buffer("codes", pack(quantized.codes, 4).reshape(-1, 1), persistent=False)
-        layer.register_buffer("bias", None if bias is None else bias.to(dtype), persistent=False)
-        layer.register_buffer("absmax", quantized.scale.reshape(-1).contiguous(), persistent=False)
-        layer.register_buffer("codebook", weight_format.codebook.clone(), persistent=False)
-        layer.register_buffer("input_factor", _factor(quantized, dtype), persistent=False)
-        kind = type(weight_format).__module__.rpartition(".")[2]
-        layer.new_state = lambda: QuantState(
-            absmax=layer.absmax, shape=torch.Size((rows, columns)), code=layer.codebook,
-            blocksize=weight_format.block, quant_type=kind, dtype=dtype,
-        )  # fmt: skip
-        layer.state = None
-        return layer
+        self._buffer("codes", pack(quantized.codes, 4).reshape(-1, 1), torch.uint8)
+        self._buffer("absmax", quantized.scale.reshape(-1).contiguous(), torch.float32)
+        self._buffer("codebook", weight_format.codebook.clone(), torch.float32)
+        self.kind, self.block = type(weight_format).__module__.rpartition(".")[2], weight_format.block
+        self.dtype, self.state = dtype, None
 
-    def forward(self, inputs):
+    def _product(self, inputs):
         import bitsandbytes
+        from bitsandbytes.functional import QuantState
 
-        if self.input_factor is not None:
-            inputs = inputs * self.input_factor
         if self.state is None:  # made once the layer is on its device
-            self.state = self.new_state()
+            shape = torch.Size((self.out_features, self.in_features))
+            self.state = QuantState(
+                self.absmax, shape, self.codebook, self.block, quant_type=self.kind, dtype=self.dtype
+            )
         return bitsandbytes.matmul_4bit(inputs, self.codes.t(), quant_state=self.state, bias=self.bias)

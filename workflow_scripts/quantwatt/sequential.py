@@ -1,162 +1,461 @@
-"""Walk a denoiser block by block, so that each layer's statistics see the blocks before it already quantized.
+"""Walk a denoiser block by block and, in a block, stage by stage, so that every layer is calibrated on inputs from the
+layers before it as they are after quantization.
 
-Memory is one block's statistics plus the calibration samples at one depth, whatever the number of blocks.
+Two streams of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that ask for it, X from
+the float model. Memory holds one block, the statistics of one stage and the samples at one depth, whatever the number
+of blocks; on an accelerator only those are there.
 """
 
+import copy
+import json
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from quantwatt import registry
-from quantwatt.formats import load_format, stored_bits
+from quantwatt.activations import ActivationFormat
+from quantwatt.formats import load_format, quantize_to_nearest, stored_bits
+from quantwatt.formats.library import library_of
 from quantwatt.linear import SimulatedLinear
+from quantwatt.manifest import DataError
 from quantwatt.progress import progress
+from quantwatt.solvers import Solution
+from quantwatt.statistics import Statistics, needs_of
+
+
+@dataclass
+class LayerPlan:
+    """A layer, or several that share an input and their formats, stacked by rows, on the way to its quantized weight.
+
+    names: {layer: slice of its rows}; biases: {layer: [rows] or None}.
+    original, weight: [rows, columns] float32 before and after the transforms.
+    input_factor, down, up: as the transforms left them.
+    activation_scale, activation_zero: [1] of a static activation format.
+    """
+
+    names: dict
+    biases: dict
+    settings: dict  # {"weights", "activations"}
+    weight_format: object
+    activation_format: ActivationFormat | None
+    original: torch.Tensor
+    weight: torch.Tensor
+    dtype: torch.dtype
+    input_factor: torch.Tensor | None = None
+    down: torch.Tensor | None = None
+    up: torch.Tensor | None = None
+    activation_scale: torch.Tensor | None = None
+    activation_zero: torch.Tensor | None = None
+
+    @property
+    def bias(self):
+        """[rows] or None, of a plan of one layer."""
+        (bias,) = self.biases.values()
+        return bias
+
+    @property
+    def static_grid(self):
+        return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)
+
+    def seen(self, inputs):
+        """Inputs as the layer's product gets them: multiplied by the factor and quantized."""
+        if self.input_factor is not None:
+            inputs = inputs * self.input_factor.to(inputs.dtype)
+        if self.activation_format is not None:
+            inputs = self.activation_format.fake_quantize(inputs, self.static_grid)
+        return inputs
+
+    def transform(self, transforms, statistics):
+        """Apply the transforms in order, then fix the activations' grid if it is static."""
+        for module, settings in transforms:
+            seen = statistics and statistics.scaled(self.input_factor)
+            result = module.apply(self.weight, self.weight_format, self.activation_format, settings, seen)
+            self.weight = result.weight
+            if result.input_factor is not None:
+                factor = result.input_factor
+                self.input_factor = factor if self.input_factor is None else self.input_factor * factor
+                self.down = self.down if self.down is None else self.down / factor
+            if result.down is not None:
+                self.down = result.down if self.down is None else torch.cat([self.down, result.down])
+                self.up = result.up if self.up is None else torch.cat([self.up, result.up], dim=1)
+        if self.activation_format is not None and not self.activation_format.dynamic:
+            seen = statistics.scaled(self.input_factor)
+            self.activation_scale, self.activation_zero = self.activation_format.calibrated(seen.range)
+
+    def finish(self, weight):
+        """The solver's QuantizedWeight with what the layer does beside it; a learned activation grid is kept."""
+        weight.input_factor, weight.down, weight.up = self.input_factor, self.down, self.up
+        if weight.activation_scale is None:
+            weight.activation_scale, weight.activation_zero = self.activation_scale, self.activation_zero
+        on_cpu = {part: tensor.cpu() for part, tensor in vars(weight).items() if tensor is not None}
+        return replace(weight, **on_cpu)
+
+
+def _convert(denoiser, allocation):
+    """States and reports of the layers whose format is a library's: it rounds and stores them itself."""
+    states, reports = {}, {}
+    for name, formats in allocation.items():
+        if (library := library_of(formats["weights"])) is None:
+            continue
+        layer, spans = denoiser.get_submodule(name), []
+        with _span(spans):
+            try:
+                built = library.convert(layer, formats["weights"], layer.weight.dtype)
+            except DataError as error:
+                raise DataError(f"layer {name}: {error}") from error
+        denoiser.set_submodule(name, built)
+        states[name] = library.state(built)
+        shape, weight = {"in_features": layer.in_features, "out_features": layer.out_features}, layer.weight.float()
+        found = library.dequantize(states[name], formats["weights"], shape)
+        stored = sum(8 * part.numel() * part.element_size() for part in states[name].values())
+        reports[name] = {
+            **formats,
+            **shape,
+            "library": library.LIBRARY,
+            "parts": sorted(states[name]),
+            "weight_bits": stored / weight.numel(),
+            "activation_bits": library.describe(formats["weights"])[1],
+            "error_before": None,
+            "relative_error": ((found - weight).norm() / weight.norm()).item(),
+            "error_of": "weights",
+            "damping": None,
+            "fallback": None,
+            "spans": spans,
+        }
+    return states, reports
 
 
 @torch.no_grad()
-def quantize(denoiser, family, allocation, method, samples=None, batch=None):
-    """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer as it goes.
+def quantize(denoiser, family, allocation, method, samples=None, batch=None, device="cpu", solved=None):
+    """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer (or the library's) as it goes.
 
     Args:
         denoiser: float module on the CPU; changed in place.
         allocation: {layer: {"weights", "activations"}} as `quantwatt.allocation.allocate` returns.
         method: a completed method, for its solver and its transforms.
-        samples: {denoiser input: [samples, ...]}; needed where a solver or transform reads statistics.
+        samples: {denoiser input: [samples, ...]}; needed where a solver, a transform or a static activation format
+            reads statistics.
         batch: samples per forward pass.
+        device: where blocks, statistics and solvers are while they are worked on.
+        solved: folder of the layers that an external solver has solved.
     Returns:
-        {layer: QuantizedWeight} and {layer: report}, where a report holds format, bits, relative_error (of the
-        output on the calibration inputs where the solver saw them, else of the weights), damping, fallback, seconds.
+        {layer: state} with the tensors of a checkpoint, packed, and {layer: report}: format, bits, error_before
+        (rounding to nearest on the plain format) and relative_error (the method's), error_of ("outputs" on the
+        calibration inputs, "float outputs": against the float model's output, or "weights"), damping, fallback, and
+        spans of transforming and solving: (start, stop, the layer's share) by time.perf_counter.
+    Raises:
+        DataError: a weight is not finite, or the external solver has not solved a layer.
     """
-    solver = registry.load("solvers", method["solver"]["name"])
-    transforms = [(registry.load("transforms", t["name"]), t) for t in method["transforms"]]
-    observers = [m for m in (solver, *(module for module, _ in transforms)) if hasattr(m, "new_statistics")]
-    inputs = _first_block_inputs(denoiser, family, samples, batch) if observers else None
-    quantized, reports = {}, {}
-    for block_name in progress(
-        family.blocks(denoiser), description=f"quantizing by {method['solver']['name']}", unit="block"
-    ):
-        block = denoiser.get_submodule(block_name)
-        names = [name for name in allocation if name.startswith(block_name + ".")]
-        statistics = _observe(denoiser, block, names, inputs, observers) if observers else {}
-        for name in names:
-            layer, formats = denoiser.get_submodule(name), allocation[name]
-            start = time.perf_counter()
-            weight_format = load_format(formats["weights"])
-            quantized[name], report = _solve(
-                layer.weight.detach().float(),
-                weight_format,
-                solver,
-                method["solver"],
-                transforms,
-                statistics.get(name, {}),
-            )
-            reports[name] = {
-                **formats,
-                "in_features": layer.in_features,
-                "out_features": layer.out_features,
-                "weight_bits": stored_bits(*layer.weight.shape, weight_format),
-                "activation_bits": formats["activations"]["bits"] if formats["activations"] else 16,
-                **report,
-                "seconds": time.perf_counter() - start,
-            }
-            simulated = SimulatedLinear.build(
-                quantized[name], weight_format, formats["activations"], layer.bias, layer.weight.dtype
-            )
-            denoiser.set_submodule(name, simulated)
-        statistics.clear()
-        if observers:
-            inputs = [family.advance(batch, block(**batch)) for batch in inputs]
-    return quantized, reports
+    states, reports = _convert(denoiser, allocation)
+    allocation = {name: formats for name, formats in allocation.items() if name not in states}
+    if not allocation:
+        return states, reports
+    walk = Walk(family, allocation, method, device, solved)
+    streams = _Streams.start(denoiser, family, samples, batch, walk) if walk.calibrated else None
+    blocks = family.blocks(denoiser)
+    for block_name in progress(blocks, description=f"quantizing by {method['solver']['name']}", unit="block"):
+        block = denoiser.get_submodule(block_name).to(device)
+        names = [name.removeprefix(f"{block_name}.") for name in allocation if name.startswith(f"{block_name}.")]
+        for name, (state, report) in walk.block(block_name, block, names, streams):
+            states[name], reports[name] = state, report
+        block.to("cpu")
+    return states, reports
 
 
-def _solve(weight, weight_format, solver, settings, transforms, statistics):
-    """Transform and quantize one weight [rows, columns]; `statistics` maps a plugin to what it observed."""
-    factor = None
-    for transform, transform_settings in transforms:
-        weight, own = transform.apply(weight, transform_settings, statistics.get(transform))
-        factor = own if factor is None else factor * own
-    seen = statistics.get(solver)
-    if seen is not None and factor is not None:
-        seen = seen.scaled(factor)
-    solution = solver.solve(weight, weight_format, settings, seen)
-    difference = weight - solution.weight.dequantize(weight_format)
-    if seen is None:
-        error = difference.square().sum() / weight.square().sum()
-    else:
-        error = _energy(difference, seen.value) / _energy(weight, seen.value)
-    return replace(solution.weight, input_factor=factor), {
-        "relative_error": error.sqrt().item(),
-        "error_of": "weights" if seen is None else "outputs",
-        "damping": solution.damping,
-        "fallback": solution.fallback,
-    }
+class Walk:
+    """One method's way through the blocks: what it needs of each, and what it makes of it."""
+
+    def __init__(self, family, allocation, method, device, solved):
+        self.family, self.allocation, self.device, self.solved = family, allocation, device, solved
+        self.settings = method["solver"]
+        self.solver = registry.load("solvers", self.settings["name"])
+        self.transforms = [(registry.load("transforms", t["name"]), t) for t in method["transforms"]]
+        self.prepared = {need for module, settings in self.transforms for need in needs_of(module, settings)}
+        if any(formats["activations"] and not formats["activations"]["dynamic"] for formats in allocation.values()):
+            self.prepared.add("range")
+        self.solving = set(needs_of(self.solver, self.settings))
+        self.by_block = getattr(self.solver, "NEEDS_BLOCK", False)
+        self.paired = "cross" in self.solving or self.by_block
+        if self.by_block:
+            self.solving.add("hessian")  # for the reported errors
+        self.calibrated = bool(self.prepared or self.solving)
+
+    def block(self, block_name, block, names, streams):
+        """Yield (layer, (state, report)) of one block and move the streams behind it."""
+        reference = copy.deepcopy(block) if self.paired else None
+        groups = streams.sharing(block, names) if self.calibrated else [[name] for name in names]
+        stages = self.family.stages(names) if self.solving and not self.by_block else [names]
+        targets = streams.advance_float(reference) if self.by_block else None
+        for stage in stages:
+            plans = [
+                self._plan(block_name, block, part)
+                for group in groups
+                for part in self._alike(block_name, [name for name in group if name in stage])
+            ]
+            if plans:
+                yield from self._stage(block_name, block, plans, reference, streams, targets)
+        if self.calibrated:
+            streams.advance(block)
+            if self.paired and not self.by_block:
+                streams.advance_float(reference)
+
+    def _alike(self, block_name, group):
+        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing: a
+        scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own."""
+        own = self.by_block or not self.solving or any(t["name"] != "segments" for _, t in self.transforms)
+        parts = {}
+        for name in group:
+            formats = self.allocation[f"{block_name}.{name}"]
+            apart = own or formats["weights"].get("granularity") == "tensor"
+            parts.setdefault((json.dumps(formats, sort_keys=True), name if apart else None), []).append(name)
+        return list(parts.values())
+
+    def _plan(self, block_name, block, names):
+        layers = [block.get_submodule(name) for name in names]
+        settings = self.allocation[f"{block_name}.{names[0]}"]
+        rows, last = {}, 0
+        for name, layer in zip(names, layers, strict=True):
+            rows[name] = slice(last, last := last + layer.out_features)
+            if not layer.weight.isfinite().all():
+                raise DataError(f"layer {block_name}.{name}: its weights hold NaN or infinity.")
+        weight = torch.cat([layer.weight.detach().float() for layer in layers])
+        return LayerPlan(
+            rows,
+            {name: layer.bias for name, layer in zip(names, layers, strict=True)},
+            settings,
+            load_format(settings["weights"]),
+            ActivationFormat.from_settings(settings["activations"]),
+            weight,
+            weight,
+            layers[0].weight.dtype,
+        )
+
+    def _stage(self, block_name, block, plans, reference, streams, targets):
+        """Transform and solve layers that do not depend on one another."""
+        spans = {id(plan): [] for plan in plans}
+        prepared = streams.observe(block, plans, self.prepared, raw=True) if self.prepared else [None] * len(plans)
+        for plan, statistics in zip(plans, prepared, strict=True):
+            with _span(spans[id(plan)]):
+                plan.transform(self.transforms, statistics)
+        observed = [None] * len(plans)
+        if self.solving:
+            observed = streams.observe(block, plans, self.solving, reference=reference)
+        solutions = None
+        if self.by_block:
+            with _span(shared := []), torch.enable_grad():
+                named = {name: plan for plan in plans for name in plan.names}
+                batches = streams.batches
+                solutions = self.solver.solve_block(block, named, batches, targets, self.family, self.settings)
+            total = sum(plan.weight.numel() for plan in plans)
+            for plan in plans:
+                start, stop, _ = shared[0]
+                spans[id(plan)].append((start, stop, plan.weight.numel() / total))
+        for plan, statistics in zip(plans, observed, strict=True):
+            with _span(spans[id(plan)]):
+                solution = solutions[next(iter(plan.names))] if solutions else self._solve(block_name, plan, statistics)
+            weight = plan.finish(solution.weight)
+            errors = _errors(plan, weight, statistics)
+            for name, rows in plan.names.items():
+                own = weight.rows(rows.start, rows.stop)
+                activations = plan.settings["activations"]
+                built = SimulatedLinear.build(own, plan.weight_format, activations, plan.biases[name], plan.dtype)
+                block.set_submodule(name, built.to(self.device))
+                share = (rows.stop - rows.start) / len(plan.weight)
+                yield (
+                    f"{block_name}.{name}",
+                    (
+                        own.state(plan.weight_format),
+                        {
+                            **plan.settings,
+                            **_description(own, plan),
+                            **errors[name],
+                            "damping": solution.damping,
+                            "fallback": solution.fallback,
+                            "spans": [(start, stop, share * part) for start, stop, part in spans[id(plan)]],
+                        },
+                    ),
+                )
+
+    def _solve(self, block_name, plan, statistics):
+        if hasattr(self.solver, "EXTERNAL"):
+            return Solution(self.solver.read(self.solved, f"{block_name}.{next(iter(plan.names))}"))
+        return self.solver.solve(plan.weight, plan.weight_format, self.settings, statistics)
 
 
-def _energy(weight, hessian):
-    """Σ over outputs of w H wᵀ: squared output up to a constant."""
-    return ((weight @ hessian) * weight).sum()
+class _Streams:
+    """Arguments of the next block for every batch of samples: `batches` from the quantized prefix, and the float
+    model's beside them where a solver asks for it. They rest on the CPU."""
 
+    def __init__(self, family, device, batches, paired):
+        self.family, self.device, self.batches = family, device, batches
+        self.float_batches = list(batches) if paired else None
 
-def _observe(denoiser, block, names, inputs, observers):
-    """{layer: {observer: statistics}} of each layer's inputs; layers that are fed the same tensor share theirs."""
-    statistics, handles, fed = {}, [], {}
+    @classmethod
+    def start(cls, denoiser, family, samples, batch, walk):
+        """The arguments of the first block."""
+        captured = []
 
-    def assign(name):
-        def hook(module, args):
-            tensor = args[0]
-            if name not in statistics:  # first batch: find out who shares an input
-                key = (tensor.data_ptr(), tuple(tensor.shape))
-                if key not in fed:
-                    new = {observer: observer.new_statistics(module.in_features) for observer in observers}
-                    fed[key] = (new, name, tensor)  # keeps the tensor alive, and with it its address
-                statistics[name] = fed[key][:2]
-            shared, owner = statistics[name]
-            if owner == name:
-                for observed in shared.values():
-                    observed.observe(tensor.reshape(-1, tensor.shape[-1]))
+        def capture(module, args, kwargs):
+            captured.append(kwargs)
+            raise _Stop
 
-        return hook
+        first_block = denoiser.get_submodule(family.blocks(denoiser)[0])
+        with _hooks([first_block.register_forward_pre_hook(capture, with_kwargs=True)]):
+            for first in range(0, len(next(iter(samples.values()))), batch):
+                _run(denoiser, {name: tensor[first : first + batch] for name, tensor in samples.items()})
+        return cls(family, walk.device, captured, walk.paired)
 
-    for name in names:
-        handles.append(denoiser.get_submodule(name).register_forward_pre_hook(assign(name)))
-    try:
-        for batch in inputs:
-            block(**batch)
-            fed.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: shared for name, (shared, _) in statistics.items()}
+    def sharing(self, block, names):
+        """Layers of a block in groups that are fed the same tensor, in execution order."""
+        fed = {}
+
+        def note(name):
+            def hook(module, args):
+                # The tensor itself is kept: its address is its own only while it lives.
+                fed.setdefault((args[0].data_ptr(), tuple(args[0].shape)), (args[0], []))[1].append(name)
+
+            return hook
+
+        with _hooks(block.get_submodule(name).register_forward_pre_hook(note(name)) for name in names):
+            _run(block, _moved(self.batches[0], self.device))
+        return [members for _, members in fed.values()]
+
+    def observe(self, block, plans, needs, raw=False, reference=None):
+        """Statistics of every plan's input, one forward pass over all batches, which ends with the last of the layers.
+
+        Args:
+            needs: names of statistics.
+            raw: the block's own activations instead of what the plan's product will get.
+            reference: the float block, where the statistics compare with its inputs.
+        """
+        statistics = [Statistics.new(needs, plan.weight.shape[1], plan.weight.device) for plan in plans]
+        firsts = [next(iter(plan.names)) for plan in plans]
+        for index, batch in enumerate(self.batches):
+            float_inputs = {}
+            if reference is not None and "cross" in needs:
+                self._watch(reference, firsts, self.float_batches[index], float_inputs.__setitem__)
+
+            def observe(name, inputs, float_inputs=float_inputs):
+                plan, own = plans[firsts.index(name)], statistics[firsts.index(name)]
+                beside = float_inputs.pop(name, None)
+                if beside is not None and plan.input_factor is not None:
+                    beside = beside * plan.input_factor.to(beside.dtype)
+                own.observe(inputs if raw else plan.seen(inputs), beside)
+
+            self._watch(block, firsts, batch, observe)
+        return statistics
+
+    def _watch(self, block, names, batch, see):
+        """Call see(name, inputs [tokens, columns]) for some layers, and stop the pass behind the last of them."""
+        missing = set(names)
+
+        def watch(name):
+            def hook(module, args):
+                see(name, args[0].reshape(-1, args[0].shape[-1]))
+                missing.discard(name)
+                if not missing:
+                    raise _Stop
+
+            return hook
+
+        with _hooks(block.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
+            _run(block, _moved(batch, self.device))
+
+    def advance(self, block):
+        """Replace every batch by the arguments of the next block."""
+        for index, batch in enumerate(self.batches):
+            self.batches[index] = self.family.advance(batch, _moved(block(**_moved(batch, self.device)), "cpu"))
+
+    def advance_float(self, reference):
+        """Likewise for the float model; returns the float block's outputs, batch by batch."""
+        outputs = [_moved(reference(**_moved(batch, self.device)), "cpu") for batch in self.float_batches]
+        pairs = zip(self.float_batches, outputs, strict=True)
+        self.float_batches = [self.family.advance(batch, output) for batch, output in pairs]
+        return outputs
 
 
 class _Stop(Exception):
-    """Ends a forward pass once the first block's inputs are known."""
+    """Ends a forward pass once all that it was made for is known."""
 
 
-def _first_block_inputs(denoiser, family, samples, batch):
-    """Keyword arguments of the first block for every batch of samples."""
-    captured = []
-
-    def capture(module, args, kwargs):
-        captured.append(kwargs)
-        raise _Stop
-
-    with _pre_hook(denoiser.get_submodule(family.blocks(denoiser)[0]), capture):
-        count = len(next(iter(samples.values())))
-        for first in range(0, count, batch):
-            try:
-                denoiser(**{name: tensor[first : first + batch] for name, tensor in samples.items()})
-            except _Stop:
-                continue
-    return captured
+def _run(module, kwargs):
+    try:
+        module(**kwargs)
+    except _Stop:
+        pass
 
 
 @contextmanager
-def _pre_hook(module, hook):
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+def _hooks(handles):
+    handles = list(handles)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _span(spans):
+    start = time.perf_counter()
+    yield
+    spans.append((start, time.perf_counter(), 1.0))
+
+
+def _moved(value, device):
+    """A block's arguments or outputs with every tensor on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(part, device) for part in value)
+    return value
+
+
+def _description(weight, plan):
+    """What a report says of a layer's shape and bits."""
+    rows, columns = weight.codes.shape
+    branch = 0 if plan.down is None else 16 * len(plan.down) * (rows + columns) / (rows * columns)
+    return {
+        "in_features": columns,
+        "out_features": rows,
+        "parts": sorted(weight.state(plan.weight_format)),
+        "weight_bits": stored_bits(rows, columns, plan.weight_format) + branch,
+        "activation_bits": plan.activation_format.bits if plan.activation_format else 16,
+    }
+
+
+def _errors(plan, weight, statistics):
+    """{layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
+
+    With a Hessian of the inputs it is the output's error, ‖X̃ΔWᵀ‖ / ‖X̃Wᵀ‖; with the float model's inputs beside them the
+    output's distance from the float model's, ‖XWᵀ - X̃Qᵀ‖ / ‖XWᵀ‖, on a sample of tokens; else ‖ΔW‖ / ‖W‖.
+    """
+    factor = 1 if plan.input_factor is None else plan.input_factor
+    target = plan.original / factor  # what the product and the branch stand for together
+    nearest = quantize_to_nearest(plan.original, plan.weight_format).dequantize(plan.weight_format) / factor
+    branch = 0 if plan.down is None else plan.up.float() @ plan.down.float()
+    found = weight.dequantize(plan.weight_format).to(target.device) + branch
+    if statistics is None or not hasattr(statistics, "hessian"):
+        kind, squared = "weights", lambda value: ((value - target) * factor).square().sum(dim=1)
+        norm = plan.original.square().sum(dim=1)
+    elif hasattr(statistics, "cross"):
+        inputs, outputs = statistics.cross.inputs.value, statistics.cross.references.value @ target.T
+        kind, squared = "float outputs", lambda value: (outputs - inputs @ value.T).square().sum(dim=0)
+        norm = outputs.square().sum(dim=0)
+    else:
+        hessian = statistics.hessian.value
+        kind, squared = "outputs", lambda value: (((value - target) @ hessian) * (value - target)).sum(dim=1)
+        norm = ((target @ hessian) * target).sum(dim=1)
+    before, after = squared(nearest), squared(found)  # [rows]
+
+    def relative(errors, rows):
+        return (errors[rows].sum() / norm[rows].sum()).sqrt().item() if norm[rows].sum() > 0 else 0.0
+
+    return {
+        name: {"error_before": relative(before, rows), "relative_error": relative(after, rows), "error_of": kind}
+        for name, rows in plan.names.items()
+    }

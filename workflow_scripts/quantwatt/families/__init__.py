@@ -9,6 +9,8 @@ A family module offers
     record(pipeline, prompts, seeds, calibration, steps) -> {step: denoiser inputs}
     blocks(denoiser) -> list of names                           in execution order
     quantizable(denoiser) -> list of names                      linear layers, in execution order
+    segments(denoiser) -> {layer: chunks}                       layers whose outputs are cut into chunks of equal size
+    stages(names) -> list of lists of names                     one block's layers; each list reads what is before it
     advance(inputs, output) -> inputs                           one block's inputs from the output of the one before
 """
 

@@ -1,11 +1,22 @@
 """Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline, SD3Transformer2DModel)."""
 
+import re
+
 import torch
 
 from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 
 # The denoiser's inputs by keyword; what a block passes on is named by `advance`.
 DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+
+# The linear layers of a block, by what follows the block's name; each line reads what those before it have computed.
+STAGES = (
+    r"norm1(_context)?\.linear",
+    r"attn2?\.(to_[qkv]|add_[qkv]_proj)",
+    r"attn2?\.(to_out\.0|to_add_out)",
+    r"ff(_context)?\.net\.0\.proj",
+    r"ff(_context)?\.net\.2",
+)
 
 
 def load(settings, location, denoiser=None):
@@ -104,6 +115,32 @@ def quantizable(denoiser):
         for name, module in denoiser.named_modules()
         if isinstance(module, torch.nn.Linear) and name.startswith("transformer_blocks.")
     ]
+
+
+def segments(denoiser):
+    """{layer: chunks} of the modulation layers: what one computes at once is cut into shifts, scales and gates."""
+    from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, SD35AdaLayerNormZeroX
+
+    chunks = {AdaLayerNormZero: 6, SD35AdaLayerNormZeroX: 9, AdaLayerNormContinuous: 2}
+    return {
+        f"{name}.linear": chunks[type(module)]
+        for name, module in denoiser.named_modules()
+        if type(module) in chunks and name.startswith("transformer_blocks.")
+    }
+
+
+def stages(names):
+    """Layers of one block in groups of which each reads what those before it have computed.
+
+    Args:
+        names: quantizable layers of the block, or chunks of them (NAME.0, ...).
+    Raises:
+        ValueError: a layer that no stage knows.
+    """
+    found = [[name for name in names if re.search(rf"(^|\.){stage}(\.\d+)?$", name)] for stage in STAGES]
+    if unknown := set(names).difference(*found):
+        raise ValueError(f"{min(unknown)}: of no stage of a block")
+    return [stage for stage in found if stage]
 
 
 def advance(inputs, output):

@@ -61,7 +61,7 @@ def metered(work, settings, device):
         settings: as for `open_meter`, with its name under "meter".
         device: "cpu" or "cuda", where the work is done.
     Returns:
-        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason"}).
+        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason"}, Trace of the work).
     """
     cost = {"energy_j": None, "meter": settings["meter"], "estimated": False, "reason": None}
     try:
@@ -75,4 +75,4 @@ def metered(work, settings, device):
         result = work()
         seconds, trace = time.perf_counter() - start, meter.stop()
     cost["reason"] = cost["reason"] or trace.fault
-    return result, {**cost, "seconds": seconds, "energy_j": trace.energy_j, "estimated": meter.estimated}
+    return result, {**cost, "seconds": seconds, "energy_j": trace.energy_j, "estimated": meter.estimated}, trace

@@ -22,6 +22,20 @@ class Trace:
     fault: str | None = None  # why energy_j is None
     watts_from_counter: bool = False  # the watts are the counter's slope, so their integral checks nothing
 
+    def energy_between(self, start_s, stop_s):
+        """Joules of a part of the trace, the counter interpolated between its readings; None where `energy_j` is.
+
+        Args:
+            start_s, stop_s: seconds of time.perf_counter, inside the trace.
+        """
+        if self.energy_j is None:
+            return None
+        if self.counter_j is None:
+            return hold_integral_j(self.timestamps_s, self.watts, start_s, stop_s)
+        read = ~np.isnan(self.counter_j)
+        edges = np.interp([start_s, stop_s], self.timestamps_s[read], self.counter_j[read])
+        return float(edges[1] - edges[0])
+
 
 def hold_integral_j(timestamps_s, watts, start_s, stop_s):
     """Joules from `start_s` to `stop_s`, each value held until the next sample, the first back to `start_s`.

@@ -11,35 +11,13 @@ transposed, [columns, rows], so that a column of the weight is contiguous.
 
 import torch
 
-from quantwatt.formats import QuantizedWeight, fit_groups, quantize_to_nearest
+from quantwatt.formats import QuantizedWeight, quantize_to_nearest
+from quantwatt.formats.grids import Grids
 from quantwatt.solvers import Solution
 
+NEEDS = ("hessian",)
 DAMPING_TRIES = 4  # each ten times the one before
 SUB_BLOCK = 32  # columns corrected one by one before a matrix product takes over
-
-
-class Hessian:
-    """Running mean of 2·x·xᵀ over tokens, in float32."""
-
-    def __init__(self, columns):
-        self.value = torch.zeros(columns, columns)
-        self.tokens = 0
-
-    def observe(self, inputs):
-        """Add inputs [tokens, columns]."""
-        inputs = inputs.float()
-        self.tokens += len(inputs)
-        weight = 2 / self.tokens
-        self.value.mul_(1 - len(inputs) / self.tokens).addmm_(inputs.T, inputs, alpha=weight)
-
-    def scaled(self, factor):
-        """The statistics of inputs multiplied by factor [columns]."""
-        scaled = Hessian(len(factor))
-        scaled.value, scaled.tokens = factor[:, None] * self.value * factor, self.tokens
-        return scaled
-
-
-new_statistics = Hessian
 
 
 def solve(weight, weight_format, settings, statistics):
@@ -48,82 +26,112 @@ def solve(weight, weight_format, settings, statistics):
     Args:
         weight: [rows, columns] float32.
         settings: damping, act_order, static_groups, block_size.
-        statistics: Hessian of the layer's inputs.
+        statistics: with the hessian of the layer's inputs.
     Returns:
-        Solution; `fallback` is "damping", "float64" or "rtn" when the factorization failed at first.
+        Solution; `fallback` is "damping", "float64" or "rtn" where the factorization failed at first, "columns" where
+        some inputs were not finite: their columns are rounded to nearest and take no part.
     """
-    hessian, weight = statistics.value.clone(), weight.clone()
-    dead = hessian.diagonal() == 0
-    hessian[dead, dead] = 1
-    weight[:, dead] = 0
-
-    # Groups are fitted on the stored order of the columns; with act_order they must be fixed before it is left.
-    static = settings["static_groups"] or settings["act_order"]
-    scale, zero = fit_groups(weight, weight_format) if static else (None, None)
-    order = torch.argsort(hessian.diagonal(), descending=True) if settings["act_order"] else torch.arange(len(hessian))
-    factor, damping, fallback = factorize(hessian[order][:, order], settings["damping"])
-    if factor is None:
+    hessian, usable = prepare(statistics.hessian.value)
+    weight = torch.where(hessian.diagonal() == 0, 0.0, weight)  # a column without inputs
+    order = order_of(hessian, settings)
+    lower, damping, fallback = factorize(permuted(hessian, order), settings["damping"])
+    if lower is None or not usable.any():
         return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
+    quantized = diffuse(weight.index_select(1, order).T.contiguous(), weight, weight_format, settings, order, lower)
+    return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
-    columns = len(order)
-    width = weight_format.group_size(columns)
-    feedback = factor.T.contiguous()  # feedback[j, k]: what column j takes of the error of column k < j
-    source = weight.T[order].contiguous()  # [columns, rows]
-    error = torch.empty_like(source)
-    codes = torch.empty(source.shape, dtype=torch.uint8)
-    grids = []
-    step = settings["block_size"] if static else width
-    for start in range(0, columns, step):
-        stop = min(start + step, columns)
-        block = source[start:stop] + feedback[start:stop, :start] @ error[:start]
-        if not static:
-            grids.append(weight_format.fit(_updated(source, feedback, error, start, stop).T))
-        for first in range(start, stop, SUB_BLOCK):
-            last = min(first + SUB_BLOCK, stop)
-            block[first - start : last - start].addmm_(feedback[first:last, start:first], error[start:first])
-            for j in range(first, last):
-                column = block[j - start].addmv_(error[first:j].T, feedback[j, first:j])
-                grid_scale, grid_zero = _grid_of(order[j], width, scale, zero) if static else _flat(grids[-1])
-                codes[j] = weight_format.encode(column, grid_scale, grid_zero)
-                torch.sub(source[j], weight_format.decode(codes[j], grid_scale, grid_zero), out=error[j])
-    if not static:
-        scale = torch.cat([s for s, _ in grids], dim=1)
-        zero = None if grids[0][1] is None else torch.cat([z for _, z in grids], dim=1)
-    return Solution(QuantizedWeight(codes[torch.argsort(order)].T.contiguous(), scale, zero), damping, fallback)
+
+def prepare(hessian):
+    """(Hessian without rows and columns that are not finite, which columns [columns] are)."""
+    usable = hessian.diagonal().isfinite()
+    if usable.all():
+        return hessian, usable
+    hessian = torch.where(usable & usable[:, None], hessian, 0.0)
+    hessian.diagonal()[~usable] = hessian.diagonal().mean().clamp(min=1)
+    return hessian, usable
+
+
+def order_of(hessian, settings):
+    """The order [columns] in which columns are quantized: with act_order, those of the largest diagonal first."""
+    if settings["act_order"]:
+        return torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    return torch.arange(len(hessian), device=hessian.device)
+
+
+def permuted(hessian, order):
+    """Rows and columns in another order."""
+    return hessian.index_select(0, order).index_select(1, order)
 
 
 def factorize(hessian, damping):
-    """Unit upper triangular U, less its diagonal, of H + damping·mean(diag H)·I = U D Uᵀ.
+    """Cholesky factor of the damped Hessian in reversed order: flipped back, it is the upper R of H = R Rᵀ.
+
+    Columns with a zero diagonal are taken as independent of all others.
 
     Returns:
-        (U [columns, columns] or None, damping used, None | "damping" | "float64" | "rtn").
+        (lower triangular [columns, columns] or None, damping used, None | "damping" | "float64" | "rtn").
     """
     mean = hessian.diagonal().mean()
+    dead = (hessian.diagonal() == 0).flip(0)
     for dtype in (torch.float32, torch.float64):
         for attempt in range(DAMPING_TRIES):
             used = damping * 10**attempt
-            damped = hessian.to(dtype, copy=True)
-            damped.diagonal().add_(used * mean)
-            lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))  # flipped, so that its factor is upper in order
+            damped = hessian.flip(0, 1).to(dtype, copy=True)
+            damped.diagonal().add_(used * mean).add_(dead)
+            lower, info = torch.linalg.cholesky_ex(damped)
             if info == 0 and lower.isfinite().all():
-                upper = lower.flip(0, 1)
-                rung = "float64" if dtype == torch.float64 else "damping" if attempt else None
-                return torch.triu(upper / upper.diagonal(), 1).float(), used, rung
+                return lower.float(), used, "float64" if dtype == torch.float64 else "damping" if attempt else None
     return None, None, "rtn"
 
 
-def _updated(source, feedback, error, start, stop):
-    """Weights [stop - start, rows] as GPTQ has updated them when it reaches column `start`."""
-    own = feedback[start:stop, start:stop]
-    pushed = feedback[start:stop, :start] @ error[:start]
-    return source[start:stop] + torch.linalg.solve_triangular(own, pushed, upper=False, unitriangular=True)
+def diffuse(source, weight, weight_format, settings, order, lower, first=None):
+    """Quantize column after column, each corrected by the errors before it.
 
-
-def _grid_of(column, width, scale, zero):
-    group = column // width
-    return scale[:, group], None if zero is None else zero[:, group]
-
-
-def _flat(grid):
-    scale, zero = grid
-    return scale[:, 0], None if zero is None else zero[:, 0]
+    Args:
+        source: [columns, rows] float32 in the order of quantization, what errors are measured against.
+        weight: [rows, columns], what static grids are fitted to.
+        order: [columns]; lower: as of `factorize`, in that order.
+        first: [rows], what the first column is rounded from instead.
+    Returns:
+        QuantizedWeight.
+    """
+    columns = len(source)
+    width = weight_format.group_size(columns)
+    place = torch.arange(columns, device=order.device)
+    static = settings["static_groups"] or width == columns
+    grids = Grids.fitted(weight, weight_format) if static else Grids()
+    group = (order if static else place) // width  # of each column in the order of quantization
+    # feedback[j, k] = U[k, j]: what column j takes of the error of column k < j.
+    feedback = (lower / lower.diagonal()).T.flip(0, 1).tril_(-1)
+    error = torch.empty_like(source)
+    codes = torch.empty(source.shape, dtype=torch.uint8, device=source.device)
+    step = settings["block_size"] if static else width
+    for start in range(0, columns, step):
+        stop = min(start + step, columns)
+        block = feedback[start:stop, :start] @ error[:start]
+        if not static:
+            # What the weights are when GPTQ reaches this group: its own columns have pushed one another already.
+            own = feedback[start:stop, start:stop]
+            inverse = torch.linalg.solve_triangular(
+                own, torch.eye(stop - start, device=own.device), upper=False, unitriangular=True
+            )
+            grids.append(weight_format.fit(torch.addmm(source[start:stop], inverse, block).T))
+        block += source[start:stop]
+        if start == 0 and first is not None:
+            block[0] = first
+        groups = group[start:stop].tolist()
+        for begin in range(start, stop, SUB_BLOCK):
+            end = min(begin + SUB_BLOCK, stop)
+            block[begin - start : end - start].addmm_(feedback[begin:end, start:begin], error[start:begin])
+            for j in range(begin, end):
+                column = block[j - start].addmv_(error[begin:j].T, feedback[j, begin:j])
+                column.copy_(weight_format.snap(column, *grids[groups[j - start]]))
+                torch.sub(source[j], column, out=error[j])
+        codes[start:stop] = weight_format.encode(block, *grids.of(group[start:stop]))
+    unordered = torch.empty_like(codes)
+    unordered[order] = codes
+    group_index = None
+    if not static and settings["act_order"]:
+        group_index = torch.empty_like(order, dtype=torch.int32)
+        group_index[order] = group.int()
+    return QuantizedWeight(unordered.T.contiguous(), *grids.stored(), group_index=group_index)

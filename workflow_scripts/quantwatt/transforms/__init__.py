@@ -2,8 +2,29 @@
 
 A transform module offers
 
-    apply(weight, settings, statistics) -> (weight, input_factor)
-    new_statistics(columns) -> object with observe(inputs)      only where the transform reads calibration data
+    apply(weight, weight_format, activation_format, settings, statistics) -> Transformed
+    NEEDS = (...) or needs(settings) -> (...)       names of the statistics that it reads, where it reads any
 
-The layer's input is multiplied by `input_factor` [columns] before it is quantized, and the weight by its inverse.
+Transforms run in order: each gets the weight that the one before has left, and statistics of the inputs that its
+weight meets, which are already multiplied by the factors so far.
 """
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Transformed:
+    """A weight to quantize, and what the layer does beside it.
+
+    weight: [rows, columns] float32.
+    input_factor: [columns] by which the layer's input is multiplied first, or None.
+    down, up: [rank, columns] and [rows, rank] of a branch in 16 bit that adds (x * input_factor) @ down.T @ up.T to
+        the output, or None.
+    """
+
+    weight: torch.Tensor
+    input_factor: torch.Tensor | None = None
+    down: torch.Tensor | None = None
+    up: torch.Tensor | None = None

@@ -1,0 +1,256 @@
+"""The walk through the blocks: what each layer's statistics see, what is shared, what is kept, and what is reported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantwatt import registry, sequential
+from quantwatt.activations import ActivationFormat
+from quantwatt.experiment import complete_method
+from quantwatt.families import load_family
+from quantwatt.formats import load_format
+from quantwatt.manifest import DataError
+from quantwatt.solvers import Solution
+from quantwatt.statistics import Statistics
+
+ROOT = Path(__file__).parents[2]
+SD3 = load_family("sd3")
+
+
+class Block(torch.nn.Module):
+    """Two layers of one input, then one that reads their sum."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.to_q, self.to_k = torch.nn.Linear(width, width), torch.nn.Linear(width, width, bias=False)
+        self.to_out = torch.nn.ModuleList([torch.nn.Linear(width, width)])
+
+    def forward(self, hidden_states):
+        return hidden_states + self.to_out[0](torch.tanh(self.to_q(hidden_states) + self.to_k(hidden_states)))
+
+
+class Denoiser(torch.nn.Module):
+    def __init__(self, depth=3, width=24):
+        super().__init__()
+        torch.manual_seed(0)
+        self.transformer_blocks = torch.nn.ModuleList(Block(width) for _ in range(depth))
+
+    def forward(self, hidden_states):
+        for block in self.transformer_blocks:
+            hidden_states = block(hidden_states=hidden_states)
+        return hidden_states
+
+
+class Family:
+    blocks = staticmethod(SD3.blocks)
+    quantizable = staticmethod(SD3.quantizable)
+
+    @staticmethod
+    def stages(names):
+        return [[name for name in names if name != "to_out.0"], [name for name in names if name == "to_out.0"]]
+
+    @staticmethod
+    def advance(inputs, output):
+        return {"hidden_states": output}
+
+
+def method_of(solver="gptq", bits=4, **entry):
+    return complete_method(
+        {"solver": {"name": solver}, "weights": {"format": "integer", "bits": bits}, **entry}, "test", "method"
+    )
+
+
+def samples(width=24):
+    return {"hidden_states": torch.randn(40, 6, width, generator=torch.Generator().manual_seed(1))}
+
+
+def run(method, denoiser=None, **options):
+    denoiser = denoiser or Denoiser()
+    formats = {"weights": method["weights"], "activations": method["activations"]}
+    allocation = {name: formats for name in SD3.quantizable(denoiser)}
+    return denoiser, *sequential.quantize(denoiser, Family, allocation, method, samples(), batch=8, **options)
+
+
+@pytest.fixture
+def solved(monkeypatch):
+    """Every call of gptq: the weight's rows and the Hessian it was given, in order."""
+    calls, solver = [], registry.load("solvers", "gptq")
+    real = solver.solve
+
+    def solve(weight, weight_format, settings, statistics):
+        calls.append((weight.clone(), statistics.hessian.value, statistics.hessian.tokens))
+        return real(weight, weight_format, settings, statistics)
+
+    monkeypatch.setattr(solver, "solve", solve)
+    return calls
+
+
+def mean_product(inputs):
+    inputs = inputs.reshape(-1, inputs.shape[-1]).float()
+    return 2 * inputs.T @ inputs / len(inputs)
+
+
+def test_layers_of_one_input_share_a_hessian_and_a_solve(solved):
+    run(method_of())
+    assert [len(weight) for weight, _, _ in solved] == [48, 24] * 3  # q and k together, then to_out, in every block
+    assert {tokens for _, _, tokens in solved} == {40 * 6}
+
+
+def test_stacked_layers_are_solved_as_each_would_be_alone():
+    together = run(method_of())[1]
+    apart = run(method_of(transforms=[{"name": "smoothing", "alpha": 0}]))[1]  # a transform keeps layers apart
+    assert together.keys() == apart.keys()
+    alone = Denoiser()
+    hessian = mean_product(samples()["hidden_states"])
+    statistics = Statistics.new(("hessian",), 24)
+    statistics.observe(samples()["hidden_states"].reshape(-1, 24))
+    assert torch.allclose(statistics.hessian.value, hessian, rtol=1e-4)
+    gptq, weight_format = registry.load("solvers", "gptq"), load_format(method_of()["weights"])
+    for name in ("to_q", "to_k"):
+        weight = alone.get_submodule(f"transformer_blocks.0.{name}").weight.detach()
+        own = gptq.solve(weight, weight_format, method_of()["solver"], statistics).weight
+        assert torch.equal(together[f"transformer_blocks.0.{name}"]["codes"], own.state(weight_format)["codes"])
+
+
+def test_each_layer_sees_its_inputs_after_all_quantization_before_it(solved):
+    denoiser, _, _ = run(method_of(bits=2))
+    hidden, seen = samples()["hidden_states"], []
+    for block in denoiser.transformer_blocks:  # now quantized: what each layer meets in the finished model
+        middle = torch.tanh(block.to_q(hidden) + block.to_k(hidden))
+        seen += [hidden, middle]
+        hidden = block(hidden)
+    for (_, hessian, _), inputs in zip(solved, seen, strict=True):
+        assert torch.allclose(hessian, mean_product(inputs), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["token", "tensor"])
+def test_solvers_see_activations_as_the_layer_computes_with_them(solved, granularity):
+    activations = {"bits": 3, "granularity": granularity}
+    run(method_of(activations=activations))
+    inputs = samples()["hidden_states"].reshape(5, 48, 24)  # batches of 8 samples of 6 tokens
+    activation_format = ActivationFormat.from_settings(method_of(activations=activations)["activations"])
+    expected = torch.cat([activation_format.fake_quantize(batch) for batch in inputs])
+    assert torch.allclose(solved[0][1], mean_product(expected), rtol=1e-4)
+
+
+def test_qronos_gets_the_float_models_inputs_beside(monkeypatch):
+    calls, solver = [], registry.load("solvers", "qronos")
+    real = solver.solve
+
+    def solve(weight, weight_format, settings, statistics):
+        calls.append((statistics.cross.value, statistics.hessian.value))
+        return real(weight, weight_format, settings, statistics)
+
+    monkeypatch.setattr(solver, "solve", solve)
+    denoiser, _, reports = run(method_of("qronos", bits=2))
+    reference, hidden, pairs = Denoiser(), samples()["hidden_states"], []
+    float_hidden = hidden
+    for block, float_block in zip(denoiser.transformer_blocks, reference.transformer_blocks, strict=True):
+        pairs.append((hidden, float_hidden))
+        pairs.append((torch.tanh(block.to_q(hidden) + block.to_k(hidden)),
+                      torch.tanh(float_block.to_q(float_hidden) + float_block.to_k(float_hidden))))  # fmt: skip
+        hidden, float_hidden = block(hidden), float_block(float_hidden)
+    for (cross, hessian), (inputs, float_inputs) in zip(calls, pairs, strict=True):
+        inputs, float_inputs = inputs.reshape(-1, 24), float_inputs.reshape(-1, 24)
+        assert torch.allclose(cross, 2 * inputs.T @ float_inputs / len(inputs), rtol=1e-3, atol=1e-4)
+        assert torch.allclose(hessian, mean_product(inputs), rtol=1e-3, atol=1e-4)
+    # The reported error is that of the layer's output against the float model's.
+    layer, float_layer = denoiser.transformer_blocks[1].to_out[0], reference.transformer_blocks[1].to_out[0]
+    inputs, float_inputs = pairs[3]
+    truth = float_inputs @ float_layer.weight.T
+    error = (truth - inputs @ layer.weight.T).norm() / truth.norm()
+    report = reports["transformer_blocks.1.to_out.0"]
+    assert report["error_of"] == "float outputs"
+    assert report["relative_error"] == pytest.approx(error.item(), rel=1e-3)
+
+
+def test_reported_errors_are_those_of_the_outputs():
+    denoiser, _, reports = run(method_of(bits=3))
+    weight = Denoiser().transformer_blocks[0].to_q.weight
+    inputs = samples()["hidden_states"]
+    nearest = run(method_of("rtn", bits=3))[0].transformer_blocks[0].to_q.weight
+    truth = (inputs @ weight.T).norm()
+    report = reports["transformer_blocks.0.to_q"]
+    both = {"error_before": nearest, "relative_error": denoiser.transformer_blocks[0].to_q.weight}
+    for key, found in both.items():
+        assert report[key] == pytest.approx(((inputs @ (weight - found).T).norm() / truth).item(), rel=1e-3)
+    assert report["relative_error"] < report["error_before"] and report["error_of"] == "outputs"
+    rounded = run(method_of("rtn", bits=3))[2]["transformer_blocks.0.to_q"]
+    assert rounded["error_of"] == "weights"
+    assert rounded["relative_error"] == rounded["error_before"] == pytest.approx(
+        ((weight - nearest).norm() / weight.norm()).item(), rel=1e-4
+    )  # fmt: skip
+
+
+def test_spans_lie_apart_and_shares_of_a_stack_add_up():
+    reports = run(method_of())[2]
+    q, k = (reports[f"transformer_blocks.0.{name}"]["spans"] for name in ("to_q", "to_k"))
+    assert [span[:2] for span in q] == [span[:2] for span in k]
+    assert [a[2] + b[2] for a, b in zip(q, k, strict=True)] == [1.0] * len(q)
+    spans = sorted({span[:2] for report in reports.values() for span in report["spans"]})
+    assert all(start <= stop for start, stop in spans)
+    assert all(stop <= start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_static_activation_grid_comes_from_the_calibration_inputs():
+    activations = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
+    denoiser, states, _ = run(method_of("rtn", activations=activations))
+    state = states["transformer_blocks.0.to_q"]
+    inputs = samples()["hidden_states"]
+    low, high = inputs[:8].reshape(-1, 24).amin(0), inputs[:8].reshape(-1, 24).amax(0)
+    for batch in inputs.split(8)[1:]:
+        batch = batch.reshape(-1, 24)
+        low, high = 0.95 * low + 0.05 * batch.amin(0), 0.95 * high + 0.05 * batch.amax(0)
+    scale = (high.amax() - low.amin()) / 255
+    assert state["activation_scale"].item() == pytest.approx(scale.item(), rel=1e-5)
+    assert state["activation_zero"].item() == pytest.approx((-128 - low.amin() / scale).round().item())
+    layer = denoiser.transformer_blocks[0].to_q
+    found = layer.activation_format.fake_quantize(inputs, layer.static_grid)
+    assert (found - inputs).abs().amax() < 0.51 * scale + (inputs.abs().amax() - 127 * scale).clamp(min=0) + 0.5
+
+
+def test_a_block_solver_gets_quantized_inputs_and_float_targets(monkeypatch):
+    solver = registry.load("solvers", "brecq")
+    calls = []
+
+    def solve_block(block, plans, batches, targets, family, settings):
+        calls.append((list(plans), torch.cat([b["hidden_states"] for b in batches]), torch.cat(list(targets))))
+        rtn = registry.load("solvers", "rtn")
+        return {name: Solution(rtn.solve(plan.weight, plan.weight_format, {}).weight) for name, plan in plans.items()}
+
+    monkeypatch.setattr(solver, "solve_block", solve_block)
+    denoiser, states, reports = run(method_of("brecq", bits=2))
+    assert [names for names, _, _ in calls] == [["to_q", "to_k", "to_out.0"]] * 3 and len(states) == 9
+    hidden, float_hidden = samples()["hidden_states"], samples()["hidden_states"]
+    for block, float_block, call in zip(denoiser.transformer_blocks, Denoiser().transformer_blocks, calls, strict=True):
+        assert torch.allclose(call[1], hidden, atol=1e-5)
+        hidden, float_hidden = block(hidden), float_block(float_hidden)
+        assert torch.allclose(call[2], float_hidden, atol=1e-5)
+    assert {report["error_of"] for report in reports.values()} == {"outputs"}
+
+
+def test_weights_that_are_not_finite_are_refused():
+    denoiser = Denoiser()
+    denoiser.transformer_blocks[1].to_k.weight.data[0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"transformer_blocks\.1\.to_k: its weights hold NaN"):
+        run(method_of(), denoiser)
+
+
+@pytest.mark.parametrize("solver", ["gptq", "qronos"])
+def test_memory_does_not_grow_with_depth(solver):
+    """Four times the blocks, in a process of its own: the peak beside the model and the result stays."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "workflow_scripts"),
+                   "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # fmt: skip
+    peaks = []
+    for depth in (2, 8):
+        command = [sys.executable, str(Path(__file__).parent / "peak_memory.py"), str(depth), solver]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        peaks.append(json.loads(done.stdout.splitlines()[-1]))
+    shallow, deep = peaks
+    assert deep["result_mb"] > 4 * shallow["result_mb"]
+    assert deep["peak_mb"] < 1.25 * shallow["peak_mb"]

@@ -1,0 +1,20 @@
+"""Formats whose weights a library rounds, stores and computes with itself. Such a module offers
+
+LIBRARY                                                 name of the package
+convert(linear, settings, dtype) -> module              the library's layer in place of a float one
+state(module) -> {part: tensor}                         what a checkpoint stores
+restore(state, settings, layer, bias, dtype, device)    the layer again
+dequantize(state, settings, layer) -> [rows, columns]   float32
+unsupported(settings, device) -> sentence or None       why it cannot compute there
+simulated(settings, device) -> sentence or None         why what it computes there is not the format's own product;
+                                                        only where that can happen
+describe(settings) -> (bits of a weight, of an activation)
+"""
+
+from quantwatt import registry
+
+
+def library_of(settings):
+    """The module of a `weights` entry whose format is a library's, or None where quantwatt holds the codes itself."""
+    module = registry.load("formats", settings["format"])
+    return module if hasattr(module, "LIBRARY") else None

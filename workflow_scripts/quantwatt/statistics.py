@@ -1,0 +1,153 @@
+"""What solvers and transforms read of a layer's inputs, accumulated batch by batch and never stored whole.
+
+A plugin names what it needs, `NEEDS = ("hessian",)`, and receives a `Statistics` with one attribute for each name.
+"""
+
+import copy
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+
+CHUNK = 2048  # tokens in one product: bounds the float32 copy
+TRIANGLE = 256  # columns of a block of the symmetric product
+SAMPLED_TOKENS = 1024
+MOMENTUM = 0.95
+
+
+@contextmanager
+def _bfloat16_products(inputs):
+    """Multiply bfloat16 inputs as such, with sums in float32, where the CPU has instructions for it."""
+    cpu = inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu"
+    if not (cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())):
+        yield
+        return
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+class Hessian:
+    """Running mean of 2·x̃·x̃ᵀ over tokens, [columns, columns] float32. Only its lower triangle is computed."""
+
+    def __init__(self, columns, device="cpu"):
+        self.sum = torch.zeros(columns, columns, device=device)
+        self.tokens = 0
+
+    def observe(self, inputs, reference=None):
+        """Add inputs [tokens, columns]; sums of products in float32."""
+        self.tokens += len(inputs)
+        for chunk in inputs.split(CHUNK):
+            chunk = chunk.float()
+            with _bfloat16_products(inputs):
+                for start in range(0, chunk.shape[1], TRIANGLE):
+                    rows = slice(start, start + TRIANGLE)
+                    self.sum[rows, : rows.stop].addmm_(chunk[:, rows].T, chunk[:, : rows.stop])
+
+    @property
+    def value(self):
+        lower = self.sum.tril() * (2 / max(self.tokens, 1))
+        return lower + lower.tril(-1).T
+
+
+class Tokens:
+    """An even subset of at most SAMPLED_TOKENS input rows, [tokens, columns]: every k-th, k doubling as they come."""
+
+    def __init__(self, columns, device="cpu"):
+        self.value = torch.empty(0, columns, device=device)
+        self.stride, self.seen = 1, 0
+
+    def observe(self, inputs, reference=None):
+        first = -self.seen % self.stride
+        self.seen += len(inputs)
+        self.value = torch.cat([self.value, inputs[first :: self.stride].float()])
+        while len(self.value) > SAMPLED_TOKENS:
+            self.value, self.stride = self.value[::2].contiguous(), 2 * self.stride
+
+
+class Cross:
+    """Running mean of 2·x̃·xᵀ: quantized inputs x̃ beside the float model's x for the same tokens.
+
+    inputs, references: Tokens of both, the same tokens, for errors against the float model.
+    """
+
+    def __init__(self, columns, device="cpu"):
+        self.sum = torch.zeros(columns, columns, device=device)
+        self.inputs, self.references = Tokens(columns, device), Tokens(columns, device)
+        self.tokens = 0
+
+    def observe(self, inputs, reference):
+        """Add inputs and the float model's inputs for the same tokens, both [tokens, columns]."""
+        self.tokens += len(inputs)
+        self.inputs.observe(inputs)
+        self.references.observe(reference)
+        for chunk, float_chunk in zip(inputs.split(CHUNK), reference.split(CHUNK), strict=True):
+            with _bfloat16_products(inputs):
+                self.sum.addmm_(chunk.float().T, float_chunk.float())
+
+    @property
+    def value(self):
+        return self.sum * (2 / max(self.tokens, 1))
+
+
+class Maximum:
+    """Largest magnitude of every input column over all tokens, [columns] float32."""
+
+    def __init__(self, columns, device="cpu"):
+        self.value = torch.zeros(columns, device=device)
+
+    def observe(self, inputs, reference=None):
+        self.value = torch.maximum(self.value, inputs.abs().amax(dim=0).float())
+
+
+class Range:
+    """Running minimum and maximum of every input column, [columns] float32; each batch moves them by 1 - MOMENTUM."""
+
+    def __init__(self, columns, device="cpu"):
+        self.low = self.high = None
+
+    def observe(self, inputs, reference=None):
+        low, high = inputs.amin(dim=0).float(), inputs.amax(dim=0).float()
+        self.low = low if self.low is None else torch.lerp(low, self.low, MOMENTUM)
+        self.high = high if self.high is None else torch.lerp(high, self.high, MOMENTUM)
+
+
+KINDS = {"hessian": Hessian, "cross": Cross, "maximum": Maximum, "range": Range, "tokens": Tokens}
+
+
+class Statistics(SimpleNamespace):
+    """The statistics that some plugins need, as attributes: `statistics.hessian.value`."""
+
+    @classmethod
+    def new(cls, needs, columns, device="cpu"):
+        """Empty statistics of the kinds in `needs` for inputs of `columns` columns."""
+        return cls(**{need: KINDS[need](columns, device) for need in sorted(needs)})
+
+    def observe(self, inputs, reference=None):
+        """Add inputs [tokens, columns], and the float model's inputs for the same tokens where `cross` is needed."""
+        for kind in vars(self).values():
+            kind.observe(inputs, reference)
+
+    def scaled(self, factor):
+        """The statistics of inputs multiplied by a positive factor [columns]; None leaves them."""
+        return self if factor is None else Statistics(**{name: _scaled(k, factor) for name, k in vars(self).items()})
+
+
+def _scaled(kind, factor):
+    """A copy with every tensor multiplied along each of its dimensions, all of which are columns of the input."""
+    scaled = copy.copy(kind)
+    for name, part in vars(kind).items():
+        if isinstance(part, Tokens):
+            setattr(scaled, name, _scaled(part, factor))
+        elif isinstance(part, torch.Tensor):
+            square = isinstance(kind, (Hessian, Cross))
+            setattr(scaled, name, factor[:, None] * part * factor if square else part * factor)
+    return scaled
+
+
+def needs_of(module, settings):
+    """Names of the statistics that a plugin needs with these settings."""
+    return tuple(module.needs(settings) if hasattr(module, "needs") else getattr(module, "NEEDS", ()))
