@@ -8,7 +8,7 @@ REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models clean
+.PHONY: report test test-all lint readme-figure embedded-models backends clean
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
@@ -34,6 +34,16 @@ readme-figure: results/embedded/figures/quality_vs_cost.png
 # Trains the models of resources/models/ again, from a seed (hours on two cores).
 embedded-models: .venv/installed
 	$(BIN)/python workflow_scripts/train_embedded.py
+
+# The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
+backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed
+
+.venvs/%/installed: envs/%.yaml envs/%.post-deploy.sh
+	$(PYTHON) -m venv --clear .venvs/$*
+	.venvs/$*/bin/pip install --quiet $$(sed -n 's/^ *- \(torch==.*\)/\1/p' $<)
+	.venvs/$*/bin/pip install --quiet $$(sed -n 's/^ *- \(.*==.*\)/\1/p' $<)
+	PATH="$(CURDIR)/.venvs/$*/bin:$$PATH" bash -e envs/$*.post-deploy.sh
+	touch $@
 
 # torch and torchvision first and in one command: installed later, another package's range would pull in another build.
 .venv/installed: $(REQUIREMENTS)

@@ -20,6 +20,10 @@ def requirements():
     return dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
 
 
+# Environments that one library has for itself: a script installs it behind the others.
+OF_LIBRARIES = [path for path in ENVIRONMENTS if path.with_suffix(".post-deploy.sh").exists()]
+
+
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)
 def test_pins_agree_with_the_requirements(path):
     environment = yaml.safe_load(path.read_text())
@@ -28,7 +32,8 @@ def test_pins_agree_with_the_requirements(path):
     pinned = requirements()
     for line in last["pip"]:
         name, version = line.lower().replace("_", "-").split("==")
-        assert pinned[name] == version, f"{path.name}: {line}"
+        if path not in OF_LIBRARIES or name == "torch":
+            assert pinned[name] == version, f"{path.name}: {line}"
 
 
 def test_every_rule_names_an_environment_that_exists_and_every_environment_is_used():
@@ -37,7 +42,7 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
         rules = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)*)", path.read_text(), flags=re.MULTILINE)
         assert rules
         for name, body in rules:
-            found = re.search(r'conda:\n\s+"\.\./envs/(\w+)\.yaml"', body)
+            found = re.search(r'conda:\n\s+"\.\./envs/([\w-]+)\.yaml"', body)
             assert found, f"rule {name} names no environment"
             used.add(found[1])
     assert used == {path.stem for path in ENVIRONMENTS}
@@ -61,7 +66,7 @@ def imported_on_load(path):
 def test_every_environment_holds_what_its_rules_scripts_import(rules):
     own = {"quantwatt", *sys.stdlib_module_names}
     for environment, script in re.findall(
-        r'envs/(\w+)\.yaml".*?workflow_scripts/(\w+\.py)', rules.read_text(), re.DOTALL
+        r'envs/([\w-]+)\.yaml".*?workflow_scripts/(\w+\.py)', rules.read_text(), re.DOTALL
     ):
         lines = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"][-1]["pip"]
         held = {line.split("==")[0].lower().replace("_", "-") for line in lines}

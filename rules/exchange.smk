@@ -1,0 +1,78 @@
+rule export_layers:
+    input:
+        code=code("export_layers.py", family),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        calibration=f"{RESULTS}/calibration/{{model}}/manifest.json",
+    output:
+        manifest=f"{RESULTS}/exchange/{{model}}/manifest.json",
+    log:
+        f"{LOGS}/export_layers/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/export_layers/{{model}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: CONFIG["threads"]["quantize"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["quantize"],
+        gpu=GPUS,
+    params:
+        device=DEVICE,
+    message:
+        "Export layers: {wildcards.model}"
+    shell:
+        "python workflow_scripts/export_layers.py --model {input.model} --calibration {input.calibration}"
+        " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"
+
+
+rule auto_gptq:
+    input:
+        code=code("solve_layers.py", formats, solver),
+        exchange=f"{RESULTS}/exchange/{{model}}/manifest.json",
+        allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
+    output:
+        manifest=f"{RESULTS}/solved/auto-gptq/{{model}}/{{method}}/manifest.json",
+    log:
+        f"{LOGS}/auto-gptq/{{model}}/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/auto-gptq/{{model}}/{{method}}.tsv"
+    conda:
+        "../envs/auto-gptq.yaml"
+    threads: CONFIG["threads"]["quantize"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["quantize"],
+    params:
+        python=python_of("auto-gptq"),
+        solver=external_solver,
+    message:
+        "Solve layers by auto-gptq: {wildcards.model}, {wildcards.method}"
+    shell:
+        "{params.python} workflow_scripts/solve_layers.py --backend auto-gptq --exchange {input.exchange}"
+        " --allocation {input.allocation} --solver {params.solver:q} --threads {threads} --output {output.manifest}"
+        " > {log} 2>&1"
+
+
+rule gptqmodel:
+    input:
+        code=code("solve_layers.py", formats, solver),
+        exchange=f"{RESULTS}/exchange/{{model}}/manifest.json",
+        allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
+    output:
+        manifest=f"{RESULTS}/solved/gptqmodel/{{model}}/{{method}}/manifest.json",
+    log:
+        f"{LOGS}/gptqmodel/{{model}}/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/gptqmodel/{{model}}/{{method}}.tsv"
+    conda:
+        "../envs/gptqmodel.yaml"
+    threads: CONFIG["threads"]["quantize"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["quantize"],
+    params:
+        python=python_of("gptqmodel"),
+        solver=external_solver,
+    message:
+        "Solve layers by gptqmodel: {wildcards.model}, {wildcards.method}"
+    shell:
+        "{params.python} workflow_scripts/solve_layers.py --backend gptqmodel --exchange {input.exchange}"
+        " --allocation {input.allocation} --solver {params.solver:q} --threads {threads} --output {output.manifest}"
+        " > {log} 2>&1"

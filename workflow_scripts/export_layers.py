@@ -1,0 +1,44 @@
+"""Write the float model's layers and their inputs for libraries that solve them in environments of their own."""
+
+import argparse
+import time
+from pathlib import Path
+
+from quantwatt import command, manifest
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--calibration", required=True, help="the calibration's manifest.json")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
+    args = parser.parse_args(argv)
+
+    import torch
+
+    from quantwatt import calibration, exchange
+    from quantwatt.families import load_family
+
+    torch.set_num_threads(args.threads)
+    model = manifest.read_json(args.model)
+    family = load_family(model["settings"]["family"])
+    location = manifest.PROJECT / model["location"]
+    manifest.verify_files(args.model, model["files"], location)
+    denoiser = family.load_denoiser(model["settings"], location)
+    samples, calibrated = calibration.load(args.calibration)
+    folder, start = Path(args.output).parent, time.perf_counter()
+    layers = exchange.export_layers(
+        denoiser, family, samples, calibrated["calibration"]["batch_size"], folder, args.device
+    )
+    names = sorted({layer[part] for layer in layers.values() for part in ("weight", "inputs")})
+    manifest.write_json(
+        args.output,
+        {"model": model["model"], "seconds": time.perf_counter() - start, "layers": layers,
+         "files": manifest.describe_files(folder, names), "provenance": manifest.provenance()},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,172 @@
+"""Layers in files, for libraries that solve them in environments of their own and never see the model.
+
+Outwards goes, for every layer, its float weight and as few equivalent inputs as have its real inputs' Σ x xᵀ, which is
+all that GPTQ reads of them. Back come codes, the grid they stand on, and each column's group.
+
+    exchange/MODEL/           LAYER.safetensors {weight [rows, columns] float32}
+                              LAYER.inputs.safetensors {inputs [at most columns, columns] float32}, one for all layers
+                              that are fed the same tensor, manifest.json
+    solved/SOLVER/MODEL/METHOD/   LAYER.safetensors {codes [rows, columns] uint8, scale [rows, groups] float32,
+                              zero [rows, groups] uint8 where the format has one, g_idx [columns] int32}, manifest.json
+"""
+
+from pathlib import Path
+
+import torch
+
+from quantwatt import manifest
+from quantwatt.formats import QuantizedWeight
+from quantwatt.progress import progress
+
+
+@torch.no_grad()
+def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
+    """Write every layer that the samples reach; all inputs are the float model's.
+
+    Args:
+        denoiser: float module on the CPU.
+        samples: {denoiser input: [samples, ...]}.
+        batch: samples per forward pass.
+        device: where a block and its sums of x xᵀ are while it is walked.
+    Returns:
+        {layer: {"weight", "inputs" (file names), "in_features", "out_features", "tokens"}}.
+    Raises:
+        DataError: a layer's inputs are not finite.
+    """
+    arguments, layers = _first_arguments(denoiser, family, samples, batch), {}
+    quantizable = family.quantizable(denoiser)
+    for block_name in progress(family.blocks(denoiser), description="exporting layers", unit="block"):
+        block = denoiser.get_submodule(block_name).to(device)
+        seen = _Seen()
+        names = [name for name in quantizable if name.startswith(f"{block_name}.")]
+        handles = [denoiser.get_submodule(name).register_forward_pre_hook(seen.hook(name)) for name in names]
+        for index, kwargs in enumerate(arguments):
+            arguments[index] = family.advance(kwargs, _moved(block(**_moved(kwargs, device)), "cpu"))
+            seen.alive.clear()
+        for handle in handles:
+            handle.remove()
+        block.to("cpu")
+        for name, owner in seen.owners.items():
+            weight = denoiser.get_submodule(name).weight
+            files = {"weight": f"{name}.safetensors", "inputs": f"{owner}.inputs.safetensors"}
+            manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
+            shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+            layers[name] = {**files, **shape, "tokens": seen.tokens[owner]}
+        for owner, gram in seen.grams.items():
+            if not gram.isfinite().all():
+                raise manifest.DataError(f"{owner}: its inputs are not finite on the calibration data.")
+            manifest.write_tensors(folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(gram).cpu()})
+    return layers
+
+
+def equivalent_inputs(gram):
+    """Rows R [at most columns, columns] float32 with Rᵀ R = gram: a library that sums x xᵀ over them finds gram.
+
+    Args:
+        gram: Σ x xᵀ, [columns, columns].
+    """
+    gram = gram.double()
+    rows, failed = torch.linalg.cholesky_ex(gram, upper=True)
+    if failed:  # singular: fewer tokens than columns, or columns that depend on one another
+        values, vectors = torch.linalg.eigh(gram)
+        kept = values >= values[-1] * len(gram) * torch.finfo(torch.float64).eps
+        rows = (vectors[:, kept] * values[kept].clamp(min=0).sqrt()).T
+    rows[:, gram.diagonal() == 0] = 0  # exactly: solvers look for such columns
+    return rows.float()
+
+
+def write_solved(path, values, scale, zero, g_idx, symmetric, bits):
+    """Write a solved layer.
+
+    Args:
+        values: [rows, columns] the library's dequantized weight.
+        scale, zero: [rows, groups] of (code - zero) * scale.
+        g_idx: [columns] each column's group.
+        symmetric: whether zero is the format's, 2**(bits-1), and is not stored.
+    Raises:
+        ValueError: the values do not lie on the grid.
+    """
+    group = g_idx.long()
+    codes = torch.round(values / scale[:, group]) + zero[:, group]
+    off_grid = ((codes - zero[:, group]) * scale[:, group] - values).abs() > 1e-3 * scale[:, group]
+    if off_grid.any() or codes.amin() < 0 or codes.amax() > 2**bits - 1:
+        raise ValueError(f"{path}: the weight is not on the {bits}-bit grid that came with it")
+    solved = {"codes": codes.to(torch.uint8), "scale": scale.float(), "g_idx": g_idx.to(torch.int32)}
+    manifest.write_tensors(path, solved if symmetric else {**solved, "zero": zero.to(torch.uint8)})
+
+
+def read(folder, layer):
+    """The QuantizedWeight of a solved layer; `folder` holds manifest.json.
+
+    Raises:
+        DataError: the layer was not solved, or its file is missing, truncated or corrupted.
+    """
+    from safetensors.torch import load_file
+
+    path, name = Path(folder) / "manifest.json", f"{layer}.safetensors"
+    files = manifest.read_json(path)["files"]
+    if name not in files:
+        raise manifest.DataError(f"{path}: layer '{layer}' was not solved.")
+    manifest.verify_files(path, {name: files[name]})
+    solved = load_file(Path(folder) / name)
+    consecutive = bool((solved["g_idx"].diff() >= 0).all())  # then they are column // group size
+    group_index = None if consecutive else solved["g_idx"]
+    return QuantizedWeight(solved["codes"], solved["scale"], solved.get("zero"), group_index=group_index)
+
+
+class _Seen:
+    """Sums of x xᵀ of one block's layers; layers that are fed the same tensor share theirs.
+
+    owners: {layer: the first layer that is fed its input}; grams, tokens: by owner.
+    """
+
+    def __init__(self):
+        self.owners, self.grams, self.tokens = {}, {}, {}
+        self.alive = {}  # {address and shape: (layer, tensor)} of one batch; what is kept keeps its address
+
+    def hook(self, name):
+        def observe(module, args):
+            inputs = args[0]
+            owner, _ = self.alive.setdefault((inputs.data_ptr(), inputs.shape), (name, inputs))
+            owner = self.owners.setdefault(name, owner)
+            if owner != name:
+                return
+            inputs = inputs.reshape(-1, inputs.shape[-1]).float()
+            self.grams[name] = self.grams.get(name, 0) + (inputs.T @ inputs).double()
+            self.tokens[name] = self.tokens.get(name, 0) + len(inputs)
+
+        return observe
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the first block's arguments are known."""
+
+
+def _first_arguments(denoiser, family, samples, batch):
+    """Keyword arguments of the first block for every batch of samples, on the CPU."""
+    captured = []
+
+    def capture(module, args, kwargs):
+        captured.append(kwargs)
+        raise _Stop
+
+    first = denoiser.get_submodule(family.blocks(denoiser)[0])
+    handle = first.register_forward_pre_hook(capture, with_kwargs=True)
+    for start in range(0, len(next(iter(samples.values()))), batch):
+        try:
+            denoiser(**{name: tensor[start : start + batch] for name, tensor in samples.items()})
+        except _Stop:
+            continue
+    handle.remove()
+    return captured
+
+
+def _moved(value, device):
+    """A block's arguments or outputs with every tensor on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(part, device) for part in value)
+    return value

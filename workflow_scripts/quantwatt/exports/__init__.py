@@ -1,0 +1,153 @@
+"""A checkpoint's model in the form that another library reads. A form's module offers
+
+PARTS                                     what of a layer's state the form can express
+tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, its bias aside
+configuration(details, skipped)           its `quantization_config`; skipped: names of linear layers left in 16 bits
+file_name(denoiser)                       of the weights
+finish(folder, tensors, configuration)    optional: (tensors, metadata) for the file; may write others beside it
+
+`tensors` and `configuration` raise Refused where the form cannot say what the checkpoint holds: nothing is left out.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from quantwatt import manifest, registry
+from quantwatt.checkpoint import WEIGHTS
+from quantwatt.families import load_family
+
+REASONS = {
+    "input_factor": "its input is scaled first",
+    "down": "it has a 16-bit low-rank branch",
+    "activation_scale": "its activations have a static grid",
+    "group_index": "its groups are not of neighbouring inputs",
+}
+
+
+class Refused(Exception):
+    """What a form cannot express, as half a sentence."""
+
+
+def export(checkpoint, form, output):
+    """Write a checkpoint's model in another form, whole or not at all.
+
+    Args:
+        checkpoint: the checkpoint's folder or its manifest.json.
+        form: name of a module of this package.
+        output: folder to make: weights, config.json, and what else the form has.
+    Raises:
+        DataError: the form cannot express the checkpoint, the checkpoint is damaged, or the folder cannot be written.
+    """
+    path = Path(checkpoint)
+    path = path / "manifest.json" if path.is_dir() else path
+    details = manifest.read_json(path)
+    if details["status"] != "ok" or not details["layers"]:
+        raise manifest.DataError(f"{path}: holds no quantized layers.")
+    manifest.verify_files(path, details["files"])
+    module = registry.load("exports", form)
+    family = load_family(details["model_settings"]["family"])
+    denoiser = family.meta_denoiser(manifest.PROJECT / details["location"])
+    try:
+        configuration = module.configuration(details, _skipped(denoiser, details["layers"]))
+    except Refused as error:
+        raise manifest.DataError(f"{path}: cannot be written as {form}: {error}.") from error
+    tensors = _tensors(module, form, path, details, denoiser)
+    with _folder(Path(output)) as folder:
+        _save_config(denoiser, folder, configuration)
+        metadata = {"format": "pt"}
+        if hasattr(module, "finish"):
+            tensors, own = module.finish(folder, tensors, configuration)
+            metadata |= own
+        _save_tensors(folder / module.file_name(denoiser), tensors, metadata)
+
+
+def weight_of(layer, state):
+    """(format, QuantizedWeight) of a layer whose codes this project holds."""
+    from quantwatt.formats import QuantizedWeight, load_format
+
+    weight_format = load_format(layer["weights"])
+    return weight_format, QuantizedWeight.from_state(state, weight_format, layer["in_features"])
+
+
+def model_file(denoiser):
+    """The name under which the model's own library looks for its weights."""
+    from diffusers import ModelMixin
+
+    return "diffusion_pytorch_model.safetensors" if isinstance(denoiser, ModelMixin) else "model.safetensors"
+
+
+def _tensors(module, form, path, details, denoiser):
+    """Every tensor of the model: quantized layers in the form, all others as the checkpoint has them."""
+    import torch
+    from safetensors import safe_open
+
+    dtype = getattr(torch, details["model_settings"]["dtype"])
+    tensors = {}
+    with safe_open(path.parent / WEIGHTS, framework="pt") as file:
+        names = set(file.keys())
+        for name, layer in details["layers"].items():
+            keys = {key for key in names if key.rpartition(".")[0] == name and key != f"{name}.bias"}
+            state = {key.rpartition(".")[2]: file.get_tensor(key) for key in keys}
+            names -= keys
+            try:
+                _check(module, name, layer, state, denoiser)
+                tensors |= module.tensors(name, layer, state, dtype)
+            except Refused as error:
+                raise manifest.DataError(f"{path}: layer {name} cannot be written as {form}: {error}.") from error
+        return tensors | {name: file.get_tensor(name) for name in sorted(names)}
+
+
+def _check(module, name, layer, state, denoiser):
+    """Refuse what no form has a place for."""
+    import torch
+
+    if "segment_of" in layer:
+        raise Refused(f"it is one chunk of {layer['segment_of']}, and the form knows whole layers")
+    if type(denoiser.get_submodule(name)) is not torch.nn.Linear:
+        raise Refused("it is not a linear layer of the model")
+    if unknown := sorted(state.keys() - module.PARTS):
+        raise Refused(REASONS.get(unknown[0], f"the form has no place for its '{unknown[0]}'"))
+
+
+def _skipped(denoiser, layers):
+    import torch
+
+    linear = [name for name, layer in denoiser.named_modules() if isinstance(layer, torch.nn.Linear)]
+    return [name for name in linear if name not in layers]
+
+
+def _save_config(denoiser, folder, configuration):
+    """config.json as the model's own library writes it, with the quantization beside the architecture."""
+    save = getattr(denoiser, "save_config", None) or denoiser.config.save_pretrained
+    save(folder)
+    path = folder / "config.json"
+    manifest.write_json(path, {**json.loads(path.read_text()), "quantization_config": configuration})
+
+
+def _save_tensors(path, tensors, metadata):
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:  # its name for a failed write
+        raise OSError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _folder(path):
+    """A folder under a temporary name, which becomes `path` when all is written."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise manifest.DataError(f"{path}: exists already; name another folder or remove it.")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise manifest.DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

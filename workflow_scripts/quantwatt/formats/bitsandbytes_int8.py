@@ -1,0 +1,72 @@
+"""LLM.int8() (arXiv 2208.07339) by bitsandbytes: 8-bit weights per output channel, 8-bit activations per token.
+
+Inputs with an entry beyond the threshold are multiplied in 16 bits instead. With threshold 0 none is, which is what
+saves energy. bitsandbytes casts bfloat16 and float32 inputs to float16 to quantize them.
+"""
+
+import logging
+
+import torch
+
+from quantwatt.formats import trial
+
+LIBRARY = "bitsandbytes"
+
+
+def convert(linear, settings, dtype):
+    """bitsandbytes' layer for a float one, on the CPU."""
+    from bitsandbytes.nn import Int8Params
+
+    weight = Int8Params(linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False).to("cpu")
+    layer = {"in_features": linear.in_features, "out_features": linear.out_features}
+    return restore({"codes": weight.CB, "scale": weight.SCB}, settings, layer, linear.bias, dtype, "cpu")
+
+
+def state(module):
+    """{"codes": [rows, columns] int8, "scale": [rows] float32, the largest magnitudes}."""
+    # The first forward pass moves both out of the parameter.
+    scale = module.state.SCB if module.weight.SCB is None else module.weight.SCB
+    return {part: tensor.detach().cpu().clone() for part, tensor in (("codes", module.weight.data), ("scale", scale))}
+
+
+def restore(state, settings, layer, bias, dtype, device):
+    """The layer of a checkpoint, in evaluation mode: in training mode bitsandbytes multiplies in 16 bits on the CPU."""
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    _quiet()
+    module = Linear8bitLt(
+        layer["in_features"], layer["out_features"], bias is not None, False, settings["threshold"], device="meta"
+    )
+    codes, scale = state["codes"].to(device), state["scale"].to(device)
+    module.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)
+    if bias is not None:
+        module.bias = torch.nn.Parameter(bias.detach().to(device, dtype), requires_grad=False)
+    return module.eval()
+
+
+def dequantize(state, settings, layer):
+    """[rows, columns] float32."""
+    return state["codes"].float() * (state["scale"] / 127)[:, None]
+
+
+def unsupported(settings, device):
+    """Why bitsandbytes cannot compute it there, or None."""
+    return trial.failure(LIBRARY, settings, device)
+
+
+def simulated(settings, device):
+    """Why the product there is not one of integers although bitsandbytes computes it, or None."""
+    import bitsandbytes  # noqa: F401  (registers its kernels)
+
+    own = torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::int8_linear_matmul", device.upper())
+    return None if own else f"bitsandbytes multiplies 8-bit integers as float32 on this {device}."
+
+
+def describe(settings):
+    """(bits of a weight, bits of an activation)."""
+    return 8, 8
+
+
+def _quiet():
+    """Keep one warning per product, that inputs are cast to float16, from filling the log."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -1,0 +1,93 @@
+"""optimum-quanto: 8-bit integer and float weights per output channel, 4 and 2-bit ones per group; 16-bit activations.
+
+Groups are of 128 inputs, or of the largest multiple of 32 below that divides the inputs; else a whole row.
+"""
+
+from types import SimpleNamespace
+
+import torch
+
+from quantwatt import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
+from quantwatt.formats import trial
+from quantwatt.manifest import DataError
+
+LIBRARY = "optimum-quanto"
+
+BITS = {"qint8": 8, "qint4": 4, "qint2": 2, "qfloat8": 8}
+
+
+def convert(linear, settings, dtype):
+    """quanto's frozen layer for a float one, on the CPU.
+
+    Raises:
+        DataError: quanto's kernel for the CPU does not take the weight's shape.
+    """
+    quanto = _import()
+    plain = torch.nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    plain.weight = torch.nn.Parameter(linear.weight.detach().to("cpu", dtype), requires_grad=False)
+    if linear.bias is not None:
+        plain.bias = torch.nn.Parameter(linear.bias.detach().to("cpu", dtype), requires_grad=False)
+    module = quanto.QLinear.from_module(plain, weights=settings["weights"])
+    try:
+        module.freeze()
+    except RuntimeError as error:
+        refusal = f"quanto's {settings['weights']} does not take a weight of {list(plain.weight.shape)}"
+        raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
+    return module.eval().requires_grad_(False)
+
+
+def state(module):
+    """{"data", "scale", and below 8 bits "shift"} in quanto's own packing, which is every device's."""
+    names = {"weight._data": "data", "weight._data._data": "data", "weight._scale": "scale", "weight._shift": "shift"}
+    stored = module.state_dict()
+    return {part: stored[name].detach().cpu().clone() for name, part in names.items() if name in stored}
+
+
+def restore(state, settings, layer, bias, dtype, device):
+    """The layer of a checkpoint, packed as quanto's kernel on that device reads it."""
+    quanto = _import()
+    plain = torch.nn.Linear(layer["in_features"], layer["out_features"], bias is not None, device="meta", dtype=dtype)
+    module = quanto.QLinear.from_module(plain, weights=settings["weights"])
+    one = torch.ones((), dtype=dtype)  # the scales of activations, which nothing reads
+    tensors = {
+        "weight._data._data" if "shift" in state else "weight._data": state["data"],
+        **{f"weight._{part}": state[part] for part in ("scale", "shift") if part in state},
+        **({} if bias is None else {"bias": bias.detach().to(dtype)}),
+        **{"input_scale": one, "output_scale": one},
+    }
+    module.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def dequantize(state, settings, layer):
+    """[rows, columns] float32."""
+    scale = state["scale"].float()
+    if "shift" not in state:
+        return state["data"].float() * scale
+    bits = BITS[settings["weights"]]
+    codes = unpack(state["data"], bits)[: len(scale)].float()  # [rows * groups, width]
+    return (codes * scale - state["shift"].float()).reshape(layer["out_features"], layer["in_features"])
+
+
+def unsupported(settings, device):
+    """Why quanto cannot compute it there, or None."""
+    return trial.failure(LIBRARY, settings, device)
+
+
+def describe(settings):
+    """(bits of a weight, bits of an activation)."""
+    return BITS[settings["weights"]], 16
+
+
+def unpack(packed, bits):
+    """Codes of a packed tensor: the lowest bits of all bytes first, then the next ones."""
+    return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
+
+
+def _import():
+    from optimum import quanto
+    from optimum.quanto.library.extensions import cpp
+
+    # quanto compiles four lines of C++ for the CPU when it first unpacks, into its installed package; these are they.
+    cpp.ext._lib = SimpleNamespace(unpack=unpack)
+    return quanto

@@ -1,0 +1,164 @@
+"""torchao: int8 and float8 weights per output channel, int4 ones per group, through `quantize_` on one layer.
+
+"dynamic" configurations quantize the activations too, per token at run time.
+"""
+
+import logging
+
+import torch
+
+from quantwatt.formats import trial
+from quantwatt.formats.packing import pack, unpack
+from quantwatt.manifest import DataError
+
+LIBRARY = "torchao"
+
+BITS = {
+    "int8-weight-only": (8, 16),
+    "int8-dynamic": (8, 8),
+    "float8-weight-only": (8, 16),
+    "float8-dynamic": (8, 8),
+    "int4-weight-only": (4, 16),
+}
+ATTRIBUTES = "attributes"  # the part with what torchao's tensor has beside tensors: its own JSON, as bytes
+PADDED_ROWS, PADDED_COLUMNS = 8, 1024  # of the int4 layout on CUDA
+
+
+def convert(linear, settings, dtype):
+    """torchao's layer for a float one, on the CPU.
+
+    Raises:
+        DataError: torchao does not take the weight's shape, or this machine's hardware.
+    """
+    library = configuration(settings)
+    from torchao.quantization import quantize_
+
+    layer = _linear(linear.weight.detach().to("cpu", dtype), linear.bias, dtype)
+    refusal = f"torchao's {settings['configuration']} does not take a weight of {list(layer.weight.shape)}"
+    try:
+        quantize_(layer, library)
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
+    if type(layer.weight) in (torch.Tensor, torch.nn.Parameter):  # it says nothing and leaves the weight
+        raise DataError(f"{refusal}.")
+    return layer
+
+
+def state(module):
+    """Parts of the weight: torchao's tensors and attributes, or of int4 {"codes", "scale", "zero"}.
+
+    torchao packs int4 for the processor at hand, so that its bytes mean something else on another; stored are the
+    codes in order, [rows, columns / 2], the first of a pair in the high half.
+    """
+    weight = module.weight
+    if type(weight).__name__ == "Int4OpaqueTensor":
+        scale, zero = (part.T.contiguous() for part in weight.scale_and_zero.unbind(-1))  # [rows, groups]
+        return {"codes": pack(_codes(weight.qdata, *weight.shape), 4), "scale": scale, "zero": zero}
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    tensors, attributes = flatten_tensor_state_dict({"layer.weight": weight.detach()})
+    parts = {name.removeprefix("layer._weight_"): tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    text = torch.frombuffer(bytearray(attributes["layer.weight"].encode()), dtype=torch.uint8)
+    return {**parts, ATTRIBUTES: text}
+
+
+def restore(state, settings, layer, bias, dtype, device):
+    """The layer of a checkpoint, packed as torchao's kernel on that device reads it."""
+    _quiet()
+    if settings["configuration"] == "int4-weight-only":
+        return _linear(_int4_weight(state, settings["group"], layer["in_features"], device), bias, dtype)
+    from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+    tensors = {f"layer._weight_{name}": part.to(device) for name, part in state.items() if name != ATTRIBUTES}
+    attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
+    return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
+
+
+def dequantize(state, settings, layer):
+    """[rows, columns] float32."""
+    if settings["configuration"] != "int4-weight-only":
+        return state["qdata"].float() * state["scale"].float()
+    columns = layer["in_features"]
+    scale, zero = (state[part].float().repeat_interleave(settings["group"], dim=1) for part in ("scale", "zero"))
+    return (unpack(state["codes"], 4, columns).float() - 8) * scale + zero  # zero: the value of code 8
+
+
+def unsupported(settings, device):
+    """Why torchao cannot compute it there, or None."""
+    return trial.failure(LIBRARY, settings, device)
+
+
+def describe(settings):
+    """(bits of a weight, bits of an activation)."""
+    return BITS[settings["configuration"]]
+
+
+def configuration(settings):
+    """torchao's own; `set_inductor_config` would change how everything else in the process compiles."""
+    _quiet()
+    from torchao import quantization
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+    per_row = {"granularity": quantization.PerRow(), "set_inductor_config": False}
+    return {
+        "int8-weight-only": lambda: quantization.Int8WeightOnlyConfig(**per_row),
+        "int8-dynamic": lambda: quantization.Int8DynamicActivationInt8WeightConfig(**per_row),
+        "float8-weight-only": lambda: quantization.Float8WeightOnlyConfig(**per_row),
+        "float8-dynamic": lambda: quantization.Float8DynamicActivationFloat8WeightConfig(**per_row),
+        "int4-weight-only": lambda: PrototypeInt4WeightOnlyConfig(settings["group"], set_inductor_config=False),
+    }[settings["configuration"]]()
+
+
+def _linear(weight, bias, dtype):
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias.detach().to(weight.device, dtype), requires_grad=False)
+    return layer.eval()
+
+
+def _codes(packed, rows, columns):
+    """Codes [rows, columns] uint8 of the CPU's int4 layout.
+
+    The layout moves codes and differs between processors. Where each one goes is found by packing the places' own
+    numbers, four bits at a time.
+    """
+
+    def halves(packed):
+        return torch.stack([packed & 15, packed >> 4]).flatten().long()
+
+    places = torch.arange(rows * columns, dtype=torch.int32).reshape(rows, columns)
+    found = torch.zeros(rows * columns, dtype=torch.long)
+    for shift in range(0, (rows * columns - 1).bit_length(), 4):
+        digits = torch.ops.aten._convert_weight_to_int4pack_for_cpu(places >> shift & 15, 1)
+        found += halves(digits) << shift
+    codes = torch.empty(rows * columns, dtype=torch.uint8)
+    codes[found] = halves(packed).to(torch.uint8)
+    return codes.reshape(rows, columns)
+
+
+def _int4_weight(state, group, columns, device):
+    """torchao's int4 tensor, in the layout of the CPU or of CUDA."""
+    from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
+    from torchao.quantization import Int4TilePackedTo4dTensor
+    from torchao.quantization.utils import pack_tinygemm_scales_and_zeros
+
+    codes, scale, zero = unpack(state["codes"], 4, columns), state["scale"], state["zero"]
+    shape = codes.shape
+    if torch.device(device).type == "cpu":
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
+        grid = pack_tinygemm_scales_and_zeros(scale, zero, scale.dtype)
+        return Int4OpaqueTensor(packed, grid, [1, group], shape)
+    below, beside = -shape[0] % PADDED_ROWS, -columns % PADDED_COLUMNS
+    pad = torch.nn.functional.pad  # with zeros, which the inputs are padded with too
+    codes = pad(codes, (0, beside, 0, below)).to(device)
+    scale, zero = (pad(part, (0, beside // group, 0, below)).to(device) for part in (scale, zero))
+    packed = torch.ops.aten._convert_weight_to_int4pack((codes[:, ::2] << 4 | codes[:, 1::2]).contiguous(), 8)
+    grid = pack_tinygemm_scales_and_zeros(scale, zero, scale.dtype)
+    return Int4TilePackedTo4dTensor(packed, grid, [1, group], shape)
+
+
+def _quiet():
+    """Keep torchao's notes on compiled kernels that this torch has no use for from the log."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)

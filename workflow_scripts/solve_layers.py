@@ -1,0 +1,103 @@
+"""Solve exported layers with a library, in that library's own environment."""
+
+import argparse
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+from quantwatt import command, manifest, registry
+
+PACKAGES = {"auto-gptq": "auto_gptq", "gptqmodel": "gptqmodel"}
+
+
+def unsupported(weights):
+    """None, or what the libraries lack for this weight format."""
+    if weights["format"] != "integer" or weights.get("zero_point", "integer") != "integer":
+        return "solves for integer formats with integer zero points only"
+    if weights["granularity"] == "tensor":
+        return "has no grid per tensor; choose granularity channel or group"
+    if weights["symmetric"] and weights.get("narrow", True):
+        return "has no narrow symmetric grid; set narrow: false"
+    return None
+
+
+def solve(module, name, weight, inputs, weights, settings):
+    """The module's `solve_layer`, with damping raised tenfold where the library gives up.
+
+    Returns:
+        (values, scale, zero, g_idx, damping used, "damping" where it had to be raised, else None).
+    """
+    import torch
+
+    for attempt in range(module.DAMPING_TRIES):
+        raised = {**settings, "damping": settings["damping"] * 10**attempt}
+        try:
+            *solution, damping = module.solve_layer(weight, inputs, weights, raised)
+        except torch.linalg.LinAlgError as error:
+            failure = error
+        else:
+            return *solution, damping, None if damping == settings["damping"] else "damping"
+    raise manifest.DataError(f"{name}: the Hessian cannot be factorized, whatever its damping: {failure}")
+
+
+def errors(weight, inputs, values, weights):
+    """Relative output error on the inputs, of rounding to nearest and of the solution, as quantize.py reports them."""
+    from quantwatt.formats import load_format, quantize_to_nearest
+
+    weight_format, size = load_format(weights), (inputs @ weight.T).norm().clamp(min=1e-30)
+    nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
+    before, after = (((inputs @ (weight - found).T).norm() / size).item() for found in (nearest, values))
+    return {"error_before": manifest.finite(before), "relative_error": manifest.finite(after), "error_of": "outputs"}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", required=True, choices=sorted(PACKAGES))
+    parser.add_argument("--exchange", required=True, help="manifest.json of export_layers.py")
+    parser.add_argument("--allocation", required=True, help="JSON file of allocate.py")
+    parser.add_argument("--solver", required=True, type=json.loads, help="the method's solver, as JSON")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
+    args = parser.parse_args(argv)
+    package, allocation = PACKAGES[args.backend], manifest.read_json(args.allocation)
+    reasons = {unsupported(formats["weights"]) for formats in allocation.values()} - {None}
+    if importlib.util.find_spec(package) is None:
+        reasons = {"is not installed here: run with --sdm conda, or make backends"}
+    if reasons:
+        reason = f"{args.backend} {', and '.join(sorted(reasons))}"
+        manifest.write_json(args.output, {"status": "unsupported", "reason": reason, "layers": {}, "files": {}})
+        return
+
+    import torch
+    from safetensors.torch import load_file
+
+    from quantwatt import exchange
+    from quantwatt.progress import progress
+
+    torch.set_num_threads(args.threads)
+    module = registry.load("solvers", args.backend)
+    exported, folder = manifest.read_json(args.exchange), Path(args.output).parent
+    manifest.verify_files(args.exchange, exported["files"])
+    layers = {}
+    for name, formats in progress(allocation.items(), description=f"solving by {args.backend}", unit="layer"):
+        weights = {"clip_search": False, **formats["weights"]}
+        if name not in exported["layers"]:
+            raise manifest.DataError(f"{args.exchange}: no layer '{name}', or the calibration data never reach it.")
+        files = exported["layers"][name]
+        weight, inputs = (load_file(Path(args.exchange).parent / files[part])[part] for part in ("weight", "inputs"))
+        start = time.perf_counter()
+        *solution, damping, fallback = solve(module, name, weight, inputs, weights, args.solver)
+        layers[name] = {"seconds": time.perf_counter() - start, "damping": damping, "fallback": fallback}
+        layers[name] |= errors(weight, inputs, solution[0], weights)
+        exchange.write_solved(folder / f"{name}.safetensors", *solution, weights["symmetric"], weights["bits"])
+    files = manifest.describe_files(folder, [f"{name}.safetensors" for name in layers])
+    manifest.write_json(
+        args.output,
+        {"status": "ok", "reason": None, "backend": args.backend, "layers": layers, "files": files,
+         "provenance": manifest.provenance(("torch", "transformers", args.backend))},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command.run(main)
