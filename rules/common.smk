@@ -127,7 +127,9 @@ def quantize_inputs(wildcards):
     method = entry("methods", wildcards.method)
     inputs = {}
     if configuration.is_external(method):
-        inputs["solved"] = f"{RESULTS}/solved/{method['solver']['name']}/{wildcards.model}/{wildcards.method}/manifest.json"
+        inputs["solved"] = (
+            f"{RESULTS}/solved/{method['solver']['name']}/{wildcards.model}/{wildcards.method}/manifest.json"
+        )
     if configuration.needs_calibration(method):
         inputs["calibration"] = f"{RESULTS}/calibration/{wildcards.model}/manifest.json"
     return inputs
@@ -154,6 +156,10 @@ def python_of(environment):
 
 def extractor(wildcards):
     return [f"extractors/{wildcards.extractor}"]
+
+
+def figure(wildcards):
+    return [f"figures/{wildcards.figure}"]
 
 
 def metric(wildcards):
@@ -202,7 +208,9 @@ EXTRACTORS = {
 EXTRACTOR_FINGERPRINTS = {"judge": content(LOCAL_JUDGE), "inception": content(CONFIG["inception_weights"])}
 FIGURES = {
     "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
+    "seeds": [f"{RESULTS}/tables/summary.csv"],
     "layer_error": [f"{RESULTS}/tables/summary.csv", f"{RESULTS}/tables/layers.csv"],
+    "layer_depth": [f"{RESULTS}/tables/summary.csv", f"{RESULTS}/tables/layers.csv"],
     "power_trace": [f"{RESULTS}/tables/summary.csv"]
     + cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
     "image_grid": [f"{RESULTS}/tables/summary.csv"]

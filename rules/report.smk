@@ -17,20 +17,22 @@ rule tables:
     params:
         cells=CELLS,
         metrics=METRICS,
+        samplings=canonical_json(EXPERIMENT["samplings"]),
         baseline=EXPERIMENT["baseline"],
         results=lambda wildcards: RESULTS,
     message:
         "Write the tables"
     shell:
         "python workflow_scripts/summarize.py --results {params.results} --cells {params.cells:q}"
-        " --metrics {params.metrics:q} --baseline {params.baseline} --summary {output.summary} --layers {output.layers}"
+        " --metrics {params.metrics:q} --samplings {params.samplings:q} --baseline {params.baseline}"
+        " --summary {output.summary} --layers {output.layers}"
         " > {log} 2>&1"
 
 
 rule figure:
     input:
         data=lambda wildcards: FIGURES[wildcards.figure],
-        code=code("plot.py"),
+        code=code("plot.py", figure),
     output:
         png=report(
             f"{RESULTS}/figures/{{figure}}.png",

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, tables
+from quantwatt import cells, command, layers, tables
 
 
 def main(argv=None):
@@ -19,14 +19,18 @@ def main(argv=None):
     parser.add_argument("--cells", type=json.loads, required=True, help="JSON list of {model, method, sampling}")
     parser.add_argument("--metrics", type=json.loads, required=True, help='JSON list of names, as ["fid", "psnr"]')
     parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
+    parser.add_argument("--samplings", type=json.loads, default={},
+                        help="JSON {name: settings}, to tell samplings that differ only by their seed")  # fmt: skip
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
     args = parser.parse_args(argv)
 
-    cells = tables.read_cells(args.results, args.cells, args.metrics)
+    found = cells.read_cells(args.results, args.cells, args.metrics)
     folder = args.results / "tables"
-    tables.write_table(args.summary or folder / "summary.csv", tables.summary_table(cells, args.baseline))
-    tables.write_table(args.layers or folder / "layers.csv", tables.layers_table(cells))
+    tables.write_table(
+        args.summary or folder / "summary.csv", tables.summary_table(found, args.baseline, args.samplings)
+    )
+    tables.write_table(args.layers or folder / "layers.csv", layers.layers_table(found))
 
 
 if __name__ == "__main__":

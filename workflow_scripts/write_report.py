@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, report, tables
+from quantwatt import cells, command, report, tables
 from quantwatt.manifest import atomic_path, read_json
 
 TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "template.html"
@@ -36,7 +36,7 @@ def main(argv=None):
     page = report.render(
         args.template,
         experiment=args.experiment,
-        cells=tables.read_cells(args.results, args.cells, args.metrics),
+        cells=cells.read_cells(args.results, args.cells, args.metrics),
         metrics=args.metrics,
         baseline=args.baseline,
         summary=tables.read_table(args.summary or folder / "summary.csv"),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,24 +19,94 @@ FAKE = GPU | {"name": "FAKE GPU", "fake": True}
 N_IMAGES = 12
 BLOCKS = 8
 VOID_BLOCK = 3
-# method: solver, weight bits, activation bits, megabytes, PSNR, FID, CLIP score, joules, seconds (None: simulated)
+
+
+class Method(NamedTuple):
+    """Numbers of a made-up method; without joules it is simulated."""
+
+    solver: str
+    weight_bits: float
+    activation_bits: int
+    size_mb: float
+    psnr: float | None
+    fid: float
+    clip: float
+    joules: float | None = None
+    seconds: float | None = None
+    library: str | None = None
+    chunks: int = 1  # of the modulation layers
+
+    @property
+    def error_of(self):
+        if self.solver == "qronos":
+            return "float outputs"
+        return "outputs" if self.solver in ("gptq", "brecq", "auto-gptq", "gptqmodel") else "weights"
+
+
 METHODS = {
-    "bf16": ("none", 16, 16, 7.10, None, 3.20, 0.312, 1.100, 0.0610),
-    "rtn-w8a8": ("rtn", 8, 8, 3.71, 41.2, 3.22, 0.312, 0.880, 0.0480),
-    "rtn-w4a16": ("rtn", 4.125, 16, 2.02, 31.8, 3.55, 0.309, None, None),
-    "rtn-w4a8": ("rtn", 4.125, 8, 2.02, 31.4, 3.58, 0.309, None, None),
-    "rtn-w3a16": ("rtn", 3.125, 16, 1.60, 26.3, 4.90, 0.301, None, None),
-    "rtn-w2a16": ("rtn", 2.125, 16, 1.18, 20.5, 14.2, 0.268, None, None),
-    "gptq-w4a8": ("gptq", 4.125, 8, 2.02, 33.9, 3.41, 0.311, None, None),
-    "gptq-w3a16": ("gptq", 3.125, 16, 1.60, 28.8, 4.02, 0.306, None, None),
-    "gptq-w2a16": ("gptq", 2.125, 16, 1.18, 22.1, 9.80, 0.281, None, None),
-    "nf4": ("rtn", 4.5, 16, 2.21, 32.6, 3.50, 0.310, 1.240, 0.0702),
+    "bf16": Method("none", 16, 16, 7.10, None, 3.20, 0.312, 1.100, 0.0610),
+    "rtn-w8a8": Method("rtn", 8, 8, 3.71, 41.2, 3.22, 0.312, 0.880, 0.0480),
+    "rtn-w4a16": Method("rtn", 4.125, 16, 2.02, 31.8, 3.55, 0.309),
+    "rtn-w4a8": Method("rtn", 4.125, 8, 2.02, 31.4, 3.58, 0.309),
+    "rtn-w3a16": Method("rtn", 3.125, 16, 1.60, 26.3, 4.90, 0.301),
+    "rtn-w2a16": Method("rtn", 2.125, 16, 1.18, 20.5, 14.2, 0.268),
+    "gptq-w4a8": Method("gptq", 4.125, 8, 2.02, 33.9, 3.41, 0.311),
+    "gptq-w3a16": Method("gptq", 3.125, 16, 1.60, 28.8, 4.02, 0.306),
+    "gptq-w2a16": Method("gptq", 2.125, 16, 1.18, 22.1, 9.80, 0.281),
+    "nf4": Method("rtn", 4.5, 16, 2.21, 32.6, 3.50, 0.310, 1.240, 0.0702),
+}
+# As many methods as an experiment compares, most of one size.
+MANY = {
+    "bf16": METHODS["bf16"],
+    "rtn-w8a8": METHODS["rtn-w8a8"],
+    "bitsandbytes-int8": Method("rtn", 8.06, 8, 3.74, 40.6, 3.22, 0.312, 0.905, 0.0502, library="bitsandbytes"),
+    "torchao-int8": Method("rtn", 8.06, 16, 3.74, 42.8, 3.21, 0.312, 0.961, 0.0531, library="torchao"),
+    "quanto-int8": Method("rtn", 8.06, 16, 3.74, 42.5, 3.21, 0.312, 1.302, 0.0722, library="optimum-quanto"),
+    "nf4": METHODS["nf4"],
+    "fp4": Method("rtn", 4.5, 16, 2.21, 31.0, 3.62, 0.309, 1.251, 0.0709),
+    "rtn-w4a16": METHODS["rtn-w4a16"],
+    "rtn-w4a8": METHODS["rtn-w4a8"],
+    "rtn-w4a8-clip-search": Method("rtn", 4.125, 8, 2.02, 32.0, 3.53, 0.309),
+    "hqq-w4a16-g64": Method("hqq", 4.5, 16, 2.21, 32.9, 3.48, 0.310),
+    "gptq-w4a8": METHODS["gptq-w4a8"],
+    "gptq-w4a8-smooth": Method("gptq", 4.125, 8, 2.03, 34.1, 3.40, 0.311),
+    "gptq-w4a8-segments": Method("gptq", 4.125, 8, 2.02, 35.2, 3.33, 0.311, chunks=6),
+    "gptqmodel-w4a16": Method("gptqmodel", 4.125, 16, 2.02, 34.3, 3.39, 0.311),
+    "auto-gptq-w4a16": Method("auto-gptq", 4.125, 16, 2.02, 34.3, 3.39, 0.311),
+    "qronos-w4a8": Method("qronos", 4.125, 8, 2.02, 35.0, 3.35, 0.311),
+    "qronos-w4a8-segments": Method("qronos", 4.125, 8, 2.02, 36.4, 3.29, 0.312, chunks=6),
+    "qronos-w3a16": Method("qronos", 3.125, 16, 1.60, 30.4, 3.71, 0.308),
+    "brecq-w4a8": Method("brecq", 4.125, 8, 2.02, 35.5, 3.31, 0.311),
+    "brecq-w4a8-static": Method("brecq", 4.125, 8, 2.02, 29.4, 3.90, 0.307),
+    "brecq-w2a16": Method("brecq", 2.125, 16, 1.18, 25.9, 5.10, 0.300),
+    "svdquant-w4a8-rank32": Method("rtn", 4.925, 8, 2.44, 35.9, 3.30, 0.311),
+    "svdquant-gptq-w4a8-rank32": Method("gptq", 4.925, 8, 2.44, 37.0, 3.27, 0.312),
+    "rtn-w2a16": METHODS["rtn-w2a16"],
 }
 LAYERS = [
     f"transformer_blocks.{block}.{name}"
     for block in range(3)
     for name in ("attn.to_q", "attn.to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear")
 ]
+MANY_LAYERS = [
+    f"transformer_blocks.{block}.{name}"
+    for block in range(6)
+    for name in (
+        *("norm1.linear", "norm1_context.linear"),
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        *("attn.to_out.0", "attn.to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
+    if block < 5 or name not in ("attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2")
+]
+SAMPLING = {"prompts": "shapes-test.txt", "images": 12, "steps": 20, "guidance": 3.0, "height": 64, "width": 64}
+SAMPLINGS = {"steps-20": SAMPLING | {"seed": 0}}
+SEEDS = {f"seed-{seed}": SAMPLING | {"seed": seed} for seed in (0, 1000, 2000)}
+UNSUPPORTED = {
+    "gptqmodel-w4a16": ("unsupported", "gptqmodel is not installed here: run with --sdm conda, or make backends"),
+    "auto-gptq-w4a16": ("unsupported", "auto-gptq is not installed here: run with --sdm conda, or make backends"),
+    "quanto-int8": ("unsupported", "optimum-quanto is not installed"),
+}
 EVALUATION = {
     "seed": 0,
     "size_mb": {"tiny-sd3": 8.8, "judge": 2.1, "attributes": 0.6},
@@ -63,11 +134,24 @@ def cells_of(model="tiny-sd3", sampling="steps-20", methods=METHODS):
     return [{"model": model, "method": method, "sampling": sampling} for method in methods]
 
 
+def write_many(results, **settings):
+    """An experiment of 25 methods, three of which need a library that is not there, under three seeds; its cells."""
+    return [
+        cell
+        for sampling, entry in SEEDS.items()
+        for cell in write_tree(results, sampling=sampling, seed=entry["seed"], methods=MANY, layers=MANY_LAYERS,
+                               failures=UNSUPPORTED, **settings)
+    ]  # fmt: skip
+
+
 def write_tree(
     results,
     *,
     model="tiny-sd3",
     sampling="steps-20",
+    seed=0,
+    methods=METHODS,
+    layers=LAYERS,
     device=CPU,
     meter="estimate",
     energy_factor=1.0,
@@ -79,6 +163,8 @@ def write_tree(
     """Write the JSON, CSV and PNG files of one model and sampling under `results`; return their cells.
 
     Args:
+        methods: {name: Method}.
+        layers: names of the model's layers.
         device: written into every measurement, or `{method: device}`.
         meter: "nvml", "rapl", "estimate" or "none".
         energy_factor: multiplies the joules and seconds of every method but the baseline.
@@ -89,19 +175,21 @@ def write_tree(
     results, failures = Path(results), failures or {}
     rng = np.random.default_rng(7)
     scene_rng = np.random.default_rng(3)
+    drawn_psnr = np.random.default_rng(seed).normal(0, 0.35 if seed else 0, len(methods))
     drawn = [scenes.random_scene(scene_rng) for _ in range(N_IMAGES)]
     prompts = [scenes.caption(scene) for scene in drawn]
     clean = [scenes.render(scene, scene_rng) for scene in drawn]
-    for method, numbers in METHODS.items():
+    for (method, numbers), shift in zip(methods.items(), drawn_psnr, strict=True):
         cell = {"model": model, "method": method, "sampling": sampling}
-        measured = numbers[7] is not None if real is None else method in real
+        measured = numbers.joules is not None if real is None else method in real
         status, reason = failures.get(method, ("ok", None))
-        _checkpoint(results, cell, numbers, status, reason, rng)
-        _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, rng)
+        numbers = numbers._replace(psnr=numbers.psnr and numbers.psnr + shift)
+        _checkpoint(results, cell, numbers, status, reason, layers)
+        _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, seed, rng)
         _scores(results, cell, numbers, status, reason)
         where = device[method] if method in device else device
         _measurement(results, cell, numbers, status, reason, measured, where, meter, energy_factor, energy_reason, rng)
-    return cells_of(model, sampling)
+    return cells_of(model, sampling, methods)
 
 
 def _write(path, value):
@@ -123,22 +211,13 @@ def _provenance():
     }
 
 
-def _checkpoint(results, cell, numbers, status, reason, rng):
-    solver, weight_bits, activation_bits, size_mb = numbers[:4]
-    error = 4.0 ** (1.5 - weight_bits) * (0.7 if solver == "gptq" else 1.0)
-    layers = {
-        name: {
-            "format": f"int{int(weight_bits)}",
-            "weight_bits": weight_bits,
-            "activation_bits": activation_bits,
-            "error_of": "outputs" if solver == "gptq" else "weights",
-            "relative_error": float(error * rng.lognormal(0, 0.6)),
-            "damping": 0.01 if solver == "gptq" else None,
-            "fallback": None,
-            "seconds": 0.03,
-        }
-        for name in LAYERS
-    }
+def _checkpoint(results, cell, numbers, status, reason, layers):
+    rng = np.random.default_rng(len(cell["method"]))
+    quantized = {}
+    for name in layers if numbers.solver != "none" and status != "unsupported" else []:
+        chunks = numbers.chunks if name.endswith(".linear") else 1
+        for chunk in range(chunks):
+            quantized[name if chunks == 1 else f"{name}.{chunk}"] = _layer(name, numbers, chunk, chunks, rng)
     _write(
         results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
         {
@@ -146,22 +225,50 @@ def _checkpoint(results, cell, numbers, status, reason, rng):
             "reason": reason if status == "unsupported" else None,
             "model": cell["model"],
             "method": cell["method"],
-            "solver": solver,
-            "weight_bits": weight_bits,
-            "activation_bits": activation_bits,
-            "size_bytes": None if status == "unsupported" else round(size_mb * 1e6),
+            "solver": numbers.solver,
+            "weight_bits": numbers.weight_bits,
+            "activation_bits": numbers.activation_bits,
+            "size_bytes": None if status == "unsupported" else round(numbers.size_mb * 1e6),
             "files": {},
-            "layers": {} if solver == "none" or status == "unsupported" else layers,
-            "quantize": {"seconds": 4.2, "energy_j": 96.0, "meter": "estimate", "estimated": True, "reason": None},
+            "layers": quantized,
+            "quantize": None if status == "unsupported" else
+            {"seconds": 4.2, "energy_j": 96.0, "meter": "estimate", "estimated": True, "reason": None},
             "provenance": _provenance(),
         },
-    )
+    )  # fmt: skip
 
 
-def _images(results, cell, prompts, clean, numbers, status, reason, measured, rng):
+def _layer(name, numbers, chunk, chunks, rng):
+    """Larger errors in modulation layers and late blocks, smaller where a solver or chunks help."""
+    digits = [int(part) for part in name.split(".") if part.isdigit()]
+    before = 4.0 ** (1.4 - numbers.weight_bits) * 2 ** (digits[0] / 3) * rng.lognormal(0, 0.5)
+    before *= 3.0 if name.endswith(".linear") and chunks == 1 else 1.0
+    gain = {"hqq": 0.93, "gptq": 0.7, "gptqmodel": 0.7, "auto-gptq": 0.7, "qronos": 0.6, "brecq": 0.55}
+    diverged = numbers.solver == "brecq" and name.endswith("5.attn.to_q")
+    return {
+        "weights": {"format": f"int{int(numbers.weight_bits)}"},
+        "activations": None,
+        "in_features": 128,
+        "out_features": 128,
+        "weight_bits": numbers.weight_bits,
+        "activation_bits": numbers.activation_bits,
+        "error_before": None if numbers.library else float(before),
+        "relative_error": float(
+            before * (1.0 if diverged or numbers.solver == "rtn" else gain[numbers.solver] * rng.uniform(0.9, 1.0))
+        ),
+        "error_of": numbers.error_of,
+        "damping": 0.01 if numbers.solver == "gptq" else None,
+        "fallback": "rtn" if diverged else None,
+        "seconds": 0.03,
+        "energy_j": None if numbers.library else 0.6,
+        **({"library": numbers.library} if numbers.library else {}),
+    }
+
+
+def _images(results, cell, prompts, clean, numbers, status, reason, measured, seed, rng):
     folder = _folder(results, "images", cell)
     images = []
-    spread = 0 if numbers[4] is None else 255 * 10 ** (-numbers[4] / 20)
+    spread = 0 if numbers.psnr is None else 255 * 10 ** (-numbers.psnr / 20)
     for i, pixels in enumerate(clean if status == "ok" else []):
         name = f"shard-000/{i:05d}.png"
         (folder / "shard-000").mkdir(parents=True, exist_ok=True)
@@ -174,7 +281,7 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, rn
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "bytes": len(data),
                 "prompt": prompts[i],
-                "seed": i,
+                "seed": seed + i,
             }
         )
     _write(
@@ -187,7 +294,7 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, rn
             "kernel": "torch._int_mm" if measured and cell["method"] == "rtn-w8a8" else None,
             "n_images": 0 if status != "ok" else N_IMAGES,
             "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
-            "seed": 0,
+            "seed": seed,
             "height": 64,
             "width": 64,
             "steps": 20,
@@ -200,7 +307,7 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, rn
 
 
 def _scores(results, cell, numbers, status, reason):
-    psnr, fid, clip = numbers[4:7]
+    psnr, fid, clip = numbers.psnr, numbers.fid, numbers.clip
     values = {
         "fid": (fid, 0.3, "distance", "judge"),
         "kid": (fid / 1000, 0.0004, "distance", "judge"),
@@ -264,8 +371,8 @@ def _measurement(results, cell, numbers, status, reason, measured, device, meter
         record |= {"status": "simulated", "reason": f"no kernel computes {cell['method']} on this device"}
     elif status == "ok":
         factor = 1.0 if cell["method"] == BASELINE else factor
-        joules, seconds = (numbers[7] or 1.0) * factor, (numbers[8] or 0.05) * factor
-        record |= _measured(joules, seconds, energy_reason, numbers[3], rng)
+        joules, seconds = (numbers.joules or 1.0) * factor, (numbers.seconds or 0.05) * factor
+        record |= _measured(joules, seconds, energy_reason, numbers.size_mb, rng)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "measurement.json", record)
     (folder / "blocks.csv").write_text("process,block,images,seconds,energy_j\n")

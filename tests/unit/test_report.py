@@ -8,7 +8,10 @@ import synthetic_results as synthetic
 import plot
 import summarize
 import write_report
-from quantwatt import report, tables
+from quantwatt import layers, report, tables
+from quantwatt.cells import read_cells
+from quantwatt.report import numbers
+from quantwatt.report.evaluation import EVALUATION_TITLES
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
@@ -16,9 +19,10 @@ FIGURES = {name: {"wide": PIXEL, "narrow": PIXEL} for name in report.FIGURES}
 
 
 def summary_of(results, **settings):
-    cells = tables.read_cells(results, synthetic.write_tree(results, with_images=False, **settings), synthetic.METRICS)
+    write = settings.pop("write", synthetic.write_tree)
+    cells = read_cells(results, write(results, with_images=False, **settings), synthetic.METRICS)
     path = results / "summary.csv"
-    tables.write_table(path, tables.summary_table(cells, "bf16"))
+    tables.write_table(path, tables.summary_table(cells, "bf16", synthetic.SEEDS))
     return cells, tables.read_table(path)
 
 
@@ -31,7 +35,7 @@ def page_of(results, evaluation=None, experiment="embedded", **settings):
         metrics=synthetic.METRICS,
         baseline="bf16",
         summary=summary,
-        layers=tables.layers_table(cells),
+        layers=layers.layers_table(cells),
         figures=FIGURES,
         evaluation=evaluation,
     )
@@ -128,7 +132,7 @@ def test_the_first_page_comes_in_order(page):
 def test_a_simulated_row_has_a_badge_and_a_reason_and_no_cost(page):
     row = row_of(page, "rtn-w4a8")
     assert '<span class="badge">simulated</span>' in row
-    assert f'colspan="8">{report.DASH} no kernel computes rtn-w4a8 on this device</td>' in row
+    assert f'colspan="8">{numbers.DASH} no kernel computes rtn-w4a8 on this device</td>' in row
     assert "31.4" in row
 
 
@@ -141,6 +145,97 @@ def test_a_measured_row_shows_interval_and_verdict(page):
 def test_failures_are_listed(page):
     failed = page[page.index("What failed, and why") :]
     assert "gptq-w2a16" in failed and "out of memory: 23.1 GB asked" in failed and "rtn-w4a8" not in failed
+
+
+# --- many methods, three seeds
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    return page_of(tmp_path_factory.mktemp("many"), write=synthetic.write_many, experiment="embedded-methods")
+
+
+def section(page, title):
+    return page[page.index(f"<h2>{title}") :].partition("<h2>")[2].partition("<h2>")[0]
+
+
+def line_of(text, method):
+    """The cells of a method's row as text."""
+    row = next(row for row in text.split("<tr") if f">{method}</th>" in row).partition("</tr>")[0]
+    return [re.sub(r"\s+", " ", re.sub("<[^>]*>", "", cell)).strip() for cell in row.split("<td")[1:]]
+
+
+def test_seeds_stand_side_by_side(many, page):
+    text = section(many, "Table 2")
+    assert [f"seed {seed}" in text for seed in (0, 1000, 2000)] == [True] * 3
+    scores = re.findall(r">(\d\d\.\d) <small>\[(\d\d\.\d), (\d\d\.\d)\]", text[text.index("gptq-w4a8-segments") :])
+    assert [float(low) < float(value) < float(high) for value, low, high in scores[:3]] == [True] * 3
+    assert len({value for value, *_ in scores[:3]}) > 1
+    assert "Table 2" not in page and "seeds from above" not in page
+
+
+def test_table_1_holds_one_block_of_replicates(many):
+    table = section(many, "Table 1")
+    assert table.count('<tr class="group">') == 1 and table.count('scope="row">rtn-w8a8<') == 1
+
+
+def test_an_unsupported_method_is_reported_once_with_its_reason(many):
+    reason = "optimum-quanto is not installed"
+    for title in ("Table 1", "What failed"):
+        assert re.sub("<[^>]*>", "", section(many, title)).count(reason) == 1, title
+    row = row_of(many, "quanto-int8")
+    assert '<span class="badge failed">unsupported</span>' in row and "— / —" in row
+    sampling, what, status, why = line_of(section(many, "What failed"), "quanto-int8")[1:]
+    assert [text.partition(">")[2] for text in (sampling, what, status, why)] == [
+        "all",
+        "the method",
+        "unsupported",
+        reason,
+    ]
+    assert "quanto-int8" not in section(many, "Errors of the layers")
+
+
+def test_methods_that_miss_the_same_share_a_line(tmp_path):
+    cells, _ = summary_of(tmp_path, meter="rapl", energy_reason="rapl is unreadable")
+    [row] = report.failures(cells)
+    assert row["methods"] == ["bf16", "rtn-w8a8", "nf4"] and row["what"] == "energy" and row["samplings"] == ()
+
+
+def test_a_failure_under_one_seed_only_names_it(tmp_path):
+    written = synthetic.write_many(tmp_path, with_images=False)
+    path = tmp_path / "images/tiny-sd3/rtn-w2a16/seed-1000/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "degenerate", "reason": "image 3 is black"}))
+    found = report.failures(read_cells(tmp_path, written, synthetic.METRICS))
+    row = next(row for row in found if row["methods"] == ["rtn-w2a16"])
+    assert (row["what"], row["samplings"], row["reason"]) == ("images", ("seed-1000",), "image 3 is black")
+
+
+def test_errors_before_and_after_by_method(many):
+    text = section(many, "Errors of the layers")
+    cells = line_of(text, "qronos-w4a8")
+    assert "outputs against the float model&#39;s" in cells[0] and cells[1] == ">81"
+    assert float(cells[2].strip(">")) > float(cells[3].strip(">")) and "norm1" in cells[4]
+    assert line_of(text, "torchao-int8")[2] == f">{numbers.DASH}"
+
+
+def test_what_quantizing_took_by_method(many):
+    text = section(many, "What quantizing itself took")
+    solver, seconds, solving, joules, solving_j, fell_back, repaid = line_of(text, "brecq-w4a8")
+    assert (seconds, solving, solving_j) == (">4.20", ">2.43", ">48.6") and joules == ">estimated 96.0"
+    assert fell_back.endswith("1 of 81 to rtn") and repaid == f">{numbers.DASH}"
+    assert line_of(text, "rtn-w8a8")[-1] == ">437" and line_of(text, "rtn-w8a8")[-2].endswith("none")
+    assert text.count('scope="row">') == 21  # each method once, not once per seed
+
+
+def test_the_answer_does_not_choose_among_seeds(tmp_path):
+    _, summary = summary_of(tmp_path, write=synthetic.write_many)
+    lucky = (summary["sampling"] == "seed-2000") & (summary["method"] == "rtn-w8a8")
+    summary.loc[lucky, ["energy_ratio", "energy_ratio_low", "energy_ratio_high"]] = 0.5, 0.49, 0.51
+    [(_, segments)] = report.answers(summary)
+    assert "20.0 %" in "".join(text for text, _ in segments)
+
+
+# --- the rest of the page
 
 
 def test_trust_box(page):
@@ -167,7 +262,7 @@ def test_evaluation_is_labelled(page):
 def test_every_section_that_the_evaluation_writes_has_a_title():
     shipped = json.loads((MODELS / "evaluation.json").read_text())
     sections = {key for key, value in shipped.items() if isinstance(value, dict)}
-    assert sections == set(report.EVALUATION_TITLES)
+    assert sections == set(EVALUATION_TITLES)
 
 
 def test_names_are_escaped(tmp_path):
@@ -206,7 +301,9 @@ def test_the_scripts_make_the_page(tmp_path):
         plot.main([name, *common])
     write_report.main(["--experiment", "embedded", *common, *metrics])
     text = (tmp_path / "report.html").read_text()
-    assert text.count("data:image/svg+xml;base64,") == 8
+    assert (
+        text.count("data:image/svg+xml;base64,") == 10
+    )  # five figures in two widths: one sampling has no seeds to compare
     assert "KID" not in text[text.index('<table class="summary">') :].partition("</table>")[0]
 
 
@@ -227,8 +324,8 @@ def test_the_scripts_make_the_page(tmp_path):
     ],
 )
 def test_number(arguments, text):
-    assert report.number(*arguments) == text
+    assert numbers.number(*arguments) == text
 
 
 def test_megabytes():
-    assert (report.megabytes(3.39), report.megabytes(5213.0)) == ("3.39 MB", "5.21 GB")
+    assert (numbers.megabytes(3.39), numbers.megabytes(5213.0)) == ("3.39 MB", "5.21 GB")

@@ -1,12 +1,15 @@
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic_results as synthetic
 
 import summarize
-from quantwatt import tables
+from quantwatt import layers, tables
+from quantwatt.cells import read_cells
 from quantwatt.manifest import DataError
 
 OOM = ("oom", "out of memory: 23.1 GB asked, 21.9 GB free")
@@ -34,14 +37,21 @@ def row(summary, method):
 def small_tree(results, **settings):
     """The summary of a tree with given settings, straight from the JSON."""
     cells = synthetic.write_tree(results, with_images=False, **settings)
-    return tables.summary_table(tables.read_cells(results, cells, synthetic.METRICS), "bf16")
+    return tables.summary_table(read_cells(results, cells, synthetic.METRICS), "bf16")
 
 
 def test_one_row_per_cell_in_order_with_every_column(summary):
     assert list(summary["method"]) == list(synthetic.METHODS)
     assert list(summary.columns) == tables.SUMMARY_COLUMNS
-    for name in (*tables.METRIC_COLUMNS.values(), "latency_s", "energy_j", "memory_mb"):
-        assert {name, f"{name}_low", f"{name}_high", f"{name.removesuffix('_db')}"} & set(summary.columns)
+    for name in (*(metric.column for metric in tables.METRICS.values()), "latency_s", "energy_j", "memory_mb"):
+        assert {name, f"{name}_low", f"{name}_high"} <= set(summary.columns)
+
+
+def test_every_metric_of_the_schemas_has_a_column():
+    schemas = (Path(__file__).parents[2] / "resources/schemas/metrics").glob("*.schema.json")
+    assert {path.name.removesuffix(".schema.json") for path in schemas} == set(tables.METRICS)
+    with pytest.raises(DataError, match="'sharpness' has no column; one of psnr"):
+        tables.metric_of("sharpness")
 
 
 def test_a_measured_row_is_complete(summary):
@@ -89,7 +99,7 @@ def test_the_baseline_has_no_psnr_and_says_why(summary):
 
 def test_an_unsupported_method_has_no_size(summary):
     found = row(summary, "nf4")
-    assert found["status"] == "unsupported" and pd.isna(found["size_mb"])
+    assert found["status"] == "unsupported" and pd.isna(found["size_mb"]) and pd.isna(found["weight_bits"])
 
 
 def test_change_of_fid_has_an_interval(summary):
@@ -99,23 +109,95 @@ def test_change_of_fid_has_an_interval(summary):
 
 
 def test_layers(tree):
-    layers = tables.read_table(tree[0] / "tables" / "layers.csv")
-    assert list(layers.columns) == tables.LAYER_COLUMNS
-    assert len(layers) == 8 * len(synthetic.LAYERS)  # neither the baseline nor the unsupported method has any
-    assert layers["damping"].notna().sum() == 3 * len(synthetic.LAYERS)
+    found = tables.read_table(tree[0] / "tables" / "layers.csv")
+    assert list(found.columns) == layers.COLUMNS
+    assert len(found) == 8 * len(synthetic.LAYERS)  # neither the baseline nor the unsupported method has any
+    assert found["damping"].notna().sum() == 3 * len(synthetic.LAYERS)
+    manifest = json.loads((tree[0] / "checkpoints/tiny-sd3/gptq-w4a8/manifest.json").read_text())
+    for _, line in found[found["method"] == "gptq-w4a8"].iterrows():
+        layer = manifest["layers"][line["layer"]]
+        assert line["error_before"] == pytest.approx(layer["error_before"], rel=1e-7)
+        assert line["relative_error"] == pytest.approx(layer["relative_error"], rel=1e-7)
+        assert (line["seconds"], line["energy_j"]) == (0.03, 0.6)
+
+
+# --- many methods, three seeds
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """(cells, summary) of 25 methods under three seeds."""
+    results = tmp_path_factory.mktemp("many")
+    cells = read_cells(results, synthetic.write_many(results, with_images=False), synthetic.METRICS)
+    path = results / "summary.csv"
+    tables.write_table(path, tables.summary_table(cells, "bf16", synthetic.SEEDS))
+    return cells, tables.read_table(path)
+
+
+def test_only_samplings_that_differ_by_their_seed_are_replicates(tmp_path):
+    samplings = synthetic.SEEDS | {"steps-50": synthetic.SAMPLING | {"steps": 50, "seed": 1}}
+    written = [cell for name in samplings for cell in synthetic.write_tree(tmp_path, sampling=name, with_images=False)]
+    found = tables.summary_table(read_cells(tmp_path, written, []), "bf16", samplings)
+    first = found.drop_duplicates("sampling").set_index("sampling")["replicate_of"]
+    assert first.dropna().to_dict() == {"seed-1000": "seed-0", "seed-2000": "seed-0"}
+    assert set(tables.first_seeds(found)["sampling"]) == {"seed-0", "steps-50"}
+    assert tables.by_seed(found) == []  # nothing was scored
+
+
+def test_scores_by_seed_best_mean_first(many):
+    [(model, sampling, metric, rows)] = tables.by_seed(many[1])
+    assert (model, sampling, metric.title) == ("tiny-sd3", "seed-0", "PSNR")
+    methods = list(dict.fromkeys(rows["method"]))
+    means = [np.mean([cell.scores["psnr"]["value"] for cell in many[0] if cell.method == method]) for method in methods]
+    assert means == sorted(means, reverse=True)
+    assert len(methods) == 25 - 1 - 3 and (rows.groupby("method")["seed"].nunique() == 3).all()
+
+
+def test_a_library_stands_for_the_solver(many):
+    solvers = many[1].drop_duplicates("method").set_index("method")["solver"]
+    assert solvers["torchao-int8"] == "torchao" and solvers["qronos-w4a8"] == "qronos" and solvers["nf4"] == "rtn"
+
+
+def test_errors_of_a_method_before_and_after(many):
+    table = layers.layers_table(many[0])
+    found = {line["method"]: line for line in layers.error_summary(table)}
+    checkpoint = next(cell.checkpoint for cell in many[0] if cell.method == "qronos-w4a8-segments")
+    errors = {name: layer["relative_error"] for name, layer in checkpoint["layers"].items()}
+    line = found["qronos-w4a8-segments"]
+    assert line["error_of"] == "outputs against the float model's" and line["layers"] == len(errors) == 81 + 12 * 5
+    assert line["after"] == pytest.approx(np.median(list(errors.values())))
+    before = np.median([layer["error_before"] for layer in checkpoint["layers"].values()])
+    assert line["before"] == pytest.approx(before) and line["before"] > line["after"]
+    name, error = line["worst"][0]
+    assert error == max(errors.values()) == errors[f"transformer_blocks.{name}"]
+    assert math.isnan(found["torchao-int8"]["before"])
+    kinds = [line["error_of"] for line in layers.error_summary(table)]
+    assert list(dict.fromkeys(kinds)) == list(layers.ERRORS.values())
+
+
+def test_what_solving_took_and_who_fell_back(many):
+    found = layers.solving_summary(layers.layers_table(many[0]))
+    brecq = found["tiny-sd3", "brecq-w4a8"]
+    assert brecq["fallbacks"] == {"rtn": 1} and brecq["layers"] == 81
+    assert brecq["seconds"] == pytest.approx(0.03 * 81) and brecq["energy_j"] == pytest.approx(0.6 * 81)
+    assert math.isnan(found["tiny-sd3", "torchao-int8"]["energy_j"])  # not metered: no sum, and never zero
+    assert found["tiny-sd3", "gptq-w4a8"]["fallbacks"] == {}
+
+
+# --- what may not enter
 
 
 def test_a_missing_file_is_named(tree):
     results, cells = tree
     with pytest.raises(DataError, match="missing-method/manifest.json: the file does not exist"):
-        tables.read_cells(results, [*cells, cells[0] | {"method": "missing-method"}], synthetic.METRICS)
+        read_cells(results, [*cells, cells[0] | {"method": "missing-method"}], synthetic.METRICS)
     with pytest.raises(DataError, match="sharpness.json"):
-        tables.read_cells(results, cells, ["sharpness"])
+        read_cells(results, cells, ["sharpness"])
 
 
 def test_only_listed_cells_enter(tree):
     results, cells = tree
-    found = tables.summary_table(tables.read_cells(results, cells[:2], ["fid"]), "bf16")
+    found = tables.summary_table(read_cells(results, cells[:2], ["fid"]), "bf16")
     assert list(found["method"]) == ["bf16", "rtn-w8a8"]
     assert found["psnr_db"].isna().all()
 
@@ -125,7 +207,7 @@ def test_other_prompts_are_refused(tmp_path):
     path = tmp_path / "images/tiny-sd3/nf4/steps-20/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts_sha256": "other"}))
     with pytest.raises(DataError, match="nf4 was given other prompts"):
-        tables.read_cells(tmp_path, cells, [])
+        read_cells(tmp_path, cells, [])
 
 
 def test_a_file_of_another_cell_is_refused(tmp_path):
@@ -133,7 +215,7 @@ def test_a_file_of_another_cell_is_refused(tmp_path):
     folder = tmp_path / "checkpoints/tiny-sd3"
     (folder / "nf4/manifest.json").write_text((folder / "bf16/manifest.json").read_text())
     with pytest.raises(DataError, match="belongs to method 'bf16', not 'nf4'"):
-        tables.read_cells(tmp_path, cells, [])
+        read_cells(tmp_path, cells, [])
 
 
 def test_another_device_is_another_group_without_ratio(tmp_path):
@@ -162,7 +244,7 @@ def test_without_blocks_the_latency_ratio_uses_the_medians(tmp_path):
     cells = synthetic.write_tree(tmp_path, meter="none", energy_reason="meter: none", with_images=False)
     for path in tmp_path.glob("measurements/*/*/*/measurement.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"blocks": []}))
-    found = row(tables.summary_table(tables.read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
+    found = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
     assert found["latency_ratio"] == pytest.approx(0.048 / 0.061)
     assert found["latency_ratio_low"] < found["latency_ratio"] < found["latency_ratio_high"]
 

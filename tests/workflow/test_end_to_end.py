@@ -6,7 +6,7 @@ import json
 import pytest
 
 METHODS = ["bf16", "rtn-w8a8", "gptq-w3a16"]
-FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid"]
+FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import yaml
 
 METHODS = ["bf16", "rtn-w8a8", "gptq-w3a16"]
 METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
-FIGURES = {f"Draw {name}" for name in ("quality_vs_cost", "layer_error", "power_trace", "image_grid")}
+NAMES = ("quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth")
+FIGURES = {f"Draw {name}" for name in NAMES}
 REPORT = {"Write the report"}
 SUMMARY = {"Write the tables"} | FIGURES | REPORT
 EXPERIMENT = "resources/experiments/smoke.yaml"

@@ -27,21 +27,27 @@ def place(axes, points, texts, colours, obstacles=(), size=8):
     anchors = axes.transData.transform(np.asarray(points, dtype=float))  # [n, 2] pixels
     sizes = np.array([_extent(axes, text, size, renderer) for text in texts])  # [n, 2] pixels
     window = axes.get_window_extent(renderer)
-    boxes = [_around(anchor, _MARKER * scale) for anchor in anchors]
-    for x0, y0, x1, y1 in obstacles:
-        (left, below), (right, above) = axes.transData.transform([(x0, y0), (x1, y1)])
-        boxes.append((min(left, right) - 2, min(below, above) - 2, max(left, right) + 2, max(below, above) + 2))
+    markers = np.concatenate([anchors - _MARKER * scale, anchors + _MARKER * scale], axis=1)
+    boxes = np.array([*markers, *_pixels(axes, obstacles)])
+    window = np.array([window.x0, window.y0, window.x1, window.y1])
     candidates = [_candidates(a, s, scale) for a, s in zip(anchors, sizes, strict=True)]
-    chosen: list = [None] * len(texts)
+    chosen = np.full((len(texts), 4), np.nan)
     crowded = np.argsort([np.sort(np.hypot(*(anchors - a).T))[:4].sum() for a in anchors], kind="stable")
     for _ in range(_PASSES):
         for i in crowded:
-            others = [box for j, box in enumerate(chosen) if box is not None and j != i]
-            lines = [(anchors[j], box) for j, box in enumerate(chosen) if box is not None and j != i]
-            costs = [_cost(box, d, i, anchors, boxes, others, lines, window) for box, d in candidates[i]]
-            chosen[i] = candidates[i][int(np.argmin(costs))][0]
+            placed = np.flatnonzero(~np.isnan(chosen[:, 0]) & (np.arange(len(texts)) != i))
+            others, lines = chosen[placed], _samples(anchors[placed], chosen[placed])
+            costs = _costs(*candidates[i], anchors[i], np.delete(markers, i, axis=0), boxes, others, lines, window)
+            chosen[i] = candidates[i][0][np.argmin(costs)]
     for anchor, box, text, colour in zip(anchors, chosen, texts, colours, strict=True):
         _draw(axes, anchor, box, text, colour, size, scale)
+
+
+def _pixels(axes, obstacles):
+    """Boxes of data coordinates in pixels, a little wider."""
+    for x0, y0, x1, y1 in obstacles:
+        (left, below), (right, above) = axes.transData.transform([(x0, y0), (x1, y1)])
+        yield min(left, right) - 2, min(below, above) - 2, max(left, right) + 2, max(below, above) + 2
 
 
 def _extent(axes, text, size, renderer):
@@ -52,56 +58,50 @@ def _extent(axes, text, size, renderer):
 
 
 def _candidates(anchor, size, scale):
-    """[(box, distance)] of a text's possible places around its point, in pixels."""
-    half = size / 2
-    found = []
+    """Boxes [candidates, 4] of a text's possible places around its point and their distances, in pixels."""
+    half, boxes, distances = size / 2, [], []
     for distance in _DISTANCES:
         for angle in _ANGLES:
             way = np.array([np.cos(angle), np.sin(angle)])
             centre = anchor + way * distance * scale + np.sign(np.round(way, 6)) * half * np.abs(way) ** 0.5
-            found.append(((*(centre - half), *(centre + half)), distance))
-    return found
+            boxes.append((*(centre - half), *(centre + half)))
+            distances.append(distance)
+    return np.array(boxes), np.array(distances)
 
 
-def _cost(box, distance, i, anchors, boxes, others, lines, window):
-    x0, y0, x1, y1 = box
-    outside = max(window.x0 - x0, 0) + max(x1 - window.x1, 0) + max(window.y0 - y0, 0) + max(y1 - window.y1, 0)
-    covered = sum(_overlap(box, other) for other in others) * 4 + sum(_overlap(box, other) for other in boxes)
-    line = _samples(anchors[i], box)
-    crossed = sum(_inside(line, other) for other in others)
-    crossed += sum(_inside(line, other) for j, other in enumerate(boxes[: len(anchors)]) if j != i)
-    crossed += sum(_inside(_samples(anchor, other), box) for anchor, other in lines)
-    return outside * 50 + covered + crossed * 60 + distance * 1.5
-
-
-def _around(point, half):
-    return point[0] - half, point[1] - half, point[0] + half, point[1] + half
+def _costs(candidates, distances, anchor, markers, boxes, others, lines, window):
+    """Cost of each candidate place of a name: outside the axes, over something, crossed by a line, or far away."""
+    beyond = np.concatenate([window[:2] - candidates[:, :2], candidates[:, 2:] - window[2:]], axis=1)
+    covered = _overlap(candidates, others).sum(1) * 4 + _overlap(candidates, boxes).sum(1) * 3
+    own = _samples(anchor, candidates)
+    crossed = _crossing(own, np.concatenate([others, markers])).sum(1) + _crossing(lines, candidates).sum(0)
+    return np.maximum(beyond, 0).sum(1) * 50 + covered + crossed * 60 + distances * 1.5
 
 
 def _overlap(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return width * height if width > 0 and height > 0 else 0.0
+    """Areas [a, b] that the boxes of one list share with those of another."""
+    a, b = a[:, None], b[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return np.prod(np.maximum(sides, 0), axis=-1)
 
 
-def _end(anchor, box):
-    """The point of the box nearest to the anchor."""
-    return np.clip(anchor, box[:2], box[2:])
+def _samples(anchors, boxes):
+    """Points [boxes, 8, 2] on the lines from anchors ([2] or [boxes, 2]) to the nearest points of boxes."""
+    anchors = np.broadcast_to(anchors, (len(boxes), 2))
+    ends = np.clip(anchors, boxes[:, :2], boxes[:, 2:])
+    return anchors[:, None] + np.linspace(0.15, 0.95, 8)[:, None] * (ends - anchors)[:, None]
 
 
-def _samples(anchor, box):
-    return anchor + np.linspace(0.15, 0.95, 8)[:, None] * (_end(anchor, box) - anchor)  # [8, 2]
-
-
-def _inside(points, box):
-    x, y = points.T
-    return bool(((x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])).any())
+def _crossing(lines, boxes):
+    """[lines, boxes] whether any point of a line lies in a box."""
+    points, boxes = lines[:, None], boxes[None, :, None]
+    return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(-1).any(-1)
 
 
 def _draw(axes, anchor, box, text, colour, size, scale):
     back = axes.transData.inverted()
     centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    end = _end(anchor, box)
+    end = np.clip(anchor, box[:2], box[2:])
     if np.hypot(*(end - anchor)) > 13 * scale:
         (x0, y0), (x1, y1) = back.transform([anchor, end])
         axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.5, alpha=0.6, zorder=2.5)

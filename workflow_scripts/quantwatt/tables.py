@@ -1,28 +1,46 @@
 """One table row per cell, from the JSON files of the stages; ratios and verdicts against the baseline.
 
-The cells are listed by the caller and their files read at fixed places, so a stale folder under results/ can never
-enter a table. A figure that does not exist is an empty field whose reason stands in a column beside it, never 0.
+A figure that does not exist is an empty field whose reason stands in a column beside it, never 0.
 """
 
 import csv
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from quantwatt.intervals import student_ratio
-from quantwatt.manifest import DataError, atomic_path, read_json
+from quantwatt.manifest import DataError, atomic_path, canonical_json
 
-METRIC_COLUMNS = {"fid": "fid", "kid": "kid", "clip-score": "clip_score", "psnr": "psnr_db", "ssim": "ssim"}
-HIGHER_IS_BETTER = {"fid": False, "kid": False, "clip_score": True, "psnr_db": True, "ssim": True}
-CHANGES = ("fid", "kid", "clip_score")  # metrics of one image set, which the baseline has too
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric stands in tables, figures and report.
+
+    column: of the summary.
+    title: its heading in the report.
+    name: its name in words, on an axis or in a sentence.
+    paired: each image is compared with the baseline's; else the baseline has a value too, and methods a change to it.
+    """
+
+    column: str
+    title: str
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+    paired: bool = False
+
+
+METRICS = {  # in the report's order; the first of an experiment is drawn against cost and compared over seeds
+    "psnr": Metric("psnr_db", "PSNR", "PSNR to the 16-bit image", "dB", paired=True),
+    "fid": Metric("fid", "FID", "Fréchet distance", higher_is_better=False),
+    "clip-score": Metric("clip_score", "CLIP score", "CLIP score"),
+    "kid": Metric("kid", "KID", "kernel distance", higher_is_better=False),
+    "ssim": Metric("ssim", "SSIM", "SSIM to the 16-bit image", paired=True),
+}
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
 BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
-LAYER_COLUMNS = (
-    "model method layer weight_bits activation_bits relative_error error_of damping fallback seconds".split()
-)
 
 
 def _with_bounds(name):
@@ -31,119 +49,57 @@ def _with_bounds(name):
 
 SUMMARY_COLUMNS = [
     *"model method sampling status reason compute weight_bits activation_bits size_mb".split(),
-    *(column for name in METRIC_COLUMNS.values() for column in _with_bounds(name)),
+    *(column for metric in METRICS.values() for column in _with_bounds(metric.column)),
     *_with_bounds("latency_s"),
     *_with_bounds("energy_j"),
     *_with_bounds("memory_mb"),
     *"meter energy_estimated device n_images solver features".split(),
     *"baseline kernel device_id device_fake latency_p10_s latency_p90_s mean_w idle_w energy_net_j".split(),
     *"n_blocks memory_source latency_reason energy_reason memory_reason".split(),
-    *(f"{name}_reason" for name in METRIC_COLUMNS.values()),
+    *(f"{metric.column}_reason" for metric in METRICS.values()),
     *_with_bounds("energy_ratio"),
     "verdict",
     *_with_bounds("latency_ratio"),
     "latency_verdict",
     "ratio_reason",
-    *(column for name in CHANGES for column in _with_bounds(f"{name}_change")),
+    *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
+    *"seed replicate_of".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
 ]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Everything that the stages wrote about one (model, method, sampling), as parsed JSON."""
-
-    model: str
-    method: str
-    sampling: str
-    checkpoint: dict
-    images: dict
-    measurement: dict
-    scores: dict = field(default_factory=dict)  # {METRIC: dict}
-
-    @property
-    def failure(self):
-        """(status, reason) of the first stage that did not end in "ok"; ("ok", None) where all did."""
-        for record in (self.checkpoint, self.images, self.measurement):
-            if record["status"] != "ok":
-                return record["status"], record.get("reason")
-        return "ok", None
-
-
-def cell_paths(results, cell, metrics):
-    """`{part: path}` of the files of a cell `{"model", "method", "sampling"}`; scores are keyed `scores/METRIC`."""
-    results = Path(results)
-    trio = Path(cell["model"]) / cell["method"] / cell["sampling"]
-    return {
-        "checkpoint": results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
-        "images": results / "images" / trio / "manifest.json",
-        "measurement": results / "measurements" / trio / "measurement.json",
-        **{f"scores/{metric}": results / "scores" / trio / f"{metric}.json" for metric in metrics},
-    }
-
-
-def read_cells(results, cells, metrics):
-    """Read the files of every cell.
-
-    Args:
-        results: the experiment's folder, results/EXPERIMENT.
-        cells: list of `{"model", "method", "sampling"}`.
-        metrics: list of names such as "fid" or "psnr".
-    Returns:
-        list of Cell, in the order given.
-    Raises:
-        DataError: a file is missing or malformed, or belongs to another cell, or two methods were given other prompts.
-    """
-    found = []
-    for cell in cells:
-        parts = {name: read_json(path) for name, path in cell_paths(results, cell, metrics).items()}
-        for name, path in cell_paths(results, cell, metrics).items():
-            _check(path, parts[name], cell)
-        scores = {metric: parts.pop(f"scores/{metric}") for metric in metrics}
-        found.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
-    _check_same_prompts(found)
-    return found
-
-
-def _check(path, record, cell):
-    if not isinstance(record, dict) or "status" not in record:
-        raise DataError(f"{path}: has no status; delete it and run again.")
-    for key in ("model", "method", "sampling"):
-        if record.get(key, cell[key]) != cell[key]:
-            raise DataError(f"{path}: belongs to {key} {record[key]!r}, not {cell[key]!r}; delete it and run again.")
-
-
-def _check_same_prompts(cells):
-    """Paired comparison needs the same prompts and seed in every method of one model and sampling."""
-    first = {}
-    for cell in cells:
-        if cell.images["status"] != "ok":
-            continue
-        drawn = (cell.images["prompts_sha256"], cell.images["seed"])
-        other = first.setdefault((cell.model, cell.sampling), (cell.method, drawn))
-        if other[1] != drawn:
-            raise DataError(
-                f"{cell.model}, {cell.sampling}: {cell.method} was given other prompts or another seed than "
-                f"{other[0]}, so they cannot be compared; delete the image set of one and run again."
-            )
-
-
-def summary_table(cells, baseline):
+def summary_table(cells, baseline, samplings=None):
     """The summary: one row per cell in the order given, columns SUMMARY_COLUMNS.
 
     Args:
-        cells: list of Cell.
+        cells: list of cells.Cell.
         baseline: name of the 16-bit method that ratios and changes refer to.
+        samplings: {name: settings}, to tell those that differ only by their seed.
     """
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
-    rows = [_row(cell, references.get((cell.model, cell.sampling)), baseline) for cell in cells]
+    first = _replicated(samplings or {})
+    rows = [
+        _row(cell, references.get((cell.model, cell.sampling)), baseline) | {"replicate_of": first.get(cell.sampling)}
+        for cell in cells
+    ]
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def _replicated(samplings):
+    """{sampling: the first one that differs from it only by its seed}; a first one is not in it."""
+    first, found = {}, {}
+    for name, settings in samplings.items():
+        same = canonical_json({key: value for key, value in settings.items() if key != "seed"})
+        if first.setdefault(same, name) != name:
+            found[name] = first[same]
+    return found
 
 
 def _row(cell, reference, baseline):
     measured, checkpoint = cell.measurement, cell.checkpoint
     status, reason = cell.failure
     device = measured.get("device") or {}
+    quantized = checkpoint["status"] == "ok"
     row = {
         "model": cell.model,
         "method": cell.method,
@@ -152,10 +108,11 @@ def _row(cell, reference, baseline):
         "reason": reason,
         "compute": measured.get("compute") or cell.images.get("compute"),
         "kernel": measured.get("kernel"),
-        "weight_bits": checkpoint.get("weight_bits"),
-        "activation_bits": checkpoint.get("activation_bits"),
+        "weight_bits": checkpoint.get("weight_bits") if quantized else None,
+        "activation_bits": checkpoint.get("activation_bits") if quantized else None,
         "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
-        "solver": checkpoint.get("solver"),
+        "solver": _solver(checkpoint),
+        "seed": cell.images.get("seed"),
         "n_images": cell.images.get("n_images"),
         "baseline": cell.method == baseline,
         "device": device.get("name"),
@@ -170,27 +127,33 @@ def _row(cell, reference, baseline):
     return row
 
 
+def _solver(checkpoint):
+    """The solver, or the library that rounded the layers itself."""
+    libraries = {layer.get("library") for layer in (checkpoint.get("layers") or {}).values()}
+    return libraries.pop() if len(libraries) == 1 and None not in libraries else checkpoint.get("solver")
+
+
 def _quality(cell):
     distances = [score for metric, score in cell.scores.items() if metric in ("fid", "kid")]
     row = {"features": next((score["features"] for score in distances if score.get("features")), None)}
     for metric, score in cell.scores.items():
-        column = metric_column(metric)
+        column = metric_of(metric).column
         row |= _interval(column, score.get("value"), score.get("low"), score.get("high"))
         if score.get("value") is None or score.get("low") is None:
             row[f"{column}_reason"] = score.get("reason") or score["status"]
     return row
 
 
-def metric_column(metric):
-    """The summary's column of a metric.
+def metric_of(name):
+    """The Metric of a name.
 
     Raises:
         DataError: the metric is unknown.
     """
     try:
-        return METRIC_COLUMNS[metric]
+        return METRICS[name]
     except KeyError:
-        raise DataError(f"metric {metric!r} has no column; one of {', '.join(METRIC_COLUMNS)}.") from None
+        raise DataError(f"metric {name!r} has no column; one of {', '.join(METRICS)}.") from None
 
 
 def _cost(measured):
@@ -224,12 +187,12 @@ def _changes(cell, reference):
     """Difference of each set metric to the baseline's, with an interval from the two intervals."""
     row = {}
     for metric, score in cell.scores.items():
-        column = metric_column(metric)
-        if reference is None or reference is cell or column not in CHANGES:
+        known = metric_of(metric)
+        if reference is None or reference is cell or known.paired:
             continue
         before = reference.scores[metric]
         if score.get("value") is not None and before.get("value") is not None:
-            row |= _interval(f"{column}_change", *difference(_triple(score), _triple(before)))
+            row |= _interval(f"{known.column}_change", *difference(_triple(score), _triple(before)))
     return row
 
 
@@ -355,6 +318,30 @@ def is_real(summary):
     return (summary["status"] == "ok") & (summary["compute"] != "simulated")
 
 
+def first_seeds(summary):
+    """The rows without those whose sampling differs from an earlier one only by its seed."""
+    return summary[summary["replicate_of"].isna()]
+
+
+def by_seed(summary):
+    """[(model, sampling, metric, rows)] of samplings that differ only by their seed.
+
+    Returns:
+        sampling: the first of them; metric: the Metric compared, the first that has values; rows: those with a value,
+        methods in the order of their mean over the seeds, the best first.
+    """
+    found, first = [], summary["replicate_of"].fillna(summary["sampling"])
+    for (model, sampling), rows in summary.groupby(["model", first], sort=False):
+        metric = next((m for m in METRICS.values() if rows[m.column].notna().any()), None)
+        if rows["sampling"].nunique() < 2 or metric is None:
+            continue
+        rows = rows[rows[metric.column].notna()]
+        means = rows.groupby("method", sort=False)[metric.column].transform("mean")
+        order = np.argsort(-means if metric.higher_is_better else means, kind="stable")
+        found.append((model, sampling, metric, rows.iloc[order]))
+    return found
+
+
 def groups(summary):
     """[(title, rows)] of the rows that may share one picture or block of a table: same model, sampling and device.
 
@@ -374,17 +361,6 @@ def groups(summary):
     return found
 
 
-def layers_table(cells):
-    """Per-layer errors, columns LAYER_COLUMNS: one row per layer of each (model, method), once for all samplings."""
-    checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
-    rows = [
-        {"model": model, "method": method, "layer": name} | {key: layer.get(key) for key in LAYER_COLUMNS[3:]}
-        for (model, method), checkpoint in checkpoints.items()
-        for name, layer in (checkpoint.get("layers") or {}).items()
-    ]
-    return pd.DataFrame(rows, columns=LAYER_COLUMNS)
-
-
 def write_table(path, table):
     """Write a table as CSV, whole or not at all; missing fields empty, booleans as true and false."""
     text = table.map(lambda value: str(value).lower() if isinstance(value, (bool, np.bool_)) else value)
@@ -398,7 +374,7 @@ def read_table(path):
     Raises:
         DataError: the file is missing or is no table.
     """
-    names = dict.fromkeys(("model", "method", "sampling", "layer", "device_id"), str)
+    names = dict.fromkeys(("model", "method", "sampling", "replicate_of", "layer", "device_id"), str)
     try:
         table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:

@@ -1,0 +1,124 @@
+"""One self-contained HTML page from the tables, the figures and the stages' JSON.
+
+Every picture is embedded and nothing is fetched, so the page can be mailed, archived and printed.
+"""
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+from quantwatt import tables
+from quantwatt.layers import error_summary, solving_summary
+from quantwatt.manifest import DataError
+from quantwatt.report import numbers
+from quantwatt.report.answer import answers
+from quantwatt.report.evaluation import evaluation_sections
+from quantwatt.report.failures import failures
+from quantwatt.report.trust import provenance, trust
+
+FIGURES = ("quality_vs_cost", "image_grid", "seeds", "layer_error", "layer_depth", "power_trace")
+
+
+def table_groups(summary):
+    """[(title, [row dict])] of Table 1, one block of rows per model, sampling and device."""
+    return [(title, rows.to_dict("records")) for title, rows in tables.groups(summary)]
+
+
+def seed_tables(summary):
+    """The scores of samplings that differ only by their seed, side by side.
+
+    Returns:
+        list of {"title", "metric": Metric, "seeds", "rows": [(method, [(value, low, high) or None per seed])]}.
+    """
+    found = []
+    for model, sampling, metric, rows in tables.by_seed(summary):
+        names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
+        seeds = list(dict.fromkeys(rows["seed"]))
+        lines = []
+        for method, own in rows.groupby("method", sort=False):
+            scores = {seed: values for seed, *values in own[["seed", *names]].itertuples(index=False)}
+            lines.append((method, [scores.get(seed) for seed in seeds]))
+        found.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
+    return found
+
+
+def quantizing_rows(summary, layers):
+    """What quantizing took and which layers fell back: one mapping per model and quantized method.
+
+    Keys are the summary's, "solving" (of `layers.solving_summary`) and "repaid": [(sampling, images)].
+    """
+    solving, found = solving_summary(layers), []
+    chosen = summary[summary["quantize_s"].notna() & ~summary["baseline"].astype(bool)]
+    for key, rows in tables.first_seeds(chosen).groupby(["model", "method"], sort=False):
+        repaid = rows[["sampling", "break_even_images"]].dropna().itertuples(index=False, name=None)
+        found.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
+    return found
+
+
+def embed(path):
+    """A picture as a data URI.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    path = Path(path)
+    kind = {".svg": "image/svg+xml", ".png": "image/png"}[path.suffix]
+    try:
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the figure does not exist.") from error
+
+
+def embed_figures(folder):
+    """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report."""
+    folder = Path(folder)
+    return {
+        name: {"wide": embed(folder / f"{name}.svg"), "narrow": embed(folder / f"{name}-narrow.svg")}
+        for name in FIGURES
+    }
+
+
+def render(template, *, experiment, cells, metrics, baseline, summary, layers, figures, evaluation=None):
+    """The report as HTML text.
+
+    Args:
+        template: path of template.html.
+        experiment: its name.
+        cells: list of cells.Cell; summary, layers: the tables made from them.
+        metrics: names of the metrics, which choose the columns of Table 1.
+        figures: from `embed_figures`.
+        evaluation: the embedded models' own quality figures, or None.
+    """
+    template = Path(template)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {
+        name: getattr(numbers, name) for name in ("number", "compact", "bounds", "with_bounds", "missing", "DASH")
+    }
+    shown = tables.first_seeds(summary)
+    scored = {tables.metric_of(name) for name in metrics}
+    commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
+    commit = str(commits[0]).removesuffix("-dirty") if commits else None
+    return environment.get_template(template.name).render(
+        experiment=experiment,
+        baseline=baseline,
+        fake=bool(summary["device_fake"].any()),
+        estimated=any(value is True for value in summary["energy_estimated"]),
+        answers=answers(summary),
+        columns=[metric for metric in tables.METRICS.values() if metric in scored],
+        groups=table_groups(shown),
+        seeds=seed_tables(summary),
+        features=[f for f in summary["features"].dropna().unique() if f != "inception"],
+        n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], "images"),
+        trust=trust(cells),
+        evaluation=evaluation_sections(evaluation or {}),
+        errors=error_summary(layers),
+        quantizing=quantizing_rows(summary, layers),
+        failures=failures(cells),
+        figures=figures,
+        commit=commit,
+        dirty=any(str(c).endswith("-dirty") for c in commits),
+    )

@@ -1,0 +1,64 @@
+"""Numbers as text: as many digits as they carry, an interval beside them, a dash where there is none."""
+
+import math
+
+import pandas as pd
+
+DASH, MINUS = "\u2014", "\u2212"
+
+
+def number(value, digits=3, signed=False, interval=()):
+    """`value` with `digits` significant digits, or more where its interval is narrower; an em dash where missing."""
+    if missing(value):
+        return DASH
+    if isinstance(value, str):
+        return value
+    text = f"{value:{'+' if signed else ''}.{_decimals(value, digits, interval)}f}"
+    return text.replace("-", MINUS) if float(text) else text.lstrip("-+")
+
+
+def _decimals(value, digits, interval):
+    known = [v for v in (value, *interval) if not missing(v)]
+    largest = max(abs(v) for v in known)
+    decimals = digits - 1 - math.floor(math.log10(largest)) if largest else 0
+    half = (max(known) - min(known)) / 2
+    if half:
+        decimals = min(max(decimals, math.ceil(-math.log10(half))), decimals + 2)
+    return min(max(decimals, 0), 7)
+
+
+def bounds(low, high, value=None, signed=False):
+    """An interval as "[low, high]" with as many decimals as its value; empty where missing."""
+    if missing(low) or missing(high):
+        return ""
+    interval = (value, low, high)
+    return f"[{number(low, 3, signed, interval)}, {number(high, 3, signed, interval)}]"
+
+
+def with_bounds(value, low, high, signed=False, unit=""):
+    """ "value unit [low, high]"."""
+    head = number(value, 3, signed, (low, high)) + (f" {unit}" if unit else "")
+    return f"{head} {bounds(low, high, value, signed)}".strip()
+
+
+def compact(value):
+    """A setting such as a bit width, without trailing zeros; an em dash where missing."""
+    return DASH if missing(value) else f"{value:.4g}"
+
+
+def megabytes(value):
+    """Megabytes, or gigabytes from 1000 MB."""
+    return f"{number(value / 1000)} GB" if abs(value) >= 1000 else f"{number(value)} MB"
+
+
+def missing(value):
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA
+
+
+def span(values, unit):
+    """ "low to high unit" of the values that are there, or None."""
+    values = [v for v in values if not missing(v)]
+    if not values:
+        return None
+    low, high = compact(min(values)), compact(max(values))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -1,0 +1,156 @@
+"""What the figures rest on: device, meter, blocks, images, scores and versions, from the stages' own JSON."""
+
+from quantwatt.report.numbers import compact, span
+from quantwatt.tables import device_key, metric_of
+
+
+def trust(cells):
+    """What the figures rest on: [(device, [(label, text)])], one list per device, from the stages' own JSON."""
+    devices = {}
+    for cell in cells:
+        if (cell.measurement.get("device") or {}).get("name"):
+            devices.setdefault(device_key(cell.measurement), []).append(cell)
+    return [(name, _device_facts(group) + _study_facts(group)) for (name, _), group in devices.items()]
+
+
+def _device_facts(cells):
+    records = [c.measurement for c in cells]
+    timed = [m for m in records if m["status"] == "ok"]
+    devices = [m["device"] for m in records]
+    energy = [m["energy_j"] for m in timed if m.get("energy_j")]
+    blocks = [b for m in timed for b in m.get("blocks") or []]
+    facts = [
+        ("Device", _distinct(_device_text(d) for d in devices)),
+        ("Processor", _distinct(provenance(c, "cpu") for c in cells)),
+        ("Meter", _distinct(_meter_text(m) for m in timed)),
+        ("Blocks", _distinct(_blocks_text(m) for m in timed)),
+        ("Blocks left out", _void_text(blocks)),
+        ("Idle power", span((e.get("idle_w") for e in energy), "W")),
+        ("Counter against integral", _crosscheck_text(timed)),
+        ("Sampler", _sampler_text(timed)),
+        ("Latency", _distinct(_latency_text(m) for m in timed)),
+        ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
+        ("Temperature", _temperature_text(devices)),
+    ]
+    names = {device["name"] for device in devices}
+    return [(label, text) for label, text in facts if text and not (label == "Processor" and text in names)]
+
+
+def _device_text(device):
+    parts = [device["name"], device.get("kind")]
+    if device.get("uuid_hash"):
+        parts.append(f"id {device['uuid_hash'][:12]}")
+    if device.get("driver"):
+        parts.append(f"driver {device['driver']}")
+    if device.get("power_limit_w"):
+        parts.append(f"power limit {compact(device['power_limit_w'])} W")
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _meter_text(record):
+    if record.get("energy_j") is None:
+        return f"{record['meter']}: no energy ({record.get('energy_reason') or 'no reason recorded'})"
+    return f"{record['meter']}: energy is {'estimated, not measured' if record['estimated'] else 'measured'}"
+
+
+def _blocks_text(record):
+    processes = {block.get("process") for block in record.get("blocks") or []}
+    if not processes:
+        return None
+    where = "one process" if len(processes) == 1 else f"{len(processes)} processes"
+    return f"{len(record['blocks'])} blocks of at least {compact(record['block_s'])} s in {where}"
+
+
+def _void_text(blocks):
+    void = [block for block in blocks if block.get("void")]
+    if not blocks:
+        return None
+    reasons = _distinct(block.get("reason") for block in void)
+    return f"{len(void)} of {len(blocks)}" + (f" ({reasons})" if reasons else "")
+
+
+def _crosscheck_text(records):
+    checks = [m["crosscheck"] for m in records if m.get("crosscheck")]
+    spread = span((100 * c["difference"] for c in checks if c.get("difference") is not None), "%")
+    return f"{spread} apart ({_distinct(c.get('verdict') for c in checks)})" if spread else None
+
+
+def _sampler_text(records):
+    samplers = [m["sampler"] for m in records if m.get("sampler")]
+    if not samplers:
+        return None
+    total, missed, zero = (sum(s.get(key) or 0 for s in samplers) for key in ("n_samples", "n_missed", "n_zero"))
+    every = _distinct(compact(s.get("interval_ms")) for s in samplers)
+    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero"
+
+
+def _latency_text(record):
+    latency = record.get("latency_s")
+    if not latency or not latency.get("n"):
+        return None
+    return f"median of {latency['n']} timings, {record.get('images_per_batch')} images per batch"
+
+
+def _temperature_text(devices):
+    found = [value for d in devices for key, value in d.items() if key.startswith("temperature") and value is not None]
+    values = [v for item in found for v in (item.values() if isinstance(item, dict) else [item])]
+    return span((v for v in values if isinstance(v, (int, float))), "°C")
+
+
+def _study_facts(cells):
+    sets = [c.images for c in cells if c.images["status"] == "ok"]
+    scores = [s for c in cells for s in c.scores.values() if s.get("value") is not None]
+    facts = [
+        ("Images", _distinct(_images_text(s) for s in sets)),
+        ("Prompts", _distinct(f"sha256 {s['prompts_sha256'][:12]}" for s in sets)),
+        ("Seeds", sets and _distinct(s["seed"] for s in sets) + ", one per image and the same in every method"),
+        *((metric_of(name).title, _distinct(_score_text(s) for s in scores if s["metric"] == name))
+          for name in dict.fromkeys(s["metric"] for s in scores)),
+        ("Intervals", _intervals_text(scores)),
+        ("Commit", _distinct(provenance(c, "commit") for c in cells)),
+        ("Versions", _distinct(_versions_text(c) for c in cells)),
+    ]  # fmt: skip
+    return [(label, text) for label, text in facts if text]
+
+
+def _images_text(record):
+    text = f"{record['n_images']} of {record['width']} × {record['height']} pixels"
+    return text + f", {record['steps']} steps, guidance {record['guidance']}"
+
+
+def _score_text(score):
+    parts = [score.get("library")]
+    if score.get("features"):
+        parts.append(f"{score['features']} features")
+        if score["metric"] in ("fid", "kid") and score["features"] != "inception":
+            parts.append(f"not comparable with Inception {metric_of(score['metric']).title}")
+    if score.get("resize") and score["resize"] != "none":
+        parts.append(f"resize {score['resize']}")
+    if score.get("reference"):
+        parts.append(f"against {score['reference']}")
+    return ", ".join(part for part in parts if part)
+
+
+def _intervals_text(scores):
+    level = _distinct(compact(100 * s["level"]) for s in scores if s.get("level"))
+    drawn = _distinct(
+        f"{metric_of(s['metric']).title} {s['resamples']} resamples" if s.get("resamples")
+        else f"{metric_of(s['metric']).title} {s.get('reason') or 'without interval'}"
+        for s in scores
+    )  # fmt: skip
+    return f"{level} %, by the bootstrap: {drawn}" if level else None
+
+
+def provenance(cell, key):
+    return (cell.measurement.get("provenance") or {}).get(key)
+
+
+def _versions_text(cell):
+    versions = provenance(cell, "versions") or {}
+    python = provenance(cell, "python")
+    named = [f"Python {python}"] if python else []
+    return ", ".join(named + [f"{name} {version}" for name, version in versions.items() if version])
+
+
+def _distinct(values):
+    return "; ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
