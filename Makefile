@@ -8,7 +8,7 @@ REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends clean
+.PHONY: report test test-all lint readme-figure embedded-models backends bench-solvers clean
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
@@ -17,7 +17,7 @@ report: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: .venv/installed lint
+test-all: .venv/installed backends lint
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
@@ -34,6 +34,10 @@ readme-figure: results/embedded/figures/quality_vs_cost.png
 # Trains the models of resources/models/ again, from a seed (hours on two cores).
 embedded-models: .venv/installed
 	$(BIN)/python workflow_scripts/train_embedded.py
+
+# Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png.
+bench-solvers: .venv/installed backends
+	$(BIN)/python workflow_scripts/bench_solvers.py
 
 # The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
 backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed

@@ -11,6 +11,7 @@ import torch
 from quantwatt import calibration, checkpoint, experiment, kernels, manifest, sequential
 from quantwatt.allocation import allocate
 from quantwatt.families import load_family
+from quantwatt.streams import Streams
 
 ROOT = Path(__file__).parents[2]
 METHODS = experiment.load_experiment("embedded")["methods"]
@@ -91,12 +92,11 @@ def test_sequential_gptq_beats_rounding_on_the_denoisers_output(family, layers, 
 
 def test_layers_fed_by_one_tensor_are_found(family, layers, samples):
     denoiser = family.load_denoiser(MODEL, LOCATION)
-    walk = sequential.Walk(family, allocate(layers, METHODS["gptq-w4a8"], "m"), METHODS["gptq-w4a8"], "cpu", None)
-    streams = sequential._Streams.start(denoiser, family, samples[0], 8, walk)
+    found = Streams.start(denoiser, family, samples[0], 8)
     prefix = "transformer_blocks.0."
     names = [name.removeprefix(prefix) for name in layers if name.startswith(prefix)]
     with torch.no_grad():
-        groups = streams.sharing(denoiser.get_submodule("transformer_blocks.0"), names)
+        groups = found.sharing(denoiser.get_submodule("transformer_blocks.0"), names)
     assert ["attn.to_q", "attn.to_k", "attn.to_v"] in groups
     assert {"attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"} in [set(group) for group in groups]
     assert sorted(name for group in groups for name in group) == sorted(names)

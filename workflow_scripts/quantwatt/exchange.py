@@ -17,6 +17,7 @@ import torch
 from quantwatt import manifest
 from quantwatt.formats import QuantizedWeight
 from quantwatt.progress import progress
+from quantwatt.streams import Streams
 
 
 @torch.no_grad()
@@ -33,29 +34,35 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
     Raises:
         DataError: a layer's inputs are not finite.
     """
-    arguments, layers = _first_arguments(denoiser, family, samples, batch), {}
+    streams, layers = Streams.start(denoiser, family, samples, batch, device), {}
     quantizable = family.quantizable(denoiser)
     for block_name in progress(family.blocks(denoiser), description="exporting layers", unit="block"):
         block = denoiser.get_submodule(block_name).to(device)
-        seen = _Seen()
-        names = [name for name in quantizable if name.startswith(f"{block_name}.")]
-        handles = [denoiser.get_submodule(name).register_forward_pre_hook(seen.hook(name)) for name in names]
-        for index, kwargs in enumerate(arguments):
-            arguments[index] = family.advance(kwargs, _moved(block(**_moved(kwargs, device)), "cpu"))
-            seen.alive.clear()
-        for handle in handles:
-            handle.remove()
+        names = [name.removeprefix(f"{block_name}.") for name in quantizable if name.startswith(f"{block_name}.")]
+        groups = {f"{block_name}.{group[0]}": group for group in streams.sharing(block, names)}
+        grams, tokens = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
+
+        def observe(name, inputs, grams=grams, tokens=tokens, block_name=block_name):
+            inputs, owner = inputs.float(), f"{block_name}.{name}"
+            grams[owner] = grams[owner] + (inputs.T @ inputs).double()
+            tokens[owner] += len(inputs)
+
+        for kwargs in streams.batches:
+            streams.watch(block, [group[0] for group in groups.values()], kwargs, observe)
+        streams.advance(block)
         block.to("cpu")
-        for name, owner in seen.owners.items():
-            weight = denoiser.get_submodule(name).weight
-            files = {"weight": f"{name}.safetensors", "inputs": f"{owner}.inputs.safetensors"}
-            manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
-            shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
-            layers[name] = {**files, **shape, "tokens": seen.tokens[owner]}
-        for owner, gram in seen.grams.items():
-            if not gram.isfinite().all():
+        for owner, group in groups.items():
+            if not grams[owner].isfinite().all():
                 raise manifest.DataError(f"{owner}: its inputs are not finite on the calibration data.")
-            manifest.write_tensors(folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(gram).cpu()})
+            manifest.write_tensors(
+                folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(grams[owner]).cpu()}
+            )
+            for name in (f"{block_name}.{member}" for member in group):
+                weight = denoiser.get_submodule(name).weight
+                files = {"weight": f"{name}.safetensors", "inputs": f"{owner}.inputs.safetensors"}
+                manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
+                shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+                layers[name] = {**files, **shape, "tokens": tokens[owner]}
     return layers
 
 
@@ -112,61 +119,3 @@ def read(folder, layer):
     consecutive = bool((solved["g_idx"].diff() >= 0).all())  # then they are column // group size
     group_index = None if consecutive else solved["g_idx"]
     return QuantizedWeight(solved["codes"], solved["scale"], solved.get("zero"), group_index=group_index)
-
-
-class _Seen:
-    """Sums of x xᵀ of one block's layers; layers that are fed the same tensor share theirs.
-
-    owners: {layer: the first layer that is fed its input}; grams, tokens: by owner.
-    """
-
-    def __init__(self):
-        self.owners, self.grams, self.tokens = {}, {}, {}
-        self.alive = {}  # {address and shape: (layer, tensor)} of one batch; what is kept keeps its address
-
-    def hook(self, name):
-        def observe(module, args):
-            inputs = args[0]
-            owner, _ = self.alive.setdefault((inputs.data_ptr(), inputs.shape), (name, inputs))
-            owner = self.owners.setdefault(name, owner)
-            if owner != name:
-                return
-            inputs = inputs.reshape(-1, inputs.shape[-1]).float()
-            self.grams[name] = self.grams.get(name, 0) + (inputs.T @ inputs).double()
-            self.tokens[name] = self.tokens.get(name, 0) + len(inputs)
-
-        return observe
-
-
-class _Stop(Exception):
-    """Ends a forward pass once the first block's arguments are known."""
-
-
-def _first_arguments(denoiser, family, samples, batch):
-    """Keyword arguments of the first block for every batch of samples, on the CPU."""
-    captured = []
-
-    def capture(module, args, kwargs):
-        captured.append(kwargs)
-        raise _Stop
-
-    first = denoiser.get_submodule(family.blocks(denoiser)[0])
-    handle = first.register_forward_pre_hook(capture, with_kwargs=True)
-    for start in range(0, len(next(iter(samples.values()))), batch):
-        try:
-            denoiser(**{name: tensor[start : start + batch] for name, tensor in samples.items()})
-        except _Stop:
-            continue
-    handle.remove()
-    return captured
-
-
-def _moved(value, device):
-    """A block's arguments or outputs with every tensor on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: _moved(part, device) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_moved(part, device) for part in value)
-    return value

@@ -22,7 +22,8 @@ from quantwatt.linear import SimulatedLinear
 from quantwatt.manifest import DataError
 from quantwatt.progress import progress
 from quantwatt.solvers import Solution
-from quantwatt.statistics import Statistics, needs_of
+from quantwatt.statistics import needs_of
+from quantwatt.streams import Streams
 
 
 @dataclass
@@ -153,7 +154,7 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
     if not allocation:
         return states, reports
     walk = Walk(family, allocation, method, device, solved)
-    streams = _Streams.start(denoiser, family, samples, batch, walk) if walk.calibrated else None
+    streams = Streams.start(denoiser, family, samples, batch, device, walk.paired) if walk.calibrated else None
     blocks = family.blocks(denoiser)
     for block_name in progress(blocks, description=f"quantizing by {method['solver']['name']}", unit="block"):
         block = denoiser.get_submodule(block_name).to(device)
@@ -284,135 +285,11 @@ class Walk:
         return self.solver.solve(plan.weight, plan.weight_format, self.settings, statistics)
 
 
-class _Streams:
-    """Arguments of the next block for every batch of samples: `batches` from the quantized prefix, and the float
-    model's beside them where a solver asks for it. They rest on the CPU."""
-
-    def __init__(self, family, device, batches, paired):
-        self.family, self.device, self.batches = family, device, batches
-        self.float_batches = list(batches) if paired else None
-
-    @classmethod
-    def start(cls, denoiser, family, samples, batch, walk):
-        """The arguments of the first block."""
-        captured = []
-
-        def capture(module, args, kwargs):
-            captured.append(kwargs)
-            raise _Stop
-
-        first_block = denoiser.get_submodule(family.blocks(denoiser)[0])
-        with _hooks([first_block.register_forward_pre_hook(capture, with_kwargs=True)]):
-            for first in range(0, len(next(iter(samples.values()))), batch):
-                _run(denoiser, {name: tensor[first : first + batch] for name, tensor in samples.items()})
-        return cls(family, walk.device, captured, walk.paired)
-
-    def sharing(self, block, names):
-        """Layers of a block in groups that are fed the same tensor, in execution order."""
-        fed = {}
-
-        def note(name):
-            def hook(module, args):
-                # The tensor itself is kept: its address is its own only while it lives.
-                fed.setdefault((args[0].data_ptr(), tuple(args[0].shape)), (args[0], []))[1].append(name)
-
-            return hook
-
-        with _hooks(block.get_submodule(name).register_forward_pre_hook(note(name)) for name in names):
-            _run(block, _moved(self.batches[0], self.device))
-        return [members for _, members in fed.values()]
-
-    def observe(self, block, plans, needs, raw=False, reference=None):
-        """Statistics of every plan's input, one forward pass over all batches, which ends with the last of the layers.
-
-        Args:
-            needs: names of statistics.
-            raw: the block's own activations instead of what the plan's product will get.
-            reference: the float block, where the statistics compare with its inputs.
-        """
-        statistics = [Statistics.new(needs, plan.weight.shape[1], plan.weight.device) for plan in plans]
-        firsts = [next(iter(plan.names)) for plan in plans]
-        for index, batch in enumerate(self.batches):
-            float_inputs = {}
-            if reference is not None and "cross" in needs:
-                self._watch(reference, firsts, self.float_batches[index], float_inputs.__setitem__)
-
-            def observe(name, inputs, float_inputs=float_inputs):
-                plan, own = plans[firsts.index(name)], statistics[firsts.index(name)]
-                beside = float_inputs.pop(name, None)
-                if beside is not None and plan.input_factor is not None:
-                    beside = beside * plan.input_factor.to(beside.dtype)
-                own.observe(inputs if raw else plan.seen(inputs), beside)
-
-            self._watch(block, firsts, batch, observe)
-        return statistics
-
-    def _watch(self, block, names, batch, see):
-        """Call see(name, inputs [tokens, columns]) for some layers, and stop the pass behind the last of them."""
-        missing = set(names)
-
-        def watch(name):
-            def hook(module, args):
-                see(name, args[0].reshape(-1, args[0].shape[-1]))
-                missing.discard(name)
-                if not missing:
-                    raise _Stop
-
-            return hook
-
-        with _hooks(block.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
-            _run(block, _moved(batch, self.device))
-
-    def advance(self, block):
-        """Replace every batch by the arguments of the next block."""
-        for index, batch in enumerate(self.batches):
-            self.batches[index] = self.family.advance(batch, _moved(block(**_moved(batch, self.device)), "cpu"))
-
-    def advance_float(self, reference):
-        """Likewise for the float model; returns the float block's outputs, batch by batch."""
-        outputs = [_moved(reference(**_moved(batch, self.device)), "cpu") for batch in self.float_batches]
-        pairs = zip(self.float_batches, outputs, strict=True)
-        self.float_batches = [self.family.advance(batch, output) for batch, output in pairs]
-        return outputs
-
-
-class _Stop(Exception):
-    """Ends a forward pass once all that it was made for is known."""
-
-
-def _run(module, kwargs):
-    try:
-        module(**kwargs)
-    except _Stop:
-        pass
-
-
-@contextmanager
-def _hooks(handles):
-    handles = list(handles)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @contextmanager
 def _span(spans):
     start = time.perf_counter()
     yield
     spans.append((start, time.perf_counter(), 1.0))
-
-
-def _moved(value, device):
-    """A block's arguments or outputs with every tensor on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: _moved(part, device) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_moved(part, device) for part in value)
-    return value
 
 
 def _description(weight, plan):
