@@ -68,7 +68,7 @@ def test_values_equal_naive_least_squares(bits, group_size):
     expected = by_least_squares(weight, reference, inputs, weight_format, SETTINGS["alpha"])
     solution = qronos.solve(weight, weight_format, SETTINGS, statistics)
     found = solution.weight.dequantize(weight_format)
-    assert solution.fallback is None
+    assert solution.fallback is None and isinstance(solution.damping, float)  # it goes into a manifest
     assert torch.isclose(found, expected, rtol=1e-4, atol=1e-5).all(dim=1).float().mean() >= 0.9
     assert mismatch_error(weight, found, reference, inputs) == pytest.approx(
         mismatch_error(weight, expected, reference, inputs), rel=1e-3

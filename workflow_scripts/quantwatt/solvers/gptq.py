@@ -88,14 +88,15 @@ def diffuse(source, weight, weight_format, settings, order, lower, first=None):
     """Quantize column after column, each corrected by the errors before it.
 
     Args:
-        source: [columns, rows] float32 in the order of quantization, what errors are measured against.
+        source: [columns, rows] float32 in the order of quantization, what errors are measured against; with `first`,
+            Uᵀ times that, because Σ_{k<j} w_k U[k, j] is then at hand already and only q is to be pushed on.
         weight: [rows, columns], what static grids are fitted to.
         order: [columns]; lower: as of `factorize`, in that order.
         first: [rows], what the first column is rounded from instead.
     Returns:
         QuantizedWeight.
     """
-    columns = len(source)
+    columns, pushed = len(source), first is not None
     width = weight_format.group_size(columns)
     place = torch.arange(columns, device=order.device)
     static = settings["static_groups"] or width == columns
@@ -115,9 +116,10 @@ def diffuse(source, weight, weight_format, settings, order, lower, first=None):
             inverse = torch.linalg.solve_triangular(
                 own, torch.eye(stop - start, device=own.device), upper=False, unitriangular=True
             )
-            grids.append(weight_format.fit(torch.addmm(source[start:stop], inverse, block).T))
+            known = inverse @ source[start:stop] if pushed else source[start:stop]
+            grids.append(weight_format.fit(known.addmm(inverse, block).T))
         block += source[start:stop]
-        if start == 0 and first is not None:
+        if start == 0 and pushed:
             block[0] = first
         groups = group[start:stop].tolist()
         for begin in range(start, stop, SUB_BLOCK):
@@ -126,7 +128,7 @@ def diffuse(source, weight, weight_format, settings, order, lower, first=None):
             for j in range(begin, end):
                 column = block[j - start].addmv_(error[begin:j].T, feedback[j, begin:j])
                 column.copy_(weight_format.snap(column, *grids[groups[j - start]]))
-                torch.sub(source[j], column, out=error[j])
+                torch.neg(column, out=error[j]) if pushed else torch.sub(source[j], column, out=error[j])
         codes[start:stop] = weight_format.encode(block, *grids.of(group[start:stop]))
     unordered = torch.empty_like(codes)
     unordered[order] = codes

@@ -40,15 +40,17 @@ def solve(weight, weight_format, settings, statistics):
     order = order_of(hessian, settings)
     hessian, cross = permuted(hessian, order), permuted(cross, order)
     source = weight.index_select(1, order).T.contiguous()  # [columns, rows]
-    fraction = settings["alpha"] * largest_eigenvalue(hessian) / hessian.diagonal().mean()
+    fraction = settings["alpha"] * largest_eigenvalue(hessian) / hessian.diagonal().mean().item()
     lower, damping, fallback = factorize(hessian, fraction)
     if lower is None or not usable.any():
         return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
     aimed = cross @ source  # [columns, rows]
     first = (aimed[0] - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
     aimed += damping * hessian.diagonal().mean() * source
-    target = torch.cholesky_solve(aimed.flip(0), lower).flip(0)
-    quantized = diffuse(target, weight, weight_format, settings, order, lower, first)
+    # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it.
+    halfway = torch.linalg.solve_triangular(lower, aimed.flip(0), upper=False)
+    pushed = (halfway / lower.diagonal()[:, None]).flip(0)
+    quantized = diffuse(pushed, weight, weight_format, settings, order, lower, first)
     return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
 

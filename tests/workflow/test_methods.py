@@ -1,0 +1,104 @@
+"""One run with a method of every kind: block solvers, transforms, static activations, libraries that are not here."""
+
+import csv
+import json
+
+import pytest
+
+EXPERIMENT = """
+models:
+  tiny-sd3: {family: sd3, path: resources/models/tiny-sd3, dtype: bfloat16, text_encoder_3: false,
+             max_sequence_length: 1}
+baseline: bf16
+methods:
+  bf16:
+  qronos-w3: {solver: {name: qronos}, weights: {format: integer, bits: 3}}
+  brecq-w2: {solver: {name: brecq, iterations: 4, batch_size: 4, activation_iterations: 2},
+             weights: {format: integer, bits: 2, clip_search: true},
+             activations: {bits: 8, granularity: tensor, dynamic: false, symmetric: false}}
+  hqq-w4: {solver: {name: hqq}, weights: {format: integer, bits: 4, granularity: group, group_size: 64,
+                                          zero_point: float}}
+  svdquant-w4a4: {solver: {name: gptq}, weights: {format: integer, bits: 4, granularity: group, group_size: 64},
+                  activations: {bits: 4},
+                  transforms: [{name: segments}, {name: smoothing, alpha: search, grid: 3}, {name: low-rank, rank: 4}]}
+  smooth-w8a8: {weights: {format: integer, bits: 8, symmetric: true}, activations: {bits: 8},
+                transforms: [{name: smoothing}]}
+  torchao-int8: {weights: {format: torchao, configuration: int8-weight-only}}
+  torchao-float8-dynamic: {weights: {format: torchao, configuration: float8-dynamic}}
+  auto-gptq-w4: {solver: {name: auto-gptq}, weights: {format: integer, bits: 4}}
+samplings:
+  seed-0: &sampling {prompts: resources/prompts/shapes-test.txt, images: 4, steps: 2, guidance: 3.0, height: 64,
+                     width: 64, batch_size: 4}
+calibration: {prompts: calibration.txt, steps: 2, guidance: 3.0, height: 64, width: 64, timesteps: 2,
+              timesteps_per_prompt: 1, batch_size: 8}
+judge: {model: "local-dir:resources/models/judge", pretrained: null}
+metrics: {psnr: }
+"""
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    """The results folder of that experiment, run beside the smoke experiment's."""
+    prompts = finished.path("resources/prompts/shapes-calibration.txt").read_text().splitlines()[:8]
+    finished.path("calibration.txt").write_text("\n".join(prompts) + "\n")
+    finished.path("resources/experiments/kinds.yaml").write_text(EXPERIMENT)
+    done = finished.snakemake("--cores", "all", experiment="kinds")
+    assert done.returncode == 0, done.stdout
+    again = finished.snakemake("-n", experiment="kinds")
+    assert "Nothing to be done" in again.stdout, again.stdout
+    return finished.path("results/kinds")
+
+
+@pytest.fixture(scope="module")
+def rows(results):
+    with (results / "tables/summary.csv").open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def layers(results, method):
+    return json.loads((results / f"checkpoints/tiny-sd3/{method}/manifest.json").read_text())["layers"]
+
+
+def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
+    compute = {method: (row["status"], row["compute"]) for method, row in rows.items()}
+    assert compute == {
+        "bf16": ("ok", "real"),
+        "qronos-w3": ("simulated", "simulated"),
+        "brecq-w2": ("simulated", "simulated"),
+        "hqq-w4": ("simulated", "simulated"),
+        "svdquant-w4a4": ("simulated", "simulated"),
+        "smooth-w8a8": ("ok", "real"),
+        "torchao-int8": ("ok", "real"),
+        "torchao-float8-dynamic": ("unsupported", ""),
+        "auto-gptq-w4": ("unsupported", ""),
+    }
+    assert "compute capability" in rows["torchao-float8-dynamic"]["reason"]
+    assert "make backends" in rows["auto-gptq-w4"]["reason"]
+    for method, row in rows.items():
+        assert (row["psnr_db"] != "") == (row["status"] != "unsupported" and method != "bf16")
+
+
+def test_reports_hold_errors_before_and_after_with_seconds_and_joules(results):
+    kinds = {"qronos-w3": "float outputs", "brecq-w2": "outputs", "hqq-w4": "weights", "svdquant-w4a4": "outputs"}
+    for method, kind in kinds.items():
+        for layer in layers(results, method).values():
+            assert layer["error_of"] == kind and layer["energy_j"] > 0 and layer["seconds"] > 0
+            assert layer["relative_error"] >= 0 and layer["error_before"] > 0
+    better = [layer["relative_error"] < layer["error_before"] for layer in layers(results, "svdquant-w4a4").values()]
+    assert sum(better) > 0.9 * len(better)
+
+
+def test_parts_of_a_layer_are_those_of_its_method(results):
+    assert {"down", "up", "input_factor"} <= set(
+        layers(results, "svdquant-w4a4")["transformer_blocks.0.attn.to_q"]["parts"]
+    )
+    assert "transformer_blocks.0.norm1.linear.5" in layers(results, "svdquant-w4a4")
+    assert {"activation_scale", "activation_zero"} <= set(
+        layers(results, "brecq-w2")["transformer_blocks.0.attn.to_q"]["parts"]
+    )
+    assert layers(results, "torchao-int8")["transformer_blocks.0.attn.to_q"]["library"] == "torchao"
+
+
+def test_the_report_names_what_is_unsupported(results):
+    page = (results / "report.html").read_text()
+    assert "make backends" in page and "compute capability" in page
