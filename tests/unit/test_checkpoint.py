@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantwatt import calibration, checkpoint, experiment, kernels, manifest, sequential
+import fetch_model
+from quantwatt import calibration, checkpoint, experiment, kernels, manifest, segments, sequential
 from quantwatt.allocation import allocate
 from quantwatt.families import load_family
 from quantwatt.streams import Streams
@@ -124,6 +125,63 @@ def test_real_compute_agrees_with_the_simulation(tmp_path, monkeypatch, family, 
     first, second = (p.generate(PROMPTS, [0, 1], SAMPLING).astype(float) for p in (real, simulated))
     assert np.abs(first - second).mean() < 2  # of 255: bf16 rounding in another order
     assert np.abs(first - second).max() > 0 or method == "nf4"
+
+
+INTEGER = {"format": "integer", "bits": 4}
+STATIC = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
+KINDS = {
+    "qronos": {"solver": {"name": "qronos"}, "weights": {**INTEGER, "bits": 3}},
+    "brecq": {
+        "solver": {"name": "brecq", "iterations": 3, "batch_size": 2, "activation_iterations": 2},
+        "weights": {**INTEGER, "bits": 2, "clip_search": True},
+        "activations": STATIC,
+    },
+    "hqq": {
+        "solver": {"name": "hqq"},
+        "weights": {**INTEGER, "granularity": "group", "group_size": 64, "zero_point": "float"},
+    },
+    "gptq-dynamic-groups": {
+        "solver": {"name": "gptq", "static_groups": False},
+        "weights": {**INTEGER, "granularity": "group", "group_size": 48},
+    },
+    "svdquant": {
+        "weights": INTEGER,
+        "activations": {"bits": 4},
+        "transforms": [{"name": "segments"}, {"name": "smoothing"}, {"name": "low-rank", "rank": 4, "iterations": 2}],
+    },
+    "smooth-int8": {
+        "weights": {**INTEGER, "bits": 8, "symmetric": True},
+        "activations": {"bits": 8, "granularity": "tensor", "dynamic": False},
+        "transforms": [{"name": "smoothing"}, {"name": "low-rank", "rank": 2, "iterations": 1}],
+    },
+    "nf4-gptq": {"solver": {"name": "gptq"}, "weights": {"format": "nf4"}},
+    "llm-int8": {"weights": {"format": "bitsandbytes-int8"}},
+    "torchao": {"weights": {"format": "torchao", "configuration": "int8-weight-only"}},
+    "quanto": {"weights": {"format": "quanto", "weights": "qint4"}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, family, samples, kind):
+    method = experiment.complete_method(KINDS[kind], "test", kind)
+    layers = fetch_model.describe(family, LOCATION, "bfloat16")["layers"]
+    allocation = allocate(layers, method, kind)
+    denoiser = family.load_denoiser(MODEL, LOCATION)
+    segments.split(denoiser, segments.of_layers(layers, allocation))
+    tensors = samples[0]
+    states, reports = sequential.quantize(denoiser, family, allocation, method, tensors, batch=4)
+    path = save(tmp_path, denoiser, states, reports)
+    with torch.no_grad():
+        before = denoiser(**tensors, return_dict=False)[0]
+        monkeypatch.setattr(kernels, "KERNELS", ())  # as quantizing left it: simulated
+        after = checkpoint.load_pipeline(path).pipeline.transformer(**tensors, return_dict=False)[0]
+    assert torch.equal(before, after)
+    monkeypatch.undo()
+    real = checkpoint.load_pipeline(path)
+    assert (real.compute == "real") == (kind in ("smooth-int8", "nf4-gptq", "torchao", "quanto")) or kind == "llm-int8"
+    with torch.no_grad():
+        computed = real.pipeline.transformer(**tensors, return_dict=False)[0]
+    assert (computed - before).float().norm() < 0.05 * before.float().norm()  # other kernels round in another order
 
 
 def test_fresh_process_gives_the_same_bits_in_three_lines(nf4, tmp_path):
