@@ -56,9 +56,9 @@ def check_target(path):
     Snakemake would say the same, wrapped in a traceback of input functions.
     """
     stage, *names = Path(path).relative_to(RESULTS).parts
-    if stage in ("checkpoints", "allocation", "images", "measurements", "features", "scores") and names[:1] != [
-        "reference"
-    ]:
+    names = names[1:] if stage == "solved" else names  # of a solver first
+    stages = ("checkpoints", "allocation", "exchange", "solved", "images", "measurements", "features", "scores")
+    if stage in stages and names[:1] != ["reference"]:
         kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
         for kind, name in zip(kinds, [name for name in names if name != "manifest.json"]):
             entry(kind, name.removesuffix(".json"))
@@ -143,6 +143,12 @@ def quantize_arguments(wildcards):
 def external_solver(wildcards):
     """The settings of a method's solver alone: its other entries are in the allocation."""
     return canonical_json(entry("methods", wildcards.method)["solver"])
+
+
+def methods_of(solver):
+    """A pattern of the methods that an external solver solves; of nothing where there are none."""
+    methods = EXPERIMENT["methods"].items()
+    return "|".join(name for name, method in methods if method["solver"] and method["solver"]["name"] == solver) or "$^"
 
 
 def python_of(environment):

@@ -35,6 +35,8 @@ rule auto_gptq:
         f"{LOGS}/auto-gptq/{{model}}/{{method}}.log",
     benchmark:
         f"{BENCHMARKS}/auto-gptq/{{model}}/{{method}}.tsv"
+    wildcard_constraints:
+        method=methods_of("auto-gptq"),
     conda:
         "../envs/auto-gptq.yaml"
     threads: CONFIG["threads"]["quantize"]
@@ -62,6 +64,8 @@ rule gptqmodel:
         f"{LOGS}/gptqmodel/{{model}}/{{method}}.log",
     benchmark:
         f"{BENCHMARKS}/gptqmodel/{{model}}/{{method}}.tsv"
+    wildcard_constraints:
+        method=methods_of("gptqmodel"),
     conda:
         "../envs/gptqmodel.yaml"
     threads: CONFIG["threads"]["quantize"]

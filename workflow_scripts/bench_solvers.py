@@ -203,7 +203,9 @@ def measure(threads, layers, tokens, repetitions, device):
             for implementation, row in medians.items():
                 ratio = total[REFERENCE] / total[implementation] if REFERENCE in total else None
                 rows.append({"implementation": implementation, "solver": IMPLEMENTATIONS[implementation][1],
-                             "layer": name, "threads": threads, **row, "ratio_to_auto_gptq": ratio})  # fmt: skip
+                             "layer": name, "threads": threads, **row, "ratio_to_auto_gptq": ratio,
+                             "clock": "cpu" if threads == 1 and device == "cpu" else "wall", "tokens": tokens,
+                             "bits": BITS, "group": GROUP, "repetitions": repetitions})  # fmt: skip
     return rows
 
 

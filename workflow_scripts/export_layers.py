@@ -35,7 +35,8 @@ def main(argv=None):
     names = sorted({layer[part] for layer in layers.values() for part in ("weight", "inputs")})
     manifest.write_json(
         args.output,
-        {"model": model["model"], "seconds": time.perf_counter() - start, "layers": layers,
+        {"model": model["model"], "seconds": time.perf_counter() - start, "calibration": calibrated["cost"],
+         "layers": layers,
          "files": manifest.describe_files(folder, names), "provenance": manifest.provenance()},
     )  # fmt: skip
 

@@ -34,6 +34,16 @@ def unsupported(allocation, device):
     return None
 
 
+def write_without_weights(path, details, model, status, reason):
+    """The manifest of the 16-bit baseline, which is the model itself, or of a method that has no model here."""
+    size = model["denoiser_bytes"] if status == "ok" else None
+    manifest.write_json(
+        path,
+        {**details, "status": status, "reason": reason, **average_bits(model["layers"], {}), "size_bytes": size,
+         "files": {}, "layers": {}, "quantize": None, "calibration": None, "provenance": manifest.provenance()},
+    )  # fmt: skip
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
@@ -64,19 +74,13 @@ def main(argv=None):
     missing = unsupported(allocation, args.device)
     if missing:
         external = {"status": "unsupported", "reason": missing}
-    if not allocation or external["status"] != "ok":  # the 16-bit baseline is the model itself; or there is no model
-        details |= {"status": external["status"], "reason": external["reason"]}
-        manifest.write_json(
-            args.output,
-            {**details, **average_bits(model["layers"], {}),
-             "size_bytes": None if allocation else model["denoiser_bytes"], "files": {}, "layers": {},
-             "quantize": None, "calibration": None, "provenance": manifest.provenance()},
-        )  # fmt: skip
+    if not allocation or external["status"] != "ok":
+        write_without_weights(args.output, details, model, external["status"], external["reason"])
         return
 
     import torch
 
-    from quantwatt import calibration, checkpoint, meters, segments, sequential
+    from quantwatt import calibration, checkpoint, kernels, meters, segments, sequential
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
@@ -88,31 +92,37 @@ def main(argv=None):
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
     batch = calibrated["calibration"]["batch_size"] if calibrated else None
     solved = args.solved and Path(args.solved).parent
-    (states, reports), cost, trace = meters.metered(
-        lambda: sequential.quantize(denoiser, family, allocation, args.method, samples, batch, args.device, solved),
-        args.metering,
-        args.device,
-    )
+    try:
+        (states, reports), cost, trace = meters.metered(
+            lambda: sequential.quantize(denoiser, family, allocation, args.method, samples, batch, args.device, solved),
+            args.metering,
+            args.device,
+        )
+    except kernels.Unsupported as error:
+        write_without_weights(args.output, details, model, "unsupported", str(error))
+        return
     for report in reports.values():
         spans = report.pop("spans")
         report["seconds"] = sum(share * (stop - start) for start, stop, share in spans)
         joules = [trace.energy_between(start, stop) for start, stop, _ in spans]
         known = trace.energy_j is not None
         report["energy_j"] = sum(share * j for (_, _, share), j in zip(spans, joules, strict=True)) if known else None
+    calibrated = calibrated and calibrated["cost"]
     if args.solved:
         # The library's environment has no meter, and what it did is not what reading its files took.
         for name, report in reports.items():
             report |= {**external["layers"][name], "energy_j": None}
-        seconds = sum(layer["seconds"] for layer in external["layers"].values())
+        seconds = external["export_s"] + sum(layer["seconds"] for layer in external["layers"].values())
         reason = f"solved in the environment of {args.method['solver']['name']}, without a meter"
         cost |= {"seconds": seconds, "energy_j": None, "reason": reason}
+        calibrated = external["calibration"]
     checkpoint.save(
         Path(args.output).parent,
         denoiser,
         states,
         reports,
         {**details, **average_bits(model["layers"], reports), "quantize": cost,
-         "calibration": calibrated and calibrated["cost"],
+         "calibration": calibrated,
          "provenance": manifest.provenance(PACKAGES)},
     )  # fmt: skip
 

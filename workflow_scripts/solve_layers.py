@@ -22,23 +22,28 @@ def unsupported(weights):
     return None
 
 
-def solve(module, name, weight, inputs, weights, settings):
-    """The module's `solve_layer`, with damping raised tenfold where the library gives up.
+def solve(module, weight, inputs, weights, settings):
+    """The module's `solve_layer`, with damping raised tenfold where the library gives up, and rounding at last.
 
     Returns:
-        (values, scale, zero, g_idx, damping used, "damping" where it had to be raised, else None).
+        (values, scale, zero, g_idx, damping used or None, "damping" where it had to be raised, "rtn", or None).
     """
     import torch
+
+    from quantwatt.formats import load_format, quantize_to_nearest
 
     for attempt in range(module.DAMPING_TRIES):
         raised = {**settings, "damping": settings["damping"] * 10**attempt}
         try:
             *solution, damping = module.solve_layer(weight, inputs, weights, raised)
-        except torch.linalg.LinAlgError as error:
-            failure = error
-        else:
-            return *solution, damping, None if damping == settings["damping"] else "damping"
-    raise manifest.DataError(f"{name}: the Hessian cannot be factorized, whatever its damping: {failure}")
+        except torch.linalg.LinAlgError:
+            continue
+        return *solution, damping, None if damping == settings["damping"] else "damping"
+    weight_format = load_format(weights)
+    nearest = quantize_to_nearest(weight, weight_format)
+    zero = torch.full_like(nearest.scale, weight_format.middle) if nearest.zero is None else nearest.zero.float()
+    group = torch.arange(weight.shape[1]) // weight_format.group_size(weight.shape[1])
+    return nearest.dequantize(weight_format), nearest.scale, zero, group, None, "rtn"
 
 
 def errors(weight, inputs, values, weights):
@@ -48,7 +53,11 @@ def errors(weight, inputs, values, weights):
     weight_format, size = load_format(weights), (inputs @ weight.T).norm().clamp(min=1e-30)
     nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
     before, after = (((inputs @ (weight - found).T).norm() / size).item() for found in (nearest, values))
-    return {"error_before": manifest.finite(before), "relative_error": manifest.finite(after), "error_of": "outputs"}
+    return {
+        "error_before": manifest.finite(before),
+        "relative_error": manifest.finite(after),
+        "error_of": "outputs on float inputs",
+    }
 
 
 def main(argv=None):
@@ -87,7 +96,7 @@ def main(argv=None):
         files = exported["layers"][name]
         weight, inputs = (load_file(Path(args.exchange).parent / files[part])[part] for part in ("weight", "inputs"))
         start = time.perf_counter()
-        *solution, damping, fallback = solve(module, name, weight, inputs, weights, args.solver)
+        *solution, damping, fallback = solve(module, weight, inputs, weights, args.solver)
         layers[name] = {"seconds": time.perf_counter() - start, "damping": damping, "fallback": fallback}
         layers[name] |= errors(weight, inputs, solution[0], weights)
         exchange.write_solved(folder / f"{name}.safetensors", *solution, weights["symmetric"], weights["bits"])
@@ -95,6 +104,7 @@ def main(argv=None):
     manifest.write_json(
         args.output,
         {"status": "ok", "reason": None, "backend": args.backend, "layers": layers, "files": files,
+         "export_s": exported["seconds"], "calibration": exported["calibration"],
          "provenance": manifest.provenance(("torch", "transformers", args.backend))},
     )  # fmt: skip
 

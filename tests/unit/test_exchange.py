@@ -82,7 +82,9 @@ def exported(tmp_path_factory):
         "timestep": torch.linspace(1, 999, 6),
     }
     samples = {name: tensor.to(getattr(torch, MODEL["dtype"])) for name, tensor in samples.items()}
-    calibration.save(folder / "calibration", samples, [{}] * 6, {"calibration": {"batch_size": 4}})
+    calibration.save(
+        folder / "calibration", samples, [{}] * 6, {"calibration": {"batch_size": 4}, "cost": {"seconds": 1.0}}
+    )
     export_layers.main(
         ["--model", str(folder / "model.json"), "--calibration", str(folder / "calibration/manifest.json"),
          "--output", str(folder / "exchange/manifest.json")]
@@ -217,8 +219,10 @@ def test_damping_is_raised_where_the_library_gives_up(exported, tmp_path, monkey
     first, second = report["layers"].values()
     assert first["damping"] == pytest.approx(1) and first["fallback"] == "damping"
     assert second["damping"] == 0.01 and second["fallback"] is None
-    with pytest.raises(manifest.DataError, match="transformer_blocks.0.*whatever its damping"):
-        solve(exported[0], tmp_path, monkeypatch, Nearest(failures=4))
+    report = solve(exported[0], tmp_path, monkeypatch, Nearest(failures=4))
+    name, first = next(iter(report["layers"].items()))
+    assert (first["damping"], first["fallback"]) == (None, "rtn") and first["relative_error"] == first["error_before"]
+    assert exchange.read(tmp_path / "solved", name).codes.shape[0] > 0
 
 
 def test_a_layer_that_was_not_solved_or_is_corrupted_is_refused(exported, tmp_path, monkeypatch):

@@ -144,7 +144,7 @@ def test_solving_through_files_equals_the_recordings(backend, tmp_path):
         allocation = {name: {"weights": format_of(chosen), "activations": None} for name, (chosen, _) in rows.items()}
         manifest.write_json(tmp_path / "allocation.json", allocation)
         described = manifest.describe_files(exchange, files.values())
-        exported = {"layers": dict.fromkeys(rows, files), "files": described}
+        exported = {"seconds": 1.0, "calibration": None, "layers": dict.fromkeys(rows, files), "files": described}
         manifest.write_json(exchange / "manifest.json", exported)
         command = [python, "workflow_scripts/solve_layers.py", "--backend", backend, "--solver", solver]
         command += ["--exchange", exchange / "manifest.json", "--allocation", tmp_path / "allocation.json"]

@@ -79,7 +79,7 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
 
 
 def test_reports_hold_errors_before_and_after_with_seconds_and_joules(results):
-    kinds = {"qronos-w3": "float outputs", "brecq-w2": "outputs", "hqq-w4": "weights", "svdquant-w4a4": "outputs"}
+    kinds = {"qronos-w3": "float outputs", "brecq-w2": "block outputs", "hqq-w4": "weights", "svdquant-w4a4": "outputs"}
     for method, kind in kinds.items():
         for layer in layers(results, method).values():
             assert layer["error_of"] == kind and layer["energy_j"] > 0 and layer["seconds"] > 0

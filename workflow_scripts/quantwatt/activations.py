@@ -42,8 +42,10 @@ class ActivationFormat:
         return scale, torch.round(self.lowest - low / scale)
 
     def calibrated(self, statistics):
-        """The static grid, (scale [1], zero [1]), of `range` statistics: the widest column decides."""
-        scale, zero = self.grid(statistics.low.amin(), statistics.high.amax())
+        """The static grid, (scale [1], zero [1]), of `range` statistics: the widest of the finite columns decides."""
+        finite = statistics.low.isfinite() & statistics.high.isfinite()
+        low, high = (part.where(finite, 0.0) for part in (statistics.low, statistics.high))
+        scale, zero = self.grid(low.amin(), high.amax())
         return scale[None], zero[None]
 
     def encode(self, inputs, static=None):

@@ -11,6 +11,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -144,6 +145,11 @@ def _check_combination(method, file, where):
         )
     if is_external(method):
         _check_external(solver["name"], weights, file, f"{where}.weights")
+    names = [transform["name"] for transform in method["transforms"]]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{file}: {where}.transforms: each transform can be used once.")
+    if "low-rank" in names and names[-1] != "low-rank":
+        raise ConfigurationError(f"{file}: {where}.transforms: 'low-rank' splits what the others leave; put it last.")
     if activations and not activations["dynamic"] and activations["granularity"] != "tensor":
         raise ConfigurationError(
             f"{file}: {where}.activations.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."
@@ -203,7 +209,7 @@ def _check_references(experiment, file):
     if experiment["judge"]["model"].startswith(LOCAL_JUDGE):
         files["judge.model"] = experiment["judge"]["model"].removeprefix(LOCAL_JUDGE)
     for entry, path in files.items():
-        if not (ROOT / path).exists():
+        if not (ROOT / path).exists() or (entry.endswith(".prompts") and (ROOT / path).is_dir()):
             siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_nearest(path, siblings)}.")
     for name, entry in experiment["samplings"].items():
@@ -286,6 +292,9 @@ def _complete_plugin(entry, kind, key, file, where):
 
 def _complete(value, schema, file, where):
     """Check `value` and return a copy with the schema's defaults filled in."""
+    for key, number in _numbers(value):
+        if not math.isfinite(number):
+            raise ConfigurationError(f"{file}: {'.'.join(filter(None, [where, key]))}: {number} is not a number.")
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(value), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
     if errors:
@@ -293,7 +302,20 @@ def _complete(value, schema, file, where):
     return _with_defaults(json.loads(json.dumps(value)), schema)
 
 
+def _numbers(value, path=""):
+    """(path, number) of every number with a decimal point in nested mappings and lists."""
+    if isinstance(value, float):
+        yield path, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in pairs:
+        yield from _numbers(part, f"{path}.{key}" if path else str(key))
+
+
 def _with_defaults(value, schema):
+    if isinstance(value, float) and value.is_integer():
+        types = schema.get("type", [])
+        if "integer" in types or int(value) in [v for v in schema.get("enum", ()) if type(v) is int]:
+            return int(value)  # JSON knows one kind of number: 4.0 is a whole one
     if not isinstance(value, dict):
         return value
     for key, sub in schema.get("properties", {}).items():

@@ -1,7 +1,6 @@
 """Linear layers that compute in a format, and the simulated one that does not.
 
-`kernel_for` chooses by format and device without importing torch, so that planning and refusing cost nothing. A
-method whose layers have no kernel on the device is simulated: its values are those of the format, its speed, memory
+A method whose layers have no kernel on the device is simulated: its values are those of the format, its speed, memory
 and energy are not, and none of the three is ever reported.
 """
 
@@ -41,7 +40,12 @@ def _int8(layer, weights, activations, device):
 
 
 def _four_bit(layer, weights, activations, device):
-    return weights["format"] in ("nf4", "fp4") and activations is None and layer["in_features"] % weights["block"] == 0
+    return (
+        weights["format"] in ("nf4", "fp4")
+        and activations is None
+        and layer["in_features"] % weights["block"] == 0
+        and "group_index" not in layer["parts"]  # the kernel's blocks are consecutive columns
+    )
 
 
 ACCEPTS = {"Int8Linear": _int8, "FourBitLinear": _four_bit}

@@ -9,7 +9,13 @@ COLUMNS = [
 NUMBERS = "weight_bits activation_bits error_before relative_error damping seconds energy_j".split()
 # What an error is of: outputs on the calibration inputs, outputs on the inputs from the quantized prefix against those
 # of the float model, or weights. They do not compare with one another.
-ERRORS = {"outputs": "outputs", "float outputs": "outputs against the float model's", "weights": "weights"}
+ERRORS = {
+    "outputs": "outputs",
+    "outputs on float inputs": "outputs, on the float model's inputs",
+    "float outputs": "outputs against the float model's",
+    "block outputs": "whole block's outputs",
+    "weights": "weights",
+}
 
 
 def layers_table(cells):

@@ -18,8 +18,9 @@ from quantwatt import registry
 from quantwatt.activations import ActivationFormat
 from quantwatt.formats import load_format, quantize_to_nearest, stored_bits
 from quantwatt.formats.library import library_of
+from quantwatt.kernels import Unsupported
 from quantwatt.linear import SimulatedLinear
-from quantwatt.manifest import DataError
+from quantwatt.manifest import DataError, finite
 from quantwatt.progress import progress
 from quantwatt.solvers import Solution
 from quantwatt.statistics import needs_of
@@ -90,7 +91,7 @@ class LayerPlan:
         weight.input_factor, weight.down, weight.up = self.input_factor, self.down, self.up
         if weight.activation_scale is None:
             weight.activation_scale, weight.activation_zero = self.activation_scale, self.activation_zero
-        on_cpu = {part: tensor.cpu() for part, tensor in vars(weight).items() if tensor is not None}
+        on_cpu = {part: tensor.cpu().contiguous() for part, tensor in vars(weight).items() if tensor is not None}
         return replace(weight, **on_cpu)
 
 
@@ -105,7 +106,7 @@ def _convert(denoiser, allocation):
             try:
                 built = library.convert(layer, formats["weights"], layer.weight.dtype)
             except DataError as error:
-                raise DataError(f"layer {name}: {error}") from error
+                raise Unsupported(f"layer {name}: {error}") from error
         denoiser.set_submodule(name, built)
         states[name] = library.state(built)
         shape, weight = {"in_features": layer.in_features, "out_features": layer.out_features}, layer.weight.float()
@@ -119,7 +120,7 @@ def _convert(denoiser, allocation):
             "weight_bits": stored / weight.numel(),
             "activation_bits": library.describe(formats["weights"])[1],
             "error_before": None,
-            "relative_error": ((found - weight).norm() / weight.norm()).item(),
+            "relative_error": finite((found - weight).norm() / weight.norm()) if weight.any() else 0.0,
             "error_of": "weights",
             "damping": None,
             "fallback": None,
@@ -144,7 +145,8 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
     Returns:
         {layer: state} with the tensors of a checkpoint, packed, and {layer: report}: format, bits, error_before
         (rounding to nearest on the plain format) and relative_error (the method's), error_of ("outputs" on the
-        calibration inputs, "float outputs": against the float model's output, or "weights"), damping, fallback, and
+        calibration inputs, "float outputs": against the float model's, "block outputs": the whole block's against the
+        float block's, or "weights"), damping, fallback, and
         spans of transforming and solving: (start, stop, the layer's share) by time.perf_counter.
     Raises:
         DataError: a weight is not finite, or the external solver has not solved a layer.
@@ -162,6 +164,8 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
         for name, (state, report) in walk.block(block_name, block, names, streams):
             states[name], reports[name] = state, report
         block.to("cpu")
+    if unseen := allocation.keys() - states.keys():
+        raise DataError(f"layer {min(unseen)}: the calibration data never reach it; exclude it in the allocation.")
     return states, reports
 
 
@@ -179,15 +183,13 @@ class Walk:
         self.solving = set(needs_of(self.solver, self.settings))
         self.by_block = getattr(self.solver, "NEEDS_BLOCK", False)
         self.paired = "cross" in self.solving or self.by_block
-        if self.by_block:
-            self.solving.add("hessian")  # for the reported errors
-        self.calibrated = bool(self.prepared or self.solving)
+        self.calibrated = bool(self.prepared or self.solving or self.by_block)
 
     def block(self, block_name, block, names, streams):
         """Yield (layer, (state, report)) of one block and move the streams behind it."""
         reference = copy.deepcopy(block) if self.paired else None
         groups = streams.sharing(block, names) if self.calibrated else [[name] for name in names]
-        stages = self.family.stages(names) if self.solving and not self.by_block else [names]
+        stages = self.family.stages(names) if self.calibrated and not self.by_block else [names]
         targets = streams.advance_float(reference) if self.by_block else None
         for stage in stages:
             plans = [
@@ -195,8 +197,10 @@ class Walk:
                 for group in groups
                 for part in self._alike(block_name, [name for name in group if name in stage])
             ]
-            if plans:
-                yield from self._stage(block_name, block, plans, reference, streams, targets)
+            if plans and self.by_block:
+                yield from self._together(block_name, block, plans, streams, targets)
+            elif plans:
+                yield from self._stage(block_name, block, plans, streams, reference)
         if self.calibrated:
             streams.advance(block)
             if self.paired and not self.by_block:
@@ -233,51 +237,69 @@ class Walk:
             layers[0].weight.dtype,
         )
 
-    def _stage(self, block_name, block, plans, reference, streams, targets):
+    def _stage(self, block_name, block, plans, streams, reference):
         """Transform and solve layers that do not depend on one another."""
-        spans = {id(plan): [] for plan in plans}
-        prepared = streams.observe(block, plans, self.prepared, raw=True) if self.prepared else [None] * len(plans)
-        for plan, statistics in zip(plans, prepared, strict=True):
-            with _span(spans[id(plan)]):
-                plan.transform(self.transforms, statistics)
+        spans = [[] for _ in plans]
+        self._transform(block, plans, streams, spans)
         observed = [None] * len(plans)
         if self.solving:
             observed = streams.observe(block, plans, self.solving, reference=reference)
-        solutions = None
-        if self.by_block:
-            with _span(shared := []), torch.enable_grad():
-                named = {name: plan for plan in plans for name in plan.names}
-                batches = streams.batches
-                solutions = self.solver.solve_block(block, named, batches, targets, self.family, self.settings)
-            total = sum(plan.weight.numel() for plan in plans)
-            for plan in plans:
-                start, stop, _ = shared[0]
-                spans[id(plan)].append((start, stop, plan.weight.numel() / total))
-        for plan, statistics in zip(plans, observed, strict=True):
-            with _span(spans[id(plan)]):
-                solution = solutions[next(iter(plan.names))] if solutions else self._solve(block_name, plan, statistics)
+        for plan, statistics, own_spans in zip(plans, observed, spans, strict=True):
+            with _span(own_spans):
+                solution = self._solve(block_name, plan, statistics)
             weight = plan.finish(solution.weight)
             errors = _errors(plan, weight, statistics)
-            for name, rows in plan.names.items():
-                own = weight.rows(rows.start, rows.stop)
-                activations = plan.settings["activations"]
-                built = SimulatedLinear.build(own, plan.weight_format, activations, plan.biases[name], plan.dtype)
-                block.set_submodule(name, built.to(self.device))
-                share = (rows.stop - rows.start) / len(plan.weight)
-                yield (
-                    f"{block_name}.{name}",
-                    (
-                        own.state(plan.weight_format),
-                        {
-                            **plan.settings,
-                            **_description(own, plan),
-                            **errors[name],
-                            "damping": solution.damping,
-                            "fallback": solution.fallback,
-                            "spans": [(start, stop, share * part) for start, stop, part in spans[id(plan)]],
-                        },
-                    ),
-                )
+            yield from self._install(block_name, block, plan, solution, weight, errors, own_spans)
+
+    def _together(self, block_name, block, plans, streams, targets):
+        """Transform all layers of a block and solve them at once."""
+        spans = [[] for _ in plans]
+        self._transform(block, plans, streams, spans)
+        named = {name: plan for plan in plans for name in plan.names}  # one layer each
+        with _span(shared := []), torch.enable_grad():
+            solutions = self.solver.solve_block(block, named, streams.batches, targets, self.family, self.settings)
+        rounded = copy.deepcopy(block)
+        for name, plan in named.items():
+            grid = {"activation_scale": plan.activation_scale, "activation_zero": plan.activation_zero}
+            nearest = replace(quantize_to_nearest(plan.original, plan.weight_format), **grid)
+            rounded.set_submodule(name, self._layer(plan, name, nearest))
+        before, done = streams.error(rounded, targets), []
+        total = sum(plan.weight.numel() for plan in plans)
+        for (name, plan), own_spans in zip(named.items(), spans, strict=True):
+            own_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
+            weight = plan.finish(solutions[name].weight)
+            done += self._install(block_name, block, plan, solutions[name], weight, {name: {}}, own_spans)
+        errors = {"error_before": before, "relative_error": streams.error(block, targets), "error_of": "block outputs"}
+        for name, (state, report) in done:
+            yield name, (state, report | errors)
+
+    def _transform(self, block, plans, streams, spans):
+        prepared = streams.observe(block, plans, self.prepared, raw=True) if self.prepared else [None] * len(plans)
+        for plan, statistics, own_spans in zip(plans, prepared, spans, strict=True):
+            with _span(own_spans):
+                plan.transform(self.transforms, statistics)
+
+    def _layer(self, plan, name, weight):
+        """The simulated layer of one of a plan's names."""
+        activations = plan.settings["activations"]
+        built = SimulatedLinear.build(weight, plan.weight_format, activations, plan.biases[name], plan.dtype)
+        return built.to(self.device)
+
+    def _install(self, block_name, block, plan, solution, weight, errors, spans):
+        """Put a plan's layers into the block; yield (layer, (state, report)) of each."""
+        for name, rows in plan.names.items():
+            own = weight.rows(rows.start, rows.stop)
+            block.set_submodule(name, self._layer(plan, name, own))
+            share = (rows.stop - rows.start) / len(plan.weight)
+            report = {
+                **plan.settings,
+                **_description(own, plan),
+                **errors[name],
+                "damping": solution.damping,
+                "fallback": solution.fallback,
+                "spans": [(start, stop, share * part) for start, stop, part in spans],
+            }
+            yield f"{block_name}.{name}", (own.state(plan.weight_format), report)
 
     def _solve(self, block_name, plan, statistics):
         if hasattr(self.solver, "EXTERNAL"):
@@ -287,9 +309,16 @@ class Walk:
 
 @contextmanager
 def _span(spans):
-    start = time.perf_counter()
+    """Append (start, stop, 1) of what is done inside, with all that an accelerator still has to do of it."""
+    start = _now()
     yield
-    spans.append((start, time.perf_counter(), 1.0))
+    spans.append((start, _now(), 1.0))
+
+
+def _now():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _description(weight, plan):
@@ -330,7 +359,7 @@ def _errors(plan, weight, statistics):
     before, after = squared(nearest), squared(found)  # [rows]
 
     def relative(errors, rows):
-        return (errors[rows].sum() / norm[rows].sum()).sqrt().item() if norm[rows].sum() > 0 else 0.0
+        return finite((errors[rows].sum().clamp(min=0) / norm[rows].sum()).sqrt()) if norm[rows].sum() != 0 else 0.0
 
     return {
         name: {"error_before": relative(before, rows), "relative_error": relative(after, rows), "error_of": kind}

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
+from quantwatt.manifest import finite
 from quantwatt.statistics import Statistics
 
 
@@ -93,6 +94,20 @@ class Streams:
         with hooks(block.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
             run(block, moved(batch, self.device))
 
+    def error(self, block, targets):
+        """‖outputs - targets‖ / ‖targets‖ of a block on the quantized stream, over all batches and tensors it returns.
+
+        Args:
+            targets: what the float block returned, as of `advance_float`.
+        """
+        missed = whole = 0.0
+        for batch, target in zip(self.batches, targets, strict=True):
+            outputs = moved(block(**moved(batch, self.device)), "cpu")
+            for found, expected in zip(*map(tensors, (outputs, target)), strict=True):
+                missed += (found.float() - expected.float()).square().sum().item()
+                whole += expected.float().square().sum().item()
+        return finite((missed / whole) ** 0.5) if whole else 0.0
+
     def advance(self, block):
         """Replace every batch by the arguments of the next block."""
         for index, batch in enumerate(self.batches):
@@ -125,6 +140,11 @@ def hooks(handles):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def tensors(outputs):
+    """The tensors that a block has returned, in order."""
+    return [outputs] if isinstance(outputs, torch.Tensor) else [part for part in outputs if part is not None]
 
 
 def moved(value, device):

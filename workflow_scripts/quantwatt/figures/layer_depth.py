@@ -15,7 +15,7 @@ ROW, TITLE, HEAD, SCALE = 0.13, 0.4, 0.3, 0.7  # inches: a kind, a map's title, 
 
 def draw(inputs, narrow):
     """One scale of colours for all maps. The errors are of outputs, which only solvers with inputs report."""
-    layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "float outputs"])]
+    layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:
         return sentence("No method saw calibration inputs.", narrow)

@@ -8,6 +8,7 @@ A format module offers a frozen dataclass of settings `Format` with
     fit(values) -> (scale, zero)                 [rows, width] -> [rows, 1] each
     encode(values, scale, zero) -> codes         elementwise, uint8; scale and zero broadcast
     decode(codes, scale, zero) -> values         elementwise, float32
+    snap(values, scale, zero) -> values          decode(encode(values)) in fewer steps: what solvers do column by column
     bracket(values, scale, zero) -> (low, high)  codes of the grid points around each value; equal beyond an end
     refit(codes, target, scale, zero) -> (scale, zero)
                                                  least squares grid for codes [rows, width] that stay as they are: a

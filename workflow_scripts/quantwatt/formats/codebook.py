@@ -23,7 +23,6 @@ class CodebookFormat:
     bits = 4
     scale_dtype = torch.float32
     zero_dtype = None
-    has_zero = False
 
     @classmethod
     def from_settings(cls, settings):

@@ -47,10 +47,6 @@ class Format:
         return None if self.symmetric else torch.float32 if self.float_zero else torch.uint8
 
     @property
-    def has_zero(self):
-        return not self.symmetric
-
-    @property
     def middle(self):
         """The code of 0 in a symmetric grid."""
         return 2 ** (self.bits - 1)

@@ -3,7 +3,18 @@
 A solver module offers
 
     solve(weight, weight_format, settings, statistics) -> Solution
-    new_statistics(columns) -> object with observe(inputs) and scaled(factor), only where it reads calibration data
+    NEEDS = (...)       names of the statistics that it reads (quantwatt/statistics.py), where it reads any
+
+or, where it learns all layers of a block together,
+
+    NEEDS_BLOCK = True
+    solve_block(block, plans, batches, targets, family, settings) -> {layer: Solution}      as solvers/brecq.py
+
+or, where a library solves in an environment of its own,
+
+    EXTERNAL = "the library's name"
+    solve_layer(weight, inputs, weights, settings)          there, as solvers/auto_gptq.py
+    read(folder, layer) -> QuantizedWeight                  here, of what was solved
 
 Weights are [rows, columns] float32 with one row per output; inputs are [tokens, columns].
 """

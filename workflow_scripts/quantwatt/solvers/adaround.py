@@ -26,15 +26,17 @@ def inverse_rectified_sigmoid(h):
 
 
 class RoundedLinear(torch.nn.Module):
-    """The layer of a LayerPlan in float32, its weight between grid points until `fix`.
+    """The layer of a LayerPlan in float32, its weight between grid points until `fix_rounding`.
 
-    alpha: [rows, columns], trained first.
-    step: [1] scale of a static activation grid, trained afterwards; None where there is no such grid.
+    alpha: [rows, columns], where between them.
+    log_step: [1], logarithm of the scale of a static activation grid; None where the layer has none. A logarithm keeps
+        the scale positive, and makes a learning rate mean the same for inputs of any size.
+    Neither is trained before it is told to be.
     """
 
     def __init__(self, plan):
         super().__init__()
-        self.plan, self.format = plan, plan.activation_format
+        self.plan, self.activation_format = plan, plan.activation_format
         self.scale, self.zero = fit_groups(plan.weight, plan.weight_format)
         column = torch.arange(plan.weight.shape[1], device=plan.weight.device)
         group = column // plan.weight_format.group_size(len(column))
@@ -44,35 +46,40 @@ class RoundedLinear(torch.nn.Module):
         self.gap = high - self.low
         # Beyond an end of the grid both neighbours are the same: nothing to choose, and 0/0 is to be avoided.
         fraction = ((plan.weight - self.low) / torch.where(self.gap == 0, 1, self.gap)).clamp(0, 1)
-        self.alpha = torch.nn.Parameter(inverse_rectified_sigmoid(fraction.masked_fill(self.gap == 0, 0)))
-        static = plan.activation_scale
-        self.step = None if static is None else torch.nn.Parameter(static.detach().float().clone(), requires_grad=False)
-        self.weight, self.fallback = None, None
+        self.alpha = torch.nn.Parameter(inverse_rectified_sigmoid(fraction), requires_grad=False)
+        step = plan.activation_scale
+        self.log_step = None if step is None else torch.nn.Parameter(step.float().log(), requires_grad=False)
+        self.bias = None if plan.bias is None else plan.bias.detach().float()
+        self.quantized = self.fallback = None
 
     def forward(self, inputs):
         plan = self.plan
         if plan.input_factor is not None:
             inputs = inputs * plan.input_factor
-        if self.weight is None:
-            self.h = rectified_sigmoid(self.alpha)
-        weight = self.low + self.h * self.gap if self.weight is None else self.weight
-        bias = None if plan.bias is None else plan.bias.detach().float()
-        outputs = torch.nn.functional.linear(self._quantized(inputs), weight, bias)
-        return outputs if plan.down is None else outputs + inputs @ plan.down.float().T @ plan.up.float().T
+        outputs = torch.nn.functional.linear(self._quantize(inputs), self._weight(), self.bias)
+        if plan.down is None:
+            return outputs
+        down, up = (part.to(plan.dtype).float() for part in (plan.down, plan.up))
+        return outputs + inputs @ down.T @ up.T
 
-    def _quantized(self, inputs):
-        """Inputs on their grid; gradients pass straight through to inputs inside it, and to a static grid's step."""
-        if self.format is None:
+    def _weight(self):
+        if self.quantized is not None:
+            return self.weight
+        self.h = rectified_sigmoid(self.alpha)
+        return self.low + self.h * self.gap
+
+    def _quantize(self, inputs):
+        """Inputs on their grid; gradients pass straight through to inputs inside it, and as in LSQ to a static step."""
+        if self.activation_format is None:
             return inputs
-        static = None if self.step is None else (self.step.detach(), self.plan.activation_zero)
-        with torch.no_grad():
-            values = self.format.fake_quantize(inputs, static)
-        if self.step is None:
-            return inputs + (values - inputs).detach()
-        level = values / self.step.detach()  # code - zero, without a gradient
-        ratio = inputs / self.step
+        if self.log_step is None:
+            return inputs + (self.activation_format.fake_quantize(inputs.detach()) - inputs).detach()
+        step = self.log_step.exp()
+        static = step.detach(), self.plan.activation_zero
+        level = self.activation_format.fake_quantize(inputs.detach(), static) / step.detach()  # code - zero
+        ratio = inputs / step
         inside = (level - ratio.detach()).abs() <= 0.5 + 1e-3
-        return (level + inside * (ratio - ratio.detach())) * self.step
+        return (level + inside * (ratio - ratio.detach())) * step
 
     def undecided(self, exponent):
         """Σ 1 - |2h - 1|^exponent for the h of the last forward pass: 0 where every weight is on a grid point."""
@@ -80,21 +87,20 @@ class RoundedLinear(torch.nn.Module):
         return self.h.numel() - torch.exp(exponent * torch.log((2 * self.h - 1).abs() + 1e-9)).sum()
 
     @torch.no_grad()
-    def fix(self):
-        """Put every weight on the nearer of its two grid points; from now on the step may be trained."""
-        plan = self.plan
+    def fix_rounding(self):
+        """Put every weight on the nearer of its two grid points, from where training has left it."""
         if self.alpha.isfinite().all():
-            self.quantized = QuantizedWeight(torch.where(self.alpha >= 0, *reversed(self.codes)), self.scale, self.zero)
+            low, high = self.codes
+            self.quantized = QuantizedWeight(torch.where(self.alpha >= 0, high, low), self.scale, self.zero)
         else:
-            self.quantized, self.fallback = quantize_to_nearest(plan.weight, plan.weight_format), "rtn"
-        self.weight = self.quantized.dequantize(plan.weight_format)
-        self.alpha.requires_grad_(False)
-        if self.step is not None:
-            self.step.requires_grad_(True)
+            self.quantized, self.fallback = quantize_to_nearest(self.plan.weight, self.plan.weight_format), "rtn"
+        self.weight = self.quantized.dequantize(self.plan.weight_format)
 
+    @torch.no_grad()
     def solution(self):
-        """The Solution of a layer that is fixed."""
-        if self.step is not None:
-            self.quantized.activation_scale = self.step.detach()
+        """The Solution of a layer whose rounding is fixed."""
+        if self.log_step is not None:
+            step = self.log_step.exp()
+            self.quantized.activation_scale = torch.where(step.isfinite(), step, self.plan.activation_scale)
             self.quantized.activation_zero = self.plan.activation_zero
         return Solution(self.quantized, fallback=self.fallback)

@@ -1,11 +1,12 @@
 """BRECQ (arXiv 2102.05426) with AdaRound (arXiv 2004.10568): learn the rounding of all weights of a block together.
 
 A block that is fed by the quantized blocks before it is trained to repeat the float block's output. Only the rounding
-is learned: each weight stays on one of its two neighbours on the grid. Static activation steps follow, as in LSQ
-(arXiv 1902.08153), once the weights are fixed.
+is learned: each weight goes to one of its two neighbours on the grid. The steps of static activation grids are learned
+as in LSQ (arXiv 1902.08153), after the rounding or before it. Activations are quantized throughout.
 """
 
 import copy
+import math
 
 import torch
 
@@ -32,34 +33,32 @@ def solve_block(block, plans, batches, targets, family, settings):
     """
     device = next(block.parameters()).device
     block = copy.deepcopy(block).float().requires_grad_(False)
-    layers = {name: RoundedLinear(plan) for name, plan in plans.items()}
-    for name, layer in layers.items():
+    layers = [RoundedLinear(plan) for plan in plans.values()]
+    for name, layer in zip(plans, layers, strict=True):
         block.set_submodule(name, layer)
-    samples = Samples(batches, targets, device)
-    draws = torch.Generator().manual_seed(settings["seed"])
-    _train_rounding(block, layers.values(), samples, draws, settings)
-    for layer in layers.values():
-        layer.fix()
-    _train_steps(block, [layer for layer in layers.values() if layer.step is not None], samples, draws, settings)
-    return {name: layer.solution() for name, layer in layers.items()}
+    samples = Samples(batches, targets, settings["batch_size"], settings["seed"], device)
+
+    if settings["activation_phase"] == "before":
+        _learn_steps(block, layers, samples, settings)
+    _learn_rounding(block, layers, samples, settings)
+    for layer in layers:
+        layer.fix_rounding()
+    if settings["activation_phase"] == "after":
+        _learn_steps(block, layers, samples, settings)
+    return {name: layer.solution() for name, layer in zip(plans, layers, strict=True)}
 
 
-def _train_rounding(block, layers, samples, draws, settings):
-    """Minimise the block's error; after the warm-up a regularizer, sharper and sharper, drives every h to 0 or 1."""
-    optimizer = torch.optim.Adam([layer.alpha for layer in layers], settings["learning_rate"], fused=True)
-    for iteration in progress(range(settings["iterations"]), description="learning rounding", unit="step"):
-        inputs, outputs = samples.draw(settings["batch_size"], draws)
-        loss = block_error(block(**inputs), outputs)
+def _learn_rounding(block, layers, samples, settings):
+    def regularizer(iteration):
         beta = exponent(iteration, settings)
-        if beta is not None:
-            loss = loss + settings["regularizer"] * sum(layer.undecided(beta) for layer in layers)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return 0 if beta is None else settings["regularizer"] * sum(layer.undecided(beta) for layer in layers)
+
+    rates = [settings["learning_rate"]] * settings["iterations"]
+    _train(block, samples, [layer.alpha for layer in layers], rates, "learning rounding", regularizer)
 
 
 def exponent(iteration, settings):
-    """The regularizer's exponent, from beta_start down to beta_end in a line; None during the warm-up."""
+    """The regularizer's exponent, in a line from beta_start to beta_end; None during the warm-up without it."""
     first = settings["warm_up"] * settings["iterations"]
     if iteration < first:
         return None
@@ -67,18 +66,25 @@ def exponent(iteration, settings):
     return settings["beta_start"] + (settings["beta_end"] - settings["beta_start"]) * progressed
 
 
-def _train_steps(block, layers, samples, draws, settings):
-    """Learn the steps of static activation grids on the rounded weights, at a rate that falls to zero as a cosine."""
-    if not layers:
-        return
-    optimizer = torch.optim.Adam([layer.step for layer in layers], settings["activation_learning_rate"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["activation_iterations"])
-    for _ in progress(range(settings["activation_iterations"]), description="learning activation steps", unit="step"):
-        inputs, outputs = samples.draw(settings["batch_size"], draws)
+def _learn_steps(block, layers, samples, settings):
+    iterations, first = settings["activation_iterations"], settings["activation_learning_rate"]
+    rates = [first * (1 + math.cos(math.pi * i / iterations)) / 2 for i in range(iterations)]
+    steps = [layer.log_step for layer in layers if layer.log_step is not None]
+    if steps:
+        _train(block, samples, steps, rates, "learning activation steps")
+
+
+def _train(block, samples, parameters, rates, description, regularizer=lambda iteration: 0):
+    """Bring a block's outputs near the targets by Adam on some parameters, at one rate per iteration."""
+    optimizer = torch.optim.Adam([parameter.requires_grad_(True) for parameter in parameters], fused=True)
+    for iteration, rate in enumerate(progress(rates, description=description, unit="step")):
+        inputs, targets = samples.draw()
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        block_error(block(**inputs), outputs).backward()
+        (block_error(block(**inputs), targets) + regularizer(iteration)).backward()
         optimizer.step()
-        schedule.step()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
 
 
 def block_error(outputs, targets):
@@ -99,23 +105,27 @@ def tensors(outputs):
 
 
 class Samples:
-    """A block's calibration samples, drawn from the batches they lie in without copying them together."""
+    """A block's calibration samples, drawn at random from the batches they lie in without copying those together."""
 
-    def __init__(self, batches, targets, device):
-        self.batches, self.targets, self.device = batches, [tensors(target) for target in targets], device
+    def __init__(self, batches, targets, size, seed, device):
+        self.batches, self.targets, self.size = batches, [tensors(target) for target in targets], size
+        self.device = device
         self.index = [(i, row) for i, target in enumerate(self.targets) for row in range(len(target[0]))]
+        self.generator = torch.Generator().manual_seed(seed)
 
-    def draw(self, count, generator):
-        """Float32 (keyword arguments, targets) of `count` samples at random, or of all if there are not so many."""
-        chosen = [self.index[i] for i in torch.randperm(len(self.index), generator=generator)[:count].tolist()]
+    def draw(self):
+        """(keyword arguments, targets) of `size` different samples, or of all if there are not so many, in float32."""
+        order = torch.randperm(len(self.index), generator=self.generator)
+        chosen = [self.index[i] for i in order[: self.size].tolist()]
         inputs = {name: self._gather([batch[name] for batch in self.batches], chosen) for name in self.batches[0]}
         return inputs, [self._gather(parts, chosen) for parts in zip(*self.targets, strict=True)]
 
     def _gather(self, parts, chosen):
-        """Rows (batch, row) of one argument's values, one per batch; one that has no rows stays as it is."""
+        """Rows (batch, row) of one argument, whose values `parts` are one per batch; without rows it is the first's."""
         part = parts[0]
         if not isinstance(part, torch.Tensor):
             return part
         if part.dim() > 0 and len(part) == len(self.targets[0][0]):
             part = torch.stack([parts[i][row] for i, row in chosen])
-        return part.to(self.device, torch.float32 if part.is_floating_point() else part.dtype)
+        part = part.to(self.device)
+        return part.float() if part.is_floating_point() else part

@@ -47,7 +47,8 @@ def prepare(hessian):
     if usable.all():
         return hessian, usable
     hessian = torch.where(usable & usable[:, None], hessian, 0.0)
-    hessian.diagonal()[~usable] = hessian.diagonal().mean().clamp(min=1)
+    mean = hessian.diagonal().sum() / usable.sum().clamp(min=1)
+    hessian.diagonal()[~usable] = mean if mean > 0 else 1.0
     return hessian, usable
 
 

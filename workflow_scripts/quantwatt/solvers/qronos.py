@@ -40,7 +40,8 @@ def solve(weight, weight_format, settings, statistics):
     order = order_of(hessian, settings)
     hessian, cross = permuted(hessian, order), permuted(cross, order)
     source = weight.index_select(1, order).T.contiguous()  # [columns, rows]
-    fraction = settings["alpha"] * largest_eigenvalue(hessian) / hessian.diagonal().mean().item()
+    mean = hessian.diagonal().mean().item()
+    fraction = settings["alpha"] * largest_eigenvalue(hessian) / mean if mean > 0 else settings["alpha"]
     lower, damping, fallback = factorize(hessian, fraction)
     if lower is None or not usable.any():
         return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
@@ -58,5 +59,5 @@ def largest_eigenvalue(hessian):
     """σ₁ by power iteration from a fixed start."""
     vector = torch.ones(len(hessian), device=hessian.device)
     for _ in range(POWER_ITERATIONS):
-        vector = hessian @ (vector / vector.norm())
+        vector = hessian @ (vector / vector.norm().clamp(min=TINY))
     return vector.norm().item()

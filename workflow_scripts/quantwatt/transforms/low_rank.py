@@ -11,9 +11,7 @@ import torch
 from quantwatt.formats import quantize_to_nearest
 from quantwatt.transforms import Transformed
 
-
-def needs(settings):
-    return ("hessian",)
+NEEDS = ("hessian",)
 
 
 def apply(weight, weight_format, activation_format, settings, statistics):

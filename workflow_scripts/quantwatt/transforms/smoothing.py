@@ -29,7 +29,7 @@ def apply(weight, weight_format, activation_format, settings, statistics):
     """
     if settings["alpha"] != "search":
         return _smoothed(weight, statistics.maximum.value, settings["alpha"])
-    inputs = statistics.tokens.value  # [tokens, columns]
+    inputs = statistics.tokens.value.nan_to_num(0, 0, 0)  # [tokens, columns]
     outputs = inputs @ weight.T
     least, best = None, None
     for step in range(settings["grid"]):
@@ -43,7 +43,7 @@ def apply(weight, weight_format, activation_format, settings, statistics):
 
 
 def _smoothed(weight, largest_input, alpha):
-    """Smoothing by one alpha, or none of it where alpha is None; columns without inputs or weights are left.
+    """Smoothing by one alpha, or none of it where alpha is None; columns without finite inputs or weights are left.
 
     The factor is rounded to bfloat16 first, which every computing type but float16 holds exactly, so that the weight
     takes back what the input really gets.
@@ -52,7 +52,7 @@ def _smoothed(weight, largest_input, alpha):
         return Transformed(weight, input_factor=torch.ones_like(largest_input))
     largest_weight = weight.abs().amax(dim=0)
     smoothing = largest_input**alpha / largest_weight ** (1 - alpha)
-    smoothing[(largest_input == 0) | (largest_weight == 0)] = 1
+    smoothing[(largest_input == 0) | (largest_weight == 0) | ~largest_input.isfinite()] = 1
     factor = (1 / smoothing).to(torch.bfloat16).float()
     return Transformed(weight / factor, input_factor=factor)
 
