@@ -26,7 +26,8 @@ def scratch(finished, tmp_path):
     ("old", "new", "sentence"),
     [
         ("bits: 3,", "bitz: 3,", f"{EXPERIMENT}: methods.gptq-w3a16.weights: unknown key 'bitz'; did you mean 'bits'."),
-        ("name: gptq", "name: gtpq", "methods.gptq-w3a16.solver.name: 'gtpq' is not known (known: gptq, rtn)"),
+        ("name: gptq", "name: gtpq", "methods.gptq-w3a16.solver.name: 'gtpq' is not known (known: auto-gptq, brecq, "
+         "gptq, gptqmodel, hqq, qronos, rtn); did you mean 'gptq'."),
         ("steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch", "steps: four\n    batch",
          "samplings.steps-4.steps: expected integer, got 'four'."),
         ("baseline: bf16", "baseline: fp16", "baseline: there is no method 'fp16'; did you mean 'bf16'."),
