@@ -12,6 +12,7 @@ import torch
 
 from quantwatt.progress import progress
 from quantwatt.solvers.adaround import RoundedLinear
+from quantwatt.streams import tensors
 
 NEEDS_BLOCK = True
 
@@ -97,11 +98,6 @@ def block_error(outputs, targets):
     pairs = list(zip(tensors(outputs), tensors(targets), strict=True))
     tokens = sum(target.numel() // target.shape[1 if target.dim() == 4 else -1] for _, target in pairs)
     return sum((output - target).square().sum() for output, target in pairs) / tokens
-
-
-def tensors(outputs):
-    """The tensors that a block has returned, in order."""
-    return [outputs] if isinstance(outputs, torch.Tensor) else [part for part in outputs if part is not None]
 
 
 class Samples:
