@@ -1,5 +1,5 @@
 # Two commands: `make report` runs the embedded experiment, or another one (make report EXPERIMENT=smoke), and
-# `make test` runs every check.
+# `make test` runs every check but those that need the libraries of `make backends`, which `make test-all` adds.
 
 EXPERIMENT ?= embedded
 PYTHON ?= python3
