@@ -145,16 +145,10 @@ def external_solver(wildcards):
     return canonical_json(entry("methods", wildcards.method)["solver"])
 
 
-def methods_of(solver):
-    """A pattern of the methods that an external solver solves; of nothing where there are none."""
-    methods = EXPERIMENT["methods"].items()
-    return "|".join(name for name, method in methods if method["solver"] and method["solver"]["name"] == solver) or "$^"
-
-
-def python_of(environment):
+def backend_python(wildcards):
     """The interpreter of a library with an environment of its own: conda's with --sdm conda, else what `make backends`
     has made, where it has."""
-    own = Path(".venvs") / environment
+    own = Path(".venvs") / wildcards.backend
     with_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     whole = (Path(workflow.basedir) / own / "installed").exists()
     return str(own / "bin" / "python") if whole and not with_conda else "python"

@@ -24,59 +24,30 @@ rule export_layers:
         " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"
 
 
-rule auto_gptq:
+rule solve_layers:
     input:
         code=code("solve_layers.py", formats, solver),
         exchange=f"{RESULTS}/exchange/{{model}}/manifest.json",
         allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
     output:
-        manifest=f"{RESULTS}/solved/auto-gptq/{{model}}/{{method}}/manifest.json",
+        manifest=f"{RESULTS}/solved/{{backend}}/{{model}}/{{method}}/manifest.json",
     log:
-        f"{LOGS}/auto-gptq/{{model}}/{{method}}.log",
+        f"{LOGS}/{{backend}}/{{model}}/{{method}}.log",
     benchmark:
-        f"{BENCHMARKS}/auto-gptq/{{model}}/{{method}}.tsv"
+        f"{BENCHMARKS}/{{backend}}/{{model}}/{{method}}.tsv"
     wildcard_constraints:
-        method=methods_of("auto-gptq"),
+        backend="auto-gptq|gptqmodel",
     conda:
-        "../envs/auto-gptq.yaml"
+        "../envs/{backend}.yaml"
     threads: CONFIG["threads"]["quantize"]
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
     params:
-        python=python_of("auto-gptq"),
+        python=backend_python,
         solver=external_solver,
     message:
-        "Solve layers by auto-gptq: {wildcards.model}, {wildcards.method}"
+        "Solve layers by {wildcards.backend}: {wildcards.model}, {wildcards.method}"
     shell:
-        "{params.python} workflow_scripts/solve_layers.py --backend auto-gptq --exchange {input.exchange}"
-        " --allocation {input.allocation} --solver {params.solver:q} --threads {threads} --output {output.manifest}"
-        " > {log} 2>&1"
-
-
-rule gptqmodel:
-    input:
-        code=code("solve_layers.py", formats, solver),
-        exchange=f"{RESULTS}/exchange/{{model}}/manifest.json",
-        allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
-    output:
-        manifest=f"{RESULTS}/solved/gptqmodel/{{model}}/{{method}}/manifest.json",
-    log:
-        f"{LOGS}/gptqmodel/{{model}}/{{method}}.log",
-    benchmark:
-        f"{BENCHMARKS}/gptqmodel/{{model}}/{{method}}.tsv"
-    wildcard_constraints:
-        method=methods_of("gptqmodel"),
-    conda:
-        "../envs/gptqmodel.yaml"
-    threads: CONFIG["threads"]["quantize"]
-    resources:
-        mem_mb=CONFIG["memory_mb"]["quantize"],
-    params:
-        python=python_of("gptqmodel"),
-        solver=external_solver,
-    message:
-        "Solve layers by gptqmodel: {wildcards.model}, {wildcards.method}"
-    shell:
-        "{params.python} workflow_scripts/solve_layers.py --backend gptqmodel --exchange {input.exchange}"
+        "{params.python} workflow_scripts/solve_layers.py --backend {wildcards.backend} --exchange {input.exchange}"
         " --allocation {input.allocation} --solver {params.solver:q} --threads {threads} --output {output.manifest}"
         " > {log} 2>&1"

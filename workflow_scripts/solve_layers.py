@@ -11,17 +11,6 @@ from quantwatt import command, manifest, registry
 PACKAGES = {"auto-gptq": "auto_gptq", "gptqmodel": "gptqmodel"}
 
 
-def unsupported(weights):
-    """None, or what the libraries lack for this weight format."""
-    if weights["format"] != "integer" or weights.get("zero_point", "integer") != "integer":
-        return "solves for integer formats with integer zero points only"
-    if weights["granularity"] == "tensor":
-        return "has no grid per tensor; choose granularity channel or group"
-    if weights["symmetric"] and weights.get("narrow", True):
-        return "has no narrow symmetric grid; set narrow: false"
-    return None
-
-
 def solve(module, weight, inputs, weights, settings):
     """The module's `solve_layer`, with damping raised tenfold where the library gives up, and rounding at last.
 
@@ -70,11 +59,8 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
     args = parser.parse_args(argv)
     package, allocation = PACKAGES[args.backend], manifest.read_json(args.allocation)
-    reasons = {unsupported(formats["weights"]) for formats in allocation.values()} - {None}
     if importlib.util.find_spec(package) is None:
-        reasons = {"is not installed here: run with --sdm conda, or make backends"}
-    if reasons:
-        reason = f"{args.backend} {', and '.join(sorted(reasons))}"
+        reason = f"{args.backend} is not installed here: run with --sdm conda, or make backends"
         manifest.write_json(args.output, {"status": "unsupported", "reason": reason, "layers": {}, "files": {}})
         return
 

@@ -36,15 +36,23 @@ def test_pins_agree_with_the_requirements(path):
             assert pinned[name] == version, f"{path.name}: {line}"
 
 
+def environments_of(rule):
+    """Names in a rule's `conda` directive; one with a wildcard stands for all that its constraint names."""
+    found = re.search(r'conda:\n\s+"\.\./envs/([\w-]+|\{backend\})\.yaml"', rule)
+    if found and found[1] == "{backend}":
+        return re.search(r'backend="([\w|-]+)"', rule)[1].split("|")
+    return [found[1]] if found else []
+
+
 def test_every_rule_names_an_environment_that_exists_and_every_environment_is_used():
     used = set()
     for path in RULES:
         rules = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)*)", path.read_text(), flags=re.MULTILINE)
         assert rules
         for name, body in rules:
-            found = re.search(r'conda:\n\s+"\.\./envs/([\w-]+)\.yaml"', body)
+            found = environments_of(body)
             assert found, f"rule {name} names no environment"
-            used.add(found[1])
+            used |= set(found)
     assert used == {path.stem for path in ENVIRONMENTS}
 
 
@@ -65,9 +73,14 @@ def imported_on_load(path):
 @pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
 def test_every_environment_holds_what_its_rules_scripts_import(rules):
     own = {"quantwatt", *sys.stdlib_module_names}
-    for environment, script in re.findall(
-        r'envs/([\w-]+)\.yaml".*?workflow_scripts/(\w+\.py)', rules.read_text(), re.DOTALL
-    ):
+    of_rules = [
+        (environment, script)
+        for rule in re.split(r"^rule ", rules.read_text(), flags=re.MULTILINE)
+        for environment in environments_of(rule)
+        for script in re.findall(r"workflow_scripts/(\w+\.py)", rule)
+    ]
+    assert of_rules
+    for environment, script in of_rules:
         lines = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"][-1]["pip"]
         held = {line.split("==")[0].lower().replace("_", "-") for line in lines}
         needed = {module for path in closure(script) for module in imported_on_load(path)} - own

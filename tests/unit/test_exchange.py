@@ -200,20 +200,6 @@ def test_a_missing_library_is_a_result(exported, tmp_path, monkeypatch):
     assert report["reason"] == "auto-gptq is not installed here: run with --sdm conda, or make backends"
 
 
-@pytest.mark.parametrize(
-    ("grid", "words"),
-    [
-        ({"symmetric": True}, "narrow: false"),
-        ({"granularity": "tensor"}, "no grid per tensor"),
-        ({"zero_point": "float"}, "integer zero points"),
-        ({"format": "nf4"}, "integer formats"),
-    ],
-)
-def test_a_format_that_the_library_lacks_is_a_result(exported, tmp_path, monkeypatch, grid, words):
-    report = solve(exported[0], tmp_path, monkeypatch, Nearest(), **grid)
-    assert report["status"] == "unsupported" and words in report["reason"]
-
-
 def test_damping_is_raised_where_the_library_gives_up(exported, tmp_path, monkeypatch):
     report = solve(exported[0], tmp_path, monkeypatch, Nearest(failures=2))
     first, second = report["layers"].values()

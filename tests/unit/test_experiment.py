@@ -58,6 +58,11 @@ def change(raw, path, value):
         ("methods.rtn-w4a16.weights.format", "int", ["methods.rtn-w4a16.weights.format", "integer"]),
         ("methods.rtn-w4a16.weights.granularity", "group", ["rtn-w4a16.weights.group_size", "missing"]),
         ("methods.rtn-w4a16.weights.group_size", 64, ["rtn-w4a16.weights.group_size", "granularity 'group'"]),
+        (
+            "methods.rtn-w4a16.weights",
+            {"format": "torchao", "configuration": "int8-dynamic", "group": 64},
+            ["rtn-w4a16.weights", "only int4-weight-only has groups"],
+        ),
         ("methods.bf16", {"solver": {"name": "rtn"}}, ["methods.bf16.solver", "nothing to quantize"]),
         ("methods.rtn-w8a8.activations.bits", 16, ["methods.rtn-w8a8.activations.bits", "16"]),
         ("methods.nf4.transforms", [{"name": "smothing"}], ["nf4.transforms.0.name", "did you mean 'smoothing'"]),

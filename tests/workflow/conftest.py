@@ -26,14 +26,19 @@ class Project:
         command += ["--config", f"experiment={experiment}", *arguments]
         return subprocess.run(command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    def plan(self, *targets):
+    def plan(self, *targets, experiment="smoke"):
         """Messages of the jobs that a dry run plans, the target rule left out; a set of strings."""
-        done = self.snakemake("-n", *targets)
+        done = self.snakemake("-n", *targets, experiment=experiment)
         assert done.returncode == 0, done.stdout
         return set(re.findall(r"^Job \d+: (.*)$", done.stdout, flags=re.MULTILINE))
 
     def git(self, *arguments):
         subprocess.run(["git", *arguments], cwd=self.folder, check=True, capture_output=True)
+
+    def commit(self):
+        """Make the tree as it is the one that `restore` goes back to."""
+        self.git("add", "--all")
+        self.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "all")
 
     def path(self, name):
         return self.folder / name
@@ -61,8 +66,7 @@ def copy_of_the_tree(folder):
             shutil.copyfile(ROOT / name, folder / name)
     project = Project(folder)
     project.git("init", "--quiet", "--initial-branch", "main")
-    project.git("add", "--all")
-    project.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "all")
+    project.commit()
     return project
 
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from quantwatt.figures import NAMES as FIGURES
+
 EXPERIMENT = """
 models:
   tiny-sd3: {family: sd3, path: resources/models/tiny-sd3, dtype: bfloat16, text_encoder_3: false,
@@ -13,7 +15,7 @@ baseline: bf16
 methods:
   bf16:
   qronos-w3: {solver: {name: qronos}, weights: {format: integer, bits: 3}}
-  brecq-w2: {solver: {name: brecq, iterations: 4, batch_size: 4, activation_iterations: 2},
+  brecq-w2: {solver: {name: brecq, iterations: 60, batch_size: 4, learning_rate: 0.1, activation_iterations: 2},
              weights: {format: integer, bits: 2, clip_search: true},
              activations: {bits: 8, granularity: tensor, dynamic: false, symmetric: false}}
   hqq-w4: {solver: {name: hqq}, weights: {format: integer, bits: 4, granularity: group, group_size: 64,
@@ -42,6 +44,7 @@ def results(finished):
     prompts = finished.path("resources/prompts/shapes-calibration.txt").read_text().splitlines()[:8]
     finished.path("calibration.txt").write_text("\n".join(prompts) + "\n")
     finished.path("resources/experiments/kinds.yaml").write_text(EXPERIMENT)
+    finished.commit()
     done = finished.snakemake("--cores", "all", experiment="kinds")
     assert done.returncode == 0, done.stdout
     again = finished.snakemake("-n", experiment="kinds")
@@ -86,6 +89,52 @@ def test_reports_hold_errors_before_and_after_with_seconds_and_joules(results):
             assert layer["relative_error"] >= 0 and layer["error_before"] > 0
     better = [layer["relative_error"] < layer["error_before"] for layer in layers(results, "svdquant-w4a4").values()]
     assert sum(better) > 0.9 * len(better)
+
+
+def test_brecq_comes_below_rounding_in_every_block(results):
+    errors = {}
+    for name, layer in layers(results, "brecq-w2").items():
+        block = ".".join(name.split(".")[:2]) if name.startswith("transformer_blocks") else name
+        errors.setdefault(block, set()).add((layer["error_before"], layer["relative_error"]))
+    assert len(errors) == 6
+    for block, (pair,) in errors.items():  # one error for all layers of a block
+        assert pair[1] < pair[0], block
+
+
+# What a change reruns, where test_invalidation.py's experiment has no such method.
+def rerun(*methods):
+    jobs = {"Write the tables", "Write the report"} | {f"Draw {name}" for name in FIGURES}
+    for method in methods:
+        jobs |= {f"Quantize tiny-sd3, {method}", f"Generate images: tiny-sd3, {method}, seed-0"}
+        jobs |= {f"Measure tiny-sd3, {method}, seed-0", f"Score psnr: tiny-sd3, {method}, seed-0"}
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("module", "methods"),
+    [
+        ("formats/torchao", {"torchao-int8", "torchao-float8-dynamic"}),
+        ("formats/trial", {"torchao-int8", "torchao-float8-dynamic"}),
+        ("transforms/segments", {"svdquant-w4a4"}),
+        ("solvers/adaround", {"brecq-w2"}),
+        ("solvers/hqq", {"hqq-w4"}),
+    ],
+)
+def test_a_module_reruns_the_methods_that_use_it(results, project, module, methods):
+    with project.path(f"workflow_scripts/quantwatt/{module}.py").open("a") as file:
+        file.write("# changed\n")
+    assert project.plan(experiment="kinds") == rerun(*methods)
+
+
+def test_the_chain_of_an_external_solver(results, project):
+    with project.path("workflow_scripts/export_layers.py").open("a") as file:
+        file.write("# changed\n")
+    solved = {"Export layers: tiny-sd3", "Solve layers by auto-gptq: tiny-sd3, auto-gptq-w4"}
+    assert project.plan(experiment="kinds") == solved | rerun("auto-gptq-w4")
+    project.restore()
+    with project.path("workflow_scripts/quantwatt/solvers/auto_gptq.py").open("a") as file:
+        file.write("# changed\n")
+    assert project.plan(experiment="kinds") == {max(solved)} | rerun("auto-gptq-w4")
 
 
 def test_parts_of_a_layer_are_those_of_its_method(results):

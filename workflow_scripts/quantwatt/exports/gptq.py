@@ -63,7 +63,7 @@ def configuration(details, skipped):
         "sym": symmetric,
         "desc_act": ordered,
         "static_groups": bool(solver.get("static_groups", False)),
-        "damp_percent": solver.get("damping", 0.01),
+        **({"damp_percent": solver["damping"]} if "damping" in solver else {}),
         "true_sequential": True,
         "lm_head": False,
         "model_name_or_path": None,

@@ -10,11 +10,16 @@ from quantwatt.figures import GREY, NARROW, WIDE, method_colours, sentence
 from quantwatt.layers import ERRORS, by_error
 
 BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # of transformer_blocks.3.attn.to_q: transformer_blocks.3 and attn.to_q
-ROW, TITLE, HEAD, SCALE = 0.13, 0.4, 0.3, 0.7  # inches: a kind, a map's title, a group's title, the scale of colours
+ROW, TITLE, HEAD, SCALE = (
+    0.13,
+    0.4,
+    0.3,
+    0.7,
+)  # inches: a kind, a map's title, a group's title, a group's scale of colours
 
 
 def draw(inputs, narrow):
-    """One scale of colours for all maps. The errors are of outputs, which only solvers with inputs report."""
+    """One scale of colours for the maps of a kind of error: kinds do not compare. The errors are of outputs, which only solvers with inputs report."""
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:
@@ -24,15 +29,16 @@ def draw(inputs, narrow):
     width = NARROW if narrow else WIDE
     left = 0.15 + 0.058 * max(len(kind) for *_, kinds in groups for kind in kinds)
     step = (width - left) / columns
-    heights = [HEAD + -(-len(maps) // columns) * (TITLE + ROW * len(kinds)) for *_, maps, kinds in groups]
-    figure = Figure(figsize=(width, sum(heights) + SCALE), dpi=100)
+    heights = [HEAD + -(-len(maps) // columns) * (TITLE + ROW * len(kinds)) + SCALE for *_, maps, kinds in groups]
+    figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
-    colours, norm = method_colours(inputs.summary), LogNorm(*layers["relative_error"].agg(["min", "max"]))
+    colours = method_colours(inputs.summary)
     for (model, error, maps, kinds), own in zip(groups, heights, strict=True):
         heading = f"{model}: errors of {ERRORS[error]}, by block"
         figure.text(
             0.1 / width, (top - 0.2) / height, heading, fontweight="bold", fontsize=8 if narrow else 9.5, va="center"
         )
+        norm = LogNorm(np.nanmin(list(maps.values())), np.nanmax(list(maps.values())))
         for index, (method, errors) in enumerate(maps.items()):
             row, column = divmod(index, columns)
             below = top - HEAD - (row + 1) * (TITLE + ROW * len(kinds)) + 0.18
@@ -46,10 +52,11 @@ def draw(inputs, narrow):
             axes.set_yticks(*((range(len(kinds)), kinds) if column == 0 else ([], [])), fontsize=6.5)
             axes.tick_params(length=0, pad=2)
         top -= own
-    axes = figure.add_axes(np.divide((left, 0.42, width - left - 0.12, 0.1), [width, height, width, height]))
-    scale = figure.colorbar(shown, cax=axes, orientation="horizontal")
-    scale.set_label("relative error (log); of a layer in chunks, the worst chunk's", fontsize=7.5, color=GREY)
-    scale.ax.tick_params(labelsize=7)
+        box = left, top + 0.42, width - left - 0.12, 0.1
+        axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+        scale = figure.colorbar(shown, cax=axes, orientation="horizontal")
+        scale.set_label("relative error (log); of a layer in chunks, the worst chunk's", fontsize=7.5, color=GREY)
+        scale.ax.tick_params(labelsize=7)
     return figure
 
 
