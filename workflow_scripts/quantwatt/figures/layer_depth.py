@@ -19,7 +19,7 @@ ROW, TITLE, HEAD, SCALE = (
 
 
 def draw(inputs, narrow):
-    """One scale of colours for the maps of a kind of error: kinds do not compare. The errors are of outputs, which only solvers with inputs report."""
+    """One scale of colours for the maps of a kind of error: kinds do not compare. Rounding alone reports none."""
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:
