@@ -45,12 +45,14 @@ def solve(weight, weight_format, settings, statistics):
     lower, damping, fallback = factorize(hessian, fraction)
     if lower is None or not usable.any():
         return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
-    aimed = cross @ source  # [columns, rows]
-    first = (aimed[0] - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
-    aimed += damping * hessian.diagonal().mean() * source
-    # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it.
-    halfway = torch.linalg.solve_triangular(lower, aimed.flip(0), upper=False)
-    pushed = (halfway / lower.diagonal()[:, None]).flip(0)
+    first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
+    cross.diagonal().add_(damping * hessian.diagonal().mean())
+    # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for what is
+    # narrower, (G + λI)w or G + λI alone.
+    right = cross if len(weight) > len(cross) else cross @ source
+    halfway = torch.linalg.solve_triangular(lower, right.flip(0), upper=False)
+    pushed = (halfway / lower.diagonal()[:, None]).flip(0)  # [columns, rows or columns]
+    pushed = pushed @ source if right is cross else pushed
     quantized = diffuse(pushed, weight, weight_format, settings, order, lower, first)
     return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
