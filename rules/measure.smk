@@ -1,12 +1,14 @@
 rule measure:
     input:
-        code=code("measure.py", family, formats, meter),
+        code=code("measure_cell.py", family, formats, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
+        baseline=f"{RESULTS}/checkpoints/{{model}}/{EXPERIMENT['baseline']}/manifest.json",
         prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
     output:
         measurement=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json",
         power=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv",
         blocks=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/blocks.csv",
+        runs=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/runs.csv",
     log:
         f"{LOGS}/measure/{{model}}/{{method}}/{{sampling}}.log",
     retries: 0
@@ -23,7 +25,9 @@ rule measure:
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/measure.py --checkpoint {input.checkpoint} --sampling {params.sampling:q}"
+        "python workflow_scripts/measure_cell.py --checkpoint {input.checkpoint} --baseline {input.baseline}"
+        " --sampling {params.sampling:q}"
         " --measuring {params.measuring:q} --device {params.device} --threads {threads}"
         " --names {wildcards.model} {wildcards.method} {wildcards.sampling}"
-        " --output {output.measurement} --power {output.power} --blocks {output.blocks} > {log} 2>&1"
+        " --output {output.measurement} --power {output.power} --blocks {output.blocks}"
+        " --runs {output.runs} > {log} 2>&1"

@@ -10,8 +10,7 @@ import os
 import sys
 import time
 
-import measure
-from quantwatt import measuring
+from quantwatt import fresh_process, measuring
 from quantwatt.meters import MeterUnavailable, nvml
 from quantwatt.meters.sampler import Sampling
 
@@ -68,11 +67,11 @@ def virtual(start_s, block_s, blocks):
         images_per_run=IMAGES_PER_SECOND,
         clock=clock,
     )
-    energy, reason = measuring.summarize_energy(measured, blocks)
+    energy, reason = measuring.summarize_energy([measured], blocks)
     return {
         "energy": energy,
         "reason": reason,
-        "blocks": [measure.block_row(block) for block in measured],
+        "blocks": [fresh_process.block_row(block) for block in measured],
         "crosscheck": measuring.crosscheck(*(block.trace for block in measured)),
         "n_zero": sum(block.trace.n_zero for block in measured),
         "n_missed": sum(block.trace.n_missed for block in measured),
@@ -81,14 +80,16 @@ def virtual(start_s, block_s, blocks):
 
 
 def real(**settings):
-    meter, reason = measure.choose_meter({"meter": "nvml", "images_per_batch": 1, **settings}, "cpu")
-    fields, blocks, traces = measure.measure_pipeline(
-        lambda: time.sleep(0.05), meter, {"images_per_batch": 1, **settings}, measuring.nothing
+    settings |= {"meter": "nvml", "images_per_batch": 1, "steady_s": 0, "phases_s": 0, "first": True, "last": True}
+    meter, reason = fresh_process.choose_meter(settings, "cpu")
+    result, blocks, traces = fresh_process.measure_process(
+        [lambda: time.sleep(0.05)], dict, meter, settings, measuring.nothing, lambda: None
     )
     meter.close()
     steps = [trace.timestamps_s[1:] - trace.timestamps_s[:-1] for _, trace in traces]
     return {
-        **fields,
+        **result,
+        "blocks": [fresh_process.block_row(block) for block in blocks],
         "names": [name for name, _ in traces],
         "rising": bool(all((step > 0).all() for step in steps)),
         "covers": [float(trace.timestamps_s[-1] - trace.timestamps_s[0]) for _, trace in traces],
@@ -98,6 +99,7 @@ def real(**settings):
 
 if __name__ == "__main__":
     inherited = dict(os.environ)
+    fresh_process.tell = lambda **what: None  # stdout is this program's own
     for line in sys.stdin:
         function, arguments, environment = json.loads(line)
         os.environ.update(environment)

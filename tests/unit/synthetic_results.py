@@ -188,7 +188,7 @@ def write_tree(
         _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, seed, rng)
         _scores(results, cell, numbers, status, reason)
         where = device[method] if method in device else device
-        _measurement(results, cell, numbers, status, reason, measured, where, meter, energy_factor, energy_reason, rng)
+        _measurement(results, cell, methods, status, reason, measured, where, meter, energy_factor, energy_reason, rng)
     return cells_of(model, sampling, methods)
 
 
@@ -345,8 +345,8 @@ def _scores(results, cell, numbers, status, reason):
         )
 
 
-def _measurement(results, cell, numbers, status, reason, measured, device, meter, factor, energy_reason, rng):
-    folder = _folder(results, "measurements", cell)
+def _measurement(results, cell, methods, status, reason, measured, device, meter, factor, energy_reason, rng):
+    folder, numbers = _folder(results, "measurements", cell), methods[cell["method"]]
     record = cell | {
         "status": status,
         "reason": reason,
@@ -361,7 +361,13 @@ def _measurement(results, cell, numbers, status, reason, measured, device, meter
         "estimated": meter == "estimate",
         "block_s": 10.0,
         "n_blocks": 0,
+        "n_processes": 0,
         "blocks": [],
+        "phases": {},
+        "phases_check": {},
+        "baseline": None,
+        "ratio": {"energy_j": None, "latency_s": None},
+        "ratio_reason": None,
         "sampler": {"interval_ms": 10, "n_samples": 8000, "n_missed": 0, "n_zero": 0},
         "device": device,
         "crosscheck": None,
@@ -373,9 +379,9 @@ def _measurement(results, cell, numbers, status, reason, measured, device, meter
         factor = 1.0 if cell["method"] == BASELINE else factor
         joules, seconds = (numbers.joules or 1.0) * factor, (numbers.seconds or 0.05) * factor
         record |= _measured(joules, seconds, energy_reason, numbers.size_mb, rng)
+        record |= _compared(record, methods[BASELINE])
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "measurement.json", record)
-    (folder / "blocks.csv").write_text("process,block,images,seconds,energy_j\n")
     _power(folder / "power.csv", record, rng)
 
 
@@ -389,6 +395,7 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
         void = block == VOID_BLOCK
         blocks.append(
             {
+                "configuration": "method",
                 "process": block % 2,
                 "block": block // 2,
                 "images": 160,
@@ -414,7 +421,21 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
             "high": 703 + size_mb,
             "source": "peak RSS of a fresh process",
         },
-        "n_blocks": BLOCKS,
+        "n_blocks": BLOCKS - 1,
+        "n_processes": 2,
+        "phases": {
+            name: {
+                "latency_s": share * seconds,
+                "energy_j": None if energy_reason else share * joules,
+                "runs": 9,
+                "mean_w": None if energy_reason else joules / seconds,
+            }
+            for name, share in (("text", 0.04), ("denoise", 0.9), ("decode", 0.05))
+        },
+        "phases_check": {
+            key: None if whole is None else {"sum": 0.99 * whole, "whole": whole, "difference": -0.01, "verdict": "ok"}
+            for key, whole in (("latency_s", seconds), ("energy_j", None if energy_reason else joules))
+        },
         "blocks": blocks,
         "crosscheck": None
         if energy_reason
@@ -422,11 +443,24 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
     }
 
 
+def _compared(record, baseline):
+    """What the baseline beside it cost, and the ratios to that; the A/A control where it is the baseline itself."""
+    joules, seconds = (record["energy_j"] or {}).get("value"), record["latency_s"]["median"]
+    joules = None if joules is None else joules / baseline.joules
+    return {
+        "baseline": {"energy_j": joules and {"value": baseline.joules}, "latency_s": {"median": baseline.seconds}},
+        "ratio": {
+            key: None if value is None else {"value": value, "low": 0.99 * value, "high": 1.008 * value}
+            for key, value in (("energy_j", joules), ("latency_s", seconds / baseline.seconds))
+        },
+    }
+
+
 def _power(path, record, rng):
-    rows = ["t_s,watts,block"]
+    rows = ["t_s,watts,configuration,process,block"]
     if record["energy_j"]:
         for k in range(600):
             busy = 60 < k < 540 and k % 120 < 110
-            block = k // 120 if busy else "idle-before"
-            rows.append(f"{k * 0.1:.3f},{(18 if busy else 4.1) + rng.normal(0, 0.4):.3f},{block}")
+            block = ("text" if k > 480 else k // 120) if busy else "idle-before"
+            rows.append(f"{k * 0.1:.3f},{(18 if busy else 4.1) + rng.normal(0, 0.4):.3f},method,0,{block}")
     path.write_text("\n".join(rows) + "\n")

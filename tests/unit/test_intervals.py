@@ -13,25 +13,52 @@ def test_students_interval_of_a_few_values_covers_95_percent(n):
     assert np.mean([low <= 10 <= high for _, low, high in found]) == pytest.approx(0.95, abs=0.012)
 
 
-def test_ratio_of_equal_configurations_is_told_apart_in_5_percent():
-    rng = np.random.default_rng(0)
-    ratios = [intervals.student_ratio(*rng.normal(10, 0.5, (2, 8))) for _ in range(4000)]
-    assert np.mean([low <= 1 <= high for _, low, high in ratios]) == pytest.approx(0.95, abs=0.012)
-    value, low, high = intervals.student_ratio([5.0, 5.1, 4.9], [10.0, 10.1, 9.9])
-    assert value == pytest.approx(0.5) and low < value < high
+@pytest.mark.parametrize(("processes", "spread", "noise"), [(4, 0.0, 0.02), (4, 0.02, 0.005), (3, 0.02, 0.02)])
+def test_equal_configurations_are_told_apart_in_at_most_5_percent(processes, spread, noise):
+    """Blocks that are nested in processes, which take turns under one drift."""
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(400):
+        drift = rng.normal(0, 0.1, processes)
+        sides = [
+            [np.exp(drift[i] + rng.normal(0, spread) + rng.normal(0, noise, 2)) for i in range(processes)]
+            for _ in range(2)
+        ]
+        _, low, high = intervals.nested_ratio(*sides, resamples=400)
+        covered.append(low <= 1 <= high)
+    assert np.mean(covered) > 0.93
 
 
-def test_ratio_uses_the_degrees_of_freedom_of_both_sides():
-    noisy, calm = [10.0, 12.0, 8.0], [10.0, 10.0, 10.0, 10.01, 9.99, 10.0]
-    _, low, high = intervals.student_ratio(noisy, calm)
-    _, alone_low, alone_high = intervals.student_mean(noisy)
-    assert high - low == pytest.approx((alone_high - alone_low) / 10, rel=0.25)  # the calm side adds almost nothing
+def test_processes_are_pairs_and_drift_between_them_cancels():
+    drift = [1.0, 1.3, 0.8, 1.1]
+    mine, other = ([[level * d * (1 + e) for e in (-0.001, 0.001)] for d in drift] for level in (5.0, 10.0))
+    value, low, high = intervals.nested_ratio(mine, other)
+    assert value == pytest.approx(0.5) and low < 0.5 < high and high - low < 0.003
+    _, low, high = intervals.nested_ratio(mine, other[::-1])  # not the neighbours
+    assert high - low > 0.1
+
+
+def test_more_observations_cannot_stand_for_more_processes():
+    """A wide spread between two processes stays wide, however many blocks each has."""
+    _, low, high = intervals.nested_mean([np.full(100, 10.0), np.full(100, 11.0)])
+    assert high - low > 5 and (low + high) / 2 == pytest.approx(10.5)
+
+
+def test_with_one_process_its_observations_are_the_units():
+    values = np.random.default_rng(3).normal(10, 1, 8)
+    mean, low, high = intervals.nested_mean([values])
+    assert (mean, low, high) == pytest.approx(intervals.student_mean(values), rel=0.01)
+    assert np.isnan(intervals.nested_mean([[3.0]])[1:]).all()
+
+
+def test_nested_medians():
+    value, low, high = intervals.nested_mean([[1.0, 2.0, 90.0], [1.1, 2.1, 80.0]], np.median)
+    assert value == pytest.approx(2.05) and low < value < high
 
 
 def test_one_value_has_no_interval_and_equal_values_have_one_of_no_width():
     assert np.isnan(intervals.student_mean([3.0])[1:]).all()
-    assert np.isnan(intervals.student_ratio([3.0], [1.0, 2.0])[1:]).all()
-    assert intervals.student_ratio([2.0, 2.0], [1.0, 1.0]) == (2.0, 2.0, 2.0)
+    assert np.isnan(intervals.nested_ratio([[3.0]], [[1.0, 2.0]])[1:]).all()
+    assert intervals.nested_ratio([[2.0, 2.0]], [[1.0, 1.0]]) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_bootstrap_of_many_values_agrees_with_the_normal_interval():

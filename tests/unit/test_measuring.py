@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import measure
-from quantwatt import manifest, measuring
+import measure_cell
+from quantwatt import fresh_process, manifest, measuring
 from quantwatt.meters.none import NoMeter
 from quantwatt.meters.trace import trace_of
 
@@ -80,9 +80,10 @@ def test_energy_per_image_is_exact():
     machine = Machine(run_s=0.5, run_w=200)
     blocks = blocks_of(machine)
     assert [(block.images, block.seconds, block.energy_j) for block in blocks] == [(40, 10.0, 2000.0)] * 4
-    energy, reason = measuring.summarize_energy(blocks, 4, idle_w=20.0)
+    energy, reason = measuring.summarize_energy([blocks, blocks], 4, idle_w=20.0)
     assert reason is None
-    assert energy == {"value": 50.0, "low": 50.0, "high": 50.0, "net": 45.0, "idle_w": 20.0, "mean_w": 200.0}
+    expected = {"value": 50.0, "low": 50.0, "high": 50.0, "net": 45.0, "idle_w": 20.0, "mean_w": 200.0}
+    assert energy == pytest.approx(expected)
 
 
 def test_a_block_ends_with_a_whole_run_and_the_device_is_waited_for():
@@ -97,7 +98,7 @@ def test_the_interval_is_over_blocks_and_holds_the_mean():
     machine = Machine(run_s=[4.0, 5.0, 6.0, 7.0, 8.0])
     blocks = blocks_of(machine, n_blocks=8, block_s=1)
     per_image = [block.energy_j / block.images for block in blocks]
-    energy, _ = measuring.summarize_energy(blocks, 8)
+    energy, _ = measuring.summarize_energy([blocks], 8)
     assert energy["value"] == pytest.approx(np.mean(per_image))
     assert min(per_image) < energy["low"] < energy["value"] < energy["high"] < max(per_image)
     assert energy["net"] is None and energy["idle_w"] is None
@@ -105,7 +106,7 @@ def test_the_interval_is_over_blocks_and_holds_the_mean():
 
 
 def test_one_block_has_no_interval():
-    energy, _ = measuring.summarize_energy(blocks_of(Machine(), n_blocks=1), 1)
+    energy, _ = measuring.summarize_energy([blocks_of(Machine(), n_blocks=1)], 1)
     assert (energy["value"], energy["low"], energy["high"]) == (50.0, None, None)
 
 
@@ -114,14 +115,16 @@ def test_a_void_block_is_kept_repeated_and_left_out_of_the_energy():
     blocks = blocks_of(machine)
     assert [block.void for block in blocks] == [False, True, False, False, False]
     assert blocks[1].reason == "the energy counter did not move" and blocks[1].energy_j is None
-    assert measuring.summarize_energy(blocks, 4)[0]["value"] == 50.0
+    assert measuring.summarize_energy([blocks], 4)[0]["value"] == 50.0
+    energy, reason = measuring.summarize_energy([blocks_of(Machine()), blocks[:4]], 4)
+    assert energy is None and "1 of 8 blocks were void" in reason  # each process owes its blocks
 
 
 def test_void_blocks_are_repeated_only_so_often():
     machine = Machine(wrong=dict.fromkeys(range(100), frozen))
     blocks = blocks_of(machine, void_limit=2)
     assert len(blocks) == 3
-    energy, reason = measuring.summarize_energy(blocks, 4)
+    energy, reason = measuring.summarize_energy([blocks], 4)
     assert energy is None
     assert reason == "3 of 3 blocks were void, the last because the energy counter did not move"
 
@@ -138,7 +141,7 @@ def test_counter_and_integral_are_compared(gain, verdict):
     assert check["difference"] == pytest.approx(gain - 1)
     assert check["integral_j"] == pytest.approx(gain * check["counter_j"])
     assert all(block.void == (verdict == "fail") for block in blocks)
-    assert (measuring.summarize_energy(blocks, 2)[0] is None) == (verdict == "fail")
+    assert (measuring.summarize_energy([blocks], 2)[0] is None) == (verdict == "fail")
 
 
 def test_a_counter_alone_checks_nothing():
@@ -155,19 +158,36 @@ def test_idle_power():
 
 def test_warm_up_runs_for_its_time_and_at_least_twice():
     machine = Machine(run_s=0.5)
-    assert measuring.warm_up(machine.run, 3, machine.synchronize, machine.clock) == 6
-    assert measuring.warm_up(machine.run, 0, machine.synchronize, machine.clock) == 2
+    assert measuring.warm_up(machine.run, 3, machine.synchronize, machine.clock) == (6, None)
+    assert measuring.warm_up(machine.run, 0, machine.synchronize, machine.clock) == (2, None)
+
+
+def test_warm_up_goes_on_until_the_temperature_stands_still():
+    machine = Machine(run_s=0.5)
+
+    def temperature():  # °C, nearing 80 with a time constant of 60 s
+        return 80 - 40 * np.exp(-machine.clock() / 60)
+
+    _, slope = measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=temperature, steady_s=20)
+    # 40 °C per minute at first; below 1 °C per minute after 60 s · ln 40 and half the window.
+    assert 0 < slope < 1 and machine.clock() == pytest.approx(60 * np.log(40) + 10, abs=2)
+    machine = Machine(run_s=0.5)
+    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: machine.clock(), steady_s=20)
+    assert machine.clock() == measuring.STEADY_LIMIT_S  # it heats for ever: that must end
+    machine = Machine(run_s=0.5)
+    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: None, steady_s=20)
+    assert machine.clock() == 3  # no thermometer
 
 
 def test_latency_is_that_of_each_run_per_image():
     machine = Machine(run_s=[1.0, 2.0, 3.0, 4.0, 10.0])
     seconds = measuring.measure_latency(machine.run, repeats=5, clock=machine.clock)
     assert seconds.tolist() == [1, 2, 3, 4, 10]
-    latency = measuring.summarize_latency(seconds, images_per_run=2)
+    latency = measuring.summarize_latency([seconds], images_per_run=2)
     assert (latency["median"], latency["mean"], latency["min"], latency["max"]) == (1.5, 2.0, 0.5, 5.0)
     assert (latency["p10"], latency["p90"], latency["n"]) == (pytest.approx(0.7), pytest.approx(3.8), 5)
     assert latency["std"] == pytest.approx(np.std([0.5, 1, 1.5, 2, 5], ddof=1))
-    assert 0.5 <= latency["low"] <= 1.5 <= latency["high"] <= 5.0
+    assert latency["low"] < 1.5 < latency["high"]
 
 
 def test_latency_lasts_for_its_seconds():
@@ -191,99 +211,159 @@ def test_latency_waits_for_the_device_before_it_reads_the_clock():
 def settings_of(**changes):
     return {
         "meter": "none",
+        "processes": 2,
         "block_s": 10,
         "blocks": 4,
         "idle_s": 30,
         "latency_s": 5,
+        "phases_s": 10,
         "warmup_s": 2,
+        "steady_s": 0,
         "images_per_batch": 2,
+        "prompts": 1,
+        "first": True,
+        "last": True,
         **changes,
     }
 
 
-def test_the_whole_protocol_on_the_synthetic_machine(tmp_path):
+def process_of(machine, meter=None, make_phases=dict, **changes):
+    """One process's (result, blocks, traces) on the synthetic machine."""
+    return fresh_process.measure_process(
+        [machine.run], make_phases, meter or machine, settings_of(**changes), machine.synchronize,
+        lambda: {"peak_mb": 100.0, "reserved_mb": None, "source": "synthetic"}, machine.clock, machine.sleep,
+    )  # fmt: skip
+
+
+def test_one_process_of_the_protocol_on_the_synthetic_machine():
     machine = Machine(wrong={2: frozen})
-    fields, blocks, traces = measure.measure_pipeline(
-        machine.run, machine, settings_of(), machine.synchronize, machine.clock, machine.sleep
-    )
-    assert fields["latency_s"]["median"] == 0.25
-    assert fields["energy_j"]["value"] == 50.0 and fields["energy_j"]["net"] == pytest.approx(45.0)
-    assert fields["n_blocks"] == 4 and len(fields["blocks"]) == 5
-    assert fields["crosscheck"]["verdict"] == "ok"
-    assert fields["device"]["temperature_after_c"] > fields["device"]["temperature_c"]
+    result, blocks, traces = process_of(machine)
+    assert set(result["latency_s"]) == {0.5} and result["idle_w"] == [20.0, 20.0]
+    assert [block.void for block in blocks] == [False, True, False, False, False]
+    assert result["crosscheck"]["verdict"] == "ok"
+    assert result["device"]["temperature_after_c"] > result["device"]["temperature_c"]
     assert [name for name, _ in traces] == ["idle-before", 0, 1, 2, 3, 4, "idle-after"]
-    json.dumps(fields, allow_nan=False)
-
-    measure.write_blocks(tmp_path / "blocks.csv", blocks)
-    rows = list(csv.DictReader(open(tmp_path / "blocks.csv")))
-    assert [row["void"] for row in rows] == ["False", "True", "False", "False", "False"]
-    assert rows[0] | {"reason": ""} == rows[0] and float(rows[0]["energy_j"]) == 2000.0
-    assert rows[1]["energy_j"] == "" and rows[1]["reason"]
-
-    measure.write_power(tmp_path / "power.csv", traces)
-    rows = list(csv.DictReader(open(tmp_path / "power.csv")))
-    assert list(rows[0]) == ["t_s", "watts", "block"]
-    assert (rows[0]["t_s"], float(rows[0]["watts"]), rows[0]["block"]) == ("0.000000", 20.0, "idle-before")
-    assert {row["block"] for row in rows} == {"idle-before", *"01234", "idle-after"}
-
-
-def test_without_a_meter_there_is_latency_and_a_reason_for_no_energy(tmp_path):
-    machine = Machine()
-    fields, blocks, traces = measure.measure_pipeline(
-        machine.run, NoMeter(), settings_of(), machine.synchronize, machine.clock, machine.sleep
-    )
-    assert fields["latency_s"]["n"] == 10 and fields["energy_j"] is None
-    assert "meter: none" in fields["energy_reason"] and blocks == traces == []
-    measure.write_power(tmp_path / "power.csv", traces)
-    assert (tmp_path / "power.csv").read_text() == "t_s,watts,block\n"
-
-
-def test_without_idle_seconds_there_is_no_net_energy():
-    machine = Machine()
-    fields, _, traces = measure.measure_pipeline(
-        machine.run, machine, settings_of(idle_s=0), machine.synchronize, machine.clock, machine.sleep
-    )
-    assert fields["energy_j"]["value"] == 50.0 and fields["energy_j"]["net"] is None
+    _, _, traces = process_of(Machine(), first=False, last=False)
     assert [name for name, _ in traces] == [0, 1, 2, 3]
+
+
+def test_runs_have_their_part_of_a_blocks_joules_and_prompts_take_turns():
+    machine = Machine(run_s=4.0, wrong={1: frozen})
+    _, blocks, _ = process_of(machine, idle_s=0, blocks=3)
+    rows = fresh_process.run_rows(blocks, n_prompts=2)
+    assert [row["prompt"] for row in rows] == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    for block in blocks:
+        joules = [row["energy_j"] for row in rows if row["block"] == block.block]
+        assert joules == [None] * 3 if block.void else sum(joules) == pytest.approx(block.energy_j)
+    assert {row["seconds"] for row in rows} == {4.0}
+
+
+def test_phases_are_looped_and_divided():
+    machine = Machine(run_s=2.0, run_w=150)
+
+    def phase(seconds, watts):
+        return lambda: machine._pass(seconds, watts)
+
+    parts = {"text": phase(0.25, 80), "denoise": phase(1.5, 170), "decode": phase(0.25, 100)}
+    result, _, traces = process_of(machine, make_phases=lambda: parts)
+    assert [name for name, _ in traces][-4:] == ["text", "denoise", "decode", "idle-after"]
+    phases = result["phases"]
+    assert phases["text"] == {"latency_s": 0.125, "energy_j": 10.0, "mean_w": 80.0, "runs": 40}
+    assert phases["denoise"]["runs"] == 7 and phases["denoise"]["energy_j"] == pytest.approx(127.5)
+    check = measuring.check_phases(phases, 150.0, "energy_j")
+    assert check["sum"] == pytest.approx(150.0) and check["verdict"] == "ok"
+    assert measuring.check_phases(phases, 160.0, "energy_j")["verdict"] == "apart"
+    assert measuring.check_phases({}, 160.0, "energy_j") is None
+    phases["text"]["energy_j"] = None
+    assert measuring.check_phases(phases, 160.0, "energy_j") is None
+
+
+def test_without_a_meter_there_is_latency_and_a_reason_for_no_energy():
+    result, blocks, traces = process_of(Machine(), NoMeter())
+    assert len(result["latency_s"]) == 10 and "meter: none" in result["energy_reason"] and blocks == traces == []
+
+
+def results_of(machine, n=2, **changes):
+    """What measure_cell.py reads back from `n` processes."""
+    found = []
+    for process in range(n):
+        result, blocks, traces = process_of(machine, first=process == 0, last=process == n - 1, blocks=2, **changes)
+        found.append(
+            json.loads(
+                json.dumps(
+                    {"status": "ok", "reason": None, **result,
+                     "blocks": [fresh_process.block_row(block) for block in blocks],
+                     "runs": fresh_process.run_rows(blocks, 1),
+                     "traces": [fresh_process.trace_row(*named) for named in traces]},
+                    allow_nan=False,
+                )
+            )
+        )  # fmt: skip
+    return found
+
+
+def test_a_method_beside_its_baseline():
+    mine, other = Machine(run_s=0.4, run_w=150), Machine(run_s=0.5, run_w=200)
+    found = {"method": results_of(mine), "baseline": results_of(other)}
+    fields = measure_cell.summarize(found, settings_of())
+    assert fields["energy_j"]["value"] == pytest.approx(30) and fields["baseline"]["energy_j"]["value"] == 50
+    assert fields["ratio"]["energy_j"] == pytest.approx({"value": 0.6, "low": 0.6, "high": 0.6})
+    assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
+    assert (fields["n_blocks"], fields["n_processes"]) == (4, 2)
+    assert fields["energy_j"]["net"] == pytest.approx(30 - 20 * 0.2)
+    assert fields["memory_mb"] == {"value": 100, "low": 100, "high": 100, "source": "synthetic", "reserved": None}
+    json.dumps(fields, allow_nan=False)
+    alone = measure_cell.summarize({"method": found["method"]}, settings_of())
+    assert "ratio" not in alone and alone["energy_j"] == fields["energy_j"]
+
+
+def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_there():
+    broken = results_of(Machine(wrong=dict.fromkeys(range(100), frozen)))
+    fields = measure_cell.summarize({"method": broken, "baseline": results_of(Machine())}, settings_of())
+    assert fields["energy_j"] is None and "did not move" in fields["energy_reason"]
+    assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
+
+
+def test_neighbours_take_turns():
+    turns = measure_cell.schedule(3, ["baseline", "method"])
+    assert turns == [("baseline", 0), ("method", 0), ("method", 1), ("baseline", 1), ("baseline", 2), ("method", 2)]
 
 
 @pytest.fixture
 def cell(tmp_path, monkeypatch):
-    """Run measure.py on a checkpoint with given contents; returns its measurement."""
+    """Run measure_cell.py on a checkpoint with given contents; its processes are calls of `fake(task)`."""
 
-    def run(checkpoint, compute=("real", "a kernel", None), load=None, **changes):
+    def run(checkpoint, compute=("real", "a kernel", None), fake=None, **changes):
         stub = types.ModuleType("quantwatt.checkpoint")
         stub.compute_of = lambda path, device: compute
-        stub.load_pipeline = load or (lambda path, device: pytest.fail("a pipeline was loaded"))
         monkeypatch.setitem(sys.modules, "quantwatt.checkpoint", stub)
         monkeypatch.setattr("quantwatt.checkpoint", stub, raising=False)
+        fake = fake or (lambda task: pytest.fail("a process was started"))
+        monkeypatch.setattr(measure_cell, "run_process", lambda task, path, bar: fake(task))
         manifest.write_json(tmp_path / "checkpoint.json", checkpoint)
-        (tmp_path / "prompts.txt").write_text("a circle\na square\na ring\n")
-        sampling = {"prompts": str(tmp_path / "prompts.txt"), "seed": 7}
+        manifest.write_json(tmp_path / "baseline.json", {"status": "ok"})
         values = {
             "checkpoint": tmp_path / "checkpoint.json",
-            "sampling": json.dumps(sampling),
+            "baseline": tmp_path / "baseline.json",
+            "sampling": json.dumps({"prompts": "prompts.txt", "seed": 7}),
             "measuring": json.dumps(settings_of(**changes)),
+            **{name: tmp_path / f"{name}.csv" for name in ("power", "blocks", "runs")},
             "output": tmp_path / "measurement.json",
-            "power": tmp_path / "power.csv",
-            "blocks": tmp_path / "blocks.csv",
         }
         arguments = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-        measure.main([*arguments, "--names", "tiny", "rtn-w4a16", "steps-20"])
-        assert (tmp_path / "power.csv").exists() and (tmp_path / "blocks.csv").exists()
+        measure_cell.main([*arguments, "--names", "tiny", "rtn-w4a16", "steps-20"])
         return manifest.read_json(tmp_path / "measurement.json")
 
     return run
 
 
-def test_a_simulated_method_is_never_timed(cell, monkeypatch):
-    monkeypatch.setattr(measuring, "measure_latency", lambda *a, **k: pytest.fail("it was timed"))
-    monkeypatch.setattr(measure, "memory_of_processes", lambda *a: pytest.fail("it was loaded"))
+def test_a_simulated_method_is_never_timed(cell, tmp_path):
     found = cell({"status": "ok"}, compute=("simulated", None, "no kernel for W4A16 on cpu"))
     assert (found["status"], found["reason"]) == ("simulated", "no kernel for W4A16 on cpu")
     assert found["latency_s"] is found["energy_j"] is found["memory_mb"] is None
     assert found["energy_reason"] == found["reason"]
     assert (found["model"], found["method"], found["sampling"]) == ("tiny", "rtn-w4a16", "steps-20")
+    assert (tmp_path / "power.csv").read_text() == "t_s,watts,configuration,process,block\n"
 
 
 @pytest.mark.parametrize("status", ["unsupported", "oom"])
@@ -292,31 +372,109 @@ def test_what_the_checkpoint_could_not_do_is_passed_on(cell, status):
     assert (found["status"], found["reason"], found["latency_s"]) == (status, "the reason", None)
 
 
+def test_a_cell_is_measured_in_processes_that_take_turns(cell, tmp_path):
+    machine, tasks = Machine(run_s=0.5, run_w=200), []
+
+    def fake(task):
+        tasks.append(task)
+        return results_of(machine, 1)[0]
+
+    found = cell({"status": "ok"}, fake=fake)
+    kinds = [Path(task["checkpoint"]).stem for task in tasks]
+    assert kinds == ["baseline", "checkpoint", "checkpoint", "baseline"]
+    assert [(task["first"], task["last"]) for task in tasks] == [
+        (True, False),
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
+    assert {(task["blocks"], task["latency_s"]) for task in tasks} == {(2, 2.5)}
+    assert found["status"] == "ok" and found["ratio"]["energy_j"]["value"] == pytest.approx(1)
+    rows = list(csv.DictReader((tmp_path / "blocks.csv").open()))
+    assert len(rows) == 8 and {(row["configuration"], row["process"]) for row in rows} == {
+        (name, process) for name in ("method", "baseline") for process in "01"
+    }
+    power = list(csv.DictReader((tmp_path / "power.csv").open()))
+    times = [float(row["t_s"]) for row in power]
+    assert times[0] == 0 and times == sorted(times) and power[0]["block"] == "idle-before"
+    runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    start = min(float(row["t_s"]) for row in runs)
+    assert start == pytest.approx(30) and {row["prompt"] for row in runs} == {"0"}  # the runs' clock is the samples'
+
+
+OOM = {"status": "oom", "reason": "out of memory"}
+
+
+def test_out_of_memory_is_a_result_and_ends_the_cell(cell):
+    tasks = []
+
+    def fake(task):
+        tasks.append(Path(task["checkpoint"]).stem)
+        return OOM if tasks[-1] == "checkpoint" else results_of(Machine(), 1)[0]
+
+    found = cell({"status": "ok"}, fake=fake)
+    assert (found["status"], found["reason"], found["latency_s"]) == ("oom", "out of memory", None)
+    assert tasks == ["baseline", "checkpoint"]
+
+
+def test_a_baseline_that_does_not_fit_leaves_the_method_measured(cell):
+    tasks = []
+
+    def fake(task):
+        tasks.append(Path(task["checkpoint"]).stem)
+        return OOM if tasks[-1] == "baseline" else results_of(Machine(), 1)[0]
+
+    found = cell({"status": "ok"}, fake=fake)
+    assert tasks == ["baseline", "checkpoint", "checkpoint"]
+    assert found["status"] == "ok" and found["energy_j"]["value"] == 50
+    assert found["baseline"] is None and found["ratio"] == {"energy_j": None, "latency_s": None}
+    assert found["ratio_reason"] == "the baseline: out of memory"
+
+
+def run_task(tmp_path):
+    bar = types.SimpleNamespace(update=lambda line: None)
+    return measure_cell.run_process(
+        {"checkpoint": "x", "output": str(tmp_path / "r.json")}, str(tmp_path / "t.json"), bar
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "status"), [("import os; os.kill(os.getpid(), 9)", "oom"), ("raise SystemExit(1)", None)]
+)
+def test_a_process_that_ends_early(tmp_path, monkeypatch, program, status):
+    (tmp_path / "python").write_text(f"#!{sys.executable}\n{program}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    if status:
+        assert run_task(tmp_path)["status"] == status
+    else:
+        with pytest.raises(manifest.DataError, match="measuring x failed"):
+            run_task(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
-        (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
-            "oom",
-        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "oom"),
         (MemoryError(), "oom"),
         (RuntimeError("shapes differ"), None),
     ],
 )
-def test_out_of_memory_is_a_result_and_a_bug_is_not(cell, monkeypatch, error, status):
-    monkeypatch.setattr(measure, "memory_of_processes", lambda *a: None)
-
-    def load(path, device):
+def test_out_of_memory_in_a_process_is_told_and_a_bug_is_not(tmp_path, monkeypatch, error, status):
+    def fail(task):
         raise error
 
+    monkeypatch.setattr(fresh_process, "measure", fail)
+    manifest.write_json(tmp_path / "task.json", {"output": str(tmp_path / "result.json")})
     with contextlib.nullcontext() if status else pytest.raises(RuntimeError, match="shapes differ"):
-        found = cell({"status": "ok"}, load=load)
-        assert found["status"] == status and found["reason"] and found["latency_s"] is None
+        fresh_process.main([tmp_path / "task.json"])
+        result = manifest.read_json(tmp_path / "result.json")
+        assert result["status"] == status and result["reason"]
 
 
 def test_a_meter_that_cannot_be_read_leaves_the_energy_empty_with_the_reason(capsys):
-    meter, reason = measure.choose_meter(settings_of(meter="estimate"), "cpu")
+    meter, reason = fresh_process.choose_meter(settings_of(meter="estimate"), "cpu")
     assert meter.name == "none" and "set idle_w and full_w" in reason
     assert "no energy:" in capsys.readouterr().err
 
@@ -324,30 +482,32 @@ def test_a_meter_that_cannot_be_read_leaves_the_energy_empty_with_the_reason(cap
 def test_every_method_gets_the_same_first_prompts_and_seeds(tmp_path):
     (tmp_path / "prompts.txt").write_text("a circle\na square\na ring\n")
     sampling = {"prompts": str(tmp_path / "prompts.txt"), "seed": 7}
-    assert measure.first_batch(sampling, 2) == (["a circle", "a square"], [7, 8])
+    assert fresh_process.batches_of(sampling, 2, 1) == [(["a circle", "a square"], [7, 8])]
+    assert fresh_process.batches_of(sampling, 1, 2) == [(["a circle"], [7]), (["a square"], [8])]
     with pytest.raises(manifest.DataError, match="3 prompts are too few"):
-        measure.first_batch(sampling, 4)
+        fresh_process.batches_of(sampling, 2, 2)
     with pytest.raises(manifest.DataError, match="cannot be read"):
-        measure.first_batch({**sampling, "prompts": "nowhere.txt"}, 1)
+        fresh_process.batches_of({**sampling, "prompts": "nowhere.txt"}, 1, 1)
 
 
 def test_the_peak_memory_of_a_process_is_its_own():
     """Not its parent's, whose peak a child starts from in Linux's ru_maxrss."""
     code = (
-        "import numpy, measure\n"
-        "before = measure.peak_resident_bytes(); block = numpy.ones(60_000_000, numpy.uint8)\n"
-        "print(before, measure.peak_resident_bytes())"
+        "import numpy; from quantwatt.fresh_process import peak_resident_bytes\n"
+        "before = peak_resident_bytes(); block = numpy.ones(60_000_000, numpy.uint8)\n"
+        "print(before, peak_resident_bytes())"
     )
     held = np.ones(300_000_000, np.uint8)  # in this process, the parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(measure.__file__).parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=Path(measure_cell.__file__).parent, capture_output=True, text=True, check=True
     )
     before, after = map(int, done.stdout.split())
     assert 0.9 * 60e6 < after - before < 1.2 * 60e6 and after < held.nbytes
 
 
 def test_memory_has_an_interval_over_processes():
-    memory = measure.summarize_memory([100e6, 101e6, 102e6], "peak RSS of a fresh process")
+    peaks = [{"peak_mb": peak, "reserved_mb": None, "source": "peak RSS"} for peak in (100.0, 101.0, 102.0)]
+    memory = measure_cell.summarize_memory(peaks)
     half = 4.302653 / 3**0.5  # Student's t of two degrees of freedom, deviation 1
     assert [memory[key] for key in ("value", "low", "high")] == pytest.approx([101, 101 - half, 101 + half])
-    assert measure.summarize_memory([100e6], "x")["low"] is None
+    assert measure_cell.summarize_memory(peaks[:1])["low"] is None

@@ -242,7 +242,9 @@ def test_trust_box(page):
     for text in (
         "Example CPU, 8 cores",
         "energy is estimated, not measured",
-        "8 blocks of at least 10 s in 2 processes",
+        "8 blocks of at least 10 s in 2 fresh processes, in turns with as many of the baseline",
+        "energy 1.000 [0.990, 1.008]: a difference within 1.01 % is not distinguishable",
+        "they add up to: energy -1 % from the whole, time -1 % from the whole",
         "3 of 24 (warming up)",
         "every 10 ms",
         "not comparable with Inception FID",

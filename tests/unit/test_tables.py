@@ -219,14 +219,37 @@ def test_a_file_of_another_cell_is_refused(tmp_path):
         read_cells(tmp_path, cells, [])
 
 
-def test_another_device_is_another_group_without_ratio(tmp_path):
+def test_another_device_is_another_group(tmp_path):
     devices = dict.fromkeys(synthetic.METHODS, synthetic.CPU) | {"rtn-w8a8": synthetic.GPU}
-    found = small_tree(tmp_path, device=devices)
-    assert pd.isna(row(found, "rtn-w8a8")["energy_ratio"])
-    assert "another device" in row(found, "rtn-w8a8")["ratio_reason"]
-    groups = dict(tables.groups(found))
+    groups = dict(tables.groups(small_tree(tmp_path, device=devices)))
     assert [len(rows) for rows in groups.values()] == [9, 1]
     assert "Example GPU 3f9a1c" in list(groups)[1]
+
+
+def change_measurements(results, method, **changes):
+    for path in results.glob(f"measurements/*/{method}/*/measurement.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_without_a_baseline_beside_it_there_is_no_ratio_and_a_reason(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    change_measurements(tmp_path, "rtn-w8a8", baseline=None, ratio_reason="the baseline: out of memory",
+                        ratio={"energy_j": None, "latency_s": None})  # fmt: skip
+    found = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
+    assert pd.isna(found["energy_ratio"]) and pd.isna(found["verdict"]) and pd.isna(found["break_even_images"])
+    assert found["ratio_reason"] == "the baseline: out of memory" and found["energy_j"] > 0
+
+
+def test_a_difference_within_the_control_is_not_distinguishable(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    before = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
+    assert before["energy_floor"] == pytest.approx(1 / 0.99 - 1) and before["verdict"] == "better"
+    noisy = {"value": 1.0, "low": 0.75, "high": 1.3}
+    change_measurements(tmp_path, "bf16", ratio={"energy_j": noisy, "latency_s": None})
+    after = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
+    assert after["energy_floor"] == pytest.approx(1 / 0.75 - 1) and after["verdict"] == tables.UNDECIDED
+    assert pd.isna(after["latency_floor"]) and after["latency_verdict"] == "better"
+    assert after["energy_ratio"] == before["energy_ratio"]
 
 
 def test_rows_without_a_device_join_the_only_group(tmp_path):
@@ -241,18 +264,16 @@ def test_unreadable_energy_keeps_time(tmp_path):
     assert pd.isna(found["energy_ratio"])
 
 
-def test_without_blocks_the_latency_ratio_uses_the_medians(tmp_path):
-    cells = synthetic.write_tree(tmp_path, meter="none", energy_reason="meter: none", with_images=False)
-    for path in tmp_path.glob("measurements/*/*/*/measurement.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"blocks": []}))
-    found = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
-    assert found["latency_ratio"] == pytest.approx(0.048 / 0.061)
-    assert found["latency_ratio_low"] < found["latency_ratio"] < found["latency_ratio_high"]
-
-
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(0.8, 0.9, "better"), (1.1, 1.2, "worse"), (0.9, 1.1, tables.UNDECIDED), (math.nan, math.nan, None)],
+    ("ratio", "low", "high", "floor", "verdict"),
+    [
+        (0.85, 0.8, 0.9, None, "better"),
+        (1.15, 1.1, 1.2, 0.05, "worse"),
+        (1.0, 0.9, 1.1, 0.0, tables.UNDECIDED),
+        (0.97, 0.96, 0.98, 0.04, tables.UNDECIDED),
+        (0.97, 0.96, 0.98, 0.02, "better"),
+        (0.9, math.nan, math.nan, 0.01, None),
+    ],
 )
-def test_verdict(low, high, verdict):
-    assert tables.judge(low, high) == verdict
+def test_verdict(ratio, low, high, floor, verdict):
+    assert tables.judge(ratio, low, high, floor) == verdict

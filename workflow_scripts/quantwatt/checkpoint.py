@@ -140,7 +140,18 @@ class QuantizedPipeline:
         """
         from quantwatt.images import to_uint8
 
+        settings = self._settings({**(sampling or {}), **options})
+        return to_uint8(self.family.generate(self.pipeline, prompts, seeds, settings), first)
+
+    def prepare(self, prompts, seeds, sampling):
+        """A function that does one batch and leaves the result on the device, for timing."""
+        return self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling))
+
+    def phases(self, prompts, seeds, sampling):
+        """{name: function that does this part of a batch by itself}, in order."""
+        return self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
+
+    def _settings(self, sampling):
         default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
-        images = self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
-        return to_uint8(images, first)
+        return {**settings, **sampling}

@@ -1,7 +1,8 @@
 """Confidence intervals: the only place that draws one.
 
-Many observations (images) are resampled. A handful (blocks, processes) are not: the percentile bootstrap of eight
-values covers 90 % where it promises 95, of three 75; there, Student's t is used.
+Many observations (images) are resampled and the percentiles taken. Of a handful (blocks, processes) the percentiles
+promise too much, 90 % for eight values and 75 % for three: there, Student's t is used, over the spread of the draws
+where observations are nested.
 """
 
 import math
@@ -55,27 +56,64 @@ def student_mean(values):
     return mean, mean - half, mean + half
 
 
-def student_ratio(values, baseline):
-    """Ratio of two means of a few observations each, on the logarithmic scale.
-
-    The variance of the logarithm of a mean is that of the mean over its square (delta method); the degrees of freedom
-    are Welch's.
+def nested_mean(groups, statistic=np.mean, resamples=RESAMPLES, seed=0):
+    """Mean over processes of a statistic of each, by the hierarchical bootstrap: processes, then what each observed.
 
     Args:
-        values, baseline: [n] and [m] positive observations of the two configurations.
+        groups: list of [n] observations, one array per fresh process; n may differ.
+        statistic: np.mean or np.median, of one process's observations.
     Returns:
-        (ratio, low, high); the bounds are NaN where a side has fewer than two values.
+        (mean, low, high), as `nested_ratio`.
     """
-    values, baseline = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    ratio = float(values.mean() / baseline.mean())
-    if len(values) < 2 or len(baseline) < 2:
-        return ratio, math.nan, math.nan
-    variances = [side.var(ddof=1) / len(side) / side.mean() ** 2 for side in (values, baseline)]
-    if sum(variances) == 0:
-        return ratio, ratio, ratio
-    weights = [v**2 / (len(side) - 1) for v, side in zip(variances, (values, baseline), strict=True)]
-    half = _student(sum(variances) ** 2 / sum(weights)) * math.sqrt(sum(variances))
-    return ratio, ratio * math.exp(-half), ratio * math.exp(half)
+    (means,), (value,) = _nested([groups], statistic, resamples, seed)
+    low, high = _halves(means, len(groups), min(map(len, groups)))
+    return value, value + low, value + high
+
+
+def nested_ratio(groups, baseline, statistic=np.mean, resamples=RESAMPLES, seed=0):
+    """Ratio of two configurations that took turns, on the logarithmic scale, by the hierarchical bootstrap.
+
+    Process i of one ran beside process i of the other, so both are drawn together and what drifts between the pairs
+    cancels; observations inside a process are drawn for each side by itself. With n pairs the draws spread too little
+    by sqrt(1 - 1/n) and have n - 1 degrees of freedom: the interval is that of Student's t over the corrected spread,
+    which tests hold to its promise where the plain percentiles of four pairs cover 80 %.
+
+    Args:
+        groups, baseline: lists of equal length of [n] positive observations, one array per fresh process.
+        statistic: np.mean or np.median, of one process's observations.
+    Returns:
+        (ratio, low, high); the bounds are NaN where one process has nothing to be drawn from.
+    """
+    (mine, other), (value, reference) = _nested([groups, baseline], statistic, resamples, seed)
+    ratio = value / reference
+    low, high = _halves(np.log(mine / other), len(groups), min(map(len, [*groups, *baseline])))
+    return ratio, ratio * math.exp(low), ratio * math.exp(high)
+
+
+def _nested(sides, statistic, resamples, seed):
+    """Draws of each side's mean over processes, [sides][resamples], and the means themselves."""
+    rng, n = np.random.default_rng(seed), len(sides[0])
+    chosen = rng.integers(n, size=(resamples, n))  # the same processes for all sides
+    draws, values = [], []
+    for groups in sides:
+        groups = [np.asarray(group, dtype=np.float64) for group in groups]
+        picked = np.empty((resamples, n))
+        for index, group in enumerate(groups):
+            here = chosen == index
+            drawn = rng.integers(len(group), size=(here.sum(), len(group)))
+            picked[here] = statistic(group[drawn], axis=1)
+        draws.append(picked.mean(axis=1))
+        values.append(float(np.mean([statistic(group) for group in groups])))
+    return draws, values
+
+
+def _halves(draws, processes, observations):
+    """(low, high) about the estimate; with one process, its observations are the units."""
+    units = processes if processes > 1 else observations
+    if units < 2:
+        return math.nan, math.nan
+    half = _student(units - 1) * float(draws.std()) * math.sqrt(units / (units - 1))
+    return -half, half
 
 
 def bootstrap_statistic(statistic, n, resamples, seed=0):

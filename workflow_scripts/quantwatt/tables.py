@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from quantwatt.intervals import student_ratio
 from quantwatt.manifest import DataError, atomic_path, canonical_json
 
 
@@ -55,13 +54,13 @@ SUMMARY_COLUMNS = [
     *_with_bounds("memory_mb"),
     *"meter energy_estimated device n_images solver features".split(),
     *"baseline kernel device_id device_fake latency_p10_s latency_p90_s mean_w idle_w energy_net_j".split(),
-    *"n_blocks memory_source latency_reason energy_reason memory_reason".split(),
+    *"n_blocks n_processes memory_source latency_reason energy_reason memory_reason".split(),
     *(f"{metric.column}_reason" for metric in METRICS.values()),
     *_with_bounds("energy_ratio"),
     "verdict",
     *_with_bounds("latency_ratio"),
     "latency_verdict",
-    "ratio_reason",
+    *"ratio_reason energy_floor latency_floor".split(),
     *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
     *"seed replicate_of".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
@@ -79,7 +78,7 @@ def summary_table(cells, baseline, samplings=None):
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
     first = _replicated(samplings or {})
     rows = [
-        _row(cell, references.get((cell.model, cell.sampling)), baseline) | {"replicate_of": first.get(cell.sampling)}
+        _row(cell, references.get((cell.model, cell.sampling))) | {"replicate_of": first.get(cell.sampling)}
         for cell in cells
     ]
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
@@ -95,7 +94,7 @@ def _replicated(samplings):
     return found
 
 
-def _row(cell, reference, baseline):
+def _row(cell, reference):
     measured, checkpoint = cell.measurement, cell.checkpoint
     status, reason = cell.failure
     device = measured.get("device") or {}
@@ -114,7 +113,7 @@ def _row(cell, reference, baseline):
         "solver": _solver(checkpoint),
         "seed": cell.images.get("seed"),
         "n_images": cell.images.get("n_images"),
-        "baseline": cell.method == baseline,
+        "baseline": cell is reference,
         "device": device.get("name"),
         "device_id": device.get("uuid_hash"),
         "device_fake": bool(device.get("fake", False)),
@@ -123,7 +122,7 @@ def _row(cell, reference, baseline):
         **_changes(cell, reference),
         **_ratios(cell, reference),
     }
-    row.update(_quantizing(cell, reference, row))
+    row.update(_quantizing(cell, row))
     return row
 
 
@@ -170,7 +169,8 @@ def _cost(measured):
         "energy_net_j": energy.get("net"),
         "memory_source": memory.get("source"),
         "meter": measured.get("meter"),
-        "n_blocks": len(_valid_blocks(measured)) if latency or energy else None,
+        "n_blocks": measured.get("n_blocks") if latency or energy else None,
+        "n_processes": measured.get("n_processes") if latency or energy else None,
     }
     if row["energy_j"] is None:
         row["energy_reason"] = measured.get("energy_reason") or why
@@ -192,7 +192,7 @@ def _changes(cell, reference):
             continue
         before = reference.scores[metric]
         if score.get("value") is not None and before.get("value") is not None:
-            row |= _interval(f"{known.column}_change", *difference(_triple(score), _triple(before)))
+            row |= _interval(f"{known.column}_change", *difference(triple(score), triple(before)))
     return row
 
 
@@ -210,51 +210,38 @@ def difference(value, reference):
     return v - r, v - r - math.hypot(v - v_low, r_high - r), v - r + math.hypot(v_high - v, r - r_low)
 
 
+COSTS = {"energy_j": ("energy", "verdict"), "latency_s": ("latency", "latency_verdict")}
+
+
 def _ratios(cell, reference):
-    """Energy against the baseline from the blocks of both, latency from the medians of its own runs."""
-    if reference is cell:
-        return {"verdict": BASELINE, "latency_verdict": BASELINE}
-    why = _incomparable(cell, reference)
-    if why:
-        return {"ratio_reason": why}
+    """Cost against the baseline that was measured beside it, and what of it the baseline against itself would show."""
     row = {}
-    joules = [_per_image(c.measurement, "energy_j") for c in (cell, reference)]
-    if all(map(len, joules)):
-        ratio = student_ratio(*joules)
-        row |= _interval("energy_ratio", *ratio) | {"verdict": judge(*ratio[1:])}
-    medians = [c.measurement.get("latency_s") for c in (cell, reference)]
-    if all(medians):
-        ratio = _ratio_of_medians(*medians)
-        row |= _interval("latency_ratio", *ratio) | {"latency_verdict": judge(*ratio[1:])}
-    if "energy_ratio" not in row:
-        row["ratio_reason"] = cell.measurement.get("energy_reason") or "no energy was read"
+    for key, (name, verdict) in COSTS.items():
+        floor = row[f"{name}_floor"] = noise_floor(reference.measurement, key) if reference else None
+        ratio = (cell.measurement.get("ratio") or {}).get(key)
+        if cell is reference:
+            row[verdict] = BASELINE if cell.measurement["status"] == "ok" else None
+        elif ratio:
+            value, low, high = triple(ratio)
+            row |= _interval(f"{name}_ratio", value, low, high) | {verdict: judge(value, low, high, floor)}
+    if cell is not reference and row.get("energy_ratio") is None:
+        measured = cell.measurement
+        reasons = (measured.get("ratio_reason"), measured.get("energy_reason"), measured.get("reason"))
+        row["ratio_reason"] = next((reason for reason in reasons if reason), "no energy was read")
     return row
 
 
-def _ratio_of_medians(mine, other):
-    """(ratio, low, high) of two latencies from their own intervals, on the logarithmic scale."""
-    logs = [
-        [math.nan if latency[key] is None else math.log(latency[key]) for key in ("median", "low", "high")]
-        for latency in (mine, other)
-    ]
-    return tuple(math.exp(value) for value in difference(*logs))
+def noise_floor(control, key):
+    """The larger relative difference inside the interval of the A/A control, baseline against baseline; or None.
 
-
-def _incomparable(cell, reference):
-    if reference is None:
-        return "the experiment has no baseline for this model and sampling"
-    for record in (cell, reference):
-        if record.measurement["status"] != "ok":
-            return f"{record.method}: {record.measurement.get('reason') or record.measurement['status']}"
-    mine, other = cell.measurement, reference.measurement
-    threads = [(m.get("device") or {}).get("threads") for m in (mine, other)]
-    if threads[0] != threads[1]:
-        return f"the baseline was measured with {threads[1]} threads, this with {threads[0]}"
-    if device_key(mine) != device_key(other):
-        return f"the baseline was measured on another device ({(other.get('device') or {}).get('name')})"
-    if mine.get("meter") != other.get("meter"):
-        return f"the baseline was measured with another meter ({other.get('meter')})"
-    return None
+    Args:
+        control: the measurement of the baseline's own cell; key: "energy_j" or "latency_s".
+    """
+    ratio = (control.get("ratio") or {}).get(key)
+    if not ratio:
+        return None
+    bounds = [ratio[end] for end in ("low", "high") if ratio.get(end) is not None] or [ratio["value"]]
+    return max(math.exp(abs(math.log(bound))) for bound in bounds) - 1
 
 
 def device_key(measurement):
@@ -263,16 +250,16 @@ def device_key(measurement):
     return device.get("name"), device.get("uuid_hash")
 
 
-def judge(low, high):
-    """Verdict on a cost ratio from its interval: below 1 is better; None without an interval."""
+def judge(ratio, low, high, floor=None):
+    """Verdict on a cost ratio, less is better: undecided within its interval or the noise floor; None without one."""
     if math.isnan(low) or math.isnan(high):
         return None
-    if high < 1:
-        return BETTER
-    return WORSE if low > 1 else UNDECIDED
+    if low <= 1 <= high or (floor is not None and abs(math.log(ratio)) <= math.log1p(floor)):
+        return UNDECIDED
+    return BETTER if ratio < 1 else WORSE
 
 
-def _quantizing(cell, reference, row):
+def _quantizing(cell, row):
     """What calibrating and quantizing took, and after how many images the saving has repaid it."""
     cost = cell.checkpoint.get("quantize") or {}
     parts = [part for part in (cost, cell.checkpoint.get("calibration")) if part]
@@ -284,24 +271,14 @@ def _quantizing(cell, reference, row):
         "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
     }
     if found["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
-        saving = reference.measurement["energy_j"]["value"] - row["energy_j"]
+        saving = cell.measurement["baseline"]["energy_j"]["value"] - row["energy_j"]
         if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
             found["break_even_images"] = math.ceil(found["quantize_energy_j"] / saving)
     return found
 
 
-def _valid_blocks(measured):
-    return [block for block in measured.get("blocks") or [] if not block.get("void")]
-
-
-def _per_image(measured, key):
-    """[blocks] joules or seconds per image of the blocks that count."""
-    blocks = _valid_blocks(measured)
-    return np.array([b[key] / b["images"] for b in blocks if b.get(key) is not None and b["images"]])
-
-
-def _triple(score):
-    """(value, low, high) with NaN for a missing bound."""
+def triple(score):
+    """(value, low, high) of a score or a ratio, with NaN for a missing bound."""
     return tuple(math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
 
 

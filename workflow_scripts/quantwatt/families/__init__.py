@@ -6,6 +6,8 @@ A family module offers
     load_denoiser(settings, location) -> module                 the part that is quantized
     meta_denoiser(location) -> module                           its architecture, without memory
     generate(pipeline, prompts, seeds, sampling) -> images      float32 [n, height, width, 3] in 0..1
+    prepare(pipeline, prompts, seeds, sampling) -> run()        one batch, whatever it needs on the device already
+    phases(pipeline, prompts, seeds, sampling) -> {name: run()} its parts, in order, each by itself
     record(pipeline, prompts, seeds, calibration, steps) -> {step: denoiser inputs}
     blocks(denoiser) -> list of names                           in execution order
     quantizable(denoiser) -> list of names                      linear layers, in execution order

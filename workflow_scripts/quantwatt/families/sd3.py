@@ -65,18 +65,59 @@ def generate(pipeline, prompts, seeds, sampling):
     Returns:
         [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN).
     """
-    result = pipeline(
-        prompt=list(prompts),
-        negative_prompt=[sampling["negative_prompt"]] * len(prompts),
+    return _call(pipeline, seeds, sampling, output_type="np", **_texts(prompts, sampling))
+
+
+def _texts(prompts, sampling):
+    return {"prompt": list(prompts), "negative_prompt": [sampling["negative_prompt"]] * len(prompts)}
+
+
+def _call(pipeline, seeds, sampling, **inputs):
+    return pipeline(
         num_inference_steps=sampling["steps"],
         guidance_scale=sampling["guidance"],
         height=sampling["height"],
         width=sampling["width"],
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         max_sequence_length=pipeline.max_sequence_length,
-        output_type="np",
-    )
-    return result.images
+        **inputs,
+    ).images
+
+
+def prepare(pipeline, prompts, seeds, sampling):
+    """A function that draws one batch of images and leaves them on the device."""
+    return lambda: _call(pipeline, seeds, sampling, output_type="pt", **_texts(prompts, sampling))
+
+
+@torch.no_grad()
+def phases(pipeline, prompts, seeds, sampling):
+    """{"text", "denoise", "decode"}: functions that do one batch's part by itself, on what the parts before gave."""
+
+    @torch.no_grad()
+    def text():
+        return pipeline.encode_prompt(
+            prompt_2=None,
+            prompt_3=None,
+            do_classifier_free_guidance=sampling["guidance"] > 1,
+            max_sequence_length=pipeline.max_sequence_length,
+            **_texts(prompts, sampling),
+        )
+
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    embeddings = dict(zip(names, text(), strict=True))
+
+    def denoise():
+        return _call(pipeline, seeds, sampling, output_type="latent", **embeddings)
+
+    latents = denoise()
+
+    @torch.no_grad()
+    def decode():
+        config = pipeline.vae.config
+        image = pipeline.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+        return pipeline.image_processor.postprocess(image, output_type="pt")
+
+    return {"text": text, "denoise": denoise, "decode": decode}
 
 
 def record(pipeline, prompts, seeds, calibration, steps):

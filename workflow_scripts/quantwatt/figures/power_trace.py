@@ -1,4 +1,4 @@
-"""The baseline's sampled power over time."""
+"""The baseline's sampled power over time: idle, energy blocks, and each phase looped alone."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from quantwatt.figures import INK, NARROW, PALETTE, WIDE, sentence
+from quantwatt.figures import GREY, INK, NARROW, PALETTE, WIDE, sentence
 from quantwatt.manifest import DataError
 from quantwatt.tables import first_seeds
 
@@ -26,42 +26,40 @@ def draw(inputs, narrow):
     for axes, (row, seconds, watts, spans) in zip(
         figure.subplots(len(found), 1, squeeze=False)[:, 0], found, strict=True
     ):
-        for start, end in spans:
-            axes.axvspan(start, end, color="#eef3f8", linewidth=0, zorder=0)
+        for name, start, end in spans:
+            phase = not name.isdigit()
+            axes.axvspan(start, end, color="#f6eee3" if phase else "#eef3f8", linewidth=0, zorder=0)
+            if phase:
+                axes.text((start + end) / 2, 0.02, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+                          rotation=90, fontsize=6.5, color=GREY)  # fmt: skip
         _draw_trace(axes, seconds, watts)
         if pd.notna(row["idle_w"]):
             axes.axhline(row["idle_w"], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         estimated = ", estimated" if row["meter"] == "estimate" else ""
         idle = f"; dashed: idle {row['idle_w']:.3g} W" if pd.notna(row["idle_w"]) else ""
         axes.set_title(f"{row['model']} {row['method']}: power (W{estimated}){idle}", fontsize=8 if narrow else 9.5)
-        axes.set_xlabel("seconds" + ("; energy blocks shaded" if spans else ""))
+        axes.set_xlabel("seconds of one process" + ("; energy blocks and phases shaded" if spans else ""))
         axes.set_ylim(0, None)
         axes.set_xlim(seconds.min(), seconds.max())
     return figure
 
 
 def _trace(results, row):
-    """(seconds, watts, [(start, end) of each block]) of a cell's power.csv, or None where it holds no sample."""
+    """(seconds, watts, [(block or phase, start, end)]) of the first process in power.csv; None without samples."""
     path = Path(results) / "measurements" / row["model"] / row["method"] / row["sampling"] / "power.csv"
     try:
-        samples = pd.read_csv(path)
+        samples = pd.read_csv(path, dtype={"block": str})
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return None
-    time = next((c for c in samples if c in ("t_s", "time_s", "seconds")), None)
-    power = next((c for c in samples if c in ("watts", "power_w", "w")), None)
-    if time is None or power is None:
-        raise DataError(f"{path}: needs a column of seconds (t_s) and one of watts; it has {', '.join(samples)}.")
-    samples[[time, power]] = samples[[time, power]].apply(pd.to_numeric, errors="coerce")
-    samples = samples.dropna(subset=[time, power])
+    if missing := {"t_s", "watts", "configuration", "process", "block"} - set(samples):
+        raise DataError(f"{path}: the column {min(missing)} is missing; it has {', '.join(samples)}.")
+    samples = samples[(samples["configuration"] == "method") & (samples["process"] == 0)].dropna(subset=["watts"])
     if samples.empty:
         return None
-    seconds = samples[time].to_numpy() - samples[time].iloc[0]
-    spans = []
-    if "block" in samples:
-        names = samples["block"].astype(str).to_numpy()
-        blocks = [name for name in dict.fromkeys(names) if not name.startswith("idle")]
-        spans = [(seconds[names == name].min(), seconds[names == name].max()) for name in blocks]
-    return seconds, samples[power].to_numpy(), spans
+    seconds = samples["t_s"] - samples["t_s"].iloc[0]
+    edges = seconds.groupby(samples["block"], sort=False).agg(["min", "max"])
+    spans = [(name, low, high) for name, low, high in edges.itertuples() if not name.startswith("idle")]
+    return seconds.to_numpy(), samples["watts"].to_numpy(), spans
 
 
 def _draw_trace(axes, seconds, watts):

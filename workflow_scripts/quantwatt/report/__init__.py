@@ -43,6 +43,24 @@ def seed_tables(summary):
     return found
 
 
+def phase_rows(cells, samplings):
+    """One mapping per measured cell with phases: {"model", "method", "phases": [(name, s, J, W)], "sum", "whole"}.
+
+    Args:
+        samplings: names of those that are shown.
+    """
+    return [
+        {
+            "title": f"{cell.model} · {cell.method}" + (f" · {cell.sampling}" if len(samplings) > 1 else ""),
+            "phases": [(name, p["latency_s"], p["energy_j"], p["mean_w"]) for name, p in phases.items()],
+            "checks": cell.measurement["phases_check"],
+            "estimated": cell.measurement["estimated"],
+        }
+        for cell in cells
+        if cell.sampling in samplings and (phases := cell.measurement.get("phases"))
+    ]
+
+
 def quantizing_rows(summary, layers):
     """What quantizing took and which layers fell back: one mapping per model and quantized method.
 
@@ -113,6 +131,7 @@ def render(template, *, experiment, cells, metrics, baseline, summary, layers, f
         seeds=seed_tables(summary),
         features=[f for f in summary["features"].dropna().unique() if f != "inception"],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], "images"),
+        phases=phase_rows(cells, set(shown["sampling"])),
         trust=trust(cells),
         evaluation=evaluation_sections(evaluation or {}),
         errors=error_summary(layers),

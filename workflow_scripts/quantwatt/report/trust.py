@@ -1,7 +1,7 @@
 """What the figures rest on: device, meter, blocks, images, scores and versions, from the stages' own JSON."""
 
-from quantwatt.report.numbers import compact, span
-from quantwatt.tables import device_key, metric_of
+from quantwatt.report.numbers import compact, span, with_bounds
+from quantwatt.tables import device_key, metric_of, noise_floor, triple
 
 
 def trust(cells):
@@ -25,6 +25,9 @@ def _device_facts(cells):
         ("Meter", _distinct(_meter_text(m) for m in timed)),
         ("Blocks", _distinct(_blocks_text(m) for m in timed)),
         ("Blocks left out", _void_text(blocks)),
+        ("Baseline against itself", _control_text(cells)),
+        ("Warm-up", _warm_up_text(timed)),
+        ("Phases", _phases_text(timed)),
         ("Idle power", span((e.get("idle_w") for e in energy), "W")),
         ("Counter against integral", _crosscheck_text(timed)),
         ("Sampler", _sampler_text(timed)),
@@ -54,11 +57,43 @@ def _meter_text(record):
 
 
 def _blocks_text(record):
-    processes = {block.get("process") for block in record.get("blocks") or []}
-    if not processes:
+    if not record.get("blocks"):
         return None
-    where = "one process" if len(processes) == 1 else f"{len(processes)} processes"
-    return f"{len(record['blocks'])} blocks of at least {compact(record['block_s'])} s in {where}"
+    n = record["n_processes"]
+    where = "one process" if n == 1 else f"{n} fresh processes"
+    turns = ", in turns with as many of the baseline" if record.get("baseline") else ""
+    return f"{len(record['blocks'])} blocks of at least {compact(record['block_s'])} s in {where}{turns}"
+
+
+def _control_text(cells):
+    """The A/A control of each baseline's cell, and what it makes of small differences."""
+    found = []
+    for cell in cells:
+        if cell.checkpoint.get("layers") or cell.measurement["status"] != "ok":
+            continue
+        for key, name in (("energy_j", "energy"), ("latency_s", "time")):
+            ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
+            if ratio:
+                text = with_bounds(*triple(ratio))
+                found.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
+    return _distinct(found)
+
+
+def _warm_up_text(records):
+    slopes = [w["slope_c_per_min"] for m in records for w in m.get("warm_up") or [] if w["slope_c_per_min"] is not None]
+    return f"until {span(slopes, '°C per minute')}" if slopes else None
+
+
+def _phases_text(records):
+    """How far the phases, each looped alone, add up to the whole."""
+    parts = []
+    for key, name in (("energy_j", "energy"), ("latency_s", "time")):
+        checks = [m["phases_check"][key] for m in records if (m.get("phases_check") or {}).get(key)]
+        apart = span((100 * check["difference"] for check in checks), "%")
+        if apart:
+            worst = "; more than 5 % apart" if any(check["verdict"] == "apart" for check in checks) else ""
+            parts.append(f"{name} {apart} from the whole{worst}")
+    return f"looped alone, they add up to: {', '.join(parts)}" if parts else None
 
 
 def _void_text(blocks):
@@ -88,7 +123,7 @@ def _latency_text(record):
     latency = record.get("latency_s")
     if not latency or not latency.get("n"):
         return None
-    return f"median of {latency['n']} timings, {record.get('images_per_batch')} images per batch"
+    return f"{latency['n']} timings, {record.get('images_per_batch')} images per batch, in runs without the sampler"
 
 
 def _temperature_text(devices):

@@ -1,0 +1,270 @@
+"""One configuration in a process of its own: load, warm up, then latency, energy blocks and phases.
+
+measure_cell.py starts it, `python -m quantwatt.fresh_process TASK.json`, and reads the JSON file that the task names.
+On stdout it tells what it is doing, one JSON object a line.
+"""
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from quantwatt import failures, manifest, measuring
+from quantwatt.meters import MeterUnavailable, open_meter
+
+NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
+
+
+def main(argv):
+    task = manifest.read_json(argv[0])
+    try:
+        with failures.expected():
+            result = measure(task)
+    except failures.ExpectedFailure as failure:
+        result = {"status": failure.status, "reason": failure.reason}
+    manifest.write_json(task["output"], result)
+
+
+def measure(task):
+    """Everything that needs the pipeline.
+
+    Args:
+        task: {"checkpoint", "sampling", "measuring", "device", "threads", "blocks", "latency_s", "first", "last",
+            "output"}; a configuration's first process also rests before and loops its phases, the last rests after.
+    """
+    from quantwatt import checkpoint
+
+    settings, device, sampling = task["measuring"], task["device"], task["sampling"]
+    meter, energy_reason = choose_meter(settings, device)
+    with contextlib.closing(meter):
+        set_threads(task["threads"])
+        pipeline = checkpoint.load_pipeline(task["checkpoint"], device)
+        batches = batches_of(sampling, settings["images_per_batch"], settings["prompts"])
+        result, blocks, traces = measure_process(
+            [pipeline.prepare(*batch, sampling) for batch in batches],
+            lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings["phases_s"] else {},
+            meter,
+            {**settings, **{key: task[key] for key in ("blocks", "latency_s", "first", "last")}},
+            synchronize_of(device),
+            peak_memory_of(device),
+        )
+    result["energy_reason"] = energy_reason or result["energy_reason"]
+    result["device"] = {**describe_device(device), **result["device"]}
+    return {
+        "status": "ok",
+        "reason": None,
+        **result,
+        "blocks": [block_row(block) for block in blocks],
+        "runs": run_rows(blocks, len(batches)),
+        "traces": [trace_row(*named) for named in traces],
+    }
+
+
+def measure_process(runs, make_phases, meter, settings, synchronize, memory, clock=time.perf_counter, sleep=time.sleep):
+    """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
+
+    Args:
+        runs: one callable per batch of prompts; every loop goes through them from the first.
+        make_phases: function that returns {name: callable}, called once the blocks are done.
+        settings: measuring's, with blocks and latency_s of this process, and whether it is the first and the last.
+        memory: function that returns the peak so far, read after the warm-up.
+    Returns:
+        (fields of the result, [Block], [(block or spell, Trace)]).
+    """
+    images = settings["images_per_batch"]
+    tell(step="warm-up")
+    n_runs, slope = measuring.warm_up(
+        measuring.Cycle(runs), settings["warmup_s"], synchronize, clock,
+        lambda: meter.provenance().get("temperature_c"), settings["steady_s"],
+    )  # fmt: skip
+    fields = {"memory": memory(), "warm_up": {"runs": n_runs, "slope_c_per_min": slope}}
+    tell(step="latency")
+    seconds = measuring.measure_latency(
+        measuring.Cycle(runs), settings["latency_s"], synchronize=synchronize, clock=clock
+    )
+    before = meter.provenance()
+    fields |= {
+        "latency_s": list(seconds),
+        "meter": meter.name,
+        "estimated": meter.estimated,
+        "energy_reason": None,
+        "device": {**before, "temperature_after_c": None},
+        "idle_w": [],
+        "phases": {},
+        "sampler": None,
+        "crosscheck": None,
+    }
+    if meter.name == "none":
+        fields["energy_reason"] = meter.stop().fault
+        return fields, [], []
+    traces = []
+
+    def rest(name):
+        if settings["idle_s"] > 0:
+            tell(step=name)
+            watts, trace = measuring.idle_power(meter, settings["idle_s"], sleep)
+            traces.append((name, trace))
+            fields["idle_w"] += [] if watts is None else [watts]
+
+    if settings["first"]:
+        rest("idle-before")
+    tell(step="energy")
+    blocks = measuring.measure_energy(
+        measuring.Cycle(runs), meter, settings["block_s"], settings["blocks"], images, synchronize,
+        after_block=tell_watts, clock=clock,
+    )  # fmt: skip
+    traces += [(block.block, block.trace) for block in blocks]
+    fields["phases"], of_phases = measuring.measure_phases(
+        make_phases(), meter, settings["phases_s"], images, synchronize, clock
+    )
+    traces += of_phases.items()
+    if settings["last"]:
+        rest("idle-after")
+    fields["device"]["temperature_after_c"] = meter.provenance().get("temperature_c")
+    fields["sampler"] = {
+        "interval_ms": before["interval_ms"],
+        "n_samples": sum(len(trace.watts) for _, trace in traces),
+        "n_missed": sum(trace.n_missed for _, trace in traces),
+        "n_zero": sum(trace.n_zero for _, trace in traces),
+    }
+    fields["crosscheck"] = measuring.crosscheck(*(block.trace for block in blocks if not block.void))
+    return fields, blocks, traces
+
+
+def tell(**what):
+    """One line of JSON for the process that waits for this one."""
+    print(json.dumps(what), flush=True)
+
+
+def tell_watts(block):
+    if block.energy_j is not None:
+        tell(step="energy", watts=block.energy_j / block.seconds)
+
+
+def batches_of(sampling, n_images, n_batches):
+    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
+
+    Raises:
+        DataError: the file is missing or has fewer prompts.
+    """
+    needed = n_images * n_batches
+    try:
+        prompts = Path(sampling["prompts"]).read_text().splitlines()[:needed]
+    except OSError as error:
+        raise manifest.DataError(f"{sampling['prompts']}: the prompts cannot be read ({error.strerror}).") from error
+    if len(prompts) < needed:
+        raise manifest.DataError(
+            f"{sampling['prompts']}: {len(prompts)} prompts are too few for images_per_batch: {n_images} and "
+            f"prompts: {n_batches}."
+        )
+    starts = range(0, needed, n_images)
+    return [(prompts[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
+
+
+def choose_meter(settings, device):
+    """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
+
+    Raises:
+        DataError: the blocks are too short for the meter.
+    """
+    try:
+        meter = open_meter(settings["meter"], settings, device)
+    except MeterUnavailable as unavailable:
+        print(f"no energy: {unavailable}", file=sys.stderr)
+        return open_meter("none"), str(unavailable)
+    if meter.name == "nvml" and settings["block_s"] < NVML_BLOCK_S and not meter.provenance()["fake"]:
+        meter.close()
+        raise manifest.DataError(
+            f"measuring.block_s is {settings['block_s']}, and a GPU's readings need {NVML_BLOCK_S} s or more."
+        )
+    return meter, None
+
+
+def set_threads(threads):
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def synchronize_of(device):
+    if device == "cpu":
+        return measuring.nothing
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def peak_memory_of(device):
+    """A function that returns {"peak_mb", "reserved_mb", "source"} of this process up to now."""
+    if device == "cpu":
+        return lambda: {
+            "peak_mb": peak_resident_bytes() / 1e6,
+            "reserved_mb": None,
+            "source": "peak RSS of a fresh process",
+        }
+    import torch
+
+    return lambda: {
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
+        "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
+        "source": "torch.cuda peak allocated",
+    }
+
+
+def peak_resident_bytes():
+    """This process's peak resident set. Linux's ru_maxrss starts at the parent's peak, VmHWM does not."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe_device(device):
+    """The device as torch knows it; the meter's own words come over these."""
+    import torch
+
+    name = torch.cuda.get_device_name(0) if device == "cuda" else manifest.provenance()["cpu"]
+    return {
+        "name": name,
+        "kind": device,
+        "uuid_hash": None,
+        "driver": None,
+        "power_limit_w": None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "void", "reason")
+
+
+def block_row(block):
+    return {name: getattr(block, name) for name in BLOCK_FIELDS}
+
+
+def run_rows(blocks, n_prompts):
+    """[{"block", "run", "prompt", "t_s", "seconds", "energy_j"}]: a run's joules are its part of the block's trace."""
+    rows = []
+    for block in blocks:
+        for run, (start, stop) in enumerate(block.runs):
+            joules = None if block.void else block.trace.energy_between(start, stop)
+            prompt = len(rows) % n_prompts  # the cycle goes on from block to block
+            rows.append({"block": block.block, "run": run, "prompt": prompt, "t_s": start, "seconds": stop - start,
+                         "energy_j": joules})  # fmt: skip
+    return rows
+
+
+def trace_row(name, trace):
+    """A trace as JSON: seconds of the monotonic clock, which all processes share, and watts, null where not read."""
+    watts = [None if value != value else float(value) for value in trace.watts]
+    return {"block": name, "t_s": list(map(float, trace.timestamps_s)), "watts": watts}
+
+
+if __name__ == "__main__":
+    from quantwatt import command
+
+    command.run(lambda: main(sys.argv[1:]))
