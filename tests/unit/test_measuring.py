@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import measure_cell
-from quantwatt import fresh_process, manifest, measuring
+from quantwatt import experiment, fresh_process, manifest, measuring
 from quantwatt.meters.none import NoMeter
 from quantwatt.meters.trace import trace_of
 
@@ -511,3 +511,15 @@ def test_memory_has_an_interval_over_processes():
     half = 4.302653 / 3**0.5  # Student's t of two degrees of freedom, deviation 1
     assert [memory[key] for key in ("value", "low", "high")] == pytest.approx([101, 101 - half, 101 + half])
     assert measure_cell.summarize_memory(peaks[:1])["low"] is None
+
+
+def test_any_callable_in_three_lines():
+    from quantwatt import measure
+
+    found = measure(lambda: sum(range(20_000)), block_s=0.3, blocks=2, latency_s=0.2, warmup_s=0, meter="estimate")
+    assert found.estimated and found.energy_j["value"] > 0 and len(found.blocks) >= 2
+    assert "J [" in str(found) and "(estimated)" in str(found)
+    found = measure(lambda: None, meter="none", latency_s=0.01, warmup_s=0)
+    assert found.energy_j is None and str(found).endswith("no energy: no meter is configured (meter: none)")
+    with pytest.raises(experiment.ConfigurationError, match="measuring: unknown key 'blockz'"):
+        measure(lambda: None, blockz=3)

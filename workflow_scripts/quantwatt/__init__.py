@@ -6,7 +6,11 @@ __version__ = "0.1.0"
 
 # What a notebook uses. Loaded on first use: a script that reads a JSON file should not import torch, nor should it
 # count as depending on the modules behind these names.
-_PUBLIC = {"load_pipeline": "quantwatt.checkpoint", "open_meter": "quantwatt.meters"}
+_PUBLIC = {
+    "load_pipeline": "quantwatt.checkpoint",
+    "measure": "quantwatt.measuring",
+    "open_meter": "quantwatt.meters",
+}
 
 
 def __getattr__(name):
