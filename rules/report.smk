@@ -19,13 +19,14 @@ rule tables:
         metrics=METRICS,
         samplings=canonical_json(EXPERIMENT["samplings"]),
         baseline=EXPERIMENT["baseline"],
+        carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
         results=lambda wildcards: RESULTS,
     message:
         "Write the tables"
     shell:
         "python workflow_scripts/summarize.py --results {params.results} --cells {params.cells:q}"
         " --metrics {params.metrics:q} --samplings {params.samplings:q} --baseline {params.baseline}"
-        " --summary {output.summary} --layers {output.layers}"
+        " {params.carbon} --summary {output.summary} --layers {output.layers}"
         " > {log} 2>&1"
 
 

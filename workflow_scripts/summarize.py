@@ -21,15 +21,15 @@ def main(argv=None):
     parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
     parser.add_argument("--samplings", type=json.loads, default={},
                         help="JSON {name: settings}, to tell samplings that differ only by their seed")  # fmt: skip
+    parser.add_argument("--carbon", type=float, help="grams of CO2 equivalent per kWh of the grid")
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
     args = parser.parse_args(argv)
 
     found = cells.read_cells(args.results, args.cells, args.metrics)
     folder = args.results / "tables"
-    tables.write_table(
-        args.summary or folder / "summary.csv", tables.summary_table(found, args.baseline, args.samplings)
-    )
+    summary = tables.summary_table(found, args.baseline, args.samplings, args.carbon)
+    tables.write_table(args.summary or folder / "summary.csv", summary)
     tables.write_table(args.layers or folder / "layers.csv", layers.layers_table(found))
 
 

@@ -240,6 +240,14 @@ def test_without_a_baseline_beside_it_there_is_no_ratio_and_a_reason(tmp_path):
     assert found["ratio_reason"] == "the baseline: out of memory" and found["energy_j"] > 0
 
 
+def test_carbon_is_energy_times_the_grids_factor(tmp_path):
+    cells = read_cells(tmp_path, synthetic.write_tree(tmp_path, with_images=False), [])
+    found = tables.summary_table(cells, "bf16", carbon_g_per_kwh=360.0)
+    assert row(found, "rtn-w8a8")["carbon_g"] == pytest.approx(0.88 * 360 / 3.6e6)
+    assert pd.isna(row(found, "rtn-w4a16")["carbon_g"])  # simulated: no energy, no carbon
+    assert tables.summary_table(cells, "bf16")["carbon_g"].isna().all()
+
+
 def test_a_difference_within_the_control_is_not_distinguishable(tmp_path):
     cells = synthetic.write_tree(tmp_path, with_images=False)
     before = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")

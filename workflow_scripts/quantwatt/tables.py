@@ -62,18 +62,19 @@ SUMMARY_COLUMNS = [
     "latency_verdict",
     *"ratio_reason energy_floor latency_floor".split(),
     *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
-    *"seed replicate_of".split(),
+    *"carbon_g seed replicate_of".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
 ]
 
 
-def summary_table(cells, baseline, samplings=None):
+def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
     """The summary: one row per cell in the order given, columns SUMMARY_COLUMNS.
 
     Args:
         cells: list of cells.Cell.
         baseline: name of the 16-bit method that ratios and changes refer to.
         samplings: {name: settings}, to tell those that differ only by their seed.
+        carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g, per image; or None.
     """
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
     first = _replicated(samplings or {})
@@ -81,7 +82,10 @@ def summary_table(cells, baseline, samplings=None):
         _row(cell, references.get((cell.model, cell.sampling))) | {"replicate_of": first.get(cell.sampling)}
         for cell in cells
     ]
-    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    if carbon_g_per_kwh is not None:
+        table["carbon_g"] = table["energy_j"].astype(float) / 3.6e6 * carbon_g_per_kwh
+    return table
 
 
 def _replicated(samplings):
