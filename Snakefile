@@ -19,6 +19,7 @@ include: "rules/generate.smk"
 include: "rules/measure.smk"
 include: "rules/score.smk"
 include: "rules/report.smk"
+include: "rules/study.smk"
 
 
 localrules:
@@ -29,3 +30,4 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.html",
+        STUDY,

@@ -30,7 +30,8 @@ GPUS = 1 if DEVICE == "cuda" else 0
 CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
-MEASURING = canonical_json(CONFIG["measuring"] | {"meter": METER})
+MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
+STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
 
 
 wildcard_constraints:
@@ -160,6 +161,10 @@ def extractor(wildcards):
 
 def figure(wildcards):
     return [f"figures/{wildcards.figure}"]
+
+
+def study(wildcards):
+    return [f"studies/{EXPERIMENT['study']}"]
 
 
 def metric(wildcards):

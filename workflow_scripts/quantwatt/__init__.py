@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 # count as depending on the modules behind these names.
 _PUBLIC = {
     "load_pipeline": "quantwatt.checkpoint",
-    "measure": "quantwatt.measuring",
+    "measure": "quantwatt.measurement",
     "open_meter": "quantwatt.meters",
 }
 

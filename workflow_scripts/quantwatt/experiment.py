@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "resources" / "schemas"
 EXPERIMENTS = ROOT / "resources" / "experiments"
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
+MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
 WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
 
 
@@ -87,6 +88,7 @@ def check_experiment(raw, file):
         )
         for name, entry in experiment["metrics"].items()
     }
+    _check_measuring(experiment["measuring"], file)
     _check_references(experiment, file)
     experiment["cells"] = [
         {"model": model, "method": method, "sampling": sampling}
@@ -95,6 +97,13 @@ def check_experiment(raw, file):
         for sampling in experiment["samplings"]
     ]
     return experiment
+
+
+def _check_measuring(changes, file):
+    """An experiment may change the protocol, not say what this machine draws."""
+    for key in MACHINE.intersection(changes):
+        raise ConfigurationError(f"{file}: measuring.{key}: the machine's own; set it in config.yaml.")
+    _complete(changes, _schema("config")["properties"]["measuring"], file, "measuring")
 
 
 def complete_method(entry, file, where):

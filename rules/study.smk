@@ -1,0 +1,24 @@
+rule study:
+    input:
+        cells=CELL_FILES,
+        traces=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
+        runs=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/runs.csv"),
+        code=code("write_study.py", study),
+    output:
+        manifest=f"{RESULTS}/study/manifest.json",
+    log:
+        f"{LOGS}/study.log",
+    benchmark:
+        f"{BENCHMARKS}/study.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    params:
+        study=lambda wildcards: EXPERIMENT["study"],
+        cells=CELLS,
+        results=lambda wildcards: RESULTS,
+    message:
+        "Write the study's tables"
+    shell:
+        "python workflow_scripts/write_study.py {params.study} --results {params.results} --cells {params.cells:q}"
+        " --output {output.manifest} > {log} 2>&1"

@@ -1,0 +1,87 @@
+"""The two tables of the sd35-large-energy study, in its own columns.
+
+intermediate_power_readings.csv: every power reading inside a run, by method, prompt and run.
+quantization_results_with_energy.csv: one row per method and prompt. Time and power are means over the prompt's runs,
+the energy is the total of them; all are empty where a method was not measured.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantwatt.manifest import read_json
+from quantwatt.tables import write_table
+
+NAMES = ("intermediate_power_readings.csv", "quantization_results_with_energy.csv")
+READINGS = ["Quantization Type", "Prompt Index", "Run Number", "Power (W)"]
+RESULTS = [
+    *("Quantization Type", "Prompt Index", "Average Memory (MB)", "Average Time (s)", "Average Power (W)"),
+    *("Total Energy (J)", "Image File Names"),
+]
+
+
+def write(folder, results, cells):
+    """Write both files.
+
+    Args:
+        folder: where to; results: the experiment's folder; cells: list of {"model", "method", "sampling"}.
+    Returns:
+        NAMES.
+    """
+    readings, rows = [], []
+    for cell in cells:
+        where = f"{cell['model']}/{cell['method']}/{cell['sampling']}"
+        measured = Path(results) / "measurements" / where
+        images = read_json(Path(results) / "images" / where / "manifest.json")
+        runs = runs_of(measured / "runs.csv")
+        memory = (read_json(measured / "measurement.json")["memory_mb"] or {}).get("value")
+        names = [image["file"] for image in images["images"]]
+        n_prompts = int(runs["prompt"].max()) + 1 if len(runs) else len(names)
+        readings.append(power_in(runs, measured / "power.csv").assign(method=cell["method"]))
+        for prompt in range(n_prompts):
+            own = runs[runs["prompt"] == prompt]
+            seconds, joules = own["seconds"], own["energy_j"]
+            watts = joules.sum() / seconds[joules.notna()].sum() if joules.notna().any() else None
+            rows.append(
+                {
+                    "Quantization Type": cell["method"],
+                    "Prompt Index": prompt,
+                    "Average Memory (MB)": memory,
+                    "Average Time (s)": seconds.mean(),
+                    "Average Power (W)": watts,
+                    "Total Energy (J)": joules.sum(min_count=1),
+                    "Image File Names": names[prompt] if prompt < len(names) else None,
+                }
+            )
+    table = pd.concat(readings).rename(
+        columns={"method": READINGS[0], "prompt": READINGS[1], "number": READINGS[2], "watts": READINGS[3]}
+    )
+    for name, found in zip(NAMES, (table[READINGS], pd.DataFrame(rows, columns=RESULTS)), strict=True):
+        write_table(Path(folder) / name, found)
+    return NAMES
+
+
+def runs_of(path):
+    """The method's runs in good blocks, numbered from 1 within each prompt: columns of runs.csv and `number`."""
+    runs = pd.read_csv(path)
+    runs = runs[runs["configuration"] == "method"].copy()
+    runs["number"] = runs.groupby("prompt").cumcount() + 1
+    return runs
+
+
+def power_in(runs, path):
+    """Power readings inside the runs: columns prompt, number, watts.
+
+    Args:
+        runs: of `runs_of`, one after another; path: power.csv, on the same clock.
+    """
+    samples = pd.read_csv(path, dtype={"block": str})
+    samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
+    runs = runs.sort_values("t_s")
+    index = np.searchsorted(runs["t_s"].to_numpy(), samples["t_s"].to_numpy(), side="right") - 1
+    inside = index >= 0
+    stops = (runs["t_s"] + runs["seconds"]).to_numpy()
+    inside[inside] = samples["t_s"].to_numpy()[inside] < stops[index[inside]]
+    found = runs.iloc[index[inside]][["prompt", "number"]].reset_index(drop=True)
+    return found.assign(watts=samples["watts"].to_numpy()[inside])
