@@ -1,4 +1,4 @@
-"""Measure latency, energy and memory of one model under one method and one sampling, beside the 16-bit baseline.
+"""Measure latency, energy and memory of one model under one method and one sampling, beside the unquantized baseline.
 
 Both are measured in fresh processes that take turns, so that whatever drifts meets both alike, and the ratio of the two
 is that of neighbours. The baseline's own cell measures it twice: the A/A control, whose interval is the noise floor.
@@ -46,7 +46,7 @@ def main(argv=None):
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, type=Path, help="the checkpoint's manifest.json")
-    parser.add_argument("--baseline", required=True, type=Path, help="the 16-bit checkpoint's manifest.json")
+    parser.add_argument("--baseline", required=True, type=Path, help="the unquantized checkpoint's manifest.json")
     parser.add_argument("--sampling", required=True, type=json.loads, metavar="JSON")
     parser.add_argument(
         "--measuring",

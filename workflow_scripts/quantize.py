@@ -10,17 +10,20 @@ from quantwatt.formats.library import library_of
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
 
-def average_bits(layers, reports):
+FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
+
+
+def average_bits(layers, reports, float_bits):
     """Bits per weight (scales and zero points included) and per activation, over the weights of all layers.
 
-    Layers without a report are not quantized and count with 16 bits.
+    Layers without a report are not quantized and count with the bits of the model's type.
     """
     total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
-    weight_bits = activation_bits = 16.0
+    weight_bits = activation_bits = float(float_bits)
     for report in reports.values():
         share = report["in_features"] * report["out_features"] / total
-        weight_bits += share * (report["weight_bits"] - 16)
-        activation_bits += share * (report["activation_bits"] - 16)
+        weight_bits += share * (report["weight_bits"] - float_bits)
+        activation_bits += share * (report["activation_bits"] - float_bits)
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
 
 
@@ -35,12 +38,13 @@ def unsupported(allocation, device):
 
 
 def write_without_weights(path, details, model, status, reason):
-    """The manifest of the 16-bit baseline, which is the model itself, or of a method that has no model here."""
+    """The manifest of the baseline, which is the model itself, or of a method that has no model here."""
     size = model["denoiser_bytes"] if status == "ok" else None
+    bits = average_bits(model["layers"], {}, FLOAT_BITS[model["settings"]["dtype"]])
     manifest.write_json(
         path,
-        {**details, "status": status, "reason": reason, **average_bits(model["layers"], {}), "size_bytes": size,
-         "files": {}, "layers": {}, "quantize": None, "calibration": None, "provenance": manifest.provenance()},
+        {**details, "status": status, "reason": reason, **bits, "size_bytes": size, "files": {}, "layers": {},
+         "quantize": None, "calibration": None, "provenance": manifest.provenance()},
     )  # fmt: skip
 
 
@@ -121,7 +125,7 @@ def main(argv=None):
         denoiser,
         states,
         reports,
-        {**details, **average_bits(model["layers"], reports), "quantize": cost,
+        {**details, **average_bits(model["layers"], reports, FLOAT_BITS[model["settings"]["dtype"]]), "quantize": cost,
          "calibration": calibrated,
          "provenance": manifest.provenance(PACKAGES)},
     )  # fmt: skip

@@ -32,7 +32,7 @@ def test_defaults_are_filled_in_and_the_input_is_untouched(raw):
     loaded = experiment.check_experiment(raw, "x.yaml")
     assert raw == before
     assert loaded["methods"]["gptq-w4a8"]["solver"]["damping"] == 0.01
-    assert loaded["methods"]["bf16"]["weights"] is None
+    assert loaded["methods"]["float32"]["weights"] is None
     assert loaded["samplings"]["steps-20"]["negative_prompt"] == ""
 
 
@@ -50,26 +50,26 @@ def change(raw, path, value):
     ("path", "value", "words"),
     [
         ("methodz", {}, ["unknown key 'methodz'", "'methods'"]),
-        ("methods.rtn-w4a16.weights.bitz", 4, ["methods.rtn-w4a16.weights", "'bitz'", "did you mean 'bits'"]),
-        ("methods.rtn-w4a16.solver.name", "gtpq", ["methods.rtn-w4a16.solver.name", "'gtpq'", "did you mean 'gptq'"]),
+        ("methods.rtn-w4.weights.bitz", 4, ["methods.rtn-w4.weights", "'bitz'", "did you mean 'bits'"]),
+        ("methods.rtn-w4.solver.name", "gtpq", ["methods.rtn-w4.solver.name", "'gtpq'", "did you mean 'gptq'"]),
         ("methods.gptq-w4a8.solver.dampening", 0.1, ["methods.gptq-w4a8.solver", "did you mean 'damping'"]),
-        ("methods.rtn-w4a16.weights.bits", "four", ["methods.rtn-w4a16.weights.bits", "'four'"]),
-        ("methods.rtn-w4a16.weights.bits", 5, ["methods.rtn-w4a16.weights.bits", "5 is none of 2, 3, 4, 8"]),
-        ("methods.rtn-w4a16.weights.format", "int", ["methods.rtn-w4a16.weights.format", "integer"]),
-        ("methods.rtn-w4a16.weights.granularity", "group", ["rtn-w4a16.weights.group_size", "missing"]),
-        ("methods.rtn-w4a16.weights.group_size", 64, ["rtn-w4a16.weights.group_size", "granularity 'group'"]),
+        ("methods.rtn-w4.weights.bits", "four", ["methods.rtn-w4.weights.bits", "'four'"]),
+        ("methods.rtn-w4.weights.bits", 5, ["methods.rtn-w4.weights.bits", "5 is none of 2, 3, 4, 8"]),
+        ("methods.rtn-w4.weights.format", "int", ["methods.rtn-w4.weights.format", "integer"]),
+        ("methods.rtn-w4.weights.granularity", "group", ["rtn-w4.weights.group_size", "missing"]),
+        ("methods.rtn-w4.weights.group_size", 64, ["rtn-w4.weights.group_size", "granularity 'group'"]),
         (
-            "methods.rtn-w4a16.weights",
+            "methods.rtn-w4.weights",
             {"format": "torchao", "configuration": "int8-dynamic", "group": 64},
-            ["rtn-w4a16.weights", "only int4-weight-only has groups"],
+            ["rtn-w4.weights", "only int4-weight-only has groups"],
         ),
         ("measuring", {"block_z": 4}, ["measuring", "unknown key 'block_z'", "did you mean 'block_s'"]),
         ("measuring", {"idle_w": 4}, ["measuring.idle_w", "set it in config.yaml"]),
         ("study", "sd35-large", ["study", "sd35-large-energy"]),
-        ("methods.bf16", {"solver": {"name": "rtn"}}, ["methods.bf16.solver", "nothing to quantize"]),
+        ("methods.float32", {"solver": {"name": "rtn"}}, ["methods.float32.solver", "nothing to quantize"]),
         ("methods.rtn-w8a8.activations.bits", 16, ["methods.rtn-w8a8.activations.bits", "16"]),
         ("methods.nf4.transforms", [{"name": "smothing"}], ["nf4.transforms.0.name", "did you mean 'smoothing'"]),
-        ("baseline", "fp16", ["baseline", "'fp16'", "'bf16'"]),
+        ("baseline", "float16", ["baseline", "'float16'", "'float32'"]),
         ("baseline", "nf4", ["baseline", "is quantized"]),
         ("samplings.steps-20.steps", "many", ["samplings.steps-20.steps", "integer", "'many'"]),
         ("samplings.steps-20.steps", 0, ["samplings.steps-20.steps", "0"]),

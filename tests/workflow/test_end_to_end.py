@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-METHODS = ["bf16", "rtn-w8a8", "gptq-w3a16"]
+METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth"]
 
 
@@ -21,9 +21,9 @@ def load(finished, name):
 
 def test_snakemake_says_which_cell_runs(finished):
     for line in (
-        "Quantize tiny-sd3, gptq-w3a16",
+        "Quantize tiny-sd3, gptq-w3",
         "Generate images: tiny-sd3, rtn-w8a8, steps-4",
-        "Score fid: tiny-sd3, bf16, steps-4",
+        "Score fid: tiny-sd3, float32, steps-4",
     ):
         assert line in finished.output
 
@@ -34,24 +34,24 @@ def test_summary_has_one_row_per_cell_and_an_interval_for_every_measured_figure(
         assert row["status"] in ("ok", "simulated") and row["n_images"] == "16"
         for figure in ("fid", "clip_score"):
             assert float(row[f"{figure}_low"]) <= float(row[figure]) <= float(row[f"{figure}_high"])
-    for method in ("rtn-w8a8", "gptq-w3a16"):
+    for method in ("rtn-w8a8", "gptq-w3"):
         for figure in ("psnr_db", "ssim"):
             assert (
                 float(rows[method][f"{figure}_low"])
                 <= float(rows[method][figure])
                 <= float(rows[method][f"{figure}_high"])
             )
-    assert rows["bf16"]["psnr_db"] == "" and rows["bf16"]["compute"] == "real"
+    assert rows["float32"]["psnr_db"] == "" and rows["float32"]["compute"] == "real"
 
 
 def test_damage_follows_the_bits(rows):
-    assert float(rows["rtn-w8a8"]["psnr_db"]) > float(rows["gptq-w3a16"]["psnr_db"]) + 5
-    assert float(rows["bf16"]["size_mb"]) > float(rows["rtn-w8a8"]["size_mb"]) > float(rows["gptq-w3a16"]["size_mb"])
+    assert float(rows["rtn-w8a8"]["psnr_db"]) > float(rows["gptq-w3"]["psnr_db"]) + 5
+    assert float(rows["float32"]["size_mb"]) > float(rows["rtn-w8a8"]["size_mb"]) > float(rows["gptq-w3"]["size_mb"])
     assert 8 < float(rows["rtn-w8a8"]["weight_bits"]) < 8.5 and rows["rtn-w8a8"]["activation_bits"] in ("8", "8.0")
 
 
 def test_only_real_compute_has_a_cost(rows):
-    for method in ("bf16", "rtn-w8a8"):
+    for method in ("float32", "rtn-w8a8"):
         row = rows[method]
         assert row["compute"] == "real" and row["meter"] in ("estimate", "rapl", "nvml")
         for figure in ("latency_s", "energy_j", "memory_mb"):
@@ -59,7 +59,7 @@ def test_only_real_compute_has_a_cost(rows):
         watts = float(row["energy_j"]) / float(row["latency_s"])  # blocks and latency are runs of their own
         assert row["meter"] != "estimate" or 1 < watts < 650  # 10 W idle to 65 W full, and a noisy machine
         assert row["energy_estimated"] == ("true" if row["meter"] == "estimate" else "false")
-    simulated = rows["gptq-w3a16"]
+    simulated = rows["gptq-w3"]
     assert simulated["compute"] == simulated["status"] == "simulated" and "no kernel" in simulated["reason"]
     for figure in ("latency_s", "energy_j", "memory_mb"):
         assert simulated[figure] == simulated[f"{figure}_low"] == simulated[f"{figure}_high"] == ""
@@ -77,9 +77,9 @@ def test_images_pair_up_across_methods(finished):
 def test_every_manifest_says_where_it_comes_from(finished):
     for name in (
         "models/tiny-sd3/manifest.json",
-        "checkpoints/tiny-sd3/gptq-w3a16/manifest.json",
-        "images/tiny-sd3/bf16/steps-4/manifest.json",
-        "measurements/tiny-sd3/bf16/steps-4/measurement.json",
+        "checkpoints/tiny-sd3/gptq-w3/manifest.json",
+        "images/tiny-sd3/float32/steps-4/manifest.json",
+        "measurements/tiny-sd3/float32/steps-4/measurement.json",
     ):
         provenance = load(finished, name)["provenance"]
         assert provenance["commit"] and provenance["versions"]["torch"]
@@ -98,14 +98,14 @@ def test_figures_tables_and_report_are_there(finished):
 def test_layer_table_is_complete(finished):
     with finished.path("results/smoke/tables/layers.csv").open() as file:
         layers = list(csv.DictReader(file))
-    assert {row["method"]: row["error_of"] for row in layers} == {"rtn-w8a8": "weights", "gptq-w3a16": "outputs"}
+    assert {row["method"]: row["error_of"] for row in layers} == {"rtn-w8a8": "weights", "gptq-w3": "outputs"}
     for row in layers:
         for column in ("weight_bits", "activation_bits", "relative_error", "seconds"):
             assert float(row[column]) > 0
 
 
 def test_quantizing_reports_its_layers_and_its_cost(finished):
-    checkpoint = load(finished, "checkpoints/tiny-sd3/gptq-w3a16/manifest.json")
+    checkpoint = load(finished, "checkpoints/tiny-sd3/gptq-w3/manifest.json")
     assert len(checkpoint["layers"]) > 50
     for layer in checkpoint["layers"].values():
         assert 0 < layer["relative_error"] < 1 and layer["damping"] >= 0.01 and layer["seconds"] > 0

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-METHODS = ["bf16", "rtn-w8a8", "gptq-w3a16"]
+METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
 NAMES = ("quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth")
 FIGURES = {f"Draw {name}" for name in NAMES}
@@ -75,7 +75,7 @@ def test_a_checkout_there_and_back_reruns_nothing(project):
 
 def test_a_methods_solver_settings(project):
     project.replace(EXPERIMENT, "solver: {name: gptq}", "solver: {name: gptq, damping: 0.02}")
-    assert project.plan() == quantized("gptq-w3a16") | SUMMARY
+    assert project.plan() == quantized("gptq-w3") | SUMMARY
 
 
 def test_writing_a_default_out_reruns_nothing(project):
@@ -85,10 +85,10 @@ def test_writing_a_default_out_reruns_nothing(project):
 
 def test_a_methods_format(project):
     project.replace(EXPERIMENT, "bits: 3, granularity: channel", "bits: 4, granularity: channel")
-    assert project.plan() == allocated("gptq-w3a16") | SUMMARY
+    assert project.plan() == allocated("gptq-w3") | SUMMARY
 
 
-@pytest.mark.parametrize(("module", "method"), [("gptq", "gptq-w3a16"), ("rtn", "rtn-w8a8")])
+@pytest.mark.parametrize(("module", "method"), [("gptq", "gptq-w3"), ("rtn", "rtn-w8a8")])
 def test_a_solvers_module(project, module, method):
     with project.path(f"workflow_scripts/quantwatt/solvers/{module}.py").open("a") as file:
         file.write("# changed\n")
@@ -117,7 +117,7 @@ def test_a_method_added(project):
 
 def test_a_method_removed(project):
     text = project.path(EXPERIMENT).read_text()
-    start, stop = text.index("  gptq-w3a16:"), text.index("samplings:")
+    start, stop = text.index("  gptq-w3:"), text.index("samplings:")
     project.path(EXPERIMENT).write_text(text[:start] + text[stop:])
     assert project.plan() == SUMMARY
 

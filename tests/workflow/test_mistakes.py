@@ -25,12 +25,12 @@ def scratch(finished, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("bits: 3,", "bitz: 3,", f"{EXPERIMENT}: methods.gptq-w3a16.weights: unknown key 'bitz'; did you mean 'bits'."),
-        ("name: gptq", "name: gtpq", "methods.gptq-w3a16.solver.name: 'gtpq' is not known (known: auto-gptq, brecq, "
+        ("bits: 3,", "bitz: 3,", f"{EXPERIMENT}: methods.gptq-w3.weights: unknown key 'bitz'; did you mean 'bits'."),
+        ("name: gptq", "name: gtpq", "methods.gptq-w3.solver.name: 'gtpq' is not known (known: auto-gptq, brecq, "
          "gptq, gptqmodel, hqq, qronos, rtn); did you mean 'gptq'."),
         ("steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch", "steps: four\n    batch",
          "samplings.steps-4.steps: expected integer, got 'four'."),
-        ("baseline: bf16", "baseline: fp16", "baseline: there is no method 'fp16'; did you mean 'bf16'."),
+        ("baseline: float32", "baseline: floa32", "baseline: there is no method 'floa32'; did you mean 'float32'."),
         ("path: resources/models/tiny-sd3", "path: resources/models/tiny", "'resources/models/tiny' does not exist"),
     ],
 )  # fmt: skip
@@ -50,10 +50,10 @@ def test_an_unknown_experiment_names_the_nearest(project):
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("scores/tiny-sd3/gptq-w3b16/steps-4/fid.json", "there is no method 'gptq-w3b16'; did you mean 'gptq-w3a16'."),
-        ("scores/tiny-sd3/bf16/steps-5/psnr.json", "there is no sampling 'steps-5'; did you mean 'steps-4'."),
-        ("scores/tiny-sd3/bf16/steps-4/fidd.json", "there is no metric 'fidd'; did you mean 'fid'."),
-        ("scores/tiny-sd/bf16/steps-4/fid.json", "there is no model 'tiny-sd'; did you mean 'tiny-sd3'."),
+        ("scores/tiny-sd3/gptq-w3b16/steps-4/fid.json", "there is no method 'gptq-w3b16'; did you mean 'gptq-w3'."),
+        ("scores/tiny-sd3/float32/steps-5/psnr.json", "there is no sampling 'steps-5'; did you mean 'steps-4'."),
+        ("scores/tiny-sd3/float32/steps-4/fidd.json", "there is no metric 'fidd'; did you mean 'fid'."),
+        ("scores/tiny-sd/float32/steps-4/fid.json", "there is no model 'tiny-sd'; did you mean 'tiny-sd3'."),
     ],
 )
 def test_a_target_that_does_not_exist_names_the_nearest(project, target, sentence):

@@ -72,7 +72,7 @@ def load_pipeline(checkpoint, device="cpu"):
 
 
 def _load_denoiser(family, path, details, location, device, simulate):
-    """The denoiser with its quantized layers in place; None for the 16-bit baseline, which the pipeline loads."""
+    """The denoiser with its quantized layers in place; None for the baseline, which the pipeline loads."""
     if not details["files"]:
         return None
     import torch

@@ -198,7 +198,7 @@ def _check_references(experiment, file):
         )
     if methods[experiment["baseline"]]["weights"] is not None:
         raise ConfigurationError(
-            f"{file}: baseline: method '{experiment['baseline']}' is quantized; the baseline must be the 16-bit one."
+            f"{file}: baseline: method '{experiment['baseline']}' is quantized; the baseline must not be."
         )
     calibrated = [name for name, method in methods.items() if needs_calibration(method) or is_external(method)]
     if calibrated and experiment["calibration"] is None:

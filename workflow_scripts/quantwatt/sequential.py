@@ -118,7 +118,7 @@ def _convert(denoiser, allocation):
             "library": library.LIBRARY,
             "parts": sorted(states[name]),
             "weight_bits": stored / weight.numel(),
-            "activation_bits": library.describe(formats["weights"])[1],
+            "activation_bits": library.describe(formats["weights"])[1] or 8 * layer.weight.dtype.itemsize,
             "error_before": None,
             "relative_error": finite((found - weight).norm() / weight.norm()) if weight.any() else 0.0,
             "error_of": "weights",
@@ -330,7 +330,7 @@ def _description(weight, plan):
         "out_features": rows,
         "parts": sorted(weight.state(plan.weight_format)),
         "weight_bits": stored_bits(rows, columns, plan.weight_format) + branch,
-        "activation_bits": plan.activation_format.bits if plan.activation_format else 16,
+        "activation_bits": plan.activation_format.bits if plan.activation_format else 8 * plan.dtype.itemsize,
     }
 
 

@@ -32,11 +32,11 @@ class Metric:
 
 
 METRICS = {  # in the report's order; the first of an experiment is drawn against cost and compared over seeds
-    "psnr": Metric("psnr_db", "PSNR", "PSNR to the 16-bit image", "dB", paired=True),
+    "psnr": Metric("psnr_db", "PSNR", "PSNR to the unquantized image", "dB", paired=True),
     "fid": Metric("fid", "FID", "Fréchet distance", higher_is_better=False),
     "clip-score": Metric("clip_score", "CLIP score", "CLIP score"),
     "kid": Metric("kid", "KID", "kernel distance", higher_is_better=False),
-    "ssim": Metric("ssim", "SSIM", "SSIM to the 16-bit image", paired=True),
+    "ssim": Metric("ssim", "SSIM", "SSIM to the unquantized image", paired=True),
 }
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
 BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
@@ -72,7 +72,7 @@ def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
 
     Args:
         cells: list of cells.Cell.
-        baseline: name of the 16-bit method that ratios and changes refer to.
+        baseline: name of the unquantized method that ratios and changes refer to.
         samplings: {name: settings}, to tell those that differ only by their seed.
         carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g, per image; or None.
     """

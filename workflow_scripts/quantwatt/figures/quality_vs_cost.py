@@ -68,7 +68,7 @@ class _Plan:
 
 def _note(rows):
     """What the marks mean, and the methods that have a quality but no cost here."""
-    yield "★ 16-bit baseline   ● measured here   ○ not measured: no cost   line: Pareto front   colour: solver, library"
+    yield "★ unquantized   ● measured here   ○ not measured: no cost   line: Pareto front   colour: solver, library"
     scored = rows[[metric.column for metric in METRICS.values()]].notna().any(axis=1)
     for text, chosen in (
         ("Simulated here: ", rows["status"] == "simulated"),

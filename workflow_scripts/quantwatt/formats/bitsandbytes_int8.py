@@ -63,7 +63,7 @@ def simulated(settings, device):
 
 
 def describe(settings):
-    """(bits of a weight, bits of an activation)."""
+    """(bits of a weight, bits of an activation or None where it stays float)."""
     return 8, 8
 
 

@@ -8,7 +8,7 @@ dequantize(state, settings, layer) -> [rows, columns]   float32
 unsupported(settings, device) -> sentence or None       why it cannot compute there
 simulated(settings, device) -> sentence or None         why what it computes there is not the format's own product;
                                                         only where that can happen
-describe(settings) -> (bits of a weight, of an activation)
+describe(settings) -> (bits of a weight, of an activation or None where it stays float)
 """
 
 from quantwatt import registry

@@ -75,8 +75,8 @@ def unsupported(settings, device):
 
 
 def describe(settings):
-    """(bits of a weight, bits of an activation)."""
-    return BITS[settings["weights"]], 16
+    """(bits of a weight, bits of an activation or None where it stays float)."""
+    return BITS[settings["weights"]], None
 
 
 def unpack(packed, bits):

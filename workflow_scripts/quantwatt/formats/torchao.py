@@ -14,11 +14,11 @@ from quantwatt.manifest import DataError
 LIBRARY = "torchao"
 
 BITS = {
-    "int8-weight-only": (8, 16),
+    "int8-weight-only": (8, None),
     "int8-dynamic": (8, 8),
-    "float8-weight-only": (8, 16),
+    "float8-weight-only": (8, None),
     "float8-dynamic": (8, 8),
-    "int4-weight-only": (4, 16),
+    "int4-weight-only": (4, None),
 }
 ATTRIBUTES = "attributes"  # the part with what torchao's tensor has beside tensors: its own JSON, as bytes
 PADDED_ROWS, PADDED_COLUMNS = 8, 1024  # of the int4 layout on CUDA
@@ -89,7 +89,7 @@ def unsupported(settings, device):
 
 
 def describe(settings):
-    """(bits of a weight, bits of an activation)."""
+    """(bits of a weight, bits of an activation or None where it stays float)."""
     return BITS[settings["configuration"]]
 
 

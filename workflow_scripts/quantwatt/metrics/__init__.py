@@ -3,7 +3,7 @@
 A metric's module has
 
     COMPARED_WITH                     "reference" (features of real images), "text" (features of the prompts)
-                                      or "baseline" (the images of the 16-bit method)
+                                      or "baseline" (the images of the unquantized method)
     UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
     score(samples, compared, resamples=None, seed=0) -> Score
 """

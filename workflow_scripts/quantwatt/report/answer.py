@@ -23,7 +23,7 @@ def answer(rows):
     measured_base = base[is_real(base)]
     if measured_base.empty:
         why = base["reason"].dropna().iloc[0] if base["reason"].notna().any() else "it was not measured"
-        return [("The 16-bit baseline has no measurement", "strong"), (f" ({why}), so nothing can be compared.", "")]
+        return [("The baseline has no measurement", "strong"), (f" ({why}), so nothing can be compared.", "")]
     others = rows[~rows["baseline"].astype(bool)]
     real = others[is_real(others)]
     if real.empty:
@@ -68,7 +68,7 @@ def _without_energy(real, measured_base):
 
 
 def _cost_segments(best, kind, compared):
-    """What the best method costs against 16 bit: less, more, or not distinguishable."""
+    """What the best method costs against the baseline: less, more, or not distinguishable."""
     noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
     ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
     estimated = kind == "energy" and best["energy_estimated"] is True
@@ -83,16 +83,17 @@ def _cost_segments(best, kind, compared):
                  (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
     elif missing(verdict):
         change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {noun} per image differs from 16 bit's by ", ""),
+        return [(best["method"], "strong"), (f"'s {noun} per image differs from the unquantized model's by ", ""),
                 ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
     else:
         change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
         return [(best["method"], "strong"), (f"'s {noun} per image is ", ""), ("not distinguishable", "strong"),
-                (" from 16 bit's (", ""), ("estimated " if estimated else "", "em"), (f"{change})", "")]  # fmt: skip
+                (" from the unquantized model's (", ""), ("estimated " if estimated else "", "em"),
+                (f"{change})", "")]  # fmt: skip
     if estimated:
         start += [("an ", ""), ("estimated", "em"), (" ", "")]
     size = "less" if verdict == BETTER else "more"
-    return [*start, (saved, "strong"), (f" {size} {noun} per image than 16 bit", "")]
+    return [*start, (saved, "strong"), (f" {size} {noun} per image than the unquantized model", "")]
 
 
 def _percent(value, low, high):
@@ -120,7 +121,7 @@ def _quality(row):
             break
     if not missing(row["psnr_db"]):
         text = with_bounds(row["psnr_db"], row["psnr_db_low"], row["psnr_db_high"], unit="dB")
-        parts.append(f"a PSNR to the 16-bit images of {text}")
+        parts.append(f"a PSNR to the unquantized model's images of {text}")
     return ", at " + " and ".join(parts) if parts else ", at a quality that was not scored"
 
 

@@ -4,7 +4,7 @@ from quantwatt.report.numbers import DASH, compact, with_bounds
 
 EVALUATION_TITLES = {  # of the sections of evaluation.json
     "classifier_right_on_renders": "Attribute classifier: share of unseen renders whose every attribute it reads right",
-    "generated_right": "The 16-bit model: share of its images with every attribute of the prompt right",
+    "generated_right": "The unquantized model: share of its images with every attribute of the prompt right",
     "generated_with": "Those images were generated with",
     "judge_ranks_right_caption_first": "Judge: unseen renders whose caption beats one with this attribute wrong",
     "clip_score": "CLIP score by the judge",
