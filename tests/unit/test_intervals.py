@@ -40,13 +40,13 @@ def test_processes_are_pairs_and_drift_between_them_cancels():
 def test_more_observations_cannot_stand_for_more_processes():
     """A wide spread between two processes stays wide, however many blocks each has."""
     _, low, high = intervals.nested_mean([np.full(100, 10.0), np.full(100, 11.0)])
-    assert high - low > 5 and (low + high) / 2 == pytest.approx(10.5)
+    assert high - low > 5 and low * high == pytest.approx(10.5**2) and low > 0
 
 
 def test_with_one_process_its_observations_are_the_units():
     values = np.random.default_rng(3).normal(10, 1, 8)
     mean, low, high = intervals.nested_mean([values])
-    assert (mean, low, high) == pytest.approx(intervals.student_mean(values), rel=0.01)
+    assert (mean, low, high) == pytest.approx(intervals.student_mean(values), rel=0.02)
     assert np.isnan(intervals.nested_mean([[3.0]])[1:]).all()
 
 

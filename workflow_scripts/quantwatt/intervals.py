@@ -60,14 +60,14 @@ def nested_mean(groups, statistic=np.mean, resamples=RESAMPLES, seed=0):
     """Mean over processes of a statistic of each, by the hierarchical bootstrap: processes, then what each observed.
 
     Args:
-        groups: list of [n] observations, one array per fresh process; n may differ.
+        groups: list of [n] positive observations, one array per fresh process; n may differ.
         statistic: np.mean or np.median, of one process's observations.
     Returns:
         (mean, low, high), as `nested_ratio`.
     """
     (means,), (value,) = _nested([groups], statistic, resamples, seed)
-    low, high = _halves(means, len(groups), min(map(len, groups)))
-    return value, value + low, value + high
+    low, high = _halves(np.log(means), len(groups), min(map(len, groups)))
+    return value, value * math.exp(low), value * math.exp(high)
 
 
 def nested_ratio(groups, baseline, statistic=np.mean, resamples=RESAMPLES, seed=0):
