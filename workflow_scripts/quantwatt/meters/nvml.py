@@ -7,6 +7,7 @@ Values are published about every 100 ms, so a window of less than 5 s is not res
 powers are summed.
 """
 
+import ctypes
 import math
 from functools import partial
 
@@ -91,48 +92,66 @@ def reader(uuids, counter, power):
     """
     nvml = _load()
     lost = (nvml.NVML_ERROR_UNINITIALIZED, nvml.NVML_ERROR_DRIVER_NOT_LOADED, nvml.NVML_ERROR_GPU_IS_LOST)
-    read_board = partial(_read, nvml, power=power, counter=counter, fatal=lost)
     try:
         handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
     except nvml.NVMLError as error:
         raise MeterUnavailable(f"NVML finds the GPU no more ({error}).") from error
+    boards = [_board_reader(nvml, handle, power, counter, lost) for handle in handles]
 
     def read():
-        milliwatts, millijoules, seconds = 0.0, 0.0, 0.0
         try:
-            for told_mw, told_mj, told_s in map(read_board, handles):
-                milliwatts, millijoules, seconds = milliwatts + told_mw, millijoules + told_mj, seconds + told_s
+            milliwatts, millijoules, sensor_s = boards[0]()
+            for read_board in boards[1:]:
+                told = read_board()
+                milliwatts, millijoules, sensor_s = milliwatts + told[0], millijoules + told[1], sensor_s + told[2]
         except nvml.NVMLError as error:
             raise MeterUnavailable(f"the driver lost the GPU in between ({error})") from error
-        return milliwatts / 1000, millijoules / 1000, seconds / len(handles)
+        return milliwatts / 1000, millijoules / 1000, sensor_s / len(boards)
 
     return read
 
 
-def _read(nvml, handle, power=None, counter=None, fatal=()):
-    """(mW, mJ, the time in s that the sensor gives) of one board; NaN where it does not tell. One call for all fields.
+def _board_reader(nvml, handle, power=None, counter=None, fatal=()):
+    """A function that returns [mW, mJ, the sensor's own time in s] of one board; NaN where it does not tell.
 
-    Raises:
-        NVMLError: with one of the codes `fatal`.
+    Fields are read by one call into memory that is laid out here: pynvml's own function lays it out each time, which
+    costs more than the call. NVMLErrors with one of the codes `fatal` are raised.
     """
-    told, sensor_s = {power: math.nan, counter: math.nan}, math.nan
-    fields = {FIELDS[name]: name for name in (power, counter) if name in FIELDS}
-    for name in told.keys() - FIELDS.keys() - {None}:
-        value = ask(nvml, getattr(nvml, name), handle, fatal=fatal)
-        told[name] = math.nan if value is None else value
-    if fields:
-        scoped = [(field, 0) for field in fields]  # scope 0: the GPU
-        for value in ask(nvml, nvml.nvmlDeviceGetFieldValues, handle, scoped, fatal=fatal) or ():
-            if value.nvmlReturn == nvml.NVML_SUCCESS:
-                told[fields[value.fieldId]] = getattr(value.value, VALUE_MEMBERS[value.valueType])
-                sensor_s = value.timestamp / 1e6 if value.timestamp else math.nan
-            elif value.nvmlReturn in fatal:
-                raise nvml.NVMLError(value.nvmlReturn)
-    return told[power], told[counter], sensor_s
+    names = (power, counter)
+    calls = [
+        (place, partial(ask, nvml, getattr(nvml, name), handle, fatal=fatal))
+        for place, name in enumerate(names)
+        if name is not None and name not in FIELDS
+    ]
+    places = [place for place, name in enumerate(names) if name in FIELDS]
+    values = (nvml.c_nvmlFieldValue_t * len(places))()  # scope 0, the GPU
+    fields = [(place, value, value.value) for place, value in zip(places, values, strict=True)]
+    for place, value, _ in fields:
+        value.fieldId = FIELDS[names[place]]
+    get_fields = getattr(nvml.nvmlLib, "nvmlDeviceGetFieldValues", None) if fields else None
+    count, address = ctypes.c_int(len(fields)), ctypes.byref(values)
+
+    def read():
+        told = [math.nan, math.nan, math.nan]
+        for place, call in calls:
+            answer = call()
+            told[place] = math.nan if answer is None else answer
+        if get_fields is not None:
+            refused = get_fields(handle, count, address)
+            for place, value, union in fields:
+                code = refused or value.nvmlReturn
+                if code == nvml.NVML_SUCCESS:
+                    told[place] = getattr(union, VALUE_MEMBERS[value.valueType])
+                    told[2] = value.timestamp / 1e6 or math.nan
+                elif code in fatal:
+                    raise nvml.NVMLError(code)
+        return told
+
+    return read
 
 
 def _all_tell(nvml, handles, name):
-    return all(not math.isnan(_read(nvml, handle, power=name)[0]) for handle in handles)
+    return all(not math.isnan(_board_reader(nvml, handle, power=name)()[0]) for handle in handles)
 
 
 def _refusal(nvml, handle):
