@@ -43,12 +43,11 @@ class Sampling:
     def take(self):
         before = self._clock_ns()
         try:
-            values = self._read()
+            watts, counter_j, sensor_s = self._read()
         except MeterUnavailable as error:
-            self.fault, values = str(error), (math.nan,) * (COLUMNS - 1)
+            self.fault, watts, counter_j, sensor_s = str(error), math.nan, math.nan, math.nan
         after = self._clock_ns()
-        self.values.append((before + after) / 2e9)
-        self.values.extend(values)
+        self.values.extend(((before + after) / 2e9, watts, counter_j, sensor_s))
 
     @property
     def samples(self):  # [n, COLUMNS]
@@ -183,22 +182,25 @@ def serve(read, interval_s, commands, answers):
     Args:
         commands, answers: unbuffered binary files; `commands` for select().
     """
+    inputs, nothing, clock = [commands], [], time.perf_counter
     while commands.readline().strip() == b"start":
         sampling, late_s, n_late = Sampling(read), array("d"), 0
-        cpu_s, begin_s = time.process_time(), time.perf_counter()
+        cpu_s, begin_s = time.process_time(), clock()
         sampling.take()
         _answer(answers, {})
-        due = time.perf_counter() + interval_s
-        while not select.select([commands], [], [], max(0.0, due - time.perf_counter()))[0]:
-            late_s.append(time.perf_counter() - due)
+        due = clock() + interval_s
+        while not select.select(inputs, nothing, nothing, max(0.0, due - clock()))[0]:
+            late_s.append(clock() - due)
             sampling.take()
-            behind = int((time.perf_counter() - due) / interval_s)
-            n_late += behind
-            due += (1 + behind) * interval_s
+            due += interval_s
+            if clock() >= due:
+                behind = 1 + int((clock() - due) / interval_s)
+                n_late += behind
+                due += behind * interval_s
         if commands.readline().strip() != b"stop":
             return
         sampling.take()
-        cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": time.perf_counter() - begin_s}
+        cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s}
         late_ms = np.percentile(late_s, [50, 99]) * 1000 if late_s else [None, None]
         cost |= {"late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}
         _answer(answers, {"n_late": n_late, "sampler": cost, "fault": sampling.fault}, sampling.values.tobytes())
