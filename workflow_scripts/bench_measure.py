@@ -82,18 +82,19 @@ def loop_effect(meter, turns, turn_s):
     loop_seconds(100, values)
     loops = max(1, round(turn_s / (loop_seconds(100, values) / 100)))
 
-    def sampled():
+    def turn(sampled):  # the meter is asked twice either way: a busy machine's scheduler minds who has waited
         meter.start()
-        try:
-            return loop_seconds(loops, values)
-        finally:
+        if not sampled:
             meter.stop()
+        seconds = loop_seconds(loops, values)
+        if sampled:
+            meter.stop()
+        return np.log(seconds)
 
     effects = []
     for _ in progress(range(turns), description="loop", unit="turn"):
-        first_off, first_on = loop_seconds(loops, values), sampled()
-        second_on, second_off = sampled(), loop_seconds(loops, values)
-        effects.append((np.log(first_on * second_on) - np.log(first_off * second_off)) / 2)
+        off, on, on_again, off_again = turn(False), turn(True), turn(True), turn(False)
+        effects.append((on + on_again - off - off_again) / 2)
     return np.array(effects)
 
 

@@ -34,7 +34,8 @@ def allocated(nvml, settings):
     if settings.get("device") == "cuda":
         import torch
 
-        properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        n_used = torch.cuda.device_count() if everyone else 1  # the first, as everywhere here
+        properties = map(torch.cuda.get_device_properties, range(n_used))
         return [_find(nvml, boards, f"GPU-{board.uuid}", "torch's") for board in properties]
     source = next((name for name in ALLOCATIONS if name in os.environ), None)
     names = os.environ[source].split(",") if source else []
