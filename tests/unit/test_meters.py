@@ -297,6 +297,21 @@ def test_long_windows_come_back_whole(powercap):
     assert answer["samples"].shape[1] == 4 and (np.diff(answer["samples"][:, 0]) > 0).all()
 
 
+def test_ticks_that_were_slept_through_are_counted_as_missed(powercap):
+    ticking = Sampler("rapl", {"domains": [[str(powercap / "intel-rapl:0" / "energy_uj"), RANGE_UJ]]}, 0.01)
+    ticking.start()
+    os.kill(ticking._process.pid, signal.SIGSTOP)
+    time.sleep(0.3)
+    os.kill(ticking._process.pid, signal.SIGCONT)
+    time.sleep(0.1)
+    answer = ticking.stop()
+    ticking.close()
+    n_ticks = len(answer["samples"]) - 2 + answer["n_late"]
+    assert answer["n_late"] >= 25 and n_ticks == pytest.approx(answer["sampler"]["wall_s"] / 0.01, abs=2)
+    assert answer["sampler"]["late_p99_ms"] > 100
+    assert trace_of(source="test", **answer).n_missed == answer["n_late"]
+
+
 def test_a_busy_machine_loses_no_more_than_a_hundredth_of_the_ticks(powercap):
     spin = [sys.executable, "-c", "while True: pass"]
     spinning = [subprocess.Popen(spin) for _ in range(len(os.sched_getaffinity(0)))]
