@@ -8,7 +8,7 @@ REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends bench-solvers clean
+.PHONY: report test test-all lint readme-figure embedded-models backends bench-solvers bench-measure clean
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
@@ -38,6 +38,10 @@ embedded-models: .venv/installed
 # Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png.
 bench-solvers: .venv/installed backends
 	$(BIN)/python workflow_scripts/bench_solvers.py
+
+# What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
+bench-measure: .venv/installed
+	$(BIN)/python workflow_scripts/bench_measure.py
 
 # The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
 backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed

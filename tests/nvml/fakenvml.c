@@ -2,12 +2,16 @@
 //
 // Sensor (after Yang et al., SC'24): values are published every 100 ms; instant power is the mean of the 25 ms before
 // publication, PowerUsage that of 1 s; the counter is E in mJ. The load repeats every 4 s: 0.2 s at 250 W, 3.0 s at
-// 600 W, 0.3 s at 450 W, 0.5 s at 70 W, together 2020 J; or FAKE_NVML_CONST_W, constant.
+// 600 W, 0.3 s at 450 W, 0.5 s at 70 W, together 2020 J; or FAKE_NVML_CONST_W, constant. The second device draws twice
+// as much, the third three times. A field's timestamp is the time of its publication.
 //
 // Environment: FAKE_NVML_NOW_FILE holds the virtual time in seconds (absent: the real clock). FAKE_NVML_FAULT, from
 // the time FAKE_NVML_FAULT_AT on: unsupported (neither energy nor power), no-counter, no-fields (only the old calls),
 // zero (everything reads 0), frozen (the counter stops), reset (the counter starts again at 0), drift (power reads 4 %
-// high), gain (10 % high). FAKE_NVML_MIG: the device is in MIG mode. FAKE_NVML_COUNT: how many devices there are.
+// high), gain (10 % high), lost, unloaded, uninitialized, denied (NVML's errors of these names, from every call that
+// reads a device). FAKE_NVML_MIG: the device is in MIG mode. FAKE_NVML_COUNT: how many devices there are.
+// FAKE_NVML_UNLIKE: each device has a name of its own. FAKE_NVML_CLOSED: the index of a device that may not be opened.
+// FAKE_NVML_REASONS: the bits of the clocks' event reasons.
 // Compiled with -DWITHOUT_FIELDS the library lacks nvmlDeviceGetFieldValues, with -DWITHOUT_ENERGY also the old counter.
 #include <stdint.h>
 #include <stdio.h>
@@ -15,7 +19,8 @@
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6 };
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6,
+       DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15 };
 typedef struct {
     uint32_t fieldId, scopeId;
     int64_t timestamp, latencyUsec;
@@ -63,18 +68,29 @@ static int fault(const char *name) {
     return mode && !strcmp(mode, name) && now() >= (at ? atof(at) : 0);
 }
 
-static int counter_mj(unsigned long long *out) {
+static int refusal(void) {  // SUCCESS while the devices can be read
+    if (fault("lost")) return GPU_IS_LOST;
+    if (fault("unloaded")) return DRIVER_NOT_LOADED;
+    if (fault("uninitialized")) return UNINITIALIZED;
+    return fault("denied") ? NO_PERMISSION : SUCCESS;
+}
+
+static int index_of(void *device) { return (int)(intptr_t)device - 1; }
+
+static int counter_mj(void *device, unsigned long long *out) {
     const char *at = getenv("FAKE_NVML_FAULT_AT");
     double t = published(now()), since = at ? atof(at) : 0;
+    if (refusal()) return refusal();
     if (fault("unsupported") || fault("no-counter")) return NOT_SUPPORTED;
     if (fault("frozen")) t = since;
-    *out = (unsigned long long)((joules(t) - (fault("reset") ? joules(since) : 0)) * 1000 + 0.5);
+    *out = (unsigned long long)((joules(t) - (fault("reset") ? joules(since) : 0)) * (index_of(device) + 1) * 1000 + 0.5);
     if (fault("zero")) *out = 0;
     return SUCCESS;
 }
 
-static int power_mw(double window, unsigned *out) {
-    double t = published(now()), gain = fault("drift") ? 1.04 : fault("gain") ? 1.10 : 1;
+static int power_mw(void *device, double window, unsigned *out) {
+    double t = published(now()), gain = (fault("drift") ? 1.04 : fault("gain") ? 1.10 : 1) * (index_of(device) + 1);
+    if (refusal()) return refusal();
     if (fault("unsupported")) return NOT_SUPPORTED;
     *out = fault("zero") ? 0 : (unsigned)((joules(t) - joules(t - window)) / window * gain * 1000 + 0.5);
     return SUCCESS;
@@ -82,17 +98,19 @@ static int power_mw(double window, unsigned *out) {
 
 static unsigned count(void) { return getenv("FAKE_NVML_COUNT") ? atoi(getenv("FAKE_NVML_COUNT")) : 1; }
 static void uuid_of(void *device, char *out, unsigned size) {
-    snprintf(out, size, "GPU-fa4e000%d-0000-4000-8000-000000000000", (int)(intptr_t)device - 1);
+    snprintf(out, size, "GPU-fa4e000%d-0000-4000-8000-000000000000", index_of(device));
 }
 
 int nvmlInitWithFlags(unsigned flags) { (void)flags; started++; return SUCCESS; }
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 int nvmlShutdown(void) { return started-- > 0 ? SUCCESS : UNINITIALIZED; }
-const char *nvmlErrorString(int code) { return code == NOT_SUPPORTED ? "Not Supported" : "Fake NVML error"; }
+const char *nvmlErrorString(int code) { (void)code; return "Fake NVML error"; }  // pynvml has its own words for most
 int nvmlSystemGetDriverVersion(char *out, unsigned size) { snprintf(out, size, "999.99.99-FAKE"); return SUCCESS; }
 int nvmlDeviceGetCount_v2(unsigned *out) { *out = count(); return started ? SUCCESS : UNINITIALIZED; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **out) {
+    const char *closed = getenv("FAKE_NVML_CLOSED");
     *out = (void *)(intptr_t)(index + 1);
+    if (closed && (unsigned)atoi(closed) == index) return NO_PERMISSION;
     return index < count() ? SUCCESS : INVALID;
 }
 int nvmlDeviceGetUUID(void *device, char *out, unsigned size) { uuid_of(device, out, size); return SUCCESS; }
@@ -106,8 +124,8 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {
     return NOT_FOUND;
 }
 int nvmlDeviceGetName(void *device, char *out, unsigned size) {
-    (void)device;
-    snprintf(out, size, "FAKE GPU of the tests");
+    if (getenv("FAKE_NVML_UNLIKE")) snprintf(out, size, "FAKE GPU %c of the tests", 'A' + index_of(device));
+    else snprintf(out, size, "FAKE GPU of the tests");
     return SUCCESS;
 }
 int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
@@ -115,23 +133,58 @@ int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
     *current = *pending = getenv("FAKE_NVML_MIG") != NULL;
     return SUCCESS;
 }
-int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *out) { (void)device; (void)sensor; *out = 55; return SUCCESS; }
-int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *out) { (void)device; *out = 700000; return SUCCESS; }
-int nvmlDeviceGetPowerUsage(void *device, unsigned *out) { (void)device; return power_mw(1.0, out); }
+static int tell(unsigned value, unsigned *out) { *out = value; return refusal(); }
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *out) {
+    (void)sensor;
+    return tell(55 + index_of(device), out);
+}
+int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *out) { (void)device; return tell(700000, out); }
+int nvmlDeviceGetPerformanceState(void *device, int *out) { (void)device; return tell(2, (unsigned *)out); }
+int nvmlDeviceGetPersistenceMode(void *device, int *out) { (void)device; return tell(1, (unsigned *)out); }
+int nvmlDeviceGetArchitecture(void *device, unsigned *out) {  // Pascal has no counter, Hopper has
+    (void)device;
+    return tell(fault("no-counter") ? 4 : 9, out);
+}
+int nvmlDeviceGetClockInfo(void *device, int type, unsigned *out) {  // 1: SM, 2: memory
+    (void)device;
+    return type == 1 ? tell(1980, out) : type == 2 ? tell(2619, out) : INVALID;
+}
+#ifdef WITHOUT_FIELDS  // an old driver
+#define nvmlDeviceGetCurrentClocksEventReasons nvmlDeviceGetCurrentClocksThrottleReasons
+#endif
+int nvmlDeviceGetCurrentClocksEventReasons(void *device, unsigned long long *out) {
+    (void)device;
+    *out = getenv("FAKE_NVML_REASONS") ? strtoull(getenv("FAKE_NVML_REASONS"), NULL, 0) : 0;
+    return refusal();
+}
+#ifdef WITHOUT_FIELDS
+int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *out) {  // total, free, used
+    (void)device;
+    out[0] = 80000000000, out[1] = 76000000000, out[2] = 4000000000;
+    return refusal();
+}
+#else
+int nvmlDeviceGetMemoryInfo_v2(void *device, unsigned long long *out) {  // version, total, reserved, free, used
+    (void)device;
+    out[1] = 80000000000, out[2] = 500000000, out[3] = 76000000000, out[4] = 3500000000;
+    return refusal();
+}
+#endif
+int nvmlDeviceGetPowerUsage(void *device, unsigned *out) { return power_mw(device, 1.0, out); }
 #ifndef WITHOUT_ENERGY
-int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *out) { (void)device; return counter_mj(out); }
+int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *out) { return counter_mj(device, out); }
 #endif
 #ifndef WITHOUT_FIELDS
 int nvmlDeviceGetFieldValues(void *device, int n, field_value *values) {
-    (void)device;
+    if (refusal()) return refusal();
     for (field_value *v = values; v < values + n; v++) {
-        v->timestamp = (int64_t)(now() * 1e6);
+        v->timestamp = (int64_t)(published(now()) * 1e6 + 0.5);
         v->latencyUsec = 0;
         v->nvmlReturn = NOT_SUPPORTED;
         if (v->scopeId != 0 || fault("no-fields")) continue;
-        if (v->fieldId == 83) v->valueType = 3, v->nvmlReturn = counter_mj(&v->value.ull);
-        if (v->fieldId == 185) v->valueType = 1, v->nvmlReturn = power_mw(1.0, &v->value.ui);
-        if (v->fieldId == 186) v->valueType = 1, v->nvmlReturn = power_mw(0.025, &v->value.ui);
+        if (v->fieldId == 83) v->valueType = 3, v->nvmlReturn = counter_mj(device, &v->value.ull);
+        if (v->fieldId == 185) v->valueType = 1, v->nvmlReturn = power_mw(device, 1.0, &v->value.ui);
+        if (v->fieldId == 186) v->valueType = 1, v->nvmlReturn = power_mw(device, 0.025, &v->value.ui);
     }
     return SUCCESS;
 }

@@ -1,14 +1,16 @@
 """Measure the fake GPU through the real pynvml: one JSON line in, one out, until the input ends.
 
 test_nvml.py runs it once for each variant of the library, whose folder is in LD_LIBRARY_PATH from the start,
-because a process loads NVML once. A line is [function, its arguments, environment]: `virtual` samples on a
-virtual clock, `real` uses the sampling process and the real clock.
+because a process loads NVML once. A line is [function, its arguments, environment]: `virtual` and `window` sample on a
+virtual clock, `real` and `windows` use the sampling process and the real clock.
 """
 
 import json
 import os
+import signal
 import sys
 import time
+from types import SimpleNamespace
 
 from quantwatt import fresh_process, measuring
 from quantwatt.meters import MeterUnavailable, nvml
@@ -50,7 +52,7 @@ class DrivenSampler:
     def stop(self):
         self.clock.sampler = None
         self.sampling.take()
-        return self.sampling.samples, 0
+        return {"samples": self.sampling.samples, "n_late": 0, "fault": self.sampling.fault}
 
     def close(self):
         pass
@@ -97,6 +99,58 @@ def real(**settings):
     }
 
 
+def window(seconds=0.1, start_s=8, settings=None, torch_uuids=None):
+    """One window of the meter alone; `torch_uuids` stand for what torch says of the GPUs it sees."""
+    clock = VirtualClock(start_s)
+    if torch_uuids is not None:
+        properties = [SimpleNamespace(uuid=uuid) for uuid in torch_uuids]
+        cuda = SimpleNamespace(device_count=lambda: len(properties), get_device_properties=properties.__getitem__)
+        sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+    try:
+        meter = nvml.open_meter(settings or {}, lambda name, arguments, interval_s: DrivenSampler(clock, arguments))
+    finally:
+        sys.modules.pop("torch", None)
+    meter.start()
+    clock.advance(round(seconds * 10))
+    return {**summary(meter.stop()), "device": meter.provenance()}
+
+
+def summary(trace):
+    return {
+        "energy_j": trace.energy_j,
+        "fault": trace.fault,
+        "n_missed": trace.n_missed,
+        "times": list(trace.timestamps_s),
+        "sensor": list(trace.sensor_s),
+        "watts": list(trace.watts),
+        "sampler": trace.sampler,
+    }
+
+
+def windows(seconds, faults, blow=None):
+    """Windows of one meter on the real clock, each of a process that begins with the fault of its turn.
+
+    Args:
+        faults: for each window None, or [FAKE_NVML_FAULT, seconds into the window].
+        blow: a signal's name, sent to the sampling process within the first window.
+    """
+    meter, results = nvml.open_meter({"interval_ms": 10}), []
+    for index, fault in enumerate(faults):
+        for name in ("FAKE_NVML_FAULT", "FAKE_NVML_FAULT_AT"):
+            os.environ.pop(name, None)
+        if fault:
+            os.environ |= {"FAKE_NVML_FAULT": fault[0], "FAKE_NVML_FAULT_AT": str(time.monotonic() + fault[1])}
+            meter._sampler.close()  # the next process inherits it
+        meter.start()
+        time.sleep(seconds)
+        if blow and index == 0:
+            os.kill(meter._sampler._process.pid, getattr(signal, blow))
+        results.append({**summary(meter.stop()), "pid": meter._sampler._process.pid})
+    device = meter.provenance()
+    meter.close()
+    return {"windows": results, "device": device}
+
+
 if __name__ == "__main__":
     inherited = dict(os.environ)
     fresh_process.tell = lambda **what: None  # stdout is this program's own
@@ -104,9 +158,9 @@ if __name__ == "__main__":
         function, arguments, environment = json.loads(line)
         os.environ.update(environment)
         try:
-            result = {"virtual": virtual, "real": real}[function](**arguments)
+            result = {"virtual": virtual, "real": real, "window": window, "windows": windows}[function](**arguments)
         except MeterUnavailable as unavailable:
             result = {"unavailable": str(unavailable)}
-        for name in environment.keys() - inherited.keys():
+        for name in os.environ.keys() - inherited.keys():
             del os.environ[name]
         print(json.dumps(result), flush=True)

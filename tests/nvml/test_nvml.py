@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from quantwatt.meters.nvml_boards import ALLOCATIONS
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "workflow_scripts"
@@ -38,7 +41,7 @@ def processes(tmp_path_factory):
             HERE / "fakenvml.c",
         ]
         subprocess.run(command, check=True)
-        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        environment = {key: value for key, value in os.environ.items() if key not in ALLOCATIONS}
         environment |= {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(SCRIPTS)}
         running[name] = subprocess.Popen(
             [sys.executable, HERE / "measure_fake_gpu.py"],
@@ -56,12 +59,12 @@ def processes(tmp_path_factory):
 def gpu(processes, tmp_path):
     """Measure the fake GPU; further keywords are the library's environment, FAKE_NVML_*."""
 
-    def run(function, arguments, variant="full", visible=None, **fake):
+    def run(function, arguments, variant="full", visible=None, slurm=None, order=None, **fake):
         environment = {f"FAKE_NVML_{key.upper()}": str(value) for key, value in fake.items()}
-        if function == "virtual":
+        if function in ("virtual", "window"):
             environment["FAKE_NVML_NOW_FILE"] = str(tmp_path / "now")
-        if visible is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = visible
+        given = {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": order, **(slurm or {})}
+        environment |= {key: value for key, value in given.items() if value is not None}
         process = processes[variant]
         print(json.dumps([function, arguments, environment]), file=process.stdin, flush=True)
         return json.loads(process.stdout.readline())
@@ -188,3 +191,136 @@ def test_the_sampling_process_reads_constant_power_on_the_real_clock(gpu):
     assert result["sampler"]["n_samples"] + result["sampler"]["n_missed"] > 0.9 * 100 * sum(result["covers"])
     assert result["device"]["fake"] is True
     assert result["closed"] == 0
+
+
+def uuid_hash(index):
+    return hashlib.sha256(f"GPU-fa4e000{index}-0000-4000-8000-000000000000".encode()).hexdigest()[:16]
+
+
+def hashes(result):
+    return [device["uuid_hash"] for device in result["device"]["devices"]]
+
+
+@pytest.mark.parametrize(
+    ("slurm", "boards"),
+    [
+        ({"SLURM_JOB_GPUS": "2"}, [2]),
+        ({"SLURM_STEP_GPUS": "1,2", "SLURM_JOB_GPUS": "0,1,2"}, [1, 2]),
+        ({"SLURM_JOB_GPUS": "5,6,7"}, [0, 1, 2]),  # a cgroup shows these three alone, and NVML numbers them from 0
+    ],
+)
+def test_without_cuda_visible_devices_slurm_says_which_gpus_are_allocated(gpu, slurm, boards):
+    assert hashes(gpu("window", {"settings": {"gpus": "all"}}, slurm=slurm, count=3)) == list(map(uuid_hash, boards))
+    assert hashes(gpu("window", {}, slurm=slurm, count=3)) == [uuid_hash(boards[0])]
+
+
+def test_cuda_visible_devices_goes_before_slurm(gpu):
+    assert hashes(gpu("window", {}, visible="1", slurm={"SLURM_JOB_GPUS": "2"}, count=3)) == [uuid_hash(1)]
+
+
+@pytest.mark.parametrize(("settings", "boards"), [({}, [2]), ({"gpus": "all"}, [2, 0])])
+def test_on_cuda_torch_says_which_gpus_it_uses(gpu, settings, boards):
+    uuids = [f"fa4e000{index}-0000-4000-8000-000000000000" for index in (2, 0)]
+    arguments = {"settings": {"device": "cuda", **settings}, "torch_uuids": uuids}
+    assert hashes(gpu("window", arguments, visible="1", count=3)) == list(map(uuid_hash, boards))
+
+
+def test_several_boards_are_summed_in_one_sampling_process(gpu):
+    result = gpu("window", {"seconds": 8, "settings": {"gpus": "all"}}, visible="2,0", count=3, reasons="0x24")
+    assert result["energy_j"] == pytest.approx((3 + 1) * 2 * PERIOD_J, abs=0.01)  # the third draws three times as much
+    held = np.dot(result["watts"][:-1], np.diff(result["times"]))
+    assert held == pytest.approx((3 + 1) * 2 * PERIOD_J, abs=0.1)
+    device = result["device"]
+    assert hashes(result) == [uuid_hash(2), uuid_hash(0)]
+    assert (device["name"], device["fake"], device["power_limit_w"]) == ("2 × FAKE GPU of the tests", True, 1400)
+    assert (device["temperature_c"], device["driver_memory_mb"]) == (57, 7000)
+    assert device["throttle_reasons"] == ["power cap", "software thermal slowdown"]
+
+
+def test_a_sum_with_a_board_that_may_not_be_opened_is_refused(gpu):
+    result = gpu("window", {"seconds": 1, "settings": {"gpus": "all"}}, count=2, closed=1)
+    assert "does not let this user read the GPU" in result["unavailable"]
+
+
+def test_a_gpu_of_another_user_does_not_hide_the_allocated_one(gpu):
+    assert hashes(gpu("window", {}, visible="1", count=2, closed=0)) == [uuid_hash(1)]
+    assert "/dev/nvidia*" in gpu("window", {}, visible="0", count=2, closed=0)["unavailable"]
+
+
+def test_denied_readings_are_explained(gpu):
+    said = gpu("window", {}, fault="denied")["unavailable"]
+    assert "does not let this user read the GPU (Insufficient Permissions)" in said
+
+
+def test_a_number_among_unlike_gpus_needs_the_same_order_on_both_sides(gpu):
+    assert "CUDA_DEVICE_ORDER" in gpu("window", {}, visible="1", count=2, unlike=1)["unavailable"]
+    assert hashes(gpu("window", {}, visible="1", count=2, unlike=1, order="PCI_BUS_ID")) == [uuid_hash(1)]
+    assert hashes(gpu("window", {}, visible="GPU-fa4e0001", count=2, unlike=1)) == [uuid_hash(1)]
+
+
+def test_no_gpu_at_all_is_refused(gpu):
+    assert "sees no GPU" in gpu("window", {}, count=0)["unavailable"]
+
+
+@pytest.mark.parametrize(("variant", "memory_mb"), [("full", 3500), ("no-fields", 4000)])  # older: with the reserved
+def test_the_state_is_told_in_words(gpu, variant, memory_mb):
+    device = gpu("window", {}, variant=variant, reasons="0x484")["device"]
+    assert (device["pstate"], device["persistence"]) == ("P2", True)
+    assert (device["sm_clock_mhz"], device["memory_clock_mhz"]) == (1980, 2619)
+    assert device["throttle_reasons"] == ["power cap", "power brake", "reason 0x400"]
+    assert device["driver_memory_mb"] == memory_mb
+    assert gpu("window", {}, variant=variant)["device"]["throttle_reasons"] == []
+
+
+def test_each_reading_carries_the_sensors_own_time(gpu):
+    result = gpu("window", {"seconds": 1, "start_s": 8})
+    assert result["times"] == pytest.approx(8 + np.append(np.arange(11), 10) / 10)
+    assert result["sensor"] == pytest.approx(result["times"], abs=1e-6)  # published at each step of this clock
+    older = gpu("window", {"seconds": 1}, variant="no-fields")
+    assert np.isnan(older["sensor"]).all() and older["energy_j"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("lost", "GPU is lost"), ("unloaded", "Driver Not Loaded"), ("uninitialized", "Uninitialized")],
+)
+@pytest.mark.parametrize("variant", ["full", "no-fields"])
+def test_a_gpu_that_goes_away_is_a_fault_and_missing_readings(gpu, variant, fault, said):
+    result = gpu("window", {"seconds": 4, "start_s": 8}, variant, fault=fault, fault_at=10)
+    assert result["energy_j"] is None and "the driver lost the GPU" in result["fault"] and said in result["fault"]
+    assert np.isnan(result["watts"]).tolist() == [t >= 10 for t in result["times"]]
+    assert result["n_missed"] == 22  # 10.0 to 12.0 s, and the last once more
+    assert result["device"]["temperature_c"] is None and result["device"]["fake"] is True
+
+
+def covered(result):
+    return result["times"][-1] - result["times"][0]
+
+
+def test_after_a_lost_gpu_the_next_start_tries_anew(gpu):
+    gone, back = gpu("windows", {"seconds": 0.5, "faults": [["lost", 0.3], None]}, const_w=100)["windows"]
+    assert gone["energy_j"] is None and "GPU is lost" in gone["fault"]
+    assert back["fault"] is None and back["energy_j"] == pytest.approx(100 * covered(back), abs=10.01)
+    assert back["pid"] != gone["pid"]
+
+
+def test_a_gpu_that_stays_away_is_a_fault_of_every_window(gpu):
+    found = gpu("windows", {"seconds": 0.2, "faults": [["lost", 0], ["unloaded", 0]]}, const_w=100)
+    assert [result["energy_j"] for result in found["windows"]] == [None, None]
+    assert all(result["fault"] for result in found["windows"])
+
+
+def test_a_killed_sampling_process_costs_its_window_alone(gpu):
+    killed, next_one = gpu("windows", {"seconds": 0.5, "faults": [None, None], "blow": "SIGKILL"}, const_w=100)[
+        "windows"
+    ]
+    assert killed["energy_j"] is None and "ended early (signal 9)" in killed["fault"]
+    assert next_one["fault"] is None and next_one["energy_j"] == pytest.approx(100 * covered(next_one), abs=10.01)
+
+
+def test_the_sampling_process_tells_what_it_cost(gpu):
+    result = gpu("windows", {"seconds": 1, "faults": [None]}, const_w=100)["windows"][0]
+    cost = result["sampler"]
+    assert cost["wall_s"] == pytest.approx(covered(result), abs=0.1)
+    assert 0 < cost["cpu_s"] < 0.5 * cost["wall_s"]
+    assert 0 <= cost["late_p50_ms"] <= cost["late_p99_ms"]

@@ -6,6 +6,7 @@ print(trace.energy_j)
 """
 
 import contextlib
+import dataclasses
 import time
 from typing import Protocol
 
@@ -38,8 +39,8 @@ def open_meter(name, settings=None, device=None):
 
     Args:
         name: one of NAMES.
-        settings: dict; `interval_ms` of sampling, `gpu` (a UUID) for nvml, `idle_w`, `full_w` and `scope` for
-            estimate.
+        settings: dict; `interval_ms` of sampling, `gpu` (a UUID) and `gpus` for nvml, `domains` for rapl, `idle_w`,
+            `full_w` and `scope` for estimate.
         device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
     Raises:
         MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
@@ -52,6 +53,48 @@ def open_meter(name, settings=None, device=None):
         meter.close()
         raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
     return meter
+
+
+def companions(meter, settings, device):
+    """{name: meter} of what works beside a GPU and has counters that this user may read: "cpu package" and "dram".
+
+    Args:
+        meter: the GPU's; there are none beside a meter of the processor.
+        settings, device: as for `open_meter`; where the processor computes ("cpu"), it is no companion.
+    """
+    found = {}
+    if meter.reads == "cuda" and device != "cpu":
+        for name, domains in (("cpu package", "package"), ("dram", "dram")):
+            with contextlib.suppress(MeterUnavailable):
+                found[name] = open_meter("rapl", {**(settings or {}), "domains": domains})
+    return found
+
+
+class Together:
+    """A meter and its companions, as one meter whose traces tell in `beside` what the companions read meanwhile."""
+
+    def __init__(self, primary, companions):
+        self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
+        self._primary, self._companions = primary, companions
+
+    def start(self):
+        for meter in (*self._companions.values(), self._primary):
+            meter.start()
+
+    def stop(self):
+        trace = self._primary.stop()
+        others = {name: meter.stop() for name, meter in self._companions.items()}
+        edges = trace.timestamps_s[[0, -1]] if len(trace.timestamps_s) else None
+        beside = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
+        return dataclasses.replace(trace, beside=beside)
+
+    def provenance(self):
+        beside = {name: meter.provenance() for name, meter in self._companions.items()}
+        return {**self._primary.provenance(), "beside": beside}
+
+    def close(self):
+        for meter in (self._primary, *self._companions.values()):
+            meter.close()
 
 
 def metered(work, settings, device):

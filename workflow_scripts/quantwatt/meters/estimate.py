@@ -4,6 +4,7 @@ It reads no power sensor: every figure from it is marked estimated. It knows not
 units or memory traffic, so it ranks methods by CPU time alone.
 """
 
+import math
 import os
 import time
 
@@ -71,14 +72,14 @@ def open_meter(settings, make_sampler=Sampler, proc="/proc"):
 
 
 def reader(path, scope, idle_w, full_w, n_cpus):
-    """A function that returns (None, joules since some fixed time)."""
+    """A function that returns (NaN, joules since some fixed time, NaN): no power of its own, no clock of its own."""
     busy_ticks = machine_ticks if scope == "machine" else process_ticks
     ticks_per_s = os.sysconf("SC_CLK_TCK")
 
     def read():
         with open(path) as file:
             busy_s = busy_ticks(file.read()) / ticks_per_s
-        return None, idle_w * time.perf_counter() + (full_w - idle_w) * busy_s / n_cpus
+        return math.nan, idle_w * time.perf_counter() + (full_w - idle_w) * busy_s / n_cpus, math.nan
 
     return read
 

@@ -1,8 +1,6 @@
 """No meter: time and memory are measured, energy is left empty with the reason."""
 
-import numpy as np
-
-from quantwatt.meters.trace import Trace
+from quantwatt.meters.trace import empty_trace
 
 
 class NoMeter:
@@ -14,8 +12,7 @@ class NoMeter:
         pass
 
     def stop(self):
-        empty = np.empty(0)
-        return Trace(empty, empty, None, None, "none", 0, 0, fault="no meter is configured (meter: none)")
+        return empty_trace("none", "no meter is configured (meter: none)")
 
     def close(self):
         pass

@@ -1,15 +1,17 @@
 """CPU packages and memory, by RAPL's energy counters under /sys/class/powercap (Intel; AMD since Linux 5.8).
 
-Summed: every domain named package-N, and dram. Left out: core and uncore, which are part of their package,
-psys, which contains all of them, and the intel-rapl-mmio copy of the same packages.
+Summed: every domain named package-N, and dram; or one of the two kinds alone. Left out: core and uncore, which are
+part of their package, psys, which contains all of them, and the intel-rapl-mmio copy of the same packages.
 """
 
+import math
 from pathlib import Path
 
 from quantwatt.meters import MeterUnavailable
 from quantwatt.meters.sampler import SampledMeter, Sampler
 
 POWERCAP = "/sys/class/powercap"
+KINDS = {"all": ("package", "dram"), "package": ("package",), "dram": ("dram",)}  # beginnings of a domain's name
 INTERVAL_MS = 100  # or more: each sample costs CPU time, and a counter that wraps after minutes loses none
 
 
@@ -29,14 +31,19 @@ def open_meter(settings, make_sampler=Sampler, base=POWERCAP):
     """A meter of all packages and their memory.
 
     Args:
+        settings: `domains`, one of KINDS: "package" or "dram" alone, or "all" (default).
         base: the powercap folder, for tests.
     Raises:
-        MeterUnavailable: there is no domain, or a counter cannot be read without root.
+        MeterUnavailable: there is no such domain, or a counter cannot be read without root.
     """
-    domains = find_domains(base)
+    kind = settings.get("domains", "all")
+    if kind not in KINDS:
+        raise MeterUnavailable(f"RAPL has no domains {kind!r}: choose {', '.join(KINDS)}.")
+    domains = find_domains(base, KINDS[kind])
     if not domains:
+        named = "" if kind == "all" else f" named {kind}"
         raise MeterUnavailable(
-            f"no RAPL energy counter under {base} (a virtual machine, or the module intel_rapl_msr is not "
+            f"no RAPL energy counter{named} under {base} (a virtual machine, or the module intel_rapl_msr is not "
             "loaded): choose the meter estimate or none."
         )
     arguments = {"domains": [[path, range_uj] for _, path, range_uj in domains]}
@@ -46,19 +53,19 @@ def open_meter(settings, make_sampler=Sampler, base=POWERCAP):
     return RaplMeter(sampler, "RAPL energy_uj of " + " + ".join(labels), labels)
 
 
-def find_domains(base=POWERCAP):
-    """[(label, path of energy_uj, max_energy_range_uj)] of the domains to sum."""
+def find_domains(base=POWERCAP, names=KINDS["all"]):
+    """[(label, path of energy_uj, max_energy_range_uj)] of the domains to sum, whose names begin with `names`."""
     domains = []
     for folder in sorted(Path(base).glob("intel-rapl:*")):
         label = _read(folder / "name")
-        if label.startswith("package") or label == "dram":
+        if label.startswith(names):
             where = f"{label} ({folder.name})"
             domains.append((where, str(folder / "energy_uj"), int(_read(folder / "max_energy_range_uj"))))
     return domains
 
 
 def reader(domains):
-    """A function that returns (None, joules of all `domains` since this call), with their wraps undone.
+    """A function that returns (NaN, joules of all `domains` since this call, NaN), with their wraps undone.
 
     Args:
         domains: [[path of energy_uj, max_energy_range_uj]].
@@ -72,7 +79,7 @@ def reader(domains):
             now = int(_read(path))
             total_uj += now - last[index] + (range_uj if now < last[index] else 0)
             last[index] = now
-        return None, total_uj / 1e6
+        return math.nan, total_uj / 1e6, math.nan
 
     return read
 

@@ -15,12 +15,15 @@ class Trace:
     timestamps_s: np.ndarray  # [n] seconds of time.perf_counter, the middle of each reading
     watts: np.ndarray  # [n] each holds until the next sample; NaN where the reading failed
     counter_j: np.ndarray | None  # [n] the energy counter's readings, NaN where one failed; None without a counter
+    sensor_s: np.ndarray  # [n] the sensor's own time of each reading, on its own clock; NaN where it tells none
     energy_j: float | None  # counter at the end minus at the start; without a counter, the integral of the watts
     source: str  # what was read, field and scope or files
     n_missed: int  # readings that failed or came an interval or more too late
     n_zero: int  # power readings of exactly 0 W
     fault: str | None = None  # why energy_j is None
     watts_from_counter: bool = False  # the watts are the counter's slope, so their integral checks nothing
+    sampler: dict | None = None  # its cost: "cpu_s" in "wall_s", and how late it read: "late_p50_ms", "late_p99_ms"
+    beside: dict | None = None  # joules of other devices from start to stop, by name; None where one was not read
 
     def energy_between(self, start_s, stop_s):
         """Joules of a part of the trace, the counter interpolated between its readings; None where `energy_j` is.
@@ -55,18 +58,78 @@ def hold_integral_j(timestamps_s, watts, start_s, stop_s):
     return float(np.dot(watts[read], np.diff(np.clip(edges, start_s, stop_s))))
 
 
-def trace_of(samples, n_late, source):
-    """The Trace of a list of (time in s, watts or None, counter in J or None), first and last on the edges.
+def instant_watts(timestamps_s, watts, window_s, period_s=None, latency_s=0.0):
+    """Power as it was, from a sensor whose readings are the mean of the `window_s` before: to draw phases with.
+
+    A reading a at t tells the energy E by E(t) = E(t - window) + window * a, from one reading to the next; the first
+    window is taken as constant. Exact where power changes at readings only. An error of one reading comes back every
+    window, so this is no way to measure energy.
+
+    Args:
+        timestamps_s, watts: [n] readings, times rising; failed ones (NaN) are left out.
+        window_s: what the sensor averages over.
+        period_s: the time between two published values, where the sensor was read more often: then each value counts
+            once, from the reading that first showed it. None: every reading is a value of its own.
+        latency_s: from the end of a window until its mean is published.
+    Returns:
+        (edges_s [m + 1], watts [m]): the power from each edge to the next; noise may make one negative.
+    """
+    timestamps_s, watts = np.asarray(timestamps_s, np.float64), np.asarray(watts, np.float64)
+    read = ~np.isnan(watts)
+    times, means = timestamps_s[read], watts[read]
+    if period_s is not None:
+        times, means = _published(times, means, period_s)
+    edges = np.concatenate([[times[0] - window_s], times]) - latency_s
+    energy_j = np.zeros(len(edges))
+    energy_j[1] = window_s * means[0]
+    for index in range(2, len(edges)):
+        last, now, mean = edges[index - 1], edges[index], means[index - 1]
+        if now - window_s < last:
+            energy_j[index] = np.interp(now - window_s, edges[:index], energy_j[:index]) + window_s * mean
+        else:  # the window ends after the last reading: it tells this step alone
+            energy_j[index] = energy_j[index - 1] + (now - last) * mean
+    return edges, np.diff(energy_j) / np.diff(edges)
+
+
+def _published(times, values, period_s):
+    """(times, values) of a sensor's publications: a value that stands for k periods was published k times."""
+    new = np.flatnonzero(np.diff(values, prepend=np.nan) != 0)
+    edges = np.append(times[new], times[-1] + period_s)
+    counts = np.maximum(1, np.round(np.diff(edges) / period_s)).astype(int)
+    counts[-1] = 1 + int((times[-1] - edges[-2]) / period_s + 1e-6)
+    edges[-1] = edges[-2] + counts[-1] * period_s
+    runs = zip(edges[:-1], edges[1:], counts, strict=True)
+    return np.concatenate([np.linspace(*run, endpoint=False) for run in runs]), np.repeat(values[new], counts)
+
+
+def empty_trace(source, fault):
+    """The Trace of a window of which nothing is known, and why."""
+    none = np.empty(0)
+    return Trace(none, none, None, none, None, source, 0, 0, fault)
+
+
+def trace_of(samples, n_late, source, sampler=None, fault=None):
+    """The Trace of samples, first and last on the edges.
 
     A counter that fell was reset and one that stood still was frozen: either way the trace has no energy.
+
+    Args:
+        samples: [n] of (time in s, watts, counter in J, the sensor's own time in s), None or NaN for what was not read;
+            without the last where the sensor tells no time.
+        sampler: its cost, as in Trace.
+        fault: why the sampler itself gives no energy.
     """
-    times, watts, counter = (np.array(column, np.float64) for column in zip(*samples, strict=True))
+    columns = np.array(list(samples), np.float64).T  # [3 or 4, n]
+    times, watts, counter = columns[:3]
+    sensor_s = columns[3] if len(columns) == 4 else np.full(len(times), np.nan)
     has_counter, has_watts = not np.isnan(counter).all(), not np.isnan(watts).all()
     n_missed = n_late + int((np.isnan(watts) & np.isnan(counter)).sum())
     if has_counter and has_watts:
         n_missed = n_late + int((np.isnan(watts) | np.isnan(counter)).sum())
-    energy_j, fault = None, None
-    if has_counter:
+    energy_j = None
+    if fault is not None:
+        pass
+    elif has_counter:
         steps = np.diff(counter[~np.isnan(counter)])
         if np.isnan(counter[[0, -1]]).any():
             fault = "the energy counter could not be read at both ends"
@@ -89,10 +152,12 @@ def trace_of(samples, n_late, source):
         timestamps_s=times,
         watts=watts,
         counter_j=counter if has_counter else None,
+        sensor_s=sensor_s,
         energy_j=energy_j,
         source=source,
         n_missed=n_missed,
         n_zero=int((watts == 0).sum()) if has_watts else 0,
         fault=fault,
         watts_from_counter=has_counter and not has_watts,
+        sampler=sampler,
     )
