@@ -115,7 +115,7 @@ def solver(wildcards):
 
 
 def meter(wildcards):
-    return [f"meters/{METER}"]
+    return [f"meters/{METER}"] + (["meters/rapl"] if METER == "nvml" else [])  # beside a GPU, the processor
 
 
 def cells(pattern):

@@ -26,16 +26,17 @@ from quantwatt.progress import progress
 
 METHOD, BASELINE = "method", "baseline"
 WHERE = ("configuration", "process")
-BLOCK_COLUMNS = (*WHERE, *fresh_process.BLOCK_FIELDS)
+BLOCK_COLUMNS = (*WHERE, *fresh_process.BLOCK_FIELDS, "beside")
 RUN_COLUMNS = (*WHERE, "block", "run", "prompt", "t_s", "seconds", "energy_j")
-POWER_COLUMNS = ("t_s", "watts", *WHERE, "block")
+POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
 LOADING_S = 8  # of a process, a first guess for the progress bar
 
 
 def main(argv=None):
     args = parse_arguments(argv)
     record, found = measure_cell(args)
-    write_rows(args.blocks, BLOCK_COLUMNS, rows_of(found, "blocks"))
+    blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
+    write_rows(args.blocks, BLOCK_COLUMNS, blocks)
     traces = sorted((row for row in rows_of(found, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
     start = traces[0]["t_s"][0] if traces else 0
     write_rows(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
@@ -269,8 +270,18 @@ def summarize_configuration(results, settings):
         ),
         "energy_j": energy,
         "energy_reason": reason,
+        "beside_j": beside([block for result in results for block in result["blocks"]]),
         "memory_mb": summarize_memory([result["memory"] for result in results]),
     }
+
+
+def beside(blocks):
+    """{device: joules per image} that were read beside the meter's own device, over good blocks; None with a gap."""
+    good = [block for block in blocks if not block["void"]]
+    images = sum(block["images"] for block in good)
+    names = dict.fromkeys(name for block in good for name in block["beside"])
+    joules = {name: [block["beside"].get(name) for block in good] for name in names}
+    return {name: None if None in found else sum(found) / images for name, found in joules.items()}
 
 
 def summarize_memory(peaks):
@@ -282,7 +293,11 @@ def summarize_memory(peaks):
 
 def blocks_of(results):
     """The processes' blocks as objects again, without their traces."""
-    return [[measuring.Block(**row, trace=None) for row in result["blocks"]] for result in results]
+    fields = fresh_process.BLOCK_FIELDS
+    return [
+        [measuring.Block(**{name: row[name] for name in fields}, trace=None) for row in result["blocks"]]
+        for result in results
+    ]
 
 
 def summed(samplers):
@@ -312,8 +327,9 @@ def power_rows(traces, start):
     """Samples in order of time, in seconds since `start`; watts are empty where a reading failed."""
     for trace in traces:
         where = {key: trace[key] for key in (*WHERE, "block")}
-        for t, watts in zip(trace["t_s"], trace["watts"], strict=True):
-            yield {"t_s": f"{t - start:.6f}", "watts": "" if watts is None else f"{watts:.4f}", **where}
+        for t, watts, sensor_s in zip(trace["t_s"], trace["watts"], trace["sensor_s"], strict=True):
+            yield {"t_s": f"{t - start:.6f}", "watts": "" if watts is None else f"{watts:.4f}", "sensor_s": sensor_s,
+                   **where}  # fmt: skip
 
 
 def write_rows(path, columns, rows):

@@ -324,6 +324,12 @@ def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_t
     assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
 
 
+def test_joules_beside_the_device_are_per_image_and_a_gap_is_none():
+    blocks = [{"void": False, "images": 10, "beside": {"dram": 5.0, "cpu package": None}}] * 2
+    blocks += [{"void": True, "images": 10, "beside": {"dram": 900.0}}]
+    assert measure_cell.beside(blocks) == {"dram": 0.5, "cpu package": None}
+
+
 def test_neighbours_take_turns():
     turns = measure_cell.schedule(3, ["baseline", "method"])
     assert turns == [("baseline", 0), ("method", 0), ("method", 1), ("baseline", 1), ("baseline", 2), ("method", 2)]
@@ -363,7 +369,7 @@ def test_a_simulated_method_is_never_timed(cell, tmp_path):
     assert found["latency_s"] is found["energy_j"] is found["memory_mb"] is None
     assert found["energy_reason"] == found["reason"]
     assert (found["model"], found["method"], found["sampling"]) == ("tiny", "rtn-w4a16", "steps-20")
-    assert (tmp_path / "power.csv").read_text() == "t_s,watts,configuration,process,block\n"
+    assert (tmp_path / "power.csv").read_text() == "t_s,watts,sensor_s,configuration,process,block\n"
 
 
 @pytest.mark.parametrize("status", ["unsupported", "oom"])

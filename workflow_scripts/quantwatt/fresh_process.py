@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from quantwatt import failures, manifest, measuring
-from quantwatt.meters import MeterUnavailable, open_meter
+from quantwatt.meters import MeterUnavailable, Together, companions, open_meter
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
@@ -128,6 +128,7 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
         "n_samples": sum(len(trace.watts) for _, trace in traces),
         "n_missed": sum(trace.n_missed for _, trace in traces),
         "n_zero": sum(trace.n_zero for _, trace in traces),
+        **{key: sum(trace.sampler[key] for _, trace in traces if trace.sampler) for key in ("cpu_s", "wall_s")},
     }
     fields["crosscheck"] = measuring.crosscheck(*(block.trace for block in blocks if not block.void))
     return fields, blocks, traces
@@ -179,7 +180,8 @@ def choose_meter(settings, device):
         raise manifest.DataError(
             f"measuring.block_s is {settings['block_s']}, and a GPU's readings need {NVML_BLOCK_S} s or more."
         )
-    return meter, None
+    beside = companions(meter, settings, device)
+    return (Together(meter, beside) if beside else meter), None
 
 
 def set_threads(threads):
@@ -243,7 +245,8 @@ BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "void", 
 
 
 def block_row(block):
-    return {name: getattr(block, name) for name in BLOCK_FIELDS}
+    """A block as JSON, with the joules that companions of the meter read beside it."""
+    return {name: getattr(block, name) for name in BLOCK_FIELDS} | {"beside": block.trace.beside or {}}
 
 
 def run_rows(blocks, n_prompts):
@@ -261,7 +264,8 @@ def run_rows(blocks, n_prompts):
 def trace_row(name, trace):
     """A trace as JSON: seconds of the monotonic clock, which all processes share, and watts, null where not read."""
     watts = [None if value != value else float(value) for value in trace.watts]
-    return {"block": name, "t_s": list(map(float, trace.timestamps_s)), "watts": watts}
+    sensor_s = [None if value != value else float(value) for value in trace.sensor_s]
+    return {"block": name, "t_s": list(map(float, trace.timestamps_s)), "watts": watts, "sensor_s": sensor_s}
 
 
 if __name__ == "__main__":

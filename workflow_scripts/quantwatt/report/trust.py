@@ -1,6 +1,6 @@
 """What the figures rest on: device, meter, blocks, images, scores and versions, from the stages' own JSON."""
 
-from quantwatt.report.numbers import compact, span, with_bounds
+from quantwatt.report.numbers import compact, number, span, with_bounds
 from quantwatt.tables import device_key, metric_of, noise_floor, triple
 
 
@@ -31,6 +31,8 @@ def _device_facts(cells):
         ("Idle power", span((e.get("idle_w") for e in energy), "W")),
         ("Counter against integral", _crosscheck_text(timed)),
         ("Sampler", _sampler_text(timed)),
+        ("Beside it", _beside_text(timed)),
+        ("Throttling", _distinct(word for d in devices for word in d.get("throttle_reasons") or [])),
         ("Latency", _distinct(_latency_text(m) for m in timed)),
         ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
         ("Temperature", _temperature_text(devices)),
@@ -116,7 +118,17 @@ def _sampler_text(records):
         return None
     total, missed, zero = (sum(s.get(key) or 0 for s in samplers) for key in ("n_samples", "n_missed", "n_zero"))
     every = _distinct(compact(s.get("interval_ms")) for s in samplers)
-    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero"
+    cost = sum(s.get("cpu_s") or 0 for s in samplers), sum(s.get("wall_s") or 0 for s in samplers)
+    share = f", {number(100 * cost[0] / cost[1], 2)} % of one processor" if cost[1] else ""
+    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}"
+
+
+def _beside_text(records):
+    found = {}
+    for record in records:
+        for name, joules in (record.get("beside_j") or {}).items():
+            found.setdefault(name, []).append(joules)
+    return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J per image")))
 
 
 def _latency_text(record):
