@@ -26,10 +26,11 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-# README's figure, from the results of `make report`.
-readme-figure: results/embedded/figures/quality_vs_cost.png
-	mkdir -p resources/readme
-	cp $< resources/readme/
+# README's figures and what they are drawn from, from the results of `make report` and `make bench-solvers`.
+readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png
+	mkdir -p resources/readme resources/measurements
+	cp $^ resources/readme/
+	cp results/embedded/tables/summary.csv results/benchmarks/*.json resources/measurements/
 
 # Trains the models of resources/models/ again, from a seed (hours on two cores).
 embedded-models: .venv/installed
