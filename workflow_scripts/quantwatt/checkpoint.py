@@ -5,6 +5,7 @@ pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
 images = pipeline.generate(["a large red circle on a white background"], seeds=[0], steps=20)
 """
 
+import contextlib
 from pathlib import Path
 
 from quantwatt import kernels, manifest
@@ -26,7 +27,7 @@ def save(folder, denoiser, states, reports, details):
     folder = Path(folder)
     state = {
         name: tensor
-        for name, tensor in denoiser.state_dict().items()
+        for name, tensor in _stored_once(denoiser.state_dict()).items()
         if not any(name.startswith(f"{layer}.") and name != f"{layer}.bias" for layer in states)
     }
     for name, parts in states.items():
@@ -37,6 +38,14 @@ def save(folder, denoiser, states, reports, details):
         folder / "manifest.json",
         {**details, "size_bytes": files[WEIGHTS]["bytes"], "files": files, "layers": reports},
     )
+
+
+def _stored_once(state):
+    """A state without the second names of tensors that stand in it twice: tied weights."""
+    first = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+    return {name: state[name] for name in first.values()}
 
 
 def compute_of(manifest_path, device):
@@ -68,7 +77,8 @@ def load_pipeline(checkpoint, device="cpu"):
         raise kernels.Unsupported(reason)
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
     pipeline = family.load(model, location, denoiser).to(device)
-    return QuantizedPipeline(pipeline, family, compute, kernel, reason)
+    autocast = details.get("settings", {}).get("autocast")
+    return QuantizedPipeline(pipeline, family, compute, kernel, reason, device, autocast)
 
 
 def _load_denoiser(family, path, details, location, device, simulate):
@@ -94,6 +104,9 @@ def _load_denoiser(family, path, details, location, device, simulate):
         rest = {name: file.get_tensor(name) for name in names}
     missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
     missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in layers)]
+    if missing and hasattr(denoiser, "tie_weights"):
+        denoiser.tie_weights()
+        missing = [name for name in missing if denoiser.get_parameter(name).is_meta]
     if missing or unexpected:
         raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {(missing + unexpected)[0]}).")
     return denoiser.eval()
@@ -122,9 +135,45 @@ class QuantizedPipeline:
     reason: why it is simulated, or None.
     """
 
-    def __init__(self, pipeline, family, compute, kernel, reason):
+    def __init__(self, pipeline, family, compute, kernel, reason, device="cpu", autocast=None):
         self.pipeline, self.family = pipeline, family
         self.compute, self.kernel, self.reason = compute, kernel, reason
+        self.device, self.autocast = device, autocast
+
+    def predict(self, texts, settings):
+        """What a text model says of texts: one mapping per sentence or window, as of its family's `predict`."""
+        with self._computing():
+            return self.family.predict(self.pipeline, texts, settings)
+
+    def prepare(self, texts, settings):
+        """A function of no arguments that computes one batch of texts, which are on the device already."""
+        with self._computing():
+            return self._within(self.family.prepare(self.pipeline, texts, settings))
+
+    def phases(self, texts, settings):
+        """{phase: such a function} of a text model."""
+        with self._computing():
+            runs = self.family.phases(self.pipeline, texts, settings)
+        return {name: self._within(run) for name, run in runs.items()}
+
+    def _within(self, run):
+        def within():
+            with self._computing():
+                return run()
+
+        return within
+
+    @contextlib.contextmanager
+    def _computing(self):
+        import torch
+
+        with torch.inference_mode(), self._autocasting():
+            yield
+
+    def _autocasting(self):
+        import torch
+
+        return torch.autocast(self.device, getattr(torch, self.autocast)) if self.autocast else contextlib.nullcontext()
 
     def generate(self, prompts, seeds, sampling=None, first=0, **options):
         """Images of some prompts, one seed each.
@@ -142,5 +191,6 @@ class QuantizedPipeline:
 
         default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
-        images = self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
+        with self._autocasting():
+            images = self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
         return to_uint8(images, first)

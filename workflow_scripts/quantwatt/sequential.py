@@ -330,7 +330,7 @@ def _description(weight, plan):
         "out_features": rows,
         "parts": sorted(weight.state(plan.weight_format)),
         "weight_bits": stored_bits(rows, columns, plan.weight_format) + branch,
-        "activation_bits": plan.activation_format.bits if plan.activation_format else 16,
+        "activation_bits": plan.activation_format.bits if plan.activation_format else 8 * plan.dtype.itemsize,
     }
 
 
