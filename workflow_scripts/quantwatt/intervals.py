@@ -78,6 +78,22 @@ def student_ratio(values, baseline):
     return ratio, ratio * math.exp(-half), ratio * math.exp(half)
 
 
+def bootstrap_ratio(numerators, denominators, resamples=RESAMPLES, seed=0):
+    """Percentile bootstrap of a ratio of sums, such as nats per token of windows that differ in tokens.
+
+    Args:
+        numerators, denominators: [n] of independent observations (sentences, windows).
+    Returns:
+        (ratio, low, high), as `bootstrap_mean`.
+    """
+    values = np.stack([numerators, denominators], axis=1).astype(np.float64)  # [n, 2]
+    ratio = float(values[:, 0].sum() / values[:, 1].sum())
+    if len(values) < 2:
+        return ratio, math.nan, math.nan
+    means = _resampled_means(values, resamples, seed)
+    return ratio, *_bounds(means[:, 0] / means[:, 1])
+
+
 def bootstrap_statistic(statistic, n, resamples, seed=0):
     """Interval of a statistic of a whole sample, such as a Frechet distance.
 
