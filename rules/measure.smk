@@ -2,7 +2,7 @@ rule measure:
     input:
         code=code("measure.py", family, formats, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
-        prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
+        prompts=lambda wildcards: source(sampling_of(wildcards)),
     output:
         measurement=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json",
         power=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv",
@@ -17,7 +17,7 @@ rule measure:
         mem_mb=CONFIG["memory_mb"]["measure"],
         gpu=GPUS,
     params:
-        sampling=settings("samplings"),
+        sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
         measuring=MEASURING,
         device=DEVICE,
     message:
