@@ -256,7 +256,7 @@ def cost(record, args, pipeline, texts, sampling, device):
     with contextlib.closing(meter):
         record["meter"] = meter.provenance()
         record["energy_estimated"] = meter.estimated
-        for phase, run in pipeline.phases(texts, sampling).items():
+        for phase, run in pipeline.phases(texts, None, sampling).items():
             iterations = args.iterations if phase == "forward" else max(1, args.iterations // args.new_tokens)
             reset_peak(device)
             found = latency(run, iterations, args.warm_up, work["items"], synchronize, phase)

@@ -206,7 +206,7 @@ def test_overlapping_windows_count_every_token_once(folders):
 
 
 def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
-    run = family.prepare(pipeline, texts(name), SAMPLING)
+    run = family.prepare(pipeline, texts(name), None, SAMPLING)
     logits, predicted = run(), family.predict(pipeline, texts(name), SAMPLING)[:5]
     work = family.work(pipeline, texts(name), SAMPLING)
     assert len(logits) == 5 == work["items"]
@@ -223,7 +223,7 @@ def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
 
 
 def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypatch):
-    runs = family.phases(pipeline, texts(name), SAMPLING)
+    runs = family.phases(pipeline, texts(name), None, SAMPLING)
     monkeypatch.setattr(pipeline, "tokenizer", None)
     for run in runs.values():
         assert torch.equal(run(), run())
@@ -232,7 +232,7 @@ def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypa
 def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
     family = load_family("gpt2")
     pipeline = family.load(SETTINGS, folders["gpt2"])
-    decode = family.phases(pipeline, texts("gpt2"), SAMPLING)["decode"]
+    decode = family.phases(pipeline, texts("gpt2"), None, SAMPLING)["decode"]
     ids = family.windows(pipeline, texts("gpt2"), SAMPLING)[0][:5, :6]
     for _ in range(5):  # the one that the prompt itself gives, then four
         ids = torch.cat([ids, pipeline.model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
@@ -244,7 +244,7 @@ def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
 def test_the_whole_network_computes_in_its_type(family, name, folders, dtype):
     pipeline = family.load({"dtype": dtype}, folders[name])
     assert {p.dtype for p in pipeline.model.parameters()} == {getattr(torch, dtype)}
-    run = family.prepare(pipeline, texts(name), SAMPLING)
+    run = family.prepare(pipeline, texts(name), None, SAMPLING)
     assert run().dtype == getattr(torch, dtype) and run().isfinite().all()
 
 

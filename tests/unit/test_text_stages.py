@@ -98,7 +98,7 @@ def model_of(stages, method):
 
 def logits_of(stages, method):
     pipeline = model_of(stages, method)
-    return pipeline.prepare(pipeline.family.read(stages.texts)[0], SAMPLING)()
+    return pipeline.prepare(pipeline.family.read(stages.texts)[0], None, SAMPLING)()
 
 
 def test_tied_weights_are_counted_once(stages):

@@ -145,15 +145,15 @@ class QuantizedPipeline:
         with self._computing():
             return self.family.predict(self.pipeline, texts, settings)
 
-    def prepare(self, texts, settings):
-        """A function of no arguments that computes one batch of texts, which are on the device already."""
+    def prepare(self, prompts, seeds, sampling):
+        """A function that does one batch and leaves the result on the device, for timing."""
         with self._computing():
-            return self._within(self.family.prepare(self.pipeline, texts, settings))
+            return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling)))
 
-    def phases(self, texts, settings):
-        """{phase: such a function} of a text model."""
+    def phases(self, prompts, seeds, sampling):
+        """{name: function that does this part of a batch by itself}, in order."""
         with self._computing():
-            runs = self.family.phases(self.pipeline, texts, settings)
+            runs = self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
         return {name: self._within(run) for name, run in runs.items()}
 
     def _within(self, run):
@@ -189,8 +189,15 @@ class QuantizedPipeline:
         """
         from quantwatt.images import to_uint8
 
+        settings = self._settings({**(sampling or {}), **options})
+        with self._autocasting():
+            images = self.family.generate(self.pipeline, prompts, seeds, settings)
+        return to_uint8(images, first)
+
+    def _settings(self, sampling):
+        """A sampling with the defaults of a pipeline of images; of texts there are none."""
+        if not hasattr(self.pipeline, "vae_scale_factor"):
+            return sampling
         default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
-        with self._autocasting():
-            images = self.family.generate(self.pipeline, prompts, seeds, {**settings, **(sampling or {}), **options})
-        return to_uint8(images, first)
+        return {**settings, **sampling}

@@ -57,18 +57,18 @@ def predict(pipeline, texts, settings):
     return found
 
 
-def prepare(pipeline, texts, settings):
+def prepare(pipeline, texts, seeds, settings):
     """A function of no arguments that classifies the first `batch_size` sentences, which are on the device already.
 
-    It leaves the logits on the device: nothing is read, tokenized or copied while it runs.
+    It leaves the logits on the device: nothing is read, tokenized or copied while it runs. Nothing is drawn from seeds.
     """
     inputs = _on_device(pipeline, texts[: settings["batch_size"]], settings)
     return lambda: pipeline.model(**inputs).logits
 
 
-def phases(pipeline, texts, settings):
+def phases(pipeline, texts, seeds, settings):
     """{phase: function as of `prepare`}; classifying has one phase."""
-    return {"forward": prepare(pipeline, texts, settings)}
+    return {"forward": prepare(pipeline, texts, seeds, settings)}
 
 
 def work(pipeline, texts, settings):

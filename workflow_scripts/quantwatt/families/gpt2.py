@@ -92,16 +92,16 @@ def windows(pipeline, texts, settings):
     return cut, [length] + [stride] * (len(starts) - 1)
 
 
-def prepare(pipeline, texts, settings):
+def prepare(pipeline, texts, seeds, settings):
     """A function of no arguments that computes the logits of the first `batch_size` windows, on the device already.
 
-    It leaves the logits on the device: nothing is read, tokenized or copied while it runs.
+    It leaves the logits on the device: nothing is read, tokenized or copied while it runs. Nothing is drawn from seeds.
     """
     ids = _first_windows(pipeline, texts, settings)
     return lambda: pipeline.model(input_ids=ids).logits
 
 
-def phases(pipeline, texts, settings):
+def phases(pipeline, texts, seeds, settings):
     """{phase: function as of `prepare`}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
 
     Decoding is greedy and goes on from the windows' first half, whose keys and values are computed beforehand.
@@ -121,7 +121,7 @@ def phases(pipeline, texts, settings):
         cache.crop(-count)  # back to the prompt
         return token
 
-    return {"forward": prepare(pipeline, texts, settings), "decode": decode}
+    return {"forward": prepare(pipeline, texts, seeds, settings), "decode": decode}
 
 
 def work(pipeline, texts, settings):
