@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "resources/experiments").glob("*.yaml"))
+OWN_TEXTS = {"distilbert-energy", "gpt2-energy"}  # refused until their texts are there: tests/unit/test_experiment.py
+EXPERIMENTS = sorted({path.stem for path in (ROOT / "resources/experiments").glob("*.yaml")} - OWN_TEXTS)
 
 
 def snakemake(*arguments):
