@@ -357,7 +357,8 @@ def power_and_energy(blocks, items, reason):
 
 def open_meter(args, device):
     """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty."""
-    settings = experiment.load_config({})["measuring"] | {"interval_ms": args.power_interval_ms}
+    config = experiment.load_config(experiment.read_yaml(experiment.ROOT / "config.yaml", "config.yaml"))
+    settings = config["measuring"] | {"interval_ms": args.power_interval_ms}
     try:
         return meters.open_meter(experiment.resolve_meter(args.meter, device), settings, device), None
     except meters.MeterUnavailable as error:

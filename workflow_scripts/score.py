@@ -53,8 +53,8 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
         predictions_path, baseline_path: manifests of the two sets of predictions.
         is_baseline: the predictions are the baseline's own.
     Returns:
-        The object of METRIC.json; `change` is {"value", "low", "high"} of the paired change, a difference of
-        accuracies or a ratio of perplexities, or None.
+        The object of METRIC.json; `change` is {"value", "low", "high"} of the difference from the baseline's, drawn in
+        pairs, or None.
     Raises:
         DataError: a file is corrupted, or the two sets are not of the same texts.
     """

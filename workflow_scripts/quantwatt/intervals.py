@@ -78,20 +78,23 @@ def student_ratio(values, baseline):
     return ratio, ratio * math.exp(-half), ratio * math.exp(half)
 
 
-def bootstrap_ratio(numerators, denominators, resamples=RESAMPLES, seed=0):
-    """Percentile bootstrap of a ratio of sums, such as nats per token of windows that differ in tokens.
+def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, seed=0):
+    """Percentile bootstrap of a function of ratios of sums, such as nats per token of windows that differ in tokens.
 
     Args:
-        numerators, denominators: [n] of independent observations (sentences, windows).
+        numerators: [n, k] of independent observations (sentences, windows); denominators: [n].
+        value_of: function of ratios [..., k] that returns values [...].
     Returns:
-        (ratio, low, high), as `bootstrap_mean`.
+        (value, low, high), as `bootstrap_mean`.
     """
-    values = np.stack([numerators, denominators], axis=1).astype(np.float64)  # [n, 2]
-    ratio = float(values[:, 0].sum() / values[:, 1].sum())
+    values = np.column_stack([numerators, denominators]).astype(np.float64)  # [n, k + 1]
+
+    def value(sums):
+        return value_of(sums[..., :-1] / sums[..., -1:])
+
     if len(values) < 2:
-        return ratio, math.nan, math.nan
-    means = _resampled_means(values, resamples, seed)
-    return ratio, *_bounds(means[:, 0] / means[:, 1])
+        return float(value(values.sum(0))), math.nan, math.nan
+    return float(value(values.sum(0))), *_bounds(value(_resampled_means(values, resamples, seed)))
 
 
 def bootstrap_statistic(statistic, n, resamples, seed=0):

@@ -1,6 +1,6 @@
 """Share of predictions that are right: labels of sentences, or next tokens of running text."""
 
-from quantwatt.intervals import RESAMPLES, bootstrap_ratio
+from quantwatt.intervals import RESAMPLES, bootstrap_ratios
 from quantwatt.metrics import Score
 from quantwatt.text.predictions import column, require_judged
 
@@ -20,13 +20,16 @@ def score(samples, compared=None, resamples=None, seed=0):
         Undefined: the texts have no labels.
     """
     require_judged(samples)
-    resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_ratio(column(samples, "correct"), column(samples, "tokens"), resamples, seed), resamples)
+    return _bootstrap(column(samples, "correct"), samples, resamples, seed)
 
 
 def change(samples, baseline, resamples=None, seed=0):
     """Accuracy minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
     require_judged(samples)
+    return _bootstrap(column(samples, "correct") - column(baseline, "correct"), samples, resamples, seed)
+
+
+def _bootstrap(right, counted, resamples, seed):
     resamples = RESAMPLES if resamples is None else resamples
-    gained = column(samples, "correct") - column(baseline, "correct")
-    return Score(*bootstrap_ratio(gained, column(samples, "tokens"), resamples, seed), resamples)
+    shares = bootstrap_ratios(right[:, None], column(counted, "tokens"), lambda r: r[..., 0], resamples, seed)
+    return Score(*shares, resamples)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantwatt.intervals import RESAMPLES, bootstrap_ratio
+from quantwatt.intervals import RESAMPLES, bootstrap_ratios
 from quantwatt.metrics import Score
 from quantwatt.text.predictions import column, require_judged
 
@@ -22,19 +22,19 @@ def score(samples, compared=None, resamples=None, seed=0):
         Undefined: the texts have no labels.
     """
     require_judged(samples)
-    resamples = RESAMPLES if resamples is None else resamples
-    return _exponential(column(samples, "nll"), column(samples, "tokens"), resamples, seed)
+    return _bootstrap([samples], samples, lambda nats: np.exp(nats[..., 0]), resamples, seed)
 
 
 def change(samples, baseline, resamples=None, seed=0):
-    """Perplexity over the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
+    """Perplexity minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
     require_judged(samples)
+    return _bootstrap(
+        [samples, baseline], samples, lambda nats: np.exp(nats[..., 0]) - np.exp(nats[..., 1]), resamples, seed
+    )
+
+
+def _bootstrap(sets, counted, value_of, resamples, seed):
     resamples = RESAMPLES if resamples is None else resamples
-    lost = column(samples, "nll") - column(baseline, "nll")
-    return _exponential(lost, column(samples, "tokens"), resamples, seed)
-
-
-def _exponential(nll, tokens, resamples, seed):
-    bounds = bootstrap_ratio(nll, tokens, resamples, seed)
+    nll = np.stack([column(items, "nll") for items in sets], axis=1)  # [items, sets]
     with np.errstate(over="ignore"):  # a broken model's perplexity may be beyond any number
-        return Score(*(float(np.exp(bound)) for bound in bounds), resamples)
+        return Score(*bootstrap_ratios(nll, column(counted, "tokens"), value_of, resamples, seed), resamples)
