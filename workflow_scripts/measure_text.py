@@ -250,13 +250,14 @@ def quality(record, pipeline, texts, labels, sampling):
 
 def cost(record, args, pipeline, texts, sampling, device):
     """Fill in latency, power, energy and memory; returns why some are empty."""
-    work = pipeline.family.work(pipeline.pipeline, texts, sampling)
+    [batch] = pipeline.batches(texts, sampling, args.batch_size, 1)
+    work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
     synchronize, reasons = synchronize_of(device), {}
     meter, unavailable = open_meter(args, device)
     with contextlib.closing(meter):
         record["meter"] = meter.provenance()
         record["energy_estimated"] = meter.estimated
-        for phase, run in pipeline.phases(texts, None, sampling).items():
+        for phase, run in pipeline.phases(*batch, sampling).items():
             iterations = args.iterations if phase == "forward" else max(1, args.iterations // args.new_tokens)
             reset_peak(device)
             found = latency(run, iterations, args.warm_up, work["items"], synchronize, phase)

@@ -205,10 +205,16 @@ def test_overlapping_windows_count_every_token_once(folders):
     assert found[2]["nll"] == pytest.approx(expected, rel=1e-4)
 
 
+def first_batch(family, pipeline, name):
+    [batch] = family.batches(pipeline, texts(name), SAMPLING, 5, 1)
+    return batch
+
+
 def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
-    run = family.prepare(pipeline, texts(name), None, SAMPLING)
+    batch = first_batch(family, pipeline, name)
+    run = family.prepare(pipeline, batch, None, SAMPLING)
     logits, predicted = run(), family.predict(pipeline, texts(name), SAMPLING)[:5]
-    work = family.work(pipeline, texts(name), SAMPLING)
+    work = family.work(pipeline, batch, SAMPLING)
     assert len(logits) == 5 == work["items"]
     if name == "distilbert":
         for row, item in zip(logits.tolist(), predicted, strict=True):
@@ -223,7 +229,7 @@ def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
 
 
 def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypatch):
-    runs = family.phases(pipeline, texts(name), None, SAMPLING)
+    runs = family.phases(pipeline, first_batch(family, pipeline, name), None, SAMPLING)
     monkeypatch.setattr(pipeline, "tokenizer", None)
     for run in runs.values():
         assert torch.equal(run(), run())
@@ -232,7 +238,7 @@ def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypa
 def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
     family = load_family("gpt2")
     pipeline = family.load(SETTINGS, folders["gpt2"])
-    decode = family.phases(pipeline, texts("gpt2"), None, SAMPLING)["decode"]
+    decode = family.phases(pipeline, first_batch(family, pipeline, "gpt2"), None, SAMPLING)["decode"]
     ids = family.windows(pipeline, texts("gpt2"), SAMPLING)[0][:5, :6]
     for _ in range(5):  # the one that the prompt itself gives, then four
         ids = torch.cat([ids, pipeline.model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
@@ -244,7 +250,7 @@ def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
 def test_the_whole_network_computes_in_its_type(family, name, folders, dtype):
     pipeline = family.load({"dtype": dtype}, folders[name])
     assert {p.dtype for p in pipeline.model.parameters()} == {getattr(torch, dtype)}
-    run = family.prepare(pipeline, texts(name), None, SAMPLING)
+    run = family.prepare(pipeline, first_batch(family, pipeline, name), None, SAMPLING)
     assert run().dtype == getattr(torch, dtype) and run().isfinite().all()
 
 
@@ -277,3 +283,12 @@ def test_files_that_hold_no_texts_are_refused(tmp_path, content, message):
 def test_schemas_say_that_these_models_read_text(name):
     schema = json.loads((experiment.SCHEMAS / f"families/{name}.schema.json").read_text())
     assert schema["x-kind"] == "text" and schema["properties"]["family"]["const"] == name
+
+
+def test_batches_follow_one_another_and_are_enough(family, pipeline, name):
+    settings = {**SAMPLING, "max_length": 4}
+    first, second = family.batches(pipeline, texts(name), settings, 3, 2)
+    whole = texts(name) if name == "distilbert" else family.windows(pipeline, texts(name), settings)[0].tolist()
+    assert [*map(list, first), *map(list, second)] == [list(item) for item in whole[:6]]
+    with pytest.raises(DataError, match="are too few for 900 batches of 3"):
+        family.batches(pipeline, texts(name), settings, 3, 900)

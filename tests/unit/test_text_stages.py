@@ -98,7 +98,8 @@ def model_of(stages, method):
 
 def logits_of(stages, method):
     pipeline = model_of(stages, method)
-    return pipeline.prepare(pipeline.family.read(stages.texts)[0], None, SAMPLING)()
+    [batch] = pipeline.batches(pipeline.family.read(stages.texts)[0], SAMPLING, 4, 1)
+    return pipeline.prepare(*batch, SAMPLING)()
 
 
 def test_tied_weights_are_counted_once(stages):

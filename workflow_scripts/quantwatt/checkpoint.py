@@ -145,6 +145,11 @@ class QuantizedPipeline:
         with self._computing():
             return self.family.predict(self.pipeline, texts, settings)
 
+    def batches(self, texts, sampling, size, count):
+        """[(batch, seeds)] as `prepare` takes them, of a text model: `count` batches of `size` sentences or windows."""
+        batches = self.family.batches(self.pipeline, texts, sampling, size, count)
+        return [(batch, None) for batch in batches]  # nothing is drawn
+
     def prepare(self, prompts, seeds, sampling):
         """A function that does one batch and leaves the result on the device, for timing."""
         with self._computing():

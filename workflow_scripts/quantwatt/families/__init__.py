@@ -19,9 +19,10 @@ A family of text models (its schema says "x-kind": "text") has the same but for 
     read(path) -> (texts, labels or None)                       a file of texts, as the family takes them
     record(pipeline, texts, calibration) -> {network input: [samples, ...]}
     predict(pipeline, texts, settings) -> items                 one mapping per sentence or window
-    prepare(pipeline, texts, seeds, settings) -> run()          one batch, its data on the device beforehand
-    phases(pipeline, texts, seeds, settings) -> {phase: run()}
-    work(pipeline, texts, settings) -> {"items", "tokens"}      what one run does
+    batches(pipeline, texts, settings, size, count) -> list     the first `count` batches of `size` items
+    prepare(pipeline, batch, seeds, settings) -> run()          one batch, its data on the device beforehand
+    phases(pipeline, batch, seeds, settings) -> {phase: run()}
+    work(pipeline, batch, settings) -> {"items", "tokens"}      what one run does
     real_tokens(inputs) -> bool [samples, tokens]               where samples are padded; else it is missing
 """
 

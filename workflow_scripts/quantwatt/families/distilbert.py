@@ -57,23 +57,32 @@ def predict(pipeline, texts, settings):
     return found
 
 
-def prepare(pipeline, texts, seeds, settings):
-    """A function of no arguments that classifies the first `batch_size` sentences, which are on the device already.
+def batches(pipeline, texts, settings, size, count):
+    """The first batches of sentences, for timing.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    return sources.cut(texts, size, count, "sentences")
+
+
+def prepare(pipeline, batch, seeds, settings):
+    """A function of no arguments that classifies a batch of sentences, which are on the device already.
 
     It leaves the logits on the device: nothing is read, tokenized or copied while it runs. Nothing is drawn from seeds.
     """
-    inputs = _on_device(pipeline, texts[: settings["batch_size"]], settings)
+    inputs = _on_device(pipeline, batch, settings)
     return lambda: pipeline.model(**inputs).logits
 
 
-def phases(pipeline, texts, seeds, settings):
+def phases(pipeline, batch, seeds, settings):
     """{phase: function as of `prepare`}; classifying has one phase."""
-    return {"forward": prepare(pipeline, texts, seeds, settings)}
+    return {"forward": prepare(pipeline, batch, seeds, settings)}
 
 
-def work(pipeline, texts, settings):
+def work(pipeline, batch, settings):
     """What one call of `prepare`'s function does: items, and the tokens in them."""
-    mask = _tokenized(pipeline, texts[: settings["batch_size"]], settings).attention_mask
+    mask = _tokenized(pipeline, batch, settings).attention_mask
     return {"items": len(mask), "tokens": int(mask.sum())}
 
 

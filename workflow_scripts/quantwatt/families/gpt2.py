@@ -92,16 +92,26 @@ def windows(pipeline, texts, settings):
     return cut, [length] + [stride] * (len(starts) - 1)
 
 
-def prepare(pipeline, texts, seeds, settings):
-    """A function of no arguments that computes the logits of the first `batch_size` windows, on the device already.
+def batches(pipeline, texts, settings, size, count):
+    """The first batches of windows, ids [size, tokens], for timing.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    ids, _ = windows(pipeline, texts, {**settings, "items": size * count})
+    return sources.cut(ids, size, count, "windows")
+
+
+def prepare(pipeline, batch, seeds, settings):
+    """A function of no arguments that computes the logits of a batch of windows, which is on the device already.
 
     It leaves the logits on the device: nothing is read, tokenized or copied while it runs. Nothing is drawn from seeds.
     """
-    ids = _first_windows(pipeline, texts, settings)
+    ids = batch.to(pipeline.device)
     return lambda: pipeline.model(input_ids=ids).logits
 
 
-def phases(pipeline, texts, seeds, settings):
+def phases(pipeline, batch, seeds, settings):
     """{phase: function as of `prepare`}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
 
     Decoding is greedy and goes on from the windows' first half, whose keys and values are computed beforehand.
@@ -109,8 +119,8 @@ def phases(pipeline, texts, seeds, settings):
     from transformers import DynamicCache
 
     model, count = pipeline.model, _new_tokens(pipeline, settings)
-    ids = _first_windows(pipeline, texts, settings)
-    prompt = ids[:, : max(1, min(ids.shape[1] // 2, pipeline.tokens(settings["max_length"]) - count))]
+    length = max(1, min(batch.shape[1] // 2, pipeline.tokens(settings["max_length"]) - count))
+    prompt = batch[:, :length].to(pipeline.device)
     cache = DynamicCache(config=model.config)
     first = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits.argmax(-1)
 
@@ -121,13 +131,13 @@ def phases(pipeline, texts, seeds, settings):
         cache.crop(-count)  # back to the prompt
         return token
 
-    return {"forward": prepare(pipeline, texts, seeds, settings), "decode": decode}
+    return {"forward": prepare(pipeline, batch, seeds, settings), "decode": decode}
 
 
-def work(pipeline, texts, settings):
+def work(pipeline, batch, settings):
     """What one call of `prepare`'s function does: items, and the tokens in them; and tokens that `decode` writes."""
-    ids = _first_windows(pipeline, texts, settings)
-    return {"items": len(ids), "tokens": ids.numel(), "new_tokens": len(ids) * _new_tokens(pipeline, settings)}
+    written = len(batch) * _new_tokens(pipeline, settings)
+    return {"items": len(batch), "tokens": batch.numel(), "new_tokens": written}
 
 
 def record(pipeline, texts, calibration):
@@ -163,8 +173,3 @@ def stages(names):
 
 def _new_tokens(pipeline, settings):
     return min(settings["new_tokens"], pipeline.tokens(settings["max_length"]) - 1)
-
-
-def _first_windows(pipeline, texts, settings):
-    ids, _ = windows(pipeline, texts, {**settings, "items": settings["batch_size"]})
-    return ids.to(pipeline.device)

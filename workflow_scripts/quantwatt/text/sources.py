@@ -39,6 +39,19 @@ def read_running_text(path):
     return [_text(path)], None
 
 
+def cut(items, size, count, what):
+    """The first `count` batches of `size` items.
+
+    Args:
+        what: the items in a word, for the message.
+    Raises:
+        DataError: there are not so many.
+    """
+    if len(items) < size * count:
+        raise DataError(f"{len(items)} {what} are too few for {count} batches of {size}.")
+    return [items[first : first + size] for first in range(0, size * count, size)]
+
+
 def _text(path):
     try:
         text = Path(path).read_text(encoding="utf-8")
