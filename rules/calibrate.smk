@@ -2,7 +2,7 @@ rule calibrate:
     input:
         code=code("calibrate.py", family),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
-        prompts=lambda wildcards: EXPERIMENT["calibration"]["prompts"],
+        prompts=lambda wildcards: source(calibration_of(wildcards)),
     output:
         manifest=f"{RESULTS}/calibration/{{model}}/manifest.json",
         samples=f"{RESULTS}/calibration/{{model}}/samples.safetensors",
@@ -17,7 +17,7 @@ rule calibrate:
         mem_mb=CONFIG["memory_mb"]["calibrate"],
         gpu=GPUS,
     params:
-        settings=canonical_json(EXPERIMENT["calibration"]),
+        settings=lambda wildcards: canonical_json(calibration_of(wildcards)),
         device=DEVICE,
         # A function of threads is never compared: another wattage or meter shall not calibrate anew.
         metering=lambda wildcards, threads: MEASURING,

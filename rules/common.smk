@@ -29,6 +29,7 @@ DEVICE = configuration.resolve_device(CONFIG["device"])
 GPUS = 1 if DEVICE == "cuda" else 0
 CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
+OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
 METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
@@ -58,7 +59,17 @@ def check_target(path):
     """
     stage, *names = Path(path).relative_to(RESULTS).parts
     names = names[1:] if stage == "solved" else names  # of a solver first
-    stages = ("checkpoints", "allocation", "exchange", "solved", "images", "measurements", "features", "scores")
+    stages = (
+        "checkpoints",
+        "allocation",
+        "exchange",
+        "solved",
+        "images",
+        "predictions",
+        "measurements",
+        "features",
+        "scores",
+    )
     if stage in stages and names[:1] != ["reference"]:
         kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
         for kind, name in zip(kinds, [name for name in names if name != "manifest.json"]):
@@ -73,6 +84,21 @@ def settings(kind, *keys):
         return canonical_json({key: chosen[key] for key in keys} if keys else chosen)
 
     return slice_of
+
+
+def sampling_of(wildcards):
+    """The sampling that the wildcards name, with the texts of their model where it has several."""
+    return configuration.for_model(entry("samplings", wildcards.sampling), wildcards.model)
+
+
+def calibration_of(wildcards):
+    """Likewise the calibration."""
+    return configuration.for_model(EXPERIMENT["calibration"], wildcards.model)
+
+
+def source(settings):
+    """The file of prompts or texts that a sampling or calibration reads."""
+    return settings.get("prompts") or settings["texts"]
 
 
 def code(script, *plugins):
@@ -172,15 +198,15 @@ def metric(wildcards):
 
 
 def score_inputs(wildcards):
-    """What a metric compares: features with the reference's, features alone, or images with the baseline's."""
+    """What a metric compares: features with the reference's, features alone, or a cell's outputs with the baseline's."""
     entry("metrics", wildcards.metric)
     cell = "{model}/{method}/{sampling}".format(**wildcards)
     features = FEATURES_OF.get(wildcards.metric)
     if features is None:
         baseline = f"{wildcards.model}/{EXPERIMENT['baseline']}/{wildcards.sampling}"
         return {
-            "images": f"{RESULTS}/images/{cell}/manifest.json",
-            "baseline": f"{RESULTS}/images/{baseline}/manifest.json",
+            OUTPUTS: f"{RESULTS}/{OUTPUTS}/{cell}/manifest.json",
+            "baseline": f"{RESULTS}/{OUTPUTS}/{baseline}/manifest.json",
         }
     if wildcards.metric == "clip-score":
         return {"features": f"{RESULTS}/features/{cell}/{features}.json"}
@@ -218,12 +244,15 @@ FIGURES = {
     "layer_depth": [f"{RESULTS}/tables/summary.csv", f"{RESULTS}/tables/layers.csv"],
     "power_trace": [f"{RESULTS}/tables/summary.csv"]
     + cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
-    "image_grid": [f"{RESULTS}/tables/summary.csv"]
-    + cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
 }
+if OUTPUTS == "images":
+    FIGURES["image_grid"] = [
+        f"{RESULTS}/tables/summary.csv",
+        *cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
+    ]
 CELL_FILES = [
     *cells(f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json"),
-    *cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
+    *cells(f"{RESULTS}/{OUTPUTS}/{{model}}/{{method}}/{{sampling}}/manifest.json"),
     *cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json"),
     *(
         path

@@ -24,3 +24,31 @@ rule generate:
         "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
         " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"
         " > {log} 2>&1"
+
+
+rule predict:
+    input:
+        code=code("predict.py", family, formats),
+        checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
+        texts=lambda wildcards: source(sampling_of(wildcards)),
+    output:
+        manifest=f"{RESULTS}/predictions/{{model}}/{{method}}/{{sampling}}/manifest.json",
+    log:
+        f"{LOGS}/predict/{{model}}/{{method}}/{{sampling}}.log",
+    benchmark:
+        f"{BENCHMARKS}/predict/{{model}}/{{method}}/{{sampling}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: CONFIG["threads"]["generate"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["generate"],
+        gpu=GPUS,
+    params:
+        sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
+        device=DEVICE,
+    message:
+        "Predict: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
+    shell:
+        "python workflow_scripts/predict.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
+        " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"
+        " > {log} 2>&1"

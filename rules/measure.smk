@@ -3,7 +3,7 @@ rule measure:
         code=code("measure_cell.py", family, formats, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         baseline=f"{RESULTS}/checkpoints/{{model}}/{EXPERIMENT['baseline']}/manifest.json",
-        prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
+        prompts=lambda wildcards: source(sampling_of(wildcards)),
     output:
         measurement=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/measurement.json",
         power=f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv",
@@ -19,7 +19,7 @@ rule measure:
         mem_mb=CONFIG["memory_mb"]["measure"],
         gpu=GPUS,
     params:
-        sampling=settings("samplings"),
+        sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
         measuring=MEASURING,
         device=DEVICE,
     message:

@@ -1,4 +1,4 @@
-"""Record the denoiser inputs of the float model's trajectory at stratified timesteps."""
+"""Record what solvers see: denoiser inputs at stratified timesteps of the float trajectory, or texts."""
 
 import argparse
 import json
@@ -26,13 +26,16 @@ def main(argv=None):
 
     torch.set_num_threads(args.threads)
     model = manifest.read_json(args.model)
-    prompts = Path(args.calibration["prompts"]).read_text().splitlines()
     family = load_family(model["settings"]["family"])
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     pipeline = family.load(model["settings"], location).to(args.device)
+    if "texts" in args.calibration:
+        record, asked = calibration.record_texts, family.read(args.calibration["texts"])[0]
+    else:
+        record, asked = calibration.record, Path(args.calibration["prompts"]).read_text().splitlines()
     (samples, rows), cost, _ = meters.metered(
-        lambda: calibration.record(family, pipeline, prompts, args.calibration), args.metering, args.device
+        lambda: record(family, pipeline, asked, args.calibration), args.metering, args.device
     )
     calibration.save(
         Path(args.output).parent,

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 from quantwatt import command, manifest
-from quantwatt.families import load_family
+from quantwatt.families import BYTES, load_family
 from quantwatt.manifest import DataError
 
 ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is read of a part of a pipeline
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # of one value
+# What is read of a text model: its weights, its configuration and its tokenizer, not its other forms.
+TEXT_FILES = ("*.json", "*.txt", "model*.safetensors")
 
 
 def fetch(settings):
@@ -20,16 +21,22 @@ def fetch(settings):
     Raises:
         DataError: the folder is missing, or the hub refuses; says what to do.
     """
+    index = getattr(load_family(settings["family"]), "INDEX", "model_index.json")
     if settings.get("path"):
-        if not (Path(settings["path"]) / "model_index.json").exists():
-            raise DataError(f"{settings['path']}: not a diffusers pipeline (it has no model_index.json).")
+        if not (Path(settings["path"]) / index).exists():
+            library = "diffusers pipeline" if index == "model_index.json" else "transformers model"
+            raise DataError(f"{settings['path']}: not a {library} (it has no {index}).")
         return settings["path"]
     from huggingface_hub import errors, hf_hub_download, snapshot_download
 
     where = f"{settings['hub']} at {settings['revision'][:12]}"
     try:
-        index = manifest.read_json(hf_hub_download(settings["hub"], "model_index.json", revision=settings["revision"]))
-        parts = [name for name, value in index.items() if isinstance(value, list) and value[0]]
+        if index != "model_index.json":
+            return snapshot_download(
+                settings["hub"], revision=settings["revision"], allow_patterns=TEXT_FILES, ignore_patterns=["*/*"]
+            )
+        listed = manifest.read_json(hf_hub_download(settings["hub"], index, revision=settings["revision"]))
+        parts = [name for name, value in listed.items() if isinstance(value, list) and value[0]]
         if not settings["text_encoder_3"]:
             parts = [name for name in parts if not name.endswith("_3")]
         return snapshot_download(
@@ -61,11 +68,12 @@ def describe(family, location, dtype):
         layers[name] = {"in_features": layer.in_features, "out_features": layer.out_features}
         if chunks.get(name, 1) > 1:
             layers[name]["segments"] = chunks[name]
+    stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once
     return {
         "layers": layers,
         "blocks": family.blocks(denoiser),
         "parameters": sum(p.numel() for p in denoiser.parameters()),
-        "denoiser_bytes": sum(t.numel() for t in denoiser.state_dict().values()) * BYTES[dtype],
+        "denoiser_bytes": sum(tensor.numel() for tensor in stored.values()) * BYTES[dtype],
     }
 
 

@@ -5,26 +5,35 @@ import json
 from pathlib import Path
 
 from quantwatt import command, manifest
+from quantwatt.families import BYTES
 from quantwatt.formats.library import library_of
 
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
 
-FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
-
-
-def average_bits(layers, reports, float_bits):
+def average_bits(layers, reports, dtype):
     """Bits per weight (scales and zero points included) and per activation, over the weights of all layers.
 
     Layers without a report are not quantized and count with the bits of the model's type.
     """
+    bits = 8 * BYTES[dtype]
     total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
-    weight_bits = activation_bits = float(float_bits)
+    weight_bits = activation_bits = float(bits)
     for report in reports.values():
         share = report["in_features"] * report["out_features"] / total
-        weight_bits += share * (report["weight_bits"] - float_bits)
-        activation_bits += share * (report["activation_bits"] - float_bits)
+        weight_bits += share * (report["weight_bits"] - bits)
+        activation_bits += share * (report["activation_bits"] - bits)
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
+
+
+def computing_in(settings, method):
+    """A model's settings with the type that a method asks for."""
+    return settings | ({"dtype": method["dtype"]} if method.get("dtype") else {})
+
+
+def in_type(samples, stored, dtype):
+    """Calibration samples with those of the model's own type in another; times and token numbers stay."""
+    return {name: tensor.to(dtype) if tensor.dtype == stored else tensor for name, tensor in samples.items()}
 
 
 def unsupported(allocation, device):
@@ -39,12 +48,12 @@ def unsupported(allocation, device):
 
 def write_without_weights(path, details, model, status, reason):
     """The manifest of the baseline, which is the model itself, or of a method that has no model here."""
-    size = model["denoiser_bytes"] if status == "ok" else None
-    bits = average_bits(model["layers"], {}, FLOAT_BITS[model["settings"]["dtype"]])
+    dtype = details["model_settings"]["dtype"]
+    size = model["denoiser_bytes"] * BYTES[dtype] // BYTES[model["settings"]["dtype"]] if status == "ok" else None
     manifest.write_json(
         path,
-        {**details, "status": status, "reason": reason, **bits, "size_bytes": size, "files": {}, "layers": {},
-         "quantize": None, "calibration": None, "provenance": manifest.provenance()},
+        {**details, "status": status, "reason": reason, **average_bits(model["layers"], {}, dtype), "size_bytes": size,
+         "files": {}, "layers": {}, "quantize": None, "calibration": None, "provenance": manifest.provenance()},
     )  # fmt: skip
 
 
@@ -64,12 +73,13 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="manifest.json to write; weights.safetensors goes beside it")
     args = parser.parse_args(argv)
     model, allocation = manifest.read_json(args.model), manifest.read_json(args.allocation)
+    settings = computing_in(model["settings"], args.method)
     details = {
         "status": "ok",
         "reason": None,
         "model": model["model"],
         "method": args.method_name,
-        "model_settings": model["settings"],
+        "model_settings": settings,
         "location": model["location"],
         "solver": args.method["solver"] and args.method["solver"]["name"],
         "settings": args.method,
@@ -88,12 +98,13 @@ def main(argv=None):
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
-    family = load_family(model["settings"]["family"])
+    family = load_family(settings["family"])
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
-    denoiser = family.load_denoiser(model["settings"], location)
+    denoiser = family.load_denoiser(settings, location)
     segments.split(denoiser, segments.of_layers(model["layers"], allocation))
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
+    samples = samples and in_type(samples, *(getattr(torch, entry["dtype"]) for entry in (model["settings"], settings)))
     batch = calibrated["calibration"]["batch_size"] if calibrated else None
     solved = args.solved and Path(args.solved).parent
     try:
@@ -125,7 +136,7 @@ def main(argv=None):
         denoiser,
         states,
         reports,
-        {**details, **average_bits(model["layers"], reports, FLOAT_BITS[model["settings"]["dtype"]]), "quantize": cost,
+        {**details, **average_bits(model["layers"], reports, settings["dtype"]), "quantize": cost,
          "calibration": calibrated,
          "provenance": manifest.provenance(PACKAGES)},
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quantwatt import command, feature_files, images, intervals, metrics, registry
 from quantwatt.manifest import DataError, finite, provenance, read_json, write_json
+from quantwatt.text import predictions
 
 METRICS = sorted(
     path.stem.replace("_", "-") for path in Path(metrics.__file__).parent.glob("*.py") if path.stem != "__init__"
@@ -42,6 +43,32 @@ def score_against_baseline(metric, settings, images_path, baseline_path, is_base
         "reference_sha256": images.images_sha256(baseline),
     }
     return result | _scored(module, settings, *images.paired_images(images_path, baseline_path))
+
+
+def score_predictions(metric, settings, predictions_path, baseline_path, is_baseline=False):
+    """Score of a metric of a text model's predictions (accuracy, perplexity), and its change from the baseline's.
+
+    Args:
+        metric, settings: as for `score_against_baseline`.
+        predictions_path, baseline_path: manifests of the two sets of predictions.
+        is_baseline: the predictions are the baseline's own.
+    Returns:
+        The object of METRIC.json; `change` is {"value", "low", "high"} of the difference from the baseline's, drawn in
+        pairs, or None.
+    Raises:
+        DataError: a file is corrupted, or the two sets are not of the same texts.
+    """
+    module, manifest = registry.load("metrics", metric), read_json(predictions_path)
+    result = _unscored(metric, module, manifest) | {"change": None}
+    if manifest["status"] != "ok":
+        return result
+    items = predictions.read(predictions_path)
+    result |= _scored(module, settings, items, None)
+    if is_baseline or result["status"] != "ok" or (baseline := read_json(baseline_path))["status"] != "ok":
+        return result
+    result |= {"reference": baseline.get("method"), "reference_sha256": baseline["files"][predictions.ITEMS]["sha256"]}
+    change = module.change(*predictions.read_pair(predictions_path, baseline_path), settings.get("resamples"))
+    return result | {"change": {key: finite(getattr(change, key)) for key in ("value", "low", "high")}}
 
 
 def score_features(metric, settings, features_path, reference_path=None):
@@ -89,7 +116,7 @@ def _unscored(metric, module, source):
         "value": None,
         "low": None,
         "high": None,
-        "n_images": source["n_images"],
+        "n_images": source.get("n_images", source.get("n_items")),  # what the value is a mean of
         "unit": module.UNIT,
         "higher_is_better": module.HIGHER_IS_BETTER,
         "library": f"{module.PACKAGE} {metadata.version(module.PACKAGE)}",
@@ -125,8 +152,9 @@ def main(argv=None):
         help='JSON: {"resamples": N, null for the metric\'s own, "seed": 0}; other keys are ignored',
     )
     parser.add_argument("--images", help="psnr, ssim: manifest.json of the images")
-    parser.add_argument("--baseline", help="psnr, ssim: manifest.json of the baseline's images")
-    parser.add_argument("--is-baseline", action="store_true", help="psnr, ssim: the images are the baseline's own")
+    parser.add_argument("--predictions", help="accuracy, perplexity: manifest.json of the predictions")
+    parser.add_argument("--baseline", help="manifest.json of the baseline's images or predictions")
+    parser.add_argument("--is-baseline", action="store_true", help="the images or predictions are the baseline's own")
     parser.add_argument("--features", help="fid, kid, clip-score: EXTRACTOR.json of the images")
     parser.add_argument("--reference-features", help="fid, kid: EXTRACTOR.json of the reference images")
     parser.add_argument("--output", required=True, help="METRIC.json")
@@ -135,6 +163,7 @@ def main(argv=None):
     compared_with = registry.load("metrics", args.metric).COMPARED_WITH
     needed = {
         "baseline": ["images"] if args.is_baseline else ["images", "baseline"],
+        "predictions": ["predictions"] if args.is_baseline else ["predictions", "baseline"],
         "text": ["features"],
         "reference": ["features", "reference_features"],
     }[compared_with]
@@ -143,6 +172,8 @@ def main(argv=None):
         parser.error(f"{args.metric} needs {' and '.join(missing)}")
     if compared_with == "baseline":
         result = score_against_baseline(args.metric, args.settings, args.images, args.baseline, args.is_baseline)
+    elif compared_with == "predictions":
+        result = score_predictions(args.metric, args.settings, args.predictions, args.baseline, args.is_baseline)
     else:
         result = score_features(args.metric, args.settings, args.features, args.reference_features)
     write_json(args.output, result)

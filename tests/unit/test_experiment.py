@@ -16,9 +16,20 @@ def raw():
     return yaml.safe_load((experiment.EXPERIMENTS / "embedded.yaml").read_text())
 
 
+# Experiments of texts that do not ship with quantwatt: they are whole once those are there.
+OWN_TEXTS = {"distilbert-energy": "reviews-test.tsv", "gpt2-energy": "manuals-test.txt"}
+
+
+def with_texts(name):
+    raw = yaml.safe_load((experiment.EXPERIMENTS / f"{name}.yaml").read_text())
+    for entry in (*raw["samplings"].values(), raw["calibration"]) if name in OWN_TEXTS else ():
+        entry["texts"] = f"resources/texts/{OWN_TEXTS[name]}"
+    return raw
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_valid(name):
-    loaded = experiment.load_experiment(name)
+    loaded = experiment.check_experiment(with_texts(name), f"{name}.yaml")
     assert len(loaded["cells"]) == len(loaded["models"]) * len(loaded["methods"]) * len(loaded["samplings"])
 
 
@@ -155,3 +166,68 @@ def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
         reads = bool(getattr(module, "NEEDS", ())) or any(hasattr(module, n) for n in ("needs", "NEEDS_BLOCK"))
         assert schema.get("x-external", False) == hasattr(module, "EXTERNAL")
         assert schema.get("x-needs-calibration", False) == (reads or hasattr(module, "EXTERNAL"))
+
+
+@pytest.fixture
+def raw_text():
+    return yaml.safe_load((experiment.EXPERIMENTS / "embedded-text.yaml").read_text())
+
+
+def sentence_of(raw):
+    with pytest.raises(experiment.ConfigurationError) as caught:
+        experiment.check_experiment(raw, "mine.yaml")
+    return str(caught.value)
+
+
+def test_text_models_walk_with_texts_of_their_own(raw_text):
+    loaded = experiment.check_experiment(raw_text, "mine.yaml")
+    assert loaded["kind"] == "text" and {cell["kind"] for cell in loaded["cells"]} == {"text"}
+    sampling = loaded["samplings"]["held-out"]
+    assert sampling["new_tokens"] == 32 and sampling["items"] is None
+    assert experiment.for_model(sampling, "tiny-gpt2")["texts"] == "resources/texts/manuals-test.txt"
+    assert experiment.for_model(loaded["calibration"], "tiny-distilbert")["texts"].endswith("reviews-calibration.tsv")
+
+
+def test_cells_of_images_are_what_they_were(raw):
+    loaded = experiment.check_experiment(raw, "mine.yaml")
+    assert loaded["kind"] == "image" and set(loaded["cells"][0]) == {"model", "method", "sampling"}
+
+
+def test_images_and_texts_do_not_mix(raw, raw_text):
+    raw_text["models"] |= raw["models"]
+    assert sentence_of(raw_text) == (
+        "mine.yaml: models: 'tiny-sd3' makes images and 'tiny-distilbert' reads text; put them into two experiments."
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("samplings.held-out.steps", 20, ["samplings.held-out", "unknown key 'steps'"]),
+        ("samplings.held-out.texts.tiny-gpt2", None, ["held-out.texts", "none for model 'tiny-gpt2'"]),
+        ("samplings.held-out.texts.tiny-gpt3", "x", ["no model 'tiny-gpt3'", "did you mean 'tiny-gpt2'"]),
+        ("calibration.texts", "resources/texts/review-test.tsv", ["calibration.texts", "reviews-test.tsv"]),
+        ("calibration.texts", "data/own.tsv", ["calibration.texts", "put it there (mine.yaml says what it holds)"]),
+        ("metrics.psnr", {}, ["metrics.psnr", "a metric of images"]),
+        ("methods.fp16.dtype", "half", ["methods.fp16.dtype", "'half' is none of float32, float16"]),
+        ("methods.fp16-autocast.autocast", "float8", ["fp16-autocast.autocast", "is none of"]),
+        ("models.tiny-gpt2.text_encoder_3", False, ["models.tiny-gpt2", "unknown key 'text_encoder_3'"]),
+    ],
+)
+def test_a_mistake_in_an_experiment_of_texts_is_refused(raw_text, path, value, words):
+    change(raw_text, path, value)
+    sentence = sentence_of(raw_text)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_texts_metrics_are_refused_for_images(raw):
+    raw["metrics"]["perplexity"] = None
+    assert "metrics.perplexity: a metric of text models" in sentence_of(raw)
+
+
+@pytest.mark.parametrize("name", OWN_TEXTS)
+def test_texts_of_ones_own_are_asked_for(name):
+    with pytest.raises(
+        experiment.ConfigurationError, match=r"texts: 'data/.*' does not exist; if it is a file of your"
+    ):
+        experiment.load_experiment(name)

@@ -46,6 +46,18 @@ def record(family, pipeline, prompts, calibration):
     return {name: torch.stack([sample[name] for sample in kept]) for name in kept[0]}, rows
 
 
+def record_texts(family, pipeline, texts, calibration):
+    """Network inputs of calibration texts, which have no trajectory.
+
+    Args:
+        calibration: the completed `calibration` entry of an experiment of text models.
+    Returns:
+        {input name: [samples, ...]}, and per sample {"item"}.
+    """
+    samples = family.record(pipeline, texts, calibration)
+    return samples, [{"item": i} for i in range(len(next(iter(samples.values()))))]
+
+
 def save(folder, samples, rows, details):
     """Write samples.safetensors and, last, manifest.json."""
     folder = Path(folder)

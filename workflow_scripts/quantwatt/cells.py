@@ -34,9 +34,10 @@ def cell_paths(results, cell, metrics):
     """`{part: path}` of the files of a cell `{"model", "method", "sampling"}`; scores are keyed `scores/METRIC`."""
     results = Path(results)
     trio = Path(cell["model"]) / cell["method"] / cell["sampling"]
+    outputs = "predictions" if cell.get("kind") == "text" else "images"
     return {
         "checkpoint": results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
-        "images": results / "images" / trio / "manifest.json",
+        "images": results / outputs / trio / "manifest.json",
         "measurement": results / "measurements" / trio / "measurement.json",
         **{f"scores/{metric}": results / "scores" / trio / f"{metric}.json" for metric in metrics},
     }
@@ -79,7 +80,8 @@ def _check_same_prompts(cells):
     for cell in cells:
         if cell.images["status"] != "ok":
             continue
-        drawn = (cell.images["prompts_sha256"], cell.images["seed"])
+        asked = cell.images.get("prompts_sha256") or cell.images.get("texts_sha256")
+        drawn = (asked, cell.images["seed"])
         other = first.setdefault((cell.model, cell.sampling), (cell.method, drawn))
         if other[1] != drawn:
             raise DataError(

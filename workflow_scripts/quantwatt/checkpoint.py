@@ -5,6 +5,7 @@ pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
 images = pipeline.generate(["a large red circle on a white background"], seeds=[0], steps=20)
 """
 
+import contextlib
 from pathlib import Path
 
 from quantwatt import kernels, manifest
@@ -26,7 +27,7 @@ def save(folder, denoiser, states, reports, details):
     folder = Path(folder)
     state = {
         name: tensor
-        for name, tensor in denoiser.state_dict().items()
+        for name, tensor in _stored_once(denoiser.state_dict()).items()
         if not any(name.startswith(f"{layer}.") and name != f"{layer}.bias" for layer in states)
     }
     for name, parts in states.items():
@@ -37,6 +38,14 @@ def save(folder, denoiser, states, reports, details):
         folder / "manifest.json",
         {**details, "size_bytes": files[WEIGHTS]["bytes"], "files": files, "layers": reports},
     )
+
+
+def _stored_once(state):
+    """A state without the second names of tensors that stand in it twice: tied weights."""
+    first = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+    return {name: state[name] for name in first.values()}
 
 
 def compute_of(manifest_path, device):
@@ -68,7 +77,8 @@ def load_pipeline(checkpoint, device="cpu"):
         raise kernels.Unsupported(reason)
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
     pipeline = family.load(model, location, denoiser).to(device)
-    return QuantizedPipeline(pipeline, family, compute, kernel, reason)
+    autocast = details.get("settings", {}).get("autocast")
+    return QuantizedPipeline(pipeline, family, compute, kernel, reason, device, autocast)
 
 
 def _load_denoiser(family, path, details, location, device, simulate):
@@ -94,6 +104,9 @@ def _load_denoiser(family, path, details, location, device, simulate):
         rest = {name: file.get_tensor(name) for name in names}
     missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
     missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in layers)]
+    if missing and hasattr(denoiser, "tie_weights"):
+        denoiser.tie_weights()
+        missing = [name for name in missing if denoiser.get_parameter(name).is_meta]
     if missing or unexpected:
         raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {(missing + unexpected)[0]}).")
     return denoiser.eval()
@@ -122,9 +135,50 @@ class QuantizedPipeline:
     reason: why it is simulated, or None.
     """
 
-    def __init__(self, pipeline, family, compute, kernel, reason):
+    def __init__(self, pipeline, family, compute, kernel, reason, device="cpu", autocast=None):
         self.pipeline, self.family = pipeline, family
         self.compute, self.kernel, self.reason = compute, kernel, reason
+        self.device, self.autocast = device, autocast
+
+    def predict(self, texts, settings):
+        """What a text model says of texts: one mapping per sentence or window, as of its family's `predict`."""
+        with self._computing():
+            return self.family.predict(self.pipeline, texts, settings)
+
+    def batches(self, texts, sampling, size, count):
+        """[(batch, seeds)] as `prepare` takes them, of a text model: `count` batches of `size` sentences or windows."""
+        batches = self.family.batches(self.pipeline, texts, sampling, size, count)
+        return [(batch, None) for batch in batches]  # nothing is drawn
+
+    def prepare(self, prompts, seeds, sampling):
+        """A function that does one batch and leaves the result on the device, for timing."""
+        with self._computing():
+            return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling)))
+
+    def phases(self, prompts, seeds, sampling):
+        """{name: function that does this part of a batch by itself}, in order."""
+        with self._computing():
+            runs = self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
+        return {name: self._within(run) for name, run in runs.items()}
+
+    def _within(self, run):
+        def within():
+            with self._computing():
+                return run()
+
+        return within
+
+    @contextlib.contextmanager
+    def _computing(self):
+        import torch
+
+        with torch.inference_mode(), self._autocasting():
+            yield
+
+    def _autocasting(self):
+        import torch
+
+        return torch.autocast(self.device, getattr(torch, self.autocast)) if self.autocast else contextlib.nullcontext()
 
     def generate(self, prompts, seeds, sampling=None, first=0, **options):
         """Images of some prompts, one seed each.
@@ -141,17 +195,14 @@ class QuantizedPipeline:
         from quantwatt.images import to_uint8
 
         settings = self._settings({**(sampling or {}), **options})
-        return to_uint8(self.family.generate(self.pipeline, prompts, seeds, settings), first)
-
-    def prepare(self, prompts, seeds, sampling):
-        """A function that does one batch and leaves the result on the device, for timing."""
-        return self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling))
-
-    def phases(self, prompts, seeds, sampling):
-        """{name: function that does this part of a batch by itself}, in order."""
-        return self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
+        with self._autocasting():
+            images = self.family.generate(self.pipeline, prompts, seeds, settings)
+        return to_uint8(images, first)
 
     def _settings(self, sampling):
+        """A sampling with the defaults of a pipeline of images; of texts there are none."""
+        if not hasattr(self.pipeline, "vae_scale_factor"):
+            return sampling
         default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
         settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
         return {**settings, **sampling}

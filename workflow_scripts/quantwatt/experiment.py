@@ -57,8 +57,9 @@ def load_experiment(name):
     """Read `resources/experiments/NAME.yaml`, check it, and fill in every default.
 
     Returns:
-        {"models", "methods", "baseline", "samplings", "calibration", "reference", "metrics", "cells"}; `cells` is
-        the explicit list of {"model", "method", "sampling"}.
+        {"kind", "models", "methods", "baseline", "samplings", "calibration", "reference", "metrics", "cells"}; `kind`
+        is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, with "kind" where it is
+        text.
     Raises:
         ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
     """
@@ -82,6 +83,15 @@ def check_experiment(raw, file):
     experiment["methods"] = {
         name: complete_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
     }
+    kind = experiment["kind"] = _kind(experiment["models"], file)
+    experiment["samplings"] = {
+        name: _complete(entry, _schema(f"samplings/{kind}"), file, f"samplings.{name}")
+        for name, entry in experiment["samplings"].items()
+    }
+    if experiment["calibration"] is not None:
+        experiment["calibration"] = _complete(
+            experiment["calibration"], _schema(f"calibrations/{kind}"), file, "calibration"
+        )
     experiment["metrics"] = {
         name: _complete(
             entry or {}, _schema(f"metrics/{_plugin('metrics', name, file, 'metrics')}"), file, f"metrics.{name}"
@@ -91,7 +101,7 @@ def check_experiment(raw, file):
     _check_measuring(experiment["measuring"], file)
     _check_references(experiment, file)
     experiment["cells"] = [
-        {"model": model, "method": method, "sampling": sampling}
+        {"model": model, "method": method, "sampling": sampling} | ({"kind": kind} if kind == "text" else {})
         for model in experiment["models"]
         for method in experiment["methods"]
         for sampling in experiment["samplings"]
@@ -104,6 +114,24 @@ def _check_measuring(changes, file):
     for key in MACHINE.intersection(changes):
         raise ConfigurationError(f"{file}: measuring.{key}: the machine's own; set it in config.yaml.")
     _complete(changes, _schema("config")["properties"]["measuring"], file, "measuring")
+
+
+def _kind(models, file):
+    """What the models of an experiment are asked for, "image" or "text": their families' schemas say so."""
+    kinds = {name: _schema(f"families/{model['family']}").get("x-kind", "image") for name, model in models.items()}
+    first = {kind: name for name, kind in reversed(kinds.items())}
+    if len(first) > 1:
+        raise ConfigurationError(
+            f"{file}: models: '{first['image']}' makes images and '{first['text']}' reads text; put them into two "
+            "experiments."
+        )
+    return next(iter(first))
+
+
+def for_model(entry, model):
+    """A sampling or calibration with the texts of one model, where it names them model by model."""
+    texts = entry.get("texts")
+    return {**entry, "texts": texts[model]} if isinstance(texts, dict) else entry
 
 
 def complete_method(entry, file, where):
@@ -207,9 +235,14 @@ def _check_references(experiment, file):
     for name in ("fid", "kid"):
         if name in experiment["metrics"] and reference is None:
             raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
-    files = {f"samplings.{name}.prompts": entry["prompts"] for name, entry in experiment["samplings"].items()}
+    sources = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
     if experiment["calibration"]:
-        files["calibration.prompts"] = experiment["calibration"]["prompts"]
+        sources["calibration"] = experiment["calibration"]
+    files = _sources(sources, experiment["models"], file)
+    for name in experiment["metrics"]:
+        if _schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
+            other = {"image": "text models", "text": "images"}[experiment["kind"]]
+            raise ConfigurationError(f"{file}: metrics.{name}: a metric of {other}, and this experiment has none.")
     for name, model in experiment["models"].items():
         if model.get("path"):
             files[f"models.{name}.path"] = model["path"]
@@ -218,16 +251,35 @@ def _check_references(experiment, file):
     if experiment["judge"]["model"].startswith(LOCAL_JUDGE):
         files["judge.model"] = experiment["judge"]["model"].removeprefix(LOCAL_JUDGE)
     for entry, path in files.items():
-        if not (ROOT / path).exists() or (entry.endswith(".prompts") and (ROOT / path).is_dir()):
+        if not (ROOT / path).exists() or (entry.endswith((".prompts", ".texts")) and (ROOT / path).is_dir()):
             siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
-            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_nearest(path, siblings)}.")
-    for name, entry in experiment["samplings"].items():
+            hint = _nearest(path, siblings)
+            if ".texts" in entry and not hint:
+                hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
+            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
+    for name, entry in experiment["samplings"].items() if experiment["kind"] == "image" else ():
         lines = len((ROOT / entry["prompts"]).read_text().splitlines())
         if lines < entry["images"]:
             raise ConfigurationError(
                 f"{file}: samplings.{name}.images: {entry['images']} images need as many prompts, and "
                 f"{entry['prompts']} has {lines}."
             )
+
+
+def _sources(entries, models, file):
+    """{key: path} of the files that samplings and the calibration read; texts may be given model by model."""
+    files = {}
+    for where, entry in entries.items():
+        if not isinstance(entry.get("texts"), dict):
+            key = "texts" if "texts" in entry else "prompts"
+            files[f"{where}.{key}"] = entry[key]
+            continue
+        for name in entry["texts"].keys() ^ models.keys():
+            if name in models:
+                raise ConfigurationError(f"{file}: {where}.texts: there are none for model '{name}'.")
+            raise ConfigurationError(f"{file}: {where}.texts: there is no model '{name}'{_nearest(name, models)}.")
+        files |= {f"{where}.texts.{name}": path for name, path in entry["texts"].items()}
+    return files
 
 
 def needs_calibration(method):

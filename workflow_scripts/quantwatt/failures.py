@@ -4,6 +4,7 @@ import contextlib
 
 from quantwatt.images import DegenerateImages
 from quantwatt.kernels import Unsupported
+from quantwatt.text.predictions import DegeneratePredictions
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # torch's words, on a GPU and on a CPU
 
@@ -18,11 +19,11 @@ class ExpectedFailure(Exception):
 
 @contextlib.contextmanager
 def expected():
-    """Turn memory that does not suffice, degenerate images and a format that cannot be computed here into an
+    """Turn memory that does not suffice, degenerate outputs and a format that cannot be computed here into an
     ExpectedFailure; let bugs through."""
     try:
         yield
-    except DegenerateImages as error:
+    except (DegenerateImages, DegeneratePredictions) as error:
         raise ExpectedFailure("degenerate", str(error)) from error
     except Unsupported as error:
         raise ExpectedFailure("unsupported", str(error)) from error

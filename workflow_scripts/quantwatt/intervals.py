@@ -116,6 +116,25 @@ def _halves(draws, processes, observations):
     return -half, half
 
 
+def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, seed=0):
+    """Percentile bootstrap of a function of ratios of sums, such as nats per token of windows that differ in tokens.
+
+    Args:
+        numerators: [n, k] of independent observations (sentences, windows); denominators: [n].
+        value_of: function of ratios [..., k] that returns values [...].
+    Returns:
+        (value, low, high), as `bootstrap_mean`.
+    """
+    values = np.column_stack([numerators, denominators]).astype(np.float64)  # [n, k + 1]
+
+    def value(sums):
+        return value_of(sums[..., :-1] / sums[..., -1:])
+
+    if len(values) < 2:
+        return float(value(values.sum(0))), math.nan, math.nan
+    return float(value(values.sum(0))), *_bounds(value(_resampled_means(values, resamples, seed)))
+
+
 def bootstrap_statistic(statistic, n, resamples, seed=0):
     """Interval of a statistic of a whole sample, such as a Frechet distance.
 

@@ -1,5 +1,6 @@
 """Activations on their way through a denoiser's blocks, and the forward passes that statistics are gathered in."""
 
+import inspect
 from contextlib import contextmanager
 
 import torch
@@ -28,11 +29,13 @@ class Streams:
         """
         captured = []
 
+        first_block = denoiser.get_submodule(family.blocks(denoiser)[0])
+        names = list(inspect.signature(first_block.forward).parameters)
+
         def capture(module, args, kwargs):
-            captured.append(kwargs)
+            captured.append({**dict(zip(names, args, strict=False)), **kwargs})
             raise Stop
 
-        first_block = denoiser.get_submodule(family.blocks(denoiser)[0])
         with hooks([first_block.register_forward_pre_hook(capture, with_kwargs=True)]):
             for first in range(0, len(next(iter(samples.values()))), batch):
                 run(denoiser, {name: tensor[first : first + batch] for name, tensor in samples.items()})
@@ -79,12 +82,17 @@ class Streams:
         return statistics
 
     def watch(self, block, names, batch, see):
-        """Call see(name, inputs [tokens, columns]) for some layers, and stop the pass behind the last of them."""
+        """Call see(name, inputs [tokens, columns]) for some layers, and stop the pass behind the last of them.
+
+        A family with padded samples says which tokens are real, and only those are seen.
+        """
         missing = set(names)
+        real = self.family.real_tokens(batch).reshape(-1) if hasattr(self.family, "real_tokens") else None
 
         def watch(name):
             def hook(module, args):
-                see(name, args[0].reshape(-1, args[0].shape[-1]))
+                inputs = args[0].reshape(-1, args[0].shape[-1])
+                see(name, inputs if real is None else inputs[real.to(inputs.device)])
                 missing.discard(name)
                 if not missing:
                     raise Stop

@@ -14,9 +14,23 @@ A family module offers
     segments(denoiser) -> {layer: chunks}                       layers whose outputs are cut into chunks of equal size
     stages(names) -> list of lists of names                     one block's layers; each list reads what is before it
     advance(inputs, output) -> inputs                           one block's inputs from the output of the one before
+
+A family of text models (its schema says "x-kind": "text") has the same but for generate and record, and in their place
+
+    INDEX                                                       the file that says what a model's folder holds
+    read(path) -> (texts, labels or None)                       a file of texts, as the family takes them
+    record(pipeline, texts, calibration) -> {network input: [samples, ...]}
+    predict(pipeline, texts, settings) -> items                 one mapping per sentence or window
+    batches(pipeline, texts, settings, size, count) -> list     the first `count` batches of `size` items
+    prepare(pipeline, batch, seeds, settings) -> run()          one batch, its data on the device beforehand
+    phases(pipeline, batch, seeds, settings) -> {phase: run()}
+    work(pipeline, batch, settings) -> {"items", "tokens"}      what one run does
+    real_tokens(inputs) -> bool [samples, tokens]               where samples are padded; else it is missing
 """
 
 from quantwatt import registry
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # of one value of a model's dtype
 
 
 def load_family(name):

@@ -3,9 +3,10 @@
 A metric's module has
 
     COMPARED_WITH                     "reference" (features of real images), "text" (features of the prompts)
-                                      or "baseline" (the images of the unquantized method)
+                                      "baseline" (the images of the unquantized method) or "predictions" (of a text model)
     UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
     score(samples, compared, resamples=None, seed=0) -> Score
+    change(samples, baseline, resamples=None, seed=0) -> Score      of predictions: against the baseline's, in pairs
 """
 
 from typing import NamedTuple

@@ -1,0 +1,58 @@
+"""Ask a text model for its predictions: labels of sentences, or likelihoods of running text."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from quantwatt import command, failures, manifest
+from quantwatt.families import load_family
+from quantwatt.text import predictions
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="the checkpoint's manifest.json")
+    parser.add_argument("--sampling-name", required=True)
+    parser.add_argument("--sampling", required=True, type=json.loads, help="the sampling's entry, as JSON")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help="manifest.json to write; items.json goes beside it")
+    args = parser.parse_args(argv)
+    checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
+    fields = {
+        "model": checkpoint["model"],
+        "method": checkpoint["method"],
+        "sampling": args.sampling_name,
+        "seed": None,  # nothing is drawn at random
+        **{key: sampling[key] for key in ("texts", "batch_size", "max_length", "stride")},
+        "provenance": manifest.provenance(("torch", "transformers", "tokenizers", "bitsandbytes")),
+    }
+    if checkpoint["status"] != "ok":
+        predictions.write_none(folder, checkpoint["status"], checkpoint["reason"], fields)
+        return
+
+    import torch
+
+    from quantwatt.checkpoint import load_pipeline
+
+    torch.set_num_threads(args.threads)
+    texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling["texts"])
+    fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
+    try:
+        with failures.expected():
+            pipeline = load_pipeline(args.checkpoint, args.device)
+            started = time.perf_counter()
+            items = pipeline.predict(texts, sampling)
+            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+            fields["seconds"] = time.perf_counter() - started
+            predictions.write(folder, predictions.judged(items, labels and labels[: len(items)]), fields)
+    except failures.ExpectedFailure as failure:
+        if failure.status == "degenerate" and not checkpoint["layers"]:
+            # The float model itself is broken: nothing downstream would mean anything.
+            raise manifest.DataError(f"{checkpoint['model']}: {failure.reason}") from failure
+        predictions.write_none(folder, failure.status, failure.reason, fields)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,156 @@
+"""Trains the embedded text models from nothing but a seed, and measures how good they are.
+
+The stages are
+
+  texts        resources/texts/: reviews for test and calibration, and manuals that ship with the running Python
+  distilbert   resources/models/tiny-distilbert/: sentiment of reviews made by a grammar
+  gpt2         resources/models/tiny-gpt2/: a language model of the manuals
+  evaluate     resources/models/evaluation-tiny-distilbert.json and -tiny-gpt2.json, from the saved models
+
+Without a stage all but `texts` run, in this order: other versions of Python have other manuals, and the figures of this
+repository rest on those in resources/texts/. A training that was interrupted resumes from its last checkpoint.
+"""
+
+import argparse
+import json
+import logging
+import math
+import platform
+import shutil
+import sysconfig
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from quantwatt import manifest
+from quantwatt.embedded import tiny_distilbert, tiny_gpt2, training
+from quantwatt.families import distilbert, gpt2
+from quantwatt.text import manuals, reviews
+
+log = logging.getLogger(__name__)
+
+STAGES = ("texts", "distilbert", "gpt2", "evaluate")
+REVIEWS = {"test": (1000, 1, True), "calibration": (256, 2, False)}  # number, added to the seed, held out
+FLOAT = {"dtype": "float32"}
+SAMPLING = {"batch_size": 32, "max_length": 128}
+
+
+def write_reviews(folder: Path, seed: int) -> None:
+    """Writes the reviews of test and calibration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (n, added, held) in REVIEWS.items():
+        rows = zip(*reviews.sentences(n, seed + added, held), strict=True)
+        table = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in rows)]
+        (folder / f"reviews-{name}.tsv").write_text("\n".join(table) + "\n")
+
+
+def write_manuals(folder: Path) -> None:
+    """Writes the manuals of the running Python, with their licence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(("train", "test"), manuals.split(manuals.documents()), strict=True):
+        (folder / f"manuals-{name}.txt").write_text(text, encoding="utf-8")
+    shutil.copyfile(Path(sysconfig.get_path("stdlib")) / "LICENSE.txt", folder / "LICENSE-python.txt")
+    log.info("wrote the manuals of Python %s", platform.python_version())
+
+
+def save(model, words, folder: Path) -> None:
+    """Writes a model and its tokenizer, nothing else than an AutoModel and an AutoTokenizer read."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+@torch.inference_mode()
+def evaluate_distilbert(models: Path, texts: Path, seed: int) -> dict:
+    """Every figure of the saved DistilBERT."""
+    pipeline = distilbert.load(FLOAT, models / "tiny-distilbert")
+    sentences, labels = distilbert.read(texts / "reviews-test.tsv")
+    found = [item["label"] for item in distilbert.predict(pipeline, sentences, SAMPLING)]
+    right = sum(a == b for a, b in zip(found, labels, strict=True))
+    return {
+        "seed": seed,
+        "parameters": pipeline.model.num_parameters(),
+        "accuracy": right / len(labels),
+        "accuracy_of_counting_words": tiny_distilbert.words_alone(seed),
+        "held_out_sentences": len(labels),
+    }
+
+
+@torch.inference_mode()
+def evaluate_gpt2(models: Path, texts: Path, seed: int) -> dict:
+    """Every figure of the saved GPT-2."""
+    pipeline = gpt2.load(FLOAT, models / "tiny-gpt2")
+    parts = [gpt2.read(texts / f"manuals-{part}.txt")[0] for part in ("train", "test")]
+    items = gpt2.predict(pipeline, parts[1], SAMPLING)
+    tokens = sum(item["tokens"] for item in items)
+    ids = [pipeline.tokenizer(part[0], verbose=False).input_ids for part in parts]
+    counted = tiny_gpt2.counted_perplexities(*ids, len(pipeline.tokenizer))
+    return {
+        "seed": seed,
+        "parameters": pipeline.model.num_parameters(),
+        "perplexity": math.exp(sum(item["nll"] for item in items) / tokens),
+        "perplexity_of_a_bigram": counted["bigram"],
+        "perplexity_of_a_unigram": counted["unigram"],
+        "held_out_tokens": tokens,
+    }
+
+
+def training_record(checkpoint: Path, recipe: training.Recipe, previous: dict) -> dict:
+    """Recipe, steps and CPU seconds of a training; what `previous` says where no checkpoint is left."""
+    if not checkpoint.exists():
+        return previous.get("training", {})
+    state = torch.load(checkpoint, weights_only=True)
+    return asdict(recipe) | {"steps_done": state["step"], "cpu_s": round(state["cpu_s"])}
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all but texts if none is given")
+    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
+    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
+    parser.add_argument("--texts", type=Path, default=Path("resources/texts"), help="where texts are")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=Path("results/embedded-training"),
+        help="where unfinished trainings are kept (default: results/embedded-training)",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    chosen = parser.parse_args(argv)
+    if unknown := set(chosen.stage) - set(STAGES):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
+    return chosen
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the chosen stages."""
+    chosen = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(chosen.threads)
+    stages, models, texts, seed = chosen.stage or STAGES[1:], chosen.models, chosen.texts, chosen.seed
+    checkpoints = {name: chosen.checkpoints / f"tiny-{name}.pt" for name in ("distilbert", "gpt2")}
+    if "texts" in stages:
+        write_reviews(texts, seed)
+        write_manuals(texts)
+    if "distilbert" in stages:
+        save(*tiny_distilbert.train(seed, checkpoints["distilbert"])[:2], models / "tiny-distilbert")
+    if "gpt2" in stages:
+        text = gpt2.read(texts / "manuals-train.txt")[0][0]
+        save(*tiny_gpt2.train(text, seed, checkpoints["gpt2"])[:2], models / "tiny-gpt2")
+    if "evaluate" in stages:
+        evaluations = {
+            "distilbert": (evaluate_distilbert, tiny_distilbert.RECIPE),
+            "gpt2": (evaluate_gpt2, tiny_gpt2.RECIPE),
+        }
+        for name, (evaluate, recipe) in evaluations.items():
+            target = models / f"evaluation-tiny-{name}.json"
+            previous = json.loads(target.read_text()) if target.exists() else {}
+            figures = {key: round(value, 4) for key, value in evaluate(models, texts, seed).items()}
+            record = training_record(checkpoints[name], recipe, previous)
+            manifest.write_json(target, figures | {"training": record})
+            log.info("wrote %s", target)
+
+
+if __name__ == "__main__":
+    main()
