@@ -120,7 +120,7 @@ def measure_cell(args):
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
     record["provenance"] = {
         **manifest.provenance(packages),
-        "seed": args.sampling["seed"],
+        "seed": args.sampling.get("seed"),
         "checkpoint_sha256": manifest.sha256(args.checkpoint),
     }
     return record, found

@@ -41,7 +41,9 @@ def main(argv=None):
         baseline=args.baseline,
         summary=tables.read_table(args.summary or folder / "summary.csv"),
         layers=tables.read_table(args.layers or folder / "layers.csv"),
-        figures=report.embed_figures(args.figures or args.results / "figures"),
+        figures=report.embed_figures(
+            args.figures or args.results / "figures", images=not any(cell.get("kind") == "text" for cell in args.cells)
+        ),
         evaluation=read_json(args.evaluation) if args.evaluation else None,
     )
     with atomic_path(args.output or args.results / "report.html") as temporary:

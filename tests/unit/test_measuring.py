@@ -488,12 +488,12 @@ def test_a_meter_that_cannot_be_read_leaves_the_energy_empty_with_the_reason(cap
 def test_every_method_gets_the_same_first_prompts_and_seeds(tmp_path):
     (tmp_path / "prompts.txt").write_text("a circle\na square\na ring\n")
     sampling = {"prompts": str(tmp_path / "prompts.txt"), "seed": 7}
-    assert fresh_process.batches_of(sampling, 2, 1) == [(["a circle", "a square"], [7, 8])]
-    assert fresh_process.batches_of(sampling, 1, 2) == [(["a circle"], [7]), (["a square"], [8])]
+    assert fresh_process.batches_of(None, sampling, 2, 1) == [(["a circle", "a square"], [7, 8])]
+    assert fresh_process.batches_of(None, sampling, 1, 2) == [(["a circle"], [7]), (["a square"], [8])]
     with pytest.raises(manifest.DataError, match="3 prompts are too few"):
-        fresh_process.batches_of(sampling, 2, 2)
+        fresh_process.batches_of(None, sampling, 2, 2)
     with pytest.raises(manifest.DataError, match="cannot be read"):
-        fresh_process.batches_of({**sampling, "prompts": "nowhere.txt"}, 1, 1)
+        fresh_process.batches_of(None, {**sampling, "prompts": "nowhere.txt"}, 1, 1)
 
 
 def test_the_peak_memory_of_a_process_is_its_own():

@@ -209,7 +209,7 @@ def test_a_failure_under_one_seed_only_names_it(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "degenerate", "reason": "image 3 is black"}))
     found = report.failures(read_cells(tmp_path, written, synthetic.METRICS))
     row = next(row for row in found if row["methods"] == ["rtn-w2a16"])
-    assert (row["what"], row["samplings"], row["reason"]) == ("images", ("seed-1000",), "image 3 is black")
+    assert (row["what"], row["samplings"], row["reason"]) == ("outputs", ("seed-1000",), "image 3 is black")
 
 
 def test_errors_before_and_after_by_method(many):

@@ -41,7 +41,7 @@ def measure(task):
     with contextlib.closing(meter):
         set_threads(task["threads"])
         pipeline = checkpoint.load_pipeline(task["checkpoint"], device)
-        batches = batches_of(sampling, settings["images_per_batch"], settings["prompts"])
+        batches = batches_of(pipeline, sampling, settings["images_per_batch"], settings["prompts"])
         result, blocks, traces = measure_process(
             [pipeline.prepare(*batch, sampling) for batch in batches],
             lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings["phases_s"] else {},
@@ -144,12 +144,16 @@ def tell_watts(block):
         tell(step="energy", watts=block.energy_j / block.seconds)
 
 
-def batches_of(sampling, n_images, n_batches):
-    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
+def batches_of(pipeline, sampling, n_images, n_batches):
+    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on; of a
+    text model the first sentences or windows.
 
     Raises:
         DataError: the file is missing or has fewer prompts.
     """
+    if "texts" in sampling:
+        texts, _ = pipeline.family.read(sampling["texts"])
+        return pipeline.batches(texts, sampling, n_images, n_batches)
     needed = n_images * n_batches
     try:
         prompts = Path(sampling["prompts"]).read_text().splitlines()[:needed]

@@ -37,6 +37,8 @@ METRICS = {  # in the report's order; the first of an experiment is drawn agains
     "clip-score": Metric("clip_score", "CLIP score", "CLIP score"),
     "kid": Metric("kid", "KID", "kernel distance", higher_is_better=False),
     "ssim": Metric("ssim", "SSIM", "SSIM to the unquantized image", paired=True),
+    "accuracy": Metric("accuracy", "Accuracy", "accuracy"),
+    "perplexity": Metric("perplexity", "Perplexity", "perplexity", higher_is_better=False),
 }
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
 BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
@@ -52,7 +54,7 @@ SUMMARY_COLUMNS = [
     *_with_bounds("latency_s"),
     *_with_bounds("energy_j"),
     *_with_bounds("memory_mb"),
-    *"meter energy_estimated device n_images solver features".split(),
+    *"meter energy_estimated device unit n_images solver features".split(),
     *"baseline kernel device_id device_fake latency_p10_s latency_p90_s mean_w idle_w energy_net_j".split(),
     *"n_blocks n_processes memory_source latency_reason energy_reason memory_reason".split(),
     *(f"{metric.column}_reason" for metric in METRICS.values()),
@@ -116,7 +118,8 @@ def _row(cell, reference):
         "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
         "solver": _solver(checkpoint),
         "seed": cell.images.get("seed"),
-        "n_images": cell.images.get("n_images"),
+        "unit": "inference" if "texts" in cell.images else "image",
+        "n_images": cell.images.get("n_images", cell.images.get("n_items")),
         "baseline": cell is reference,
         "device": device.get("name"),
         "device_id": device.get("uuid_hash"),
@@ -188,11 +191,14 @@ def _cost(measured):
 
 
 def _changes(cell, reference):
-    """Difference of each set metric to the baseline's, with an interval from the two intervals."""
+    """Difference of each set metric to the baseline's: drawn in pairs where the score has it so."""
     row = {}
     for metric, score in cell.scores.items():
         known = metric_of(metric)
         if reference is None or reference is cell or known.paired:
+            continue
+        if score.get("change"):
+            row |= _interval(f"{known.column}_change", *triple(score["change"]))
             continue
         before = reference.scores[metric]
         if score.get("value") is not None and before.get("value") is not None:

@@ -14,7 +14,7 @@ from quantwatt.tables import METRICS, first_seeds, groups, is_real
 
 WIDTH = 10.6  # inches
 CROWD = 12  # methods from which the panel of sizes, where most share a size, gets a row of its own
-COST = {"energy_j": "energy per image (J)", "latency_s": "time per image (s)"}
+COST = {"energy_j": "energy per {unit} (J)", "latency_s": "time per {unit} (s)"}
 
 
 def draw(inputs, narrow):
@@ -123,7 +123,7 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
     inks = [_colour(row, colours) for _, row in rows.iterrows()]
     labels.place(axes, np.column_stack([x, y]), names, inks, bars, size=7.5 if not narrow else 8)
     estimated = cost == "energy_j" and (rows["energy_estimated"] == True).any()  # noqa: E712 (None is neither)
-    kind = "size of the quantized weights (MB)" if cost == "size_mb" else COST[cost]
+    kind = "size of the quantized weights (MB)" if cost == "size_mb" else COST[cost].format(unit=rows["unit"].iloc[0])
     axes.set_xlabel(kind + (", estimated" if estimated else ""))
     features = next(iter(rows["features"].dropna()), None) if quality in ("fid", "kid") else None
     name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")

@@ -3,7 +3,7 @@
 A metric's module has
 
     COMPARED_WITH                     "reference" (features of real images), "text" (features of the prompts)
-                                      "baseline" (the images of the unquantized method) or "predictions" (of a text model)
+                                      "baseline" (the unquantized model's images) or "predictions" (of a text model)
     UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
     score(samples, compared, resamples=None, seed=0) -> Score
     change(samples, baseline, resamples=None, seed=0) -> Score      of predictions: against the baseline's, in pairs

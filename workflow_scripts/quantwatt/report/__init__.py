@@ -88,12 +88,12 @@ def embed(path):
         raise DataError(f"{path}: the figure does not exist.") from error
 
 
-def embed_figures(folder):
-    """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report."""
+def embed_figures(folder, images=True):
+    """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report; `images`: whether models draw any."""
     folder = Path(folder)
     return {
         name: {"wide": embed(folder / f"{name}.svg"), "narrow": embed(folder / f"{name}-narrow.svg")}
-        for name in FIGURES
+        for name in (FIGURES if images else [name for name in FIGURES if name != "image_grid"])
     }
 
 
@@ -130,7 +130,8 @@ def render(template, *, experiment, cells, metrics, baseline, summary, layers, f
         groups=table_groups(shown),
         seeds=seed_tables(summary),
         features=[f for f in summary["features"].dropna().unique() if f != "inception"],
-        n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], "images"),
+        unit=summary["unit"].iloc[0],
+        n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
         phases=phase_rows(cells, set(shown["sampling"])),
         trust=trust(cells),
         evaluation=evaluation_sections(evaluation or {}),

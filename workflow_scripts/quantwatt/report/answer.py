@@ -70,6 +70,7 @@ def _without_energy(real, measured_base):
 def _cost_segments(best, kind, compared):
     """What the best method costs against the baseline: less, more, or not distinguishable."""
     noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
+    each = f"{noun} per {best['unit']}"
     ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
     estimated = kind == "energy" and best["energy_estimated"] is True
     verb = "uses" if kind == "energy" else "takes"
@@ -83,17 +84,17 @@ def _cost_segments(best, kind, compared):
                  (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
     elif missing(verdict):
         change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {noun} per image differs from the unquantized model's by ", ""),
+        return [(best["method"], "strong"), (f"'s {each} differs from the unquantized model's by ", ""),
                 ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
     else:
         change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {noun} per image is ", ""), ("not distinguishable", "strong"),
+        return [(best["method"], "strong"), (f"'s {each} is ", ""), ("not distinguishable", "strong"),
                 (" from the unquantized model's (", ""), ("estimated " if estimated else "", "em"),
                 (f"{change})", "")]  # fmt: skip
     if estimated:
         start += [("an ", ""), ("estimated", "em"), (" ", "")]
     size = "less" if verdict == BETTER else "more"
-    return [*start, (saved, "strong"), (f" {size} {noun} per image than the unquantized model", "")]
+    return [*start, (saved, "strong"), (f" {size} {each} than the unquantized model", "")]
 
 
 def _percent(value, low, high):

@@ -24,7 +24,7 @@ def failures(cells):
 
 def _of_cell(cell):
     """(what, status, reason) of what a cell misses; a simulated method's cost is no failure."""
-    for what, record in (("the method", cell.checkpoint), ("images", cell.images)):
+    for what, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
         if record["status"] != "ok":
             return [(what, record["status"], record.get("reason"))]
     found, measured = [], cell.measurement

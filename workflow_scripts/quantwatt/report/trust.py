@@ -128,14 +128,14 @@ def _beside_text(records):
     for record in records:
         for name, joules in (record.get("beside_j") or {}).items():
             found.setdefault(name, []).append(joules)
-    return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J per image")))
+    return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J each")))
 
 
 def _latency_text(record):
     latency = record.get("latency_s")
     if not latency or not latency.get("n"):
         return None
-    return f"{latency['n']} timings, {record.get('images_per_batch')} images per batch, in runs without the sampler"
+    return f"{latency['n']} timings, {record.get('images_per_batch')} per batch, in runs without the sampler"
 
 
 def _temperature_text(devices):
@@ -148,9 +148,10 @@ def _study_facts(cells):
     sets = [c.images for c in cells if c.images["status"] == "ok"]
     scores = [s for c in cells for s in c.scores.values() if s.get("value") is not None]
     facts = [
-        ("Images", _distinct(_images_text(s) for s in sets)),
-        ("Prompts", _distinct(f"sha256 {s['prompts_sha256'][:12]}" for s in sets)),
-        ("Seeds", sets and _distinct(s["seed"] for s in sets) + ", one per image and the same in every method"),
+        ("Images", _distinct(_images_text(s) for s in sets if "prompts_sha256" in s)),
+        ("Prompts", _distinct(f"sha256 {s['prompts_sha256'][:12]}" for s in sets if "prompts_sha256" in s)),
+        ("Texts", _distinct(_texts_text(s) for s in sets if "texts_sha256" in s)),
+        ("Seeds", _seeds_text(sets)),
         *((metric_of(name).title, _distinct(_score_text(s) for s in scores if s["metric"] == name))
           for name in dict.fromkeys(s["metric"] for s in scores)),
         ("Intervals", _intervals_text(scores)),
@@ -158,6 +159,18 @@ def _study_facts(cells):
         ("Versions", _distinct(_versions_text(c) for c in cells)),
     ]  # fmt: skip
     return [(label, text) for label, text in facts if text]
+
+
+def _seeds_text(sets):
+    seeds = _distinct(s["seed"] for s in sets)
+    return f"{seeds}, one per image and the same in every method" if seeds else None
+
+
+def _texts_text(record):
+    return (
+        f"{record['n_items']} of {record['texts']}, up to {record['max_length']} tokens, sha256 "
+        + (record["texts_sha256"][:12])
+    )
 
 
 def _images_text(record):
