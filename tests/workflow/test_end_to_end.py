@@ -65,6 +65,46 @@ def test_only_real_compute_has_a_cost(rows):
         assert simulated[figure] == simulated[f"{figure}_low"] == simulated[f"{figure}_high"] == ""
 
 
+def test_a_method_is_measured_beside_the_baseline_in_turns(finished):
+    cell = "measurements/tiny-sd3/rtn-w8a8/steps-4"
+    measured = load(finished, f"{cell}/measurement.json")
+    assert (measured["n_processes"], measured["n_blocks"]) == (2, 2) and measured["baseline"]["latency_s"]["median"] > 0
+    for ratio in measured["ratio"].values():
+        assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert list(measured["phases"]) == ["text", "denoise", "decode"]
+    assert all(phase["latency_s"] > 0 and phase["energy_j"] > 0 for phase in measured["phases"].values())
+    with finished.path(f"results/smoke/{cell}/runs.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    assert {row["configuration"] for row in runs} == {"method", "baseline"} and {row["prompt"] for row in runs} == {
+        "0",
+        "1",
+    }
+    with finished.path(f"results/smoke/{cell}/power.csv").open() as file:
+        spells = {(row["configuration"], row["process"], row["block"]) for row in csv.DictReader(file)}
+    assert {
+        ("method", "0", "denoise"),
+        ("method", "1", "0"),
+        ("baseline", "0", "0"),
+        ("baseline", "1", "idle-after"),
+    } <= spells
+    control = load(finished, "measurements/tiny-sd3/float32/steps-4/measurement.json")
+    assert control["ratio"]["latency_s"]["low"] < 1 < control["ratio"]["latency_s"]["high"]
+
+
+def test_the_studys_tables(finished):
+    with finished.path("results/smoke/study/quantization_results_with_energy.csv").open() as file:
+        rows = {(row["Quantization Type"], row["Prompt Index"]): row for row in csv.DictReader(file)}
+    assert {method for method, _ in rows} == set(METHODS)
+    for prompt in "01":
+        assert float(rows["rtn-w8a8", prompt]["Average Time (s)"]) > 0
+        assert float(rows["rtn-w8a8", prompt]["Total Energy (J)"]) > 0
+        assert rows["gptq-w3", prompt]["Total Energy (J)"] == ""  # simulated
+    with finished.path("results/smoke/study/intermediate_power_readings.csv").open() as file:
+        readings = list(csv.DictReader(file))
+    assert {row["Quantization Type"] for row in readings} == {"float32", "rtn-w8a8"}
+    assert all(float(row["Power (W)"]) > 0 for row in readings)
+
+
 def test_images_pair_up_across_methods(finished):
     sets = [load(finished, f"images/tiny-sd3/{method}/steps-4/manifest.json") for method in METHODS]
     prompts = finished.path("resources/prompts/shapes-test.txt").read_text().splitlines()[:16]

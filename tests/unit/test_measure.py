@@ -8,7 +8,7 @@ import pytest
 import tiny_text
 import torch
 
-import measure_text
+import measure
 from quantwatt import kernels
 from quantwatt.manifest import DataError
 from quantwatt.meters.trace import Trace
@@ -60,12 +60,12 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def run(folders, tmp_path, monkeypatch):
     """run(family, *options) -> (row of the CSV, JSON), with 5 iterations."""
-    monkeypatch.setattr(measure_text, "BLOCK_S", 0.01)
+    monkeypatch.setattr(measure, "BLOCK_S", 0.01)
 
     def run(name, *options):
         model, texts = folders[name]
         precision = options[options.index("--precision") + 1] if "--precision" in options else "fp32"
-        measure_text.main(
+        measure.main(
             ["--model", str(model), "--texts", str(texts), "--calibration-texts", str(texts), "--device", "cpu",
              "--iterations", "5", "--warm-up", "1", "--max-length", "12", "--new-tokens", "2", "--threads", "1",
              "--meter", "none", "--output", str(tmp_path), *options]
@@ -78,12 +78,12 @@ def run(folders, tmp_path, monkeypatch):
 
 
 def metered(monkeypatch, meter):
-    monkeypatch.setattr(measure_text, "open_meter", lambda args, device: (meter, None))
+    monkeypatch.setattr(measure, "open_meter", lambda args, device: (meter, None))
     return meter
 
 
 def test_arguments_are_the_studys_by_default():
-    args = measure_text.parse_arguments([])
+    args = measure.parse_arguments([])
     assert args.model == "distilbert-base-uncased-finetuned-sst-2-english" and args.precision == "fp32"
     assert (args.iterations, args.warm_up, args.power_interval_ms) == (1000, 100, 100)
     assert (args.device, args.gpu, args.trial, args.batch_size) == ("cuda", 0, 1, 1)
@@ -133,10 +133,10 @@ def test_no_meter_leaves_energy_empty_with_the_reason(run):
 
 def test_latency_is_measured_without_the_sampler(monkeypatch):
     meter, seen = Meter(), []
-    found = measure_text.latency(lambda: seen.append(meter.running), 7, 3, 2, lambda: None, "forward")
+    found = measure.latency(lambda: seen.append(meter.running), 7, 3, 2, lambda: None, "forward")
     assert seen == [False] * 10 and found["throughput"] == pytest.approx(2 / found["mean_latency"])
-    monkeypatch.setattr(measure_text, "BLOCK_S", 0.0)
-    measure_text.energy_blocks(lambda: seen.append(meter.running), meter, 8, 0.1, lambda: None, "forward")
+    monkeypatch.setattr(measure, "BLOCK_S", 0.0)
+    measure.energy_blocks(lambda: seen.append(meter.running), meter, 8, 0.1, lambda: None, "forward")
     assert seen[10:] == [True] * 8
 
 
@@ -184,10 +184,10 @@ def test_what_is_simulated_is_not_timed(run, monkeypatch):
 def test_without_cuda_one_sentence_says_so(monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert measure_text.choose_device("cuda", 1) == "cpu"
+    assert measure.choose_device("cuda", 1) == "cpu"
     said = capsys.readouterr().err.strip()
     assert said.startswith("no CUDA device 1: measuring on the CPU") and "\n" not in said
-    assert measure_text.choose_device("cpu", 0) == "cpu" and capsys.readouterr().err == ""
+    assert measure.choose_device("cpu", 0) == "cpu" and capsys.readouterr().err == ""
 
 
 def test_the_gpu_is_one_of_those_left_to_the_process(monkeypatch):
@@ -195,13 +195,13 @@ def test_the_gpu_is_one_of_those_left_to_the_process(monkeypatch):
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     for listed, gpu, chosen in (("3,5", 1, "5"), ("", 2, "2")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-        assert measure_text.choose_device("cuda", gpu) == "cuda"
-        assert measure_text.os.environ["CUDA_VISIBLE_DEVICES"] == chosen
+        assert measure.choose_device("cuda", gpu) == "cuda"
+        assert measure.os.environ["CUDA_VISIBLE_DEVICES"] == chosen
 
 
 def test_models_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such folder; of a model on the hub, give the --revision"):
-        measure_text.main(["--model", str(tmp_path / "model"), "--device", "cpu"])
+        measure.main(["--model", str(tmp_path / "model"), "--device", "cpu"])
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="a bert model, not one of distilbert, gpt2"):
-        measure_text.main(["--model", str(tmp_path), "--device", "cpu"])
+        measure.main(["--model", str(tmp_path), "--device", "cpu"])

@@ -1,6 +1,6 @@
 """Measure a text model in one precision: latency, power, energy, memory and accuracy, as one row and one JSON.
 
-  python workflow_scripts/measure_text.py --model resources/models/tiny-distilbert --precision int8
+  python workflow_scripts/measure.py --model resources/models/tiny-distilbert --precision int8
 
 writes OUTPUT/int8/trial-1.csv and trial-1.json. Run it once for every trial. Latency is measured without the power
 sampler, energy afterwards in blocks of its own; both compute one batch, again and again, that is on the device before
@@ -164,7 +164,7 @@ def make_checkpoint(args, folder, device):
     import quantize
     from quantwatt.allocation import allocate
 
-    method = experiment.complete_method(PRECISIONS[args.precision], "measure_text.py", args.precision)
+    method = experiment.complete_method(PRECISIONS[args.precision], "measure.py", args.precision)
     settings = model_settings(args)
     fetch_model.main(
         ["--model", "model", "--settings", json.dumps(settings), "--output", str(folder / "model" / "manifest.json")]
