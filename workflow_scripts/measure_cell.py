@@ -229,6 +229,7 @@ def summarize(found, settings):
     mine, images = found[METHOD], settings["images_per_batch"]
     fields = {**summarize_configuration(mine, settings), "n_processes": len(mine)}
     blocks = [block for result in mine for block in result["blocks"]]
+    parts = {name: phase for name, phase in mine[0]["phases"].items() if name not in mine[0]["phases_apart"]}
     fields |= {
         "n_blocks": sum(not block["void"] for block in blocks),
         "blocks": rows_of({METHOD: mine}, "blocks"),
@@ -240,7 +241,7 @@ def summarize(found, settings):
         "warm_up": [result["warm_up"] for result in mine],
         "phases": mine[0]["phases"],
         "phases_check": {
-            key: measuring.check_phases(mine[0]["phases"], (fields[key] or {}).get(centre), key)
+            key: measuring.check_phases(parts, (fields[key] or {}).get(centre), key)
             for key, centre in (("latency_s", "median"), ("energy_j", "value"))
         },
     }

@@ -292,7 +292,7 @@ def results_of(machine, n=2, **changes):
             json.loads(
                 json.dumps(
                     {"status": "ok", "reason": None, **result,
-                     "blocks": [fresh_process.block_row(block) for block in blocks],
+                     "blocks": [fresh_process.block_row(block) for block in blocks], "phases_apart": [],
                      "runs": fresh_process.run_rows(blocks, 1),
                      "traces": [fresh_process.trace_row(*named) for named in traces]},
                     allow_nan=False,

@@ -238,3 +238,17 @@ def test_folders_without_a_model_are_refused(tmp_path):
     settings = {"family": "gpt2", "path": str(tmp_path)}
     with pytest.raises(manifest.DataError, match=r"not a transformers model \(it has no config.json\)"):
         fetch_model.fetch(settings)
+
+
+def test_of_the_hub_only_weights_configuration_and_tokenizer_are_fetched(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
+    settings = {"family": "distilbert", "hub": "somebody/model", "revision": "0" * 40, "dtype": "float32"}
+    assert fetch_model.fetch(settings) == str(tmp_path) and asked["revision"] == "0" * 40
+    needed = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+    there = [*needed, "README.md", "pytorch_model.bin", "rust_model.ot", "tf_model.h5", "onnx/config.json"]
+    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects(there, **patterns)) == needed

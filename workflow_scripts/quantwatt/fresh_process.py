@@ -57,6 +57,7 @@ def measure(task):
         "reason": None,
         **result,
         "blocks": [block_row(block) for block in blocks],
+        "phases_apart": list(getattr(pipeline.family, "PHASES_APART", ())),
         "runs": run_rows(blocks, len(batches)),
         "traces": [trace_row(*named) for named in traces],
     }

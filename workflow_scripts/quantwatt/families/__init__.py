@@ -19,6 +19,7 @@ A family of text models (its schema says "x-kind": "text") has the same but for 
 
     INDEX                                                       the file that says what a model's folder holds
     read(path) -> (texts, labels or None)                       a file of texts, as the family takes them
+    PHASES_APART = (...)                                phases that are no part of `prepare`'s run, if there are any
     record(pipeline, texts, calibration) -> {network input: [samples, ...]}
     predict(pipeline, texts, settings) -> items                 one mapping per sentence or window
     batches(pipeline, texts, settings, size, count) -> list     the first `count` batches of `size` items

@@ -111,6 +111,9 @@ def prepare(pipeline, batch, seeds, settings):
     return lambda: pipeline.model(input_ids=ids).logits
 
 
+PHASES_APART = ("decode",)  # no part of what `prepare` times
+
+
 def phases(pipeline, batch, seeds, settings):
     """{phase: function as of `prepare`}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
 
