@@ -35,7 +35,8 @@ class Meter:
     def stop(self):
         self.running, self.blocks = False, self.blocks + 1
         watts = np.array([100.0, 300.0, np.nan])
-        return Trace(np.arange(3.0), watts, None, None if self.fault else 50.0, "fake", 1, 0, fault=self.fault)
+        joules, no_time = None if self.fault else 50.0, np.full(3, np.nan)
+        return Trace(np.arange(3.0), watts, None, no_time, joules, "fake", 1, 0, fault=self.fault)
 
     def close(self):
         pass
