@@ -9,11 +9,11 @@ from quantwatt.figures import NAMES as FIGURES
 
 EXPERIMENT = """
 models:
-  tiny-sd3: {family: sd3, path: resources/models/tiny-sd3, dtype: bfloat16, text_encoder_3: false,
+  tiny-sd3: {family: sd3, path: resources/models/tiny-sd3, dtype: float32, text_encoder_3: false,
              max_sequence_length: 1}
-baseline: bf16
+baseline: float32
 methods:
-  bf16:
+  float32:
   qronos-w3: {solver: {name: qronos}, weights: {format: integer, bits: 3}}
   brecq-w2: {solver: {name: brecq, iterations: 60, batch_size: 4, learning_rate: 0.1, activation_iterations: 2},
              weights: {format: integer, bits: 2, clip_search: true},
@@ -33,6 +33,7 @@ samplings:
                      width: 64, batch_size: 4}
 calibration: {prompts: calibration.txt, steps: 2, guidance: 3.0, height: 64, width: 64, timesteps: 2,
               timesteps_per_prompt: 1, batch_size: 8}
+measuring: {processes: 1, blocks: 1, phases_s: 0}
 judge: {model: "local-dir:resources/models/judge", pretrained: null}
 metrics: {psnr: }
 """
@@ -65,7 +66,7 @@ def layers(results, method):
 def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
     compute = {method: (row["status"], row["compute"]) for method, row in rows.items()}
     assert compute == {
-        "bf16": ("ok", "real"),
+        "float32": ("ok", "real"),
         "qronos-w3": ("simulated", "simulated"),
         "brecq-w2": ("simulated", "simulated"),
         "hqq-w4": ("simulated", "simulated"),
@@ -78,7 +79,7 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
     assert "compute capability" in rows["torchao-float8-dynamic"]["reason"]
     assert "make backends" in rows["auto-gptq-w4"]["reason"]
     for method, row in rows.items():
-        assert (row["psnr_db"] != "") == (row["status"] != "unsupported" and method != "bf16")
+        assert (row["psnr_db"] != "") == (row["status"] != "unsupported" and method != "float32")
 
 
 def test_reports_hold_errors_before_and_after_with_seconds_and_joules(results):
