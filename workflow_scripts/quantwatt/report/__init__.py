@@ -133,7 +133,7 @@ def render(template, *, experiment, cells, metrics, baseline, summary, layers, f
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
         phases=phase_rows(cells, set(shown["sampling"])),
-        trust=trust(cells),
+        trust=trust(cells, baseline),
         evaluation=evaluation_sections(evaluation or {}),
         errors=error_summary(layers),
         quantizing=quantizing_rows(summary, layers),

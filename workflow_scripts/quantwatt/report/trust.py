@@ -4,16 +4,20 @@ from quantwatt.report.numbers import compact, number, span, with_bounds
 from quantwatt.tables import device_key, metric_of, noise_floor, triple
 
 
-def trust(cells):
-    """What the figures rest on: [(device, [(label, text)])], one list per device, from the stages' own JSON."""
+def trust(cells, baseline):
+    """What the figures rest on: [(device, [(label, text)])], one list per device, from the stages' own JSON.
+
+    Args:
+        baseline: name of the method whose own measurement is the A/A control.
+    """
     devices = {}
     for cell in cells:
         if (cell.measurement.get("device") or {}).get("name"):
             devices.setdefault(device_key(cell.measurement), []).append(cell)
-    return [(name, _device_facts(group) + _study_facts(group)) for (name, _), group in devices.items()]
+    return [(name, _device_facts(group, baseline) + _study_facts(group)) for (name, _), group in devices.items()]
 
 
-def _device_facts(cells):
+def _device_facts(cells, baseline):
     records = [c.measurement for c in cells]
     timed = [m for m in records if m["status"] == "ok"]
     devices = [m["device"] for m in records]
@@ -25,7 +29,7 @@ def _device_facts(cells):
         ("Meter", _distinct(_meter_text(m) for m in timed)),
         ("Blocks", _distinct(_blocks_text(m) for m in timed)),
         ("Blocks left out", _void_text(blocks)),
-        ("Baseline against itself", _control_text(cells)),
+        ("Baseline against itself", _control_text([c for c in cells if c.method == baseline])),
         ("Warm-up", _warm_up_text(timed)),
         ("Phases", _phases_text(timed)),
         ("Idle power", span((e.get("idle_w") for e in energy), "W")),
@@ -71,7 +75,7 @@ def _control_text(cells):
     """The A/A control of each baseline's cell, and what it makes of small differences."""
     found = []
     for cell in cells:
-        if cell.checkpoint.get("layers") or cell.measurement["status"] != "ok":
+        if cell.measurement["status"] != "ok":
             continue
         for key, name in (("energy_j", "energy"), ("latency_s", "time")):
             ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
