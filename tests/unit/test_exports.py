@@ -17,7 +17,7 @@ from quantwatt.families import load_family
 from quantwatt.formats import load_format, quantize_to_nearest
 
 ROOT = Path(__file__).parents[2]
-MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
+MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"] | {"dtype": "bfloat16"}  # as hubs store models
 LOCATION = str(ROOT / MODEL["path"])
 FAMILY = load_family("sd3")
 BLOCK = "transformer_blocks.0."

@@ -17,7 +17,8 @@ def test_a_local_model_is_described_from_its_files(tmp_path, monkeypatch):
     fetch_model.main(["--model", "m", "--settings", json.dumps(MODEL), "--output", str(tmp_path / "manifest.json")])
     found = manifest.read_json(tmp_path / "manifest.json")
     weights = experiment.ROOT / MODEL["path"] / "transformer/diffusion_pytorch_model.safetensors"
-    assert abs(found["denoiser_bytes"] - weights.stat().st_size) < 60_000  # all but the file's header
+    stored = weights.stat().st_size  # in bfloat16, where the model computes in float32
+    assert abs(found["denoiser_bytes"] - 2 * stored) < 2 * 60_000  # all but the file's header
     assert found["files"]["transformer/diffusion_pytorch_model.safetensors"]["sha256"] == manifest.sha256(weights)
     assert len(found["blocks"]) >= 4 and all(name.startswith("transformer_blocks.") for name in found["layers"])
 
