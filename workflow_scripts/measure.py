@@ -2,11 +2,11 @@
 
   python workflow_scripts/measure.py --model resources/models/tiny-distilbert --precision int8
 
-writes OUTPUT/int8/trial-1.csv and trial-1.json. Run it once for every trial. Latency is measured without the power
-sampler, energy afterwards in blocks of its own; both compute one batch, again and again, that is on the device before
-the clock starts. What cannot be read or computed here is empty, and the JSON says why. Seconds, watts, joules, 10^6 or
-10^9 bytes; an inference is one sentence (DistilBERT) or one window of text (GPT-2). For GPT-2 the JSON also holds
-`decode`: writing one token after the other.
+writes OUTPUT/int8/trial-1.csv and trial-1.json. Run it once for every trial. `--batch-size 1 8 32` sweeps, each size in
+files of its own (trial-1-batch-8.csv). Latency is measured without the power sampler, energy afterwards in blocks of
+its own; both compute one batch, again and again, that is on the device before the clock starts. What cannot be read or
+computed here is empty, and the JSON says why. Seconds, watts, joules, 10^6 or 10^9 bytes; an inference is one sentence
+(DistilBERT) or one window of text (GPT-2). For GPT-2 the JSON also holds `decode`: writing one token after the other.
 """
 
 import argparse
@@ -61,11 +61,12 @@ PREDICTED_AT_ONCE = 32
 def main(argv=None):
     args = parse_arguments(argv)
     device = choose_device(args.device, args.gpu)
-    record = measure(args, device)
-    folder = args.output / args.precision
-    write_row(folder / f"trial-{args.trial}.csv", record)
-    manifest.write_json(folder / f"trial-{args.trial}.json", record)
-    print(folder / f"trial-{args.trial}.json")
+    for record in measure(args, device):
+        batch = f"-batch-{record['batch_size']}" if record["batch_size"] > 1 else ""
+        path = args.output / args.precision / f"trial-{args.trial}{batch}.json"
+        write_row(path.with_suffix(".csv"), record)
+        manifest.write_json(path, record)
+        print(path)
 
 
 def parse_arguments(argv=None):
@@ -78,7 +79,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="the CPU where there is no CUDA")
     parser.add_argument("--gpu", type=int, default=0, help="number of the GPU")
     parser.add_argument("--trial", type=int, default=1, help="number of the trial, in the files' names")
-    parser.add_argument("--batch-size", type=positive, default=1, help="inferences in one run")
+    parser.add_argument("--batch-size", type=positive, nargs="+", default=[1], help="inferences in one run, or several")
     parser.add_argument("--output", type=Path, default=Path("results/text-study"), help="folder of the results")
     parser.add_argument("--revision", help="commit of the hub's repository; known for the study's models")
     parser.add_argument("--texts", type=Path, help="SST-2's dev.tsv or the like, or running text; else ours")
@@ -121,15 +122,15 @@ def choose_device(device, gpu):
 
 
 def measure(args, device):
-    """Everything that the row and the JSON say."""
+    """Everything that the row and the JSON say, one batch size after the other."""
     import torch
 
     torch.set_num_threads(args.threads or os.cpu_count())
     with tempfile.TemporaryDirectory() as folder:
-        path, family_name, texts_path = make_checkpoint(args, Path(folder), device)
+        path, texts_path = make_checkpoint(args, Path(folder), device)
         details = manifest.read_json(path)
-        record = {
-            "model": args.model, "precision": args.precision, "trial": args.trial, "batch_size": args.batch_size,
+        common = {
+            "model": args.model, "precision": args.precision, "trial": args.trial, "batch_size": None,
             "device": device, **dict.fromkeys(METRICS), "energy_estimated": False, "perplexity": None,
             "iterations": args.iterations, "warm_up": args.warm_up, "power_interval_ms": args.power_interval_ms,
             "max_length": args.max_length, "texts": texts_path.name, "texts_sha256": manifest.sha256(texts_path),
@@ -137,27 +138,30 @@ def measure(args, device):
             "status": details["status"], "compute": None, "kernel": None, "reasons": {},
         }  # fmt: skip
         if details["status"] != "ok":
-            return closed(record, dict.fromkeys(METRICS, details["reason"]), device)
+            reasons = dict.fromkeys(METRICS, details["reason"])
+            for size in args.batch_size:
+                yield closed(common | {"batch_size": size}, reasons, device)
+            return
         pipeline = load(path, device)
         texts, labels = pipeline.family.read(texts_path)
-    sampling = {
-        "batch_size": args.batch_size, "max_length": args.max_length, "stride": None, "items": None,
-        "new_tokens": args.new_tokens,
-    }  # fmt: skip
-    record |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
-    record |= size(details, pipeline.pipeline.model)
-    reasons = quality(record, pipeline, texts, labels, sampling)
+    sampling = {"max_length": args.max_length, "stride": None, "items": None, "new_tokens": args.new_tokens}
+    common |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+    common |= model_size(details, pipeline.pipeline.model)
+    reasons = quality(common, pipeline, texts, labels, sampling | {"batch_size": PREDICTED_AT_ONCE})
     if pipeline.compute != "real":
         reasons |= dict.fromkeys((*TIMED, *POWER, *ENERGY, *MEMORY), f"simulated: {pipeline.reason}")
-        return closed(record, reasons, device)
-    return closed(record, reasons | cost(record, args, pipeline, texts, sampling, device), device)
+    for size in args.batch_size:
+        record, why = common | {"batch_size": size}, dict(reasons)
+        if pipeline.compute == "real":
+            why |= cost(record, args, pipeline, texts, sampling | {"batch_size": size}, device)
+        yield closed(record, why, device)
 
 
 def make_checkpoint(args, folder, device):
     """The stages of the workflow up to the checkpoint, in a folder.
 
     Returns:
-        (checkpoint's manifest.json, the family's name, the file of texts).
+        (checkpoint's manifest.json, the file of texts).
     """
     import calibrate
     import fetch_model
@@ -185,7 +189,7 @@ def make_checkpoint(args, folder, device):
         calibrate.main([*common, "--calibration", json.dumps(entry), "--device", device, "--output", str(calibrated)])
         options += ["--calibration", str(calibrated)]
     quantize.main([*common, *options])
-    return output, settings["family"], texts
+    return output, texts
 
 
 def model_settings(args):
@@ -213,7 +217,7 @@ def load(path, device):
     return checkpoint.load_pipeline(path, device)
 
 
-def size(details, model):
+def model_size(details, model):
     """num_parameters, model_size_mb and dtype; of a quantized model the packed size and the format."""
     if details["layers"]:
         layer = next(iter(details["layers"].values()))["weights"]
@@ -235,7 +239,7 @@ def quality(record, pipeline, texts, labels, sampling):
     from quantwatt.metrics import Undefined, accuracy, perplexity
     from quantwatt.text import predictions
 
-    items = pipeline.predict(texts, sampling | {"batch_size": PREDICTED_AT_ONCE})
+    items = pipeline.predict(texts, sampling)
     predictions.check(items)
     items = predictions.judged(items, labels)
     try:
@@ -250,7 +254,7 @@ def quality(record, pipeline, texts, labels, sampling):
 
 def cost(record, args, pipeline, texts, sampling, device):
     """Fill in latency, power, energy and memory; returns why some are empty."""
-    [batch] = pipeline.batches(texts, sampling, args.batch_size, 1)
+    [batch] = pipeline.batches(texts, sampling, sampling["batch_size"], 1)
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
     synchronize, reasons = synchronize_of(device), {}
     meter, unavailable = open_meter(args, device)

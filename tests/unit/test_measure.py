@@ -71,7 +71,8 @@ def run(folders, tmp_path, monkeypatch):
              "--iterations", "5", "--warm-up", "1", "--max-length", "12", "--new-tokens", "2", "--threads", "1",
              "--meter", "none", "--output", str(tmp_path), *options]
         )  # fmt: skip
-        path = tmp_path / precision / "trial-1.csv"
+        batch = f"-batch-{options[-1]}" if "--batch-size" in options else ""
+        path = tmp_path / precision / f"trial-1{batch}.csv"
         (row,) = csv.DictReader(path.read_text().splitlines())
         return row, json.loads(path.with_suffix(".json").read_text())
 
@@ -87,7 +88,7 @@ def test_arguments_are_the_studys_by_default():
     args = measure.parse_arguments([])
     assert args.model == "distilbert-base-uncased-finetuned-sst-2-english" and args.precision == "fp32"
     assert (args.iterations, args.warm_up, args.power_interval_ms) == (1000, 100, 100)
-    assert (args.device, args.gpu, args.trial, args.batch_size) == ("cuda", 0, 1, 1)
+    assert (args.device, args.gpu, args.trial, args.batch_size) == ("cuda", 0, 1, [1])
 
 
 @pytest.mark.parametrize("name", ["distilbert", "gpt2"])
@@ -116,6 +117,15 @@ def test_energy_is_that_of_its_blocks(run, monkeypatch):
     assert (record["mean_power_w"], record["min_power_w"], record["max_power_w"]) == (200, 100, 300)
     assert record["num_power_samples"] == 8  # two of each block could be read
     assert record["energy_estimated"] is True and row["energy_estimated"] == "True"
+
+
+def test_a_sweep_of_batch_sizes_writes_each_to_its_own_files(run, tmp_path):
+    _, largest = run("distilbert", "--batch-size", "1", "8")
+    one = json.loads((tmp_path / "fp32/trial-1.json").read_text())
+    assert (one["batch_size"], largest["batch_size"]) == (1, 8)
+    assert one["accuracy"] == largest["accuracy"]
+    assert one["throughput"] == pytest.approx(1 / one["mean_latency"])
+    assert largest["throughput"] == pytest.approx(8 / largest["mean_latency"])
 
 
 def test_void_blocks_leave_energy_empty_with_the_reason(run, monkeypatch):
