@@ -63,3 +63,44 @@ def test_a_sentence_has_a_cost_and_its_phase(results, rows):
 def test_the_report_speaks_of_inferences(results):
     page = (results / "report.html").read_text()
     assert "J per inference" in page and "Accuracy" in page and "per image" not in page
+
+
+SUMMARY = {"Write the tables", "Write the report"} | {
+    f"Draw {name}" for name in ("quality_vs_cost", "layer_error", "power_trace", "seeds", "layer_depth")
+}
+
+
+def scored(metric):
+    return {f"Score {metric}: tiny-distilbert, {method}, held-out" for method in METHODS}
+
+
+def cell(method):
+    name = f"tiny-distilbert, {method}, held-out"
+    return {f"Predict: {name}", f"Measure {name}", f"Score accuracy: {name}", f"Score perplexity: {name}"}
+
+
+METHODS = ("fp32", "bf16", "int8-dynamic", "gptq-w2")
+EVERY_CELL = set().union(*map(cell, METHODS))
+CHANGES = {
+    "nothing": ("perplexity: }", "perplexity: {}}", set()),
+    "a metric": ("accuracy: ,", "accuracy: {resamples: 500},", scored("accuracy") | SUMMARY),
+    "calibration": (
+        "samples: 32",
+        "samples: 16",
+        {"Calibrate tiny-distilbert", "Quantize tiny-distilbert, gptq-w2"} | cell("gptq-w2") | SUMMARY,
+    ),
+    "the texts' length": ("{texts: few.tsv, max_length: 32", "{texts: few.tsv, max_length: 24", EVERY_CELL | SUMMARY),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_reruns_what_it_invalidates(results, project, change):
+    old, new, jobs = CHANGES[change]
+    project.replace("resources/experiments/few-texts.yaml", old, new)
+    assert project.plan(experiment="few-texts") == jobs
+
+
+def test_another_sentence_reruns_what_reads_the_texts(results, project):
+    lines = project.path("few.tsv").read_text().splitlines()
+    project.path("few.tsv").write_text("\n".join(lines[:-1]) + "\n")
+    assert project.plan(experiment="few-texts") == EVERY_CELL | SUMMARY
