@@ -14,25 +14,25 @@ def test_students_interval_of_a_few_values_covers_95_percent(n):
 
 
 @pytest.mark.parametrize(("processes", "spread", "noise"), [(4, 0.0, 0.02), (4, 0.02, 0.005), (3, 0.02, 0.02)])
-def test_equal_configurations_are_told_apart_in_at_most_5_percent(processes, spread, noise):
+def test_equal_configurations_are_told_apart_in_5_percent(processes, spread, noise):
     """Blocks that are nested in processes, which take turns under one drift."""
     rng, covered = np.random.default_rng(0), []
-    for _ in range(400):
+    for _ in range(4000):
         drift = rng.normal(0, 0.1, processes)
         sides = [
             [np.exp(drift[i] + rng.normal(0, spread) + rng.normal(0, noise, 2)) for i in range(processes)]
             for _ in range(2)
         ]
-        _, low, high = intervals.nested_ratio(*sides, resamples=400)
+        _, low, high = intervals.nested_ratio(*sides)
         covered.append(low <= 1 <= high)
-    assert np.mean(covered) > 0.93
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)  # nor in fewer, which would hide what is there
 
 
 def test_processes_are_pairs_and_drift_between_them_cancels():
     drift = [1.0, 1.3, 0.8, 1.1]
     mine, other = ([[level * d * (1 + e) for e in (-0.001, 0.001)] for d in drift] for level in (5.0, 10.0))
     value, low, high = intervals.nested_ratio(mine, other)
-    assert value == pytest.approx(0.5) and low < 0.5 < high and high - low < 0.003
+    assert value == pytest.approx(0.5) == low == high
     _, low, high = intervals.nested_ratio(mine, other[::-1])  # not the neighbours
     assert high - low > 0.1
 

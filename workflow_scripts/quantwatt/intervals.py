@@ -1,8 +1,7 @@
 """Confidence intervals: the only place that draws one.
 
 Many observations (images) are resampled and the percentiles taken. Of a handful (blocks, processes) the percentiles
-promise too much, 90 % for eight values and 75 % for three: there, Student's t is used, over the spread of the draws
-where observations are nested.
+promise too much, 90 % for eight values and 75 % for three: there, Student's t is used.
 """
 
 import math
@@ -56,64 +55,60 @@ def student_mean(values):
     return mean, mean - half, mean + half
 
 
-def nested_mean(groups, statistic=np.mean, resamples=RESAMPLES, seed=0):
-    """Mean over processes of a statistic of each, by the hierarchical bootstrap: processes, then what each observed.
+def nested_mean(groups, statistic=np.mean):
+    """Mean over processes of a statistic of each, its interval on the logarithmic scale.
+
+    The processes are the units: the spread between them holds that of the blocks inside each, so that drawing blocks
+    again inside drawn processes would count it twice (a hierarchical bootstrap of four equal processes covers 100 %).
 
     Args:
         groups: list of [n] positive observations, one array per fresh process; n may differ.
         statistic: np.mean or np.median, of one process's observations.
     Returns:
-        (mean, low, high), as `nested_ratio`.
+        (mean, low, high), the bounds as those of `nested_ratio`.
     """
-    (means,), (value,) = _nested([groups], statistic, resamples, seed)
-    low, high = _halves(np.log(means), len(groups), min(map(len, groups)))
-    return value, value * math.exp(low), value * math.exp(high)
+    values = np.array([statistic(group) for group in groups])
+    half = _half(np.log(values), [(groups[0], statistic)])
+    mean = float(values.mean())
+    return mean, mean * math.exp(-half), mean * math.exp(half)
 
 
-def nested_ratio(groups, baseline, statistic=np.mean, resamples=RESAMPLES, seed=0):
-    """Ratio of two configurations that took turns, on the logarithmic scale, by the hierarchical bootstrap.
+def nested_ratio(groups, baseline, statistic=np.mean):
+    """Ratio of two configurations that took turns, on the logarithmic scale.
 
-    Process i of one ran beside process i of the other, so both are drawn together and what drifts between the pairs
-    cancels; observations inside a process are drawn for each side by itself. With n pairs the draws spread too little
-    by sqrt(1 - 1/n) and have n - 1 degrees of freedom: the interval is that of Student's t over the corrected spread,
-    which tests hold to its promise where the plain percentiles of four pairs cover 80 %.
+    Process i of one ran beside process i of the other: Student's t over the logarithms of the pairs' ratios, in which
+    what drifts from pair to pair cancels. One pair alone has the spread of its observations, drawn with replacement.
 
     Args:
         groups, baseline: lists of equal length of [n] positive observations, one array per fresh process.
         statistic: np.mean or np.median, of one process's observations.
     Returns:
-        (ratio, low, high); the bounds are NaN where one process has nothing to be drawn from.
+        (ratio, low, high); the bounds are NaN where a lone process has nothing to be drawn from.
     """
-    (mine, other), (value, reference) = _nested([groups, baseline], statistic, resamples, seed)
-    ratio = value / reference
-    low, high = _halves(np.log(mine / other), len(groups), min(map(len, [*groups, *baseline])))
-    return ratio, ratio * math.exp(low), ratio * math.exp(high)
+    logs = np.array([math.log(statistic(m) / statistic(o)) for m, o in zip(groups, baseline, strict=True)])
+    half = _half(logs, [(groups[0], statistic), (baseline[0], statistic)])
+    ratio = math.exp(logs.mean())
+    return ratio, ratio * math.exp(-half), ratio * math.exp(half)
 
 
-def _nested(sides, statistic, resamples, seed):
-    """Draws of each side's mean over processes, [sides][resamples], and the means themselves."""
-    rng, n = np.random.default_rng(seed), len(sides[0])
-    chosen = rng.integers(n, size=(resamples, n))  # the same processes for all sides
-    draws, values = [], []
-    for groups in sides:
-        groups = [np.asarray(group, dtype=np.float64) for group in groups]
-        picked = np.empty((resamples, n))
-        for index, group in enumerate(groups):
-            here = chosen == index
-            drawn = rng.integers(len(group), size=(here.sum(), len(group)))
-            picked[here] = statistic(group[drawn], axis=1)
-        draws.append(picked.mean(axis=1))
-        values.append(float(np.mean([statistic(group) for group in groups])))
-    return draws, values
+def _half(logs, alone):
+    """Half the width of the interval of the mean of `logs`, one per process.
 
-
-def _halves(draws, processes, observations):
-    """(low, high) about the estimate; with one process, its observations are the units."""
-    units = processes if processes > 1 else observations
-    if units < 2:
-        return math.nan, math.nan
-    half = _student(units - 1) * float(draws.std()) * math.sqrt(units / (units - 1))
-    return -half, half
+    Args:
+        alone: [(observations, statistic)] of the first process, which count where there is no other.
+    """
+    if len(logs) > 1:
+        mean, _, high = student_mean(logs)
+        return high - mean
+    n = min(len(observations) for observations, _ in alone)
+    if n < 2:
+        return math.nan
+    rng, variance = np.random.default_rng(0), 0.0
+    for observations, statistic in alone:
+        observations = np.asarray(observations, dtype=np.float64)
+        draws = rng.integers(len(observations), size=(RESAMPLES, len(observations)))
+        variance += np.log(statistic(observations[draws], axis=1)).var() * n / (n - 1)  # draws spread too little
+    return _student(n - 1) * math.sqrt(variance)
 
 
 def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, seed=0):
