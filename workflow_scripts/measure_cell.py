@@ -9,6 +9,7 @@ failure.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -92,6 +93,7 @@ def measure_cell(args):
         "meter": settings["meter"],
         "estimated": False,
         "block_s": settings["block_s"],
+        "measuring": settings,
         "n_blocks": 0,
         "n_processes": 0,
         "sampler": None,
@@ -108,13 +110,14 @@ def measure_cell(args):
         if compute != "real":
             record.update(status=compute, reason=reason)
         else:
-            found, record["ratio_reason"] = take_turns(args)
+            found, no_baseline = take_turns(args)
             [failed] = [one for one in found[METHOD] if one["status"] != "ok"][:1] or [None]
             if failed:
                 record.update(status=failed["status"], reason=failed["reason"])
                 found = {}
             else:
                 record.update(summarize(found, settings))
+                record["ratio_reason"] = no_baseline or record["ratio_reason"]
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
@@ -181,7 +184,8 @@ def run_process(task, path, bar):
         for line in process.stdout:
             bar.update(line)
     if process.returncode == -9:
-        return {"status": "oom", "reason": "the system ended the process that runs this cell: too little memory"}
+        reason = "the process was killed, which the system does most often for want of memory"
+        return {"status": "oom", "reason": reason}
     if process.returncode != 0:
         raise manifest.DataError(f"measuring {task['checkpoint']} failed; the error is printed above.")
     result = manifest.read_json(task["output"])
@@ -212,9 +216,10 @@ class Bar:
 
     def update(self, line):
         """A line that a process wrote: its own words, or a library's, which go to the log."""
-        try:
+        told = None
+        with contextlib.suppress(json.JSONDecodeError):
             told = json.loads(line)
-        except json.JSONDecodeError:
+        if not isinstance(told, dict):
             print(line, end="", file=sys.stderr)
             return
         elapsed = round(time.perf_counter() - self.start)
@@ -236,10 +241,13 @@ def summarize(found, settings):
         "meter": mine[0]["meter"],
         "estimated": mine[0]["estimated"],
         "device": mine[0]["device"] | {"temperature_after_c": mine[-1]["device"]["temperature_after_c"]},
+        "throttled_s": throttled([result["device"].get("throttled_s") for result in mine]),
         "sampler": summed(result["sampler"] for result in mine),
+        "sampler_effect": sampler_effect(mine, images),
         "crosscheck": measuring.verdict_of(*sums(result["crosscheck"] for result in mine)),
         "warm_up": [result["warm_up"] for result in mine],
         "phases": mine[0]["phases"],
+        "phases_apart": mine[0]["phases_apart"],
         "phases_check": {
             key: measuring.check_phases(parts, (fields[key] or {}).get(centre), key)
             for key, centre in (("latency_s", "median"), ("energy_j", "value"))
@@ -252,9 +260,31 @@ def summarize(found, settings):
         ratio = {"latency_s": intervals.nested_ratio(*seconds, np.median), "energy_j": None}
         if fields["energy_j"] and fields["baseline"]["energy_j"]:
             ratio["energy_j"] = intervals.nested_ratio(*map(measuring.joules_per_image, map(blocks_of, (mine, other))))
-        fields["ratio"] = {key: value and dict(zip(("value", "low", "high"), map(manifest.finite, value), strict=True))
-                           for key, value in ratio.items()}  # fmt: skip
+        fields["ratio"] = {key: value and with_bounds(value) for key, value in ratio.items()}
+        why = fields["baseline"]["energy_reason"]
+        fields["ratio_reason"] = why and f"the baseline: {why}"
     return fields
+
+
+def with_bounds(interval):
+    return dict(zip(("value", "low", "high"), map(manifest.finite, interval), strict=True))
+
+
+def sampler_effect(results, images):
+    """How much longer an image takes in the blocks, with the sampler, than in the latency runs; None without blocks."""
+    sampled = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["void"]] for result in results]
+    if not all(sampled):
+        return None
+    alone = [np.divide(result["latency_s"], images) for result in results]
+    return with_bounds(intervals.nested_ratio(sampled, alone))
+
+
+def throttled(spells):
+    """{cause: seconds} that the clocks were held down, from before the blocks until after the phases, of all processes;
+    None where that is not told."""
+    if None in spells:
+        return None
+    return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
 
 
 def summarize_configuration(results, settings):

@@ -179,6 +179,30 @@ def test_warm_up_goes_on_until_the_temperature_stands_still():
     assert machine.clock() == 3  # no thermometer
 
 
+def test_warm_up_needs_a_slope_that_whole_degrees_can_show():
+    """2.5 °C per minute on a thermometer that tells whole degrees, and runs longer than the window."""
+    machine = Machine(run_s=0.5)
+    heating = lambda: int(60 + min(machine.clock(), 300) * 2.5 / 60)  # noqa: E731
+    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=heating, steady_s=60)
+    assert 300 < machine.clock() < 400
+    machine = Machine(run_s=25.0)
+    n_runs, slope = measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: 70, steady_s=20)
+    assert (n_runs, slope) == (measuring.STEADY_READINGS, pytest.approx(0, abs=1e-9))
+
+
+def test_the_thermometer_is_read_once_a_second():
+    machine, readings = Machine(run_s=0.001), []
+    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: readings.append(1) or 50, steady_s=20)
+    assert 20 <= len(readings) <= 22 and machine.n_runs > 19_000
+
+
+def test_spells_hold_whole_cycles():
+    machine = Machine(run_s=4.0)
+    blocks = measuring.measure_energy(machine.run, machine, 10, 2, 1, clock=machine.clock, cycle=8)
+    assert [len(block.runs) for block in blocks] == [8, 8]
+    assert len(measuring.measure_latency(machine.run, 10, clock=machine.clock, cycle=8)) == 8
+
+
 def test_latency_is_that_of_each_run_per_image():
     machine = Machine(run_s=[1.0, 2.0, 3.0, 4.0, 10.0])
     seconds = measuring.measure_latency(machine.run, repeats=5, clock=machine.clock)
@@ -243,6 +267,8 @@ def test_one_process_of_the_protocol_on_the_synthetic_machine():
     assert result["crosscheck"]["verdict"] == "ok"
     assert result["device"]["temperature_after_c"] > result["device"]["temperature_c"]
     assert [name for name, _ in traces] == ["idle-before", 0, 1, 2, 3, 4, "idle-after"]
+    rested = traces[0][1].timestamps_s[-1]
+    assert rested == 30 and blocks[0].runs[0][0] == rested + 2 + 5  # warm-up and latency: no rest cools it again
     _, _, traces = process_of(Machine(), first=False, last=False)
     assert [name for name, _ in traces] == [0, 1, 2, 3]
 
@@ -312,6 +338,7 @@ def test_a_method_beside_its_baseline():
     assert (fields["n_blocks"], fields["n_processes"]) == (4, 2)
     assert fields["energy_j"]["net"] == pytest.approx(30 - 20 * 0.2)
     assert fields["memory_mb"] == {"value": 100, "low": 100, "high": 100, "source": "synthetic", "reserved": None}
+    assert fields["sampler_effect"] == pytest.approx({"value": 1, "low": 1, "high": 1})  # as long with it as without
     json.dumps(fields, allow_nan=False)
     alone = measure_cell.summarize({"method": found["method"]}, settings_of())
     assert "ratio" not in alone and alone["energy_j"] == fields["energy_j"]
@@ -322,6 +349,8 @@ def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_t
     fields = measure_cell.summarize({"method": broken, "baseline": results_of(Machine())}, settings_of())
     assert fields["energy_j"] is None and "did not move" in fields["energy_reason"]
     assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
+    fields = measure_cell.summarize({"method": results_of(Machine()), "baseline": broken}, settings_of())
+    assert fields["ratio_reason"].startswith("the baseline: ") and "did not move" in fields["ratio_reason"]
 
 
 def test_joules_beside_the_device_are_per_image_and_a_gap_is_none():
@@ -405,7 +434,8 @@ def test_a_cell_is_measured_in_processes_that_take_turns(cell, tmp_path):
     assert times[0] == 0 and times == sorted(times) and power[0]["block"] == "idle-before"
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     start = min(float(row["t_s"]) for row in runs)
-    assert start == pytest.approx(30) and {row["prompt"] for row in runs} == {"0"}  # the runs' clock is the samples'
+    assert start == pytest.approx(30 + 2 + 5)  # the runs' clock is the samples'
+    assert {row["prompt"] for row in runs} == {"0"}
 
 
 OOM = {"status": "oom", "reason": "out of memory"}

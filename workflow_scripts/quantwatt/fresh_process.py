@@ -5,8 +5,10 @@ On stdout it tells what it is doing, one JSON object a line.
 """
 
 import contextlib
+import ctypes
 import json
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from quantwatt import failures, manifest, measuring
 from quantwatt.meters import MeterUnavailable, Together, companions, open_meter
 
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
 
@@ -50,6 +53,7 @@ def measure(task):
             synchronize_of(device),
             peak_memory_of(device),
         )
+    count_tokens(result["phases"], pipeline, batches[0], sampling)
     result["energy_reason"] = energy_reason or result["energy_reason"]
     result["device"] = {**describe_device(device), **result["device"]}
     return {
@@ -67,54 +71,53 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
     """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
 
     Args:
-        runs: one callable per batch of prompts; every loop goes through them from the first.
+        runs: one callable per batch of prompts; latency and every block go through all of them, equally often.
         make_phases: function that returns {name: callable}, called once the blocks are done.
         settings: measuring's, with blocks and latency_s of this process, and whether it is the first and the last.
         memory: function that returns the peak so far, read after the warm-up.
     Returns:
         (fields of the result, [Block], [(block or spell, Trace)]).
     """
-    images = settings["images_per_batch"]
-    tell(step="warm-up")
-    n_runs, slope = measuring.warm_up(
-        measuring.Cycle(runs), settings["warmup_s"], synchronize, clock,
-        lambda: meter.provenance().get("temperature_c"), settings["steady_s"],
-    )  # fmt: skip
-    fields = {"memory": memory(), "warm_up": {"runs": n_runs, "slope_c_per_min": slope}}
-    tell(step="latency")
-    seconds = measuring.measure_latency(
-        measuring.Cycle(runs), settings["latency_s"], synchronize=synchronize, clock=clock
-    )
-    before = meter.provenance()
-    fields |= {
-        "latency_s": list(seconds),
+    images, cycle, traces = settings["images_per_batch"], len(runs), []
+    fields = {
+        "latency_s": None,
         "meter": meter.name,
         "estimated": meter.estimated,
         "energy_reason": None,
-        "device": {**before, "temperature_after_c": None},
         "idle_w": [],
         "phases": {},
         "sampler": None,
         "crosscheck": None,
     }
-    if meter.name == "none":
-        fields["energy_reason"] = meter.stop().fault
-        return fields, [], []
-    traces = []
 
     def rest(name):
-        if settings["idle_s"] > 0:
+        if settings["idle_s"] > 0 and meter.name != "none":
             tell(step=name)
             watts, trace = measuring.idle_power(meter, settings["idle_s"], sleep)
             traces.append((name, trace))
             fields["idle_w"] += [] if watts is None else [watts]
 
     if settings["first"]:
-        rest("idle-before")
+        rest("idle-before")  # and not after the warm-up, which it would undo
+    tell(step="warm-up")
+    n_runs, slope = measuring.warm_up(
+        measuring.Cycle(runs), settings["warmup_s"], synchronize, clock,
+        lambda: meter.provenance().get("temperature_c"), settings["steady_s"],
+    )  # fmt: skip
+    fields |= {"memory": memory(), "warm_up": {"runs": n_runs, "slope_c_per_min": slope}}
+    tell(step="latency")
+    seconds = measuring.measure_latency(
+        measuring.Cycle(runs), settings["latency_s"], synchronize=synchronize, clock=clock, cycle=cycle
+    )
+    before = meter.provenance()
+    fields |= {"latency_s": list(seconds), "device": {**before, "temperature_after_c": None}}
+    if meter.name == "none":
+        fields["energy_reason"] = meter.stop().fault
+        return fields, [], []
     tell(step="energy")
     blocks = measuring.measure_energy(
         measuring.Cycle(runs), meter, settings["block_s"], settings["blocks"], images, synchronize,
-        after_block=tell_watts, clock=clock,
+        after_block=tell_watts, clock=clock, cycle=cycle,
     )  # fmt: skip
     traces += [(block.block, block.trace) for block in blocks]
     fields["phases"], of_phases = measuring.measure_phases(
@@ -123,7 +126,15 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
     traces += of_phases.items()
     if settings["last"]:
         rest("idle-after")
-    fields["device"]["temperature_after_c"] = meter.provenance().get("temperature_c")
+    after = meter.provenance()
+    fields["device"] |= {
+        "temperature_after_c": after.get("temperature_c"),
+        "throttled_s": {
+            cause: seconds - before["throttled_s"][cause] for cause, seconds in (after.get("throttled_s") or {}).items()
+        }
+        if before.get("throttled_s")
+        else None,
+    }
     fields["sampler"] = {
         "interval_ms": before["interval_ms"],
         "n_samples": sum(len(trace.watts) for _, trace in traces),
@@ -169,6 +180,16 @@ def batches_of(pipeline, sampling, n_images, n_batches):
     return [(prompts[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
 
 
+def count_tokens(phases, pipeline, batch, sampling):
+    """Add to the phases of a text model how many tokens of one inference they read or write: "tokens"."""
+    if not hasattr(pipeline.family, "work"):
+        return
+    work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
+    for name, tokens in (("forward", "tokens"), ("decode", "new_tokens")):
+        if name in phases:
+            phases[name]["tokens"] = work[tokens] / work["items"]
+
+
 def choose_meter(settings, device):
     """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
 
@@ -187,6 +208,12 @@ def choose_meter(settings, device):
         )
     beside = companions(meter, settings, device)
     return (Together(meter, beside) if beside else meter), None
+
+
+def end_with_parent():
+    """Let the system end this process when the one that started it is killed, lest it keep the device busy."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def set_threads(threads):
@@ -276,4 +303,5 @@ def trace_row(name, trace):
 if __name__ == "__main__":
     from quantwatt import command
 
+    end_with_parent()
     command.run(lambda: main(sys.argv[1:]))

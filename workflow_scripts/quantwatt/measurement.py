@@ -8,7 +8,7 @@ import contextlib
 from dataclasses import dataclass
 
 from quantwatt import experiment, measuring
-from quantwatt.meters import MeterUnavailable, open_meter
+from quantwatt.fresh_process import choose_meter
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ def measure(run, meter="auto", device="cpu", images_per_run=1, **changes):
         Measurement. One process: what differs from one run of the program to the next is not in its intervals.
     Raises:
         ConfigurationError: a key is unknown or a value is wrong.
+        DataError: block_s is too short for the meter.
     """
     settings = experiment.load_config({"measuring": changes})["measuring"]
-    reason, name = None, experiment.resolve_meter(meter, device)
-    try:
-        opened = open_meter(name, settings, device)
-    except MeterUnavailable as error:
-        opened, reason = open_meter("none"), str(error)
+    opened, reason = choose_meter(settings | {"meter": experiment.resolve_meter(meter, device)}, device)
     synchronize = measuring.nothing
     if device == "cuda":
         import torch
 
         synchronize = torch.cuda.synchronize
     with contextlib.closing(opened):
-        measuring.warm_up(run, settings["warmup_s"], synchronize)
+        measuring.warm_up(
+            run, settings["warmup_s"], synchronize,
+            temperature=lambda: opened.provenance().get("temperature_c"), steady_s=settings["steady_s"],
+        )  # fmt: skip
         latency = measuring.summarize_latency(
             [measuring.measure_latency(run, settings["latency_s"], synchronize=synchronize)], images_per_run
         )

@@ -19,6 +19,8 @@ VOID_LIMIT = 3  # void blocks that are repeated before the energy is given up
 MIN_REPEATS, MAX_REPEATS = 5, 1000
 STEADY_SLOPE = 1.0  # °C per minute
 STEADY_LIMIT_S = 600
+STEADY_EVERY_S = 1.0  # a thermometer is read no more often: what reads it is work that is not measured
+STEADY_READINGS = 3  # a slope is drawn through no fewer
 PHASES_DIFFERENCE = 0.05  # of the sum of phases from the whole
 
 
@@ -38,7 +40,8 @@ class Block:
 
 
 class Cycle:
-    """A callable that does the next of several runs, over and over, so that every block sees all prompts alike."""
+    """A callable that does the next of several runs, over and over. Spells that are multiples of its length see all
+    prompts alike."""
 
     def __init__(self, runs):
         self.runs, self.next = list(runs), 0
@@ -46,6 +49,9 @@ class Cycle:
     def __call__(self):
         self.runs[self.next]()
         self.next = (self.next + 1) % len(self.runs)
+
+    def __len__(self):
+        return len(self.runs)
 
 
 def nothing():
@@ -61,36 +67,42 @@ def warm_up(run, seconds, synchronize=nothing, clock=time.perf_counter, temperat
     Returns:
         (runs, slope in °C per minute or None).
     """
-    start, n_runs, seen, slope = clock(), 0, [], None
+    start, n_runs, seen, slope, due = clock(), 0, [], None, clock()
     while True:
         run()
         synchronize()
         n_runs += 1
-        degrees = temperature() if temperature is not None and steady_s > 0 else None
-        if degrees is not None:
-            seen.append((clock(), degrees))
-            slope = slope_per_minute(seen, steady_s)
+        if temperature is not None and steady_s > 0 and clock() >= due:
+            due = clock() + STEADY_EVERY_S
+            degrees = temperature()
+            if degrees is not None:
+                seen.append((clock(), degrees))
+                slope = slope_per_minute(seen, steady_s)
         warm = not seen or (slope is not None and abs(slope) < STEADY_SLOPE) or clock() - start >= STEADY_LIMIT_S
         if n_runs >= 2 and clock() - start >= seconds and warm:
             return n_runs, slope
 
 
 def slope_per_minute(seen, window_s):
-    """Slope of the least-squares line through the last `window_s` seconds; None before so much was seen.
+    """Slope of the least-squares line through the last `window_s` seconds or STEADY_READINGS, whichever is more.
 
     Args:
         seen: [(seconds, value)], in order.
+    Returns:
+        The slope, or None before so much was seen.
     """
-    recent = np.array([pair for pair in seen if pair[0] >= seen[-1][0] - window_s])
-    if seen[-1][0] - seen[0][0] < window_s or len(recent) < 2:
+    end = seen[-1][0]
+    count = max(STEADY_READINGS, sum(seconds >= end - window_s for seconds, _ in seen))
+    if len(seen) < STEADY_READINGS or end - seen[0][0] < window_s:
         return None
-    return float(60 * np.polyfit(recent[:, 0] - recent[0, 0], recent[:, 1], 1)[0])
+    recent = np.array(seen[-count:])
+    return float(60 * np.polyfit(recent[:, 0] - end, recent[:, 1], 1)[0])
 
 
-def measure_latency(run, seconds=0.0, repeats=MIN_REPEATS, synchronize=nothing, clock=time.perf_counter):
-    """Seconds of each run, one after another, for `seconds` and at least `repeats` times. [n]"""
+def measure_latency(run, seconds=0.0, repeats=MIN_REPEATS, synchronize=nothing, clock=time.perf_counter, cycle=1):
+    """Seconds of each run, one after another, for `seconds`, at least `repeats` times and in whole cycles. [n]"""
     times, start = [], clock()
-    while len(times) < repeats or (clock() - start < seconds and len(times) < MAX_REPEATS):
+    while len(times) < repeats or len(times) % cycle or (clock() - start < seconds and len(times) < MAX_REPEATS):
         synchronize()
         before = clock()
         run()
@@ -133,18 +145,19 @@ def measure_energy(
     after_block=None,
     void_limit=VOID_LIMIT,
     clock=time.perf_counter,
+    cycle=1,
 ):
     """Blocks of at least `block_s` seconds until `n_blocks` are good or more than `void_limit` were void.
 
     Args:
-        run: generates `images_per_run` images.
+        run: generates `images_per_run` images; a block holds a multiple of `cycle` runs.
         after_block: function of each Block as it ends, for a progress bar; or None.
     Returns:
         [Block], in order of time, void ones included.
     """
     blocks, n_good = [], 0
     while n_good < n_blocks and len(blocks) - n_good <= void_limit:
-        block = _measure_block(run, meter, block_s, images_per_run, synchronize, clock, len(blocks))
+        block = _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, len(blocks))
         blocks.append(block)
         n_good += not block.void
         if after_block is not None:
@@ -152,11 +165,11 @@ def measure_energy(
     return blocks
 
 
-def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, index):
+def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, index):
     synchronize()
     meter.start()
     start, runs = clock(), []
-    while not runs or runs[-1][1] - start < block_s:
+    while not runs or len(runs) % cycle or runs[-1][1] - start < block_s:
         before = clock()
         run()
         synchronize()
