@@ -423,6 +423,10 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
         },
         "n_blocks": BLOCKS - 1,
         "n_processes": 2,
+        "measuring": {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 5},
+        "sampler_effect": {"value": 1.004, "low": 0.99, "high": 1.02},
+        "warm_up": [{"runs": 90, "slope_c_per_min": slope} for slope in (0.5, 2.0)],
+        "throttled_s": {"power": 12.5, "thermal": 0.0},
         "phases": {
             name: {
                 "latency_s": share * seconds,

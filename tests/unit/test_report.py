@@ -249,12 +249,30 @@ def test_trust_box(page):
         "they add up to: energy -1 % from the whole, time -1 % from the whole",
         "3 of 24 (warming up)",
         "every 10 ms",
+        "an image took 0.4 % longer with it than without",
+        "until 0.5 to 2 °C per minute; 3 of 6 processes were still changing when the time was up",
+        "power 37.5 s, thermal 0 s",
         "not comparable with Inception FID",
         "0123456789ab",
         "torch 2.13.0",
         "the same in every method",
     ):
         assert text in page, text
+
+
+def test_what_falls_short_of_the_protocol_is_said_of_measured_energy(tmp_path, page):
+    assert "Short of the protocol" not in page  # estimated
+    measured = page_of(tmp_path, device=synthetic.GPU, meter="nvml")
+    assert "Short of the protocol" in measured and "<dd>idle_s 5 (at least 30)</dd>" in measured
+
+
+def test_without_a_control_the_trust_box_says_so(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    path = tmp_path / "measurements" / cells[0]["model"] / "bf16" / cells[0]["sampling"] / "measurement.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"ratio": {"energy_j": None, "latency_s": None}}))
+    facts = dict(report.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
+    assert facts["Baseline against itself"].startswith("no control was measured")
 
 
 def test_evaluation_is_labelled(page):

@@ -256,7 +256,7 @@ def test_a_difference_within_the_control_is_not_distinguishable(tmp_path):
     change_measurements(tmp_path, "bf16", ratio={"energy_j": noisy, "latency_s": None})
     after = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
     assert after["energy_floor"] == pytest.approx(1 / 0.75 - 1) and after["verdict"] == tables.UNDECIDED
-    assert pd.isna(after["latency_floor"]) and after["latency_verdict"] == "better"
+    assert pd.isna(after["latency_floor"]) and after["latency_verdict"] == tables.UNDECIDED  # without a control
     assert after["energy_ratio"] == before["energy_ratio"]
 
 
@@ -275,7 +275,8 @@ def test_unreadable_energy_keeps_time(tmp_path):
 @pytest.mark.parametrize(
     ("ratio", "low", "high", "floor", "verdict"),
     [
-        (0.85, 0.8, 0.9, None, "better"),
+        (0.85, 0.8, 0.9, 0.0, "better"),
+        (0.85, 0.8, 0.9, None, tables.UNDECIDED),  # no control
         (1.15, 1.1, 1.2, 0.05, "worse"),
         (1.0, 0.9, 1.1, 0.0, tables.UNDECIDED),
         (0.97, 0.96, 0.98, 0.04, tables.UNDECIDED),

@@ -62,7 +62,8 @@ SUMMARY_COLUMNS = [
     "verdict",
     *_with_bounds("latency_ratio"),
     "latency_verdict",
-    *"ratio_reason energy_floor latency_floor".split(),
+    *"ratio_reason energy_floor latency_floor energy_cpu_package_j energy_dram_j".split(),
+    *"tokens_per_s energy_per_token_j".split(),
     *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
     *"carbon_g seed replicate_of".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
@@ -179,6 +180,11 @@ def _cost(measured):
         "n_blocks": measured.get("n_blocks") if latency or energy else None,
         "n_processes": measured.get("n_processes") if latency or energy else None,
     }
+    beside, decode = measured.get("beside_j") or {}, (measured.get("phases") or {}).get("decode") or {}
+    if decode.get("tokens"):  # written by a text model
+        row["tokens_per_s"] = decode["tokens"] / decode["latency_s"]
+        row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
+    row |= {"energy_cpu_package_j": beside.get("cpu package"), "energy_dram_j": beside.get("dram")}
     if row["energy_j"] is None:
         row["energy_reason"] = measured.get("energy_reason") or why
     else:
@@ -260,11 +266,12 @@ def device_key(measurement):
     return device.get("name"), device.get("uuid_hash")
 
 
-def judge(ratio, low, high, floor=None):
-    """Verdict on a cost ratio, less is better: undecided within its interval or the noise floor; None without one."""
+def judge(ratio, low, high, floor):
+    """Verdict on a cost ratio, less is better: undecided within its interval or the noise floor, or where no control
+    has shown that floor; None without an interval."""
     if math.isnan(low) or math.isnan(high):
         return None
-    if low <= 1 <= high or (floor is not None and abs(math.log(ratio)) <= math.log1p(floor)):
+    if floor is None or low <= 1 <= high or abs(math.log(ratio)) <= math.log1p(floor):
         return UNDECIDED
     return BETTER if ratio < 1 else WORSE
 

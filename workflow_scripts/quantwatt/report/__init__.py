@@ -44,7 +44,7 @@ def seed_tables(summary):
 
 
 def phase_rows(cells, samplings):
-    """One mapping per measured cell with phases: {"model", "method", "phases": [(name, s, J, W)], "sum", "whole"}.
+    """One mapping per measured cell with phases: {"title", "phases": [(name, phase)], "apart", "checks", "estimated"}.
 
     Args:
         samplings: names of those that are shown.
@@ -52,7 +52,8 @@ def phase_rows(cells, samplings):
     return [
         {
             "title": f"{cell.model} · {cell.method}" + (f" · {cell.sampling}" if len(samplings) > 1 else ""),
-            "phases": [(name, p["latency_s"], p["energy_j"], p["mean_w"]) for name, p in phases.items()],
+            "phases": list(phases.items()),
+            "apart": cell.measurement.get("phases_apart", []),
             "checks": cell.measurement["phases_check"],
             "estimated": cell.measurement["estimated"],
         }

@@ -31,7 +31,7 @@ def answer(rows):
     compared = real[real["energy_ratio"].notna()]
     if compared.empty:
         return _without_energy(real, measured_base)
-    best = compared.loc[compared["energy_ratio"].idxmin()]
+    best = _best(compared, "energy_ratio", "verdict")
     return _cost_segments(best, "energy", compared) + _ending(best, rows, measured_base)
 
 
@@ -62,9 +62,16 @@ def _without_energy(real, measured_base):
     timed = real[real["latency_ratio"].notna()]
     if timed.empty:
         return [("No energy could be compared", "strong"), (f"{why}.", "")]
-    best = timed.loc[timed["latency_ratio"].idxmin()]
+    best = _best(timed, "latency_ratio", "latency_verdict")
     return [("No energy could be read", "strong"), (f"{why}. ", ""), *_cost_segments(best, "latency", timed),
             *_ending(best, real, measured_base)]  # fmt: skip
+
+
+def _best(rows, ratio, verdict):
+    """The row of the least ratio, of those that are told apart from the baseline if there are any."""
+    better = rows[rows[verdict] == BETTER]
+    chosen = rows if better.empty else better
+    return chosen.loc[chosen[ratio].idxmin()]
 
 
 def _cost_segments(best, kind, compared):

@@ -1,7 +1,10 @@
 """What the figures rest on: device, meter, blocks, images, scores and versions, from the stages' own JSON."""
 
+from quantwatt.measuring import STEADY_SLOPE
 from quantwatt.report.numbers import compact, number, span, with_bounds
 from quantwatt.tables import device_key, metric_of, noise_floor, triple
+
+PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 30}  # at least, for figures to publish
 
 
 def trust(cells, baseline):
@@ -29,6 +32,7 @@ def _device_facts(cells, baseline):
         ("Meter", _distinct(_meter_text(m) for m in timed)),
         ("Blocks", _distinct(_blocks_text(m) for m in timed)),
         ("Blocks left out", _void_text(blocks)),
+        ("Short of the protocol", _shortfalls_text(timed)),
         ("Baseline against itself", _control_text([c for c in cells if c.method == baseline])),
         ("Warm-up", _warm_up_text(timed)),
         ("Phases", _phases_text(timed)),
@@ -36,7 +40,7 @@ def _device_facts(cells, baseline):
         ("Counter against integral", _crosscheck_text(timed)),
         ("Sampler", _sampler_text(timed)),
         ("Beside it", _beside_text(timed)),
-        ("Throttling", _distinct(word for d in devices for word in d.get("throttle_reasons") or [])),
+        ("Clocks held down", _throttling_text(timed)),
         ("Latency", _distinct(_latency_text(m) for m in timed)),
         ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
         ("Temperature", _temperature_text(devices)),
@@ -59,7 +63,9 @@ def _device_text(device):
 def _meter_text(record):
     if record.get("energy_j") is None:
         return f"{record['meter']}: no energy ({record.get('energy_reason') or 'no reason recorded'})"
-    return f"{record['meter']}: energy is {'estimated, not measured' if record['estimated'] else 'measured'}"
+    how = "estimated, not measured" if record["estimated"] else "measured"
+    source = record["device"].get("source")
+    return f"{record['meter']}: energy is {how}" + (f" ({source})" if source else "")
 
 
 def _blocks_text(record):
@@ -82,12 +88,35 @@ def _control_text(cells):
             if ratio:
                 text = with_bounds(*triple(ratio))
                 found.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
-    return _distinct(found)
+    return _distinct(found) or "no control was measured, so that no difference is called better or worse"
+
+
+def _shortfalls_text(records):
+    """Which settings of measured (not estimated) energy are below PROTOCOL."""
+    used = [m["measuring"] for m in records if m.get("energy_j") and not m["estimated"] and m.get("measuring")]
+    short = [(key, least, min(s[key] for s in used)) for key, least in PROTOCOL.items()] if used else []
+    return _distinct(f"{key} {compact(value)} (at least {least})" for key, least, value in short if value < least)
 
 
 def _warm_up_text(records):
-    slopes = [w["slope_c_per_min"] for m in records for w in m.get("warm_up") or [] if w["slope_c_per_min"] is not None]
-    return f"until {span(slopes, '°C per minute')}" if slopes else None
+    warm_ups = [w for m in records for w in m.get("warm_up") or []]
+    slopes = [w["slope_c_per_min"] for w in warm_ups if w["slope_c_per_min"] is not None]
+    if not slopes:
+        return None
+    unsteady = sum(abs(slope) >= STEADY_SLOPE for slope in slopes)
+    late = f"; {unsteady} of {len(warm_ups)} processes were still changing when the time was up" if unsteady else ""
+    return f"until {span(slopes, '°C per minute')}{late}"
+
+
+def _throttling_text(records):
+    """Seconds for which the driver says that it held the clocks down, by cause; or what it said between the runs."""
+    spells = [m["throttled_s"] for m in records if m.get("throttled_s")]
+    if spells:
+        seconds = {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
+        return ", ".join(f"{cause} {compact(value)} s" for cause, value in seconds.items())
+    words = [m["device"].get("throttle_reasons") for m in records]
+    told = _distinct(word for found in words for word in found or [])
+    return f"between the runs: {told or 'no'}" if any(found is not None for found in words) else None
 
 
 def _phases_text(records):
@@ -124,7 +153,10 @@ def _sampler_text(records):
     every = _distinct(compact(s.get("interval_ms")) for s in samplers)
     cost = sum(s.get("cpu_s") or 0 for s in samplers), sum(s.get("wall_s") or 0 for s in samplers)
     share = f", {number(100 * cost[0] / cost[1], 2)} % of one processor" if cost[1] else ""
-    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}"
+    effects = [100 * (m["sampler_effect"]["value"] - 1) for m in records if m.get("sampler_effect")]
+    slower = span(effects, "%")
+    effect = f"; an image took {slower} longer with it than without" if slower else ""
+    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}{effect}"
 
 
 def _beside_text(records):
