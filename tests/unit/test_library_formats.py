@@ -4,12 +4,14 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from quantwatt import experiment, registry
+from quantwatt.checkpoint import QuantizedPipeline
 from quantwatt.formats import trial
 from quantwatt.manifest import DataError
 
@@ -133,6 +135,16 @@ def by_hand(name, weight):
     scale = (high - low) / steps
     codes = rounded(groups - low, scale, 0, steps)
     return codes.reshape(weight.shape), (codes * scale + low).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_pipeline_is_timed_with_the_librarys_layers(name):
+    """As it is loaded from a checkpoint, in the context that the timed functions compute in."""
+    module, settings = module_of(FORMATS[name]), FORMATS[name]
+    layer = module.restore(module.state(convert(name)), settings, LAYER, None, torch.bfloat16, "cpu")
+    family = SimpleNamespace(prepare=lambda model, batch, seeds, settings: lambda: model(batch))
+    pipeline = QuantizedPipeline(layer, family, "real", name, None)
+    assert torch.equal(pipeline.prepare(inputs(), [0], {})(), layer(inputs()))
 
 
 @pytest.mark.parametrize("name", FORMATS)

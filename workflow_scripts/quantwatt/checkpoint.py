@@ -172,7 +172,7 @@ class QuantizedPipeline:
     def _computing(self):
         import torch
 
-        with torch.inference_mode(), self._autocasting():
+        with torch.no_grad(), self._autocasting():  # not inference mode: quanto's tensors do not compute in it
             yield
 
     def _autocasting(self):
