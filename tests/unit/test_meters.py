@@ -125,7 +125,7 @@ def test_rapl_counts_every_wrap_of_the_counter(powercap):
     meter.start()
     for _ in range(3):
         spend(powercap, package0=RANGE_UJ / 1e6 * 0.75)
-        meter._sampler.tick(1)
+        meter._sampler.tick(100)
     assert meter.stop().energy_j == pytest.approx(3 * 0.75 * RANGE_UJ / 1e6)
 
 
@@ -135,6 +135,33 @@ def test_rapl_counter_that_stands_still_has_no_energy(powercap):
     meter._sampler.tick(5)
     trace = meter.stop()
     assert trace.energy_j is None and trace.fault == "the energy counter did not move"
+
+
+def test_a_rapl_counter_that_falls_is_no_wrap_of_so_many_joules(powercap):
+    meter = rapl.open_meter({"domains": "package"}, DrivenSampler, powercap)
+    spend(powercap, package0=50_004)
+    meter.start()
+    spend(powercap, package0=5)
+    meter._sampler.tick(1)
+    (powercap / "intel-rapl:0" / "energy_uj").write_text("1000000\n")  # the driver was loaded anew
+    meter._sampler.tick(1)
+    trace = meter.stop()
+    assert trace.energy_j is None and trace.fault.startswith("the energy counter rose by 212")  # kJ
+
+
+def test_one_rapl_domain_of_several_that_stands_still_has_no_energy(powercap, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(rapl.time, "perf_counter", lambda: now[0])
+    for frozen_s, joules in ((0.9, 6), (1.0, None)):
+        meter = rapl.open_meter({"domains": "package"}, DrivenSampler, powercap)
+        meter.start()
+        for step in (0.1, frozen_s):
+            spend(powercap, package0=3, package1=0 if step == frozen_s else 0.001)
+            now[0] += step
+            meter._sampler.tick(step)
+        trace = meter.stop()
+        assert trace.energy_j == (joules and pytest.approx(joules + 0.001))
+    assert "intel-rapl:1/energy_uj stood still for 1.0 s" in trace.fault
 
 
 def test_rapl_names_the_unreadable_file_and_the_command(powercap, monkeypatch):
@@ -514,9 +541,83 @@ def test_a_counter_that_cannot_be_trusted_gives_no_energy(counter, fault):
     assert trace.energy_j is None and fault in trace.fault
 
 
+STEPS = np.arange(1001) * 0.01  # s, readings of 10 s
+
+
+def counted(joules):
+    """A trace of a counter alone."""
+    return trace_of([(t, None, j) for t, j in zip(STEPS, joules, strict=True)], 0, "test")
+
+
+def powered(watts, n_late=0):
+    """A trace of power alone."""
+    return trace_of([(t, w, None) for t, w in zip(STEPS, watts, strict=True)], n_late, "test")
+
+
+def test_a_counter_alone_that_stands_still_within_gives_no_energy():
+    joules = 100 * STEPS
+    short = np.where((STEPS > 4) & (STEPS < 4.95), joules[400], joules)
+    assert counted(short).energy_j == pytest.approx(1000)
+    for since, until in ((4, 6), (0, 2), (8, 11)):
+        still = np.interp(STEPS, [0, since, until, 11], [0, 100 * since, 100 * since, 100 * (11 - until + since)])
+        trace = counted(still)
+        assert trace.energy_j is None and "stood still for 2.0 s" in trace.fault
+    beside = trace_of([(t, 100.0, j) for t, j in zip(STEPS, still, strict=True)], 0, "test")
+    assert beside.fault is None  # the integral of the power tells on it
+
+
+def test_an_idle_processors_estimate_is_energy(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 0 0 9 9 0 0 0 0 0\n")  # no CPU time passes
+    read = estimate.reader(str(stat), "machine", idle_w=10, full_w=70, n_cpus=2)
+    samples = []
+    for t in STEPS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(estimate.time, "perf_counter", lambda t=t: t)
+            samples.append((t, *read()))
+    trace = trace_of(samples, 0, "test")
+    assert trace.fault is None and trace.energy_j == pytest.approx(100)
+
+
+def test_a_step_of_a_counter_that_no_machine_can_draw_gives_no_energy():
+    boards = np.floor(STEPS * 10 + 1e-6) / 10 * 8 * 1000  # eight of 1 kW, published every 100 ms, read every 10 ms
+    assert counted(boards).energy_j == pytest.approx(80_000)
+    leap = counted(np.where(STEPS < 5, 100 * STEPS, 100 * STEPS + 212_000))
+    assert leap.energy_j is None and "rose by 212001 J in 0.01 s" in leap.fault
+
+
 def test_power_of_nothing_but_zero_is_no_energy():
     trace = trace_of([(0.0, 0.0, None), (1.0, 0.0, None)], 0, "test")
     assert trace.energy_j is None and trace.n_zero == 2
+
+
+def test_power_without_a_counter_must_be_read_throughout():
+    hundred, index = np.full(1001, 100.0), np.arange(1001)
+    assert powered(hundred).energy_j == pytest.approx(1000)
+    assert powered(np.where(index % 25 == 0, np.nan, hundred), 5).energy_j == pytest.approx(1000)  # 4.5 % missed
+    for broken, n_late, said in (
+        (np.where(index % 2 == 0, 0.0, hundred), 0, "501 of 1001 power readings were 0 W"),
+        (np.where(index == 500, 0.0, hundred), 0, "1 of 1001 power readings were 0 W"),
+        (np.where(index % 10 != 0, np.nan, hundred), 0, "90% of the power readings were missed"),
+        (np.where(index % 25 == 0, np.nan, hundred), 15, "6% of the power readings were missed"),
+        (hundred, 1_000_000, "100% of the power readings were missed"),
+    ):
+        trace = powered(broken, n_late)
+        assert trace.energy_j is None and said in trace.fault
+    few = trace_of([(0.0, 100.0, None), (10.0, 100.0, None)], 998, "test")
+    assert few.energy_j is None and "missed" in few.fault
+
+
+@pytest.mark.parametrize("since", [0.0, 40.0, 99.42])
+def test_a_gap_between_good_power_readings_is_half_a_second_at_most(since):
+    times = np.arange(10_001) * 0.01
+    for gap_s, said in ((0.4, None), (0.58, "no power was read for 0.6 s")):  # far fewer than one reading in twenty
+        gone = (times > since) & (times < since + gap_s)
+        gone[0] = gone[1]
+        samples = [(t, None if none else 100.0, None) for t, none in zip(times, gone, strict=True)]
+        trace = trace_of(samples, 0, "test")
+        assert (trace.energy_j is None) == (said is not None)
+        assert said is None or said in trace.fault
 
 
 def test_equal_neighbours_count():
