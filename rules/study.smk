@@ -3,6 +3,7 @@ rule study:
         cells=CELL_FILES,
         traces=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
         runs=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/runs.csv"),
+        blocks=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/blocks.csv"),
         code=code("write_study.py", study),
     output:
         manifest=f"{RESULTS}/study/manifest.json",

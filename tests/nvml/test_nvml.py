@@ -188,7 +188,8 @@ def test_the_sampling_process_reads_constant_power_on_the_real_clock(gpu):
     assert block["seconds"] <= covered
     assert result["rising"]
     assert result["sampler"]["interval_ms"] == 10
-    assert result["sampler"]["n_samples"] + result["sampler"]["n_missed"] > 0.9 * 100 * sum(result["covers"])
+    assert result["sampler"]["n_samples"] > 0.9 * 100 * sum(result["covers"])
+    assert result["sampler"]["n_missed"] < 0.1 * 100 * sum(result["covers"])
     assert result["device"]["fake"] is True
     assert result["closed"] == 0
 
@@ -223,6 +224,19 @@ def test_on_cuda_torch_says_which_gpus_it_uses(gpu, settings, boards):
     uuids = [f"fa4e000{index}-0000-4000-8000-000000000000" for index in (2, 0)]
     arguments = {"settings": {"device": "cuda", **settings}, "torch_uuids": uuids}
     assert hashes(gpu("window", arguments, visible="1", count=3)) == list(map(uuid_hash, boards))
+
+
+@pytest.mark.parametrize(
+    ("uuid", "said"),
+    [
+        ("MIG-0f1e2d3c-0000-4000-8000-000000000000", "a MIG slice has no power reading"),
+        ("0f1e2d3c-0000-4000-8000-000000000000", "in MIG mode, whose slices have no power reading"),
+    ],
+)
+def test_a_mig_slice_that_torch_uses_is_refused_as_such(gpu, uuid, said):
+    arguments = {"settings": {"device": "cuda"}, "torch_uuids": [uuid]}
+    assert said in gpu("window", arguments, mig=1)["unavailable"]
+    assert ("MIG" in gpu("window", arguments)["unavailable"]) == uuid.startswith("MIG")
 
 
 def test_several_boards_are_summed_in_one_sampling_process(gpu):

@@ -35,8 +35,9 @@ def allocated(nvml, settings):
         import torch
 
         n_used = torch.cuda.device_count() if everyone else 1  # the first, as everywhere here
-        properties = map(torch.cuda.get_device_properties, range(n_used))
-        return [_find(nvml, boards, f"GPU-{board.uuid}", "torch's") for board in properties]
+        uuids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(n_used)]
+        names = [uuid if uuid.startswith("MIG-") else f"GPU-{uuid}" for uuid in uuids]
+        return [_find(nvml, boards, name, "torch's") for name in names]
     source = next((name for name in ALLOCATIONS if name in os.environ), None)
     names = os.environ[source].split(",") if source else []
     if source is None and len(boards) > 1 and not everyone:
@@ -71,6 +72,11 @@ def _find(nvml, boards, name, source):
     handles = [board for board in boards if not isinstance(board, nvml.NVMLError)]
     matching = [handle for handle in handles if name and nvml.nvmlDeviceGetUUID(handle).startswith(name)]
     if len(matching) != 1:
+        if any((ask(nvml, nvml.nvmlDeviceGetMigMode, handle) or [0])[0] for handle in handles):
+            raise MeterUnavailable(
+                f"{source} {name!r} is no whole GPU, and there is one in MIG mode, whose slices have no power reading: "
+                "use a whole GPU."
+            )
         raise MeterUnavailable(
             f"no GPU is allocated: {source} {name!r} names none of the {len(boards)} that NVML sees."
         )

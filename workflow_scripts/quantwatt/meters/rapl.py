@@ -5,10 +5,12 @@ part of their package, psys, which contains all of them, and the intel-rapl-mmio
 """
 
 import math
+import time
 from pathlib import Path
 
 from quantwatt.meters import MeterUnavailable
 from quantwatt.meters.sampler import SampledMeter, Sampler
+from quantwatt.meters.trace import STILL_S
 
 POWERCAP = "/sys/class/powercap"
 KINDS = {"all": ("package", "dram"), "package": ("package",), "dram": ("dram",)}  # beginnings of a domain's name
@@ -67,16 +69,24 @@ def find_domains(base=POWERCAP, names=KINDS["all"]):
 def reader(domains):
     """A function that returns (NaN, joules of all `domains` since this call, NaN), with their wraps undone.
 
+    A domain that stands still raises MeterUnavailable, because the others' joules would hide it in the sum; Linux lists
+    none whose counter never moves.
+
     Args:
         domains: [[path of energy_uj, max_energy_range_uj]].
     """
     last = [int(_read(path)) for path, _ in domains]
+    moved_s = [time.perf_counter()] * len(domains)
     total_uj = 0
 
     def read():
         nonlocal total_uj
         for index, (path, range_uj) in enumerate(domains):
-            now = int(_read(path))
+            now, now_s = int(_read(path)), time.perf_counter()
+            if now != last[index]:
+                moved_s[index] = now_s
+            elif now_s - moved_s[index] >= STILL_S:
+                raise MeterUnavailable(f"{path} stood still for {now_s - moved_s[index]:.1f} s")
             total_uj += now - last[index] + (range_uj if now < last[index] else 0)
             last[index] = now
         return math.nan, total_uj / 1e6, math.nan

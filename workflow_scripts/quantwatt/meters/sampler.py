@@ -68,7 +68,7 @@ class Sampler:
         Raises:
             MeterUnavailable: the process cannot be started, or cannot read the sensor.
         """
-        if self._process.poll() is not None:
+        if self._process.stdout.closed or self._process.poll() is not None:
             self.close()
             self._process = self._begin()
         self._ask(b"start", BEGIN_DEADLINE_S)
@@ -85,13 +85,15 @@ class Sampler:
         return {**answer, "samples": samples}
 
     def close(self):
+        if self._process.stdout.closed:  # before now, and left behind if it could not be ended
+            return
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
             self._process.wait(DEADLINE_S)
+            self._process.stdout.close()
         except subprocess.TimeoutExpired:
             self._kill()
-        self._process.stdout.close()
 
     def _begin(self):
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -142,6 +144,9 @@ class Sampler:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # inside a driver's call it cannot die
             self._process.wait(1)
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 class SampledMeter:
@@ -187,8 +192,8 @@ def serve(read, interval_s, commands, answers):
         sampling, late_s, n_late = Sampling(read), array("d"), 0
         cpu_s, begin_s = time.process_time(), clock()
         sampling.take()
+        due = sampling.values[0] + interval_s
         _answer(answers, {})
-        due = clock() + interval_s
         while not select.select(inputs, nothing, nothing, max(0.0, due - clock()))[0]:
             late_s.append(clock() - due)
             sampling.take()
@@ -200,6 +205,7 @@ def serve(read, interval_s, commands, answers):
         if commands.readline().strip() != b"stop":
             return
         sampling.take()
+        n_late += max(0, int((sampling.values[-COLUMNS] - due) / interval_s))  # due before `stop` came, never read
         cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s}
         late_ms = np.percentile(late_s, [50, 99]) * 1000 if late_s else [None, None]
         cost |= {"late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+STEP_W = 20_000  # no machine draws more: a counter that rose faster was reset, and the reset taken for a wrap
+PUBLISHED_S = 0.1  # a GPU's counter moves this often: one step may hold so much more time than lies between readings
+STILL_S = 1.0  # a counter that is the only reading moves at least this often, however idle the machine
+MISSED_SHARE = 0.05  # as far as counter and integral may differ: what was not read may have been of any power
+GAP_S = 0.5  # a held reading stands for no longer; sensors publish every 100 ms or less
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -109,9 +115,7 @@ def empty_trace(source, fault):
 
 
 def trace_of(samples, n_late, source, sampler=None, fault=None):
-    """The Trace of samples, first and last on the edges.
-
-    A counter that fell was reset and one that stood still was frozen: either way the trace has no energy.
+    """The Trace of samples, first and last on the edges; readings that `fault_of` finds broken give no energy.
 
     Args:
         samples: [n] of (time in s, watts, counter in J, the sensor's own time in s), None or NaN for what was not read;
@@ -126,25 +130,10 @@ def trace_of(samples, n_late, source, sampler=None, fault=None):
     n_missed = n_late + int((np.isnan(watts) & np.isnan(counter)).sum())
     if has_counter and has_watts:
         n_missed = n_late + int((np.isnan(watts) | np.isnan(counter)).sum())
+    fault = fault or fault_of(times, watts, counter, n_late)
     energy_j = None
-    if fault is not None:
-        pass
-    elif has_counter:
-        steps = np.diff(counter[~np.isnan(counter)])
-        if np.isnan(counter[[0, -1]]).any():
-            fault = "the energy counter could not be read at both ends"
-        elif (steps < 0).any():
-            fault = "the energy counter was reset"
-        elif steps.sum() <= 0:
-            fault = "the energy counter did not move"
-        else:
-            energy_j = float(counter[-1] - counter[0])
-    elif has_watts:
-        energy_j = hold_integral_j(times, watts, times[0], times[-1])
-        if not energy_j > 0:
-            energy_j, fault = None, "every power reading was 0 W"
-    else:
-        fault = "no reading succeeded"
+    if fault is None:
+        energy_j = float(counter[-1] - counter[0]) if has_counter else hold_integral_j(times, watts, *times[[0, -1]])
     if has_counter and not has_watts and len(times) > 1:
         watts = np.diff(counter) / np.diff(times)
         watts = np.append(watts, watts[-1])  # the slope ahead of each sample
@@ -161,3 +150,52 @@ def trace_of(samples, n_late, source, sampler=None, fault=None):
         watts_from_counter=has_counter and not has_watts,
         sampler=sampler,
     )
+
+
+def fault_of(times, watts, counter, n_late):
+    """Why these readings give no joules, or None.
+
+    A counter that is read beside the power may stand still for a while here: whoever has both compares them.
+
+    Args:
+        times, watts, counter: [n], NaN where a reading failed, as in Trace.
+        n_late: readings that came an interval or more too late, and are not among the n.
+    """
+    if not np.isnan(counter).all():
+        return _fault_of_counter(times, counter, alone=np.isnan(watts).all())
+    if not np.isnan(watts).all():
+        return _fault_of_power(times, watts, n_late)
+    return "no reading succeeded"
+
+
+def _fault_of_counter(times, counter, alone):
+    if np.isnan(counter[[0, -1]]).any():
+        return "the energy counter could not be read at both ends"
+    read = ~np.isnan(counter)
+    times, steps_j = times[read], np.diff(counter[read])
+    if (steps_j < 0).any():
+        return "the energy counter was reset"
+    if steps_j.sum() <= 0:
+        return "the energy counter did not move"
+    steps_s = np.diff(times)
+    leap = np.argmax(steps_j - STEP_W * steps_s)
+    if steps_j[leap] > STEP_W * (steps_s[leap] + PUBLISHED_S):
+        return f"the energy counter rose by {steps_j[leap]:.0f} J in {steps_s[leap]:.2f} s, as no machine can"
+    moved = np.flatnonzero(steps_j)
+    still_s = np.max(times[np.append(moved, -1)] - times[np.append(0, moved + 1)])
+    if alone and still_s >= STILL_S:
+        return f"the energy counter stood still for {still_s:.1f} s"
+    return None
+
+
+def _fault_of_power(times, watts, n_late):
+    good, n_zero = ~np.isnan(watts), int((watts == 0).sum())
+    if n_zero:
+        return f"{n_zero} of {good.sum()} power readings were 0 W"
+    missed = (n_late + (~good).sum()) / (n_late + len(watts))
+    if missed > MISSED_SHARE:
+        return f"{missed:.0%} of the power readings were missed, and there is no energy counter"
+    gap_s = np.diff([times[0], *times[good], times[-1]]).max()
+    if gap_s > GAP_S:
+        return f"no power was read for {gap_s:.1f} s, and there is no energy counter"
+    return None

@@ -1,8 +1,9 @@
 """The two tables of the sd35-large-energy study, in its own columns.
 
 intermediate_power_readings.csv: every power reading inside a run, by method, prompt and run.
-quantization_results_with_energy.csv: one row per method and prompt. Time and power are means over the prompt's runs,
-the energy is the total of them; all are empty where a method was not measured.
+quantization_results_with_energy.csv: one row per method and prompt. Time and power are means over the prompt's runs in
+good energy blocks, the energy is the total of them; all are empty where a method was not measured. A prompt without
+such a run, as of an experiment without a meter, has the mean time of the latency runs, which is one for all prompts.
 """
 
 from pathlib import Path
@@ -34,12 +35,12 @@ def write(folder, results, cells):
         where = f"{cell['model']}/{cell['method']}/{cell['sampling']}"
         measured = Path(results) / "measurements" / where
         images = read_json(Path(results) / "images" / where / "manifest.json")
-        runs = runs_of(measured / "runs.csv")
-        memory = (read_json(measured / "measurement.json")["memory_mb"] or {}).get("value")
+        record = read_json(measured / "measurement.json")
+        runs, n_prompts = runs_of(measured / "runs.csv", measured / "blocks.csv")
+        latency_s = record["latency_s"] and record["latency_s"]["mean"] * record["images_per_batch"]  # of a run
         names = [image["file"] for image in images["images"]]
-        n_prompts = int(runs["prompt"].max()) + 1 if len(runs) else len(names)
         readings.append(power_in(runs, measured / "power.csv").assign(method=cell["method"]))
-        for prompt in range(n_prompts):
+        for prompt in range(n_prompts or len(names)):
             own = runs[runs["prompt"] == prompt]
             seconds, joules = own["seconds"], own["energy_j"]
             watts = joules.sum() / seconds[joules.notna()].sum() if joules.notna().any() else None
@@ -47,8 +48,8 @@ def write(folder, results, cells):
                 {
                     "Quantization Type": cell["method"],
                     "Prompt Index": prompt,
-                    "Average Memory (MB)": memory,
-                    "Average Time (s)": seconds.mean(),
+                    "Average Memory (MB)": (record["memory_mb"] or {}).get("value"),
+                    "Average Time (s)": seconds.mean() if len(own) else latency_s,
                     "Average Power (W)": watts,
                     "Total Energy (J)": joules.sum(min_count=1),
                     "Image File Names": names[prompt] if prompt < len(names) else None,
@@ -62,12 +63,21 @@ def write(folder, results, cells):
     return NAMES
 
 
-def runs_of(path):
-    """The method's runs in good blocks, numbered from 1 within each prompt: columns of runs.csv and `number`."""
-    runs = pd.read_csv(path)
-    runs = runs[runs["configuration"] == "method"].copy()
+def runs_of(path, blocks):
+    """The method's runs in good blocks, and how many prompts it was run with.
+
+    Args:
+        path, blocks: runs.csv and blocks.csv, which says what blocks are void.
+    Returns:
+        (columns of runs.csv and `number`, counted from 1 within each prompt; int, 0 where there was no run at all).
+    """
+    runs, where = pd.read_csv(path), ["configuration", "process", "block"]
+    runs = runs[runs["configuration"] == "method"]
+    n_prompts = int(runs["prompt"].max()) + 1 if len(runs) else 0
+    blocks = pd.read_csv(blocks, dtype={"void": str})
+    runs = runs.merge(blocks.loc[blocks["void"] == "False", where], on=where)
     runs["number"] = runs.groupby("prompt").cumcount() + 1
-    return runs
+    return runs, n_prompts
 
 
 def power_in(runs, path):
