@@ -157,6 +157,14 @@ int nvmlDeviceGetCurrentClocksEventReasons(void *device, unsigned long long *out
     *out = getenv("FAKE_NVML_REASONS") ? strtoull(getenv("FAKE_NVML_REASONS"), NULL, 0) : 0;
     return refusal();
 }
+int nvmlDeviceGetViolationStatus(void *device, unsigned policy, unsigned long long *out) {  // reference and violation, ns
+    (void)device;
+#ifdef WITHOUT_FIELDS
+    return NOT_SUPPORTED;
+#endif
+    out[0] = now() * 1e9, out[1] = policy == 0 ? now() * 0.25e9 : 0;  // a quarter of the time at the power limit
+    return refusal();
+}
 #ifdef WITHOUT_FIELDS
 int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *out) {  // total, free, used
     (void)device;

@@ -192,6 +192,8 @@ def test_the_sampling_process_reads_constant_power_on_the_real_clock(gpu):
     assert result["sampler"]["n_missed"] < 0.1 * 100 * sum(result["covers"])
     assert result["device"]["fake"] is True
     assert result["closed"] == 0
+    held = result["device"]["throttled_s"]  # from before the block until after the rest, a quarter of the time
+    assert held["thermal"] == 0 and 2.2 / 4 < held["power"] < 2 * sum(result["covers"]) / 4
 
 
 def uuid_hash(index):
@@ -249,6 +251,7 @@ def test_several_boards_are_summed_in_one_sampling_process(gpu):
     assert (device["name"], device["fake"], device["power_limit_w"]) == ("2 × FAKE GPU of the tests", True, 1400)
     assert (device["temperature_c"], device["driver_memory_mb"]) == (57, 7000)
     assert device["throttle_reasons"] == ["power cap", "software thermal slowdown"]
+    assert device["throttled_s"] == {"power": 2 * 16 / 4, "thermal": 0}  # after 8 and 8 seconds
 
 
 def test_a_sum_with_a_board_that_may_not_be_opened_is_refused(gpu):
@@ -283,6 +286,7 @@ def test_the_state_is_told_in_words(gpu, variant, memory_mb):
     assert (device["sm_clock_mhz"], device["memory_clock_mhz"]) == (1980, 2619)
     assert device["throttle_reasons"] == ["power cap", "power brake", "reason 0x400"]
     assert device["driver_memory_mb"] == memory_mb
+    assert (device["throttled_s"] is None) == (variant == "no-fields")
     assert gpu("window", {}, variant=variant)["device"]["throttle_reasons"] == []
 
 

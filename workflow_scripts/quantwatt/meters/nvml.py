@@ -36,8 +36,8 @@ class NvmlMeter(SampledMeter):
     def provenance(self):
         """Driver, boards and their state at this moment; what the driver does not tell is None.
 
-        Each board stands under "devices". Of several, power limit and memory are summed, the temperature is the
-        highest, the throttle reasons are any board's, and whatever else differs is None.
+        Each board stands under "devices". Of several, power limit, memory and throttled seconds are summed, the
+        temperature is the highest, the throttle reasons are any board's, and whatever else differs is None.
         """
         boards = zip(self._identities, self._handles, strict=True)
         devices = [{**identity, **nvml_boards.state(self._nvml, handle)} for identity, handle in boards]

@@ -111,6 +111,8 @@ def state(nvml, handle):
     memory = tell(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2) or tell(
         nvml.nvmlDeviceGetMemoryInfo, handle
     )
+    policies = (("power", nvml.NVML_PERF_POLICY_POWER), ("thermal", nvml.NVML_PERF_POLICY_THERMAL))
+    held = {cause: tell(nvml.nvmlDeviceGetViolationStatus, handle, policy) for cause, policy in policies}
     return {
         "power_limit_w": None if limit_mw is None else limit_mw / 1000,
         "temperature_c": tell(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
@@ -119,6 +121,8 @@ def state(nvml, handle):
         "pstate": None if pstate is None or pstate == nvml.NVML_PSTATE_UNKNOWN else f"P{pstate}",
         "persistence": None if persistence is None else bool(persistence),
         "throttle_reasons": None if reasons is None else throttle_words(reasons),
+        # Seconds, since the driver was loaded, for which the clocks were held down.
+        "throttled_s": None if None in held.values() else {cause: h.violationTime / 1e9 for cause, h in held.items()},
         "driver_memory_mb": None if memory is None else memory.used / 1e6,  # of all programs on the board
     }
 
@@ -138,6 +142,10 @@ def together(devices):
     known = {key: values for key, values in columns.items() if None not in values}
     merged |= {key: sum(known[key]) for key in ("power_limit_w", "driver_memory_mb") if key in known}
     merged |= {"temperature_c": max(known["temperature_c"])} if "temperature_c" in known else {}
+    if "throttled_s" in known:
+        merged["throttled_s"] = {
+            cause: sum(s[cause] for s in known["throttled_s"]) for cause in known["throttled_s"][0]
+        }
     if "throttle_reasons" in known:
         merged["throttle_reasons"] = list(dict.fromkeys(word for words in known["throttle_reasons"] for word in words))
     counts = {name: columns["name"].count(name) for name in columns["name"]}
