@@ -32,7 +32,7 @@ def answer(rows):
     if compared.empty:
         return _without_energy(real, measured_base)
     best = _best(compared, "energy_ratio", "verdict")
-    return _cost_segments(best, "energy", compared) + _ending(best, rows, measured_base)
+    return _cost_segments(best, "energy", compared, measured_base) + _ending(best, rows, measured_base)
 
 
 def _only_simulated(others, base):
@@ -63,8 +63,8 @@ def _without_energy(real, measured_base):
     if timed.empty:
         return [("No energy could be compared", "strong"), (f"{why}.", "")]
     best = _best(timed, "latency_ratio", "latency_verdict")
-    return [("No energy could be read", "strong"), (f"{why}. ", ""), *_cost_segments(best, "latency", timed),
-            *_ending(best, real, measured_base)]  # fmt: skip
+    cost = _cost_segments(best, "latency", timed, measured_base)
+    return [("No energy could be read", "strong"), (f"{why}. ", ""), *cost, *_ending(best, real, measured_base)]
 
 
 def _best(rows, ratio, verdict):
@@ -74,10 +74,10 @@ def _best(rows, ratio, verdict):
     return chosen.loc[chosen[ratio].idxmin()]
 
 
-def _cost_segments(best, kind, compared):
+def _cost_segments(best, kind, compared, measured_base):
     """What the best method costs against the baseline: less, more, or not distinguishable."""
     noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
-    each = f"{noun} per {best['unit']}"
+    each, model = f"{noun} per {best['unit']}", f"the unquantized model ({measured_base['method'].iloc[0]})"
     ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
     estimated = kind == "energy" and best["energy_estimated"] is True
     verb = "uses" if kind == "energy" else "takes"
@@ -91,17 +91,17 @@ def _cost_segments(best, kind, compared):
                  (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
     elif missing(verdict):
         change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {each} differs from the unquantized model's by ", ""),
+        return [(best["method"], "strong"), (f"'s {each} differs from that of {model} by ", ""),
                 ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
     else:
         change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
         return [(best["method"], "strong"), (f"'s {each} is ", ""), ("not distinguishable", "strong"),
-                (" from the unquantized model's (", ""), ("estimated " if estimated else "", "em"),
+                (f" from that of {model} (", ""), ("estimated " if estimated else "", "em"),
                 (f"{change})", "")]  # fmt: skip
     if estimated:
         start += [("an ", ""), ("estimated", "em"), (" ", "")]
     size = "less" if verdict == BETTER else "more"
-    return [*start, (saved, "strong"), (f" {size} {each} than the unquantized model", "")]
+    return [*start, (saved, "strong"), (f" {size} {each} than {model}", "")]
 
 
 def _percent(value, low, high):
