@@ -221,11 +221,12 @@ def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
             assert row == pytest.approx(item["logits"], abs=1e-5)
         lengths = [len(sentence.split()) + 2 for sentence in texts(name)[:5]]
         assert work["tokens"] == sum(min(length, 12) for length in lengths)
+        assert work["padded_tokens"] == 5 * min(max(lengths), 12)
     else:
         ids, _ = family.windows(pipeline, texts(name), SAMPLING)
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:5, 1:].flatten())
         assert sum(item["nll"] for item in predicted) == pytest.approx(loss.item() * 55, rel=1e-5)
-        assert work == {"items": 5, "tokens": 60, "new_tokens": 20}
+        assert work == {"items": 5, "tokens": 60, "padded_tokens": 60, "new_tokens": 20}
 
 
 def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypatch):

@@ -138,9 +138,12 @@ def phases(pipeline, batch, seeds, settings):
 
 
 def work(pipeline, batch, settings):
-    """What one call of `prepare`'s function does: items, and the tokens in them; and tokens that `decode` writes."""
+    """What one call of `prepare`'s function does: items, and the tokens in them; and tokens that `decode` writes.
+
+    No window is padded.
+    """
     written = len(batch) * _new_tokens(pipeline, settings)
-    return {"items": len(batch), "tokens": batch.numel(), "new_tokens": written}
+    return {"items": len(batch), "tokens": batch.numel(), "padded_tokens": batch.numel(), "new_tokens": written}
 
 
 def record(pipeline, texts, calibration):

@@ -48,7 +48,7 @@ def cut(items, size, count, what):
         DataError: there are not so many.
     """
     if len(items) < size * count:
-        raise DataError(f"{len(items)} {what} are too few for {count} batches of {size}.")
+        raise DataError(f"{len(items)} {what} are too few for {count} batch{'es' if count > 1 else ''} of {size}.")
     return [items[first : first + size] for first in range(0, size * count, size)]
 
 
