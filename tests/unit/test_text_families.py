@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny_text
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantwatt import experiment, registry, sequential
 from quantwatt.families import load_family
@@ -234,6 +235,26 @@ def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypa
     monkeypatch.setattr(pipeline, "tokenizer", None)
     for run in runs.values():
         assert torch.equal(run(), run())
+
+
+class Waits(TorchDispatchMode):
+    """Counts values that are read back from a tensor: on a GPU the host waits for each."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padded_to": 12}], ids=["longest", "padded"])
+def test_the_host_waits_for_nothing_while_it_is_timed(family, pipeline, name, settings):
+    runs = family.phases(pipeline, first_batch(family, pipeline, name), None, settings)
+    with Waits() as waits:
+        assert (torch.ones(1) > 0).all() and waits.n == 1
+        for run in runs.values():
+            run()
+    assert waits.n == 1
 
 
 def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
