@@ -174,6 +174,22 @@ def test_statistics_see_no_padding(folders, monkeypatch):
     assert torch.allclose(seen[0][0], 2 * products / tokens, rtol=1e-3, atol=1e-4)
 
 
+def test_padding_changes_neither_what_brecq_learns_nor_its_error(folders):
+    """Sentences padded to their longest, and to the model's end: the same tokens, and so the same weights."""
+    family, found = load_family("distilbert"), []
+    pipeline = family.load(SETTINGS, folders["distilbert"])
+    method = method_of("brecq", solver={"name": "brecq", "iterations": 40, "learning_rate": 0.05, "batch_size": 24})
+    for settings in ({}, {"padded_to": 24}):
+        samples = family.record(pipeline, texts("distilbert"), {"samples": 24, "max_length": 24, **settings})
+        network, reports = quantized(family, folders["distilbert"], method, samples, batch=24)
+        weights = torch.cat([p.flatten() for p in network.state_dict().values() if p.is_floating_point()])
+        found.append((weights, [report["relative_error"] for report in reports.values()]))
+    (weights, errors), (padded_weights, padded_errors) = found
+    assert samples["input_ids"].shape[1] == 24 and not samples["attention_mask"][..., 14:].any()
+    assert padded_errors == pytest.approx(errors, rel=0.005)
+    assert (weights != padded_weights).float().mean() < 0.01  # codes on the brink go either way
+
+
 def test_sentences_are_classified_alike_in_any_batch(folders):
     family = load_family("distilbert")
     pipeline = family.load(SETTINGS, folders["distilbert"])
