@@ -306,9 +306,26 @@ def test_labelled_and_plain_sentences_are_read(tmp_path):
     assert sources.read_running_text(table) == (["one\n\ntwo\n"], None)
 
 
+def test_only_line_ends_end_a_sentence_and_a_mark_of_byte_order_is_none(tmp_path):
+    table = tmp_path / "dev.tsv"
+    table.write_bytes("\ufeffsentence\tlabel\r\na\u2028b\x85c\x0bd\t1\r\n".encode())
+    assert sources.read_sentences(table) == (["a\u2028b\x85c\x0bd"], [1])
+    table.write_text("\ufeffone\x0ctwo\n\nthree", encoding="utf-8")
+    assert sources.read_sentences(table) == (["one\x0ctwo", "three"], None)
+    assert sources.read_running_text(table) == (["one\x0ctwo\n\nthree"], None)
+    table.write_text("a sentence, and more\n")
+    assert sources.read_sentences(table) == (["a sentence, and more"], None)
+
+
 @pytest.mark.parametrize(
     "content, message",
-    [(None, "cannot be read"), ("  \n", "is empty"), ("sentence\tlabel\nfine\tgood\n", "line 2: the label is 'good'")],
+    [
+        (None, "cannot be read"),
+        ("  \n", "is empty"),
+        ("sentence\tlabel\nfine\tgood\n", "line 2: the label is 'good'"),
+        ("sentence,label\nfine,1\n", "the columns are separated by ','; separate them by tabs"),
+        ('"idx";"label";"sentence"\n0;1;fine\n', "separated by ';'"),
+    ],
 )
 def test_files_that_hold_no_texts_are_refused(tmp_path, content, message):
     path = tmp_path / "texts.tsv"
