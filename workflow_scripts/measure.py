@@ -327,6 +327,7 @@ def cost(args, pipeline, texts, sampling, device):
             joules = apart["energy_per_inference_j"]
             apart["tokens_per_second"] = apart["throughput"] * written
             apart["energy_per_token_j"] = joules and joules / written
+            apart["reasons"] = empty_alone(apart)
             found[phase] = apart
     return found
 
@@ -351,11 +352,16 @@ def closed(record, device):
     packages = ("torch", "transformers", "tokenizers", "bitsandbytes", "nvidia-ml-py")
     described = fresh_process.describe_device(device)
     return record | {
-        "reasons": {key: reason for key, reason in record["reasons"].items() if record[key] is None},
+        "reasons": empty_alone(record),
         "device_name": described["name"],
         "threads": described["threads"],
         "provenance": manifest.provenance(packages),
     }
+
+
+def empty_alone(record):
+    """The reasons of those figures that are empty."""
+    return {key: reason for key, reason in record["reasons"].items() if record[key] is None}
 
 
 def write_row(path, record):

@@ -309,6 +309,7 @@ def test_decoding_is_measured_apart(run, monkeypatch):
     metered(monkeypatch, Meter())
     _, record = run("gpt2")
     decode = record["decode"]
+    assert set(decode["reasons"]) == set(costs.MEMORY)
     assert decode["tokens_per_second"] == pytest.approx(2 * decode["throughput"])
     assert decode["energy_per_token_j"] == pytest.approx(decode["energy_per_inference_j"] / 2)
 
