@@ -1,40 +1,36 @@
 """Measure a text model in one precision: latency, power, energy, memory and accuracy, as one row and one JSON.
 
-  python workflow_scripts/measure.py --model resources/models/tiny-distilbert --precision int8
+  .venv/bin/python workflow_scripts/measure.py --model resources/models/tiny-distilbert --precision int8
 
 writes OUTPUT/int8/trial-1.csv and trial-1.json. Run it once for every trial. `--batch-size 1 8 32` sweeps, each size in
-files of its own (trial-1-batch-8.csv). Latency is measured without the power sampler, energy afterwards in blocks of
-its own; both compute one batch, again and again, that is on the device before the clock starts. What cannot be read or
-computed here is empty, and the JSON says why. Seconds, watts, joules, 10^6 or 10^9 bytes; an inference is one sentence
-(DistilBERT) or one window of text (GPT-2). For GPT-2 the JSON also holds `decode`: writing one token after the other.
+files of its own (trial-1-batch-8.csv), its sentences padded to the length of the largest batch. Latency is measured
+without the power sampler, energy afterwards in blocks of its own; both compute one batch, again and again, that is on
+the device before the clock starts. What cannot be read or computed here is empty, and the JSON says why. Seconds,
+watts, joules, 10^6 or 10^9 bytes; an inference is one sentence (DistilBERT) or one window of text (GPT-2). For GPT-2
+the JSON also holds `decode`: writing one token after the other.
 """
 
 import argparse
 import contextlib
 import csv
 import json
-import math
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
-
-from quantwatt import command, experiment, manifest, meters
+from quantwatt import command, experiment, failures, fresh_process, manifest, meters
 from quantwatt.manifest import DataError
-from quantwatt.progress import progress
+from quantwatt.text import costs
 
 METRICS = (
-    *"mean_latency std_latency throughput min_latency max_latency median_latency".split(),
-    *"mean_power_w std_power_w min_power_w max_power_w median_power_w num_power_samples".split(),
-    *"total_energy_j energy_per_inference_j energy_per_inference_mj inferences_per_joule".split(),
-    *"accuracy num_correct num_samples_accuracy".split(),
-    *"allocated_gb peak_allocated_gb reserved_gb num_parameters model_size_mb dtype".split(),
-)
-COLUMNS = ("model", "precision", "trial", "batch_size", "device", *METRICS, "energy_estimated", "perplexity")
-TIMED, POWER, ENERGY, MEMORY = METRICS[:6], METRICS[6:12], METRICS[12:16], METRICS[19:22]
+    *costs.TIMES, *costs.POWER, *costs.ENERGY,
+    "accuracy", "num_correct", "num_samples_accuracy",
+    *costs.MEMORY, "num_parameters", "model_size_mb", "dtype",
+    costs.COUNT, "perplexity", "meter",
+)  # fmt: skip
+COLUMNS = ("model", "precision", "trial", "batch_size", "device", *METRICS, "energy_estimated", "texts")
+QUALITY = ("accuracy", "num_correct", "num_samples_accuracy", "perplexity")
 
 INT8 = {"format": "integer", "bits": 8, "symmetric": True}
 PRECISIONS = {  # as methods of an experiment
@@ -44,26 +40,28 @@ PRECISIONS = {  # as methods of an experiment
     "bf16": {"dtype": "bfloat16"},
     "int8": {"weights": INT8, "activations": {"bits": 8}},
     "int8-static": {"weights": INT8, "activations": {"bits": 8, "granularity": "tensor", "dynamic": False}},
-    "w4": {"weights": {"format": "nf4"}},
+    "w4": {"dtype": "float16", "weights": {"format": "nf4"}},
 }
 REVISIONS = {  # of the models of the study
-    "distilbert-base-uncased-finetuned-sst-2-english": "714eb0fa89d2f80546fda750413ed43d93601a13",
-    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": "714eb0fa89d2f80546fda750413ed43d93601a13",
+    "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
 }
 TEXTS = {  # what is read without --texts and --calibration-texts
     "distilbert": ("resources/texts/reviews-test.tsv", "resources/texts/reviews-calibration.tsv"),
     "gpt2": ("resources/texts/manuals-test.txt", "resources/texts/manuals-train.txt"),
 }
-BLOCKS, BLOCK_S = 4, 10  # of energy: watts are shown after each; readings of a GPU's sensor need seconds
+RESULTS = Path("results/text-study")
 PREDICTED_AT_ONCE = 32
 
 
 def main(argv=None):
     args = parse_arguments(argv)
     device = choose_device(args.device, args.gpu)
+    folder = (args.output or RESULTS / Path(args.model).resolve().name) / args.precision
+    paths = {n: folder / f"trial-{args.trial}{f'-batch-{n}' if n > 1 else ''}.json" for n in args.batch_size}
+    refuse_others(paths.values(), args.model, fresh_process.describe_device(device)["name"])
     for record in measure(args, device):
-        batch = f"-batch-{record['batch_size']}" if record["batch_size"] > 1 else ""
-        path = args.output / args.precision / f"trial-{args.trial}{batch}.json"
+        path = paths[record["batch_size"]]
         write_row(path.with_suffix(".csv"), record)
         manifest.write_json(path, record)
         print(path)
@@ -71,23 +69,23 @@ def main(argv=None):
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpWithDefaults)
-    parser.add_argument("--model", default=next(iter(REVISIONS)), help="local folder, or name on the hub")
+    parser.add_argument("--model", type=model_name, default=next(iter(REVISIONS)), help="folder, or name on the hub")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the whole model or its layers")
-    parser.add_argument("--iterations", type=positive, default=1000, help="timed runs")
-    parser.add_argument("--warm-up", type=int, default=100, help="runs before them")
-    parser.add_argument("--power-interval-ms", type=float, default=100, help="of power sampling")
+    parser.add_argument("--iterations", type=at_least(1), default=1000, help="timed runs")
+    parser.add_argument("--warm-up", type=at_least(0), default=100, help="runs before them")
+    parser.add_argument("--power-interval-ms", type=above_zero, default=100, help="of power sampling")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="the CPU where there is no CUDA")
-    parser.add_argument("--gpu", type=int, default=0, help="number of the GPU")
-    parser.add_argument("--trial", type=int, default=1, help="number of the trial, in the files' names")
-    parser.add_argument("--batch-size", type=positive, nargs="+", default=[1], help="inferences in one run, or several")
-    parser.add_argument("--output", type=Path, default=Path("results/text-study"), help="folder of the results")
+    parser.add_argument("--gpu", type=at_least(0), default=0, help="number of the GPU")
+    parser.add_argument("--trial", type=at_least(0), default=1, help="number of the trial, in the files' names")
+    parser.add_argument("--batch-size", type=at_least(1), nargs="+", default=[1], help="inferences in one run; several")
+    parser.add_argument("--output", type=Path, help=f"folder of the results; else {RESULTS}/MODEL")
     parser.add_argument("--revision", help="commit of the hub's repository; known for the study's models")
     parser.add_argument("--texts", type=Path, help="SST-2's dev.tsv or the like, or running text; else ours")
     parser.add_argument("--calibration-texts", type=Path, help="for int8-static; else ours")
-    parser.add_argument("--max-length", type=positive, default=128, help="tokens")
-    parser.add_argument("--new-tokens", type=positive, default=32, help="GPT-2: tokens of a run of decode")
+    parser.add_argument("--max-length", type=at_least(2), default=128, help="tokens")
+    parser.add_argument("--new-tokens", type=at_least(1), default=32, help="GPT-2: tokens of a run of decode")
     parser.add_argument("--meter", choices=("auto", *meters.NAMES), default="auto", help="what reads energy")
-    parser.add_argument("--threads", type=positive, help="of the CPU; all of them without it")
+    parser.add_argument("--threads", type=at_least(1), help="of the CPU; else as many as torch takes by itself")
     return parser.parse_args(argv)
 
 
@@ -95,24 +93,36 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescr
     """Defaults beside every option, and the description as it is written."""
 
 
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
+def model_name(text):
+    return str(Path(text))  # one name with and without a slash at its end
+
+
+def at_least(least):
+    def whole(text):
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
+        return int(text)
+
+    return whole
+
+
+def above_zero(text):
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
 
 
 def choose_device(device, gpu):
     """ "cuda" with that one GPU visible, or "cpu", with a sentence where it was not asked for.
 
-    GPUs are numbered as the driver does, or as a scheduler has listed those of this process.
+    GPUs are numbered as the driver does, or as a scheduler has listed those of this process; an empty list is none.
     """
     if device == "cpu":
         return device
-    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(gpu)] if listed is None else [name for name in listed.split(",") if name.strip()][gpu : gpu + 1]
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    # Read once, when CUDA is first asked for anything.
-    os.environ["CUDA_VISIBLE_DEVICES"] = (listed[gpu] if gpu < len(listed) else "") if listed else str(gpu)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "".join(names)  # read once, when CUDA is first asked for anything
     import torch
 
     if torch.cuda.is_available():
@@ -121,43 +131,79 @@ def choose_device(device, gpu):
     return "cpu"
 
 
+def refuse_others(paths, model, device_name):
+    """Let a trial be repeated, and nothing else be written over.
+
+    Raises:
+        DataError: one of the files holds another model or another device.
+    """
+    for there, path in ((manifest.read_json(path), path) for path in paths if path.exists()):
+        held = there.get("model"), there.get("device_name")
+        if held != (model, device_name):
+            raise DataError(
+                f"{path} holds {held[0]} on {held[1]}, not {model} on {device_name}: choose another --output."
+            )
+
+
 def measure(args, device):
-    """Everything that the row and the JSON say, one batch size after the other."""
+    """Everything that the row and the JSON say, one batch size after the other; an expected failure is a result."""
+    common = {
+        "model": args.model, "precision": args.precision, "trial": args.trial, "batch_size": None, "device": device,
+        "status": "ok", "reason": None, **dict.fromkeys(METRICS), "energy_estimated": False, "texts": None,
+        "iterations": args.iterations, "warm_up": args.warm_up, "power_interval_ms": args.power_interval_ms,
+        "max_length": args.max_length, "compute": None, "kernel": None, "reasons": {},
+    }  # fmt: skip
+    try:
+        with failures.expected():
+            pipeline, texts, sampling, fields = load_and_score(args, device)
+    except failures.ExpectedFailure as failure:
+        for size in args.batch_size:
+            yield failed({**common, "batch_size": size}, failure, device)
+        return
+    common |= fields
+    for size in args.batch_size:
+        record = {**common, "batch_size": size}
+        try:
+            with failures.expected():
+                found = cost(args, pipeline, texts, {**sampling, "batch_size": size}, device)
+        except failures.ExpectedFailure as failure:
+            yield failed(record, failure, device)
+        else:
+            yield closed({**record, **found, "reasons": {**record["reasons"], **found["reasons"]}}, device)
+
+
+def load_and_score(args, device):
+    """(pipeline, texts, the sampling of what is timed, fields of the record that every batch size shares).
+
+    Raises:
+        ExpectedFailure: there is no such checkpoint for this device.
+        DataError: the texts are too few for the largest batch.
+    """
     import torch
 
-    torch.set_num_threads(args.threads or os.cpu_count())
+    from quantwatt import checkpoint
+
+    threads = args.threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        path, texts_path = make_checkpoint(args, Path(folder), device)
-        details = manifest.read_json(path)
-        common = {
-            "model": args.model, "precision": args.precision, "trial": args.trial, "batch_size": None,
-            "device": device, **dict.fromkeys(METRICS), "energy_estimated": False, "perplexity": None,
-            "iterations": args.iterations, "warm_up": args.warm_up, "power_interval_ms": args.power_interval_ms,
-            "max_length": args.max_length, "texts": texts_path.name, "texts_sha256": manifest.sha256(texts_path),
-            "location": details["location"], "method": details["settings"],
-            "status": details["status"], "compute": None, "kernel": None, "reasons": {},
-        }  # fmt: skip
+        path, texts_path = make_checkpoint(args, Path(folder), device, threads)
+        details, model = manifest.read_json(path), manifest.read_json(f"{folder}/model/manifest.json")
         if details["status"] != "ok":
-            reasons = dict.fromkeys(METRICS, details["reason"])
-            for size in args.batch_size:
-                yield closed(common | {"batch_size": size}, reasons, device)
-            return
-        pipeline = load(path, device)
-        texts, labels = pipeline.family.read(texts_path)
+            raise failures.ExpectedFailure(details["status"], details["reason"])
+        torch.set_num_threads(threads)
+        pipeline = checkpoint.load_pipeline(path, device)
+    texts, labels = pipeline.family.read(texts_path)
     sampling = {"max_length": args.max_length, "stride": None, "items": None, "new_tokens": args.new_tokens}
-    common |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
-    common |= model_size(details, pipeline.pipeline.model)
-    reasons = quality(common, pipeline, texts, labels, sampling | {"batch_size": PREDICTED_AT_ONCE})
-    if pipeline.compute != "real":
-        reasons |= dict.fromkeys((*TIMED, *POWER, *ENERGY, *MEMORY), f"simulated: {pipeline.reason}")
-    for size in args.batch_size:
-        record, why = common | {"batch_size": size}, dict(reasons)
-        if pipeline.compute == "real":
-            why |= cost(record, args, pipeline, texts, sampling | {"batch_size": size}, device)
-        yield closed(record, why, device)
+    timed = padded_alike(pipeline, texts, sampling, max(args.batch_size))
+    fields = {
+        "compute": pipeline.compute, "kernel": pipeline.kernel, "location": details["location"],
+        "method": details["settings"], "texts": texts_path.name, "texts_sha256": manifest.sha256(texts_path),
+        "num_parameters": model["parameters"], "model_size_mb": details["size_bytes"] / 1e6, "dtype": dtype_of(details),
+    }  # fmt: skip
+    fields |= quality(pipeline, texts, labels, {**sampling, "batch_size": PREDICTED_AT_ONCE})
+    return pipeline, texts, timed, fields
 
 
-def make_checkpoint(args, folder, device):
+def make_checkpoint(args, folder, device, threads):
     """The stages of the workflow up to the checkpoint, in a folder.
 
     Returns:
@@ -179,7 +225,7 @@ def make_checkpoint(args, folder, device):
         for given, own in zip((args.texts, args.calibration_texts), TEXTS[settings["family"]], strict=True)
     )
     manifest.write_json(folder / "allocation.json", allocate(model["layers"], method, args.precision))
-    common = ["--model", str(folder / "model" / "manifest.json"), "--threads", str(args.threads or os.cpu_count())]
+    common = ["--model", str(folder / "model" / "manifest.json"), "--threads", str(threads)]
     output = folder / "checkpoint" / "manifest.json"
     options = ["--allocation", str(folder / "allocation.json"), "--method-name", args.precision]
     options += ["--method", json.dumps(method), "--device", device, "--output", str(output)]
@@ -199,11 +245,10 @@ def model_settings(args):
         DataError: the folder holds no model of a family of text models, or the hub cannot be reached.
     """
     if not Path(args.model).is_dir():
-        name = args.model.rpartition("/")[2]
-        revision = args.revision or REVISIONS.get(name)
+        revision = args.revision or REVISIONS.get(args.model)
         if revision is None:
             raise DataError(f"--model {args.model}: no such folder; of a model on the hub, give the --revision too.")
-        family = "gpt2" if "gpt2" in name else "distilbert"
+        family = "gpt2" if "gpt2" in Path(args.model).name else "distilbert"
         return {"family": family, "hub": args.model, "revision": revision, "dtype": "float32"}
     config = manifest.read_json(Path(args.model) / "config.json")
     if config.get("model_type") not in TEXTS:
@@ -211,31 +256,33 @@ def model_settings(args):
     return {"family": config["model_type"], "path": str(Path(args.model).resolve()), "dtype": "float32"}
 
 
-def load(path, device):
-    from quantwatt import checkpoint
-
-    return checkpoint.load_pipeline(path, device)
-
-
-def model_size(details, model):
-    """num_parameters, model_size_mb and dtype; of a quantized model the packed size and the format."""
-    if details["layers"]:
-        layer = next(iter(details["layers"].values()))["weights"]
-        dtype = f"int{layer['bits']}" if layer["format"] == "integer" else layer["format"]
-    else:
-        dtype = details["model_settings"]["dtype"]
-    inside = [(layer["in_features"], layer["out_features"]) for layer in details["layers"].values()]
-    stored = sum(p.numel() for p in model.parameters())
-    biases = sum(m.bias.numel() for m in model.modules() if hasattr(m, "activation_format") and m.bias is not None)
-    return {
-        "num_parameters": stored + biases + sum(rows * columns for columns, rows in inside),
-        "model_size_mb": details["size_bytes"] / 1e6,
-        "dtype": dtype,
-    }
+def dtype_of(details):
+    """The format of a quantized model's weights; else the type that the model is stored in."""
+    if not details["layers"]:
+        return details["model_settings"]["dtype"]
+    weights = next(iter(details["layers"].values()))["weights"]
+    return f"int{weights['bits']}" if weights["format"] == "integer" else weights["format"]
 
 
-def quality(record, pipeline, texts, labels, sampling):
-    """Fill in accuracy and perplexity; returns why they are empty."""
+def padded_alike(pipeline, texts, sampling, size):
+    """The sampling with which batches up to a size are as long as the largest, so that sizes differ in nothing else.
+
+    Raises:
+        DataError: there are fewer texts.
+    """
+    [(batch, _)] = pipeline.batches(texts, sampling, size, 1)
+    work = pipeline.family.work(pipeline.pipeline, batch, sampling)
+    if work["tokens"] == work["padded_tokens"]:
+        return sampling
+    return {**sampling, "padded_to": work["padded_tokens"] // work["items"]}
+
+
+def quality(pipeline, texts, labels, sampling):
+    """Accuracy and perplexity, with the reasons of those that are empty.
+
+    Raises:
+        DegeneratePredictions: the model computes NaN or infinity.
+    """
     from quantwatt.metrics import Undefined, accuracy, perplexity
     from quantwatt.text import predictions
 
@@ -243,171 +290,78 @@ def quality(record, pipeline, texts, labels, sampling):
     predictions.check(items)
     items = predictions.judged(items, labels)
     try:
-        record["accuracy"] = accuracy.score(items, resamples=100).value
-        record["perplexity"] = manifest.finite(perplexity.score(items, resamples=100).value)
+        found = {
+            "accuracy": accuracy.score(items, resamples=100).value,
+            "num_correct": sum(item["correct"] for item in items),
+            "num_samples_accuracy": sum(item["tokens"] for item in items),
+            "perplexity": manifest.finite(perplexity.score(items, resamples=100).value),
+        }
     except Undefined as error:
-        return dict.fromkeys(("accuracy", "num_correct", "num_samples_accuracy", "perplexity"), str(error))
-    record["num_correct"] = sum(item["correct"] for item in items)
-    record["num_samples_accuracy"] = sum(item["tokens"] for item in items)
-    return {}
+        return {"reasons": dict.fromkeys(QUALITY, str(error))}
+    return {**found, "reasons": {"perplexity": "it is beyond any number"}}
 
 
-def cost(record, args, pipeline, texts, sampling, device):
-    """Fill in latency, power, energy and memory; returns why some are empty."""
+def cost(args, pipeline, texts, sampling, device):
+    """Latency, power, energy and memory of one batch size, with the reasons of those that are empty."""
+    if pipeline.compute != "real":
+        return {"reasons": dict.fromkeys((*costs.ALL, "meter"), f"simulated: {pipeline.reason}")}
     [batch] = pipeline.batches(texts, sampling, sampling["batch_size"], 1)
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
-    synchronize, reasons = synchronize_of(device), {}
+    items, tokens = work["items"], work["tokens"] / work["items"]
+    costs.free(device)
     meter, unavailable = open_meter(args, device)
     with contextlib.closing(meter):
-        record["meter"] = meter.provenance()
-        record["energy_estimated"] = meter.estimated
-        for phase, run in pipeline.phases(*batch, sampling).items():
-            iterations = args.iterations if phase == "forward" else max(1, args.iterations // args.new_tokens)
-            reset_peak(device)
-            found = latency(run, iterations, args.warm_up, work["items"], synchronize, phase)
-            found |= memory(device) if phase == "forward" else {}
-            if meter.name == "none":
-                blocks, reason = [], unavailable or meter.stop().fault
-            else:
-                blocks, reason = energy_blocks(run, meter, iterations, found["mean_latency"], synchronize, phase)
-            found |= power_and_energy(blocks, work["items"], reason)
-            if phase == "forward":
-                record |= found
-                record["blocks"] = [{key: value for key, value in b.items() if key != "watts"} for b in blocks]
-                if reason:
-                    reasons |= dict.fromkeys((*POWER, *ENERGY), reason)
-            else:
-                tokens = work["new_tokens"] / work["items"]  # of one inference
-                joules = found["energy_per_inference_j"]
-                found["tokens_per_second"] = found["throughput"] * tokens
-                found["energy_per_token_j"] = joules and joules / tokens
-                record[phase] = found
-    record["tokens_per_second"] = record["throughput"] * work["tokens"] / work["items"]
-    if device == "cpu":
-        reasons |= dict.fromkeys(MEMORY, "torch counts the memory of GPUs only")
-    return reasons
-
-
-def latency(run, iterations, warm_up, items, synchronize, phase):
-    """Seconds of every run, one after the other, without the power sampler; throughput in inferences per second."""
-    for _ in progress(range(warm_up), description=f"{phase}: warm-up", unit="run"):
-        run()
-    synchronize()
-    seconds = np.empty(iterations)
-    for index in progress(range(iterations), description=f"{phase}: latency", unit="run"):
-        before = time.perf_counter()
-        run()
-        synchronize()
-        seconds[index] = time.perf_counter() - before
-    return {
-        "mean_latency": float(seconds.mean()),
-        "std_latency": float(seconds.std(ddof=1)) if iterations > 1 else None,
-        "throughput": float(items / seconds.mean()),
-        "min_latency": float(seconds.min()),
-        "max_latency": float(seconds.max()),
-        "median_latency": float(np.median(seconds)),
-    }
-
-
-def energy_blocks(run, meter, iterations, seconds, synchronize, phase):
-    """BLOCKS blocks that hold at least all iterations and last at least BLOCK_S each, with watts shown after each.
-
-    Args:
-        seconds: of one run, as expected.
-    Returns:
-        ([{"runs", "seconds", "energy_j", "watts": samples, "void": reason or None}], why there is no energy or None).
-    """
-    least, blocks = math.ceil(iterations / BLOCKS), []
-    total = BLOCKS * max(least, math.ceil(BLOCK_S / seconds))
-    with progress(total=total, description=f"{phase}: energy", unit="run") as bar:
-        for _ in range(BLOCKS):
-            synchronize()
-            meter.start()
-            start, runs = time.perf_counter(), 0
-            while runs < least or time.perf_counter() - start < BLOCK_S:
-                run()
-                synchronize()
-                runs += 1
-                bar.update()
-            took, trace = time.perf_counter() - start, meter.stop()
-            watts = [float(w) for w in trace.watts if w == w]
-            blocks.append(
-                {"runs": runs, "seconds": took, "energy_j": trace.energy_j, "void": trace.fault, "watts": watts}
-            )
-            if trace.energy_j is not None:
-                bar.set_postfix(watts=f"{trace.energy_j / took:.1f}")
-    good = [block for block in blocks if block["energy_j"] is not None]
-    return blocks, None if good else f"every block is void, the last because {blocks[-1]['void']}"
-
-
-def power_and_energy(blocks, items, reason):
-    """Power over all samples of the good blocks, and energy per inference over their runs; all None with a reason."""
-    if reason:
-        return dict.fromkeys((*POWER, *ENERGY))
-    good = [block for block in blocks if block["energy_j"] is not None]
-    watts = np.array([w for block in good for w in block["watts"]])
-    power = dict.fromkeys(POWER)
-    if len(watts):  # a meter may tell energy alone
-        figures = (watts.mean(), watts.std(ddof=1), watts.min(), watts.max(), np.median(watts))
-        power = dict(zip(POWER, [*map(manifest.finite, figures), len(watts)], strict=True))
-    joules, inferences = sum(block["energy_j"] for block in good), items * sum(block["runs"] for block in good)
-    return {
-        **power,
-        "total_energy_j": joules,
-        "energy_per_inference_j": joules / inferences,
-        "energy_per_inference_mj": 1000 * joules / inferences,
-        "inferences_per_joule": inferences / joules,
-    }
+        common = {"warm_up": args.warm_up, "items": items, "meter": meter, "unavailable": unavailable, "device": device}
+        found = costs.of_phase("forward", pipeline.prepare(*batch, sampling), args.iterations, **common)
+        found |= {
+            "tokens_per_inference": tokens, "padded_tokens_per_inference": work["padded_tokens"] / items,
+            "tokens_per_second": found["throughput"] * tokens,
+            "meter": meter.name, "metering": meter.provenance(), "energy_estimated": meter.estimated,
+        }  # fmt: skip
+        # Made only now: what a phase keeps on the device, such as keys and values, is no memory of `forward`.
+        for phase in getattr(pipeline.family, "PHASES_APART", ()):
+            iterations, written = max(1, args.iterations // args.new_tokens), work["new_tokens"] / items
+            costs.free(device)
+            run = pipeline.phases(*batch, sampling)[phase]
+            apart = costs.of_phase(phase, run, iterations, **common)
+            joules = apart["energy_per_inference_j"]
+            apart["tokens_per_second"] = apart["throughput"] * written
+            apart["energy_per_token_j"] = joules and joules / written
+            apart["reasons"] = empty_alone(apart)
+            found[phase] = apart
+    return found
 
 
 def open_meter(args, device):
-    """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty."""
+    """(meter, why there is no energy or None): beside a GPU's also the processor's, where it can be read."""
     config = experiment.load_config(experiment.read_yaml(experiment.ROOT / "config.yaml", "config.yaml"))
-    settings = config["measuring"] | {"interval_ms": args.power_interval_ms}
-    try:
-        return meters.open_meter(experiment.resolve_meter(args.meter, device), settings, device), None
-    except meters.MeterUnavailable as error:
-        print(f"no energy: {error}", file=sys.stderr)
-        return meters.open_meter("none"), str(error)
+    name = experiment.resolve_meter(args.meter, device)
+    settings = {"meter": name, "interval_ms": args.power_interval_ms, "block_s": costs.BLOCK_S}
+    return fresh_process.choose_meter({**config["measuring"], **settings}, device)
 
 
-def synchronize_of(device):
-    if device == "cpu":
-        return lambda: None
-    import torch
-
-    return torch.cuda.synchronize
-
-
-def reset_peak(device):
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
+def failed(record, failure, device):
+    """The record of what did not fit or broke: its status, and the reason for all that is empty."""
+    fields = {"status": failure.status, "reason": failure.reason}
+    reasons = {**dict.fromkeys(METRICS, failure.reason), **record["reasons"]}
+    return closed({**record, **fields, "reasons": reasons}, device)
 
 
-def memory(device):
-    """Memory of the GPU as torch counts it, after the latency runs; None on a CPU."""
-    if device == "cpu":
-        return dict.fromkeys(MEMORY)
-    import torch
-
-    counted = (torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved())
-    return {name: bytes_ / 1e9 for name, bytes_ in zip(MEMORY, counted, strict=True)}
-
-
-def closed(record, reasons, device):
-    """The record with its reasons, the energy's where no meter says one, and where it comes from."""
-    import torch
-
+def closed(record, device):
+    """The record with the reasons of its empty figures alone, and where it comes from."""
     packages = ("torch", "transformers", "tokenizers", "bitsandbytes", "nvidia-ml-py")
-    name = torch.cuda.get_device_name(0) if device == "cuda" else None
+    described = fresh_process.describe_device(device)
     return record | {
-        "reasons": {key: reason for key, reason in reasons.items() if record[key] is None},
-        "device_name": name or manifest.provenance(())["cpu"],
-        "threads": torch.get_num_threads(),
+        "reasons": empty_alone(record),
+        "device_name": described["name"],
+        "threads": described["threads"],
         "provenance": manifest.provenance(packages),
     }
+
+
+def empty_alone(record):
+    """The reasons of those figures that are empty."""
+    return {key: reason for key, reason in record["reasons"].items() if record[key] is None}
 
 
 def write_row(path, record):

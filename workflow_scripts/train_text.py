@@ -34,6 +34,7 @@ STAGES = ("texts", "distilbert", "gpt2", "evaluate")
 REVIEWS = {"test": (1000, 1, True), "calibration": (256, 2, False)}  # number, added to the seed, held out
 FLOAT = {"dtype": "float32"}
 SAMPLING = {"batch_size": 32, "max_length": 128}
+FIRST_WINDOWS = 64  # of the test text: enough to see that a model is the one that was evaluated
 
 
 def write_reviews(folder: Path, seed: int) -> None:
@@ -83,17 +84,22 @@ def evaluate_gpt2(models: Path, texts: Path, seed: int) -> dict:
     pipeline = gpt2.load(FLOAT, models / "tiny-gpt2")
     parts = [gpt2.read(texts / f"manuals-{part}.txt")[0] for part in ("train", "test")]
     items = gpt2.predict(pipeline, parts[1], SAMPLING)
-    tokens = sum(item["tokens"] for item in items)
     ids = [pipeline.tokenizer(part[0], verbose=False).input_ids for part in parts]
     counted = tiny_gpt2.counted_perplexities(*ids, len(pipeline.tokenizer))
     return {
         "seed": seed,
         "parameters": pipeline.model.num_parameters(),
-        "perplexity": math.exp(sum(item["nll"] for item in items) / tokens),
+        "perplexity": perplexity_of(items),
+        "perplexity_of_first_windows": perplexity_of(items[:FIRST_WINDOWS]),
         "perplexity_of_a_bigram": counted["bigram"],
         "perplexity_of_a_unigram": counted["unigram"],
-        "held_out_tokens": tokens,
+        "held_out_tokens": sum(item["tokens"] for item in items),
     }
+
+
+def perplexity_of(items: list) -> float:
+    """Of all tokens of some windows together."""
+    return math.exp(sum(item["nll"] for item in items) / sum(item["tokens"] for item in items))
 
 
 def training_record(checkpoint: Path, recipe: training.Recipe, previous: dict) -> dict:

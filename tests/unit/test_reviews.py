@@ -18,7 +18,10 @@ def pairs(text):
 
 
 def test_training_and_test_share_no_pair():
-    train, test = ({p for text in reviews.sentences(3000, 1, held)[0] for p in pairs(text)} for held in (False, True))
+    train, test = (reviews.sentences(3000, 1, held)[0] for held in (False, True))
+    assert not [text for text in test if not pairs(text)]  # a sentence without a pair could stand in both
+    assert not set(train) & set(test)
+    train, test = ({pair for text in texts for pair in pairs(text)} for texts in (train, test))
     assert not train & test
     assert all(reviews.is_held_out(*pair) for pair in test)
     everything = [(t, o) for t in reviews.THINGS for o in sum(reviews.OPINIONS.values(), [])]

@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny_text
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantwatt import experiment, registry, sequential
 from quantwatt.families import load_family
@@ -173,6 +174,22 @@ def test_statistics_see_no_padding(folders, monkeypatch):
     assert torch.allclose(seen[0][0], 2 * products / tokens, rtol=1e-3, atol=1e-4)
 
 
+def test_padding_changes_neither_what_brecq_learns_nor_its_error(folders):
+    """Sentences padded to their longest, and to the model's end: the same tokens, and so the same weights."""
+    family, found = load_family("distilbert"), []
+    pipeline = family.load(SETTINGS, folders["distilbert"])
+    method = method_of("brecq", solver={"name": "brecq", "iterations": 40, "learning_rate": 0.05, "batch_size": 24})
+    for settings in ({}, {"padded_to": 24}):
+        samples = family.record(pipeline, texts("distilbert"), {"samples": 24, "max_length": 24, **settings})
+        network, reports = quantized(family, folders["distilbert"], method, samples, batch=24)
+        weights = torch.cat([p.flatten() for p in network.state_dict().values() if p.is_floating_point()])
+        found.append((weights, [report["relative_error"] for report in reports.values()]))
+    (weights, errors), (padded_weights, padded_errors) = found
+    assert samples["input_ids"].shape[1] == 24 and not samples["attention_mask"][..., 14:].any()
+    assert padded_errors == pytest.approx(errors, rel=0.005)
+    assert (weights != padded_weights).float().mean() < 0.01  # codes on the brink go either way
+
+
 def test_sentences_are_classified_alike_in_any_batch(folders):
     family = load_family("distilbert")
     pipeline = family.load(SETTINGS, folders["distilbert"])
@@ -221,11 +238,12 @@ def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
             assert row == pytest.approx(item["logits"], abs=1e-5)
         lengths = [len(sentence.split()) + 2 for sentence in texts(name)[:5]]
         assert work["tokens"] == sum(min(length, 12) for length in lengths)
+        assert work["padded_tokens"] == 5 * min(max(lengths), 12)
     else:
         ids, _ = family.windows(pipeline, texts(name), SAMPLING)
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:5, 1:].flatten())
         assert sum(item["nll"] for item in predicted) == pytest.approx(loss.item() * 55, rel=1e-5)
-        assert work == {"items": 5, "tokens": 60, "new_tokens": 20}
+        assert work == {"items": 5, "tokens": 60, "padded_tokens": 60, "new_tokens": 20}
 
 
 def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypatch):
@@ -233,6 +251,26 @@ def test_nothing_is_tokenized_while_it_is_timed(family, pipeline, name, monkeypa
     monkeypatch.setattr(pipeline, "tokenizer", None)
     for run in runs.values():
         assert torch.equal(run(), run())
+
+
+class Waits(TorchDispatchMode):
+    """Counts values that are read back from a tensor: on a GPU the host waits for each."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padded_to": 12}], ids=["longest", "padded"])
+def test_the_host_waits_for_nothing_while_it_is_timed(family, pipeline, name, settings):
+    runs = family.phases(pipeline, first_batch(family, pipeline, name), None, settings)
+    with Waits() as waits:
+        assert (torch.ones(1) > 0).all() and waits.n == 1
+        for run in runs.values():
+            run()
+    assert waits.n == 1
 
 
 def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
@@ -268,9 +306,26 @@ def test_labelled_and_plain_sentences_are_read(tmp_path):
     assert sources.read_running_text(table) == (["one\n\ntwo\n"], None)
 
 
+def test_only_line_ends_end_a_sentence_and_a_mark_of_byte_order_is_none(tmp_path):
+    table = tmp_path / "dev.tsv"
+    table.write_bytes("\ufeffsentence\tlabel\r\na\u2028b\x85c\x0bd\t1\r\n".encode())
+    assert sources.read_sentences(table) == (["a\u2028b\x85c\x0bd"], [1])
+    table.write_text("\ufeffone\x0ctwo\n\nthree", encoding="utf-8")
+    assert sources.read_sentences(table) == (["one\x0ctwo", "three"], None)
+    assert sources.read_running_text(table) == (["one\x0ctwo\n\nthree"], None)
+    table.write_text("a sentence, and more\n")
+    assert sources.read_sentences(table) == (["a sentence, and more"], None)
+
+
 @pytest.mark.parametrize(
     "content, message",
-    [(None, "cannot be read"), ("  \n", "is empty"), ("sentence\tlabel\nfine\tgood\n", "line 2: the label is 'good'")],
+    [
+        (None, "cannot be read"),
+        ("  \n", "is empty"),
+        ("sentence\tlabel\nfine\tgood\n", "line 2: the label is 'good'"),
+        ("sentence,label\nfine,1\n", "the columns are separated by ','; separate them by tabs"),
+        ('"idx";"label";"sentence"\n0;1;fine\n', "separated by ';'"),
+    ],
 )
 def test_files_that_hold_no_texts_are_refused(tmp_path, content, message):
     path = tmp_path / "texts.tsv"

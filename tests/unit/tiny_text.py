@@ -41,7 +41,7 @@ def gpt2(folder, width=32, layers=2):
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(words), n_embd=width, n_layer=layers, n_head=2, n_positions=24,
-        bos_token_id=1, eos_token_id=1, initializer_range=0.3,
+        bos_token_id=1, eos_token_id=1, pad_token_id=1, initializer_range=0.3,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder)
     words.save_pretrained(folder)

@@ -8,6 +8,7 @@ import pytest
 EXPERIMENT = """
 models:
   tiny-distilbert: {family: distilbert, path: resources/models/tiny-distilbert}
+  tiny-gpt2: {family: gpt2, path: resources/models/tiny-gpt2}
 baseline: fp32
 methods:
   fp32:
@@ -15,8 +16,16 @@ methods:
   int8-dynamic: {weights: {format: integer, bits: 8, symmetric: true}, activations: {bits: 8}}
   gptq-w2: {solver: {name: gptq}, weights: {format: integer, bits: 2}}
 samplings:
-  held-out: {texts: few.tsv, max_length: 32, batch_size: 8}
-calibration: {texts: resources/texts/reviews-calibration.tsv, samples: 32, max_length: 32, batch_size: 8}
+  held-out:
+    texts: {tiny-distilbert: few.tsv, tiny-gpt2: few.txt}
+    max_length: 32
+    new_tokens: 4
+    batch_size: 8
+calibration:
+  texts: {tiny-distilbert: resources/texts/reviews-calibration.tsv, tiny-gpt2: resources/texts/manuals-test.txt}
+  samples: 32
+  max_length: 32
+  batch_size: 8
 metrics: {accuracy: , perplexity: }
 """
 
@@ -26,6 +35,8 @@ def results(finished):
     """The results folder of that experiment, run beside the smoke experiment's."""
     lines = finished.path("resources/texts/reviews-test.tsv").read_text().splitlines()
     finished.path("few.tsv").write_text("\n".join(lines[:201]) + "\n")
+    manuals = finished.path("resources/texts/manuals-test.txt").read_text()
+    finished.path("few.txt").write_text(manuals[:12_000])
     finished.path("resources/experiments/few-texts.yaml").write_text(EXPERIMENT)
     finished.commit()
     done = finished.snakemake("--cores", "all", experiment="few-texts")
@@ -36,28 +47,36 @@ def results(finished):
 @pytest.fixture(scope="module")
 def rows(results):
     with (results / "tables/summary.csv").open() as file:
-        return {row["method"]: row for row in csv.DictReader(file)}
+        return {(row["model"], row["method"]): row for row in csv.DictReader(file)}
 
 
 def test_every_precision_is_a_row_with_its_accuracy(rows):
-    assert {method: row["status"] for method, row in rows.items()} == {
-        "fp32": "ok", "bf16": "ok", "int8-dynamic": "ok", "gptq-w2": "simulated",
-    }  # fmt: skip
-    for row in rows.values():
-        assert row["unit"] == "inference" and row["n_images"] == "200"
+    statuses = {"fp32": "ok", "bf16": "ok", "int8-dynamic": "ok", "gptq-w2": "simulated"}
+    assert {cell: row["status"] for cell, row in rows.items()} == {
+        (model, method): status for model in MODELS for method, status in statuses.items()
+    }
+    for (model, _), row in rows.items():
+        assert row["unit"] == "inference"
+        assert row["n_images"] == ("200" if model == "tiny-distilbert" else rows["tiny-gpt2", "fp32"]["n_images"])
         assert float(row["accuracy_low"]) <= float(row["accuracy"]) <= float(row["accuracy_high"])
-    assert float(rows["fp32"]["accuracy"]) > 0.85
-    assert abs(float(rows["int8-dynamic"]["accuracy_change"])) < 0.05
-    assert float(rows["gptq-w2"]["perplexity_change"]) > 0  # two bits hurt
-    bits = {method: float(row["weight_bits"]) for method, row in rows.items()}
-    assert bits["fp32"] == 32 and bits["bf16"] == 16 and 2 < bits["gptq-w2"] < 3
+    assert 50 < int(rows["tiny-gpt2", "fp32"]["n_images"]) < 300  # windows of 32 tokens
+    assert float(rows["tiny-distilbert", "fp32"]["accuracy"]) > 0.85
+    assert 0.15 < float(rows["tiny-gpt2", "fp32"]["accuracy"]) < 0.6  # of next tokens
+    assert 10 < float(rows["tiny-gpt2", "fp32"]["perplexity"]) < 100
+    for model in MODELS:
+        assert abs(float(rows[model, "int8-dynamic"]["accuracy_change"])) < 0.05
+        assert float(rows[model, "gptq-w2"]["perplexity_change"]) > 0  # two bits hurt
+        bits = {method: float(rows[model, method]["weight_bits"]) for method in METHODS}
+        assert bits["fp32"] == 32 and bits["bf16"] == 16 and 2 < bits["gptq-w2"] < 3
 
 
-def test_a_sentence_has_a_cost_and_its_phase(results, rows):
+@pytest.mark.parametrize("model, phases", [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
+def test_an_inference_has_a_cost_and_its_phases(results, rows, model, phases):
     for method in ("fp32", "bf16", "int8-dynamic"):
-        assert float(rows[method]["latency_s"]) > 0 and float(rows[method]["energy_j"]) > 0
-    measured = json.loads((results / "measurements/tiny-distilbert/bf16/held-out/measurement.json").read_text())
-    assert list(measured["phases"]) == ["forward"]
+        assert float(rows[model, method]["latency_s"]) > 0 and float(rows[model, method]["energy_j"]) > 0
+        measured = json.loads((results / f"measurements/{model}/{method}/held-out/measurement.json").read_text())
+        assert list(measured["phases"]) == phases
+        assert all(phase["latency_s"] > 0 for phase in measured["phases"].values())
 
 
 def test_the_report_speaks_of_inferences(results):
@@ -70,26 +89,32 @@ SUMMARY = {"Write the tables", "Write the report"} | {
 }
 
 
-def scored(metric):
-    return {f"Score {metric}: tiny-distilbert, {method}, held-out" for method in METHODS}
-
-
-def cell(method):
-    name = f"tiny-distilbert, {method}, held-out"
-    return {f"Predict: {name}", f"Measure {name}", f"Score accuracy: {name}", f"Score perplexity: {name}"}
-
-
 METHODS = ("fp32", "bf16", "int8-dynamic", "gptq-w2")
-EVERY_CELL = set().union(*map(cell, METHODS))
+MODELS = ("tiny-distilbert", "tiny-gpt2")
+
+
+def scored(metric):
+    return {f"Score {metric}: {model}, {method}, held-out" for model in MODELS for method in METHODS}
+
+
+def cells(model, methods=METHODS):
+    names = [f"{model}, {method}, held-out" for method in methods]
+    jobs = ("Predict: {}", "Measure {}", "Score accuracy: {}", "Score perplexity: {}")
+    return {job.format(name) for job in jobs for name in names}
+
+
+EVERY_CELL = cells("tiny-distilbert") | cells("tiny-gpt2")
 CHANGES = {
     "nothing": ("perplexity: }", "perplexity: {}}", set()),
     "a metric": ("accuracy: ,", "accuracy: {resamples: 500},", scored("accuracy") | SUMMARY),
     "calibration": (
         "samples: 32",
         "samples: 16",
-        {"Calibrate tiny-distilbert", "Quantize tiny-distilbert, gptq-w2"} | cell("gptq-w2") | SUMMARY,
+        SUMMARY.union(
+            *({f"Calibrate {m}", f"Quantize {m}, gptq-w2"} | cells(m, ["gptq-w2"]) for m in MODELS),
+        ),
     ),
-    "the texts' length": ("{texts: few.tsv, max_length: 32", "{texts: few.tsv, max_length: 24", EVERY_CELL | SUMMARY),
+    "the texts' length": ("few.txt}\n    max_length: 32", "few.txt}\n    max_length: 24", EVERY_CELL | SUMMARY),
 }
 
 
@@ -100,7 +125,7 @@ def test_a_change_reruns_what_it_invalidates(results, project, change):
     assert project.plan(experiment="few-texts") == jobs
 
 
-def test_another_sentence_reruns_what_reads_the_texts(results, project):
+def test_another_sentence_reruns_what_reads_these_texts(results, project):
     lines = project.path("few.tsv").read_text().splitlines()
     project.path("few.tsv").write_text("\n".join(lines[:-1]) + "\n")
-    assert project.plan(experiment="few-texts") == EVERY_CELL | SUMMARY
+    assert project.plan(experiment="few-texts") == cells("tiny-distilbert") | SUMMARY

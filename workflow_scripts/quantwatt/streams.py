@@ -87,12 +87,12 @@ class Streams:
         A family with padded samples says which tokens are real, and only those are seen.
         """
         missing = set(names)
-        real = self.family.real_tokens(batch).reshape(-1) if hasattr(self.family, "real_tokens") else None
+        real = real_tokens(self.family, batch)
 
         def watch(name):
             def hook(module, args):
                 inputs = args[0].reshape(-1, args[0].shape[-1])
-                see(name, inputs if real is None else inputs[real.to(inputs.device)])
+                see(name, inputs if real is None else inputs[real.reshape(-1).to(inputs.device)])
                 missing.discard(name)
                 if not missing:
                     raise Stop
@@ -105,13 +105,16 @@ class Streams:
     def error(self, block, targets):
         """‖outputs - targets‖ / ‖targets‖ of a block on the quantized stream, over all batches and tensors it returns.
 
+        Padding is left out.
+
         Args:
             targets: what the float block returned, as of `advance_float`.
         """
         missed = whole = 0.0
         for batch, target in zip(self.batches, targets, strict=True):
             outputs = moved(block(**moved(batch, self.device)), "cpu")
-            for found, expected in zip(*map(tensors, (outputs, target)), strict=True):
+            real = real_tokens(self.family, batch)
+            for found, expected in zip(*(tensors(side, real) for side in (outputs, target)), strict=True):
                 missed += (found.float() - expected.float()).square().sum().item()
                 whole += expected.float().square().sum().item()
         return finite((missed / whole) ** 0.5) if whole else 0.0
@@ -150,9 +153,19 @@ def hooks(handles):
             handle.remove()
 
 
-def tensors(outputs):
-    """The tensors that a block has returned, in order."""
-    return [outputs] if isinstance(outputs, torch.Tensor) else [part for part in outputs if part is not None]
+def tensors(outputs, real=None):
+    """The tensors that a block has returned, in order; of padded samples the real tokens alone, [tokens, channels].
+
+    Args:
+        real: of `real_tokens`.
+    """
+    parts = [outputs] if isinstance(outputs, torch.Tensor) else [part for part in outputs if part is not None]
+    return parts if real is None else [part[real.to(part.device)] for part in parts]
+
+
+def real_tokens(family, inputs):
+    """[samples, tokens] bool, which tokens of a block's arguments are no padding; None where a family pads nothing."""
+    return family.real_tokens(inputs) if hasattr(family, "real_tokens") else None
 
 
 def moved(value, device):

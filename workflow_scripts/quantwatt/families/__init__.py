@@ -25,7 +25,7 @@ A family of text models (its schema says "x-kind": "text") has the same but for 
     batches(pipeline, texts, settings, size, count) -> list     the first `count` batches of `size` items
     prepare(pipeline, batch, seeds, settings) -> run()          one batch, its data on the device beforehand
     phases(pipeline, batch, seeds, settings) -> {phase: run()}
-    work(pipeline, batch, settings) -> {"items", "tokens"}      what one run does
+    work(pipeline, batch, settings) -> {"items", "tokens", "padded_tokens"}     what one run does
     real_tokens(inputs) -> bool [samples, tokens]               where samples are padded; else it is missing
 """
 

@@ -69,7 +69,9 @@ def batches(pipeline, texts, settings, size, count):
 def prepare(pipeline, batch, seeds, settings):
     """A function of no arguments that classifies a batch of sentences, which are on the device already.
 
-    It leaves the logits on the device: nothing is read, tokenized or copied while it runs. Nothing is drawn from seeds.
+    They are as long as the longest of them, or padded to `padded_to` tokens where the settings have it, and then masked
+    even where nothing is padded, so that batches of any size compute alike. The logits stay on the device: nothing is
+    read, tokenized or copied while it runs. Nothing is drawn from seeds.
     """
     inputs = _on_device(pipeline, batch, settings)
     return lambda: pipeline.model(**inputs).logits
@@ -81,9 +83,9 @@ def phases(pipeline, batch, seeds, settings):
 
 
 def work(pipeline, batch, settings):
-    """What one call of `prepare`'s function does: items, and the tokens in them."""
+    """What one call of `prepare`'s function does: items, and the tokens in them, without padding and with it."""
     mask = _tokenized(pipeline, batch, settings).attention_mask
-    return {"items": len(mask), "tokens": int(mask.sum())}
+    return {"items": len(mask), "tokens": int(mask.sum()), "padded_tokens": mask.numel()}
 
 
 def record(pipeline, texts, calibration):
@@ -124,8 +126,10 @@ def stages(names):
 
 
 def _tokenized(pipeline, texts, settings):
-    length = pipeline.tokens(settings["max_length"])
-    return pipeline.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
+    padded_to = settings.get("padded_to")
+    length = pipeline.tokens(padded_to or settings["max_length"])
+    padding = "max_length" if padded_to else True
+    return pipeline.tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
 
 
 def _mask(tokens):
@@ -135,5 +139,6 @@ def _mask(tokens):
 
 def _on_device(pipeline, texts, settings):
     tokens = _tokenized(pipeline, texts, settings)
-    mask = None if tokens.attention_mask.all() else _mask(tokens).to(pipeline.device)
+    plain = tokens.attention_mask.all() and not settings.get("padded_to")
+    mask = None if plain else _mask(tokens).to(pipeline.device)
     return {"input_ids": tokens.input_ids.to(pipeline.device), "attention_mask": mask}

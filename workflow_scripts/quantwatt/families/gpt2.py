@@ -25,14 +25,14 @@ def load_denoiser(settings, location):
     """The whole network on the CPU, in the model's type, its layers as linear ones."""
     from transformers import AutoModelForCausalLM
 
-    return with_linear_layers(text_pipeline.stored_model(AutoModelForCausalLM, settings, location))
+    return without_waiting(with_linear_layers(text_pipeline.stored_model(AutoModelForCausalLM, settings, location)))
 
 
 def meta_denoiser(location):
     """The network's architecture on the meta device, its layers as linear ones."""
     from transformers import AutoModelForCausalLM
 
-    return with_linear_layers(text_pipeline.empty_model(AutoModelForCausalLM, location))
+    return without_waiting(with_linear_layers(text_pipeline.empty_model(AutoModelForCausalLM, location)))
 
 
 def with_linear_layers(model):
@@ -47,6 +47,21 @@ def with_linear_layers(model):
             model.set_submodule(name, linear)
     # A cache that one forward pass fills would be in the arguments of a block; generating asks for one by itself.
     model.config.use_cache = False
+    return model
+
+
+def without_waiting(model):
+    """The model without what transformers asks of every batch, for which the host would wait for the GPU; in place.
+
+    Nothing is padded here and no window holds several texts, so no mask is made: torch's attention is told that it is
+    causal (transformers makes none for a name that has no function for masks).
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("sdpa_without_mask", sdpa_attention_forward)
+    model.set_attn_implementation("sdpa_without_mask")
+    model.config.pad_token_id = None  # it would look for it in the tokens
     return model
 
 
@@ -138,9 +153,12 @@ def phases(pipeline, batch, seeds, settings):
 
 
 def work(pipeline, batch, settings):
-    """What one call of `prepare`'s function does: items, and the tokens in them; and tokens that `decode` writes."""
+    """What one call of `prepare`'s function does: items, and the tokens in them; and tokens that `decode` writes.
+
+    No window is padded.
+    """
     written = len(batch) * _new_tokens(pipeline, settings)
-    return {"items": len(batch), "tokens": batch.numel(), "new_tokens": written}
+    return {"items": len(batch), "tokens": batch.numel(), "padded_tokens": batch.numel(), "new_tokens": written}
 
 
 def record(pipeline, texts, calibration):

@@ -12,7 +12,7 @@ import torch
 
 from quantwatt.progress import progress
 from quantwatt.solvers.adaround import RoundedLinear
-from quantwatt.streams import tensors
+from quantwatt.streams import real_tokens, tensors
 
 NEEDS_BLOCK = True
 
@@ -27,7 +27,7 @@ def solve_block(block, plans, batches, targets, family, settings):
         batches: the block's keyword arguments, one mapping per batch, from the quantized model. Tensors as long as the
             batch are cut into samples; everything else is handed on as the first batch has it.
         targets: what the float block returned for the same samples in the float model, one tensor or tuple per batch.
-        family: not read; a block is called by keywords alone.
+        family: says which tokens of padded samples are real; the others are in no error.
         settings: of resources/schemas/solvers/brecq.schema.json.
     Returns:
         {name: Solution}; `fallback` is "rtn" for a layer whose training diverged.
@@ -37,7 +37,7 @@ def solve_block(block, plans, batches, targets, family, settings):
     layers = [RoundedLinear(plan) for plan in plans.values()]
     for name, layer in zip(plans, layers, strict=True):
         block.set_submodule(name, layer)
-    samples = Samples(batches, targets, settings["batch_size"], settings["seed"], device)
+    samples = Samples(batches, targets, settings["batch_size"], settings["seed"], device, family)
 
     if settings["activation_phase"] == "before":
         _learn_steps(block, layers, samples, settings)
@@ -80,22 +80,24 @@ def _train(block, samples, parameters, rates, description, regularizer=lambda it
     optimizer = torch.optim.Adam([parameter.requires_grad_(True) for parameter in parameters], fused=True)
     for iteration, rate in enumerate(progress(rates, description=description, unit="step")):
         inputs, targets = samples.draw()
+        real = real_tokens(samples.family, inputs)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        (block_error(block(**inputs), targets) + regularizer(iteration)).backward()
+        (block_error(block(**inputs), targets, real) + regularizer(iteration)).backward()
         optimizer.step()
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
-def block_error(outputs, targets):
+def block_error(outputs, targets, real=None):
     """Squared error, summed over channels and averaged over tokens (or pixels), of all tensors that a block returns.
 
     Args:
         outputs, targets: tensors or tuples of tensors [samples, tokens, channels] or [samples, channels, height,
             width]; None is skipped.
+        real: of `streams.real_tokens`, for tensors of tokens.
     """
-    pairs = list(zip(tensors(outputs), tensors(targets), strict=True))
+    pairs = list(zip(tensors(outputs, real), tensors(targets, real), strict=True))
     tokens = sum(target.numel() // target.shape[1 if target.dim() == 4 else -1] for _, target in pairs)
     return sum((output - target).square().sum() for output, target in pairs) / tokens
 
@@ -103,9 +105,9 @@ def block_error(outputs, targets):
 class Samples:
     """A block's calibration samples, drawn at random from the batches they lie in without copying those together."""
 
-    def __init__(self, batches, targets, size, seed, device):
+    def __init__(self, batches, targets, size, seed, device, family=None):
         self.batches, self.targets, self.size = batches, [tensors(target) for target in targets], size
-        self.device = device
+        self.family, self.device = family, device
         self.index = [(i, row) for i, target in enumerate(self.targets) for row in range(len(target[0]))]
         self.generator = torch.Generator().manual_seed(seed)
 

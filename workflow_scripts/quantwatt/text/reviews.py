@@ -2,7 +2,8 @@
 
 What is said of something is a pair of a thing and an opinion. A fifth of all pairs is held out: training sentences have
 none of them, test sentences nothing else. Opinions are turned round by negation, and of two that disagree a
-conjunction says which counts, so that counting good and bad words is not enough.
+conjunction says which counts, so that counting good and bad words is not enough. Test sentences never just say that
+something is liked: that is no pair, and training sentences say it too.
 """
 
 import zlib
@@ -104,7 +105,7 @@ def _plain_clause(rng, label, held):
     denied = rng.random() < 0.3
     shown = 1 - label if denied else label
     thing, opinion = _pair(rng, shown, held)
-    if rng.random() < 0.15 and not denied:
+    if rng.random() < 0.15 and not denied and not held:
         text = _pick(rng, LIKED[label]).format(thing)
     else:
         degree = f"{_pick(rng, DEGREES)} " if rng.random() < 0.3 else ""
