@@ -35,7 +35,8 @@ def test_models_are_small(name, limit_mb):
 
 
 def test_models_name_no_path():
-    for file in MODELS.rglob("*.json"):
+    vocabularies = ("tokenizer.json", "vocab.json")  # "/" is a word of theirs
+    for file in (file for file in MODELS.rglob("*.json") if file.name not in vocabularies):
         assert '"/' not in file.read_text(), file
 
 
