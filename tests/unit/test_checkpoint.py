@@ -198,6 +198,17 @@ def test_fresh_process_gives_the_same_bits_in_three_lines(nf4, tmp_path):
     assert np.array_equal(np.load(out), here)
 
 
+def test_a_layer_without_a_kernel_is_named_with_what_it_would_take():
+    weights = {"format": "integer", "bits": 8, "granularity": "channel", "symmetric": True}
+    layer = {"weights": weights, "in_features": 64, "out_features": 64, "library": None, "parts": []}
+    inputs = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
+    compute, _, reason = kernels.compute_of({"to_q": layer | {"activations": inputs}}, "cpu")
+    assert compute == "simulated"
+    said = "no kernel computes integer W8A8 per channel with static asymmetric inputs per tensor on cpu (layer to_q)"
+    assert reason == said
+    assert kernels.describe(layer | {"activations": None}) == "integer W8A16 per channel"
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing"])
 def test_damaged_checkpoint_is_refused(nf4, tmp_path, damage):
     (tmp_path / "manifest.json").write_bytes(nf4.read_bytes())

@@ -347,6 +347,7 @@ def test_what_is_simulated_is_not_timed(run, monkeypatch):
 
 
 def test_without_cuda_one_sentence_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # which the program sets for good
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert measure.choose_device("cuda", 1) == "cpu"

@@ -96,9 +96,13 @@ def compute_of(layers, device):
 
 
 def describe(layer):
-    """A layer's formats in a few words, such as 'integer W4A8 per channel'."""
+    """A layer's formats in a few words, such as 'integer W8A8 per channel with static asymmetric inputs per tensor'."""
     weights, activations = layer["weights"], layer["activations"]
-    bits = f"W{weights.get('bits', 4)}A{activations['bits'] if activations else 16}"
-    return " ".join(
-        filter(None, [weights["format"], bits, weights.get("granularity") and f"per {weights['granularity']}"])
-    )
+    words = [weights["format"], f"W{weights.get('bits', 4)}A{activations['bits'] if activations else 16}"]
+    if weights.get("granularity"):
+        words.append(f"per {weights['granularity']}")
+    if activations:
+        kind = "dynamic" if activations["dynamic"] else "static"
+        symmetry = "symmetric" if activations["symmetric"] else "asymmetric"
+        words.append(f"with {kind} {symmetry} inputs per {activations['granularity']}")
+    return " ".join(words)
