@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -209,10 +210,21 @@ class Bar:
 
     def __enter__(self):
         self.bar = progress(total=round(self.total), description=f"measuring {self.method}", unit="s")
+        self.ended, self.ticking = threading.Event(), threading.Thread(target=self.tick, daemon=True)
+        self.ticking.start()
         return self
 
     def __exit__(self, *exception):
+        self.ended.set()
+        self.ticking.join()
         self.bar.close()
+
+    def tick(self):
+        """Move on every second, also while a long block or warm-up says nothing."""
+        while not self.ended.wait(1):
+            elapsed = round(time.perf_counter() - self.start)
+            self.bar.total = max(self.bar.total, elapsed + 1)
+            self.bar.update(elapsed - self.bar.n)
 
     def update(self, line):
         """A line that a process wrote: its own words, or a library's, which go to the log."""
@@ -222,10 +234,8 @@ class Bar:
         if not isinstance(told, dict):
             print(line, end="", file=sys.stderr)
             return
-        elapsed = round(time.perf_counter() - self.start)
-        self.bar.total = max(self.bar.total, elapsed + 1)
-        self.bar.update(elapsed - self.bar.n)
-        self.bar.set_postfix({key: f"{told[key]:.1f}" for key in ("watts",) if key in told}, refresh=False)
+        if "watts" in told:
+            self.bar.set_postfix(watts=f"{told['watts']:.1f}", refresh=False)
         self.bar.set_description(f"measuring {self.method}, {told.get('step', '')}")
 
 

@@ -5,6 +5,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -465,6 +466,17 @@ def test_a_baseline_that_does_not_fit_leaves_the_method_measured(cell):
     assert found["status"] == "ok" and found["energy_j"]["value"] == 50
     assert found["baseline"] is None and found["ratio"] == {"energy_j": None, "latency_s": None}
     assert found["ratio_reason"] == "the baseline: out of memory"
+
+
+def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsys):
+    with measure_cell.Bar("nf4", settings_of()) as bar:
+        bar.update('{"step": "energy", "watts": 123.4}\n')
+        time.sleep(1.5)
+        bar.update("100\n")  # a library's own line, which happens to be JSON
+        bar.update('{"step": "energy"}\n')
+        assert bar.bar.n >= 1 and bar.bar.total > 300
+    shown = capsys.readouterr().err
+    assert "measuring nf4, energy" in shown.splitlines()[-1] and "watts=123.4" in shown and "100\n" in shown
 
 
 def run_task(tmp_path):
