@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from quantwatt import registry
@@ -100,6 +101,18 @@ def method_colours(summary):
         (model, method): INK if baseline else colours.get(solver, GREY)
         for model, method, solver, baseline in rows[["model", "method", "solver", "baseline"]].itertuples(index=False)
     }
+
+
+def plain_log_ticks(axes):
+    """Few ticks with plain numbers on a logarithmic x axis, however short it is."""
+    low, high = axes.get_xlim()
+    if high / low > 8:
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if high / low > 500 else (1, 2, 5)))
+    else:
+        ticks = [t for t in ticker.MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high) if low < t < high]
+        axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def empty(axes, text):

@@ -7,7 +7,7 @@ model's where it saw that, else the weights'. The kinds do not compare.
 import numpy as np
 from matplotlib.figure import Figure
 
-from quantwatt.figures import GREY, GRID, INK, NARROW, WIDE, method_colours, sentence
+from quantwatt.figures import GREY, GRID, INK, NARROW, WIDE, method_colours, plain_log_ticks, sentence
 from quantwatt.layers import ERRORS, by_error, short_names
 
 NOTE = "above, pale: rounded to nearest; below, dark: by the method; bars: medians; ring: the worst layer"
@@ -45,6 +45,7 @@ def _panel(axes, layers, model, colours, narrow):
     room = (high / low) ** 0.03 if high > low else 1.1
     axes.set_xlim(low / room, high * room)
     axes.set_xscale("log")
+    plain_log_ticks(axes)
     names = short_names(layers["layer"])
     above, below = (-0.08, 0.26) if narrow else (-0.17, 0.17)
     for line, (method, (before, after)) in enumerate(medians.iterrows()):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from quantwatt import labels
-from quantwatt.figures import GREY, GRID, INK, NARROW, PALE, empty, solver_colours
+from quantwatt.figures import GREY, GRID, INK, NARROW, PALE, empty, plain_log_ticks, solver_colours
 from quantwatt.tables import METRICS, first_seeds, groups, is_real
 
 WIDTH = 10.6  # inches
@@ -105,7 +105,7 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
     x = rows[cost].to_numpy(float)
     y = np.where(has_value, rows[quality].to_numpy(float), ceiling)
     axes.set_xscale("log")
-    _cost_ticks(axes)
+    plain_log_ticks(axes)
     if not has_value.all():
         axes.axhline(ceiling, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     lines = []
@@ -155,18 +155,6 @@ def _limits(axes, rows, cost, quality, sign):
     room = max((costs.max() / costs.min()) ** 0.22, 1.08)
     axes.set_xlim(costs.min() / room, costs.max() * room)
     return ceiling
-
-
-def _cost_ticks(axes):
-    """Few ticks with plain numbers on a log axis, however short it is."""
-    low, high = axes.get_xlim()
-    if high / low > 8:
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    else:
-        ticks = [t for t in ticker.MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high) if low < t < high]
-        axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _colour(row, colours):
