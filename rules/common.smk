@@ -198,22 +198,22 @@ def metric(wildcards):
 
 
 def score_inputs(wildcards):
-    """What a metric compares: features with the reference's, features alone, or a cell's outputs with the baseline's."""
+    """What a metric compares: features with the reference's and the baseline's, or a cell's outputs with the latter's."""
     entry("metrics", wildcards.metric)
     cell = "{model}/{method}/{sampling}".format(**wildcards)
     features = FEATURES_OF.get(wildcards.metric)
+    baseline = f"{wildcards.model}/{EXPERIMENT['baseline']}/{wildcards.sampling}"
     if features is None:
-        baseline = f"{wildcards.model}/{EXPERIMENT['baseline']}/{wildcards.sampling}"
         return {
             OUTPUTS: f"{RESULTS}/{OUTPUTS}/{cell}/manifest.json",
             "baseline": f"{RESULTS}/{OUTPUTS}/{baseline}/manifest.json",
         }
-    if wildcards.metric == "clip-score":
-        return {"features": f"{RESULTS}/features/{cell}/{features}.json"}
-    return {
-        "features": f"{RESULTS}/features/{cell}/{features}.json",
-        "reference_features": f"{RESULTS}/features/reference/{features}.json",
-    }
+    inputs = {"features": f"{RESULTS}/features/{cell}/{features}.json"}
+    if wildcards.metric != "clip-score":
+        inputs["reference_features"] = f"{RESULTS}/features/reference/{features}.json"
+    if wildcards.method != EXPERIMENT["baseline"]:
+        inputs["baseline_features"] = f"{RESULTS}/features/{baseline}/{features}.json"
+    return inputs
 
 
 def score_arguments(wildcards):

@@ -9,6 +9,7 @@ from quantwatt import command, feature_files, images, intervals, metrics, regist
 from quantwatt.manifest import DataError, finite, provenance, read_json, write_json
 from quantwatt.text import predictions
 
+EXTRACTION = ("extractor", "weights_sha256", "resize")  # what two sets of features must have in common
 METRICS = sorted(
     path.stem.replace("_", "-") for path in Path(metrics.__file__).parent.glob("*.py") if path.stem != "__init__"
 )
@@ -59,7 +60,7 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
         DataError: a file is corrupted, or the two sets are not of the same texts.
     """
     module, manifest = registry.load("metrics", metric), read_json(predictions_path)
-    result = _unscored(metric, module, manifest) | {"change": None}
+    result = _unscored(metric, module, manifest)
     if manifest["status"] != "ok":
         return result
     items = predictions.read(predictions_path)
@@ -67,21 +68,23 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
     if is_baseline or result["status"] != "ok" or (baseline := read_json(baseline_path))["status"] != "ok":
         return result
     result |= {"reference": baseline.get("method"), "reference_sha256": baseline["files"][predictions.ITEMS]["sha256"]}
-    change = module.change(*predictions.read_pair(predictions_path, baseline_path), settings.get("resamples"))
-    return result | {"change": {key: finite(getattr(change, key)) for key in ("value", "low", "high")}}
+    pair = predictions.read_pair(predictions_path, baseline_path)
+    return result | {"change": _change(module, settings, *pair, None)}
 
 
-def score_features(metric, settings, features_path, reference_path=None):
-    """Score of a metric of features: against a reference's (fid, kid) or the prompts' (clip-score).
+def score_features(metric, settings, features_path, reference_path=None, baseline_path=None):
+    """Score of a metric of features, against a reference's (fid, kid) or the prompts' (clip-score), and its change from
+    the baseline's.
 
     Args:
         metric, settings: as for `score_against_baseline`.
         features_path: EXTRACTOR.json of the image set.
         reference_path: EXTRACTOR.json of the reference images; None for a metric that needs none.
+        baseline_path: EXTRACTOR.json of the baseline's images; None where those are scored themselves.
     Returns:
-        The object of METRIC.json.
+        The object of METRIC.json; `change` as of `score_predictions`.
     Raises:
-        DataError: a file is corrupted, or the two sets of features are not of one extractor.
+        DataError: a file is corrupted, or two sets of features are not of one extractor, or not of the same prompts.
     """
     module = registry.load("metrics", metric)
     features, tensors = feature_files.read_features(features_path)
@@ -95,16 +98,37 @@ def score_features(metric, settings, features_path, reference_path=None):
                 f"{features_path}: {metric} needs the features of the prompts, which {features['extractor']} "
                 "does not give; take the judge or clip."
             )
-        return result | _scored(module, settings, tensors["image"], tensors["text"])
-    reference, reference_tensors = feature_files.read_features(reference_path)
-    for key in ("extractor", "weights_sha256", "resize"):
-        if reference[key] != features[key]:
+        compared = tensors["text"]
+    else:
+        reference, reference_tensors = feature_files.read_features(reference_path)
+        _check_same(features_path, features, reference_path, reference, EXTRACTION)
+        result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
+        compared = reference_tensors["image"]
+    result |= _scored(module, settings, tensors["image"], compared)
+    if baseline_path is None or result["status"] != "ok":
+        return result
+    baseline, baseline_tensors = feature_files.read_features(baseline_path)
+    if baseline["status"] != "ok":
+        return result
+    _check_same(features_path, features, baseline_path, baseline, (*EXTRACTION, "n_images", "prompts_sha256"))
+    return result | {"change": _change(module, settings, tensors["image"], baseline_tensors["image"], compared)}
+
+
+def _check_same(path, features, other_path, other, keys):
+    for key in keys:
+        if other[key] != features[key]:
             raise DataError(
-                f"{features_path}: {key} is {features[key]}, but {reference[key]} in {reference_path}; "
-                "delete both and run again."
+                f"{path}: {key} is {features[key]}, but {other[key]} in {other_path}; delete both and run again."
             )
-    result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
-    return result | _scored(module, settings, tensors["image"], reference_tensors["image"])
+
+
+def _change(module, settings, samples, baseline, compared):
+    """{"value", "low", "high"} of the difference from the baseline, or None where it has none."""
+    try:
+        found = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))
+    except metrics.Undefined:
+        return None
+    return {key: finite(getattr(found, key)) for key in ("value", "low", "high")}
 
 
 def _unscored(metric, module, source):
@@ -116,6 +140,7 @@ def _unscored(metric, module, source):
         "value": None,
         "low": None,
         "high": None,
+        "change": None,  # from the baseline's
         "n_images": source.get("n_images", source.get("n_items")),  # what the value is a mean of
         "unit": module.UNIT,
         "higher_is_better": module.HIGHER_IS_BETTER,
@@ -154,9 +179,10 @@ def main(argv=None):
     parser.add_argument("--images", help="psnr, ssim: manifest.json of the images")
     parser.add_argument("--predictions", help="accuracy, perplexity: manifest.json of the predictions")
     parser.add_argument("--baseline", help="manifest.json of the baseline's images or predictions")
-    parser.add_argument("--is-baseline", action="store_true", help="the images or predictions are the baseline's own")
+    parser.add_argument("--is-baseline", action="store_true", help="what is scored is the baseline's own")
     parser.add_argument("--features", help="fid, kid, clip-score: EXTRACTOR.json of the images")
     parser.add_argument("--reference-features", help="fid, kid: EXTRACTOR.json of the reference images")
+    parser.add_argument("--baseline-features", help="EXTRACTOR.json of the baseline's images: the change is told too")
     parser.add_argument("--output", required=True, help="METRIC.json")
     args = parser.parse_args(argv)
 
@@ -175,7 +201,8 @@ def main(argv=None):
     elif compared_with == "predictions":
         result = score_predictions(args.metric, args.settings, args.predictions, args.baseline, args.is_baseline)
     else:
-        result = score_features(args.metric, args.settings, args.features, args.reference_features)
+        baseline = None if args.is_baseline else args.baseline_features
+        result = score_features(args.metric, args.settings, args.features, args.reference_features, baseline)
     write_json(args.output, result)
 
 

@@ -186,7 +186,7 @@ def write_tree(
         numbers = numbers._replace(psnr=numbers.psnr and numbers.psnr + shift)
         _checkpoint(results, cell, numbers, status, reason, layers)
         _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, seed, rng)
-        _scores(results, cell, numbers, status, reason)
+        _scores(results, cell, numbers, methods.get(BASELINE), status, reason)
         where = device[method] if method in device else device
         _measurement(results, cell, methods, status, reason, measured, where, meter, energy_factor, energy_reason, rng)
     return cells_of(model, sampling, methods)
@@ -306,8 +306,12 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, se
     )
 
 
-def _scores(results, cell, numbers, status, reason):
+def _scores(results, cell, numbers, baseline, status, reason):
     psnr, fid, clip = numbers.psnr, numbers.fid, numbers.clip
+    changes = {}
+    if baseline is not None and cell["method"] != BASELINE and None not in (fid, clip):
+        changes = {"fid": (fid - baseline.fid, 0.1), "kid": ((fid - baseline.fid) / 1000, 0.0001),
+                   "clip-score": (clip - baseline.clip, 0.001)}  # fmt: skip
     values = {
         "fid": (fid, 0.3, "distance", "judge"),
         "kid": (fid / 1000, 0.0004, "distance", "judge"),
@@ -322,7 +326,9 @@ def _scores(results, cell, numbers, status, reason):
             record = {"status": "reference", "reason": "the reference itself", "value": None}
         else:
             record = {"status": "ok", "reason": None, "value": value}
-        value = record["value"]
+        value, (change, spread) = record["value"], changes.get(metric, (None, None))
+        if value is not None and change is not None:
+            record |= {"change": {"value": change, "low": change - spread, "high": change + spread}}
         _write(
             _folder(results, "scores", cell) / f"{metric}.json",
             record

@@ -12,7 +12,7 @@ from quantwatt import feature_files, images
 from quantwatt.manifest import DataError, read_json
 
 KEYS = set(
-    "status reason metric value low high n_images unit higher_is_better library features resize reference "
+    "status reason metric value low high change n_images unit higher_is_better library features resize reference "
     "reference_sha256 prompts_sha256 level resamples provenance".split()
 )
 
@@ -32,9 +32,9 @@ def features(path, n, dims=4, shift=0.0, seed=0, **fields):
     rng = np.random.default_rng(seed)
     known = {"status": "ok", "reason": None, "extractor": "judge", "resize": "none", "weights_sha256": "a"}
     known |= {"reference": "shapes", "images_sha256": "b", "prompts_sha256": "c"}
-    image = rng.normal(shift, 1, (n, dims)).astype(np.float32)
+    image = rng.normal(0, 1, (n, dims)).astype(np.float32)
     text = image + rng.normal(0, 0.5, (n, dims)).astype(np.float32)
-    feature_files.write_features(path, {"image": image, "text": text}, known | fields)
+    feature_files.write_features(path, {"image": image + np.float32(shift), "text": text}, known | fields)
     return str(path)
 
 
@@ -98,9 +98,30 @@ def test_metrics_of_features(tmp_path):
         assert found["reference"] == "shapes" and found["reference_sha256"] == "b"
         assert found["features"] == "judge" and found["library"].startswith("clean-fid 0")
         assert (found["n_images"], found["resamples"]) == (40, 20)
-    found = run("clip-score", tmp_path / "x.json", "--features", here)
+    found = run("clip-score", tmp_path / "x.json", "--features", features(tmp_path / "like-the-prompts.json", 40))
     assert 50 < found["low"] < found["value"] < found["high"] < 100
     assert found["reference"] is None and found["higher_is_better"]
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid", "clip-score"])
+def test_the_change_from_the_baseline_is_drawn_in_pairs(tmp_path, metric):
+    """Features that differ a little from the baseline's, image by image: the change is known far better than both."""
+    here = features(tmp_path / "here.json", 200, shift=0.05)
+    baseline, reference = features(tmp_path / "base.json", 200), features(tmp_path / "r.json", 300, seed=1, shift=1)
+    arguments = ["--features", here, "--baseline-features", baseline, "--settings", '{"resamples": 100}']
+    arguments += ["--reference-features", reference] if metric != "clip-score" else []
+    found = run(metric, tmp_path / "x.json", *arguments)
+    before = run(metric, tmp_path / "x.json", "--features", baseline, *arguments[4:])
+    change = found["change"]
+    assert change["value"] == pytest.approx(found["value"] - before["value"]) and before["change"] is None
+    assert change["low"] < change["value"] < change["high"]
+    assert change["high"] - change["low"] < (found["high"] - found["low"]) / 2
+    assert run(metric, tmp_path / "x.json", *arguments, "--is-baseline")["change"] is None
+    other = features(tmp_path / "other.json", 100)
+    with pytest.raises(DataError, match="n_images"):
+        score.score_features(metric, {}, here, reference, other)
+    feature_files.write_features(tmp_path / "failed.json", {}, {"status": "oom", "reason": "too large"})
+    assert score.score_features(metric, {"resamples": 20}, here, reference, tmp_path / "failed.json")["change"] is None
 
 
 def test_no_interval_is_null_with_a_reason(tmp_path):

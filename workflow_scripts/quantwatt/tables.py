@@ -127,7 +127,7 @@ def _row(cell, reference):
         "device_fake": bool(device.get("fake", False)),
         **_quality(cell),
         **_cost(measured),
-        **_changes(cell, reference),
+        **_changes(cell),
         **_ratios(cell, reference),
     }
     row.update(_quantizing(cell, row))
@@ -196,34 +196,13 @@ def _cost(measured):
     return row
 
 
-def _changes(cell, reference):
-    """Difference of each set metric to the baseline's: drawn in pairs where the score has it so."""
+def _changes(cell):
+    """Difference of each metric to the baseline's, of the same prompts and seeds drawn in pairs."""
     row = {}
     for metric, score in cell.scores.items():
-        known = metric_of(metric)
-        if reference is None or reference is cell or known.paired:
-            continue
         if score.get("change"):
-            row |= _interval(f"{known.column}_change", *triple(score["change"]))
-            continue
-        before = reference.scores[metric]
-        if score.get("value") is not None and before.get("value") is not None:
-            row |= _interval(f"{known.column}_change", *difference(triple(score), triple(before)))
+            row |= _interval(f"{metric_of(metric).column}_change", *triple(score["change"]))
     return row
-
-
-def difference(value, reference):
-    """Difference of two estimates from their intervals (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
-
-    It takes the two as independent, which for the same prompts and seeds errs towards the wider interval.
-
-    Args:
-        value, reference: (estimate, low, high).
-    Returns:
-        (difference, low, high); the bounds are NaN where one of the intervals is missing.
-    """
-    (v, v_low, v_high), (r, r_low, r_high) = value, reference
-    return v - r, v - r - math.hypot(v - v_low, r_high - r), v - r + math.hypot(v_high - v, r - r_low)
 
 
 COSTS = {"energy_j": ("energy", "verdict"), "latency_s": ("latency", "latency_verdict")}

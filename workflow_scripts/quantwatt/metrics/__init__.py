@@ -6,7 +6,8 @@ A metric's module has
                                       "baseline" (the unquantized model's images) or "predictions" (of a text model)
     UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
     score(samples, compared, resamples=None, seed=0) -> Score
-    change(samples, baseline, resamples=None, seed=0) -> Score      of predictions: against the baseline's, in pairs
+    change(samples, baseline, compared, resamples=None, seed=0) -> Score     from the baseline's, drawn in pairs; not
+                                      where the score itself compares with the baseline
 """
 
 from typing import NamedTuple

@@ -23,7 +23,7 @@ def score(samples, compared=None, resamples=None, seed=0):
     return _bootstrap(column(samples, "correct"), samples, resamples, seed)
 
 
-def change(samples, baseline, resamples=None, seed=0):
+def change(samples, baseline, compared=None, resamples=None, seed=0):
     """Accuracy minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
     require_judged(samples)
     return _bootstrap(column(samples, "correct") - column(baseline, "correct"), samples, resamples, seed)

@@ -25,12 +25,24 @@ def score(samples, compared, resamples=None, seed=0):
     Raises:
         DataError: the rows do not pair up, or an embedding is zero.
     """
+    return _mean(_cosines(samples, compared), resamples, seed)
+
+
+def change(samples, baseline, compared, resamples=None, seed=0):
+    """CLIP score minus the baseline's on the same prompts and seeds, which are drawn in pairs; as `score`."""
+    return _mean(_cosines(samples, compared) - _cosines(baseline, compared), resamples, seed)
+
+
+def _mean(cosines, resamples, seed):
+    resamples = RESAMPLES if resamples is None else resamples
+    return Score(*bootstrap_mean(100 * cosines, resamples, seed), resamples)
+
+
+def _cosines(samples, compared):
     samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
     if samples.shape != compared.shape:
         raise DataError(f"image and text features do not pair up: {samples.shape} and {compared.shape}.")
     lengths = np.linalg.norm(samples, axis=1) * np.linalg.norm(compared, axis=1)
     if not lengths.all():
         raise DataError(f"the embedding of image or prompt {int(lengths.argmin())} is zero.")
-    cosines = (samples * compared).sum(axis=1) / lengths
-    resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(100 * cosines, resamples, seed), resamples)
+    return (samples * compared).sum(axis=1) / lengths

@@ -31,11 +31,24 @@ def score(samples, compared, resamples=None, seed=0):
     Raises:
         Undefined: fewer than two images, or a singular covariance that clean-fid cannot handle.
     """
+    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
+    distance = _distance(samples, compared)
+    return _bootstrap(distance, *samples.shape, resamples, seed)
+
+
+def change(samples, baseline, compared, resamples=None, seed=0):
+    """The distance minus the baseline's; the images of the same prompts and seeds are drawn in pairs. As `score`."""
+    samples, baseline, compared = (np.asarray(x, np.float64) for x in (samples, baseline, compared))
+    ours, theirs = _distance(samples, compared), _distance(baseline, compared)
+    return _bootstrap(lambda index: ours(index) - theirs(index), *samples.shape, resamples, seed)
+
+
+def _distance(samples, compared):
+    """Function of an index array: the Frechet distance of those samples."""
     import quantwatt.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
     from cleanfid.fid import frechet_distance
 
-    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
-    (n, dims), m = samples.shape, len(compared)
+    n, m = len(samples), len(compared)
     if min(n, m) < 2:
         raise Undefined(f"a covariance needs at least two images on both sides, not {n} and {m}.")
     mean, covariance = compared.mean(axis=0), np.cov(compared, rowvar=False)
@@ -44,6 +57,10 @@ def score(samples, compared, resamples=None, seed=0):
         drawn = samples[index]
         return frechet_distance(drawn.mean(axis=0), np.cov(drawn, rowvar=False), mean, covariance)
 
+    return distance
+
+
+def _bootstrap(distance, n, dims, resamples, seed):
     if resamples is None:
         resamples = RESAMPLES if dims <= MAX_DIMS else 0
     try:

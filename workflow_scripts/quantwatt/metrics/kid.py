@@ -34,31 +34,61 @@ def score(samples, compared, resamples=None, seed=0):
     Raises:
         Undefined: fewer than two images.
     """
-    n, m = len(samples), len(compared)
-    if min(n, m) < 2:
-        raise Undefined(f"KID needs at least two images on both sides, not {n} and {m}.")
-    value = _clean_fid(samples, compared, seed)
-    resamples = RESAMPLES if resamples is None else resamples
-    if not (MIN_IMAGES <= min(n, m) and max(n, m) <= MAX_IMAGES and resamples):
-        needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"
-        reason = f"no interval: it takes {needed}, not {resamples}, {n} and {m}."
+    value, reason = _clean_fid(samples, compared, seed), _no_interval(samples, compared, resamples)
+    if reason:
         return Score(value, math.nan, math.nan, 0, reason)
+    resamples = RESAMPLES if resamples is None else resamples
+    reference, of_reference = _draws_of_reference(compared, resamples, seed)
+    of_samples = _of_samples(samples, compared, reference)
+    return _bootstrap(value, lambda counts, draw: of_reference[draw] + of_samples(counts, draw), len(samples),
+                      resamples, seed)  # fmt: skip
 
+
+def change(samples, baseline, compared, resamples=None, seed=0):
+    """The distance minus the baseline's; the images of the same prompts and seeds are drawn in pairs. As `score`."""
+    value = _clean_fid(samples, compared, seed) - _clean_fid(baseline, compared, seed)
+    if reason := _no_interval(samples, compared, resamples):
+        return Score(value, math.nan, math.nan, 0, reason)
+    resamples = RESAMPLES if resamples is None else resamples
+    reference, _ = _draws_of_reference(compared, resamples, seed)  # what it is in itself cancels
+    ours, theirs = (_of_samples(side, compared, reference) for side in (samples, baseline))
+    return _bootstrap(value, lambda counts, draw: ours(counts, draw) - theirs(counts, draw), len(samples), resamples,
+                      seed)  # fmt: skip
+
+
+def _no_interval(samples, compared, resamples):
+    n, m = len(samples), len(compared)
+    if MIN_IMAGES <= min(n, m) and max(n, m) <= MAX_IMAGES and resamples != 0:
+        return None
+    resamples = RESAMPLES if resamples is None else resamples
+    needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"
+    return f"no interval: it takes {needed}, not {resamples}, {n} and {m}."
+
+
+def _draws_of_reference(compared, resamples, seed):
+    """([1 + resamples, m] how often each image is drawn, [1 + resamples] the kernel's mean over pairs of them)."""
+    compared, m = np.asarray(compared, np.float64), len(compared)
+    draws = np.random.default_rng([seed, 1]).multinomial(m, np.full(m, 1 / m), size=resamples)
+    reference = np.concatenate([np.ones((1, m)), draws])  # the sample itself, then each resample
+    return reference, _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
+
+
+def _of_samples(samples, compared, reference):
+    """Function of how often each sample is drawn, and of which draw of the reference: the rest of the distance."""
     samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
-    rng = np.random.default_rng([seed, 1])
-    draws = rng.multinomial(m, np.full(m, 1 / m), size=resamples)
-    reference = np.concatenate([np.ones((1, m)), draws])  # [1 + resamples, m]: the sample, then each resample
-    within_reference = _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
-    across = _kernel(samples, compared) @ reference.T / m  # [n, 1 + resamples]
-    of_reference = iter(zip(within_reference, across.T, strict=True))
+    across = _kernel(samples, compared) @ reference.T / len(compared)  # [n, 1 + resamples]
     within = _without_diagonal(_kernel(samples, samples))
+    return lambda counts, draw: _mean_of_pairs(counts @ within, counts) - 2 * (counts @ across[:, draw]) / len(samples)
 
-    def distance(index):
-        counts = np.bincount(index, minlength=n).astype(np.float64)
-        within_reference, across = next(of_reference)
-        return _mean_of_pairs(counts @ within, counts) + within_reference - 2 * (counts @ across) / n
 
-    whole, low, high = bootstrap_statistic(distance, n, resamples, seed)
+def _bootstrap(value, distance, n, resamples, seed):
+    """The interval of `distance` over draws of images and of the reference, laid about clean-fid's value."""
+    draw = iter(range(1 + resamples))
+
+    def of_index(index):
+        return distance(np.bincount(index, minlength=n).astype(np.float64), next(draw))
+
+    whole, low, high = bootstrap_statistic(of_index, n, resamples, seed)
     return Score(value, value + low - whole, value + high - whole, resamples)
 
 
@@ -77,6 +107,9 @@ def _kernel(x, y):  # [n, d], [m, d] -> [n, m]
 
 
 def _clean_fid(samples, compared, seed):
+    n, m = len(samples), len(compared)
+    if min(n, m) < 2:
+        raise Undefined(f"KID needs at least two images on both sides, not {n} and {m}.")
     import quantwatt.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
     from cleanfid.fid import kernel_distance
 

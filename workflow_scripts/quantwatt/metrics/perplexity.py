@@ -25,7 +25,7 @@ def score(samples, compared=None, resamples=None, seed=0):
     return _bootstrap([samples], samples, lambda nats: np.exp(nats[..., 0]), resamples, seed)
 
 
-def change(samples, baseline, resamples=None, seed=0):
+def change(samples, baseline, compared=None, resamples=None, seed=0):
     """Perplexity minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
     require_judged(samples)
     return _bootstrap(
