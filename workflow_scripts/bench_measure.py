@@ -1,6 +1,7 @@
 """What reading the GPU's power costs the measured program, at the interval that measurements use.
 
-Two figures: the CPU time and the lateness of the sampling process while nothing else runs, and how much slower a fixed
+Three figures: the CPU time and the lateness of the sampling process while nothing else runs, the CPU time of a process
+that only wakes as often (which no sampler can undercut on this machine), and how much slower a fixed
 single-thread loop is with the sampler on than off, the two taking turns (off, on, on, off) so that a machine that warms
 up or gets busy disturbs both alike. Where there is no GPU the real binding reads tests/nvml/fakenvml.c, compiled for
 the purpose: what is measured then is the sampler's own work, without a driver's.
@@ -68,6 +69,23 @@ def idle_cost(meter, seconds):
     return trace.sampler
 
 
+WAKE = """
+import sys, time
+interval_s, seconds = map(float, sys.argv[1:])
+start, cpu, due = time.perf_counter(), time.process_time(), time.perf_counter()
+while time.perf_counter() - start < seconds:
+    due += interval_s
+    time.sleep(max(0.0, due - time.perf_counter()))
+print((time.process_time() - cpu) / (time.perf_counter() - start))
+"""
+
+
+def waking_share(interval_ms, seconds):
+    """Share of a core that a process takes which wakes every `interval_ms` and does nothing."""
+    command = [sys.executable, "-c", WAKE, str(interval_ms / 1000), str(seconds)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def loop_seconds(loops, values):
     """Seconds of `loops` rounds of the fixed loop: work of one thread, on values that fit its cache."""
     start = time.perf_counter()
@@ -103,7 +121,7 @@ def measure(interval_ms, seconds, turns, turn_s):
     with nvml_meter(interval_ms) as meter:
         provenance = meter.provenance()
         load = os.getloadavg()[0]
-        cost = idle_cost(meter, seconds)
+        cost, waking = idle_cost(meter, seconds), waking_share(interval_ms, seconds)
         effects = loop_effect(meter, turns, turn_s)
     effect, low, high = intervals.bootstrap_mean(effects)
     return {
@@ -111,6 +129,7 @@ def measure(interval_ms, seconds, turns, turn_s):
         "source": provenance["source"],
         "interval_ms": interval_ms,
         "cpu_share": cost["cpu_s"] / cost["wall_s"],
+        "waking_cpu_share": waking,
         "jitter_p50_ms": cost["late_p50_ms"],
         "jitter_p99_ms": cost["late_p99_ms"],
         "seconds": cost["wall_s"],
@@ -136,7 +155,8 @@ def sentence(found):
         missed.append("a loop whose time it changes")
     low, high = ("?" if found[key] is None else f"{found[key]:+.2%}" for key in ("loop_effect_low", "loop_effect_high"))
     return (
-        f"Reading {found['sensor']} every {found['interval_ms']:g} ms takes {found['cpu_share']:.2%} of a core, "
+        f"Reading {found['sensor']} every {found['interval_ms']:g} ms takes {found['cpu_share']:.2%} of a core "
+        f"({found['waking_cpu_share']:.2%} for waking alone), "
         f"{found['jitter_p50_ms']:.2f} ms late (median; 99 in 100 within {found['jitter_p99_ms']:.2f} ms), and changes "
         f"the time of a single-thread loop by {found['loop_effect']:+.2%} [{low}, {high}]"
         f" at a load of {found['load_average']:.1f} on {found['n_cpus']} CPUs"

@@ -18,6 +18,7 @@ FOUND = {
     "sensor": "fake NVML",
     "interval_ms": 10,
     "cpu_share": 0.004,
+    "waking_cpu_share": 0.003,
     "jitter_p50_ms": 0.1,
     "jitter_p99_ms": 0.5,
     "loop_effect": 0.001,
@@ -39,6 +40,7 @@ def test_it_measures_the_fake_nvml_and_says_so(tmp_path):
         pytest.skip("this machine has a GPU, and the benchmark measures that")
     assert found["source"] == "energy: field 83, scope 0; power: field 186 (instant), scope 0"
     assert 0 < found["cpu_share"] < 0.5 and found["seconds"] >= 1
+    assert 0 < found["waking_cpu_share"] < 0.5
     assert 0 <= found["jitter_p50_ms"] <= found["jitter_p99_ms"]
     assert found["loop_effect_low"] <= found["loop_effect"] <= found["loop_effect_high"]
     assert run.stdout.startswith("Reading fake NVML every 5 ms takes ") and len(run.stdout.splitlines()) == 1
