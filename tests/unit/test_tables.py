@@ -108,6 +108,15 @@ def test_change_of_fid_has_an_interval(summary):
     assert found["fid_change_low"] == pytest.approx(10.9)  # drawn in pairs: narrower than the two intervals
 
 
+def test_tokens_and_what_was_read_beside_the_gpu_have_columns(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    decode = {"latency_s": 0.5, "energy_j": 20.0, "mean_w": 40.0, "runs": 9, "tokens": 32.0}
+    change_measurements(tmp_path, "rtn-w8a8", phases={"decode": decode}, beside_j={"cpu package": 3.5, "dram": None})
+    found = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
+    assert (found["tokens_per_s"], found["energy_per_token_j"]) == (64, 0.625)
+    assert found["energy_cpu_package_j"] == 3.5 and pd.isna(found["energy_dram_j"])
+
+
 def test_layers(tree):
     found = tables.read_table(tree[0] / "tables" / "layers.csv")
     assert list(found.columns) == layers.COLUMNS
