@@ -1,0 +1,35 @@
+"""Blocks and quantizable layers of a denoiser, found in its module tree.
+
+What repeats in a network stands in a ModuleList. A block is the smallest member of one that holds several layers: a
+transformer's block, a residual block, an attention of a UNet. A layer outside of all blocks (an embedding, a
+projection beside blocks, a downsampling convolution) is a block by itself.
+"""
+
+import torch
+
+LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
+LEAST = 2  # layers of a block: a member with one (a feed-forward's activation, say) is part of a larger block
+
+
+def quantizable(denoiser):
+    """Names of all linear layers and two-dimensional convolutions, in the order of the module tree."""
+    return [name for name, module in denoiser.named_modules() if isinstance(module, LAYERS)]
+
+
+def blocks(denoiser):
+    """Names of the modules that are quantized one after another; together they hold every quantizable layer once.
+
+    The order is the module tree's; the order of execution is seen when a denoiser runs.
+    """
+    layers, found = quantizable(denoiser), []
+    repeated = [name for name, members in denoiser.named_modules() if isinstance(members, torch.nn.ModuleList)]
+    members = [f"{name}.{index}" for name in repeated for index in range(len(denoiser.get_submodule(name)))]
+    held = {member: [name for name in layers if name.startswith(f"{member}.")] for member in members}
+    several = [member for member in members if len(held[member]) >= LEAST]
+    smallest = [m for m in several if not any(other.startswith(f"{m}.") for other in several)]
+    of_layer = {name: member for member in smallest for name in held[member]}
+    for name in layers:
+        block = of_layer.get(name, name)
+        if block not in found:
+            found.append(block)
+    return found
