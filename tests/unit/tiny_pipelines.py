@@ -99,7 +99,7 @@ def stable_diffusion(folder):
     )  # fmt: skip
     clip, tokenizer = _clip()
     pipeline = StableDiffusionPipeline(
-        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(), safety_checker=None,
+        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return _saved(pipeline, folder)
