@@ -8,7 +8,9 @@ import pytest
 import tiny_pipelines
 import torch
 
-from quantwatt import architecture, calibration, manifest
+import fetch_model
+from quantwatt import architecture, calibration, checkpoint, experiment, manifest, sequential, splits
+from quantwatt.allocation import allocate
 from quantwatt.denoiser_inputs import flat, nested
 from quantwatt.families import load_family
 from quantwatt.manifest import DataError
@@ -308,3 +310,49 @@ def test_the_smallest_repeated_part_is_the_block():
     denoiser.blocks = torch.nn.ModuleList([Nested(), Nested()])
     found = architecture.blocks(denoiser)
     assert found == [f"blocks.{i}.{part}" for i in (0, 1) for part in ("to_q", "experts.0", "experts.1")]
+
+
+def method_of(solver, **entry):
+    plain = {"solver": {"name": solver}, "weights": {"format": "integer", "bits": 4}}
+    return experiment.complete_method(plain | entry, "test", solver)
+
+
+@pytest.fixture(scope="module")
+def samples(pipelines):
+    """{name: denoiser inputs of 12 prompts, at one of two steps each, [samples, ...]}."""
+    found = {}
+    for name, pipeline in pipelines.items():
+        entry = sampling(name, batch_size=6, timesteps=2, timesteps_per_prompt=1, seed=7)
+        found[name], _ = calibration.record(FAMILY, pipeline, subjects(name) * 4, entry)
+    return found
+
+
+def quantized(name, folder, method, samples):
+    """(denoiser, states, reports) with every layer quantized."""
+    layers = fetch_model.describe(FAMILY, folder, "float32")["layers"]
+    denoiser = FAMILY.load_denoiser(settings(name), folder)
+    allocated = allocate(layers, method, "method")
+    splits.split(denoiser, splits.of_layers(layers, allocated))
+    return denoiser, *sequential.quantize(denoiser, FAMILY, allocated, method, samples[name], batch=8)
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq", "qronos"])
+def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pictures(
+    name, solver, folders, samples, tmp_path
+):
+    method = method_of(solver, activations={"bits": 8})
+    denoiser, states, reports = quantized(name, folders[name], method, samples)
+    assert reports.keys() == set(FAMILY.quantizable(FAMILY.meta_denoiser(folders[name])))
+    if solver != "rtn":
+        before, after = zip(
+            *((report["error_before"], report["relative_error"]) for report in reports.values()), strict=True
+        )
+        assert np.mean(after) < (0.97 if solver == "gptq" else 1) * np.mean(before)
+    for report in reports.values():
+        report.pop("spans")
+    details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folders[name])}
+    checkpoint.save(tmp_path, denoiser, states, reports, details)
+    loaded = checkpoint.load_pipeline(tmp_path)
+    asked = {"prompts": subjects(name), "seeds": [5, 6, 7], "sampling": sampling(name)}
+    expected = FAMILY.generate(FAMILY.load(settings(name), folders[name], denoiser), **asked)
+    assert np.array_equal(FAMILY.generate(loaded.pipeline, **asked), expected)

@@ -98,8 +98,9 @@ def stable_diffusion(folder):
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     clip, tokenizer = _clip()
+    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
     pipeline = StableDiffusionPipeline(
-        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None,
+        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return _saved(pipeline, folder)
