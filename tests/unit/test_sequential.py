@@ -124,6 +124,32 @@ def test_each_layer_sees_its_inputs_after_all_quantization_before_it(solved):
         assert torch.allclose(hessian, mean_product(inputs), rtol=1e-3, atol=1e-5)
 
 
+class Returning(Denoiser):
+    """Its first block is called once more behind the second."""
+
+    def forward(self, hidden_states):
+        first, second, third = self.transformer_blocks
+        return third(first(second(first(hidden_states))))
+
+
+def test_a_block_that_is_called_again_is_then_the_quantized_one(solved):
+    denoiser, _, _ = run(method_of(bits=2), Returning())
+    first, second, third = denoiser.transformer_blocks
+    assert [len(weight) for weight, _, _ in solved] == [48, 24] * 3
+    expected = mean_product(first(second(first(samples()["hidden_states"]))))
+    assert torch.allclose(solved[4][1], expected, rtol=1e-3, atol=1e-5)  # of the third block's to_q and to_k
+
+
+def test_a_block_that_is_called_again_is_refused_where_the_float_models_would_be_needed():
+    with pytest.raises(DataError, match="transformer_blocks.0: a forward pass calls it twice"):
+        run(method_of("qronos"), Returning())
+    method, denoiser = method_of("qronos"), Returning()
+    formats = {"weights": method["weights"], "activations": method["activations"]}
+    others = {name: formats for name in SD3.quantizable(denoiser) if not name.startswith("transformer_blocks.0.")}
+    _, reports = sequential.quantize(denoiser, Family, others, method, samples(), batch=8)
+    assert reports.keys() == others.keys()
+
+
 @pytest.mark.parametrize("granularity", ["token", "tensor"])
 def test_solvers_see_activations_as_the_layer_computes_with_them(solved, granularity):
     activations = {"bits": 3, "granularity": granularity}

@@ -8,6 +8,17 @@ projection beside blocks, a downsampling convolution) is a block by itself.
 import torch
 
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
+# Classes of diffusers.models.normalization whose layer `linear` computes several vectors at once, and how many.
+MODULATIONS = {
+    "AdaGroupNorm": 2,
+    "AdaLayerNormContinuous": 2,
+    "AdaLayerNormZeroSingle": 3,
+    "LuminaRMSNormZero": 4,
+    "AdaLayerNormSingle": 6,
+    "AdaLayerNormZero": 6,
+    "SD35AdaLayerNormZeroX": 9,
+    "CogView3PlusAdaLayerNormZeroTextImage": 12,
+}
 LEAST = 2  # layers of a block: a member with one (a feed-forward's activation, say) is part of a larger block
 
 
@@ -33,3 +44,11 @@ def blocks(denoiser):
         if block not in found:
             found.append(block)
     return found
+
+
+def segments(denoiser):
+    """{layer: chunks} of the modulation layers: what one computes at once is cut into shifts, scales and gates."""
+    from diffusers.models import normalization
+
+    chunks = {getattr(normalization, name): count for name, count in MODULATIONS.items()}
+    return {f"{name}.linear": chunks[type(m)] for name, m in denoiser.named_modules() if type(m) in chunks}

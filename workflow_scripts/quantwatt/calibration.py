@@ -29,6 +29,8 @@ def record(family, pipeline, prompts, calibration):
         calibration: the experiment's completed `calibration` entry.
     Returns:
         {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "branch"}.
+    Raises:
+        DataError: samples have different shapes.
     """
     chosen = strata(calibration["steps"], calibration["timesteps"])
     kept, rows = [], []
@@ -39,11 +41,21 @@ def record(family, pipeline, prompts, calibration):
         for i in range(len(batch)):
             for step in strata_of_prompt(first + i, chosen, calibration["timesteps_per_prompt"]):
                 inputs = recorded[step]
-                branches = len(inputs["hidden_states"]) // len(batch)  # 2 with guidance
+                branches = len(next(iter(inputs.values()))) // len(batch)  # 2 with guidance
                 for branch in range(branches):
                     kept.append({name: tensor[branch * len(batch) + i] for name, tensor in inputs.items()})
                     rows.append({"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch})
-    return {name: torch.stack([sample[name] for sample in kept]) for name in kept[0]}, rows
+    return {name: _stacked(name, [sample[name] for sample in kept]) for name in kept[0]}, rows
+
+
+def _stacked(name, tensors):
+    shapes = {tuple(tensor.shape): None for tensor in tensors}
+    if len(shapes) > 1:
+        one, other, *_ = shapes
+        raise manifest.DataError(
+            f"calibration input {name}: samples of different shapes, {one} and {other}: pad all texts alike."
+        )
+    return torch.stack(tensors)
 
 
 def record_texts(family, pipeline, texts, calibration):

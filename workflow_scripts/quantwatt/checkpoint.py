@@ -202,9 +202,9 @@ class QuantizedPipeline:
         return to_uint8(images, first)
 
     def _settings(self, sampling):
-        """A sampling with the defaults of a pipeline of images; of texts there are none."""
-        if not hasattr(self.pipeline, "vae_scale_factor"):
-            return sampling
-        default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-        settings = {"steps": 28, "guidance": 4.5, "negative_prompt": "", "height": default, "width": default}
+        """A sampling with the defaults of the family, and the size that the pipeline says; of texts there are none."""
+        settings = dict(getattr(self.family, "DEFAULTS", {}))
+        if hasattr(self.pipeline, "default_sample_size"):
+            size = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+            settings |= {"negative_prompt": "", "height": size, "width": size}
         return {**settings, **sampling}

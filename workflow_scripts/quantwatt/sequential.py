@@ -181,7 +181,7 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
         allocation: {layer: {"weights", "activations"}} as `quantwatt.allocation.allocate` returns.
         method: a completed method, for its solver and its transforms.
         samples: {denoiser input: [samples, ...]}; needed where a solver, a transform or a static activation format
-            reads statistics. A dotted name is an entry of a mapping.
+            reads statistics. Named as `quantwatt.denoiser_inputs` says.
         batch: samples per forward pass.
         device: where blocks, statistics and solvers are while they are worked on.
         solved: folder of the layers that an external solver has solved.
@@ -192,7 +192,8 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
         float block's, or "weights"), damping, fallback, and
         spans of transforming and solving: (start, stop, the layer's share) by time.perf_counter.
     Raises:
-        DataError: a weight is not finite, or the external solver has not solved a layer.
+        DataError: a weight is not finite, the external solver has not solved a layer, or a forward pass calls a block
+            twice and the solver compares with the float model's.
     """
     states, reports = _convert(denoiser, allocation)
     allocation = {name: formats for name, formats in allocation.items() if name not in states}
@@ -201,15 +202,22 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
     walk = Walk(family, allocation, method, device, solved)
     streams = Streams(denoiser, family, samples, batch, device, walk.paired) if walk.calibrated else None
     blocks = family.blocks(denoiser)
-    places = iter(blocks)  # where nothing is calibrated; else the passes say where they are
+    places, done = iter(blocks), set()  # where nothing is calibrated; else the passes say where they are
     with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
         while name := streams.block if streams else next(places, None):
             block = Block(denoiser, name, allocation, device)
-            if states.keys() & set(block.layers.values()):
-                raise DataError(f"block {name}: a forward pass calls it twice; exclude its layers in the allocation.")
+            if name in done:  # the denoiser calls it again: it is as the inputs of its first call have made it
+                if walk.paired and any(layer == name or layer.startswith(f"{name}.") for layer in states):
+                    raise DataError(
+                        f"block {name}: a forward pass calls it twice; exclude its layers in the allocation."
+                    )
+                streams.advance(block.module, block.module)
+                block.put_back()
+                continue
             for layer, (state, report) in walk.block(block, streams):
                 states[layer], reports[layer] = state, report
             block.put_back()
+            done.add(name)
             bar.update()
     if unseen := allocation.keys() - states.keys():
         raise DataError(f"layer {min(unseen)}: the calibration data never reach it; exclude it in the allocation.")

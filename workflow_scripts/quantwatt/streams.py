@@ -12,6 +12,7 @@ import greenlet
 import torch
 
 from quantwatt.architecture import LAYERS
+from quantwatt.denoiser_inputs import nested
 from quantwatt.manifest import DataError, finite
 
 
@@ -116,7 +117,7 @@ class Streams:
 
         Args:
             denoiser: float module on the CPU.
-            samples: {denoiser input: [samples, ...]}; a dotted name is an entry of a mapping.
+            samples: {denoiser input: [samples, ...]}, named as `quantwatt.denoiser_inputs` says.
             batch: samples per forward pass.
             device: where blocks are run.
             paired: whether the float model's stream is kept beside.
@@ -275,18 +276,6 @@ def hooks(handles):
     finally:
         for handle in handles:
             handle.remove()
-
-
-def nested(inputs):
-    """Keyword arguments of named tensors; "a.b" is entry b of the mapping a."""
-    found = {}
-    for name, tensor in inputs.items():
-        first, _, rest = name.partition(".")
-        if rest:
-            found.setdefault(first, {})[rest] = tensor
-        else:
-            found[first] = tensor
-    return found
 
 
 def tensors(outputs, real=None):

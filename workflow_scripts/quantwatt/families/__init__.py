@@ -15,6 +15,7 @@ A family module offers
 
 and, where it has or knows them,
 
+    DEFAULTS = {...}                                            of a sampling: steps, guidance
     stages(names) -> list of lists of names                     one block's layers; each list reads what is before it
     skips(denoiser) -> {layer: channels of each part}           convolutions that read a skip connection beside their
                                                                 block's input

@@ -6,6 +6,7 @@ import torch
 
 from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 
+DEFAULTS = {"steps": 28, "guidance": 4.5}  # of a sampling
 # The denoiser's inputs by keyword.
 DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 

@@ -1,0 +1,358 @@
+"""The generic family: pipelines whose denoisers nobody has written a line about are drawn with, recorded and taken
+apart."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_pipelines
+import torch
+
+import fetch_model
+from quantwatt import architecture, calibration, checkpoint, experiment, manifest, sequential, splits
+from quantwatt.allocation import allocate
+from quantwatt.denoiser_inputs import flat, nested
+from quantwatt.families import load_family
+from quantwatt.manifest import DataError
+
+FAMILY = load_family("diffusers")
+NAMES = list(tiny_pipelines.BUILDERS)
+TEXTS = ["a large red circle on the left", "a small blue square", "a green triangle of black"]
+
+
+def settings(name):
+    return {"family": "diffusers", "dtype": "float32", "arguments": tiny_pipelines.ARGUMENTS.get(name, {})}
+
+
+def sampling(name, **entries):
+    size = tiny_pipelines.SIZES.get(name, 16)
+    return {"steps": 2, "guidance": 2.0, "height": size, "width": size, **entries}
+
+
+def subjects(name):
+    return ["3", "7", "11"] if name == "dit" else TEXTS
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {name: tiny_pipelines.BUILDERS[name](tmp_path_factory.mktemp(name)) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def pipelines(folders):
+    return {name: FAMILY.load(settings(name), folders[name]) for name in NAMES}
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def pipeline(name, pipelines):
+    return pipelines[name]
+
+
+@pytest.fixture
+def denoiser(pipeline):
+    return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def test_every_layer_is_in_exactly_one_block(denoiser):
+    layers, blocks = FAMILY.quantizable(denoiser), FAMILY.blocks(denoiser)
+    computing = [m for m in denoiser.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
+    assert len(layers) == len(computing) and all(denoiser.get_submodule(n) in computing for n in layers)
+    holding = {n: [block for block in blocks if n == block or n.startswith(f"{block}.")] for n in layers}
+    assert {len(found) for found in holding.values()} == {1}
+    assert len(blocks) == len({found[0] for found in holding.values()})  # none is empty, none stands twice
+
+
+BLOCKS = {
+    "flux": [
+        "transformer_blocks.0",
+        "transformer_blocks.1",
+        "single_transformer_blocks.0",
+        "single_transformer_blocks.1",
+    ],
+    "pixart": ["transformer_blocks.0", "transformer_blocks.1"],
+    "sana": ["transformer_blocks.0", "transformer_blocks.1"],
+    "dit": ["transformer_blocks.0", "transformer_blocks.1"],
+    "stable-diffusion": [
+        "down_blocks.0.resnets.0",
+        "down_blocks.1.resnets.0",
+        "down_blocks.1.attentions.0.transformer_blocks.0",
+        "mid_block.resnets.0",
+        "mid_block.resnets.1",
+        "mid_block.attentions.0.transformer_blocks.0",
+        *(f"up_blocks.{level}.resnets.{i}" for level in (0, 1) for i in (0, 1)),
+        *(f"up_blocks.0.attentions.{i}.transformer_blocks.0" for i in (0, 1)),
+    ],
+}
+
+
+def test_blocks_of_several_layers_are_the_architectures_own(name, denoiser):
+    several = [block for block in FAMILY.blocks(denoiser) if block not in FAMILY.quantizable(denoiser)]
+    assert sorted(several) == sorted(BLOCKS[name])
+
+
+def test_chunks_of_modulation_layers_are_found(pipelines):
+    flux = FAMILY.segments(pipelines["flux"].transformer)
+    assert flux["transformer_blocks.1.norm1_context.linear"] == 6 and flux["norm_out.linear"] == 2
+    assert flux["single_transformer_blocks.0.norm.linear"] == 3
+    assert FAMILY.segments(pipelines["pixart"].transformer) == {"adaln_single.linear": 6}
+    for pipeline in pipelines.values():
+        denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
+        for layer, count in FAMILY.segments(denoiser).items():
+            assert denoiser.get_submodule(layer).out_features % count == 0
+
+
+def test_the_architecture_alone_takes_no_memory_for_weights_and_lacks_nothing_else(name, folders, denoiser):
+    empty = FAMILY.meta_denoiser(folders[name])
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    assert {n: p.shape for n, p in empty.named_parameters()} == {n: p.shape for n, p in denoiser.named_parameters()}
+    buffers = dict(denoiser.named_buffers())
+    assert all(torch.equal(found, buffers[n]) for n, found in empty.named_buffers())
+    missing, unexpected = empty.load_state_dict(denoiser.state_dict(), assign=True)
+    assert not missing and not unexpected
+    alone = FAMILY.load_denoiser(settings(name), folders[name])
+    assert all(torch.equal(p, q) for p, q in zip(alone.parameters(), empty.parameters(), strict=True))
+
+
+def test_an_image_is_a_function_of_its_prompt_and_seed_alone(name, pipeline):
+    asked = subjects(name)
+    images = FAMILY.generate(pipeline, asked, [5, 6, 7], sampling(name))
+    size = tiny_pipelines.SIZES.get(name, 16)
+    assert images.shape == (3, size, size, 3) and images.dtype == np.float32
+    assert 0 <= images.min() < images.max() <= 1
+    alone = FAMILY.generate(pipeline, asked[1:2], [6], sampling(name))
+    assert np.allclose(alone[0], images[1], atol=1e-4)
+    assert np.abs(images[0] - images[1]).max() > 0.01
+    assert np.abs(FAMILY.generate(pipeline, asked[1:2], [7], sampling(name)) - alone).max() > 0.01
+    (whole,) = FAMILY.phases(pipeline, asked, [5, 6, 7], sampling(name)).values()
+    assert np.allclose(whole().permute(0, 2, 3, 1).numpy(), images, atol=1e-4)
+
+
+def test_recorded_inputs_give_the_denoisers_outputs_again(name, pipeline, denoiser):
+    seen, asked = [], subjects(name)
+    with denoiser.register_forward_hook(lambda module, args, output: seen.append(output[0].clone())):
+        kept = FAMILY.record(pipeline, asked, [5, 6, 7], sampling(name, steps=4), {1, 3})
+    assert len(seen) == 4 and kept.keys() == {1, 3}
+    for step, inputs in kept.items():
+        assert {len(tensor) for tensor in inputs.values()} == {len(seen[step])}
+        assert torch.equal(denoiser(**nested(inputs))[0], seen[step])
+    branches = {"flux": 1}.get(name, 2)  # FLUX is told how much guidance, and has one branch
+    assert len(seen[0]) == 3 * branches
+
+
+def test_samples_of_different_steps_and_prompts_make_one_call(name, pipeline, denoiser):
+    seen = []
+    with denoiser.register_forward_hook(lambda module, args, output: seen.append(output[0].clone())):
+        kept = FAMILY.record(pipeline, subjects(name), [5, 6, 7], sampling(name), {0, 1})
+    mixed = {n: torch.stack([kept[1][n][2], kept[0][n][0]]) for n in kept[0]}
+    found = denoiser(**nested(mixed))[0]
+    assert torch.allclose(found, torch.stack([seen[1][2], seen[0][0]]), atol=1e-5)
+
+
+def test_both_branches_are_kept_where_guidance_calls_twice(folders):
+    entry = settings("flux")
+    entry["arguments"] = {**entry["arguments"], "true_cfg_scale": 3.0}
+    pipeline, seen = FAMILY.load(entry, folders["flux"]), []
+    with pipeline.transformer.register_forward_hook(lambda module, args, output: seen.append(output[0].clone())):
+        kept = FAMILY.record(pipeline, TEXTS, [5, 6, 7], sampling("flux"), {1})
+    assert len(seen) == 4 and len(kept[1]["hidden_states"]) == 6
+    assert not torch.equal(seen[2], seen[3])
+    found = pipeline.transformer(**nested(kept[1]))[0]
+    assert torch.allclose(found, torch.cat(seen[2:]), atol=1e-5)
+
+
+def test_steps_are_counted_where_the_scheduler_evaluates_twice_a_step(folders):
+    from diffusers import HeunDiscreteScheduler
+
+    pipeline = FAMILY.load(settings("stable-diffusion"), folders["stable-diffusion"])
+    pipeline.scheduler = HeunDiscreteScheduler.from_config(pipeline.scheduler.config)
+    kept = FAMILY.record(pipeline, TEXTS, [5, 6, 7], sampling("stable-diffusion", steps=4), {0, 2})
+    planned = pipeline.scheduler.timesteps
+    assert len(planned) == 7  # every step but the last twice
+    assert kept[0]["timestep"].tolist() == [planned[0]] * 6
+    assert kept[2]["timestep"].tolist() == [planned[3]] * 6 and planned[3] == planned.unique().flip(0)[2]
+    assert pipeline.scheduler.step.__name__ == "step" and "step" not in vars(pipeline.scheduler)
+
+
+@pytest.mark.parametrize("name", ["flux", "stable-diffusion"], indirect=True)
+def test_calibration_stacks_what_was_recorded(name, pipeline, denoiser, tmp_path):
+    entry = sampling(name, batch_size=2, timesteps=2, timesteps_per_prompt=1, seed=7)
+    samples, rows = calibration.record(FAMILY, pipeline, subjects(name), entry)
+    branches = {"flux": 1}.get(name, 2)
+    assert len(rows) == 3 * branches and {len(tensor) for tensor in samples.values()} == {len(rows)}
+    calibration.save(tmp_path, samples, rows, {})
+    loaded, _ = calibration.load(tmp_path / "manifest.json")
+    assert loaded.keys() == samples.keys() and all(torch.equal(loaded[n], samples[n]) for n in samples)
+    assert denoiser(**nested(loaded))[0].shape[0] == len(rows)
+
+
+def test_a_call_is_stored_by_samples_and_made_again():
+    pair = (torch.arange(4.0), torch.ones(2, 3))
+    call = {
+        "hidden_states": torch.randn(3, 5),
+        "timestep": torch.tensor(7),
+        "added": {"embeds": torch.randn(3, 2), "nothing": None},
+        "rotary": pair,
+        "height": 4,
+        "scale": 0.1,
+        "flag": False,
+    }
+    stored = flat(call, 3)
+    assert {len(tensor) for tensor in stored.values()} == {3}
+    again = nested(stored)
+    assert again["timestep"].tolist() == [7, 7, 7]
+    assert torch.equal(again["added"]["embeds"], call["added"]["embeds"]) and again["added"]["nothing"] is None
+    assert all(torch.equal(found, part) for found, part in zip(again["rotary"], pair, strict=True))
+    assert (again["height"], again["scale"], again["flag"]) == (4, 0.1, False)
+    assert [type(again[key]) for key in ("height", "scale", "flag")] == [int, float, bool]
+    assert nested({n: tensor[1:2] for n, tensor in stored.items()})["rotary"][1].shape == (2, 3)
+
+
+def test_what_one_call_cannot_give_to_all_samples_is_refused():
+    other = flat({"hidden_states": torch.ones(2, 5), "height": 8}, 2)
+    mixed = {n: torch.cat([tensor, other[n] * 2]) for n, tensor in other.items()}
+    with pytest.raises(DataError, match="height:int: differs .*batch_size: 1"):
+        nested(mixed)
+    with pytest.raises(DataError, match="mode: a str cannot be stored"):
+        flat({"mode": "fast"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "entries", "words"),
+    [
+        ("dit", ["a cat"], {}, "numbers of classes, and 'a cat' is none"),
+        ("dit", ["3"], {"height": 32, "width": 32}, "height: DiTPipeline draws 16 pixels, and 32 are asked for"),
+        ("dit", ["3"], {"negative_prompt": "ugly"}, "negative_prompt: DiTPipeline takes none"),
+    ],
+    indirect=["name"],
+)
+def test_what_a_pipeline_cannot_do_is_refused(name, pipeline, prompts, entries, words):
+    with pytest.raises(DataError, match=words):
+        FAMILY.generate(pipeline, prompts, [0], sampling(name, **entries))
+
+
+def test_guidance_is_refused_where_a_pipeline_has_none(tmp_path):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    types = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    unet = UNet2DModel(8, 1, 1, block_out_channels=(16,), norm_num_groups=4, layers_per_block=1, **types)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    pipeline = FAMILY.load(settings("ddpm"), tmp_path)
+    with pytest.raises(DataError, match="guidance: DDPMPipeline has none, and 2.0 is asked for"):
+        FAMILY.generate(pipeline, [""], [0], {"steps": 2, "guidance": 2.0})
+    grey = FAMILY.generate(pipeline, ["", ""], [0, 1], {"steps": 2, "guidance": 1.0})
+    assert grey.shape == (2, 8, 8, 3) and (grey[..., 0] == grey[..., 2]).all()
+    kept = FAMILY.record(pipeline, [""], [0], {"steps": 2, "guidance": 1.0}, {1})
+    assert set(kept[1]) == {"sample", "timestep"} and kept[1]["timestep"].shape == (1,)
+
+
+def test_arguments_are_those_of_the_pipelines_call(folders):
+    entry = {**settings("pixart"), "arguments": {"max_sequence_lenght": 12}}
+    with pytest.raises(
+        DataError, match="PixArtSigmaPipeline does not take 'max_sequence_lenght' .*max_sequence_length"
+    ):
+        FAMILY.load(entry, folders["pixart"])
+    with pytest.raises(DataError, match="does not take 'guidance_scale'"):  # a sampling says that
+        FAMILY.load({**entry, "arguments": {"guidance_scale": 2.0}}, folders["pixart"])
+
+
+def test_a_pipeline_that_needs_an_image_is_refused(folders, tmp_path):
+    index = manifest.read_json(folders["stable-diffusion"] / "model_index.json")
+    for part in folders["stable-diffusion"].iterdir():
+        if part.is_dir():
+            (tmp_path / part.name).symlink_to(part)
+    parts = {name: index[name] for name in ("unet", "vae", "scheduler", "text_encoder", "tokenizer")}
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "MarigoldDepthPipeline", **parts}))
+    with pytest.raises(DataError, match="MarigoldDepthPipeline needs 'image'"):
+        FAMILY.load(settings("stable-diffusion"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"vae": ["diffusers", "AutoencoderKL"]}, "no part takes a timestep"),
+        (
+            {"prior": ["diffusers", "PriorTransformer"], "decoder": ["diffusers", "UNet2DConditionModel"]},
+            r"several parts take a timestep \(prior, decoder\)",
+        ),
+    ],
+)
+def test_a_denoiser_that_cannot_be_told_is_asked_for(tmp_path, parts, words):
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "X", "scheduler": ["diffusers", "DDIMScheduler"], **parts})
+    )
+    with pytest.raises(DataError, match=words):
+        FAMILY.meta_denoiser(tmp_path)
+
+
+class Nested(torch.nn.Module):
+    """A block whose feed-forward is itself a list of experts with several layers each."""
+
+    def __init__(self):
+        super().__init__()
+        expert = [torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 4)) for _ in range(2)]
+        self.to_q, self.experts = torch.nn.Linear(4, 4), torch.nn.ModuleList(expert)
+
+
+def test_the_smallest_repeated_part_is_the_block():
+    denoiser = torch.nn.Module()
+    denoiser.blocks = torch.nn.ModuleList([Nested(), Nested()])
+    found = architecture.blocks(denoiser)
+    assert found == [f"blocks.{i}.{part}" for i in (0, 1) for part in ("to_q", "experts.0", "experts.1")]
+
+
+def method_of(solver, **entry):
+    plain = {"solver": {"name": solver}, "weights": {"format": "integer", "bits": 4}}
+    return experiment.complete_method(plain | entry, "test", solver)
+
+
+@pytest.fixture(scope="module")
+def samples(pipelines):
+    """{name: denoiser inputs of 12 prompts, at one of two steps each, [samples, ...]}."""
+    found = {}
+    for name, pipeline in pipelines.items():
+        entry = sampling(name, batch_size=6, timesteps=2, timesteps_per_prompt=1, seed=7)
+        found[name], _ = calibration.record(FAMILY, pipeline, subjects(name) * 4, entry)
+    return found
+
+
+def quantized(name, folder, method, samples):
+    """(denoiser, states, reports) with every layer quantized."""
+    layers = fetch_model.describe(FAMILY, folder, "float32")["layers"]
+    denoiser = FAMILY.load_denoiser(settings(name), folder)
+    allocated = allocate(layers, method, "method")
+    splits.split(denoiser, splits.of_layers(layers, allocated))
+    return denoiser, *sequential.quantize(denoiser, FAMILY, allocated, method, samples[name], batch=8)
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq", "qronos"])
+def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pictures(
+    name, solver, folders, samples, tmp_path
+):
+    method = method_of(solver, activations={"bits": 8})
+    denoiser, states, reports = quantized(name, folders[name], method, samples)
+    assert reports.keys() == set(FAMILY.quantizable(FAMILY.meta_denoiser(folders[name])))
+    if solver != "rtn":
+        before, after = zip(
+            *((report["error_before"], report["relative_error"]) for report in reports.values()), strict=True
+        )
+        assert np.mean(after) < (0.97 if solver == "gptq" else 1) * np.mean(before)
+    for report in reports.values():
+        report.pop("spans")
+    details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folders[name])}
+    checkpoint.save(tmp_path, denoiser, states, reports, details)
+    loaded = checkpoint.load_pipeline(tmp_path)
+    asked = {"prompts": subjects(name), "seeds": [5, 6, 7], "sampling": sampling(name)}
+    expected = FAMILY.generate(FAMILY.load(settings(name), folders[name], denoiser), **asked)
+    assert np.array_equal(FAMILY.generate(loaded.pipeline, **asked), expected)

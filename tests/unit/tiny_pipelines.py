@@ -1,0 +1,155 @@
+"""Image pipelines of random weights, for tests: folders as `save_pretrained` writes them.
+
+Each builder takes a folder and returns it. The pipelines' images are 16 or 32 pixels wide, as SIZES says.
+"""
+
+from pathlib import Path
+
+import torch
+
+from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+
+CLIP_TOKENIZER = Path(__file__).parents[2] / "resources/models/tiny-sd3/tokenizer"
+WIDTH = 32  # of every denoiser and every text encoder
+WORDS = "a large small red green blue circle square triangle on the left right of white black background".split()
+
+
+def flux(folder):
+    """FLUX: blocks of two streams, then of one; text by CLIP and T5."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )  # fmt: skip
+    clip, clip_tokenizer = _clip()
+    t5, t5_tokenizer = _t5()
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=_vae(), text_encoder=clip, tokenizer=clip_tokenizer,
+        text_encoder_2=t5, tokenizer_2=t5_tokenizer, transformer=transformer,
+    )  # fmt: skip
+    return _saved(pipeline, folder)
+
+
+def pixart(folder):
+    """PixArt-Sigma: cross-attention to T5's text, one modulation for all blocks."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=16, num_attention_heads=2, in_channels=4,
+        out_channels=8, cross_attention_dim=WIDTH, caption_channels=WIDTH, use_additional_conditions=False,
+    )  # fmt: skip
+    t5, tokenizer = _t5()
+    scheduler = DPMSolverMultistepScheduler()
+    return _saved(PixArtSigmaPipeline(tokenizer, t5, _vae(), transformer, scheduler), folder)
+
+
+def sana(folder):
+    """SANA: linear attention, feed-forward of pointwise and depthwise convolutions; text by Gemma."""
+    from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    torch.manual_seed(0)
+    transformer = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=16, cross_attention_dim=WIDTH, caption_channels=WIDTH,
+        sample_size=8,
+    )  # fmt: skip
+    types = ("ResBlock", "ResBlock", "EfficientViTBlock")
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=4, encoder_block_types=types, decoder_block_types=types,
+        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1), encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)),
+    )  # fmt: skip
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    vocabulary = {piece: i for i, piece in enumerate([*special, "▁", *"abcdefghijklmnopqrstuvwxyz"])}
+    config = Gemma2Config(
+        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[])
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return _saved(SanaPipeline(tokenizer, Gemma2Model(config).eval(), vae, transformer, scheduler), folder)
+
+
+def dit(folder):
+    """DiT: images of classes, without text."""
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8
+    )
+    return _saved(DiTPipeline(transformer, _vae(), DDIMScheduler()), folder)
+
+
+def stable_diffusion(folder):
+    """Stable Diffusion: a UNet with skip connections; text by CLIP."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
+        cross_attention_dim=WIDTH, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    clip, tokenizer = _clip()
+    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
+    pipeline = StableDiffusionPipeline(
+        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return _saved(pipeline, folder)
+
+
+BUILDERS = {"flux": flux, "pixart": pixart, "sana": sana, "dit": dit, "stable-diffusion": stable_diffusion}
+SIZES = {"sana": 32}  # pixels; else 16
+# Further arguments of the calls: short texts, and sizes as they are asked for.
+ARGUMENTS = {
+    "flux": {"max_sequence_length": 12},
+    "pixart": {"max_sequence_length": 12, "use_resolution_binning": False, "clean_caption": False},
+    "sana": {"max_sequence_length": 12, "use_resolution_binning": False, "complex_human_instruction": None},
+}
+
+
+def _saved(pipeline, folder):
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _vae():
+    """An autoencoder of 4 channels that halves the resolution."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, shift_factor=0.1,
+    )  # fmt: skip
+
+
+def _clip():
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(CLIP_TOKENIZER)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=WIDTH, projection_dim=WIDTH,
+        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
+    )  # fmt: skip
+    return CLIPTextModel(config).eval(), tokenizer
+
+
+def _t5():
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>", "▁")]
+    pieces += [(f"▁{word}", -1.0 - i) for i, word in enumerate(WORDS)]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=WIDTH, num_layers=1, num_heads=2, dropout_rate=0.0
+    )
+    return T5EncoderModel(config).eval(), tokenizer
