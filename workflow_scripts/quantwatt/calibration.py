@@ -39,7 +39,7 @@ def record(family, pipeline, prompts, calibration):
         for i in range(len(batch)):
             for step in strata_of_prompt(first + i, chosen, calibration["timesteps_per_prompt"]):
                 inputs = recorded[step]
-                branches = len(inputs["hidden_states"]) // len(batch)  # 2 with guidance
+                branches = len(next(iter(inputs.values()))) // len(batch)  # 2 with guidance
                 for branch in range(branches):
                     kept.append({name: tensor[branch * len(batch) + i] for name, tensor in inputs.items()})
                     rows.append({"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch})
