@@ -209,7 +209,7 @@ def score_inputs(wildcards):
             "baseline": f"{RESULTS}/{OUTPUTS}/{baseline}/manifest.json",
         }
     inputs = {"features": f"{RESULTS}/features/{cell}/{features}.json"}
-    if wildcards.metric != "clip-score":
+    if wildcards.metric in ("fid", "kid"):
         inputs["reference_features"] = f"{RESULTS}/features/reference/{features}.json"
     if wildcards.method != EXPERIMENT["baseline"]:
         inputs["baseline_features"] = f"{RESULTS}/features/{baseline}/{features}.json"
@@ -224,19 +224,23 @@ def score_arguments(wildcards):
     return " ".join(options)
 
 
-# FID and KID compare Inception's features where its weights are at hand, else those of the experiment's judge.
-FEATURES_OF = {
-    "fid": "inception" if CONFIG["inception_weights"] else "judge",
-    "kid": "inception" if CONFIG["inception_weights"] else "judge",
-    "clip-score": "judge",
-}
+# FID and KID compare Inception's features where its weights are at hand, else those of the experiment's classifier or
+# judge.
+CLASSIFIER = EXPERIMENT["classifier"]
+DISTANCES = "inception" if CONFIG["inception_weights"] else "classifier" if CLASSIFIER else "judge"
+FEATURES_OF = {"fid": DISTANCES, "kid": DISTANCES, "clip-score": "judge", "class-accuracy": "classifier"}
 JUDGE = EXPERIMENT["judge"]["model"]
 LOCAL_JUDGE = JUDGE.removeprefix(configuration.LOCAL_JUDGE) if JUDGE.startswith(configuration.LOCAL_JUDGE) else None
 EXTRACTORS = {
     "judge": canonical_json(EXPERIMENT["judge"]),
     "inception": canonical_json({"weights": CONFIG["inception_weights"]}),
+    "classifier": canonical_json(CLASSIFIER),
 }
-EXTRACTOR_FINGERPRINTS = {"judge": content(LOCAL_JUDGE), "inception": content(CONFIG["inception_weights"])}
+EXTRACTOR_FINGERPRINTS = {
+    "judge": content(LOCAL_JUDGE),
+    "inception": content(CONFIG["inception_weights"]),
+    "classifier": content(CLASSIFIER and CLASSIFIER["path"]),
+}
 FIGURES = {
     "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
     "seeds": [f"{RESULTS}/tables/summary.csv"],
@@ -261,6 +265,8 @@ CELL_FILES = [
     ),
 ]
 EVALUATION = ["resources/models/evaluation.json"] if LOCAL_JUDGE == "resources/models/judge" else []
+if CLASSIFIER and CLASSIFIER["path"] == "resources/models/digits":
+    EVALUATION = ["resources/models/evaluation-tiny-consistency.json"]
 
 for word in sys.argv[1:]:  # Snakemake tells a workflow its targets only after it has been read
     if word.startswith(f"{RESULTS}/"):

@@ -39,6 +39,10 @@ def extract(images_path, name, settings, device, output):
     prompts = [image["prompt"] for image in manifest["images"]]
     if None not in prompts and (text := extractor.text(prompts)) is not None:
         tensors["text"] = text
+    if hasattr(extractor, "classes"):
+        tensors["classes"] = extractor.classes(tensors["image"])
+        if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
+            tensors["asked"] = np.array([int(prompt) for prompt in prompts])
     fields |= {
         "library": extractor.library,
         "weights_sha256": extractor.weights_sha256,
@@ -61,6 +65,7 @@ def main(argv=None):
         required=True,
         type=json.loads,
         help='JSON: judge {"model": "local-dir:PATH" or a hub name, "pretrained": TAG, "batch": 64}; '
+        'classifier {"network": "digits" or torchvision\'s name, "path": PATH, "batch": 64}; '
         'inception {"weights": PATH or "download", "batch": 32}',
     )
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")

@@ -1,18 +1,18 @@
-"""Generate a cell's images: line i of the prompt file with seed + i, whatever the method."""
+"""Generate a cell's images: prompt i with seed + i, whatever the method."""
 
 import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, failures, images, manifest
+from quantwatt import command, failures, images, manifest, prompts
 from quantwatt.progress import progress
 
 
-def batches(pipeline, prompts, sampling, description):
+def batches(pipeline, asked, sampling, description):
     """Yield (images uint8 [b, h, w, 3], prompts, seeds) batch by batch, with a progress bar."""
-    with progress(total=len(prompts), description=description, unit="image") as bar:
-        for first in range(0, len(prompts), sampling["batch_size"]):
-            batch = prompts[first : first + sampling["batch_size"]]
+    with progress(total=len(asked), description=description, unit="image") as bar:
+        for first in range(0, len(asked), sampling["batch_size"]):
+            batch = asked[first : first + sampling["batch_size"]]
             seeds = [sampling["seed"] + first + i for i in range(len(batch))]
             yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
             bar.update(len(batch))
@@ -44,12 +44,12 @@ def main(argv=None):
     from quantwatt.checkpoint import load_pipeline
 
     torch.set_num_threads(args.threads)
-    prompts = Path(sampling["prompts"]).read_text().splitlines()[: sampling["images"]]
+    asked = prompts.first(sampling, sampling["images"])
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
-            drawn = batches(pipeline, prompts, sampling, f"generating {checkpoint['method']}")
+            drawn = batches(pipeline, asked, sampling, f"generating {checkpoint['method']}")
             images.write_images(folder, drawn, fields)
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:

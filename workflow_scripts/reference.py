@@ -13,12 +13,27 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def rendered(renderer, seed, n):
-    """Batches (images uint8 [b, h, w, 3], captions, seeds) of `n` images of the renderer "shapes"."""
-    from quantwatt import scenes
+    """Batches (images uint8 [b, h, w, 3], captions, seeds) of `n` images.
 
-    if renderer != "shapes":
-        raise DataError(f"there is no renderer {renderer!r}; 'shapes' is the only one.")
-    pictures, captions = scenes.dataset(n, seed)
+    Args:
+        renderer: "shapes", or "digits" for those of scikit-learn, drawn without replacement.
+    Raises:
+        DataError: no such renderer, or it has fewer images.
+    """
+    if renderer == "shapes":
+        from quantwatt import scenes
+
+        pictures, captions = scenes.dataset(n, seed)
+    elif renderer == "digits":
+        from quantwatt import digits
+
+        if n > digits.COUNT:
+            raise DataError(f"scikit-learn has {digits.COUNT} digits, and {n} are asked for.")
+        chosen = np.random.default_rng(seed).permutation(digits.COUNT)[:n]
+        pictures, captions = (found[chosen] for found in digits.dataset())
+        captions = [str(digit) for digit in captions]
+    else:
+        raise DataError(f"there is no renderer {renderer!r}; 'shapes' and 'digits' are.")
     yield pictures, captions, [None] * n
 
 
@@ -52,7 +67,7 @@ def make_reference(name, settings, folder):
     """Write the reference image set `name` into `folder`; returns its manifest.
 
     Args:
-        settings: {"renderer": "shapes", "seed": int, "images": int}, or
+        settings: {"renderer": "shapes" or "digits", "seed": int, "images": int}, or
             {"folder": PATH, "height": int, "width": int, "images": int or None for all}.
     """
     if settings.get("folder"):

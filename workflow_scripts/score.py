@@ -73,8 +73,8 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
 
 
 def score_features(metric, settings, features_path, reference_path=None, baseline_path=None):
-    """Score of a metric of features, against a reference's (fid, kid) or the prompts' (clip-score), and its change from
-    the baseline's.
+    """Score of a metric of features, against a reference's (fid, kid) or what was asked for (clip-score,
+    class-accuracy), and its change from the baseline's.
 
     Args:
         metric, settings: as for `score_against_baseline`.
@@ -92,6 +92,7 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
     if features["status"] != "ok":
         return result
     result |= {"features": features["extractor"], "resize": features["resize"]}
+    scored = "image"
     if module.COMPARED_WITH == "text":
         if "text" not in tensors:
             raise DataError(
@@ -99,19 +100,23 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
                 "does not give; take the judge or clip."
             )
         compared = tensors["text"]
+    elif module.COMPARED_WITH == "classes":
+        if "asked" not in tensors:
+            raise DataError(f"{features_path}: {metric} needs a classifier, and class numbers as prompts.")
+        compared, scored = tensors["asked"], "classes"
     else:
         reference, reference_tensors = feature_files.read_features(reference_path)
         _check_same(features_path, features, reference_path, reference, EXTRACTION)
         result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
         compared = reference_tensors["image"]
-    result |= _scored(module, settings, tensors["image"], compared)
+    result |= _scored(module, settings, tensors[scored], compared)
     if baseline_path is None or result["status"] != "ok":
         return result
     baseline, baseline_tensors = feature_files.read_features(baseline_path)
     if baseline["status"] != "ok":
         return result
     _check_same(features_path, features, baseline_path, baseline, (*EXTRACTION, "n_images", "prompts_sha256"))
-    return result | {"change": _change(module, settings, tensors["image"], baseline_tensors["image"], compared)}
+    return result | {"change": _change(module, settings, tensors[scored], baseline_tensors[scored], compared)}
 
 
 def _check_same(path, features, other_path, other, keys):
@@ -180,7 +185,7 @@ def main(argv=None):
     parser.add_argument("--predictions", help="accuracy, perplexity: manifest.json of the predictions")
     parser.add_argument("--baseline", help="manifest.json of the baseline's images or predictions")
     parser.add_argument("--is-baseline", action="store_true", help="what is scored is the baseline's own")
-    parser.add_argument("--features", help="fid, kid, clip-score: EXTRACTOR.json of the images")
+    parser.add_argument("--features", help="fid, kid, clip-score, class-accuracy: EXTRACTOR.json of the images")
     parser.add_argument("--reference-features", help="fid, kid: EXTRACTOR.json of the reference images")
     parser.add_argument("--baseline-features", help="EXTRACTOR.json of the baseline's images: the change is told too")
     parser.add_argument("--output", required=True, help="METRIC.json")
@@ -191,6 +196,7 @@ def main(argv=None):
         "baseline": ["images"] if args.is_baseline else ["images", "baseline"],
         "predictions": ["predictions"] if args.is_baseline else ["predictions", "baseline"],
         "text": ["features"],
+        "classes": ["features"],
         "reference": ["features", "reference_features"],
     }[compared_with]
     missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]

@@ -101,6 +101,9 @@ def change(raw, path, value):
             {"format": "bitsandbytes-int8"},
             ["gptq-w4a8.solver.name", "'gptq'", "bitsandbytes-int8", "use rtn"],
         ),
+        ("metrics.class-accuracy", {}, ["classifier: missing", "'class-accuracy' needs one"]),
+        ("classifier", {"network": "digits"}, ["classifier", "'path' is missing"]),
+        ("classifier", {"network": "digits", "path": "resources/models/digit"}, ["classifier.path", "models/digits"]),
         ("metrics.fidd", {}, ["metrics", "'fidd'", "did you mean 'fid'"]),
         ("metrics.fid", {"resample": 3}, ["metrics.fid", "'resample'", "'resamples'"]),
         ("calibration", None, ["calibration", "missing", "gptq-w4a8"]),
@@ -116,6 +119,11 @@ def test_a_mistake_is_refused_by_file_entry_and_key(raw, path, value, words):
     assert sentence.startswith("resources/experiments/mine.yaml: ") and "\n" not in sentence
     for word in words:
         assert word in sentence
+
+
+def test_a_sampling_may_take_its_prompts_again(raw):
+    raw["samplings"]["steps-20"] |= {"images": 600, "cycle": True}
+    assert experiment.check_experiment(raw, "x.yaml")["samplings"]["steps-20"]["images"] == 600
 
 
 def test_unknown_experiment_and_unknown_config_key():

@@ -252,6 +252,10 @@ def _check_references(experiment, file):
     if experiment["calibration"]:
         sources["calibration"] = experiment["calibration"]
     files = _sources(sources, experiment["models"], file)
+    if "class-accuracy" in experiment["metrics"] and experiment["classifier"] is None:
+        raise ConfigurationError(
+            f"{file}: classifier: missing, and metric 'class-accuracy' needs one that reads the images."
+        )
     for name in experiment["metrics"]:
         if _schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
             other = {"image": "text models", "text": "images"}[experiment["kind"]]
@@ -263,6 +267,8 @@ def _check_references(experiment, file):
         files["reference.folder"] = reference["folder"]
     if experiment["judge"]["model"].startswith(LOCAL_JUDGE):
         files["judge.model"] = experiment["judge"]["model"].removeprefix(LOCAL_JUDGE)
+    if experiment["classifier"]:
+        files["classifier.path"] = experiment["classifier"]["path"]
     for entry, path in files.items():
         if not (ROOT / path).exists() or (entry.endswith((".prompts", ".texts")) and (ROOT / path).is_dir()):
             siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
@@ -272,10 +278,10 @@ def _check_references(experiment, file):
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
     for name, entry in experiment["samplings"].items() if experiment["kind"] == "image" else ():
         lines = len((ROOT / entry["prompts"]).read_text().splitlines())
-        if lines < entry["images"]:
+        if lines < (1 if entry["cycle"] else entry["images"]):
             raise ConfigurationError(
                 f"{file}: samplings.{name}.images: {entry['images']} images need as many prompts, and "
-                f"{entry['prompts']} has {lines}."
+                f"{entry['prompts']} has {lines} (cycle: true takes them again from the first)."
             )
 
 

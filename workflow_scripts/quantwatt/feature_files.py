@@ -12,7 +12,8 @@ def write_features(path, tensors, fields):
 
     Args:
         path: the JSON file; the tensors go beside it.
-        tensors: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d].
+        tensors: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d],
+            for classifiers "classes" int64 [n], seen in the images, and "asked" [n], where prompts are class numbers.
             Empty for a cell without images: then only the JSON file is written.
         fields: further entries of the JSON file, `status` and `reason` among them.
     Raises:

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from quantwatt import failures, manifest, measuring
+from quantwatt import failures, manifest, measuring, prompts
 from quantwatt.meters import MeterUnavailable, Together, companions, open_meter
 
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -167,17 +167,14 @@ def batches_of(pipeline, sampling, n_images, n_batches):
         texts, _ = pipeline.family.read(sampling["texts"])
         return pipeline.batches(texts, sampling, n_images, n_batches)
     needed = n_images * n_batches
-    try:
-        prompts = Path(sampling["prompts"]).read_text().splitlines()[:needed]
-    except OSError as error:
-        raise manifest.DataError(f"{sampling['prompts']}: the prompts cannot be read ({error.strerror}).") from error
-    if len(prompts) < needed:
+    asked = prompts.first(sampling, needed)
+    if len(asked) < needed:
         raise manifest.DataError(
-            f"{sampling['prompts']}: {len(prompts)} prompts are too few for images_per_batch: {n_images} and "
+            f"{sampling['prompts']}: {len(asked)} prompts are too few for images_per_batch: {n_images} and "
             f"prompts: {n_batches}."
         )
     starts = range(0, needed, n_images)
-    return [(prompts[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
+    return [(asked[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
 
 
 def count_tokens(phases, pipeline, batch, sampling):

@@ -36,6 +36,7 @@ METRICS = {  # in the report's order; the first of an experiment is drawn agains
     "fid": Metric("fid", "FID", "Fréchet distance", higher_is_better=False),
     "clip-score": Metric("clip_score", "CLIP score", "CLIP score"),
     "kid": Metric("kid", "KID", "kernel distance", higher_is_better=False),
+    "class-accuracy": Metric("class_accuracy", "Class accuracy", "share read as the class asked for"),
     "ssim": Metric("ssim", "SSIM", "SSIM to the unquantized image", paired=True),
     "accuracy": Metric("accuracy", "Accuracy", "accuracy"),
     "perplexity": Metric("perplexity", "Perplexity", "perplexity", higher_is_better=False),

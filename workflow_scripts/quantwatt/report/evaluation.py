@@ -8,6 +8,7 @@ EVALUATION_TITLES = {  # of the sections of evaluation.json
     "generated_with": "Those images were generated with",
     "judge_ranks_right_caption_first": "Judge: unseen renders whose caption beats one with this attribute wrong",
     "clip_score": "CLIP score by the judge",
+    "generated": "The unquantized model: share of its digits that the classifier reads as asked, distance to real ones",
     "size_mb": "Size (MB)",
     "training": "Training",
 }

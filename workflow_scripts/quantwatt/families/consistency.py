@@ -1,0 +1,166 @@
+"""Consistency models (ConsistencyModelPipeline, UNet2DModel): a class number a prompt, a step or a few, no guidance."""
+
+import torch
+
+from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt.architecture import blocks, quantizable
+from quantwatt.manifest import DataError
+
+__all__ = ["blocks", "quantizable"]
+
+
+def load(settings, location, denoiser=None):
+    """The whole pipeline on the CPU, with `denoiser` in place of the stored one if given.
+
+    Raises:
+        DataError: a schedule of `timesteps` is not one of the model's.
+    """
+    from diffusers import ConsistencyModelPipeline
+
+    pipeline = ConsistencyModelPipeline.from_pretrained(
+        location,
+        dtype=getattr(torch, settings["dtype"]),
+        local_files_only=True,
+        use_safetensors=True,
+        **({} if denoiser is None else {"unet": denoiser}),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    levels = pipeline.scheduler.config.num_train_timesteps
+    for schedule in settings["timesteps"]:
+        if schedule[-1] != 0 or sorted(set(schedule), reverse=True) != schedule or schedule[0] >= levels:
+            raise DataError(f"timesteps: {schedule} does not fall from below {levels}, the model's levels, to 0.")
+    pipeline.schedules = {len(schedule): schedule for schedule in settings["timesteps"]}
+    return pipeline
+
+
+def load_denoiser(settings, location):
+    """The network alone, on the CPU, in the model's type."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel.from_pretrained(
+        location,
+        subfolder="unet",
+        dtype=getattr(torch, settings["dtype"]),
+        local_files_only=True,
+        use_safetensors=True,
+    ).eval()
+
+
+def meta_denoiser(location):
+    """The network's architecture on the meta device."""
+    from diffusers import UNet2DModel
+
+    config = UNet2DModel.load_config(location, subfolder="unet", local_files_only=True)
+    with torch.device("meta"):
+        return UNet2DModel.from_config(config).eval()
+
+
+def generate(pipeline, prompts, seeds, sampling):
+    """Images of one batch of class numbers.
+
+    The first noise and that of every further step come from one CPU generator per image, so that image i is the same
+    function of its seed for every method, device and batch.
+
+    Args:
+        prompts: one class number each, as text.
+    Returns:
+        [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN); grey images have equal channels.
+    Raises:
+        DataError: no class of the model, or a guidance, size or number of steps that it does not have.
+    """
+    images = _call(pipeline, prompts, seeds, sampling, output_type="np")
+    return images.repeat(3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def _call(pipeline, prompts, seeds, sampling, output_type):
+    config = pipeline.unet.config
+    size, steps, levels = config.sample_size, sampling["steps"], pipeline.scheduler.config.num_train_timesteps
+    if sampling.get("guidance", 1) not in (0, 1):
+        raise DataError(f"guidance: consistency models have none; set 1, not {sampling['guidance']}.")
+    for key in ("height", "width"):
+        if sampling.get(key, size) != size:
+            raise DataError(f"{key}: this model draws {size}x{size} pixels only; set {size}, not {sampling[key]}.")
+    if steps > levels:
+        raise DataError(f"steps: this model has {levels} noise levels, and cannot take {steps} steps.")
+    schedule = pipeline.schedules.get(steps)
+    return pipeline(
+        batch_size=len(prompts),
+        class_labels=_classes(prompts, config.num_class_embeds),
+        # Without a schedule of its own the scheduler spaces the steps evenly over its levels.
+        num_inference_steps=None if schedule else steps,
+        timesteps=schedule,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type=output_type,
+    ).images
+
+
+def _classes(prompts, count):
+    """Class numbers of prompts, or None where the model is not conditional."""
+    if count is None:
+        return None
+    for prompt in prompts:
+        if not (prompt.strip().isdecimal() and int(prompt) < count):
+            raise DataError(f"prompt '{prompt}': not one of this model's classes, the numbers 0 to {count - 1}.")
+    return [int(prompt) for prompt in prompts]
+
+
+def prepare(pipeline, prompts, seeds, sampling):
+    """A function that draws one batch of images and leaves them on the device."""
+    return lambda: _call(pipeline, prompts, seeds, sampling, output_type="pt")
+
+
+def phases(pipeline, prompts, seeds, sampling):
+    """{"denoise"}: the network draws pixels, so that this is all there is."""
+    return {"denoise": prepare(pipeline, prompts, seeds, sampling)}
+
+
+def record(pipeline, prompts, seeds, calibration, steps):
+    """Denoiser inputs that a float trajectory passes through.
+
+    Args:
+        steps: step indices to keep.
+    Returns:
+        {step: {input name: tensor [batch, ...]}}.
+    """
+    kept, step = {}, 0
+
+    def keep(module, args, kwargs):
+        nonlocal step
+        if step in steps:
+            sample, timestep = args
+            kept[step] = {
+                "sample": sample.detach().clone(),
+                "timestep": timestep.detach().to(torch.float32).expand(len(sample)).clone(),
+            }
+            if kwargs["class_labels"] is not None:
+                kept[step]["class_labels"] = kwargs["class_labels"].detach().clone()
+        step += 1
+
+    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        generate(pipeline, prompts, seeds, calibration)
+    finally:
+        handle.remove()
+    return kept
+
+
+def segments(denoiser):
+    """No layer is quantized by chunks of its outputs."""
+    return {}
+
+
+def skips(denoiser):
+    """{layer: (channels that come up, channels of the skip connection)} of the convolutions that read both.
+
+    On the way up every residual block reads what the layers before it gave and, behind that in the channels, what the
+    way down has left.
+    """
+    ups = [resnet for block in denoiser.up_blocks for resnet in block.resnets]
+    names = {module: name for name, module in denoiser.named_modules()}
+    last_down = denoiser.mid_block or denoiser.down_blocks[-1]
+    above, found = last_down.resnets[-1].out_channels, {}
+    for resnet in ups:
+        for layer in filter(None, (resnet.conv1, resnet.conv_shortcut)):
+            found[names[layer]] = (above, layer.in_channels - above)
+        above = resnet.out_channels
+    return found

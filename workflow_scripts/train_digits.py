@@ -1,0 +1,140 @@
+"""Trains the embedded consistency model of digits and the classifier that reads them, and measures how good they are.
+
+Both learn from scikit-learn's digits and a seed alone. The stages are
+
+  classifier   resources/models/digits/: the digit classifier
+  model        resources/models/tiny-consistency/: the consistency model
+  evaluate     resources/models/evaluation-tiny-consistency.json, from the saved models
+
+Without a stage all of them run, in this order. A training that was interrupted resumes from its last checkpoint.
+"""
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from quantwatt import digit_classifier, digits, manifest
+from quantwatt.embedded import digit_reader, tiny_consistency, training
+from quantwatt.families import consistency
+from quantwatt.images import to_uint8
+from quantwatt.metrics import fid
+from quantwatt.progress import progress
+
+log = logging.getLogger(__name__)
+
+STAGES = ("classifier", "model", "evaluate")
+IMAGES, BATCH = 2000, 250  # generated for every number of steps
+STEPS = (1, 2, 4, 8)
+FLOAT = {"dtype": "float32", "timesteps": [[22, 0]]}
+
+
+def draw(pipeline, steps: int, n: int, first_seed: int = 0) -> torch.Tensor:
+    """`n` images of the digits in turn, image i from `first_seed` + i, as the classifier takes them."""
+    drawn = []
+    for first in progress(range(0, n, BATCH), description=f"{steps} steps", unit="batch"):
+        numbers = range(first, min(first + BATCH, n))
+        asked, seeds = [str(i % digits.CLASSES) for i in numbers], [first_seed + i for i in numbers]
+        images = consistency.generate(pipeline, asked, seeds, {"steps": steps})
+        drawn.append(training.to_tensor(to_uint8(images, first)))
+    return torch.cat(drawn)
+
+
+def evaluate(models: Path, n: int) -> dict:
+    """Every figure of the saved models, from `n` images for every number of steps."""
+    classifier = digit_classifier.load(models / "digits")
+    pipeline = consistency.load(FLOAT, models / "tiny-consistency")
+    held, labels = digits.dataset(held=True)
+    seen, known = digits.dataset(held=False)
+    held_features, found = digit_classifier.read(classifier, training.to_tensor(held))
+    reference = digit_classifier.read(classifier, training.to_tensor(digits.dataset()[0]))[0].numpy()
+    seen_features = digit_classifier.read(classifier, training.to_tensor(seen))[0].numpy()
+    asked = torch.arange(n) % digits.CLASSES
+    by_steps = {}
+    for steps in STEPS:
+        features, read = digit_classifier.read(classifier, draw(pipeline, steps, n))
+        by_steps[f"{steps} steps" if steps > 1 else "1 step"] = {
+            "accuracy": float((read == asked).float().mean()),
+            "frechet_distance": fid.score(features.numpy(), reference, resamples=0).value,
+        }
+    return {
+        "parameters": sum(p.numel() for p in pipeline.unet.parameters()),
+        "size_mb": {name: folder_mb(models / name) for name in ("tiny-consistency", "digits")},
+        "images": n,
+        "generated": by_steps,
+        "classifier_right_on_held_out_digits": float((found.numpy() == labels).mean()),
+        "frechet_distance_of_held_out_digits": fid.score(held_features.numpy(), seen_features, resamples=0).value,
+        "held_out_digits": len(held),
+        "training_digits": len(known),
+    }
+
+
+def folder_mb(folder: Path) -> float:
+    """Size of the files of a folder, in 10**6 bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def training_record(checkpoint: Path, recipe: training.Recipe, previous: dict) -> dict:
+    """Recipe, steps and CPU seconds of a training; what `previous` says where no checkpoint is left."""
+    if not checkpoint.exists():
+        return previous
+    state = torch.load(checkpoint, weights_only=True)
+    return asdict(recipe) | {"steps_done": state["step"], "cpu_s": round(state["cpu_s"])}
+
+
+def rounded(value):
+    """The figures with four decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all of them if none is given")
+    parser.add_argument("--seed", type=int, default=1, help="of weights and batches (default: 1)")
+    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=Path("results/embedded-training"),
+        help="where unfinished trainings are kept (default: results/embedded-training)",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--images", type=int, default=IMAGES, help="to evaluate for every number of steps")
+    chosen = parser.parse_args(argv)
+    if unknown := set(chosen.stage) - set(STAGES):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
+    return chosen
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the chosen stages."""
+    chosen = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(chosen.threads)
+    stages, models, seed = chosen.stage or STAGES, chosen.models, chosen.seed
+    checkpoints = {name: chosen.checkpoints / f"{name}.pt" for name in ("digits", "tiny-consistency")}
+    data = digits.dataset(held=False)
+    if "classifier" in stages:
+        digit_classifier.save(digit_reader.train(*data, checkpoints["digits"], seed)[0], models / "digits")
+    if "model" in stages:
+        network = tiny_consistency.train(*data, checkpoints["tiny-consistency"], seed)[0]
+        tiny_consistency.pipeline(network).save_pretrained(models / "tiny-consistency")
+    if "evaluate" in stages:
+        target = models / "evaluation-tiny-consistency.json"
+        previous = (json.loads(target.read_text()) if target.exists() else {}).get("training", {})
+        recipes = {"tiny-consistency": tiny_consistency.RECIPE, "digits": digit_reader.RECIPE}
+        record = {
+            name: training_record(checkpoints[name], recipe, previous.get(name, {})) for name, recipe in recipes.items()
+        }
+        figures = {"seed": seed} | evaluate(models, chosen.images) | {"training": record}
+        manifest.write_json(target, rounded(figures))
+        log.info("wrote %s", target)
+
+
+if __name__ == "__main__":
+    main()
