@@ -63,11 +63,14 @@ def describe(family, location, dtype):
     """Layers, blocks and size of the denoiser in its computing type, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
     layers, chunks = {}, family.segments(denoiser)
+    content = set(family.content(denoiser)) if hasattr(family, "content") else None
     for name in family.quantizable(denoiser):
         layer = denoiser.get_submodule(name)
         layers[name] = {"in_features": layer.in_features, "out_features": layer.out_features}
         if chunks.get(name, 1) > 1:
             layers[name]["segments"] = chunks[name]
+        if content is not None:
+            layers[name]["group"] = "content" if name in content else "quality"
     stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once
     return {
         "layers": layers,

@@ -6,24 +6,26 @@ from quantwatt import registry
 from quantwatt.manifest import DataError
 
 
-def allocate(layers, method, method_name):
+def allocate(layers, method, method_name, **found):
     """Formats of every layer that a method quantizes.
 
     Args:
         layers: {name: {"in_features", "out_features"}} of the model manifest, in execution order.
         method: a completed method.
+        found: what a mixed allocation's programs have found (quantwatt/allocations/mixed.py).
     Returns:
-        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. With the
-        transform `segments`, a layer NAME of several chunks is named by them: NAME.0, NAME.1, ...
+        {name: {"weights": settings, "activations": settings}}, either of which is None where it stays in 16 bit; empty
+        for the unquantized method. With the transform `segments`, a layer NAME of several chunks is named by them:
+        NAME.0, NAME.1, ...
     Raises:
         DataError: the format does not fit a layer, or a pattern matches none.
     """
-    if method["weights"] is None:
+    if method["weights"] is None and method["allocation"]["name"] != "mixed":
         return {}
     if any(transform["name"] == "segments" for transform in method["transforms"]):
         layers = segmented(layers)
     module = registry.load("allocations", method["allocation"]["name"])
-    return module.allocate(layers, method, method_name)
+    return module.allocate(layers, method, method_name, **found)
 
 
 def segmented(layers):

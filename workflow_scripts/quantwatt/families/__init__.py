@@ -12,6 +12,7 @@ A family module offers
     blocks(denoiser) -> list of names                           in execution order
     quantizable(denoiser) -> list of names                      linear layers, in execution order
     segments(denoiser) -> {layer: chunks}                       layers whose outputs are cut into chunks of equal size
+    content(denoiser) -> list of names                          MixDQ's content layers, where it knows them
     stages(names) -> list of lists of names                     one block's layers; each list reads what is before it
     advance(inputs, output) -> inputs                           one block's inputs from the output of the one before
 
