@@ -50,6 +50,7 @@ def main(argv=None):
                 fresh_process.synchronize_of(args.device), measuring["warmup_s"],
             )
         )  # fmt: skip
+        reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")
     for row in rows:
         row["reason"] = row["reason"] or (reason if row["joules"] is None else None)
     sensitivity_table.write(args.output, rows, sensitivity_table.COSTS)

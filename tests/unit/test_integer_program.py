@@ -1,4 +1,4 @@
-"""The integer program finds what trying every choice finds, ties included, and names what is nearest where none fits."""
+"""The integer program finds what trying every choice finds, also with ties, and names what is nearest if none fits."""
 
 import itertools
 import random

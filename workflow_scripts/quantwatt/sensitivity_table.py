@@ -29,8 +29,12 @@ def write(path, rows, columns=COLUMNS):
     with manifest.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows({key: repr(value) if isinstance(value, float) else value for key, value in row.items()}
-                         for row in rows)  # fmt: skip
+        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+
+
+def _text(value):
+    """Every digit of a float, whatever its type."""
+    return repr(float(value)) if isinstance(value, float) else value
 
 
 def read(path, columns=COLUMNS):
@@ -67,7 +71,7 @@ def gathered(tables, names, candidates):
         for row in read(path):
             key = row["layer"], row["candidate"]
             if key in found:
-                raise DataError(f"{path}: {key[0]} in {key[1]} stands in another job's table, too; delete both.")
+                raise DataError(f"{path}: layer {key[0]} in {key[1]} stands in another job's table, too; delete both.")
             found[key] = row
     wanted = [(name, candidate) for name in names for candidate in candidates]
     if lacking := [key for key in wanted if key not in found]:
