@@ -316,6 +316,7 @@ def test_an_experiment_hands_its_candidates_to_the_method():
          ["candidates.q.weights.format", "stored by its library"]),
         (experiment_of(PROGRAM, sensitivity={"transforms": [{"name": "smoothing"}]}),
          ["sensitivities.alone.transforms.0.name", "'smoothing' belongs to a method"]),
+        (experiment_of(PROGRAM, sensitivity={"metrics": ["ssim"]}), ["programs.0.objective", "'noise' is not among"]),
         (experiment_of(PROGRAM, sensitivity={"images": 9999}), ["sensitivities.alone.images", "9999"]),
         (experiment_of(PROGRAM, sensitivity={"prompts": "resources/prompts/shape-test.txt"}),
          ["sensitivities.alone.prompts", "shapes-test.txt"]),

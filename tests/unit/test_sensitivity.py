@@ -123,6 +123,14 @@ def test_a_layer_that_stays_in_16_bit_loses_nothing():
     assert row["inputs"] == 4 * 8 and row["megabytes"] == 4 * 64 / 1e6
 
 
+def test_images_are_drawn_only_for_metrics_of_images():
+    whole, outputs = probe_of(), probe_of(metrics=["noise"])
+    assert whole.pipeline.drawn == outputs.pipeline.drawn == 3  # the float model's, in three batches
+    expected, found = whole.row("to_out", "w4"), outputs.row("to_out", "w4")
+    assert (whole.pipeline.drawn, outputs.pipeline.drawn) == (6, 3)
+    assert found["noise"] == expected["noise"] and found["ssim"] is None and found["psnr"] is None
+
+
 def test_trying_leaves_the_model_as_it_was():
     probe = probe_of()
     before = probe.scores()

@@ -105,35 +105,40 @@ class Probe:
         images = self.family.generate(self.pipeline, batch.prompts, batch.seeds, self.entry)
         return (np.nan_to_num(images, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 
-    @torch.no_grad()
-    def scores(self):
-        """{"ssim", "psnr", "sqnr", "noise", "image_error"} of the denoiser as it is now, against the float model.
+    def scores(self, metrics=METRICS):
+        """Scores of the denoiser as it is now, against the float model: {metric: value}, and None for other METRICS.
 
-        ssim, psnr: means over images. noise: sum (p - t)^2 / sum t^2 of the denoiser's outputs on the inputs of the
-        float trajectory; sqnr: the same in dB. image_error: mean squared error of images in 0..1. What is not finite
-        is None.
+        ssim, psnr: means over images, and with them image_error, the mean squared error of images in 0..1.
+        noise: sum (p - t)^2 / sum t^2 of the denoiser's outputs on the float trajectory's inputs; sqnr: the same in
+        dB. What is not finite is None.
         """
-        alike, peaks, squares, missed, whole = [], [], [], 0.0, 0.0
-        for batch in self.batches:
-            with self._calls(keep=1) as first:  # whose input is the float trajectory's
-                images = self._images(batch)
-            pairs = list(zip(images, batch.images, strict=True))
-            alike += [ssim(*pair) for pair in pairs]
-            peaks += [psnr(*pair) for pair in pairs]
-            squares += [np.square((a.astype(float) - b) / 255).mean() for a, b in pairs]
+        found = dict.fromkeys((*METRICS, "image_error"))
+        drawn = [None] * len(self.batches)
+        if {"ssim", "psnr"}.intersection(metrics):
+            images, drawn = [], []
+            for batch in self.batches:
+                with self._calls(keep=1) as first:  # whose input is the float trajectory's
+                    images += zip(self._images(batch), batch.images, strict=True)
+                drawn.append(first[0][1])
+            found["psnr"] = float(np.mean([psnr(*pair) for pair in images]))
+            found["ssim"] = float(np.mean([ssim(*pair) for pair in images])) if "ssim" in metrics else None
+            found["image_error"] = float(np.mean([np.square((a.astype(float) - b) / 255).mean() for a, b in images]))
+        if {"sqnr", "noise"}.intersection(metrics):
+            found["noise"] = finite(self._noise(drawn))
+            found["sqnr"] = None if found["noise"] is None else -10 * math.log10(max(found["noise"], LEAST_NOISE))
+        return found
+
+    @torch.no_grad()
+    def _noise(self, drawn):
+        """sum (p - t)^2 / sum t^2 over all calls; `drawn` are the outputs of each batch's first call, where known."""
+        missed = whole = 0.0
+        for batch, first in zip(self.batches, drawn, strict=True):
             for index, (call, target) in enumerate(zip(batch.calls, batch.targets, strict=True)):
-                output = first[0][1] if index == 0 else self._run(call)
+                output = first if index == 0 and first is not None else self._run(call)
                 for found, expected in zip(tensors(output), tensors(target), strict=True):
                     missed += (found.double() - expected.double()).square().sum().item()
                     whole += expected.double().square().sum().item()
-        noise = finite(missed / whole)
-        return {
-            "ssim": float(np.mean(alike)),
-            "psnr": float(np.mean(peaks)),
-            "sqnr": None if noise is None else -10 * math.log10(max(noise, LEAST_NOISE)),
-            "noise": noise,
-            "image_error": float(np.mean(squares)),
-        }
+        return missed / whole
 
     def _run(self, call):
         args, kwargs = moved(call, self.device)
@@ -156,7 +161,7 @@ class Probe:
         """A row of the sensitivity table: one layer alone in a candidate's formats."""
         formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
         self.replace(name, formats)
-        scores = self.scores()
+        scores = self.scores(self.entry["metrics"])
         self.replace(name, {})
         return {
             "layer": name,
