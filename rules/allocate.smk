@@ -92,7 +92,7 @@ rule candidates:
         "../envs/allocate.yaml"
     threads: 1
     params:
-        method=settings("methods", "weights", "activations", "transforms", "allocation"),
+        method=allocating,
         inputs=lambda wildcards: arguments(program_inputs(wildcards)),
     message:
         "Solve integer programs: {wildcards.model}, {wildcards.method}"
@@ -121,7 +121,7 @@ rule trials:
         mem_mb=CONFIG["memory_mb"]["generate"],
         gpu=GPUS,
     params:
-        method=settings("methods", "weights", "activations", "transforms", "allocation"),
+        method=allocating,
         sensitivity=choosing,
         device=DEVICE,
     message:
@@ -147,7 +147,7 @@ rule allocate:
         "../envs/base.yaml"
     threads: 1
     params:
-        method=settings("methods", "weights", "activations", "transforms", "allocation"),
+        method=allocating,
         inputs=lambda wildcards: arguments(allocate_inputs(wildcards)),
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"

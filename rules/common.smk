@@ -153,6 +153,13 @@ def allocation(wildcards):
     return [f"allocations/{method['allocation']['name']}"] if configuration.is_quantized(method) else []
 
 
+def allocating(wildcards):
+    """What an allocation reads of a method: of its solver the name alone."""
+    method = entry("methods", wildcards.method)
+    chosen = {key: method[key] for key in ("weights", "activations", "transforms", "allocation")}
+    return canonical_json(chosen | {"solver": method["solver"] and {"name": method["solver"]["name"]}})
+
+
 def sensitivity_of(wildcards):
     """The sensitivity whose candidates a mixed method chooses from."""
     return entry("sensitivities", entry("methods", wildcards.method)["allocation"]["sensitivity"])

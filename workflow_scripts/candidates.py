@@ -7,6 +7,7 @@ import argparse
 import json
 
 from quantwatt import command, manifest, programs, sensitivity_table
+from quantwatt.allocation import taken_apart
 
 COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
 
@@ -30,7 +31,8 @@ def main(argv=None):
     model = manifest.read_json(args.model)
     table = sensitivity_table.by_layer(sensitivity_table.read(args.sensitivity))
     costs = args.costs and sensitivity_table.by_layer(sensitivity_table.read(args.costs, sensitivity_table.COSTS))
-    choices = programs.solve(model["layers"], table, costs, args.method, args.method_name, model["settings"]["dtype"])
+    layers = taken_apart(model["layers"], [transform["name"] for transform in args.method["transforms"]])
+    choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
     summed = [
         {**choice, "layers": counted(choice["layers"]), "scores": json.dumps(choice["scores"])} for choice in choices
     ]

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from quantwatt import command, manifest, sensitivity_table
+from quantwatt.allocation import tried
 
 
 def main(argv=None):
@@ -14,9 +15,8 @@ def main(argv=None):
     parser.add_argument("--tables", required=True, nargs="+", help="the jobs' CSV files, by sensitivity.py")
     parser.add_argument("--output", required=True, help="CSV file to write")
     args = parser.parse_args(argv)
-    layers = manifest.read_json(args.model)["layers"]
-    names = sensitivity_table.tried(layers, args.sensitivity, args.sensitivity_name)
-    rows = sensitivity_table.gathered(args.tables, names, args.sensitivity["candidates"])
+    layers = tried(manifest.read_json(args.model)["layers"], args.sensitivity, args.sensitivity_name)
+    rows = sensitivity_table.gathered(args.tables, layers, args.sensitivity["candidates"])
     sensitivity_table.write(args.output, rows)
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from quantwatt import command, manifest, sensitivity_table
+from quantwatt.allocation import tried
 
 
 def main(argv=None):
@@ -25,7 +26,7 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import costs, fresh_process
+    from quantwatt import costs, fresh_process, splits
     from quantwatt.families import load_family
 
     fresh_process.set_threads(args.threads)
@@ -33,8 +34,9 @@ def main(argv=None):
     manifest.verify_files(args.model, model["files"], location)
     family = load_family(model["settings"]["family"])
     denoiser = family.load_denoiser(model["settings"], location)
+    names = tried(model["layers"], entry, args.sensitivity_name)
+    splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = family.load(model["settings"], location, denoiser).to(args.device)
-    names = sensitivity_table.tried(model["layers"], entry, args.sensitivity_name)
     images = measuring["images_per_batch"]
     prompts = Path(entry["prompts"]).read_text().splitlines()[:images]
     seeds = [entry["seed"] + i for i in range(images)]

@@ -9,15 +9,16 @@ import json
 from pathlib import Path
 
 from quantwatt import command, dependencies, manifest, sensitivity_table
+from quantwatt.allocation import tried
 from quantwatt.progress import progress
 
 
-def depends_on(model, entry, names):
+def depends_on(model, entry, layers):
     """A hash of all that a job's rows depend on."""
     formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
     code = [manifest.sha256(path) for path in dependencies.closure(Path(__file__).name, plugins)]
-    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "names": names, "code": code}
+    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code}
     return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()
 
 
@@ -32,9 +33,9 @@ def main(argv=None):
     parser.add_argument("--output", required=True, type=Path, help=f"CSV file: {', '.join(sensitivity_table.COLUMNS)}")
     args = parser.parse_args(argv)
     entry, model = args.sensitivity, manifest.read_json(args.model)
-    names = sensitivity_table.tried(model["layers"], entry, args.sensitivity_name)[args.job :: entry["jobs"]]
-    wanted = [(name, candidate) for name in names for candidate in entry["candidates"]]
-    done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), depends_on(model, entry, names))
+    layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
+    wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
+    done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), depends_on(model, entry, layers))
     if len(done.rows) < len(wanted):
         import torch
 
@@ -42,10 +43,8 @@ def main(argv=None):
         from quantwatt.sensitivity import Probe
 
         torch.set_num_threads(args.threads)
-        location = manifest.PROJECT / model["location"]
-        manifest.verify_files(args.model, model["files"], location)
-        family = load_family(model["settings"]["family"])
-        probe = Probe(family, model["settings"], location, entry, names, args.device)
+        manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
+        probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
         probe.draw_float(Path(entry["prompts"]).read_text().splitlines()[: entry["images"]])
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate))

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from quantwatt import command, manifest, sensitivity_table
+from quantwatt.allocation import taken_apart
 from quantwatt.allocations import mixed
 from quantwatt.progress import progress
 
@@ -44,10 +45,10 @@ def main(argv=None):
     from quantwatt.sensitivity import Probe
 
     torch.set_num_threads(args.threads)
-    location = manifest.PROJECT / model["location"]
-    manifest.verify_files(args.model, model["files"], location)
-    family = load_family(model["settings"]["family"])
-    probe = Probe(family, model["settings"], location, entry, list(choices[0]["layers"]), args.device)
+    manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
+    described = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
+    layers = {name: described[name] for name in choices[0]["layers"]}
+    probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
     probe.draw_float(Path(entry["prompts"]).read_text().splitlines()[: entry["images"]])
     sensitivity_table.write(args.output, try_choices(probe, args.method, choices), sensitivity_table.TRIALS)
 

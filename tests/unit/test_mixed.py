@@ -240,16 +240,17 @@ def test_what_no_program_decides_is_as_the_method_has_it():
     assert {formats["activations"]["bits"] for formats in found.values()} == {8}
 
 
-def test_layers_that_stay_in_16_bit_are_left_out_and_a_side_may_stay_alone():
+def test_layers_of_16_bit_weights_are_left_out_and_activations_may_stay_alone():
     method = method_of({"candidates": [*BOTH], "budget": {"megabytes": 6.0}})
     layers = dict(zip(LAYERS, ["float", "nf4", "int8", "float", "nf4"], strict=True))
     found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "layers": layers}])
     assert list(found) == ["attn2.to_k", "conv_in", "conv_out"]
     assert found["attn2.to_k"] == {"weights": {"format": "nf4"}, "activations": None}
-    method = method_of({"candidates": [*A], "budget": {"bits": 8}})
+    method = method_of({"candidates": [*A], "budget": {"bits": 8}}, weights={"format": "nf4"})
     own = dict.fromkeys(LAYERS, "a4") | {"ff.0": None}
     found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "layers": own}])
-    assert "ff.0" not in found and found["conv_in"] == {"weights": None, "activations": A["a4"]["activations"]}
+    assert found["ff.0"]["activations"] is None and found["ff.0"]["weights"]["format"] == "nf4"
+    assert found["conv_in"]["activations"]["bits"] == 4
 
 
 MODEL = {"family": "sd3", "path": "resources/models/tiny-sd3", "dtype": "float32", "text_encoder_3": False}
@@ -322,6 +323,13 @@ def test_an_experiment_hands_its_candidates_to_the_method():
          ["sensitivities.alone.prompts", "shapes-test.txt"]),
         (experiment_of(PROGRAM, sensitivity={"candidates": {"baseline": {"weights": None}}}),
          ["candidates", "baseline"]),
+        (experiment_of(PROGRAM | {"candidates": ["a8"]}), ["programs: none decides on weights", "add a program"]),
+        (experiment_of(PROGRAM | {"candidates": ["x"], "budget": {"joules": 1}}, sensitivity={"candidates": {"x":
+         {"weights": None, "activations": {"bits": 8}}}}), ["programs.0.candidates: 'x' has 16-bit weights"]),
+        (experiment_of(PROGRAM, sensitivity={"transforms": [{"name": "split-skips"}]}),
+         ["mix.allocation.sensitivity", "tries layers with 'split-skips'"]),
+        (experiment_of(PROGRAM, transforms=[{"name": "segments"}]),
+         ["mix.allocation.sensitivity", "tries whole layers that 'segments' takes apart"]),
         (experiment_of(PROGRAM, solver={"name": "auto-gptq"}, weights=None), ["mix.allocation.name", "'auto-gptq'"]),
     ],
 )  # fmt: skip

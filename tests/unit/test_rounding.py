@@ -1,12 +1,13 @@
-"""One layer rounded by itself: grids per row, per part of a concatenated input, and tokens that are left alone."""
+"""One layer rounded by itself: grids of weights and inputs, and the token that is left alone."""
 
 import pytest
 import torch
 
-from quantwatt import sequential
+from quantwatt import architecture, sequential
+from quantwatt.convolution import Convolution
 from quantwatt.experiment import complete_method
 from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.rounding import RoundedLayer, channels_last, megabytes, round_weight
+from quantwatt.rounding import RoundedLayer, megabytes, round_weight
 from quantwatt.statistics import Range
 
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True}
@@ -34,10 +35,14 @@ def formats(weights=None, activations=None):
 
 
 def observed(layer, *batches):
-    statistics = Range(None)
+    """Ranges of what the weight meets, one for each group."""
+    geometry, ranges = Convolution.of(layer), None
     for inputs in batches:
-        statistics.observe(channels_last(layer, inputs).flatten(0, -2))
-    return statistics
+        parts = geometry.patches(inputs) if geometry else [inputs.flatten(0, -2)]
+        ranges = ranges or [Range(part.shape[1]) for part in parts]
+        for one, part in zip(ranges, parts, strict=True):
+            one.observe(part)
+    return ranges
 
 
 def test_a_rounded_weight_is_that_of_its_matrix():
@@ -77,20 +82,6 @@ def test_a_token_is_a_row_of_a_linear_layers_input_and_an_image_of_a_convolution
         assert torch.allclose(RoundedLayer(layer, formats(activations=DYNAMIC))(inputs), layer(values), atol=1e-4)
 
 
-def test_parts_of_a_concatenated_input_have_grids_of_their_own():
-    layer, inputs = convolution(), tensor(2, 8, 5, 5)
-    inputs[:, 6:] *= 100
-    with torch.no_grad():
-        layer.weight[:, 6:] /= 100
-    errors = {}
-    for parts in ((6, 2), None):
-        rounded = RoundedLayer(layer, formats(W8, STATIC), observed(layer, inputs), parts)
-        errors[parts] = (rounded(inputs) - layer(inputs)).square().mean().item()
-    assert errors[6, 2] < errors[None] / 50
-    split = torch.cat([round_weight(layer.weight[:, :6], W8), round_weight(layer.weight[:, 6:], W8)], dim=1)
-    assert torch.equal(RoundedLayer(layer, formats(W8), parts=(6, 2)).rounded.weight, split)
-
-
 def test_the_first_token_goes_through_the_float_layer():
     layer, inputs = linear(), tensor(2, 5, 24)
     inputs[:, 0] = 800
@@ -101,37 +92,27 @@ def test_the_first_token_goes_through_the_float_layer():
 
 
 class Denoiser(torch.nn.Module):
+    """A convolution and a linear layer, each a block by itself."""
+
     def __init__(self):
         super().__init__()
-        self.transformer_blocks = torch.nn.ModuleList([torch.nn.ModuleDict({"to_q": linear()})])
-        self.transformer_blocks[0].forward = lambda hidden_states: self.transformer_blocks[0]["to_q"](hidden_states)
+        self.conv, self.linear = convolution(groups=2), linear(columns=6)
 
-    def forward(self, hidden_states):
-        return self.transformer_blocks[0](hidden_states=hidden_states)
-
-
-class Family:
-    @staticmethod
-    def blocks(denoiser):
-        return ["transformer_blocks.0"]
-
-    @staticmethod
-    def stages(names):
-        return [names]
-
-    @staticmethod
-    def advance(inputs, output):
-        return {"hidden_states": output}
+    def forward(self, sample):
+        return self.linear(self.conv(sample).movedim(1, -1))
 
 
-def test_it_is_the_layer_that_quantizing_the_model_makes():
+@pytest.mark.parametrize("name", ["conv", "linear"])
+def test_it_is_the_layer_that_quantizing_the_model_makes(name):
     entry = {"weights": W4, "activations": STATIC}
     method = complete_method(entry, "test", "method")
-    samples = tensor(12, 5, 24, seed=3)
-    denoiser, name = Denoiser(), "transformer_blocks.0.to_q"
-    sequential.quantize(denoiser, Family, {name: entry}, method, {"hidden_states": samples}, batch=4)
-    rounded = RoundedLayer(linear(), entry, observed(linear(), *samples.split(4)))
-    assert torch.equal(rounded(samples), denoiser.get_submodule(name)(samples))
+    samples, denoiser = tensor(12, 8, 5, 5, seed=3), Denoiser()
+    sequential.quantize(denoiser, architecture, {name: entry}, method, {"sample": samples}, batch=4)
+    plain = Denoiser()
+    inputs = samples if name == "conv" else plain.conv(samples).movedim(1, -1)
+    layer = plain.get_submodule(name)
+    rounded = RoundedLayer(layer, entry, observed(layer, *inputs.split(4)))
+    assert torch.allclose(rounded(inputs), denoiser.get_submodule(name)(inputs), atol=1e-6)
 
 
 def test_megabytes_count_scales_and_what_is_not_packed():

@@ -9,6 +9,7 @@ import torch
 import sensitivity as script
 import trials
 from quantwatt import families, manifest, sensitivity_table
+from quantwatt.allocation import tried
 from quantwatt.experiment import _complete_sensitivity, complete_method
 from quantwatt.manifest import DataError
 from quantwatt.metrics.psnr import psnr
@@ -54,8 +55,6 @@ class Family:
 
     load_denoiser = staticmethod(lambda settings, location: Denoiser())
     load = staticmethod(lambda settings, location, denoiser=None: Pipeline(denoiser))
-    first_token = staticmethod(lambda denoiser: ["to_k"])
-    skips = staticmethod(lambda denoiser: {"conv_in": (2, 1)})
 
     @staticmethod
     @torch.no_grad()
@@ -71,7 +70,12 @@ class Family:
 
 
 PROMPTS = ["one", "three", "seventeen", "a", "bb"]
-LAYERS = {"conv_in": {}, "to_k": {}, "to_out": {}}
+LAYERS = {
+    "conv_in": {"in_features": 27, "out_features": 8, "kernel_size": [3, 3], "skips": [2, 1]},
+    "to_k": {"in_features": 8, "out_features": 8, "first_token": True},
+    "to_out": {"in_features": 8, "out_features": 3},
+}
+MODEL = {"layers": LAYERS, "files": {}, "settings": {"family": "sd3"}, "location": "."}
 
 
 def entry_of(transform=None, **changes):
@@ -81,7 +85,9 @@ def entry_of(transform=None, **changes):
 
 
 def probe_of(names=tuple(LAYERS), **changes):
-    probe = Probe(Family, {}, None, entry_of(**changes), list(names))
+    entry = entry_of(**changes)
+    layers = tried({name: LAYERS.get(name, {}) for name in names}, entry, "alone")
+    probe = Probe(Family, MODEL, entry, layers)
     probe.draw_float(PROMPTS)
     return probe
 
@@ -142,20 +148,22 @@ def test_trying_leaves_the_model_as_it_was():
 
 def test_ranges_run_over_batches_and_leave_the_first_token_out():
     plain, bos = probe_of(), probe_of(transform="bos")
-    assert plain.ranges["to_k"].high.amax() == 500
+    assert plain.ranges["to_k"][0].high.amax() == 500
     lengths = [max(map(len, batch)) / 10 for batch in (PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:])]
     expected = lengths[0]  # every batch is seen once a step
     for length in [length for length in lengths for _ in range(3)][1:]:
         expected = 0.95 * expected + 0.05 * length
-    assert bos.ranges["to_k"].high.amax().item() == pytest.approx(expected, rel=1e-5)
+    assert bos.ranges["to_k"][0].high.amax().item() == pytest.approx(expected, rel=1e-5)
     errors = [probe.row("to_k", "a4")["noise"] for probe in (plain, bos)]
     assert errors[1] < errors[0] / 4
 
 
-def test_skips_get_grids_of_their_own():
-    split = probe_of(transform="split-skips")
-    split.replace("conv_in", {"weights": entry_of()["candidates"]["w2"]["weights"], "activations": None})
-    assert split.denoiser.conv_in.parts == [2, 1]
+def test_parts_of_a_layer_are_tried_by_themselves():
+    probe = probe_of(transform="split-skips")
+    assert list(probe.layers) == ["conv_in.0", "conv_in.1", "to_k", "to_out"]
+    assert probe.scores()["noise"] < 1e-12
+    one, other = (probe.row(f"conv_in.{part}", "w2") for part in (0, 1))
+    assert 0 < one["noise"] != other["noise"] > 0 and (one["inputs"], other["inputs"]) == (2 * SIZE**2, SIZE**2)
 
 
 def test_numbers_that_are_none_leave_gaps():
@@ -177,9 +185,7 @@ def model(tmp_path, monkeypatch):
     monkeypatch.setattr(families, "load_family", lambda name: Family)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("\n".join(PROMPTS) + "\n")
-    manifest.write_json(
-        "model.json", {"layers": LAYERS, "files": {}, "settings": {"family": "sd3"}, "location": str(tmp_path)}
-    )
+    manifest.write_json("model.json", MODEL)
 
     def run(job, output=None, **changes):
         output = tmp_path / (output or f"job-{job}.csv")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from quantwatt import kernels, linear, measuring
+from quantwatt import convolution, kernels, linear, measuring
 from quantwatt.activations import ActivationFormat
+from quantwatt.convolution import Convolution
 from quantwatt.formats import load_format, quantize_to_nearest
 from quantwatt.rounding import megabytes
 from quantwatt.statistics import Range
@@ -78,25 +79,23 @@ def case(layer, inputs, formats, device):
 
 def build(layer, inputs, formats, device):
     """(layer that computes in the formats or None, its kernel's name or None, why there is none or None)."""
-    if formats["weights"] is None or isinstance(layer, torch.nn.Conv2d):
-        what = "16-bit weights with quantized inputs" if formats["weights"] is None else "a quantized convolution"
-        return None, None, f"no kernel computes {what} on {device}"
-    rows, columns = layer.weight.shape
-    weight_format = load_format(formats["weights"])
-    quantized = quantize_to_nearest(layer.weight.detach().float().cpu(), weight_format)
+    if formats["weights"] is None:
+        return None, None, f"no kernel computes 16-bit weights with quantized inputs on {device}"
+    geometry, weight_format = Convolution.of(layer), load_format(formats["weights"])
+    quantized = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
     activation_format = ActivationFormat.from_settings(formats["activations"])
     if activation_format is not None and not activation_format.dynamic:
-        observed = Range(columns)
-        observed.observe(inputs.reshape(-1, columns).cpu())
-        scale, zero = activation_format.calibrated(observed)
+        observed = Range(1)
+        observed.observe(inputs.reshape(-1, 1).cpu())
+        scale, zero = activation_format.calibrated([observed])
         quantized = replace(quantized, activation_scale=scale, activation_zero=zero)
-    description = {**formats, "in_features": columns, "out_features": rows}
-    description["parts"] = sorted(quantized.state(weight_format))
+    description = {**formats, **convolution.describe(layer), "parts": sorted(quantized.state(weight_format))}
     kernel = kernels.kernel_for(description, device)
     if kernel is None:
-        return None, None, f"no kernel computes {kernels.describe(description)} on {device}"
+        what = kernels.describe(description) + (" by convolution" if geometry else "")
+        return None, None, f"no kernel computes {what} on {device}"
     own = getattr(linear, kernel.layer).build(
-        quantized, weight_format, formats["activations"], layer.bias, layer.weight.dtype
+        quantized, weight_format, formats["activations"], layer.bias, layer.weight.dtype, geometry
     )
     return own.to(device), kernel.name, None
 

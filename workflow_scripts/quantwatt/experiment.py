@@ -8,7 +8,6 @@ the entries of another.
 """
 
 import difflib
-import functools
 import hashlib
 import json
 import math
@@ -19,13 +18,15 @@ import jsonschema
 import yaml
 
 from quantwatt.allocations import mixed
+from quantwatt.methods import SCHEMAS, is_external, is_library, is_mixed, is_quantized
+from quantwatt.methods import schema as _schema
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMAS = ROOT / "resources" / "schemas"
 EXPERIMENTS = ROOT / "resources" / "experiments"
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
-TRIED_TRANSFORMS = ("bos", "split-skips")  # that a sensitivity may have: they leave a layer's values to rounding
+TAKING_APART = ("segments", "split-skips")  # transforms that change the set of layers
+TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
 
 
@@ -158,6 +159,8 @@ def complete_method(entry, file, where):
     method["weights"] = _complete_weights(method["weights"], file, f"{where}.weights")
     method["transforms"] = _complete_transforms(method["transforms"], file, f"{where}.transforms")
     method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
+    for pattern, changed in method["allocation"].get("overrides", {}).items():
+        _complete_override(method, changed, file, f"{where}.allocation.overrides.{pattern}")
     _check_combination(method, file, where)
     return method
 
@@ -204,7 +207,7 @@ def _complete_sensitivity(entry, file, where):
         if transform["name"] not in TRIED_TRANSFORMS:
             raise ConfigurationError(
                 f"{file}: {where}.transforms.{i}.name: '{transform['name']}' belongs to a method; layers are tried "
-                f"with {' and '.join(TRIED_TRANSFORMS)} only."
+                f"with {', '.join(TRIED_TRANSFORMS)} only."
             )
     return entry
 
@@ -240,6 +243,12 @@ def _check_mixed(method, sensitivities, file, where):
                     f"{file}: {place}.candidates: program {decided[side]} decides on {side} already."
                 )
             decided[side] = i
+        for name in names:
+            formats = candidates[name]
+            if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
+                )
         _check_program(program, sides, file, place)
         metrics = program["objective"].values() if isinstance(program["objective"], dict) else [program["objective"]]
         if unscored := [metric for metric in metrics if metric not in sensitivity["metrics"]]:
@@ -252,13 +261,27 @@ def _check_mixed(method, sensitivities, file, where):
                 f"{file}: {where.removesuffix('.allocation')}.{side}: the programs of its allocation decide on {side}; "
                 "drop the key."
             )
-    lacking = [t["name"] for t in sensitivity["transforms"] if t not in method["transforms"]]
-    if lacking:
+    if "weights" not in decided and method["weights"] is None:
         raise ConfigurationError(
-            f"{file}: {where}.sensitivity: '{allocation['sensitivity']}' tries layers with '{lacking[0]}', which this "
-            "method does not have among its transforms."
+            f"{file}: {where}.programs: none decides on weights, and layers of 16-bit weights keep 16-bit activations; "
+            "give the method weights, or add a program."
         )
+    _check_same_transforms(method, sensitivity, allocation["sensitivity"], file, f"{where}.sensitivity")
     allocation["candidates"] = candidates
+
+
+def _check_same_transforms(method, sensitivity, name, file, where):
+    """What layers were tried with must be the method's, and layers must be taken apart in both alike."""
+    mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
+    if lacking := sorted(tried - mine):
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
+            "transforms."
+        )
+    if apart := sorted((mine - tried).intersection(TAKING_APART)):
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries whole layers that '{apart[0]}' takes apart here; give it that transform."
+        )
 
 
 def _check_program(program, sides, file, where):
@@ -283,19 +306,19 @@ def _check_program(program, sides, file, where):
         raise ConfigurationError(f"{file}: {where}.split.low: {program['split']['low']} is above high.")
 
 
-def is_mixed(method):
-    """Whether a completed method's layers get formats of their own."""
-    return method["allocation"].get("name") == "mixed"
-
-
 def has_several_choices(method):
     """Whether images decide between choices of a mixed method's programs."""
     return any(mixed.is_swept(program) for program in method["allocation"]["programs"])
 
 
-def is_quantized(method):
-    """Whether a completed method quantizes anything."""
-    return method["weights"] is not None or is_mixed(method)
+def _complete_override(method, changed, file, where):
+    """Fill in, from the method's own, what an override of some layers' formats does not say."""
+    if "weights" in changed:
+        changed["weights"] = _complete_weights({**method["weights"], **changed["weights"]}, file, f"{where}.weights")
+    if changed.get("activations"):
+        activations = {**(method["activations"] or {}), **changed["activations"]}
+        schema = _schema("method")["properties"]["activations"]
+        changed["activations"] = _complete(activations, schema, file, f"{where}.activations")
 
 
 def _check_combination(method, file, where):
@@ -346,16 +369,6 @@ def _check_external(name, weights, file, where):
             raise ConfigurationError(f"{file}: {where}.{key}: '{name}' has no '{refused}'; set {instead}.")
     if weights["symmetric"] and weights["narrow"]:
         raise ConfigurationError(f"{file}: {where}.narrow: '{name}' has no narrow symmetric grid; set false.")
-
-
-def is_library(method):
-    """Whether a library rounds, stores and computes a completed method's weights (its format's schema says so)."""
-    return bool(method["weights"]) and _schema(f"formats/{method['weights']['format']}").get("x-library", False)
-
-
-def is_external(method):
-    """Whether a completed method's solver runs in an environment of its own (its schema says so)."""
-    return bool(method["solver"]) and _schema(f"solvers/{method['solver']['name']}").get("x-external", False)
 
 
 def _check_references(experiment, file):
@@ -430,8 +443,12 @@ def _sources(entries, models, file):
 
 def needs_calibration(method):
     """Whether a completed method's solver, a transform (their schemas say so) or its activations need calibration."""
-    formats = [method, *method["allocation"].get("candidates", {}).values()]
-    if any(entry.get("activations") and not entry["activations"]["dynamic"] for entry in formats):
+    changed = [
+        *method["allocation"].get("overrides", {}).values(),
+        *method["allocation"].get("candidates", {}).values(),
+    ]
+    inputs = [method["activations"], *(formats.get("activations") for formats in changed)]
+    if any(activations and not activations["dynamic"] for activations in inputs):
         return True
     plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]
     if method["solver"] and not is_external(method):
@@ -473,11 +490,6 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-@functools.cache
-def _schema(name):
-    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
 
 
 def _plugin(kind, name, file, where):

@@ -1,31 +1,20 @@
 """One linear layer or convolution rounded to nearest by itself: the values of its formats, whatever computes them."""
 
 import copy
-from types import SimpleNamespace
 
 import torch
 
+from quantwatt import convolution
 from quantwatt.activations import ActivationFormat
+from quantwatt.convolution import Convolution
 from quantwatt.formats import load_format, quantize_to_nearest, stored_bits
 
 
-def channels_last(layer, inputs):
-    """A layer's inputs with their channels as the last dimension, [..., channels]."""
-    return inputs.movedim(1, -1) if isinstance(layer, torch.nn.Conv2d) else inputs
-
-
-def round_weight(weight, settings, parts=None):
-    """A weight [rows, columns, ...] rounded to nearest.
-
-    Args:
-        settings: a completed `weights` entry.
-        parts: input channels of each part that has grids of its own, or None.
-    """
-    weight_format, rounded = load_format(settings), []
-    for own in weight.float().split(parts or weight.shape[1], dim=1):
-        matrix = own.flatten(1)
-        rounded.append(quantize_to_nearest(matrix, weight_format).dequantize(weight_format).reshape(own.shape))
-    return torch.cat(rounded, dim=1).to(weight.dtype)
+def round_weight(weight, settings):
+    """A weight [rows, columns, ...] rounded to nearest in a completed `weights` entry's format."""
+    weight_format = load_format(settings)
+    rounded = quantize_to_nearest(weight.float().flatten(1), weight_format).dequantize(weight_format)
+    return rounded.reshape(weight.shape).to(weight.dtype)
 
 
 def megabytes(weight, settings):
@@ -41,27 +30,21 @@ class RoundedLayer(torch.nn.Module):
 
     layer: torch.nn.Linear or Conv2d, which stays as it is.
     formats: {"weights", "activations"}, completed settings or None.
-    observed: `range` statistics of its input channels, for a static grid.
-    parts: channels of each part of the input that has grids of its own, or None.
+    ranges: [`range` statistics] of what its weight meets, one for every group of a convolution, for a static grid.
     keep_first: whether the first token goes through the float layer.
     """
 
-    def __init__(self, layer, formats, observed=None, parts=None, keep_first=False):
+    def __init__(self, layer, formats, ranges=None, keep_first=False):
         super().__init__()
-        self.float_layer, self.rounded = layer, layer
-        self.parts, self.keep_first = list(parts) if parts else None, keep_first
+        self.float_layer = self.rounded = layer
+        self.geometry, self.keep_first = Convolution.of(layer), keep_first
         if formats["weights"]:
+            weight = round_weight(layer.weight.detach(), formats["weights"])
             self.rounded = copy.copy(layer)
-            rounded = round_weight(layer.weight.detach(), formats["weights"], self.parts)
-            self.rounded._parameters = {**layer._parameters, "weight": torch.nn.Parameter(rounded, requires_grad=False)}
+            self.rounded._parameters = {**layer._parameters, "weight": torch.nn.Parameter(weight, requires_grad=False)}
         self.activation_format = ActivationFormat.from_settings(formats["activations"])
-        self.grids = self._grids(observed) if self.activation_format and not self.activation_format.dynamic else None
-
-    def _grids(self, observed):
-        """The static grid of each part of the input."""
-        sizes = self.parts or len(observed.low)
-        pairs = zip(observed.low.split(sizes), observed.high.split(sizes), strict=True)
-        return [self.activation_format.calibrated(SimpleNamespace(low=low, high=high)) for low, high in pairs]
+        static = self.activation_format is not None and not self.activation_format.dynamic
+        self.grid = self.activation_format.calibrated(ranges) if static else None
 
     def forward(self, inputs):
         if not self.keep_first:
@@ -73,11 +56,4 @@ class RoundedLayer(torch.nn.Module):
         """What the product sees of the inputs."""
         if self.activation_format is None:
             return inputs
-        parts = inputs.split(self.parts, dim=1) if self.parts else [inputs]
-        grids = self.grids or [None] * len(parts)
-        return torch.cat([self._quantize(part, grid) for part, grid in zip(parts, grids, strict=True)], dim=1)
-
-    def _quantize(self, inputs, grid):
-        # A convolution's "token" is a whole image.
-        rows = inputs.flatten(1) if isinstance(self.float_layer, torch.nn.Conv2d) else inputs
-        return self.activation_format.fake_quantize(rows, grid).reshape(inputs.shape)
+        return convolution.rounded(inputs, self.activation_format, self.grid, self.geometry)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from quantwatt import manifest, splits
+from quantwatt.convolution import Convolution
 from quantwatt.manifest import DataError, finite
 from quantwatt.metrics.psnr import psnr
 from quantwatt.metrics.ssim import ssim
-from quantwatt.rounding import RoundedLayer, channels_last, megabytes
+from quantwatt.rounding import RoundedLayer, megabytes
 from quantwatt.sensitivity_table import METRICS
 from quantwatt.statistics import Range
 from quantwatt.streams import hooks, moved, tensors
@@ -39,24 +41,23 @@ class Batch:
 class Probe:
     """A float pipeline whose layers can be replaced by simulated ones.
 
-    family, settings, location: of the model; entry: a completed sensitivity; names: layers that will be tried.
+    family, model: of the model, and its manifest; entry: a completed sensitivity; layers: {name: description} of those
+        that will be tried, as `quantwatt.allocation.tried` has them.
     inputs: {layer: elements of its input for one image and call}, known once `draw_float` has run.
     """
 
-    def __init__(self, family, settings, location, entry, names, device="cpu"):
-        self.family, self.entry, self.names, self.device = family, entry, names, device
-        denoiser = family.load_denoiser(settings, location)
-        self.first_token = set(family.first_token(denoiser)) if self._has("bos") else set()
-        self.skips = family.skips(denoiser) if self._has("split-skips") else {}
-        self.pipeline = family.load(settings, location, denoiser).to(device)
+    def __init__(self, family, model, entry, layers, device="cpu"):
+        self.family, self.entry, self.layers, self.device = family, entry, layers, device
+        location = manifest.PROJECT / model["location"]
+        denoiser = family.load_denoiser(model["settings"], location)
+        splits.split(denoiser, splits.of_layers(model["layers"], layers))
+        self.pipeline = family.load(model["settings"], location, denoiser).to(device)
         self.denoiser = denoiser.eval()
-        self.floats = {name: denoiser.get_submodule(name) for name in names}
-        self.formats = dict.fromkeys(names, {})
-        self.ranges = {name: Range(None) for name in names}
-        self.inputs, self.batches = {}, []
-
-    def _has(self, transform):
-        return any(own["name"] == transform for own in self.entry["transforms"])
+        bos = any(transform["name"] == "bos" for transform in entry["transforms"])
+        self.keep_first = {name for name, layer in layers.items() if bos and layer.get("first_token")}
+        self.floats = {name: denoiser.get_submodule(name) for name in layers}
+        self.formats = dict.fromkeys(layers, {})
+        self.ranges, self.inputs, self.batches = {}, {}, []
 
     def draw_float(self, prompts):
         """Draw the float model's images, and remember what its denoiser was given and returned.
@@ -75,16 +76,20 @@ class Probe:
                 batch.calls = [call for call, _ in calls]
                 batch.targets = [output for _, output in calls]
                 self.batches.append(batch)
-        if unseen := [name for name in self.names if name not in self.inputs]:
+        if unseen := [name for name in self.layers if name not in self.inputs]:
             raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
 
     def _watch(self, name):
-        """A hook that adds to the range of a layer's input, and notes its size per sample."""
+        """A hook that adds to the ranges of what a layer's weight meets, and notes its input's size per sample."""
 
         def watch(module, args):
-            inputs = args[0][:, 1:] if name in self.first_token else args[0]
             self.inputs[name] = args[0][0].numel()
-            self.ranges[name].observe(channels_last(module, inputs).flatten(0, -2))
+            inputs = args[0][:, 1:] if name in self.keep_first else args[0]
+            geometry = Convolution.of(module)
+            tokens = [inputs.flatten(0, -2)] if geometry is None else geometry.patches(inputs)
+            ranges = self.ranges.setdefault(name, [Range(part.shape[1]) for part in tokens])
+            for one, part in zip(ranges, tokens, strict=True):
+                one.observe(part)
 
         return watch
 
@@ -148,7 +153,7 @@ class Probe:
         """Put a layer into the denoiser, rounded to nearest in some formats; without any the float layer itself."""
         layer, self.formats[name] = self.floats[name], formats
         if any(formats.values()):
-            layer = RoundedLayer(layer, formats, self.ranges[name], self.skips.get(name), name in self.first_token)
+            layer = RoundedLayer(layer, formats, self.ranges[name], name in self.keep_first)
         self.denoiser.set_submodule(name, layer)
 
     def replace_all(self, formats):

@@ -4,7 +4,6 @@ import csv
 import json
 
 from quantwatt import manifest
-from quantwatt.allocation import matching
 from quantwatt.manifest import DataError
 
 METRICS = ("ssim", "psnr", "sqnr", "noise")
@@ -12,16 +11,6 @@ COLUMNS = ("layer", "candidate", *METRICS, "inputs", "megabytes")
 COSTS = ("layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason")
 TRIALS = ("program", "number", "image_error", "ssim", "psnr", "sqnr", "noise")
 WORDS = {"layer", "candidate", "kernel", "reason"}  # columns without numbers
-
-
-def tried(layers, entry, name):
-    """Names of the layers that a sensitivity tries, in the model's order.
-
-    Args:
-        layers: of the model manifest; entry: a completed sensitivity; name: the entry's, for messages.
-    """
-    excluded = matching(layers, entry["exclude"], f"sensitivities.{name}.exclude")
-    return [layer for layer in layers if layer not in excluded]
 
 
 def write(path, rows, columns=COLUMNS):

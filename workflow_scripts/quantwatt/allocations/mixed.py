@@ -7,7 +7,7 @@ FLOAT_BITS = 16  # what stays as it is counts with in an average, whatever type 
 
 
 def allocate(layers, method, method_name, solved, tried=None):
-    """As `quantwatt.allocation.allocate`, from what the programs have found.
+    """As `quantwatt.allocation.allocate`, from what the programs have found; layers of 16-bit weights are left out.
 
     Args:
         solved: of `quantwatt.programs.solve`.
@@ -17,7 +17,7 @@ def allocate(layers, method, method_name, solved, tried=None):
     for program in range(len(method["allocation"]["programs"])):
         own = [choice for choice in solved if choice["program"] == program]
         choices.append(best(own, tried)["layers"])
-    return {name: formats for name, formats in formats_of(method, choices).items() if any(formats.values())}
+    return {name: formats for name, formats in formats_of(method, choices).items() if formats["weights"]}
 
 
 def read(candidates, trials=None):
