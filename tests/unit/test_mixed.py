@@ -1,14 +1,18 @@
 """Mixed allocations: what programs ask, what the sweep tries, what stays in 16 bit, and what a budget costs."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 
 from quantwatt import allocation, programs, sensitivity_table
 from quantwatt.allocations import mixed
 from quantwatt.experiment import ConfigurationError, check_experiment, complete_method
 from quantwatt.manifest import DataError
 
+ROOT = Path(__file__).parents[2]
 W = {f"w{bits}": {"weights": {"format": "integer", "bits": bits}} for bits in (8, 4, 2)}
 A = {f"a{bits}": {"activations": {"bits": bits}} for bits in (8, 4)}
 BOTH = {
@@ -349,6 +353,16 @@ def test_a_sensitivity_that_is_not_there():
         ConfigurationError, match="mix.allocation.sensitivity: there is no .* 'alome'; did you mean 'alone'"
     ):
         check_experiment(raw, "mine.yaml")
+
+
+def test_readmes_example_is_an_experiment():
+    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+                  if "sensitivities:" in block]  # fmt: skip
+    raw = experiment_of(PROGRAM) | yaml.safe_load(example)
+    raw["methods"]["float"] = None
+    raw["calibration"] = {"prompts": "resources/prompts/shapes-calibration.txt", "steps": 1}
+    loaded = check_experiment(raw, "README.md")
+    assert set(loaded["methods"]["half-the-time"]["allocation"]["candidates"]) == {"int8", "float"}
 
 
 def test_a_mixed_method_is_no_baseline():

@@ -5,6 +5,7 @@ simulated ones and the same images drawn again. Nothing depends on which layers 
 """
 
 import contextlib
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -133,6 +134,11 @@ class Probe:
             found["sqnr"] = None if found["noise"] is None else -10 * math.log10(max(found["noise"], LEAST_NOISE))
         return found
 
+    @functools.cached_property
+    def unchanged(self):
+        """Scores of the float model itself."""
+        return self.scores(self.entry["metrics"])
+
     @torch.no_grad()
     def _noise(self, drawn):
         """sum (p - t)^2 / sum t^2 over all calls; `drawn` are the outputs of each batch's first call, where known."""
@@ -165,9 +171,12 @@ class Probe:
     def row(self, name, candidate):
         """A row of the sensitivity table: one layer alone in a candidate's formats."""
         formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
-        self.replace(name, formats)
-        scores = self.scores(self.entry["metrics"])
-        self.replace(name, {})
+        if any(formats.values()):
+            self.replace(name, formats)
+            scores = self.scores(self.entry["metrics"])
+            self.replace(name, {})
+        else:
+            scores = self.unchanged
         return {
             "layer": name,
             "candidate": candidate,
