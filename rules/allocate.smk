@@ -1,5 +1,140 @@
+rule sensitivity_job:
+    input:
+        code=code("sensitivity.py", family, tried_formats),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
+    output:
+        f"{RESULTS}/sensitivity/{{model}}/{{sensitivity}}/job-{{job}}.csv",
+    log:
+        f"{LOGS}/sensitivity/{{model}}/{{sensitivity}}/job-{{job}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sensitivity/{{model}}/{{sensitivity}}/job-{{job}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: CONFIG["threads"]["generate"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["generate"],
+        gpu=GPUS,
+    params:
+        sensitivity=trying,
+        device=DEVICE,
+    message:
+        "Try layers alone: {wildcards.model}, {wildcards.sensitivity}, job {wildcards.job}"
+    shell:
+        "python workflow_scripts/sensitivity.py --model {input.model} --sensitivity-name {wildcards.sensitivity}"
+        " --sensitivity {params.sensitivity:q} --job {wildcards.job} --device {params.device} --threads {threads}"
+        " --output {output} > {log} 2>&1"
+
+
+rule sensitivity:
+    input:
+        code=code("gather_sensitivity.py"),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        tables=sensitivity_jobs,
+    output:
+        f"{RESULTS}/sensitivity/{{model}}/{{sensitivity}}.csv",
+    log:
+        f"{LOGS}/sensitivity/{{model}}/{{sensitivity}}.log",
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    params:
+        sensitivity=trying,
+    message:
+        "Gather the sensitivity of layers: {wildcards.model}, {wildcards.sensitivity}"
+    shell:
+        "python workflow_scripts/gather_sensitivity.py --model {input.model}"
+        " --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q} --tables {input.tables}"
+        " --output {output} > {log} 2>&1"
+
+
+rule layer_costs:
+    input:
+        code=code("layer_costs.py", family, tried_formats, meter),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
+    output:
+        f"{RESULTS}/costs/{{model}}/{{sensitivity}}.csv",
+    log:
+        f"{LOGS}/costs/{{model}}/{{sensitivity}}.log",
+    retries: 0
+    conda:
+        "../envs/torch.yaml"
+    threads: workflow.cores
+    resources:
+        mem_mb=CONFIG["memory_mb"]["measure"],
+        gpu=GPUS,
+    params:
+        sensitivity=costing,
+        measuring=MEASURING,
+        device=DEVICE,
+    message:
+        "Measure layers: {wildcards.model}, {wildcards.sensitivity}"
+    shell:
+        "python workflow_scripts/layer_costs.py --model {input.model} --sensitivity-name {wildcards.sensitivity}"
+        " --sensitivity {params.sensitivity:q} --measuring {params.measuring:q} --device {params.device}"
+        " --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule candidates:
+    input:
+        unpack(program_inputs),
+        code=code("candidates.py"),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+    output:
+        choices=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.json",
+        table=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.csv",
+    log:
+        f"{LOGS}/candidates/{{model}}/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/candidates/{{model}}/{{method}}.tsv"
+    conda:
+        "../envs/allocate.yaml"
+    threads: 1
+    params:
+        method=allocating,
+        inputs=lambda wildcards: arguments(program_inputs(wildcards)),
+    message:
+        "Solve integer programs: {wildcards.model}, {wildcards.method}"
+    shell:
+        "python workflow_scripts/candidates.py --model {input.model} {params.inputs}"
+        " --method-name {wildcards.method} --method {params.method:q}"
+        " --output {output.choices} --table {output.table} > {log} 2>&1"
+
+
+rule trials:
+    input:
+        code=code("trials.py", family, formats),
+        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        candidates=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.json",
+        prompts=lambda wildcards: sensitivity_of(wildcards)["prompts"],
+    output:
+        f"{RESULTS}/allocation/{{model}}/{{method}}/trials.csv",
+    log:
+        f"{LOGS}/trials/{{model}}/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/trials/{{model}}/{{method}}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: CONFIG["threads"]["generate"]
+    resources:
+        mem_mb=CONFIG["memory_mb"]["generate"],
+        gpu=GPUS,
+    params:
+        method=allocating,
+        sensitivity=choosing,
+        device=DEVICE,
+    message:
+        "Try choices on images: {wildcards.model}, {wildcards.method}"
+    shell:
+        "python workflow_scripts/trials.py --model {input.model} --candidates {input.candidates}"
+        " --method {params.method:q} --sensitivity {params.sensitivity:q} --device {params.device}"
+        " --threads {threads} --output {output} > {log} 2>&1"
+
+
 rule allocate:
     input:
+        unpack(allocate_inputs),
         code=code("allocate.py", allocation),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
     output:
@@ -12,9 +147,10 @@ rule allocate:
         "../envs/base.yaml"
     threads: 1
     params:
-        method=settings("methods", "weights", "activations", "transforms", "allocation"),
+        method=allocating,
+        inputs=lambda wildcards: arguments(allocate_inputs(wildcards)),
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:
-        "python workflow_scripts/allocate.py --model {input.model} --method-name {wildcards.method}"
-        " --method {params.method:q} --output {output} > {log} 2>&1"
+        "python workflow_scripts/allocate.py --model {input.model} {params.inputs}"
+        " --method-name {wildcards.method} --method {params.method:q} --output {output} > {log} 2>&1"

@@ -32,6 +32,7 @@ METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
 METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
+SINGULAR = {"sensitivities": "sensitivity"}
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
 
 
@@ -41,13 +42,15 @@ wildcard_constraints:
     sampling="[^/]+",
     metric="[^/]+",
     extractor="[^/]+",
+    sensitivity="[^/]+",
+    job=r"\d+",
 
 
 def entry(kind, name):
     """One entry of the experiment, or a sentence with the nearest spelling."""
     file = f"resources/experiments/{CONFIG['experiment']}.yaml"
     try:
-        return configuration.lookup(EXPERIMENT[kind], name, kind.removesuffix("s"), file)
+        return configuration.lookup(EXPERIMENT[kind], name, SINGULAR.get(kind, kind.removesuffix("s")), file)
     except configuration.ConfigurationError as error:
         raise WorkflowError(str(error))
 
@@ -69,9 +72,14 @@ def check_target(path):
         "measurements",
         "features",
         "scores",
+        "sensitivity",
+        "costs",
     )
     if stage in stages and names[:1] != ["reference"]:
         kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
+        kinds = {"allocation": kinds[:2]}.get(stage, kinds)
+        kinds = ["models", "sensitivities"] if stage in ("sensitivity", "costs") else kinds
+        names = [name.removesuffix(".csv") for name in names]
         for kind, name in zip(kinds, [name for name in names if name != "manifest.json"]):
             entry(kind, name.removesuffix(".json"))
 
@@ -125,13 +133,87 @@ def family(wildcards):
 
 
 def formats(wildcards):
-    weights = entry("methods", wildcards.method)["weights"]
-    return [f"formats/{weights['format']}"] if weights else []
+    """The formats that a method's layers may have."""
+    method = entry("methods", wildcards.method)
+    return formats_of([method, *method["allocation"].get("candidates", {}).values()])
+
+
+def formats_of(entries):
+    named = [entry["weights"]["format"] for entry in entries if entry.get("weights")]
+    return [f"formats/{name}" for name in dict.fromkeys(named)]
+
+
+def tried_formats(wildcards):
+    """The formats that a sensitivity tries."""
+    return formats_of(entry("sensitivities", wildcards.sensitivity)["candidates"].values())
 
 
 def allocation(wildcards):
     method = entry("methods", wildcards.method)
-    return [f"allocations/{method['allocation']['name']}"] if method["weights"] else []
+    return [f"allocations/{method['allocation']['name']}"] if configuration.is_quantized(method) else []
+
+
+def allocating(wildcards):
+    """What an allocation reads of a method: of its solver the name alone."""
+    method = entry("methods", wildcards.method)
+    chosen = {key: method[key] for key in ("weights", "activations", "transforms", "allocation")}
+    return canonical_json(chosen | {"solver": method["solver"] and {"name": method["solver"]["name"]}})
+
+
+def sensitivity_of(wildcards):
+    """The sensitivity whose candidates a mixed method chooses from."""
+    return entry("sensitivities", entry("methods", wildcards.method)["allocation"]["sensitivity"])
+
+
+def trying(wildcards):
+    """What trying layers reads of a sensitivity: not how their costs are measured."""
+    sensitivity = entry("sensitivities", wildcards.sensitivity)
+    return canonical_json({key: value for key, value in sensitivity.items() if key != "costs"})
+
+
+def costing(wildcards):
+    """What measuring layers reads of it: not how many jobs try them."""
+    sensitivity = entry("sensitivities", wildcards.sensitivity)
+    return canonical_json({key: value for key, value in sensitivity.items() if key not in ("jobs", "images")})
+
+
+def sensitivity_jobs(wildcards):
+    """The tables of all jobs of a sensitivity."""
+    jobs = range(entry("sensitivities", wildcards.sensitivity)["jobs"])
+    return [f"{RESULTS}/sensitivity/{wildcards.model}/{wildcards.sensitivity}/job-{job}.csv" for job in jobs]
+
+
+def program_inputs(wildcards):
+    """The tables that a mixed method's integer programs read."""
+    chosen = entry("methods", wildcards.method)["allocation"]
+    table = f"{wildcards.model}/{chosen['sensitivity']}.csv"
+    inputs = {"sensitivity": f"{RESULTS}/sensitivity/{table}"}
+    if any(budget in program["budget"] for program in chosen["programs"] for budget in ("milliseconds", "joules")):
+        inputs["costs"] = f"{RESULTS}/costs/{table}"
+    return inputs
+
+
+def choosing(wildcards):
+    """What trying choices on images reads of a sensitivity: how images are drawn."""
+    left_out = ("candidates", "exclude", "jobs", "costs")
+    chosen = {key: value for key, value in sensitivity_of(wildcards).items() if key not in left_out}
+    return canonical_json(chosen)
+
+
+def allocate_inputs(wildcards):
+    """What a mixed allocation reads: the choices of its programs, and how far each errs where there are several."""
+    method = entry("methods", wildcards.method)
+    folder, inputs = f"{RESULTS}/allocation/{wildcards.model}/{wildcards.method}", {}
+    if configuration.is_mixed(method):
+        inputs["candidates"] = f"{folder}/candidates.json"
+        if configuration.has_several_choices(method):
+            inputs["trials"] = f"{folder}/trials.csv"
+    return inputs
+
+
+def arguments(inputs):
+    """A script's arguments for such inputs."""
+    return " ".join(f"--{name} {path}" for name, path in inputs.items())
 
 
 def solver(wildcards):
@@ -164,7 +246,7 @@ def quantize_inputs(wildcards):
 
 def quantize_arguments(wildcards):
     """`quantize.py`'s arguments for those inputs."""
-    return " ".join(f"--{name} {path}" for name, path in quantize_inputs(wildcards).items())
+    return arguments(quantize_inputs(wildcards))
 
 
 def external_solver(wildcards):

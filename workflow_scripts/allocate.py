@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from quantwatt import command, manifest
+from quantwatt import command, manifest, registry
 from quantwatt.allocation import allocate
 
 
@@ -12,10 +12,14 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
+    parser.add_argument("--candidates", help="JSON file of candidates.py, for a mixed allocation")
+    parser.add_argument("--trials", help="CSV file of trials.py, where its programs have several choices")
     parser.add_argument("--output", required=True, help="JSON file {layer: {weights, activations}} to write")
     args = parser.parse_args(argv)
-    layers = manifest.read_json(args.model)["layers"]
-    manifest.write_json(args.output, allocate(layers, args.method, args.method_name))
+    layers, found = manifest.read_json(args.model)["layers"], {}
+    if args.candidates:
+        found = registry.load("allocations", args.method["allocation"]["name"]).read(args.candidates, args.trials)
+    manifest.write_json(args.output, allocate(layers, args.method, args.method_name, **found))
 
 
 if __name__ == "__main__":

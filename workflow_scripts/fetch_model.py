@@ -69,6 +69,10 @@ def describe(family, location, dtype):
         layers[name]["skips"] = list(channels)
     for name in family.first_token(denoiser) if hasattr(family, "first_token") else ():
         layers[name]["first_token"] = True
+    if hasattr(family, "content"):
+        content = set(family.content(denoiser))
+        for name, layer in layers.items():
+            layer["group"] = "content" if name in content else "quality"
     stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once
     return {
         "layers": layers,

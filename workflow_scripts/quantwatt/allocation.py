@@ -2,16 +2,17 @@
 
 from fnmatch import fnmatchcase
 
-from quantwatt import experiment, registry
+from quantwatt import methods, registry
 from quantwatt.manifest import DataError
 
 
-def allocate(layers, method, method_name):
+def allocate(layers, method, method_name, **found):
     """Formats of every layer that a method quantizes.
 
     Args:
         layers: {name: {"in_features", "out_features"}} of the model manifest, in execution order.
         method: a completed method.
+        found: what a mixed allocation's programs have found (quantwatt/allocations/mixed.py).
     Returns:
         {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. A layer NAME
         that a transform takes apart is named by its parts: NAME.0, NAME.1, ...; those of a convolution have
@@ -19,17 +20,29 @@ def allocate(layers, method, method_name):
     Raises:
         DataError: the format does not fit a layer, a pattern matches none, or a transform finds no layer.
     """
-    if method["weights"] is None:
+    if not methods.is_quantized(method):
         return {}
-    if experiment.is_library(method) or experiment.is_external(method):  # they know linear layers alone
+    if methods.is_library(method) or methods.is_external(method):  # they know linear layers alone
         layers = {name: layer for name, layer in layers.items() if "kernel_size" not in layer}
     transforms = [transform["name"] for transform in method["transforms"]]
     layers = taken_apart(layers, transforms)
     if "bos" in transforms and not any("first_token" in layer for layer in layers.values()):
         raise DataError(f"methods.{method_name}.transforms: 'bos' has no layer that reads a text in this model.")
     kept = ("part_of", "skips", *(("first_token",) if "bos" in transforms else ()))
-    formats = registry.load("allocations", method["allocation"]["name"]).allocate(layers, method, method_name)
+    module = registry.load("allocations", method["allocation"]["name"])
+    formats = module.allocate(layers, method, method_name, **found)
     return {name: {**own, **{k: layers[name][k] for k in kept if k in layers[name]}} for name, own in formats.items()}
+
+
+def tried(layers, sensitivity, name):
+    """{layer: description} of those that a sensitivity tries, in the model's order.
+
+    Args:
+        layers: of the model manifest; sensitivity: a completed entry; name: the entry's, for messages.
+    """
+    layers = taken_apart(layers, [transform["name"] for transform in sensitivity["transforms"]])
+    excluded = matching(layers, sensitivity["exclude"], f"sensitivities.{name}.exclude")
+    return {layer: described for layer, described in layers.items() if layer not in excluded}
 
 
 def taken_apart(layers, transforms):

@@ -8,7 +8,6 @@ the entries of another.
 """
 
 import difflib
-import functools
 import hashlib
 import json
 import math
@@ -18,11 +17,16 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from quantwatt.allocations import mixed
+from quantwatt.methods import SCHEMAS, is_external, is_library, is_mixed, is_quantized
+from quantwatt.methods import schema as _schema
+
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMAS = ROOT / "resources" / "schemas"
 EXPERIMENTS = ROOT / "resources" / "experiments"
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
+TAKING_APART = ("segments", "split-skips")  # transforms that change the set of layers
+TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
 
 
@@ -57,9 +61,9 @@ def load_experiment(name):
     """Read `resources/experiments/NAME.yaml`, check it, and fill in every default.
 
     Returns:
-        {"kind", "models", "methods", "baseline", "samplings", "calibration", "reference", "metrics", "cells"}; `kind`
-        is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, with "kind" where it is
-        text.
+        {"kind", "models", "methods", "baseline", "samplings", "calibration", "sensitivities", "reference", "metrics",
+        "cells"}; `kind` is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, with
+        "kind" where it is text. The allocation of a mixed method also holds its "candidates", {name: formats}.
     Raises:
         ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
     """
@@ -92,6 +96,13 @@ def check_experiment(raw, file):
         experiment["calibration"] = _complete(
             experiment["calibration"], _schema(f"calibrations/{kind}"), file, "calibration"
         )
+    experiment["sensitivities"] = {
+        name: _complete_sensitivity(entry, file, f"sensitivities.{name}")
+        for name, entry in experiment["sensitivities"].items()
+    }
+    for name, method in experiment["methods"].items():
+        if is_mixed(method):
+            _check_mixed(method, experiment["sensitivities"], file, f"methods.{name}")
     experiment["metrics"] = {
         name: _complete(
             entry or {}, _schema(f"metrics/{_plugin('metrics', name, file, 'metrics')}"), file, f"metrics.{name}"
@@ -135,9 +146,9 @@ def for_model(entry, model):
 
 
 def complete_method(entry, file, where):
-    """Complete one method; an entry without `weights` is an unquantized one."""
+    """Complete one method; an entry without `weights` is an unquantized one, unless its allocation is mixed."""
     method = _complete(entry, _schema("method"), file, where)
-    if method["weights"] is None:
+    if not is_quantized(method):
         for key in ("solver", "activations", "transforms"):
             if method[key]:
                 raise ConfigurationError(
@@ -145,31 +156,165 @@ def complete_method(entry, file, where):
                 )
         return method
     method["solver"] = _complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
-    method["weights"] = _complete_plugin(method["weights"], "formats", "format", file, f"{where}.weights")
-    method["transforms"] = [
-        _complete_plugin(entry, "transforms", "name", file, f"{where}.transforms.{i}")
-        for i, entry in enumerate(method["transforms"])
-    ]
+    method["weights"] = _complete_weights(method["weights"], file, f"{where}.weights")
+    method["transforms"] = _complete_transforms(method["transforms"], file, f"{where}.transforms")
     method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
     for pattern, changed in method["allocation"].get("overrides", {}).items():
         _complete_override(method, changed, file, f"{where}.allocation.overrides.{pattern}")
     _check_combination(method, file, where)
-    if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
-        raise ConfigurationError(
-            f"{file}: {where}.weights.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
-        )
-    if method["weights"].get("granularity") != "group" and method["weights"].get("group_size") is not None:
-        raise ConfigurationError(
-            f"{file}: {where}.weights.group_size: only granularity 'group' has groups; set it or drop the key."
-        )
     return method
+
+
+def _complete_transforms(entries, file, where):
+    return [_complete_plugin(entry, "transforms", "name", file, f"{where}.{i}") for i, entry in enumerate(entries)]
+
+
+def _complete_weights(weights, file, where):
+    """Complete a weight format; None is 16 bit."""
+    if weights is None:
+        return None
+    weights = _complete_plugin(weights, "formats", "format", file, where)
+    if weights.get("granularity") == "group" and weights.get("group_size") is None:
+        raise ConfigurationError(
+            f"{file}: {where}.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
+        )
+    if weights.get("granularity") != "group" and weights.get("group_size") is not None:
+        raise ConfigurationError(
+            f"{file}: {where}.group_size: only granularity 'group' has groups; set it or drop the key."
+        )
+    return weights
+
+
+def _complete_sensitivity(entry, file, where):
+    """Complete what is tried on each layer alone."""
+    entry = _complete(entry, _schema("sensitivity"), file, where)
+    for name, candidate in entry["candidates"].items():
+        place = f"{where}.candidates.{name}"
+        formats = {"weights": None, "activations": None} | candidate
+        if formats["activations"]:
+            settings = _schema("method")["properties"]["activations"]
+            formats["activations"] = _complete(formats["activations"], settings, file, f"{place}.activations")
+        formats["weights"] = _complete_weights(formats["weights"], file, f"{place}.weights")
+        if formats["weights"] and _schema(f"formats/{formats['weights']['format']}").get("x-library", False):
+            raise ConfigurationError(
+                f"{file}: {place}.weights.format: '{formats['weights']['format']}' is stored by its library, and a "
+                "candidate is rounded here; use integer, nf4 or fp4."
+            )
+        _check_static(formats["activations"], file, f"{place}.activations")
+        entry["candidates"][name] = {side: formats[side] for side in candidate}
+    entry["transforms"] = _complete_transforms(entry["transforms"], file, f"{where}.transforms")
+    for i, transform in enumerate(entry["transforms"]):
+        if transform["name"] not in TRIED_TRANSFORMS:
+            raise ConfigurationError(
+                f"{file}: {where}.transforms.{i}.name: '{transform['name']}' belongs to a method; layers are tried "
+                f"with {', '.join(TRIED_TRANSFORMS)} only."
+            )
+    return entry
+
+
+def _check_mixed(method, sensitivities, file, where):
+    """Names that the programs of a mixed method use; adds the candidates that they name."""
+    allocation, where = method["allocation"], f"{where}.allocation"
+    try:
+        sensitivity = lookup(sensitivities, allocation["sensitivity"], "entry of sensitivities", file)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {where}.sensitivity: {str(error).removeprefix(f'{file}: ')}") from error
+    candidates, decided = {}, {}
+    for i, program in enumerate(allocation["programs"]):
+        place = f"{where}.programs.{i}"
+        names = mixed.names_of(program)
+        for name in names:
+            if name not in sensitivity["candidates"]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{allocation['sensitivity']}' tries no '{name}'"
+                    f"{_nearest(name, sensitivity['candidates'])}."
+                )
+            candidates[name] = sensitivity["candidates"][name]
+        sides = mixed.sides(program, candidates)
+        for name in names:
+            if unsaid := [side for side in sides if side not in candidates[name]]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{name}' says nothing of {' and '.join(unsaid)}, and others do; "
+                    "candidates of one program set the same (null: 16 bit)."
+                )
+        for side in sides:
+            if side in decided:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: program {decided[side]} decides on {side} already."
+                )
+            decided[side] = i
+        for name in names:
+            formats = candidates[name]
+            if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
+                )
+        _check_program(program, sides, file, place)
+        metrics = program["objective"].values() if isinstance(program["objective"], dict) else [program["objective"]]
+        if unscored := [metric for metric in metrics if metric not in sensitivity["metrics"]]:
+            raise ConfigurationError(
+                f"{file}: {place}.objective: '{unscored[0]}' is not among the metrics of '{allocation['sensitivity']}'."
+            )
+    for side in decided:
+        if method[side]:
+            raise ConfigurationError(
+                f"{file}: {where.removesuffix('.allocation')}.{side}: the programs of its allocation decide on {side}; "
+                "drop the key."
+            )
+    if "weights" not in decided and method["weights"] is None:
+        raise ConfigurationError(
+            f"{file}: {where}.programs: none decides on weights, and layers of 16-bit weights keep 16-bit activations; "
+            "give the method weights, or add a program."
+        )
+    _check_same_transforms(method, sensitivity, allocation["sensitivity"], file, f"{where}.sensitivity")
+    allocation["candidates"] = candidates
+
+
+def _check_same_transforms(method, sensitivity, name, file, where):
+    """What layers were tried with must be the method's, and layers must be taken apart in both alike."""
+    mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
+    if lacking := sorted(tried - mine):
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
+            "transforms."
+        )
+    if apart := sorted((mine - tried).intersection(TAKING_APART)):
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries whole layers that '{apart[0]}' takes apart here; give it that transform."
+        )
+
+
+def _check_program(program, sides, file, where):
+    """What a program's budget, objective and sweep ask of one another."""
+    bits = "bits" in program["budget"]
+    if bits and len(sides) > 1:
+        raise ConfigurationError(
+            f"{file}: {where}.budget.bits: these candidates set weights and activations, whose bits are two budgets; "
+            "make two programs, or budget megabytes, milliseconds or joules."
+        )
+    if isinstance(program["objective"], dict) and not bits:
+        raise ConfigurationError(
+            f"{file}: {where}.objective: a metric for each group splits a budget in bits; with another name one metric."
+        )
+    if program["protect"] and (not bits or sides != ["activations"]):
+        raise ConfigurationError(
+            f"{file}: {where}.protect: layers keep 16-bit activations in a program of activations and bits only."
+        )
+    if program["split"] and not isinstance(program["objective"], dict):
+        raise ConfigurationError(f"{file}: {where}.split: one objective does not split the budget; drop the key.")
+    if program["split"] and program["split"]["low"] > program["split"]["high"]:
+        raise ConfigurationError(f"{file}: {where}.split.low: {program['split']['low']} is above high.")
+
+
+def has_several_choices(method):
+    """Whether images decide between choices of a mixed method's programs."""
+    return any(mixed.is_swept(program) for program in method["allocation"]["programs"])
 
 
 def _complete_override(method, changed, file, where):
     """Fill in, from the method's own, what an override of some layers' formats does not say."""
     if "weights" in changed:
-        weights = {**method["weights"], **changed["weights"]}
-        changed["weights"] = _complete_plugin(weights, "formats", "format", file, f"{where}.weights")
+        changed["weights"] = _complete_weights({**method["weights"], **changed["weights"]}, file, f"{where}.weights")
     if changed.get("activations"):
         activations = {**(method["activations"] or {}), **changed["activations"]}
         schema = _schema("method")["properties"]["activations"]
@@ -181,6 +326,9 @@ def _check_combination(method, file, where):
     solver, weights, activations = method["solver"], method["weights"], method["activations"]
     library = is_library(method)
     own = library or is_external(method)
+    if is_mixed(method) and own:
+        name = weights["format"] if library else solver["name"]
+        raise ConfigurationError(f"{file}: {where}.allocation.name: '{name}' knows uniform allocations only.")
     if library and solver["name"] != "rtn":
         raise ConfigurationError(
             f"{file}: {where}.solver.name: '{solver['name']}' cannot choose values for '{weights['format']}', a format "
@@ -200,9 +348,13 @@ def _check_combination(method, file, where):
         raise ConfigurationError(f"{file}: {where}.transforms: each transform can be used once.")
     if "low-rank" in names and names[-1] != "low-rank":
         raise ConfigurationError(f"{file}: {where}.transforms: 'low-rank' splits what the others leave; put it last.")
+    _check_static(activations, file, f"{where}.activations")
+
+
+def _check_static(activations, file, where):
     if activations and not activations["dynamic"] and activations["granularity"] != "tensor":
         raise ConfigurationError(
-            f"{file}: {where}.activations.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."
+            f"{file}: {where}.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."
         )
 
 
@@ -219,16 +371,6 @@ def _check_external(name, weights, file, where):
         raise ConfigurationError(f"{file}: {where}.narrow: '{name}' has no narrow symmetric grid; set false.")
 
 
-def is_library(method):
-    """Whether a library rounds, stores and computes a completed method's weights (its format's schema says so)."""
-    return bool(method["weights"]) and _schema(f"formats/{method['weights']['format']}").get("x-library", False)
-
-
-def is_external(method):
-    """Whether a completed method's solver runs in an environment of its own (its schema says so)."""
-    return bool(method["solver"]) and _schema(f"solvers/{method['solver']['name']}").get("x-external", False)
-
-
 def _check_references(experiment, file):
     """Names that entries use of one another must exist, and so must the files they name."""
     methods = experiment["methods"]
@@ -237,7 +379,7 @@ def _check_references(experiment, file):
             f"{file}: baseline: there is no method '{experiment['baseline']}'"
             f"{_nearest(experiment['baseline'], methods)}."
         )
-    if methods[experiment["baseline"]]["weights"] is not None:
+    if is_quantized(methods[experiment["baseline"]]):
         raise ConfigurationError(
             f"{file}: baseline: method '{experiment['baseline']}' is quantized; the baseline must not be."
         )
@@ -248,7 +390,11 @@ def _check_references(experiment, file):
     for name in ("fid", "kid"):
         if name in experiment["metrics"] and reference is None:
             raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
-    sources = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
+    if experiment["sensitivities"] and experiment["kind"] == "text":
+        raise ConfigurationError(f"{file}: sensitivities: they compare images, and these models read text.")
+    asked = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
+    asked |= {f"sensitivities.{name}": entry for name, entry in experiment["sensitivities"].items()}
+    sources = dict(asked)
     if experiment["calibration"]:
         sources["calibration"] = experiment["calibration"]
     files = _sources(sources, experiment["models"], file)
@@ -276,11 +422,11 @@ def _check_references(experiment, file):
             if ".texts" in entry and not hint:
                 hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
-    for name, entry in experiment["samplings"].items() if experiment["kind"] == "image" else ():
+    for where, entry in asked.items() if experiment["kind"] == "image" else ():
         lines = len((ROOT / entry["prompts"]).read_text().splitlines())
-        if lines < (1 if entry["cycle"] else entry["images"]):
+        if lines < (1 if entry.get("cycle") else entry["images"]):
             raise ConfigurationError(
-                f"{file}: samplings.{name}.images: {entry['images']} images need as many prompts, and "
+                f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
                 f"{entry['prompts']} has {lines} (cycle: true takes them again from the first)."
             )
 
@@ -303,8 +449,11 @@ def _sources(entries, models, file):
 
 def needs_calibration(method):
     """Whether a completed method's solver, a transform (their schemas say so) or its activations need calibration."""
-    overrides = method["allocation"].get("overrides", {}) if method["weights"] else {}
-    inputs = [method["activations"], *(changed.get("activations") for changed in overrides.values())]
+    changed = [
+        *method["allocation"].get("overrides", {}).values(),
+        *method["allocation"].get("candidates", {}).values(),
+    ]
+    inputs = [method["activations"], *(formats.get("activations") for formats in changed)]
     if any(activations and not activations["dynamic"] for activations in inputs):
         return True
     plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]
@@ -347,11 +496,6 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-@functools.cache
-def _schema(name):
-    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
 
 
 def _plugin(kind, name, file, where):
@@ -398,6 +542,8 @@ def _with_defaults(value, schema):
         types = schema.get("type", [])
         if "integer" in types or int(value) in [v for v in schema.get("enum", ()) if type(v) is int]:
             return int(value)  # JSON knows one kind of number: 4.0 is a whole one
+    if isinstance(value, list):
+        return [_with_defaults(part, schema["items"]) for part in value] if "items" in schema else value
     if not isinstance(value, dict):
         return value
     for key, sub in schema.get("properties", {}).items():

@@ -1,0 +1,44 @@
+"""Solve a mixed method's integer programs: which candidate each layer could get, within the budgets.
+
+Writes all choices, with the candidate of every layer, as JSON, and a table of them as CSV.
+"""
+
+import argparse
+import json
+
+from quantwatt import command, manifest, programs, sensitivity_table
+from quantwatt.allocation import taken_apart
+
+COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
+
+
+def counted(layers):
+    """How many layers have each candidate, such as "w4 12, w8 3"."""
+    named = ["16 bit" if candidate is None else candidate for candidate in layers.values()]
+    return ", ".join(f"{name} {named.count(name)}" for name in sorted(set(named)))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--method-name", required=True)
+    parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
+    parser.add_argument("--sensitivity", required=True, help="CSV file of gather_sensitivity.py")
+    parser.add_argument("--costs", help="CSV file of layer_costs.py, for a budget of time or energy")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument("--table", required=True, help=f"CSV file to write: {', '.join(COLUMNS)}")
+    args = parser.parse_args(argv)
+    model = manifest.read_json(args.model)
+    table = sensitivity_table.by_layer(sensitivity_table.read(args.sensitivity))
+    costs = args.costs and sensitivity_table.by_layer(sensitivity_table.read(args.costs, sensitivity_table.COSTS))
+    layers = taken_apart(model["layers"], [transform["name"] for transform in args.method["transforms"]])
+    choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
+    summed = [
+        {**choice, "layers": counted(choice["layers"]), "scores": json.dumps(choice["scores"])} for choice in choices
+    ]
+    sensitivity_table.write(args.table, summed, COLUMNS)
+    manifest.write_json(args.output, choices)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,24 @@
+"""Gather what several jobs have found of layers alone into one table, in the model's order."""
+
+import argparse
+import json
+
+from quantwatt import command, manifest, sensitivity_table
+from quantwatt.allocation import tried
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--sensitivity-name", required=True)
+    parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
+    parser.add_argument("--tables", required=True, nargs="+", help="the jobs' CSV files, by sensitivity.py")
+    parser.add_argument("--output", required=True, help="CSV file to write")
+    args = parser.parse_args(argv)
+    layers = tried(manifest.read_json(args.model)["layers"], args.sensitivity, args.sensitivity_name)
+    rows = sensitivity_table.gathered(args.tables, layers, args.sensitivity["candidates"])
+    sensitivity_table.write(args.output, rows)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,62 @@
+"""Measure what each layer takes in each of several formats, in one call of the denoiser, with this device's kernels.
+
+A format without a kernel here has no milliseconds and no joules, and the table says why.
+"""
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+
+from quantwatt import command, manifest, sensitivity_table
+from quantwatt.allocation import tried
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--sensitivity-name", required=True)
+    parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
+    parser.add_argument("--measuring", required=True, type=json.loads, help="meter and config.yaml's `measuring`")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
+    parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.COSTS)}")
+    args = parser.parse_args(argv)
+    entry, model, measuring = args.sensitivity, manifest.read_json(args.model), args.measuring
+
+    import torch
+
+    from quantwatt import costs, fresh_process, splits
+    from quantwatt.families import load_family
+
+    fresh_process.set_threads(args.threads)
+    location = manifest.PROJECT / model["location"]
+    manifest.verify_files(args.model, model["files"], location)
+    family = load_family(model["settings"]["family"])
+    denoiser = family.load_denoiser(model["settings"], location)
+    names = tried(model["layers"], entry, args.sensitivity_name)
+    splits.split(denoiser, splits.of_layers(model["layers"], names))
+    pipeline = family.load(model["settings"], location, denoiser).to(args.device)
+    images = measuring["images_per_batch"]
+    prompts = Path(entry["prompts"]).read_text().splitlines()[:images]
+    seeds = [entry["seed"] + i for i in range(images)]
+    shapes = costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, prompts, seeds, entry))
+    if unseen := [name for name in names if name not in shapes]:
+        raise manifest.DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
+    layers = {name: denoiser.get_submodule(name) for name in names}
+    meter, reason = fresh_process.choose_meter({**measuring, "block_s": entry["costs"]["block_s"]}, args.device)
+    with contextlib.closing(meter), torch.no_grad():
+        rows = list(
+            costs.table(
+                layers, shapes, entry["candidates"], entry["costs"], meter, args.device,
+                fresh_process.synchronize_of(args.device), measuring["warmup_s"],
+            )
+        )  # fmt: skip
+        reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")
+    for row in rows:
+        row["reason"] = row["reason"] or (reason if row["joules"] is None else None)
+    sensitivity_table.write(args.output, rows, sensitivity_table.COSTS)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,141 @@
+"""What layers take in each candidate's formats, with the kernels that compute them on this device.
+
+Layers of one shape that are fed inputs of one shape are measured once, on random numbers. All of them take turns, round
+after round, so that whatever drifts meets all alike, and medians over rounds count.
+"""
+
+import statistics
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from quantwatt import convolution, kernels, linear, measuring
+from quantwatt.activations import ActivationFormat
+from quantwatt.convolution import Convolution
+from quantwatt.formats import load_format, quantize_to_nearest
+from quantwatt.rounding import megabytes
+from quantwatt.statistics import Range
+from quantwatt.streams import hooks
+
+BASELINE = "baseline"  # the unquantized layer
+FLOAT = {"weights": None, "activations": None}
+
+
+@dataclass
+class Case:
+    """One layer in one candidate's formats.
+
+    run: does the product once; None where there is no kernel, and why is in `reason`.
+    seconds, joules: of each round.
+    """
+
+    kernel: str | None
+    reason: str | None
+    run: object = None
+    seconds: list = field(default_factory=list)
+    joules: list = field(default_factory=list)
+
+    def figures(self):
+        """{"milliseconds", "joules", "kernel", "reason"} of one product: medians over rounds, None without any."""
+        seconds, joules = (statistics.median(found) if found else None for found in (self.seconds, self.joules))
+        milliseconds = None if seconds is None else 1000 * seconds
+        return {"milliseconds": milliseconds, "joules": joules, "kernel": self.kernel, "reason": self.reason}
+
+
+def input_shapes(denoiser, names, draw):
+    """{layer: shape of its input} in one call of the denoiser.
+
+    Args:
+        draw: function that makes the denoiser run; its first call counts.
+    """
+    shapes = {}
+
+    def note(name):
+        return lambda module, args: shapes.setdefault(name, tuple(args[0].shape)) and None
+
+    with hooks(denoiser.get_submodule(name).register_forward_pre_hook(note(name)) for name in names):
+        draw()
+    return shapes
+
+
+def shape_of(layer, inputs):
+    """What layers must have in common to cost the same: kind, weight, bias, geometry, and the shape of the input."""
+    geometry = [getattr(layer, key, None) for key in ("stride", "padding", "dilation", "groups", "padding_mode")]
+    return type(layer).__name__, tuple(layer.weight.shape), layer.bias is not None, *map(str, geometry), inputs
+
+
+def case(layer, inputs, formats, device):
+    """A layer ready to be measured in some formats.
+
+    Args:
+        layer: float Linear or Conv2d on the device; inputs: tensor that it is fed.
+        formats: {"weights", "activations"}; both None: the layer as it is.
+    """
+    if not any(formats.values()):
+        return Case("torch", None, lambda: layer(inputs))
+    built, kernel, reason = build(layer, inputs, formats, device)
+    return Case(kernel, reason, None if built is None else lambda: built(inputs))
+
+
+def build(layer, inputs, formats, device):
+    """(layer that computes in the formats or None, its kernel's name or None, why there is none or None)."""
+    if formats["weights"] is None:
+        return None, None, f"no kernel computes 16-bit weights with quantized inputs on {device}"
+    geometry, weight_format = Convolution.of(layer), load_format(formats["weights"])
+    quantized = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
+    activation_format = ActivationFormat.from_settings(formats["activations"])
+    if activation_format is not None and not activation_format.dynamic:
+        observed = Range(1)
+        observed.observe(inputs.reshape(-1, 1).cpu())
+        scale, zero = activation_format.calibrated([observed])
+        quantized = replace(quantized, activation_scale=scale, activation_zero=zero)
+    description = {**formats, **convolution.describe(layer), "parts": sorted(quantized.state(weight_format))}
+    kernel = kernels.kernel_for(description, device)
+    if kernel is None:
+        what = kernels.describe(description) + (" by convolution" if geometry else "")
+        return None, None, f"no kernel computes {what} on {device}"
+    own = getattr(linear, kernel.layer).build(
+        quantized, weight_format, formats["activations"], layer.bias, layer.weight.dtype, geometry
+    )
+    return own.to(device), kernel.name, None
+
+
+def measure(cases, settings, meter, synchronize, warmup_s):
+    """Time all cases that have a kernel, and read their energy, in turns.
+
+    Args:
+        settings: a completed sensitivity's `costs`.
+        meter: opened; without energy where it is the meter "none".
+    """
+    computed = [one for one in cases if one.run is not None]
+    for one in computed:
+        measuring.warm_up(one.run, warmup_s / len(computed), synchronize)
+    for turn in range(settings["rounds"]):
+        for one in computed[:: 1 if turn % 2 == 0 else -1]:
+            seconds = measuring.measure_latency(one.run, settings["seconds"], synchronize=synchronize)
+            one.seconds.append(statistics.median(seconds))
+    for turn in range(settings["blocks"] if meter.name != "none" else 0):
+        for one in computed[:: 1 if turn % 2 == 0 else -1]:
+            blocks = measuring.measure_energy(one.run, meter, settings["block_s"], 1, 1, synchronize)
+            one.joules += [block.energy_j / block.images for block in blocks if not block.void]
+
+
+def table(layers, shapes, candidates, settings, meter, device, synchronize=measuring.nothing, warmup_s=0.0):
+    """Rows {"layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason"}, of one denoiser call.
+
+    Args:
+        layers: {name: float layer on the device}; shapes: of `input_shapes`.
+        candidates: {name: formats}; the unquantized layer comes beside them.
+    """
+    formats = {BASELINE: FLOAT} | {name: FLOAT | own for name, own in candidates.items()}
+    generator, cases = torch.Generator().manual_seed(0), {}
+    for name, layer in layers.items():
+        key = shape_of(layer, shapes[name])
+        if key not in cases:
+            inputs = torch.randn(shapes[name], generator=generator).to(device, layer.weight.dtype)
+            cases[key] = {candidate: case(layer, inputs, own, device) for candidate, own in formats.items()}
+    measure([one for of_shape in cases.values() for one in of_shape.values()], settings, meter, synchronize, warmup_s)
+    for name, layer in layers.items():
+        for candidate, one in cases[shape_of(layer, shapes[name])].items():
+            stored = megabytes(layer.weight, formats[candidate]["weights"])
+            yield {"layer": name, "candidate": candidate, "megabytes": stored, **one.figures()}

@@ -1,0 +1,34 @@
+"""What kind of method a completed entry is: told by its keys and by the schemas of its parts."""
+
+import functools
+import json
+
+from quantwatt.manifest import PROJECT
+
+SCHEMAS = PROJECT / "resources" / "schemas"
+
+
+@functools.cache
+def schema(name):
+    """The JSON schema `resources/schemas/NAME.schema.json`."""
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+
+
+def is_mixed(method):
+    """Whether its layers get formats of their own."""
+    return method["allocation"].get("name") == "mixed"
+
+
+def is_quantized(method):
+    """Whether it quantizes anything."""
+    return method["weights"] is not None or is_mixed(method)
+
+
+def is_library(method):
+    """Whether a library rounds, stores and computes its weights (its format's schema says so)."""
+    return bool(method["weights"]) and schema(f"formats/{method['weights']['format']}").get("x-library", False)
+
+
+def is_external(method):
+    """Whether its solver runs in an environment of its own (its schema says so)."""
+    return bool(method["solver"]) and schema(f"solvers/{method['solver']['name']}").get("x-external", False)

@@ -1,0 +1,237 @@
+"""Which candidate each layer gets: integer programs over measured sensitivities, within budgets.
+
+MixDQ (arXiv 2405.17873) asks for average bits: it scores the layers of its two groups apart, splits the budget
+between the groups in several ways, aims at several averages, and keeps what harms images least. A budget may as well be
+megabytes, milliseconds or joules of one denoiser call, measured on this device.
+"""
+
+import numpy as np
+
+from quantwatt import integer_program
+from quantwatt.allocations.mixed import FLOAT_BITS, bits_of, is_swept, names_of, sides
+from quantwatt.families import BYTES
+from quantwatt.integer_program import Infeasible
+from quantwatt.manifest import DataError
+
+# Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
+SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
+UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
+EVERY = "all"  # the one group of layers that are scored alike
+
+
+def solve(layers, table, measured, method, method_name, dtype):
+    """All choices of all programs of a method.
+
+    Args:
+        layers: {name: {"in_features", "out_features", "group"}} of the model manifest.
+        table: {layer: {candidate: {"ssim", ..., "inputs", "megabytes"}}} of the sensitivity table.
+        measured: {layer: {candidate or "baseline": {"milliseconds", "joules"}}} of the cost table, or None.
+        dtype: the model's type.
+    Returns:
+        [{"program", "number", "target", "split", "cost", "unit", "scores": {group: sum}, "layers": {layer: candidate,
+        or None where it is protected}}], the choices of a program all different.
+    Raises:
+        DataError: a budget that no choice meets, or a layer without a candidate that was scored and measured.
+    """
+    found = []
+    for index, program in enumerate(method["allocation"]["programs"]):
+        where = f"methods.{method_name}.allocation.programs.{index}"
+        question = Question(layers, table, measured, program, method["allocation"]["candidates"], dtype, where)
+        choices = question.sweep() if is_swept(program) else [question.within()]
+        different = {tuple(choice["layers"].items()): choice for choice in reversed(choices)}
+        for number, choice in enumerate(reversed(different.values())):
+            found.append({"program": index, "number": number, **choice})
+    return found
+
+
+class Question:
+    """One program of a method: which candidates each layer has, what they score and what they cost."""
+
+    def __init__(self, layers, table, measured, program, candidates, dtype, where):
+        self.program, self.candidates, self.where = program, candidates, where
+        self.objective, self.unit = program["objective"], next(unit for unit in UNITS if unit in program["budget"])
+        self.side = sides(program, candidates)[0]
+        self.group = {name: self._group(name, layers[name]) for name in table}
+        self.layers, self.table, self.measured, self.dtype = layers, table, measured, dtype
+        self.scores = {name: self._scores(name) for name in table}
+        self.costs = {name: {c: self._cost(name, c) for c in self.scores[name]} for name in table}
+        self._leave_out_unmeasured()
+        self.protected = self._protected()
+        self.free = [name for name in table if name not in self.protected]
+
+    def _group(self, name, layer):
+        if not isinstance(self.objective, dict) and not isinstance(self.program["candidates"], dict):
+            return EVERY
+        if "group" not in layer:
+            raise DataError(
+                f"{self.where}: layer {name} is of no group, because this family does not say what its content layers "
+                "are; give one objective and one list of candidates."
+            )
+        return layer["group"]
+
+    def _scores(self, name):
+        """{candidate: score, larger is better}, those left out whose score is not finite."""
+        group, named = self.group[name], self.program["candidates"]
+        metric = self.objective[group] if isinstance(self.objective, dict) else self.objective
+        sign = -1 if metric == "noise" else 1
+        names = named[group] if isinstance(named, dict) else named
+        values = {candidate: self.table[name][candidate][metric] for candidate in names}
+        return {candidate: sign * value for candidate, value in values.items() if value is not None}
+
+    def _share(self, name):
+        """What a layer's bits weigh in an average: its weights, or the elements of its input."""
+        layer = self.layers[name]
+        if self.side == "weights":
+            return layer["in_features"] * layer["out_features"]
+        return next(iter(self.table[name].values()))["inputs"]
+
+    def _share_of(self, names):
+        return sum(map(self._share, names))
+
+    def _cost(self, name, candidate):
+        if self.unit == "bits":
+            return self._share(name) * bits_of(self.candidates[candidate], self.side)
+        if self.unit == "megabytes":
+            return self.table[name][candidate]["megabytes"]
+        return self.measured[name][candidate][self.unit]
+
+    def _baseline(self, name):
+        """A layer's cost in the unquantized model."""
+        if self.unit == "megabytes":
+            layer = self.layers[name]
+            return layer["in_features"] * layer["out_features"] * BYTES[self.dtype] / 1e6
+        return self.measured[name]["baseline"][self.unit]
+
+    def _leave_out_unmeasured(self):
+        for name, costs in self.costs.items():
+            self.costs[name] = {candidate: cost for candidate, cost in costs.items() if cost is not None}
+            self.scores[name] = {candidate: self.scores[name][candidate] for candidate in self.costs[name]}
+            if not self.costs[name]:
+                raise DataError(
+                    f"{self.where}: layer {name} has no candidate with both a score and {self.unit}; add one that "
+                    "leaves it in 16 bit ({weights: null, activations: null})."
+                )
+
+    def _protected(self):
+        """The most sensitive layers of each group, by the candidate of most bits: they stay in 16 bit."""
+        members, chosen = {}, set()
+        for name, group in self.group.items():
+            members.setdefault(group, []).append(name)
+        for names in members.values() if self.program["protect"] else ():
+            count = max(1, round(self.program["protect"] * len(names)))
+            chosen |= set(sorted(names, key=self._at_most_bits)[:count])
+        return chosen
+
+    def _at_most_bits(self, name):
+        widest = max(self.scores[name], key=lambda candidate: bits_of(self.candidates[candidate], self.side))
+        return self.scores[name][widest]
+
+    def within(self):
+        """The best choice within a measured budget."""
+        budget = self.program["budget"][self.unit]
+        if self.program["budget"]["of"] == "baseline":
+            whole = [self._baseline(name) for name in self.free]
+            if None in whole:
+                raise DataError(f"{self.where}.budget: the baseline has no {self.unit} here; give an absolute budget.")
+            budget *= sum(whole)
+        try:
+            layers = integer_program.solve(self.scores, self.costs, budget)
+        except Infeasible as error:
+            raise DataError(
+                f"{self.where}.budget: no choice of {self._names()} for {len(self.free)} layers stays within "
+                f"{budget:.6g} {UNITS[self.unit]}; the nearest feasible budget is {error.nearest:.6g} "
+                f"{UNITS[self.unit]}{self._relative(error.nearest, budget)}."
+            ) from error
+        return self._choice(layers, budget, None)
+
+    def _relative(self, nearest, budget):
+        if self.program["budget"]["of"] != "baseline":
+            return ""
+        return f" ({nearest / budget * self.program['budget'][self.unit]:.4g} of the baseline's)"
+
+    def sweep(self):
+        """The best choices at several average bits and splits between the groups, as far as there are any."""
+        top, below = self.program["budget"]["bits"], self.program["below"]
+        choices = []
+        for target in np.linspace(top - below, top, self.program["targets"]):
+            average = self._average_of_rest(target)
+            for split, averages in self._splits(average):
+                try:
+                    layers = {}
+                    for group, names in self._groups().items():
+                        layers |= self._at(names, averages[group])
+                except Infeasible:
+                    continue
+                choices.append(self._choice(layers, float(target), split))
+        if not choices:
+            raise DataError(self._no_average(top))
+        return choices
+
+    def _average_of_rest(self, average):
+        """Average bits of the other layers where the protected ones have 16 and all together have `average`."""
+        whole, kept = self._share_of(self.group), self._share_of(self.protected)
+        return (average * whole - FLOAT_BITS * kept) / (whole - kept)
+
+    def _groups(self):
+        """{group: its layers that are not protected}: apart where each has an objective of its own."""
+        groups = {}
+        for name in self.free:
+            groups.setdefault(self.group[name] if isinstance(self.objective, dict) else EVERY, []).append(name)
+        return groups
+
+    def _splits(self, average):
+        """[(ratio k, {group: average bits})] of ways to split an average between the groups."""
+        groups = self._groups()
+        if len(groups) == 1:
+            return [(None, dict.fromkeys(groups, average))]
+        content, quality = self._share_of(groups["content"]), self._share_of(groups["quality"])
+        given = self.program["split"]
+        low, high, count = (given["low"], given["high"], given["count"]) if given else SPLITS[self.side]
+        ratio, found = content / quality, []
+        for split in np.linspace(low, high, count):
+            of_quality = average * (1 + ratio) / (split * ratio + 1)
+            found.append((float(split), {"quality": of_quality, "content": split * of_quality}))
+        return found
+
+    def _at(self, names, average):
+        """The best choice for some layers whose average bits are within the tolerance of `average`."""
+        share, tolerance = self._share_of(names), self.program["tolerance"]
+        scores, costs = ({name: numbers[name] for name in names} for numbers in (self.scores, self.costs))
+        return integer_program.solve(scores, costs, (average + tolerance) * share, (average - tolerance) * share)
+
+    def _no_average(self, target):
+        """A sentence with the nearest average that there is."""
+        try:
+            self._at(self.free, self._average_of_rest(target))
+        except Infeasible as error:
+            whole, kept = self._share_of(self.group), self._share_of(self.protected)
+            return (
+                f"{self.where}.budget.bits: no choice of {self._names()} for {len(self.free)} layers averages "
+                f"{target:.6g} bits or up to {self.program['below']:.6g} below; the nearest average is "
+                f"{(error.nearest + FLOAT_BITS * kept) / whole:.4g}."
+            )
+        return (
+            f"{self.where}.split: no split of {target:.6g} bits between content and quality layers is met; widen it or "
+            f"the tolerance, since without a split {target:.6g} bits are met."
+        )
+
+    def _names(self):
+        return ", ".join(names_of(self.program))
+
+    def _choice(self, layers, target, split):
+        cost = integer_program.total(self.costs, layers)
+        if self.unit == "bits":
+            whole, kept = self._share_of(self.group), self._share_of(self.protected)
+            cost = (cost + FLOAT_BITS * kept) / whole
+        scores = {}
+        for name, candidate in layers.items():
+            group = self.group[name] if isinstance(self.objective, dict) else EVERY
+            scores[group] = scores.get(group, 0.0) + self.scores[name][candidate]
+        return {
+            "target": target,
+            "split": split,
+            "cost": cost,
+            "unit": self.unit,
+            "scores": scores,
+            "layers": {name: layers.get(name) for name in self.table},
+        }

@@ -1,0 +1,59 @@
+"""One linear layer or convolution rounded to nearest by itself: the values of its formats, whatever computes them."""
+
+import copy
+
+import torch
+
+from quantwatt import convolution
+from quantwatt.activations import ActivationFormat
+from quantwatt.convolution import Convolution
+from quantwatt.formats import load_format, quantize_to_nearest, stored_bits
+
+
+def round_weight(weight, settings):
+    """A weight [rows, columns, ...] rounded to nearest in a completed `weights` entry's format."""
+    weight_format = load_format(settings)
+    rounded = quantize_to_nearest(weight.float().flatten(1), weight_format).dequantize(weight_format)
+    return rounded.reshape(weight.shape).to(weight.dtype)
+
+
+def megabytes(weight, settings):
+    """What a weight takes, packed with its scales and zero points; unquantized where settings is None."""
+    if settings is None:
+        return weight.numel() * weight.element_size() / 1e6
+    columns = weight[0].numel()
+    return stored_bits(len(weight), columns, load_format(settings)) * weight.numel() / 8 / 1e6
+
+
+class RoundedLayer(torch.nn.Module):
+    """A float layer with its weight rounded and its inputs quantized.
+
+    layer: torch.nn.Linear or Conv2d, which stays as it is.
+    formats: {"weights", "activations"}, completed settings or None.
+    ranges: [`range` statistics] of what its weight meets, one for every group of a convolution, for a static grid.
+    keep_first: whether the first token goes through the float layer.
+    """
+
+    def __init__(self, layer, formats, ranges=None, keep_first=False):
+        super().__init__()
+        self.float_layer = self.rounded = layer
+        self.geometry, self.keep_first = Convolution.of(layer), keep_first
+        if formats["weights"]:
+            weight = round_weight(layer.weight.detach(), formats["weights"])
+            self.rounded = copy.copy(layer)
+            self.rounded._parameters = {**layer._parameters, "weight": torch.nn.Parameter(weight, requires_grad=False)}
+        self.activation_format = ActivationFormat.from_settings(formats["activations"])
+        static = self.activation_format is not None and not self.activation_format.dynamic
+        self.grid = self.activation_format.calibrated(ranges) if static else None
+
+    def forward(self, inputs):
+        if not self.keep_first:
+            return self.rounded(self._seen(inputs))
+        first, rest = self.float_layer(inputs[:, :1]), self.rounded(self._seen(inputs[:, 1:]))
+        return torch.cat([first, rest], dim=1)
+
+    def _seen(self, inputs):
+        """What the product sees of the inputs."""
+        if self.activation_format is None:
+            return inputs
+        return convolution.rounded(inputs, self.activation_format, self.grid, self.geometry)

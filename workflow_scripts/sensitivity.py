@@ -1,0 +1,56 @@
+"""Try each of some layers alone in each of several formats: what images and outputs lose by it.
+
+An interrupted run goes on where it was: what is done is kept beside the table until the table is whole.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+from quantwatt import command, dependencies, manifest, sensitivity_table
+from quantwatt.allocation import tried
+from quantwatt.progress import progress
+
+
+def depends_on(model, entry, layers):
+    """A hash of all that a job's rows depend on."""
+    formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
+    plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
+    code = [manifest.sha256(path) for path in dependencies.closure(Path(__file__).name, plugins)]
+    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code}
+    return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--sensitivity-name", required=True)
+    parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
+    parser.add_argument("--job", type=int, default=0, help="which of the entry's jobs: layers job, job + jobs, ...")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, type=Path, help=f"CSV file: {', '.join(sensitivity_table.COLUMNS)}")
+    args = parser.parse_args(argv)
+    entry, model = args.sensitivity, manifest.read_json(args.model)
+    layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
+    wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
+    done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), depends_on(model, entry, layers))
+    if len(done.rows) < len(wanted):
+        import torch
+
+        from quantwatt.families import load_family
+        from quantwatt.sensitivity import Probe
+
+        torch.set_num_threads(args.threads)
+        manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
+        probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
+        probe.draw_float(Path(entry["prompts"]).read_text().splitlines()[: entry["images"]])
+        for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
+            done.add(probe.row(name, candidate))
+    sensitivity_table.write(args.output, done.rows)
+    done.path.unlink()
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,57 @@
+"""Try the choices of a mixed method's integer programs on images, rounded to nearest, and say how far each errs.
+
+Programs are tried one after another: the choices of one with the best of those before it, and with 16 bit where a later
+one decides.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from quantwatt import command, manifest, sensitivity_table
+from quantwatt.allocation import taken_apart
+from quantwatt.allocations import mixed
+from quantwatt.progress import progress
+
+
+def try_choices(probe, method, choices):
+    """Yield rows of the table of trials; a program with one choice needs none."""
+    chosen = []
+    for index in range(len(method["allocation"]["programs"])):
+        own, tried = [choice for choice in choices if choice["program"] == index], {}
+        for choice in progress(own, description=f"trying program {index}", unit="choice") if len(own) > 1 else ():
+            probe.replace_all(mixed.formats_of(method, [*chosen, choice["layers"]]))
+            row = {"program": index, "number": choice["number"], **probe.scores()}
+            tried[index, choice["number"]] = row["image_error"]
+            yield row
+        chosen.append(mixed.best(own, tried)["layers"])
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
+    parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
+    parser.add_argument("--candidates", required=True, help="JSON file of candidates.py")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.TRIALS)}")
+    args = parser.parse_args(argv)
+    entry, model, choices = args.sensitivity, manifest.read_json(args.model), manifest.read_json(args.candidates)
+
+    import torch
+
+    from quantwatt.families import load_family
+    from quantwatt.sensitivity import Probe
+
+    torch.set_num_threads(args.threads)
+    manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
+    described = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
+    layers = {name: described[name] for name in choices[0]["layers"]}
+    probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
+    probe.draw_float(Path(entry["prompts"]).read_text().splitlines()[: entry["images"]])
+    sensitivity_table.write(args.output, try_choices(probe, args.method, choices), sensitivity_table.TRIALS)
+
+
+if __name__ == "__main__":
+    command.run(main)
