@@ -18,6 +18,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from quantwatt import datasets
+
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "resources" / "schemas"
 EXPERIMENTS = ROOT / "resources" / "experiments"
@@ -251,19 +253,29 @@ def _check_references(experiment, file):
     if experiment["judge"]["model"].startswith(LOCAL_JUDGE):
         files["judge.model"] = experiment["judge"]["model"].removeprefix(LOCAL_JUDGE)
     for entry, path in files.items():
-        if not (ROOT / path).exists() or (entry.endswith((".prompts", ".texts")) and (ROOT / path).is_dir()):
+        is_text = entry.endswith(".prompts") or ".texts" in entry
+        if datasets.entries(path) if is_text else datasets.name_of(path):
+            continue  # a rule makes it, or asks for it
+        if not (ROOT / path).exists() or (is_text and (ROOT / path).is_dir()):
+            known = (f"{datasets.FOLDER}/{name}" for name in datasets.EXTRACTS)
             siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
+            siblings += [name for name in known if Path(name).parent == Path(path).parent]
             hint = _nearest(path, siblings)
             if ".texts" in entry and not hint:
                 hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
     for name, entry in experiment["samplings"].items() if experiment["kind"] == "image" else ():
-        lines = len((ROOT / entry["prompts"]).read_text().splitlines())
+        lines = _prompts(entry["prompts"])
         if lines < entry["images"]:
             raise ConfigurationError(
                 f"{file}: samplings.{name}.images: {entry['images']} images need as many prompts, and "
                 f"{entry['prompts']} has {lines}."
             )
+
+
+def _prompts(path):
+    """How many prompts a file has, or will have once it is made."""
+    return len((ROOT / path).read_text().splitlines()) if (ROOT / path).exists() else datasets.entries(path)
 
 
 def _sources(entries, models, file):
