@@ -117,4 +117,4 @@ def test_imagenet_is_asked_for(bare):
 
 
 def test_data_is_not_committed():
-    assert "data/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "/data/" in (ROOT / ".gitignore").read_text().splitlines()
