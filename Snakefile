@@ -10,6 +10,7 @@ report: "resources/report/captions/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/calibrate.smk"
 include: "rules/allocate.smk"
@@ -24,6 +25,7 @@ include: "rules/study.smk"
 
 localrules:
     all,
+    fetch,  # where jobs run there may be no network
 
 
 rule all:

@@ -1,5 +1,6 @@
 """The checked configuration, and the slices of it that rules take as parameters. No rules here."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, dependencies, experiment as configuration
+from quantwatt import command, datasets, dependencies, experiment as configuration
 from quantwatt.manifest import canonical_json
 
 command.use_this_interpreter()
@@ -120,8 +121,24 @@ def code(script, *plugins):
 
 
 def content(path):
-    """A parameter that changes when a file or folder does, or None where nothing is local."""
-    return configuration.fingerprint(path) if path and path != "download" else None
+    """A parameter that changes when a file or folder does, or None where nothing is local or a rule may make it."""
+    return configuration.fingerprint(path) if path and path != "download" and not datasets.name_of(path) else None
+
+
+def missing(names):
+    """The pattern of a wildcard: those of the data sets that are not there.
+
+    What is there is no rule's output, so that nothing fetches it again or writes over it: neither --forceall nor a
+    changed script, nor the clearing away of outputs before a job.
+    """
+    absent = [re.escape(name) for name in names if not Path(datasets.FOLDER, name).exists()]
+    return "|".join(absent) or "(?!)"  # matches nothing
+
+
+def reference_images(wildcards):
+    """The real images, where they are a data set; those of another folder are known by their fingerprint."""
+    folder = EXPERIMENT["reference"].get("folder")
+    return [folder] if folder and datasets.name_of(folder) else []
 
 
 def model_fingerprint(wildcards):

@@ -1,6 +1,7 @@
 rule reference:
     input:
         code=code("reference.py"),
+        images=reference_images,
     output:
         f"{RESULTS}/reference/manifest.json",
     log:

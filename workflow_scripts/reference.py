@@ -1,7 +1,9 @@
 """Make the set of real images that generated ones are compared with: rendered, or from a folder."""
 
 import argparse
+import contextlib
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def from_folder(folder, height, width, n=None):
     The shorter side is brought to size by PIL's bicubic filter, the longer one is cut evenly at both ends.
 
     Args:
-        folder: where the files are.
+        folder: where the files are; may be a ZIP archive.
         height, width: of the images to make, in pixels.
         n: how many to take, the first ones; None for all.
     Raises:
@@ -51,16 +53,33 @@ def from_folder(folder, height, width, n=None):
     """
     from PIL import Image, ImageOps
 
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
-    if len(files) < (n or 1):
-        raise DataError(f"{folder}: {len(files)} PNG or JPEG files, but {n or 'at least one'} asked for.")
-    for path in files[:n]:
+    with _files(folder) as (names, opened):
+        files = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+        if len(files) < (n or 1):
+            raise DataError(f"{folder}: {len(files)} PNG or JPEG files, but {n or 'at least one'} asked for.")
+        for name in files[:n]:
+            try:
+                with opened(name) as file, Image.open(file) as image:
+                    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+            except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
+                raise DataError(f"{folder}/{name}: not a readable image; remove it or fetch it again.") from error
+            yield np.asarray(fitted)[None], [None], [None]
+
+
+@contextlib.contextmanager
+def _files(folder):
+    """(names of all files in a folder or a ZIP archive, a function that opens one by its name)."""
+    folder = Path(folder)
+    if folder.is_file():
         try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: not a readable image; remove it or fetch it again.") from error
-        yield np.asarray(fitted)[None], [None], [None]
+            archive = zipfile.ZipFile(folder)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{folder}: neither a folder nor a ZIP archive of images.") from error
+        with archive:
+            yield archive.namelist(), archive.open
+    else:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        yield names, lambda name: (folder / name).open("rb")
 
 
 def make_reference(name, settings, folder):

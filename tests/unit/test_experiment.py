@@ -16,20 +16,9 @@ def raw():
     return yaml.safe_load((experiment.EXPERIMENTS / "embedded.yaml").read_text())
 
 
-# Experiments of texts that do not ship with quantwatt: they are whole once those are there.
-OWN_TEXTS = {"distilbert-energy": "reviews-test.tsv", "gpt2-energy": "manuals-test.txt"}
-
-
-def with_texts(name):
-    raw = yaml.safe_load((experiment.EXPERIMENTS / f"{name}.yaml").read_text())
-    for entry in (*raw["samplings"].values(), raw["calibration"]) if name in OWN_TEXTS else ():
-        entry["texts"] = f"resources/texts/{OWN_TEXTS[name]}"
-    return raw
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_valid(name):
-    loaded = experiment.check_experiment(with_texts(name), f"{name}.yaml")
+    loaded = experiment.load_experiment(name)
     assert len(loaded["cells"]) == len(loaded["models"]) * len(loaded["methods"]) * len(loaded["samplings"])
 
 
@@ -233,9 +222,25 @@ def test_texts_metrics_are_refused_for_images(raw):
     assert "metrics.perplexity: a metric of text models" in sentence_of(raw)
 
 
-@pytest.mark.parametrize("name", OWN_TEXTS)
-def test_texts_of_ones_own_are_asked_for(name):
-    with pytest.raises(
-        experiment.ConfigurationError, match=r"texts: 'data/.*' does not exist; if it is a file of your"
-    ):
-        experiment.load_experiment(name)
+def test_data_that_a_rule_fetches_need_not_be_there(raw, raw_text):
+    raw["samplings"]["steps-20"] |= {"prompts": "data/coco-2017/captions-5000.txt", "images": 5000}
+    raw["reference"] = {"folder": "data/coco-2017/val2017.zip", "height": 64, "width": 64}
+    experiment.check_experiment(raw, "mine.yaml")
+    raw["samplings"]["steps-20"]["images"] = 5001
+    assert "captions-5000.txt has 5000." in sentence_of(raw)
+    raw["samplings"]["steps-20"] |= {"prompts": "data/coco-2017/val2017.zip", "images": 1}
+    assert "samplings.steps-20.prompts: 'data/coco-2017/val2017.zip' does not exist." in sentence_of(raw)
+    raw_text["calibration"]["texts"] = "data/sst2/tain.tsv"
+    assert "did you mean 'data/sst2/train.tsv'." in sentence_of(raw_text)
+
+
+def test_prompts_that_are_there_are_counted(raw, monkeypatch, tmp_path):
+    """A user's own captions-5000.txt may have fewer."""
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    for name in ("resources", "workflow_scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    prompts = tmp_path / "data/coco-2017/captions-5000.txt"
+    prompts.parent.mkdir(parents=True)
+    prompts.write_text("a caption\n" * 7)
+    raw["samplings"]["steps-20"] |= {"prompts": "data/coco-2017/captions-5000.txt", "images": 8}
+    assert "captions-5000.txt has 7." in sentence_of(raw)

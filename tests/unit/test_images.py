@@ -1,5 +1,6 @@
 """Image sets: what is written is read back, and nothing broken is."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,11 @@ def test_reference_from_a_folder(tmp_path):
         reference.make_reference("coco", settings | {"images": 4}, tmp_path / "out")
     with pytest.raises(DataError, match="needs the 'height' and 'width'"):
         reference.make_reference("coco", {"folder": str(source)}, tmp_path / "out")
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", source)
+    zipped = reference.make_reference("coco", settings | {"folder": archive}, tmp_path / "zipped")
+    assert images.images_sha256(zipped) == images.images_sha256(manifest)
+    with pytest.raises(DataError, match="b.png: neither a folder nor a ZIP archive"):
+        reference.make_reference("coco", settings | {"folder": str(source / "b.png")}, tmp_path / "zipped")
     (source / "more" / "c.JPG").write_bytes(b"not a photograph")
     with pytest.raises(DataError, match="c.JPG: not a readable image"):
         reference.make_reference("coco", settings, tmp_path / "out")

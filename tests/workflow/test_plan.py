@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import copy_of_the_tree
 
 ROOT = Path(__file__).parents[2]
-OWN_TEXTS = {"distilbert-energy", "gpt2-energy"}  # refused until their texts are there: tests/unit/test_experiment.py
-EXPERIMENTS = sorted({path.stem for path in (ROOT / "resources/experiments").glob("*.yaml")} - OWN_TEXTS)
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "resources/experiments").glob("*.yaml"))
 
 
 def snakemake(*arguments):
@@ -18,10 +18,25 @@ def snakemake(*arguments):
     ).stdout
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A copy of the project as a clone brings it: no results and no data."""
+    project = copy_of_the_tree(tmp_path_factory.mktemp("fresh"))
+    assert not project.path("data").exists() and not project.path("results").exists()
+    return project
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_dry_run(experiment, tmp_path):
-    plan = snakemake("-n", "--forceall", "--config", f"experiment={experiment}", f"results={tmp_path}")
-    assert "Write the report" in plan and "Measure " in plan
+def test_every_experiment_plans_on_a_fresh_clone_without_a_network(experiment, fresh, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nobody answers there
+    monkeypatch.delenv("no_proxy", raising=False)
+    plan = fresh.plan(experiment=experiment)
+    assert "Write the report" in plan and any(job.startswith("Measure ") for job in plan)
+    named = set(re.findall(r"\bdata/[\w./-]+\w", fresh.path(f"resources/experiments/{experiment}.yaml").read_text()))
+    planned = {job.split()[1] for job in plan if job.startswith(("Fetch ", "Make data/"))}
+    assert {name for name in named if Path(name).suffix} <= planned
 
 
 def test_text_models_predict_instead_of_drawing(tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from quantwatt import datasets
 from quantwatt.allocations import mixed
 from quantwatt.methods import SCHEMAS, is_external, is_library, is_mixed, is_quantized
 from quantwatt.methods import schema as _schema
@@ -416,19 +417,29 @@ def _check_references(experiment, file):
     if experiment["classifier"]:
         files["classifier.path"] = experiment["classifier"]["path"]
     for entry, path in files.items():
-        if not (ROOT / path).exists() or (entry.endswith((".prompts", ".texts")) and (ROOT / path).is_dir()):
+        is_text = entry.endswith(".prompts") or ".texts" in entry
+        if datasets.entries(path) if is_text else datasets.name_of(path):
+            continue  # a rule makes it, or asks for it
+        if not (ROOT / path).exists() or (is_text and (ROOT / path).is_dir()):
+            known = (f"{datasets.FOLDER}/{name}" for name in datasets.EXTRACTS)
             siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
+            siblings += [name for name in known if Path(name).parent == Path(path).parent]
             hint = _nearest(path, siblings)
             if ".texts" in entry and not hint:
                 hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
     for where, entry in asked.items() if experiment["kind"] == "image" else ():
-        lines = len((ROOT / entry["prompts"]).read_text().splitlines())
+        lines = _prompts(entry["prompts"])
         if lines < (1 if entry.get("cycle") else entry["images"]):
             raise ConfigurationError(
                 f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
                 f"{entry['prompts']} has {lines} (cycle: true takes them again from the first)."
             )
+
+
+def _prompts(path):
+    """How many prompts a file has, or will have once it is made."""
+    return len((ROOT / path).read_text().splitlines()) if (ROOT / path).exists() else datasets.entries(path)
 
 
 def _sources(entries, models, file):

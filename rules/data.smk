@@ -1,0 +1,39 @@
+rule fetch:
+    input:
+        code=code("fetch_data.py"),
+    output:
+        "data/{archive}",
+    log:
+        f"{LOGS}/fetch/{{archive}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch/{{archive}}.tsv"
+    wildcard_constraints:
+        archive=missing(datasets.ARCHIVES | datasets.YOURS),
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    message:
+        "Fetch {output}"
+    shell:
+        "python workflow_scripts/fetch_data.py --output {output} > {log} 2>&1"
+
+
+rule dataset:
+    input:
+        code=code("fetch_data.py"),
+        archive=lambda wildcards: f"data/{datasets.EXTRACTS[wildcards.file].archive}",
+    output:
+        "data/{file}",
+    log:
+        f"{LOGS}/dataset/{{file}}.log",
+    benchmark:
+        f"{BENCHMARKS}/dataset/{{file}}.tsv"
+    wildcard_constraints:
+        file=missing(datasets.EXTRACTS),
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    message:
+        "Make {output}"
+    shell:
+        "python workflow_scripts/fetch_data.py --archive {input.archive} --output {output} > {log} 2>&1"
