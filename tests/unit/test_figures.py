@@ -203,8 +203,9 @@ def test_errors_of_layers_before_and_after(many):
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_texts_beside_the_lanes_do_not_overlap(many, narrow):
-    figure = layer_error.draw(many, narrow)
+@pytest.mark.parametrize("which", ["many", "mixed"])
+def test_texts_beside_the_lanes_do_not_overlap(which, narrow, request):
+    figure = layer_error.draw(request.getfixturevalue(which), narrow)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for axes in figure.axes:
         boxes = [text.get_window_extent(renderer) for text in axes.texts]
@@ -230,6 +231,23 @@ def test_map_of_errors_by_depth(many):
     assert errors[kinds.index("norm1.linear"), 2] == max(chunks)
     assert errors[kinds.index("ff.net.2"), 4] == own["transformer_blocks.4.ff.net.2"]
     assert np.isnan(errors[kinds.index("ff_context.net.2"), 5]) and np.isnan(errors).sum() == 3
+
+
+def test_blocks_of_a_unet_are_its_innermost_ones(mixed):
+    rows = mixed.layers[mixed.layers["error_of"] == "outputs"]
+    maps, kinds = layer_depth.maps_of(rows)
+    assert kinds[:4] == ["conv_in", "time_embedding.linear_1", "conv1", "time_emb_proj"] and "attn2.to_out.0" in kinds
+    assert len(kinds) == 3 + len(synthetic.UNET_PARTS)
+    assert maps["gptq-w4"].shape[1] == 1 + 5 * 3  # of each part a resnet, an attention's projections, its block
+    own = rows.set_index("layer")["relative_error"]
+    assert maps["gptq-w4"][kinds.index("conv2"), 4] == own["down_blocks.1.resnets.0.conv2"]
+
+
+def test_long_names_of_layers_lose_their_middle():
+    name = "down_blocks.1.attentions.0.transformer_blocks.3.attn2.to_k"
+    assert layer_error.abridged(name) == "down_blocks.1…attn2.to_k"
+    assert layer_error.abridged("mid_block.attentions.0.proj_in") == "mid_block…0.proj_in"
+    assert layer_error.abridged("5.ff_context.net.0.proj") == "5.ff_context.net.0.proj"
 
 
 def test_seeds_side_by_side(many):
