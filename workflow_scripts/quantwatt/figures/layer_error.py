@@ -76,7 +76,8 @@ def _panel(axes, layers, model, colours, narrow):
 def abridged(name):
     """A layer's name whose middle is left out where it is long: down_blocks.1…attn2.to_k."""
     parts, shorter = name.split("."), name
-    for start, rest in ((start, rest) for start in (2, 1) for rest in range(start + 1, len(parts))):
+    cuts = [(start, rest) for start in (2, 1) for rest in range(start + 1, len(parts))]
+    for start, rest in cuts:
         if len(shorter) > LETTERS:
             shorter = ".".join(parts[:start]) + "…" + ".".join(parts[rest:])
     return shorter

@@ -17,16 +17,17 @@ def _sentence(rows, metric):
         else:
             text = f"{_scored(row, metric)} against {_scored(other, metric)}"
             (better if is_better else others).append(text)
-    total = len(better) + len(others) + len(alone)
-    verb = "is" if len(better) == 1 else "are"
-    text = (
-        f"{len(better) or 'None'} of {total} mixed {'method' if total == 1 else 'methods'} {verb} significantly better "
-        f"(intervals apart) in {metric.name} than the best uniform method of as many average bits or the next more"
-    )
-    parts = [f": {'; '.join(better)}"] if better else []
-    parts += [f". Not better: {'; '.join(others)}"] if others else []
-    parts += [f". No uniform method has as many bits as {listed(alone)}"] if alone else []
-    return text + "".join(parts) + "."
+    sentences = []
+    if better or others:
+        verb = "is" if len(better) == 1 else "are"
+        lead = f"{len(better)} of {len(better + others)} mixed methods {verb}" if better else "No mixed method is"
+        sentences.append(
+            f"{lead} significantly better (intervals apart) in {metric.name} than the best uniform method of as many "
+            f"average bits or the next more{': ' if better else ''}{'; '.join(better)}."
+        )
+    sentences += [f"Not better: {'; '.join(others)}."] if others else []
+    sentences += [f"No uniform method has as many bits as {listed(alone)}."] if alone else []
+    return " ".join(sentences)
 
 
 def _scored(row, metric):

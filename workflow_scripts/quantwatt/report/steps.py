@@ -51,5 +51,5 @@ def _sentence(rows, metric, steps):
     parts += [f"is better for {listed(helped)}"] if helped else []
     return (
         f"More steps did not help {total - len(helped)} of {total} methods: the {metric.name} at {most} steps, against "
-        f"{fewest}, {listed(parts)}."
+        f"{fewest}, {'; '.join(parts)}."
     )
