@@ -330,29 +330,43 @@ def test_sections_that_do_not_apply_are_left_out(page, swept, mixed):
 
 
 def test_mixed_methods_are_held_against_uniform_ones(mixed):
-    text = plain(section(mixed, "Formats chosen layer by layer"))
-    assert text.count(" dB [") == 2 * 6
-    assert text.startswith(
-        "Formats chosen layer by layer 3 of 6 mixed methods are significantly better (intervals apart) in PSNR to the "
-        "unquantized image than the best uniform method of as many average bits or the next more: mixdq-w8a8 "
-        "(8.04 / 8.1 bits), 33.2 dB [32.8, 33.6] against bos-w8a8 (8.06 / 8 bits), 27.4 dB [27.0, 27.8]; mixdq-w5a8"
-    )
-    assert "Not better: sqnr-w8a8 (8.05 / 8.1 bits), 26.9 dB [26.5, 27.3] against bos-w8a8" in text
+    text = section(mixed, "Formats chosen layer by layer")
+    assert (
+        "mixdq-w8a8, mixdq-w5a8 and mixdq-w4a8 are significantly better (intervals apart) in PSNR to the unquantized "
+        "image than the best uniform method of as many average bits or the next more; sqnr-w8a8, mixdq-w4 and "
+        "mixdq-w3.66 are not."
+    ) in plain(text)
+    better, other = (line_of(text, method) for method in ("mixdq-w8a8", "sqnr-w8a8"))
+    assert [cell.rpartition(">")[2] for cell in better] == [
+        *("8.04 / 8.1", "33.2 [32.8, 33.6]", "bos-w8a8", "8.06 / 8", "27.4 [27.0, 27.8]", "better"),
+    ]
+    assert other[-1].endswith("not better") and other[1] == ">26.9 [26.5, 27.3]"
 
 
-def test_a_mixed_method_without_a_counterpart_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("methods", "text"),
+    [
+        (["naive-w4a8", "mixdq-w8a8"], "No uniform method has as many average bits as mixdq-w8a8."),
+        (["bos-w8a8", "sqnr-w8a8"], "No mixed method is significantly better (intervals apart) in "),
+        (["naive-w4a8", "mixdq-w4a8"], "mixdq-w4a8 is significantly better (intervals apart) in "),
+    ],
+)
+def test_a_sentence_on_mixed_methods(tmp_path, methods, text):
     cells = read_cells(tmp_path, synthetic.write_mixed(tmp_path, with_images=False), ["psnr"])
     summary = tables.summary_table(cells, "fp16")
-    kept = summary[summary["method"].isin(["fp16", "naive-w4a8", "mixdq-w8a8"])]
-    [(_, text)] = report.budget_sentences(kept)
-    assert text == "No uniform method has as many bits as mixdq-w8a8 (8.04 / 8.1 bits)."
+    [part] = report.budget_comparisons(summary[summary["method"].isin(["fp16", *methods])])
+    assert part["sentence"].startswith(text) and part["sentence"].count(".") == 1
 
 
 def test_the_most_sensitive_layers_are_named_group_by_group(mixed):
     text = plain(section(mixed, "Formats chosen layer by layer"))
     assert "the 5 most sensitive of 30 content layersfew-step · tried: SSIM of images" in text
     assert "the 5 most sensitive of 48 quality layersfew-step · tried: SQNR of the denoiser&#39;s output (dB)" in text
-    layer = mixed[mixed.index("of 30 content layers") :].partition('<tr><th scope="row">')[2].partition("<")[0]
+    layer = (
+        mixed[mixed.index("of 30 content layers") :]
+        .partition('<tr><th scope="row" class="wrapped">')[2]
+        .partition("<")[0]
+    )
     assert layer.endswith("attn2.to_k") and len(line_of(section(mixed, "Formats"), layer)) == 5
 
 

@@ -86,7 +86,8 @@ def _note(rows):
 def _panels(axes, rows, colours, narrow):
     """Two qualities over what was spent, and the first over size."""
     qualities = [metric for metric in METRICS.values() if rows[metric.column].notna().any()][:2]
-    cost = next((c for c in COST if rows.loc[is_real(rows), c].notna().any()), None)
+    measured = rows[is_real(rows) & ~rows["baseline"].astype(bool)]
+    cost = next((c for c in COST if measured[c].notna().any()), None)
     for panel, quality in zip(axes[:2], [*qualities, None, None], strict=False):
         if quality is None or cost is None:
             empty(panel, "No method was measured here." if quality else "No second quality metric.")

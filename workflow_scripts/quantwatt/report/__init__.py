@@ -13,7 +13,7 @@ from quantwatt.layers import error_summary, most_sensitive, solving_summary
 from quantwatt.manifest import DataError
 from quantwatt.report import numbers
 from quantwatt.report.answer import answers
-from quantwatt.report.budget import budget_sentences
+from quantwatt.report.budget import budget_comparisons
 from quantwatt.report.evaluation import evaluation_sections
 from quantwatt.report.failures import failures
 from quantwatt.report.steps import step_tables
@@ -138,7 +138,7 @@ def render(
         more_steps=table_groups(seeds[seeds["steps_of"].notna()]),
         seeds=seed_tables(summary),
         steps=step_tables(summary),
-        budgets=budget_sentences(summary),
+        budgets=budget_comparisons(summary),
         sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
         features=[f for f in summary["features"].dropna().unique() if f != "inception"],
         unit=summary["unit"].iloc[0],

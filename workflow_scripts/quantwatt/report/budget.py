@@ -1,39 +1,40 @@
-"""Whether formats chosen layer by layer are better than one format for all layers of as many bits, in one sentence."""
+"""Whether formats chosen layer by layer are better than one format for all layers of as many bits."""
 
 from quantwatt.budgets import against_uniform, with_mixed
-from quantwatt.report.numbers import compact, listed, with_bounds
+from quantwatt.report.numbers import listed
 
 
-def budget_sentences(summary):
-    """[(title, sentence)] of every model, sampling and device with mixed methods."""
-    return [(title, _sentence(rows, metric)) for title, metric, rows in with_mixed(summary)]
+def budget_comparisons(summary):
+    """Mixed methods against uniform ones, one mapping per model, sampling and device with mixed methods.
+
+    Returns:
+        list of {"title", "metric": Metric, "sentence", "rows": as `budgets.against_uniform`}.
+    """
+    found = []
+    for title, metric, rows in with_mixed(summary):
+        compared = against_uniform(rows, metric)
+        text = _sentence(compared, metric)
+        found.append({"title": title, "metric": metric, "sentence": text, "rows": compared})
+    return found
 
 
-def _sentence(rows, metric):
-    better, others, alone = [], [], []
-    for row, other, is_better in against_uniform(rows, metric):
-        if other is None:
-            alone.append(f"{row['method']} ({_bits(row)} bits)")
-        else:
-            text = f"{_scored(row, metric)} against {_scored(other, metric)}"
-            (better if is_better else others).append(text)
+def _sentence(compared, metric):
+    """Which mixed methods are better than the best uniform one of as many bits, and which are not."""
+    alone = [row["method"] for row, other, _ in compared if other is None]
+    better = [row["method"] for row, _, is_better in compared if is_better]
+    others = [row["method"] for row, other, is_better in compared if other is not None and not is_better]
+    than = f"significantly better (intervals apart) in {metric.name} than the best uniform method"
+    than += " of as many average bits or the next more"
     sentences = []
-    if better or others:
-        verb = "is" if len(better) == 1 else "are"
-        lead = f"{len(better)} of {len(better + others)} mixed methods {verb}" if better else "No mixed method is"
-        sentences.append(
-            f"{lead} significantly better (intervals apart) in {metric.name} than the best uniform method of as many "
-            f"average bits or the next more{': ' if better else ''}{'; '.join(better)}."
-        )
-    sentences += [f"Not better: {'; '.join(others)}."] if others else []
-    sentences += [f"No uniform method has as many bits as {listed(alone)}."] if alone else []
+    if better:
+        rest = f"; {listed(others)} {_is(others)} not" if others else ""
+        sentences = [f"{listed(better)} {_is(better)} {than}{rest}."]
+    elif others:
+        sentences = [f"No mixed method is {than}."]
+    if alone:
+        sentences.append(f"No uniform method has as many average bits as {listed(alone)}.")
     return " ".join(sentences)
 
 
-def _scored(row, metric):
-    values = (row[f"{metric.column}{end}"] for end in ("", "_low", "_high"))
-    return f"{row['method']} ({_bits(row)} bits), {with_bounds(*values, unit=metric.unit)}"
-
-
-def _bits(row):
-    return f"{compact(row['weight_bits'])} / {compact(row['activation_bits'])}"
+def _is(names):
+    return "is" if len(names) == 1 else "are"
