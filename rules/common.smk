@@ -340,6 +340,15 @@ EXTRACTOR_FINGERPRINTS = {
     "inception": content(CONFIG["inception_weights"]),
     "classifier": content(CLASSIFIER and CLASSIFIER["path"]),
 }
+SENSITIVITIES = [  # by which some method chooses layers' formats
+    {"model": model, "sensitivity": name}
+    for model in EXPERIMENT["models"]
+    for name in dict.fromkeys(
+        method["allocation"]["sensitivity"]
+        for method in EXPERIMENT["methods"].values()
+        if method["allocation"]["name"] == "mixed"
+    )
+]
 FIGURES = {
     "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
     "seeds": [f"{RESULTS}/tables/summary.csv"],
@@ -353,6 +362,8 @@ if OUTPUTS == "images":
         f"{RESULTS}/tables/summary.csv",
         *cells(f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json"),
     ]
+    FIGURES |= {"steps": [f"{RESULTS}/tables/summary.csv"], "budget": [f"{RESULTS}/tables/summary.csv"]}
+    FIGURES["sensitivity"] = [f"{RESULTS}/tables/{table}.csv" for table in ("summary", "layers", "sensitivity")]
 CELL_FILES = [
     *cells(f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json"),
     *cells(f"{RESULTS}/{OUTPUTS}/{{model}}/{{method}}/{{sampling}}/manifest.json"),
@@ -362,6 +373,9 @@ CELL_FILES = [
         for metric in EXPERIMENT["metrics"]
         for path in cells(f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/{metric}.json")
     ),
+]
+SENSITIVITY_FILES = [f"{RESULTS}/sensitivity/{own['model']}/{own['sensitivity']}.csv" for own in SENSITIVITIES] + [
+    f"{RESULTS}/models/{model}/manifest.json" for model in dict.fromkeys(own["model"] for own in SENSITIVITIES)
 ]
 EVALUATION = ["resources/models/evaluation.json"] if LOCAL_JUDGE == "resources/models/judge" else []
 if CLASSIFIER and CLASSIFIER["path"] == "resources/models/digits":

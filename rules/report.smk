@@ -1,12 +1,14 @@
 rule tables:
     input:
         cells=CELL_FILES,
+        sensitivities=SENSITIVITY_FILES,
         code=code("summarize.py"),
     output:
         summary=report(
             f"{RESULTS}/tables/summary.csv", caption="../resources/report/captions/summary.rst", category="Tables"
         ),
         layers=f"{RESULTS}/tables/layers.csv",
+        sensitivity=f"{RESULTS}/tables/sensitivity.csv",
     log:
         f"{LOGS}/tables.log",
     benchmark:
@@ -18,6 +20,7 @@ rule tables:
         cells=CELLS,
         metrics=METRICS,
         samplings=canonical_json(EXPERIMENT["samplings"]),
+        sensitivities=canonical_json(SENSITIVITIES),
         baseline=EXPERIMENT["baseline"],
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
         results=lambda wildcards: RESULTS,
@@ -26,8 +29,8 @@ rule tables:
     shell:
         "python workflow_scripts/summarize.py --results {params.results} --cells {params.cells:q}"
         " --metrics {params.metrics:q} --samplings {params.samplings:q} --baseline {params.baseline}"
-        " {params.carbon} --summary {output.summary} --layers {output.layers}"
-        " > {log} 2>&1"
+        " --sensitivities {params.sensitivities:q} {params.carbon} --summary {output.summary} --layers {output.layers}"
+        " --sensitivity {output.sensitivity} > {log} 2>&1"
 
 
 rule figure:

@@ -20,14 +20,16 @@ def main(argv=None):
     parser.add_argument("--cells", type=json.loads, default=[],
                         help="JSON list of {model, method, sampling}: the rows of image_grid")  # fmt: skip
     parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
-    parser.add_argument("--layers", type=Path, help="input of the layers' figures (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--layers", type=Path, help="input of layers' figures (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--sensitivity", type=Path,
+                        help="input of its figure (default: RESULTS/tables/sensitivity.csv)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="without suffix (default: RESULTS/figures/FIGURE)")
     args = parser.parse_args(argv)
 
     folder = args.results / "tables"
-    layers = tables.read_table(args.layers or folder / "layers.csv") if args.figure.startswith("layer_") else None
-    summary = tables.read_table(args.summary or folder / "summary.csv")
-    inputs = figures.Inputs(summary, layers, args.results, tuple(args.cells))
+    read = {"summary"} | figures.TABLES.get(args.figure, set())
+    found = {name: tables.read_table(getattr(args, name) or folder / f"{name}.csv") for name in read}
+    inputs = figures.Inputs(**found, results=args.results, cells=tuple(args.cells))
     figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)
 
 

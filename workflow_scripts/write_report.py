@@ -26,6 +26,7 @@ def main(argv=None):
     parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
     parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="input (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--sensitivity", type=Path, help="input (default: RESULTS/tables/sensitivity.csv)")
     parser.add_argument("--figures", type=Path, help="folder of the figures (default: RESULTS/figures)")
     parser.add_argument("--evaluation", type=Path, help="JSON of the embedded models' own quality (optional)")
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="jinja2 template (default: %(default)s)")
@@ -41,6 +42,7 @@ def main(argv=None):
         baseline=args.baseline,
         summary=tables.read_table(args.summary or folder / "summary.csv"),
         layers=tables.read_table(args.layers or folder / "layers.csv"),
+        sensitivity=tables.read_table(args.sensitivity or folder / "sensitivity.csv"),
         figures=report.embed_figures(
             args.figures or args.results / "figures", images=not any(cell.get("kind") == "text" for cell in args.cells)
         ),

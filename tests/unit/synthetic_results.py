@@ -1,5 +1,6 @@
 """A small results tree with plausible numbers for the tests of tables, figures and report; nothing was measured."""
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -35,6 +36,7 @@ class Method(NamedTuple):
     seconds: float | None = None
     library: str | None = None
     chunks: int = 1  # of the modulation layers
+    allocation: str = "uniform"
 
     @property
     def error_of(self):
@@ -83,6 +85,33 @@ MANY = {
     "svdquant-gptq-w4a8-rank32": Method("gptq", 4.925, 8, 2.44, 37.0, 3.27, 0.312),
     "rtn-w2a16": METHODS["rtn-w2a16"],
 }
+# Methods under several numbers of denoising steps.
+SWEPT = {
+    "float32": Method("none", 32, 32, 3.10, None, 1.10, 0.312, 0.110, 0.0061),
+    "rtn-w8": Method("rtn", 8.2, 32, 0.82, 44.0, 1.12, 0.312),
+    "rtn-w4": Method("rtn", 4.2, 32, 0.44, 27.8, 2.90, 0.311),
+    "rtn-w2": Method("rtn", 2.2, 32, 0.25, 11.2, 96.0, 0.240),
+    "gptq-w2": Method("gptq", 2.2, 32, 0.25, 13.4, 60.0, 0.252),
+    "brecq-w8": Method("brecq", 8.2, 32, 0.82, 44.6, 1.11, 0.312),
+    "brecq-w4": Method("brecq", 4.2, 32, 0.44, 31.5, 1.60, 0.312),
+    "brecq-w2": Method("brecq", 2.2, 32, 0.25, 18.9, 14.0, 0.290),
+}
+STEPS = {1: "step-1", 2: "steps-2", 4: "steps-4", 8: "steps-8"}
+# Mixed precision, each row of its ablation under the one before.
+MIXED = {
+    "fp16": Method("none", 16, 16, 6.40, None, 17.2, 0.272, 1.100, 0.0610),
+    "naive-w8a8": Method("rtn", 8.06, 8, 3.25, 19.3, 104.0, 0.262, 0.880, 0.0480),
+    "bos-w8a8": Method("rtn", 8.06, 8, 3.25, 27.4, 31.7, 0.269, 0.884, 0.0482),
+    "sqnr-w8a8": Method("rtn", 8.05, 8.1, 3.24, 26.9, 37.4, 0.268, 0.891, 0.0486, allocation="mixed"),
+    "mixdq-w8a8": Method("rtn", 8.04, 8.1, 3.24, 33.2, 17.0, 0.270, 0.890, 0.0485, allocation="mixed"),
+    "naive-w4a8": Method("rtn", 4.06, 8, 1.66, 12.0, 359.0, 0.240),
+    "mixdq-w5a8": Method("rtn", 5.05, 8.1, 2.05, 31.4, 17.4, 0.270, allocation="mixed"),
+    "mixdq-w4a8": Method("rtn", 4.04, 8.1, 1.65, 29.1, 17.7, 0.270, allocation="mixed"),
+    "rtn-w4": Method("rtn", 4.06, 16, 1.66, 22.0, 24.0, 0.266),
+    "gptq-w4": Method("gptq", 4.06, 16, 1.66, 29.5, 17.6, 0.270),
+    "mixdq-w4": Method("rtn", 4.03, 16, 1.65, 29.7, 17.2, 0.270, allocation="mixed"),
+    "mixdq-w3.66": Method("rtn", 3.69, 16, 1.51, 28.1, 17.5, 0.270, allocation="mixed"),
+}
 LAYERS = [
     f"transformer_blocks.{block}.{name}"
     for block in range(3)
@@ -99,6 +128,14 @@ MANY_LAYERS = [
     )
     if block < 5 or name not in ("attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2")
 ]
+UNET_PARTS = (
+    *("resnets.0.conv1", "resnets.0.time_emb_proj", "resnets.0.conv2", "attentions.0.proj_in"),
+    *(f"attentions.0.transformer_blocks.0.{attn}.{to}" for attn in ("attn1", "attn2")
+      for to in ("to_q", "to_k", "to_v", "to_out.0")),
+    *("attentions.0.transformer_blocks.0.ff.net.0.proj", "attentions.0.transformer_blocks.0.ff.net.2"),
+    "attentions.0.proj_out",
+)  # fmt: skip
+CANDIDATES = ("w8", "w4", "w2", "a8", "a4")
 SAMPLING = {"prompts": "shapes-test.txt", "images": 12, "steps": 20, "guidance": 3.0, "height": 64, "width": 64}
 SAMPLINGS = {"steps-20": SAMPLING | {"seed": 0}}
 SEEDS = {f"seed-{seed}": SAMPLING | {"seed": seed} for seed in (0, 1000, 2000)}
@@ -144,6 +181,58 @@ def write_many(results, **settings):
     ]  # fmt: skip
 
 
+def write_sweep(results, **settings):
+    """An experiment of one model under 1, 2, 4 and 8 steps, which help all but the methods of two bits; its cells."""
+    cells = []
+    for steps, sampling in STEPS.items():
+        factor = {1: 1.0, 2: 0.8, 4: 0.6, 8: 0.58}[steps]
+        factors = {name: 1.0 if "w2" in name else factor for name in SWEPT} | {"rtn-w2": 2 - factor}
+        methods = {name: numbers._replace(fid=numbers.fid * factors[name]) for name, numbers in SWEPT.items()}
+        cells += write_tree(results, model="digits", sampling=sampling, steps=steps, methods=methods,
+                            baseline="float32", **settings)  # fmt: skip
+    return cells
+
+
+def steps_settings():
+    """The samplings of `write_sweep`."""
+    return {sampling: SAMPLING | {"seed": 0, "steps": steps} for steps, sampling in STEPS.items()}
+
+
+def unet_layers(blocks):
+    """Names of a UNet's layers, in the order of their execution."""
+    names = [f"down_blocks.{block}.{part}" for block in range(blocks) for part in UNET_PARTS]
+    names += [f"mid_block.{part}" for part in UNET_PARTS]
+    names += [f"up_blocks.{block}.{part}" for block in range(blocks) for part in UNET_PARTS]
+    return ["conv_in", "time_embedding.linear_1", *names, "conv_out"]
+
+
+def write_mixed(results, blocks=2, decoupled=True, **settings):
+    """An experiment of uniform and mixed methods, its model's manifest and its sensitivity; its cells."""
+    layers = unet_layers(blocks)
+    groups = {name: "content" if ".ff." in name or ".attn2." in name else "quality" for name in layers}
+    objective = {"content": "ssim", "quality": "sqnr"} if decoupled else "sqnr"
+    cells = write_tree(results, model="few-step", sampling="step-1", steps=1, methods=MIXED, layers=layers,
+                       baseline="fp16", objective=objective, **settings)  # fmt: skip
+    shapes = {"in_features": 64, "out_features": 64}
+    described = {name: shapes | ({"group": group} if decoupled else {}) for name, group in groups.items()}
+    _write(results / "models" / "few-step" / "manifest.json", {"model": "few-step", "layers": described})
+    rng, path = np.random.default_rng(5), results / "sensitivity" / "few-step" / "tried.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow("layer candidate ssim psnr sqnr noise inputs megabytes".split())
+        for name in layers:
+            weak = rng.lognormal(0, 0.6) * (6 if name.endswith("attn2.to_k") else 1)
+            for candidate in CANDIDATES:
+                if candidate == "w2" and groups[name] == "quality":
+                    continue
+                noise = 0.3 * 4.0 ** -int(candidate[1]) * weak * (3 if candidate[0] == "a" else 1)
+                table.writerow(
+                    [name, candidate, 1 / (1 + noise), 30 - noise, -10 * np.log10(noise), noise, 4096, 0.004]
+                )
+    return cells
+
+
 def write_tree(
     results,
     *,
@@ -159,6 +248,9 @@ def write_tree(
     failures=None,
     energy_reason=None,
     with_images=True,
+    steps=20,
+    baseline=BASELINE,
+    objective="sqnr",
 ):
     """Write the JSON, CSV and PNG files of one model and sampling under `results`; return their cells.
 
@@ -170,6 +262,7 @@ def write_tree(
         energy_factor: multiplies the joules and seconds of every method but the baseline.
         real: methods that are measured (default: those with joules in METHODS).
         failures: `{method: (status, reason)}` of cells that ended without images.
+        steps: of denoising; baseline: name of the unquantized method; objective: what mixed methods choose by.
         energy_reason: why no joules could be read; energy is then null.
     """
     results, failures = Path(results), failures or {}
@@ -184,11 +277,13 @@ def write_tree(
         measured = numbers.joules is not None if real is None else method in real
         status, reason = failures.get(method, ("ok", None))
         numbers = numbers._replace(psnr=numbers.psnr and numbers.psnr + shift)
-        _checkpoint(results, cell, numbers, status, reason, layers)
-        _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, seed, rng)
-        _scores(results, cell, numbers, methods.get(BASELINE), status, reason)
+        _checkpoint(results, cell, numbers, status, reason, layers, objective)
+        drawing = {"seed": seed, "steps": steps}
+        _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, drawing, rng)
+        _scores(results, cell, numbers, methods.get(baseline), status, reason, baseline)
         where = device[method] if method in device else device
-        _measurement(results, cell, methods, status, reason, measured, where, meter, energy_factor, energy_reason, rng)
+        _measurement(results, cell, methods, status, reason, measured, where, meter, energy_factor, energy_reason, rng,
+                     baseline)  # fmt: skip
     return cells_of(model, sampling, methods)
 
 
@@ -211,13 +306,20 @@ def _provenance():
     }
 
 
-def _checkpoint(results, cell, numbers, status, reason, layers):
+def _checkpoint(results, cell, numbers, status, reason, layers, objective):
     rng = np.random.default_rng(len(cell["method"]))
+    allocation = {"name": numbers.allocation}
+    if numbers.allocation == "mixed":
+        allocation |= {"sensitivity": "tried", "programs": [{"candidates": list(CANDIDATES), "objective": objective}]}
     quantized = {}
     for name in layers if numbers.solver != "none" and status != "unsupported" else []:
         chunks = numbers.chunks if name.endswith(".linear") else 1
         for chunk in range(chunks):
-            quantized[name if chunks == 1 else f"{name}.{chunk}"] = _layer(name, numbers, chunk, chunks, rng)
+            layer = _layer(name, numbers, chunk, chunks, rng)
+            if numbers.allocation == "mixed":
+                layer |= {"weight_bits": float(rng.choice([2.06, 4.06, 8.06], p=[0.1, 0.7, 0.2])),
+                          "activation_bits": float(rng.choice([8, 16])) if "a8" in cell["method"] else 16}  # fmt: skip
+            quantized[name if chunks == 1 else f"{name}.{chunk}"] = layer
     _write(
         results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
         {
@@ -226,6 +328,10 @@ def _checkpoint(results, cell, numbers, status, reason, layers):
             "model": cell["model"],
             "method": cell["method"],
             "solver": numbers.solver,
+            "settings": {
+                "solver": None if numbers.solver == "none" else {"name": numbers.solver},
+                "allocation": allocation,
+            },
             "weight_bits": numbers.weight_bits,
             "activation_bits": numbers.activation_bits,
             "size_bytes": None if status == "unsupported" else round(numbers.size_mb * 1e6),
@@ -240,7 +346,7 @@ def _checkpoint(results, cell, numbers, status, reason, layers):
 
 def _layer(name, numbers, chunk, chunks, rng):
     """Larger errors in modulation layers and late blocks, smaller where a solver or chunks help."""
-    digits = [int(part) for part in name.split(".") if part.isdigit()]
+    digits = [int(part) for part in name.split(".") if part.isdigit()] or [0]
     before = 4.0 ** (1.4 - numbers.weight_bits) * 2 ** (digits[0] / 3) * rng.lognormal(0, 0.5)
     before *= 3.0 if name.endswith(".linear") and chunks == 1 else 1.0
     gain = {"hqq": 0.93, "gptq": 0.7, "gptqmodel": 0.7, "auto-gptq": 0.7, "qronos": 0.6, "brecq": 0.55}
@@ -265,7 +371,7 @@ def _layer(name, numbers, chunk, chunks, rng):
     }
 
 
-def _images(results, cell, prompts, clean, numbers, status, reason, measured, seed, rng):
+def _images(results, cell, prompts, clean, numbers, status, reason, measured, drawing, rng):
     folder = _folder(results, "images", cell)
     images = []
     spread = 0 if numbers.psnr is None else 255 * 10 ** (-numbers.psnr / 20)
@@ -281,7 +387,7 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, se
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "bytes": len(data),
                 "prompt": prompts[i],
-                "seed": seed + i,
+                "seed": drawing["seed"] + i,
             }
         )
     _write(
@@ -294,10 +400,9 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, se
             "kernel": "torch._int_mm" if measured and cell["method"] == "rtn-w8a8" else None,
             "n_images": 0 if status != "ok" else N_IMAGES,
             "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
-            "seed": seed,
+            **drawing,
             "height": 64,
             "width": 64,
-            "steps": 20,
             "guidance": 3.0,
             "images": images,
             "seconds": 1.0,
@@ -306,14 +411,15 @@ def _images(results, cell, prompts, clean, numbers, status, reason, measured, se
     )
 
 
-def _scores(results, cell, numbers, baseline, status, reason):
+def _scores(results, cell, numbers, reference, status, reason, baseline):
     psnr, fid, clip = numbers.psnr, numbers.fid, numbers.clip
     changes = {}
-    if baseline is not None and cell["method"] != BASELINE and None not in (fid, clip):
-        changes = {"fid": (fid - baseline.fid, 0.1), "kid": ((fid - baseline.fid) / 1000, 0.0001),
-                   "clip-score": (clip - baseline.clip, 0.001)}  # fmt: skip
+    if reference is not None and cell["method"] != baseline and None not in (fid, clip):
+        changes = {"fid": (fid - reference.fid, 0.1), "kid": ((fid - reference.fid) / 1000, 0.0001),
+                   "clip-score": (clip - reference.clip, 0.001)}  # fmt: skip
     values = {
         "fid": (fid, 0.3, "distance", "judge"),
+        "class-accuracy": (max(0.1, 1 - fid / 100), 0.02, "1", None),
         "kid": (fid / 1000, 0.0004, "distance", "judge"),
         "clip-score": (clip, 0.004, "cosine", "judge"),
         "psnr": (psnr, 0.4, "dB", None),
@@ -351,7 +457,7 @@ def _scores(results, cell, numbers, baseline, status, reason):
         )
 
 
-def _measurement(results, cell, methods, status, reason, measured, device, meter, factor, energy_reason, rng):
+def _measurement(results, cell, methods, status, reason, measured, device, meter, factor, energy_reason, rng, baseline):
     folder, numbers = _folder(results, "measurements", cell), methods[cell["method"]]
     record = cell | {
         "status": status,
@@ -382,10 +488,10 @@ def _measurement(results, cell, methods, status, reason, measured, device, meter
     if status == "ok" and not measured:
         record |= {"status": "simulated", "reason": f"no kernel computes {cell['method']} on this device"}
     elif status == "ok":
-        factor = 1.0 if cell["method"] == BASELINE else factor
+        factor = 1.0 if cell["method"] == baseline else factor
         joules, seconds = (numbers.joules or 1.0) * factor, (numbers.seconds or 0.05) * factor
         record |= _measured(joules, seconds, energy_reason, numbers.size_mb, rng)
-        record |= _compared(record, methods[BASELINE])
+        record |= _compared(record, methods[baseline])
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "measurement.json", record)
     _power(folder / "power.csv", record, rng)

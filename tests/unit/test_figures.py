@@ -7,20 +7,36 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+import summarize
 from quantwatt import figures, labels, layers, scenes, tables
 from quantwatt.cells import read_cells
-from quantwatt.figures import image_grid, layer_depth, layer_error, power_trace, quality_vs_cost, seeds
+from quantwatt.figures import (
+    budget,
+    image_grid,
+    layer_depth,
+    layer_error,
+    power_trace,
+    quality_vs_cost,
+    seeds,
+    sensitivity,
+    steps,
+)
 from quantwatt.manifest import DataError
 
 NAMES = figures.NAMES
 
 
-def inputs_of(results, cells):
-    read = read_cells(results, cells, synthetic.METRICS)
-    tables.write_table(results / "tables" / "summary.csv", tables.summary_table(read, "bf16", synthetic.SEEDS))
-    tables.write_table(results / "tables" / "layers.csv", layers.layers_table(read))
-    summary, errors = (tables.read_table(results / "tables" / f"{name}.csv") for name in ("summary", "layers"))
-    return figures.Inputs(summary, errors, results, tuple(cells))
+def inputs_of(results, cells, baseline="bf16", samplings=synthetic.SEEDS, metrics=synthetic.METRICS, tried=()):
+    read = read_cells(results, cells, metrics)
+    written = {
+        "summary": tables.summary_table(read, baseline, samplings),
+        "layers": layers.layers_table(read),
+        "sensitivity": layers.sensitivity_table(read, summarize.tried_in(results, tried)),
+    }
+    for name, table in written.items():
+        tables.write_table(results / "tables" / f"{name}.csv", table)
+    found = {name: tables.read_table(results / "tables" / f"{name}.csv") for name in written}
+    return figures.Inputs(**found, results=results, cells=tuple(cells))
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +97,6 @@ def test_labels_of_coinciding_points_are_apart():
     boxes = [text.get_window_extent(figure.canvas.get_renderer()) for text in axes.texts]
     assert len(boxes) == 5
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def test_pareto():
-    assert quality_vs_cost.pareto([[1, 5], [2, 4], [2, 7], [3, 7], [4, np.inf]]) == [0, 2, 4]
 
 
 def test_each_device_has_its_own_row_of_panels(tmp_path):
@@ -191,8 +203,9 @@ def test_errors_of_layers_before_and_after(many):
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_texts_beside_the_lanes_do_not_overlap(many, narrow):
-    figure = layer_error.draw(many, narrow)
+@pytest.mark.parametrize("which", ["many", "mixed"])
+def test_texts_beside_the_lanes_do_not_overlap(which, narrow, request):
+    figure = layer_error.draw(request.getfixturevalue(which), narrow)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for axes in figure.axes:
         boxes = [text.get_window_extent(renderer) for text in axes.texts]
@@ -220,6 +233,23 @@ def test_map_of_errors_by_depth(many):
     assert np.isnan(errors[kinds.index("ff_context.net.2"), 5]) and np.isnan(errors).sum() == 3
 
 
+def test_blocks_of_a_unet_are_its_innermost_ones(mixed):
+    rows = mixed.layers[mixed.layers["error_of"] == "outputs"]
+    maps, kinds = layer_depth.maps_of(rows)
+    assert kinds[:4] == ["conv_in", "time_embedding.linear_1", "conv1", "time_emb_proj"] and "attn2.to_out.0" in kinds
+    assert len(kinds) == 3 + len(synthetic.UNET_PARTS)
+    assert maps["gptq-w4"].shape[1] == 1 + 5 * 3  # of each part a resnet, an attention's projections, its block
+    own = rows.set_index("layer")["relative_error"]
+    assert maps["gptq-w4"][kinds.index("conv2"), 4] == own["down_blocks.1.resnets.0.conv2"]
+
+
+def test_long_names_of_layers_lose_their_middle():
+    name = "down_blocks.1.attentions.0.transformer_blocks.3.attn2.to_k"
+    assert layer_error.abridged(name) == "down_blocks.1…attn2.to_k"
+    assert layer_error.abridged("mid_block.attentions.0.proj_in") == "mid_block…0.proj_in"
+    assert layer_error.abridged("5.ff_context.net.0.proj") == "5.ff_context.net.0.proj"
+
+
 def test_seeds_side_by_side(many):
     [axes] = seeds.draw(many, narrow=False).axes
     dots = [line for line in axes.lines if line.get_marker() == "o"]
@@ -232,3 +262,175 @@ def test_seeds_side_by_side(many):
         pytest.approx(list(pair)) for pair in zip(rows["psnr_db_low"], rows["psnr_db_high"], strict=True)
     ]
     assert len(dots) == 3 * 21
+
+
+# --- several numbers of steps
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Eight methods under 1, 2, 4 and 8 steps."""
+    results = tmp_path_factory.mktemp("swept")
+    metrics = ["fid", "psnr", "ssim", "class-accuracy"]
+    return inputs_of(results, synthetic.write_sweep(results), "float32", synthetic.steps_settings(), metrics)
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def test_quality_by_steps(swept):
+    panels = steps.draw(swept, narrow=False).axes
+    titles = ["Fréchet distance, judge features", "share read as the class asked for", "PSNR to the unquantized image"]
+    assert len(panels) == 3 and all(title in axes.get_title() for axes, title in zip(panels, titles, strict=True))
+    assert [text.get_text() for text in panels[0].get_xticklabels()] == ["1", "2", "4", "8"]
+    assert set(lines_of(panels[0])) == set(synthetic.SWEPT) and "float32" not in lines_of(panels[2])
+    line, summary = lines_of(panels[0])["brecq-w4"], swept.summary.set_index(["method", "steps"])["fid"]
+    assert list(line.get_ydata()) == pytest.approx([summary["brecq-w4", count] for count in (1, 2, 4, 8)])
+    assert [round(x) for x in line.get_xdata()] == [0, 1, 2, 3] and panels[0].get_yscale() == "log"
+    starts = [line.get_xdata()[0] for line in lines_of(panels[0]).values()]
+    assert len(set(starts)) == len(starts)  # beside one another
+    assert lines_of(panels[0])["float32"].get_color() == figures.INK
+    strokes = {(line.get_color(), line._dash_pattern[1] and tuple(line._dash_pattern[1]))
+               for line in lines_of(panels[0]).values()}  # fmt: skip
+    assert len(strokes) == len(synthetic.SWEPT)
+
+
+def test_the_intervals_of_a_sweep_are_drawn(swept):
+    axes = steps.draw(swept, narrow=False).axes[0]
+    bars = [segment for bar in axes.collections for segment in bar.get_segments()]
+    assert len(bars) == 8 * 4
+    rows = swept.summary[swept.summary["method"] == "rtn-w4"]
+    expected = rows[["fid_low", "fid_high"]].to_numpy()
+    found = [segment[:, 1] for segment in bars]
+    assert all(any(np.allclose(bar, pair) for bar in found) for pair in expected)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_names_beside_lines_do_not_overlap(swept, narrow):
+    figure = steps.draw(swept, narrow)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    windows = [axes.get_window_extent(renderer) for axes in figure.axes]
+    for axes, window in zip(figure.axes, windows, strict=True):
+        boxes = [text.get_window_extent(renderer) for text in axes.texts]
+        assert len(boxes) == len(lines_of(axes))
+        for i, a in enumerate(boxes):
+            assert not any(a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1 for b in boxes[:i]), axes.texts[i].get_text()
+            assert a.x0 > window.x1 and a.x1 < figure.bbox.x1
+            assert not any(a.overlaps(other) for other in windows)
+
+
+def test_heights_move_apart_as_little_as_they_can():
+    assert labels.apart([5, 1, 9], 2, 0, 10) == pytest.approx([5, 1, 9])
+    assert labels.apart([5, 5, 5], 2, 0, 10) == pytest.approx([3, 5, 7])
+    assert labels.apart([0, 0.5, 8], 2, 0, 10) == pytest.approx([0, 2, 8])  # kept inside
+    assert labels.apart([10, 9], 2, 0, 10) == pytest.approx([10, 8])
+
+
+def test_of_a_sweep_only_the_first_is_drawn_elsewhere(swept):
+    assert len(quality_vs_cost.draw(swept, narrow=False).axes) == 3
+    rows = [text.get_text() for text in image_grid.draw(swept, narrow=False).axes[0].texts]
+    assert "digits · step-1" in rows and not any("steps-8" in text for text in rows)
+    assert len(power_trace.draw(swept, narrow=False).axes) == 1
+
+
+def test_without_a_sweep_or_a_mixed_method_figures_say_so(inputs):
+    for module, text in (
+        (steps, "No two samplings differ only by their number of steps."),
+        (budget, "No method's allocation is mixed."),
+        (sensitivity, "No method's allocation is mixed, so no layer was tried alone."),
+    ):
+        assert " ".join(module.draw(inputs, narrow=False).axes[0].texts[0].get_text().split()) == text
+
+
+# --- mixed allocations
+
+
+def mixed_inputs(results, **settings):
+    cells = synthetic.write_mixed(results, with_images=False, **settings)
+    tried = [{"model": "few-step", "sensitivity": "tried"}]
+    return inputs_of(results, cells, "fp16", {}, ["fid", "psnr"], tried)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return mixed_inputs(tmp_path_factory.mktemp("mixed"))
+
+
+def marks(axes):
+    """{marker: [(x, y)]} of a panel's points."""
+    found = {}
+    for line in axes.lines:
+        if line.get_marker() in ("o", "D", "*"):
+            found.setdefault(line.get_marker(), []).append(tuple(line.get_xydata()[0]))
+    return found
+
+
+def test_mixed_methods_are_diamonds_over_the_hull_of_uniform_ones(mixed):
+    panels = budget.draw(mixed, narrow=False).axes
+    costs = ["average bits", "size of the quantized weights", "time per image", "energy per image (J), estimated"]
+    assert [text for axes, text in zip(panels, costs, strict=True) if text not in axes.get_xlabel()] == []
+    rows = mixed.summary[mixed.summary["allocation"] == "mixed"]
+    assert sorted(marks(panels[0])["D"]) == sorted(rows[["weight_bits", "psnr_db"]].itertuples(index=False, name=None))
+    assert len(marks(panels[0])["o"]) == 5 and "*" not in marks(panels[0])  # the baseline has no PSNR
+    assert len(marks(panels[3])["D"]) == 2  # w8a8: the others are simulated
+    hull = [line for line in panels[0].lines if len(line.get_xdata()) > 1 and line.get_color() == figures.GREY]
+    values = rows_of(mixed, ["naive-w4a8", "bos-w8a8"])
+    assert any(np.allclose(line.get_xydata(), values) for line in hull)
+    assert len(marks(quality_vs_cost.draw(mixed, narrow=False).axes[2])["D"]) == len(rows)
+
+
+def rows_of(inputs, methods):
+    return inputs.summary.set_index("method").loc[methods, ["weight_bits", "psnr_db"]].to_numpy()
+
+
+def test_a_panel_of_distances_has_the_baseline_and_better_above(mixed):
+    summary = mixed.summary.drop(columns=["psnr_db"]).assign(psnr_db=np.nan)
+    axes = budget.draw(figures.Inputs(summary), narrow=True).axes[0]
+    assert "↓ Fréchet distance" in axes.get_title() and axes.yaxis_inverted()
+    assert marks(axes)["*"] == [(16, 17.2)]
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_names_of_budgets_do_not_overlap(mixed, narrow):
+    figure = budget.draw(mixed, narrow)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent(renderer) for text in axes.texts]
+        for i, a in enumerate(boxes):
+            assert not any(a.overlaps(b) for b in boxes[:i]), axes.texts[i].get_text()
+
+
+def test_layers_alone_over_the_bits_that_methods_gave_them(mixed):
+    quality, strips, content, _ = sensitivity.draw(mixed, narrow=False).axes
+    assert "quality layers, 48 tried alone" in quality.get_title()
+    assert "content layers, 30 tried alone" in content.get_title()
+    assert quality.get_ylabel().startswith("SQNR") and content.get_ylabel().startswith("SSIM")
+    table = mixed.sensitivity[(mixed.sensitivity["group"] == "quality") & (mixed.sensitivity["candidate"] == "w4")]
+    assert list(quality.collections[1].get_offsets()[:, 1]) == pytest.approx(list(table["value"]))
+    keys = [axes.get_legend() for axes in (quality, content)]
+    pairs = [pair for key in keys for pair in zip(key.texts, key.legend_handles, strict=True)]
+    colour = {text.get_text(): handle.get_color() for text, handle in pairs}
+    assert len({(text.get_text(), handle.get_color()) for text, handle in pairs}) == len(set(colour.values())) == 5
+    names = [text.get_text() for text in strips.get_yticklabels()]
+    assert "mixdq-w4a8 activations" in names and "mixdq-w4 activations" not in names  # all in 16 bit
+    cells = strips.images[0].get_array()
+    own = mixed.layers[mixed.layers["method"] == "mixdq-w4a8"].set_index("layer")["weight_bits"]
+    assert list(cells[names.index("mixdq-w4a8 weights")]) == [own[layer] // 1 for layer in table["layer"]]
+
+
+def test_layers_that_are_not_quantized_have_sixteen_bits(mixed):
+    part = layers.by_group(mixed.sensitivity)[0]
+    kept = mixed.layers[mixed.layers["layer"] != "conv_in"]
+    found = {label: bits for _, label, bits in sensitivity.strips(figures.Inputs(mixed.summary, kept), part)}
+    assert found["mixdq-w4 weights"]["conv_in"] == 16 and found["mixdq-w4a8 activations"]["conv_in"] == 16
+
+
+def test_the_names_of_many_blocks_are_apart(tmp_path):
+    figure = sensitivity.draw(mixed_inputs(tmp_path, blocks=28), narrow=True)  # 858 layers
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    under = figure.axes[1]
+    size = under.get_xticklabels()[0].get_fontsize()
+    points = [text.get_window_extent(renderer).x1 * 72 / figure.dpi for text in under.get_xticklabels()]
+    assert len(points) > 10 and min(np.diff(points)) > size / np.sin(np.deg2rad(35)) * 0.95
+    assert figure.axes[0].get_xlim() == (-0.5, 515.5)

@@ -237,6 +237,144 @@ def test_the_answer_does_not_choose_among_seeds(tmp_path):
     assert "20.0 %" in "".join(text for text, _ in segments)
 
 
+# --- several numbers of steps, mixed allocations
+
+
+def page_with(results, cells, baseline, metrics, samplings=None, tried=()):
+    read = read_cells(results, cells, metrics)
+    tables.write_table(results / "summary.csv", tables.summary_table(read, baseline, samplings))
+    return report.render(
+        write_report.TEMPLATE,
+        experiment="few-step",
+        cells=read,
+        metrics=metrics,
+        baseline=baseline,
+        summary=tables.read_table(results / "summary.csv"),
+        layers=layers.layers_table(read),
+        sensitivity=layers.sensitivity_table(read, summarize.tried_in(results, tried)),
+        figures=FIGURES,
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    results = tmp_path_factory.mktemp("swept")
+    cells = synthetic.write_sweep(results, with_images=False)
+    return page_with(results, cells, "float32", ["fid", "psnr"], synthetic.steps_settings())
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    results = tmp_path_factory.mktemp("mixed")
+    cells = synthetic.write_mixed(results, with_images=False)
+    return page_with(results, cells, "fp16", ["fid", "psnr"], tried=[{"model": "few-step", "sensitivity": "tried"}])
+
+
+def plain(text):
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", text))
+
+
+def test_steps_stand_side_by_side(swept):
+    text = section(swept, "Table 2. The same methods with more steps")
+    assert [f"FID, {steps}" in text for steps in ("1 step<", "2 steps<", "4 steps<", "8 steps<")] == [True] * 4
+    assert [cell.split(">")[1].split(" ")[0] for cell in line_of(text, "rtn-w4")] == ["2.90", "2.32", "1.74", "1.68"]
+    assert "[2.60, 3.20]" in text and "Figure 2." in text
+
+
+def test_table_1_holds_the_first_number_of_steps_and_folds_the_others(swept):
+    table, _, folded = section(swept, "Table 1").partition("<details>")
+    assert table.count('<tr class="group">') == 1 and table.count('scope="row">rtn-w8<') == 1
+    assert folded.count('<tr class="group">') == 3 and folded.count('scope="row">rtn-w8<') == 3
+    assert "digits · steps-8" in folded and "digits · step-1" in table
+    assert "their first metric is in Table 2" in plain(table)
+
+
+def test_a_sentence_says_for_how_many_methods_more_steps_did_not_help(swept):
+    text = plain(section(swept, "Table 2"))
+    assert (
+        "More steps did not help 6 of 8 methods: the Fréchet distance at 8 steps, against 1, is worse for rtn-w2;"
+        in text
+    )
+    assert (
+        "has intervals that overlap for float32, rtn-w8, gptq-w2, brecq-w8 and brecq-w2; is better for rtn-w4" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (-2.0, "More steps helped all 8 methods: the Fréchet distance at 8 is better than at 1."),
+        (
+            0.0,
+            "More steps did not help 8 of 8 methods: .* at 8 steps, against 1, has intervals that overlap for float32,",
+        ),
+        (2.0, "More steps did not help 8 of 8 methods: .* at 8 steps, against 1, is worse for float32,"),
+        (None, "No method has an interval of the Fréchet distance both at 1 and at 8 steps."),
+    ],
+)
+def test_what_more_steps_change(tmp_path, change, text):
+    cells = read_cells(tmp_path, synthetic.write_sweep(tmp_path, with_images=False), ["fid"])
+    summary = tables.summary_table(cells, "float32", synthetic.steps_settings())
+    summary[["fid_low", "fid_high"]] = [9.5, 10.5]
+    summary.loc[summary["steps"] == 8, ["fid_low", "fid_high"]] = [9.5 + (change or 0), 10.5 + (change or 0)]
+    if change is None:
+        summary[["fid_low", "fid_high"]] = None
+    [part] = report.step_tables(summary)
+    assert re.match(text, part["sentence"])
+
+
+def test_sections_that_do_not_apply_are_left_out(page, swept, mixed):
+    for title, where in (("with more steps", swept), ("Formats chosen layer by layer", mixed)):
+        assert [title in text for text in (page, swept, mixed)] == [where is text for text in (page, swept, mixed)]
+    assert "<details>" not in page and "most sensitive" not in swept
+
+
+def test_mixed_methods_are_held_against_uniform_ones(mixed):
+    text = section(mixed, "Formats chosen layer by layer")
+    assert (
+        "mixdq-w8a8, mixdq-w5a8 and mixdq-w4a8 are significantly better (intervals apart) in PSNR to the unquantized "
+        "image than the best uniform method of as many average bits or the next more; sqnr-w8a8, mixdq-w4 and "
+        "mixdq-w3.66 are not."
+    ) in plain(text)
+    better, other = (line_of(text, method) for method in ("mixdq-w8a8", "sqnr-w8a8"))
+    assert [cell.rpartition(">")[2] for cell in better] == [
+        *("8.04 / 8.1", "33.2 [32.8, 33.6]", "bos-w8a8", "8.06 / 8", "27.4 [27.0, 27.8]", "better"),
+    ]
+    assert other[-1].endswith("not better") and other[1] == ">26.9 [26.5, 27.3]"
+
+
+@pytest.mark.parametrize(
+    ("methods", "text"),
+    [
+        (["naive-w4a8", "mixdq-w8a8"], "No uniform method has as many average bits as mixdq-w8a8."),
+        (["bos-w8a8", "sqnr-w8a8"], "No mixed method is significantly better (intervals apart) in "),
+        (["naive-w4a8", "mixdq-w4a8"], "mixdq-w4a8 is significantly better (intervals apart) in "),
+    ],
+)
+def test_a_sentence_on_mixed_methods(tmp_path, methods, text):
+    cells = read_cells(tmp_path, synthetic.write_mixed(tmp_path, with_images=False), ["psnr"])
+    summary = tables.summary_table(cells, "fp16")
+    [part] = report.budget_comparisons(summary[summary["method"].isin(["fp16", *methods])])
+    assert part["sentence"].startswith(text) and part["sentence"].count(".") == 1
+
+
+def test_the_most_sensitive_layers_are_named_group_by_group(mixed):
+    text = plain(section(mixed, "Formats chosen layer by layer"))
+    assert "the 5 most sensitive of 30 content layersfew-step · tried: SSIM of images" in text
+    assert "the 5 most sensitive of 48 quality layersfew-step · tried: SQNR of the denoiser&#39;s output (dB)" in text
+    layer = (
+        mixed[mixed.index("of 30 content layers") :]
+        .partition('<tr><th scope="row" class="wrapped">')[2]
+        .partition("<")[0]
+    )
+    assert layer.endswith("attn2.to_k") and len(line_of(section(mixed, "Formats"), layer)) == 5
+
+
+def test_an_ablation_keeps_the_experiments_order(mixed):
+    rows = re.findall(r'<th scope="row">([\w.-]+)', section(mixed, "Table 1"))
+    assert rows == list(synthetic.MIXED)
+
+
 # --- the rest of the page
 
 

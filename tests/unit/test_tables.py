@@ -153,6 +153,113 @@ def test_only_samplings_that_differ_by_their_seed_are_replicates(tmp_path):
     assert tables.by_seed(found) == []  # nothing was scored
 
 
+def test_samplings_that_differ_by_their_steps_form_a_sweep(tmp_path):
+    steps = synthetic.steps_settings()
+    samplings = {f"{name}-{seed}": entry | {"seed": seed} for seed in (0, 9) for name, entry in steps.items()}
+    samplings["larger"] = samplings["step-1-0"] | {"steps": 2, "height": 128}
+    settings = {"methods": synthetic.SWEPT, "baseline": "float32", "with_images": False}
+    written = []
+    for name, entry in samplings.items():
+        drawing = {key: entry[key] for key in ("seed", "steps")}
+        written += synthetic.write_tree(tmp_path, sampling=name, **drawing, **settings)
+    metrics = ["ssim", "psnr", "fid", "class-accuracy"]
+    found = tables.summary_table(read_cells(tmp_path, written, metrics), "float32", samplings)
+    first = found.drop_duplicates("sampling").set_index("sampling")
+    assert first["steps"].to_dict() == {name: entry["steps"] for name, entry in samplings.items()}
+    assert first["steps_of"].dropna().to_dict() == {
+        f"{name}-{seed}": f"step-1-{seed}" for seed in (0, 9) for name in ("steps-2", "steps-4", "steps-8")
+    }
+    assert set(tables.first_samplings(found)["sampling"]) == {"step-1-0", "larger"}
+    [(model, sampling, metrics, rows)] = tables.by_steps(found)  # of one seed, and of one size
+    assert (model, sampling) == ("tiny-sd3", "step-1-0")
+    assert [metric.title for metric in metrics] == ["FID", "Class accuracy", "PSNR", "SSIM"]
+    assert list(dict.fromkeys(rows["steps"])) == [1, 2, 4, 8]
+    assert list(dict.fromkeys(rows["method"])) == list(synthetic.SWEPT)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """(cells, summary, sensitivity) of uniform and mixed methods, as the script writes them."""
+    results = tmp_path_factory.mktemp("mixed")
+    cells = synthetic.write_mixed(results, with_images=False)
+    arguments = ["--results", str(results), "--cells", json.dumps(cells), "--metrics", '["fid", "psnr"]']
+    sensitivities = '[{"model": "few-step", "sensitivity": "tried"}]'
+    summarize.main([*arguments, "--baseline", "fp16", "--sensitivities", sensitivities])
+    found = (tables.read_table(results / "tables" / f"{name}.csv") for name in ("summary", "sensitivity"))
+    return read_cells(results, cells, ["fid", "psnr"]), *found
+
+
+def test_a_row_says_how_its_layers_got_their_formats(mixed):
+    found = mixed[1].set_index("method")
+    assert found["allocation"].isna()["fp16"] and found["sensitivity"].isna()["naive-w8a8"]
+    assert found.loc["naive-w8a8", "allocation"] == "uniform"
+    assert tuple(found.loc["mixdq-w4a8", ["allocation", "sensitivity"]]) == ("mixed", "tried")
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "higher", "lower"),
+    [
+        ((5, 6), (3, 4), "better", "worse"),
+        ((3, 4), (5, 6), "worse", "better"),
+        ((3, 5), (4, 6), tables.UNDECIDED, tables.UNDECIDED),
+        ((3, 4), (4, 5), tables.UNDECIDED, tables.UNDECIDED),  # they touch
+        ((3, 4), (None, None), None, None),
+    ],
+)
+def test_intervals_that_lie_apart(here, there, higher, lower):
+    for metric, verdict in ((tables.METRICS["psnr"], higher), (tables.METRICS["fid"], lower)):
+        rows = [
+            dict(zip((f"{metric.column}_low", f"{metric.column}_high"), bounds, strict=True))
+            for bounds in (here, there)
+        ]
+        assert tables.compare(*rows, metric) == verdict
+
+
+def test_sensitivities_stand_with_the_metric_that_methods_choose_by(mixed, tmp_path):
+    found = mixed[2]
+    assert list(found.columns) == layers.SENSITIVITY_COLUMNS
+    assert list(dict.fromkeys(found["layer"])) == synthetic.unet_layers(2)
+    assert set(zip(found["group"], found["metric"], strict=True)) == {("content", "ssim"), ("quality", "sqnr")}
+    for group, metric in (("content", "ssim"), ("quality", "sqnr")):
+        own = found[found["group"] == group]
+        assert (own["value"] == own[metric]).all()
+    parts = [(group, metric, len(rows)) for _, _, group, metric, rows in layers.by_group(found)]
+    assert parts == [("quality", "sqnr", 4 * 48), ("content", "ssim", 5 * 30)]
+
+
+def test_without_groups_one_metric_compares_all_layers(tmp_path):
+    cells = synthetic.write_mixed(tmp_path, decoupled=False, with_images=False)
+    tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
+    found = layers.sensitivity_table(read_cells(tmp_path, cells, []), tried)
+    [(_, name, group, metric, rows)] = layers.by_group(found)
+    assert (name, group, metric) == ("tried", None, "sqnr") and rows["layer"].nunique() == 78
+    with pytest.raises(DataError, match="no mixed method among the cells chooses by the sensitivity 'tried'"):
+        layers.sensitivity_table(read_cells(tmp_path, cells[:3], []), tried)
+
+
+def test_the_most_sensitive_layers_by_their_worst_candidate(mixed):
+    content = next(part for part in layers.most_sensitive(mixed[2]) if part["group"] == "content")
+    assert content["candidates"] == ["w8", "w4", "w2", "a8", "a4"] and content["layers"] == 30
+    rows = mixed[2][mixed[2]["group"] == "content"]
+    worst = rows.groupby("layer")["ssim"].min().sort_values()
+    assert [layer for layer, _ in content["rows"]] == list(worst.index[:5])
+    layer, values = content["rows"][0]
+    own = rows[rows["layer"] == layer].set_index("candidate")["ssim"]
+    assert values == pytest.approx([own[candidate] for candidate in content["candidates"]])
+    quality = next(part for part in layers.most_sensitive(mixed[2]) if part["group"] == "quality")
+    assert "w2" not in quality["candidates"]
+
+
+def test_of_noise_the_most_is_the_worst(mixed):
+    by_noise = mixed[2].assign(group=None, metric="noise", value=mixed[2]["noise"])
+    [found] = layers.most_sensitive(by_noise, count=2)
+    worst = mixed[2].groupby("layer")["noise"].max().sort_values(ascending=False)
+    assert [layer for layer, _ in found["rows"]] == list(worst.index[:2])
+    assert {len(values) for _, values in found["rows"]} == {5}
+    lacking = [layer for layer, values in layers.most_sensitive(by_noise, 99)[0]["rows"] if np.isnan(values[4])]
+    assert len(lacking) == 48  # quality layers, which w2 was not tried on
+
+
 def test_scores_by_seed_best_mean_first(many):
     [(model, sampling, metric, rows)] = tables.by_seed(many[1])
     assert (model, sampling, metric.title) == ("tiny-sd3", "seed-0", "PSNR")

@@ -7,6 +7,7 @@ import pytest
 
 METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth"]
+FIGURES += ["steps", "budget", "sensitivity"]
 
 
 @pytest.fixture(scope="module")

@@ -107,3 +107,45 @@ def _draw(axes, anchor, box, text, colour, size, scale):
         axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.5, alpha=0.6, zorder=2.5)
     axes.text(*back.transform(centre), text, fontsize=size, color=colour, ha="center", va="center", zorder=5,
               bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})  # fmt: skip
+
+
+def column(axes, ends, texts, colours, size=8):
+    """Write each text beside the axes at its line's end, as near to its height as the others allow.
+
+    The axes' limits and the figure's layout must be final.
+
+    Args:
+        ends: [n, 2] in data coordinates, the right ends of lines.
+        texts, colours: n names and their colours.
+        size: font size in points.
+    """
+    if not len(ends):
+        return
+    scale = axes.figure.dpi / 72
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    window, back = axes.get_window_extent(renderer), axes.transAxes.inverted()
+    anchors = axes.transData.transform(np.asarray(ends, dtype=float))  # [n, 2] pixels
+    gap = max(_extent(axes, text, size, renderer)[1] for text in texts)
+    heights = apart(anchors[:, 1], gap, window.y0, window.y1)
+    for anchor, height, text, colour in zip(anchors, heights, texts, colours, strict=True):
+        right = window.x1 + 9 * scale
+        (x0, y0), (x1, y1) = back.transform([(anchor[0] + 3 * scale, anchor[1]), (right - 2 * scale, height)])
+        axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.5, alpha=0.6, transform=axes.transAxes, clip_on=False)
+        axes.text(*back.transform((right, height)), text, fontsize=size, color=colour, va="center_baseline",
+                  transform=axes.transAxes)  # fmt: skip
+
+
+def apart(heights, gap, low, high):
+    """Heights moved as little as can be (least squares) till neighbours are `gap` apart, in [low, high] if they fit."""
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(order))
+    pools = []  # [mean, count] of neighbours that stand as close as they may: pool adjacent violators
+    for value in np.asarray(heights, dtype=float)[order] - steps:
+        pools.append([value, 1])
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (a, n), (b, m) = pools.pop(-2), pools.pop()
+            pools.append([(n * a + m * b) / (n + m), n + m])
+    level = np.concatenate([np.full(count, mean) for mean, count in pools])
+    moved = np.empty(len(order))
+    moved[order] = level.clip(low, max(low, high - steps[-1])) + steps
+    return moved

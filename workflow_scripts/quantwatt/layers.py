@@ -1,6 +1,8 @@
-"""The layers' errors: a table of all of them, and what it says of each method."""
+"""The layers' errors and sensitivities: a table of all of each, and what they say of methods and layers."""
 
 import pandas as pd
+
+from quantwatt.manifest import DataError
 
 COLUMNS = [
     *"model method layer weight_bits activation_bits error_before relative_error error_of".split(),
@@ -15,6 +17,13 @@ ERRORS = {
     "float outputs": "outputs against the float model's",
     "block outputs": "whole block's outputs",
     "weights": "weights",
+}
+SENSITIVITY_COLUMNS = "model sensitivity layer group candidate metric value ssim psnr sqnr noise".split()
+SENSITIVITIES = {  # what a layer alone does to images or to the denoiser's output; the larger the better, but for noise
+    "ssim": "SSIM of images",
+    "psnr": "PSNR of images (dB)",
+    "sqnr": "SQNR of the denoiser's output (dB)",
+    "noise": "relative error of the denoiser's output",
 }
 
 
@@ -79,3 +88,73 @@ def solving_summary(layers):
         }
         for key, rows in layers.groupby(["model", "method"], sort=False)
     }
+
+
+def sensitivity_table(cells, tried):
+    """Columns SENSITIVITY_COLUMNS, one row per layer and candidate; `metric` is what the mixed methods choose by.
+
+    Args:
+        cells: list of cells.Cell.
+        tried: [(model, sensitivity, its table, {layer: "content" or "quality", or nothing where a family has no such
+            groups})].
+    Raises:
+        DataError: no method chooses by a sensitivity.
+    """
+    objectives, tables = _objectives(cells), [pd.DataFrame(columns=SENSITIVITY_COLUMNS)]
+    for model, sensitivity, table, groups in tried:
+        if (model, sensitivity) not in objectives:
+            raise DataError(f"{model}: no mixed method among the cells chooses by the sensitivity {sensitivity!r}.")
+        objective = objectives[model, sensitivity]
+        apart = isinstance(objective, dict)
+        group = table["layer"].map(groups) if apart else None
+        metric = group.map(objective) if apart else pd.Series(objective, table.index)
+        value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
+        own = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
+        tables.append(own[SENSITIVITY_COLUMNS])
+    return pd.concat([own for own in tables if len(own)] or tables, ignore_index=True)
+
+
+def _objectives(cells):
+    """{(model, sensitivity): metric, or {group: metric} where any of its methods has the groups apart}."""
+    found = {}
+    for cell in cells:
+        allocation = (cell.checkpoint.get("settings") or {}).get("allocation") or {}
+        for program in allocation.get("programs", []):
+            key = cell.model, allocation["sensitivity"]
+            if key not in found or isinstance(program["objective"], dict):
+                found[key] = program["objective"]
+    return found
+
+
+def by_group(sensitivity):
+    """[(model, sensitivity, group or None, metric, rows)] of layers that one metric compares, in the table's order."""
+    keys = sensitivity[["model", "sensitivity", "group", "metric"]].astype(object)
+    keys = keys.where(keys.notna(), None).apply(tuple, axis=1)
+    return [(*key, sensitivity[keys == key]) for key in dict.fromkeys(keys)]
+
+
+def most_sensitive(sensitivity, count=5):
+    """The layers that lose most in their worst candidate, the worst first.
+
+    Returns:
+        list of {"model", "sensitivity", "group", "metric": in words, "layers": how many were tried, "candidates",
+        "rows": [(layer, [value per candidate, or NaN])]}.
+    """
+    found = []
+    for model, name, group, metric, rows in by_group(sensitivity):
+        values = rows.pivot_table("value", "layer", "candidate", sort=False)
+        values = values[[candidate for candidate in dict.fromkeys(rows["candidate"]) if candidate in values]]
+        worst = values.max(axis=1) if metric == "noise" else -values.min(axis=1)
+        chosen = values.loc[worst.sort_values(ascending=False, kind="stable").index[:count]]
+        found.append(
+            {
+                "model": model,
+                "sensitivity": name,
+                "group": group,
+                "metric": SENSITIVITIES[metric],
+                "layers": len(values),
+                "candidates": list(values.columns),
+                "rows": list(zip(chosen.index, chosen.to_numpy().tolist(), strict=True)),
+            }
+        )
+    return found

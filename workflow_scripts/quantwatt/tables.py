@@ -41,7 +41,9 @@ METRICS = {  # in the report's order; the first of an experiment is drawn agains
     "accuracy": Metric("accuracy", "Accuracy", "accuracy"),
     "perplexity": Metric("perplexity", "Perplexity", "perplexity", higher_is_better=False),
 }
+SWEPT = ("fid", "class-accuracy", "psnr")  # what is looked at first where the number of steps changes
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
+TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # never numbers
 BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
 
 
@@ -66,7 +68,7 @@ SUMMARY_COLUMNS = [
     *"ratio_reason energy_floor latency_floor energy_cpu_package_j energy_dram_j".split(),
     *"tokens_per_s energy_per_token_j".split(),
     *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
-    *"carbon_g seed replicate_of".split(),
+    *"carbon_g seed replicate_of steps steps_of allocation sensitivity".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
 ]
 
@@ -77,13 +79,14 @@ def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
     Args:
         cells: list of cells.Cell.
         baseline: name of the unquantized method that ratios and changes refer to.
-        samplings: {name: settings}, to tell those that differ only by their seed.
+        samplings: {name: settings}, to tell those that differ only by their seed or their number of steps.
         carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g, per image; or None.
     """
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
-    first = _replicated(samplings or {})
+    replicates, sweeps = (_differing_by(key, samplings or {}) for key in ("seed", "steps"))
     rows = [
-        _row(cell, references.get((cell.model, cell.sampling))) | {"replicate_of": first.get(cell.sampling)}
+        _row(cell, references.get((cell.model, cell.sampling)))
+        | {"replicate_of": replicates.get(cell.sampling), "steps_of": sweeps.get(cell.sampling)}
         for cell in cells
     ]
     table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
@@ -92,11 +95,11 @@ def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
     return table
 
 
-def _replicated(samplings):
-    """{sampling: the first one that differs from it only by its seed}; a first one is not in it."""
+def _differing_by(setting, samplings):
+    """{sampling: the first one that differs from it only by one setting}; a first one is not in it."""
     first, found = {}, {}
     for name, settings in samplings.items():
-        same = canonical_json({key: value for key, value in settings.items() if key != "seed"})
+        same = canonical_json({key: value for key, value in settings.items() if key != setting})
         if first.setdefault(same, name) != name:
             found[name] = first[same]
     return found
@@ -120,6 +123,8 @@ def _row(cell, reference):
         "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
         "solver": _solver(checkpoint),
         "seed": cell.images.get("seed"),
+        "steps": cell.images.get("steps"),
+        **_allocation(checkpoint),
         "unit": "inference" if "texts" in cell.images else "image",
         "n_images": cell.images.get("n_images", cell.images.get("n_items")),
         "baseline": cell is reference,
@@ -139,6 +144,13 @@ def _solver(checkpoint):
     """The solver, or the library that rounded the layers itself."""
     libraries = {layer.get("library") for layer in (checkpoint.get("layers") or {}).values()}
     return libraries.pop() if len(libraries) == 1 and None not in libraries else checkpoint.get("solver")
+
+
+def _allocation(checkpoint):
+    """How the layers got their formats, "uniform" or "mixed", then by which sensitivity; None where not quantized."""
+    settings = checkpoint.get("settings") or {}
+    chosen = settings.get("allocation") if settings.get("solver") else None
+    return {"allocation": chosen and chosen["name"], "sensitivity": chosen and chosen.get("sensitivity")}
 
 
 def _quality(cell):
@@ -274,6 +286,17 @@ def _quantizing(cell, row):
     return found
 
 
+def compare(row, other, metric):
+    """How a row's metric stands to another row's: BETTER or WORSE where the intervals lie apart, which asks more than a
+    test of the difference would, else UNDECIDED; None where one of them has no interval."""
+    low, high, least, most = (r[f"{metric.column}_{end}"] for r in (row, other) for end in ("low", "high"))
+    if any(pd.isna(bound) for bound in (low, high, least, most)):
+        return None
+    if low <= most and least <= high:
+        return UNDECIDED
+    return BETTER if (low > most) == metric.higher_is_better else WORSE
+
+
 def triple(score):
     """(value, low, high) of a score or a ratio, with NaN for a missing bound."""
     return tuple(math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
@@ -297,6 +320,35 @@ def first_seeds(summary):
     return summary[summary["replicate_of"].isna()]
 
 
+def first_samplings(summary):
+    """Of `first_seeds`, the rows without those whose sampling differs from an earlier one only by its steps."""
+    rows = first_seeds(summary)
+    return rows[rows["steps_of"].isna()]
+
+
+def first_metric(rows):
+    """The first of METRICS that some row has a value of, or None."""
+    return next((metric for metric in METRICS.values() if rows[metric.column].notna().any()), None)
+
+
+def by_steps(summary):
+    """[(model, sampling, metrics, rows)] of samplings that differ only by their number of steps; of seeds, the first.
+
+    Returns:
+        sampling: the first of them; metrics: those that have values, SWEPT before the others; rows: by rising steps,
+        methods in the order given.
+    """
+    rows = first_seeds(summary)
+    found, first = [], rows["steps_of"].fillna(rows["sampling"])
+    order = [METRICS[name] for name in dict.fromkeys([*SWEPT, *METRICS])]
+    for (model, sampling), own in rows.groupby(["model", first], sort=False):
+        own = own[own["steps"].notna()].sort_values("steps", kind="stable")
+        metrics = [metric for metric in order if own[metric.column].notna().any()]
+        if own["steps"].nunique() > 1 and metrics:
+            found.append((model, sampling, metrics, own))
+    return found
+
+
 def by_seed(summary):
     """[(model, sampling, metric, rows)] of samplings that differ only by their seed.
 
@@ -306,7 +358,7 @@ def by_seed(summary):
     """
     found, first = [], summary["replicate_of"].fillna(summary["sampling"])
     for (model, sampling), rows in summary.groupby(["model", first], sort=False):
-        metric = next((m for m in METRICS.values() if rows[m.column].notna().any()), None)
+        metric = first_metric(rows)
         if rows["sampling"].nunique() < 2 or metric is None:
             continue
         rows = rows[rows[metric.column].notna()]
@@ -348,7 +400,7 @@ def read_table(path):
     Raises:
         DataError: the file is missing or is no table.
     """
-    names = dict.fromkeys(("model", "method", "sampling", "replicate_of", "layer", "device_id"), str)
+    names = dict.fromkeys(TEXTS, str)
     try:
         table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:

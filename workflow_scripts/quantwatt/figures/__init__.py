@@ -17,7 +17,15 @@ from matplotlib.figure import Figure
 from quantwatt import registry
 from quantwatt.manifest import DataError, atomic_path
 
-NAMES = ("quality_vs_cost", "image_grid", "seeds", "layer_error", "layer_depth", "power_trace")
+NAMES = (
+    *("quality_vs_cost", "budget", "image_grid", "seeds", "steps"),
+    *("sensitivity", "layer_error", "layer_depth", "power_trace"),
+)
+TABLES = {  # beside the summary, by the tables' names
+    "layer_error": {"layers"},
+    "layer_depth": {"layers"},
+    "sensitivity": {"layers", "sensitivity"},
+}
 INK, GREY, PALE, GRID = "#1b1f24", "#6b7280", "#d5d9de", "#eef0f2"
 # Most of Okabe and Ito's colours, for colour-blind eyes, and others dark enough for text; the lightest come last.
 PALETTE = [
@@ -49,10 +57,11 @@ DPI = 160
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a figure may draw from; `layers`, `results` and `cells` are needed by some figures only."""
+    """What a figure may draw from; all but `summary` is needed by some figures only."""
 
     summary: pd.DataFrame
     layers: pd.DataFrame | None = None
+    sensitivity: pd.DataFrame | None = None
     results: Path | None = None
     cells: tuple = ()
 
@@ -113,6 +122,13 @@ def plain_log_ticks(axes):
         axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def quality_title(axes, metric, rows):
+    """Name a metric above its panel: which way is better, its unit, and whose features it compares."""
+    features = next(iter(rows["features"].dropna()), None) if metric.column in ("fid", "kid") else None
+    name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")
+    axes.set_title(f"{'↑' if metric.higher_is_better else '↓'} {name}", fontsize=8.5, pad=6)
 
 
 def empty(axes, text):

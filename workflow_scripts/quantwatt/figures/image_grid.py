@@ -12,19 +12,19 @@ from PIL import Image
 from quantwatt import scenes
 from quantwatt.figures import DPI, GREY, sentence
 from quantwatt.manifest import read_json, verify_files
+from quantwatt.tables import first_samplings
 
 PROMPTS, PROMPTS_NARROW = 8, 4
 TILE = 128  # pixels of an image's side in the grid, at least
 
 
 def draw(inputs, narrow):
-    """A grid per model and sampling; of samplings that differ only by their seed, the first."""
+    """A grid per model and sampling; of samplings that differ only by seed or steps, the first."""
     grids, models = [], {}
-    repeated = inputs.summary.loc[inputs.summary["replicate_of"].notna(), "sampling"]
+    shown = set(first_samplings(inputs.summary)["sampling"])
     for cell in inputs.cells:
-        if cell["sampling"] in set(repeated):
-            continue
-        models.setdefault((cell["model"], cell["sampling"]), []).append(cell)
+        if cell["sampling"] in shown:
+            models.setdefault((cell["model"], cell["sampling"]), []).append(cell)
     for key, cells in models.items():
         sets = [(cell, *_image_set(inputs.results, cell)) for cell in cells]
         full = [(cell, path, images) for cell, path, images in sets if images]

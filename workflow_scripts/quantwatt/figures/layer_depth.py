@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from quantwatt.figures import GREY, NARROW, WIDE, method_colours, sentence
 from quantwatt.layers import ERRORS, by_error
 
-BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # of transformer_blocks.3.attn.to_q: transformer_blocks.3 and attn.to_q
+# Of down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q: all before attn1, and attn1.to_q.
+INNERMOST = re.compile(r"(.*\b(?:\w*blocks|\w*layers|\w*samplers|resnets|attentions)\.\d+)\.(.+)")
+BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # of h.3.attn.c_attn: h.3 and attn.c_attn
 ROW, TITLE, HEAD, SCALE = (
     0.13,
     0.4,
@@ -69,7 +71,8 @@ def maps_of(layers):
     for method, name, error in layers[["method", "layer", "relative_error"]].itertuples(index=False):
         parent, _, chunk = name.rpartition(".")
         name = parent if chunk.isdigit() and parent in whole else name
-        block, kind = match.groups() if (match := BLOCK.match(name)) else ("", name)
+        match = INNERMOST.match(name) or BLOCK.match(name)
+        block, kind = match.groups() if match else ("", name)
         key = method, kinds.setdefault(kind, len(kinds)), blocks.setdefault(block, len(blocks))
         found[key] = max(error, found.get(key, 0))
     maps = {method: np.full((len(kinds), len(blocks)), np.nan) for method in dict.fromkeys(layers["method"])}

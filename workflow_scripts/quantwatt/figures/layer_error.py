@@ -12,6 +12,7 @@ from quantwatt.layers import ERRORS, by_error, short_names
 
 NOTE = "above, pale: rounded to nearest; below, dark: by the method; bars: medians; ring: the worst layer"
 EDGE = 1.05  # inches that a panel needs around its lanes
+LETTERS = 24  # of a layer's name that fit beside its dots
 
 
 def draw(inputs, narrow):
@@ -60,7 +61,7 @@ def _panel(axes, layers, model, colours, narrow):
             axes.plot([median] * 2, [middle - 0.14, middle + 0.14], color=INK, linewidth=1.6, zorder=4)
         axes.plot([before, after], [line + above, line + below], color=INK, linewidth=0.7, zorder=4)
         change = f"{after:.2g}" if np.isnan(before) else f"{before:.2g} → {after:.2g}"
-        text = f"worst {names[rows.index[worst]]} {errors[worst]:.2g}"
+        text = f"worst {abridged(names[rows.index[worst]])} {errors[worst]:.2g}"
         _texts(axes, line, method, change, text, colour, narrow)
     axes.set_yticks([])
     axes.set_ylim(len(medians) - 0.5, -0.5)
@@ -70,6 +71,16 @@ def _panel(axes, layers, model, colours, narrow):
         axes.axhline(line - 0.5, color=GRID, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
+
+
+def abridged(name):
+    """A layer's name whose middle is left out where it is long: down_blocks.1…attn2.to_k."""
+    parts, shorter = name.split("."), name
+    cuts = [(start, rest) for start in (2, 1) for rest in range(start + 1, len(parts))]
+    for start, rest in cuts:
+        if len(shorter) > LETTERS:
+            shorter = ".".join(parts[:start]) + "…" + ".".join(parts[rest:])
+    return shorter
 
 
 def _texts(axes, line, method, change, worst, colour, narrow):

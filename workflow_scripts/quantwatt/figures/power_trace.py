@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from quantwatt.figures import GREY, INK, NARROW, PALETTE, WIDE, sentence
 from quantwatt.manifest import DataError
-from quantwatt.tables import first_seeds
+from quantwatt.tables import first_samplings
 
 
 def draw(inputs, narrow):
     """The baseline's sampled power over time, with its idle power."""
-    found, summary = [], first_seeds(inputs.summary)
+    found, summary = [], first_samplings(inputs.summary)
     for _, row in summary[summary["baseline"].astype(bool)].iterrows():
         trace = _trace(inputs.results, row)
         if trace is not None:

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from quantwatt import labels
-from quantwatt.figures import GREY, GRID, INK, NARROW, PALE, empty, plain_log_ticks, solver_colours
-from quantwatt.tables import METRICS, first_seeds, groups, is_real
+from quantwatt.budgets import pareto
+from quantwatt.figures import GREY, GRID, INK, NARROW, PALE, empty, plain_log_ticks, quality_title, solver_colours
+from quantwatt.tables import METRICS, first_samplings, groups, is_real
 
 WIDTH = 10.6  # inches
 CROWD = 12  # methods from which the panel of sizes, where most share a size, gets a row of its own
@@ -18,9 +19,9 @@ COST = {"energy_j": "energy per {unit} (J)", "latency_s": "time per {unit} (s)"}
 
 
 def draw(inputs, narrow):
-    """A row of panels per model, sampling and device; of samplings that differ only by their seed, the first."""
+    """A row of panels per model, sampling and device; of samplings that differ only by seed or steps, the first."""
     width, colours = NARROW if narrow else WIDTH, solver_colours(inputs.summary)
-    plans = [_Plan(title, rows, colours, width, narrow) for title, rows in groups(first_seeds(inputs.summary))]
+    plans = [_Plan(title, rows, colours, width, narrow) for title, rows in groups(first_samplings(inputs.summary))]
     figure = Figure(figsize=(width, sum(plan.height for plan in plans)), dpi=100)
     height = top = figure.get_figheight()
     for plan in plans:
@@ -68,7 +69,11 @@ class _Plan:
 
 def _note(rows):
     """What the marks mean, and the methods that have a quality but no cost here."""
-    yield "★ unquantized   ● measured here   ○ not measured: no cost   line: Pareto front   colour: solver, library"
+    mixed = "   ◆ mixed allocation" if (rows["allocation"] == "mixed").any() else ""
+    yield (
+        f"★ unquantized   ● measured here   ○ not measured: no cost{mixed}   line: Pareto front   "
+        "colour: solver, library"
+    )
     scored = rows[[metric.column for metric in METRICS.values()]].notna().any(axis=1)
     for text, chosen in (
         ("Simulated here: ", rows["status"] == "simulated"),
@@ -81,7 +86,8 @@ def _note(rows):
 def _panels(axes, rows, colours, narrow):
     """Two qualities over what was spent, and the first over size."""
     qualities = [metric for metric in METRICS.values() if rows[metric.column].notna().any()][:2]
-    cost = next((c for c in COST if rows.loc[is_real(rows), c].notna().any()), None)
+    measured = rows[is_real(rows) & ~rows["baseline"].astype(bool)]
+    cost = next((c for c in COST if measured[c].notna().any()), None)
     for panel, quality in zip(axes[:2], [*qualities, None, None], strict=False):
         if quality is None or cost is None:
             empty(panel, "No method was measured here." if quality else "No second quality metric.")
@@ -114,20 +120,18 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
         axes.step(x[keep], y[keep], where="post", color=GREY, linewidth=1, alpha=0.7, zorder=2)
         steps = list(zip(x[keep], y[keep], x[keep][1:], y[keep][1:], strict=False))
         lines = [(x0, y0, x1, y0) for x0, y0, x1, _ in steps] + [(x1, y0, x1, y1) for _, y0, x1, y1 in steps]
-    bars = lines + [
-        box for i in range(len(rows)) for box in _bars(axes, rows.iloc[i], cost, quality, x[i], y[i], colours)
+    boxes = lines + [
+        box for i in range(len(rows)) for box in bars(axes, rows.iloc[i], cost, quality, x[i], y[i], colours)
     ]
     for (_, row), px, py in zip(rows.iterrows(), x, y, strict=True):
-        _marker(axes, row, px, py, colours)
+        marker(axes, row, px, py, colours)
     names = [_label(row, quality) for _, row in rows.iterrows()]
-    inks = [_colour(row, colours) for _, row in rows.iterrows()]
-    labels.place(axes, np.column_stack([x, y]), names, inks, bars, size=7.5 if not narrow else 8)
+    inks = [colour_of(row, colours) for _, row in rows.iterrows()]
+    labels.place(axes, np.column_stack([x, y]), names, inks, boxes, size=7.5 if not narrow else 8)
     estimated = cost == "energy_j" and (rows["energy_estimated"] == True).any()  # noqa: E712 (None is neither)
     kind = "size of the quantized weights (MB)" if cost == "size_mb" else COST[cost].format(unit=rows["unit"].iloc[0])
     axes.set_xlabel(kind + (", estimated" if estimated else ""))
-    features = next(iter(rows["features"].dropna()), None) if quality in ("fid", "kid") else None
-    name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")
-    axes.set_title(f"{'↑' if sign > 0 else '↓'} {name}", fontsize=8.5, pad=6)
+    quality_title(axes, metric, rows)
     axes.tick_params(labelsize=8)
     axes.grid(color=GRID, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
@@ -157,7 +161,8 @@ def _limits(axes, rows, cost, quality, sign):
     return ceiling
 
 
-def _colour(row, colours):
+def colour_of(row, colours):
+    """A method's colour, by its solver."""
     return INK if row["baseline"] else colours.get(row["solver"], GREY)
 
 
@@ -167,20 +172,21 @@ def _label(row, quality):
     return row["method"]
 
 
-def _marker(axes, row, x, y, colours):
+def marker(axes, row, x, y, colours):
+    """Draw a method's point: a star is the baseline, a diamond a mixed allocation; hollow is not measured."""
     if row["baseline"]:
         axes.plot(x, y, marker="*", markersize=13, color=INK, zorder=4)
         return
-    hollow = row["status"] != "ok"
-    colour = _colour(row, colours)
-    axes.plot(x, y, marker="o", markersize=6.5, markeredgewidth=1.3, markeredgecolor=colour, zorder=4,
-              markerfacecolor="white" if hollow else colour)  # fmt: skip
+    hollow, mixed = row["status"] != "ok", row["allocation"] == "mixed"
+    colour = colour_of(row, colours)
+    axes.plot(x, y, marker="D" if mixed else "o", markersize=6 if mixed else 6.5, markeredgewidth=1.3,
+              markeredgecolor=colour, zorder=4, markerfacecolor="white" if hollow else colour)  # fmt: skip
 
 
-def _bars(axes, row, cost, quality, x, y, colours):
+def bars(axes, row, cost, quality, x, y, colours):
     """Draw the intervals on both axes; return their boxes in data coordinates."""
-    boxes, colour = [], _colour(row, colours)
-    low, high = (row.get(f"{cost}_low"), row.get(f"{cost}_high")) if cost != "size_mb" else (None, None)
+    boxes, colour = [], colour_of(row, colours)
+    low, high = row.get(f"{cost}_low"), row.get(f"{cost}_high")  # a size has none
     if pd.notna(low) and pd.notna(high):
         axes.plot([low, high], [y, y], color=colour, linewidth=1.4, alpha=0.75, zorder=3)
         boxes.append((low, y, high, y))
@@ -189,19 +195,3 @@ def _bars(axes, row, cost, quality, x, y, colours):
         axes.plot([x, x], [low, high], color=colour, linewidth=1.4, alpha=0.75, zorder=3)
         boxes.append((x, low, x, high))
     return boxes
-
-
-def pareto(points):
-    """Indices of the points that no other beats, by rising cost.
-
-    Args:
-        points: [n, 2] of (cost, quality), where a smaller cost and a larger quality are better.
-    """
-    points = np.asarray(points, dtype=float)
-    order = np.lexsort((-points[:, 1], points[:, 0]))
-    front, best = [], -np.inf
-    for i in order:
-        if points[i, 1] > best:
-            front.append(int(i))
-            best = points[i, 1]
-    return front

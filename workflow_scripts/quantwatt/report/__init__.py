@@ -9,15 +9,18 @@ from pathlib import Path
 import jinja2
 
 from quantwatt import tables
-from quantwatt.layers import error_summary, solving_summary
+from quantwatt.layers import error_summary, most_sensitive, solving_summary
 from quantwatt.manifest import DataError
 from quantwatt.report import numbers
 from quantwatt.report.answer import answers
+from quantwatt.report.budget import budget_comparisons
 from quantwatt.report.evaluation import evaluation_sections
 from quantwatt.report.failures import failures
+from quantwatt.report.steps import step_tables
 from quantwatt.report.trust import provenance, trust
 
-FIGURES = ("quality_vs_cost", "image_grid", "seeds", "layer_error", "layer_depth", "power_trace")
+IMAGE_FIGURES = ("image_grid", "steps", "budget", "sensitivity")  # of models that draw images only
+FIGURES = ("quality_vs_cost", "seeds", "layer_error", "layer_depth", "power_trace", *IMAGE_FIGURES)
 
 
 def table_groups(summary):
@@ -69,7 +72,7 @@ def quantizing_rows(summary, layers):
     """
     solving, found = solving_summary(layers), []
     chosen = summary[summary["quantize_s"].notna() & ~summary["baseline"].astype(bool)]
-    for key, rows in tables.first_seeds(chosen).groupby(["model", "method"], sort=False):
+    for key, rows in tables.first_samplings(chosen).groupby(["model", "method"], sort=False):
         repaid = rows[["sampling", "break_even_images"]].dropna().itertuples(index=False, name=None)
         found.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
     return found
@@ -94,17 +97,20 @@ def embed_figures(folder, images=True):
     folder = Path(folder)
     return {
         name: {"wide": embed(folder / f"{name}.svg"), "narrow": embed(folder / f"{name}-narrow.svg")}
-        for name in (FIGURES if images else [name for name in FIGURES if name != "image_grid"])
+        for name in FIGURES
+        if images or name not in IMAGE_FIGURES
     }
 
 
-def render(template, *, experiment, cells, metrics, baseline, summary, layers, figures, evaluation=None):
+def render(
+    template, *, experiment, cells, metrics, baseline, summary, layers, figures, sensitivity=None, evaluation=None
+):
     """The report as HTML text.
 
     Args:
         template: path of template.html.
         experiment: its name.
-        cells: list of cells.Cell; summary, layers: the tables made from them.
+        cells: list of cells.Cell; summary, layers, sensitivity: the tables made from them; the last may be missing.
         metrics: names of the metrics, which choose the columns of Table 1.
         figures: from `embed_figures`.
         evaluation: the embedded models' own quality figures, or None.
@@ -117,7 +123,7 @@ def render(template, *, experiment, cells, metrics, baseline, summary, layers, f
     environment.globals |= {
         name: getattr(numbers, name) for name in ("number", "compact", "bounds", "with_bounds", "missing", "DASH")
     }
-    shown = tables.first_seeds(summary)
+    shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
     scored = {tables.metric_of(name) for name in metrics}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
@@ -129,7 +135,11 @@ def render(template, *, experiment, cells, metrics, baseline, summary, layers, f
         answers=answers(summary),
         columns=[metric for metric in tables.METRICS.values() if metric in scored],
         groups=table_groups(shown),
+        more_steps=table_groups(seeds[seeds["steps_of"].notna()]),
         seeds=seed_tables(summary),
+        steps=step_tables(summary),
+        budgets=budget_comparisons(summary),
+        sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
         features=[f for f in summary["features"].dropna().unique() if f != "inception"],
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from quantwatt.report.numbers import megabytes, missing, with_bounds
-from quantwatt.tables import BETTER, METRICS, WORSE, first_seeds, is_real
+from quantwatt.tables import BETTER, METRICS, WORSE, first_metric, first_samplings, is_real
 
 
 def answers(summary):
@@ -14,7 +14,7 @@ def answers(summary):
     Returns:
         list of (model, segments); segments is a list of (text, style), style "strong", "em" or "".
     """
-    return [(model, answer(rows)) for model, rows in first_seeds(summary).groupby("model", sort=False)]
+    return [(model, answer(rows)) for model, rows in first_samplings(summary).groupby("model", sort=False)]
 
 
 def answer(rows):
@@ -43,7 +43,7 @@ def _only_simulated(others, base):
     alone = len(simulated) == len(others)
     what = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
     segments.append((f": {what} on {base['device']}", ""))
-    metric = next((m for m in METRICS.values() if simulated[m.column].notna().any()), None)
+    metric = first_metric(simulated)
     if metric is None:
         return [*segments, (".", "")]
     values = simulated[metric.column]

@@ -51,6 +51,12 @@ def megabytes(value):
     return f"{number(value / 1000)} GB" if abs(value) >= 1000 else f"{number(value)} MB"
 
 
+def listed(names):
+    """Names in a sentence: "a", "a and b", "a, b and c"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def missing(value):
     return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA
 

@@ -211,7 +211,7 @@ def _texts_text(record):
 
 def _images_text(record):
     text = f"{record['n_images']} of {record['width']} × {record['height']} pixels"
-    return text + f", {record['steps']} steps, guidance {record['guidance']}"
+    return text + f", {record['steps']} {'step' if record['steps'] == 1 else 'steps'}, guidance {record['guidance']}"
 
 
 def _score_text(score):
