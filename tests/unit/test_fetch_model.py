@@ -9,6 +9,7 @@ import fetch_model
 from quantwatt import experiment, manifest
 
 HUB = {"family": "sd3", "hub": "somebody/model", "revision": "0" * 40, "text_encoder_3": False, "dtype": "bfloat16"}
+OTHER = {"family": "diffusers", "hub": "somebody/model", "revision": "0" * 40, "dtype": "bfloat16", "arguments": {}}
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 
 
@@ -49,7 +50,8 @@ def test_what_the_hub_refuses_is_one_sentence(monkeypatch, error, words):
     assert str(caught.value).startswith("somebody/model at 000000000000: ") and "\n" not in str(caught.value)
 
 
-def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("settings", "t5"), [(HUB, False), (OTHER, True)])
+def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypatch, tmp_path, settings, t5):
     import huggingface_hub
 
     index = {"_class_name": "X", "transformer": ["diffusers", "T"], "vae": ["diffusers", "V"],
@@ -58,10 +60,10 @@ def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypa
     asked = {}
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: tmp_path / "model_index.json")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
-    assert fetch_model.fetch(HUB) == str(tmp_path)
+    assert fetch_model.fetch(settings) == str(tmp_path)
     assert asked["revision"] == "0" * 40
     folders = {pattern.split("/")[0] for pattern in asked["allow_patterns"]}
-    assert folders == {"model_index.json", "transformer", "vae"}
+    assert folders == {"model_index.json", "transformer", "vae", *(["text_encoder_3"] if t5 else [])}
 
 
 def test_a_folder_that_is_no_pipeline_or_has_only_pickles(tmp_path):
