@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
+import yaml
 
 import fetch_model
 from quantwatt import architecture, calibration, checkpoint, experiment, manifest, sequential, splits
 from quantwatt.allocation import allocate
 from quantwatt.denoiser_inputs import flat, nested
 from quantwatt.families import load_family
+from quantwatt.images import to_uint8
 from quantwatt.manifest import DataError
 
 FAMILY = load_family("diffusers")
@@ -227,6 +229,34 @@ def test_what_one_call_cannot_give_to_all_samples_is_refused():
         flat({"mode": "fast"}, 2)
 
 
+def test_what_a_sampling_leaves_out_is_the_pipelines_own_default(pipelines):
+    quantized = checkpoint.QuantizedPipeline(pipelines["pixart"], FAMILY, "real", None, None)
+    images = quantized.generate(TEXTS[:1], [5], steps=2)
+    plain = FAMILY.generate(pipelines["pixart"], TEXTS[:1], [5], sampling("pixart", guidance=4.5))
+    assert np.array_equal(images, to_uint8(plain))
+
+
+def test_samples_of_different_shapes_are_refused():
+    class Growing:
+        @staticmethod
+        def record(pipeline, prompts, seeds, calibration, steps):
+            return {0: {"sample": torch.zeros(1, 2), "text": torch.zeros(1, len(prompts[0]), 3)}}
+
+    entry = {"steps": 1, "timesteps": 1, "timesteps_per_prompt": 1, "batch_size": 1, "seed": 0}
+    with pytest.raises(DataError, match=r"text: samples of different shapes, \(1, 3\) and \(2, 3\)"):
+        calibration.record(Growing, None, ["a", "bc"], entry)
+
+
+def test_a_models_entry_is_completed_and_its_mistakes_are_refused():
+    raw = yaml.safe_load((experiment.EXPERIMENTS / "embedded.yaml").read_text())
+    raw["models"] = {"flux": {"family": "diffusers", "hub": "some/flux", "revision": "0" * 40}}
+    entry = experiment.check_experiment(raw, "x.yaml")["models"]["flux"]
+    assert entry["arguments"] == {} and entry["dtype"] == "bfloat16"
+    raw["models"]["flux"]["arguments"] = ["max_sequence_length"]
+    with pytest.raises(experiment.ConfigurationError, match=r"x.yaml: models.flux.arguments: expected object"):
+        experiment.check_experiment(raw, "x.yaml")
+
+
 @pytest.mark.parametrize(
     ("name", "prompts", "entries", "words"),
     [
@@ -353,6 +383,7 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
     details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folders[name])}
     checkpoint.save(tmp_path, denoiser, states, reports, details)
     loaded = checkpoint.load_pipeline(tmp_path)
-    asked = {"prompts": subjects(name), "seeds": [5, 6, 7], "sampling": sampling(name)}
-    expected = FAMILY.generate(FAMILY.load(settings(name), folders[name], denoiser), **asked)
-    assert np.array_equal(FAMILY.generate(loaded.pipeline, **asked), expected)
+    expected = FAMILY.load(settings(name), folders[name], denoiser)
+    images = FAMILY.generate(expected, subjects(name), [5, 6, 7], sampling(name))
+    assert np.array_equal(loaded.generate(subjects(name), [5, 6, 7], sampling(name)), to_uint8(images))
+    assert np.array_equal(FAMILY.generate(loaded.pipeline, subjects(name), [5, 6, 7], sampling(name)), images)

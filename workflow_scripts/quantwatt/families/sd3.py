@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt import architecture, torchvision_ops  # noqa: F401  (the second before diffusers)
 
 DEFAULTS = {"steps": 28, "guidance": 4.5}  # of a sampling
 # The denoiser's inputs by keyword.
@@ -160,15 +160,9 @@ def quantizable(denoiser):
 
 
 def segments(denoiser):
-    """{layer: chunks} of the modulation layers: what one computes at once is cut into shifts, scales and gates."""
-    from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, SD35AdaLayerNormZeroX
-
-    chunks = {AdaLayerNormZero: 6, SD35AdaLayerNormZeroX: 9, AdaLayerNormContinuous: 2}
-    return {
-        f"{name}.linear": chunks[type(module)]
-        for name, module in denoiser.named_modules()
-        if type(module) in chunks and name.startswith("transformer_blocks.")
-    }
+    """{layer: chunks} of the blocks' modulation layers."""
+    found = architecture.segments(denoiser).items()
+    return {name: chunks for name, chunks in found if name.startswith("transformer_blocks.")}
 
 
 def stages(names):
