@@ -74,6 +74,8 @@ def test_cases_take_turns_and_medians_count():
     costs.measure(cases, SETTINGS | {"seconds": 1e-9}, SimpleNamespace(name="none"), lambda: None, warmup_s=0)
     turns = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
     assert "".join(turns) == "abc" + "abcbabc"  # warm-up, then there, back and there
+    assert order.count("a") > 3 * cases[0].repeats > 3  # so quick that the clock is read after many
+    assert all(0 < seconds < 1e-4 for seconds in cases[0].seconds)
     assert cases[1].figures() == {"milliseconds": None, "joules": None, "kernel": None, "reason": "no kernel"}
     cases[0].seconds, cases[0].joules = [0.001, 0.5, 0.003], [4.0, 2.0]
     assert cases[0].figures() == {"milliseconds": 3.0, "joules": 3.0, "kernel": "k", "reason": None}

@@ -19,6 +19,7 @@ from quantwatt.streams import hooks
 
 BASELINE = "baseline"  # the unquantized layer
 FLOAT = {"weights": None, "activations": None}
+LOOP_S, MOST = 0.005, 1000  # a loop lasts about so long, and has no more products
 
 
 @dataclass
@@ -26,14 +27,20 @@ class Case:
     """One layer in one candidate's formats.
 
     run: does the product once; None where there is no kernel, and why is in `reason`.
-    seconds, joules: of each round.
+    repeats: of the product between two looks at the clock, so that waiting for a device is little beside it.
+    seconds, joules: of one product, in each round.
     """
 
     kernel: str | None
     reason: str | None
     run: object = None
+    repeats: int = 1
     seconds: list = field(default_factory=list)
     joules: list = field(default_factory=list)
+
+    def loop(self):
+        for _ in range(self.repeats):
+            self.run()
 
     def figures(self):
         """{"milliseconds", "joules", "kernel", "reason"} of one product: medians over rounds, None without any."""
@@ -110,13 +117,15 @@ def measure(cases, settings, meter, synchronize, warmup_s):
     computed = [one for one in cases if one.run is not None]
     for one in computed:
         measuring.warm_up(one.run, warmup_s / len(computed), synchronize)
+        once = statistics.median(measuring.measure_latency(one.run, synchronize=synchronize))
+        one.repeats = max(1, round(LOOP_S / max(once, LOOP_S / MOST)))
     for turn in range(settings["rounds"]):
         for one in computed[:: 1 if turn % 2 == 0 else -1]:
-            seconds = measuring.measure_latency(one.run, settings["seconds"], synchronize=synchronize)
-            one.seconds.append(statistics.median(seconds))
+            seconds = measuring.measure_latency(one.loop, settings["seconds"], repeats=1, synchronize=synchronize)
+            one.seconds.append(float(statistics.median(seconds)) / one.repeats)
     for turn in range(settings["blocks"] if meter.name != "none" else 0):
         for one in computed[:: 1 if turn % 2 == 0 else -1]:
-            blocks = measuring.measure_energy(one.run, meter, settings["block_s"], 1, 1, synchronize)
+            blocks = measuring.measure_energy(one.loop, meter, settings["block_s"], 1, one.repeats, synchronize)
             one.joules += [block.energy_j / block.images for block in blocks if not block.void]
 
 
