@@ -129,11 +129,20 @@ def _objectives(cells):
 
 
 def by_group(sensitivity):
-    """[(model, sensitivity, group or None, metric, rows)] of layers that one metric compares, in the table's order."""
+    """[(model, sensitivity, group or None, metric, rows)] of layers that one metric compares, in the table's order.
+
+    Without a candidate that scores the same whatever the layer: it leaves layers in 16 bit.
+    """
     columns = [sensitivity[key] for key in ("model", "sensitivity", "group", "metric")]
     keys = [tuple(None if pd.isna(part) else part for part in key) for key in zip(*columns, strict=True)]
     keys = pd.Series(keys, sensitivity.index, dtype=object)
-    return [(*key, sensitivity[keys == key]) for key in dict.fromkeys(keys)]
+    return [(*key, _differing(sensitivity[keys == key])) for key in dict.fromkeys(keys)]
+
+
+def _differing(rows):
+    scores = rows.groupby("candidate")["value"]
+    same = scores.transform("nunique").eq(1) & scores.transform("count").eq(scores.transform("size"))
+    return rows[~same | (rows["layer"].nunique() == 1)]
 
 
 def most_sensitive(sensitivity, count=5):
