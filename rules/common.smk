@@ -340,15 +340,6 @@ EXTRACTOR_FINGERPRINTS = {
     "inception": content(CONFIG["inception_weights"]),
     "classifier": content(CLASSIFIER and CLASSIFIER["path"]),
 }
-SENSITIVITIES = [  # by which some method chooses layers' formats
-    {"model": model, "sensitivity": name}
-    for model in EXPERIMENT["models"]
-    for name in dict.fromkeys(
-        method["allocation"]["sensitivity"]
-        for method in EXPERIMENT["methods"].values()
-        if method["allocation"]["name"] == "mixed"
-    )
-]
 FIGURES = {
     "quality_vs_cost": [f"{RESULTS}/tables/summary.csv"],
     "seeds": [f"{RESULTS}/tables/summary.csv"],
@@ -373,6 +364,15 @@ CELL_FILES = [
         for metric in EXPERIMENT["metrics"]
         for path in cells(f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/{metric}.json")
     ),
+]
+SENSITIVITIES = [  # by which some method chooses layers' formats
+    {"model": model, "sensitivity": name}
+    for model in EXPERIMENT["models"]
+    for name in dict.fromkeys(
+        method["allocation"]["sensitivity"]
+        for method in EXPERIMENT["methods"].values()
+        if method["allocation"]["name"] == "mixed"
+    )
 ]
 SENSITIVITY_FILES = [f"{RESULTS}/sensitivity/{own['model']}/{own['sensitivity']}.csv" for own in SENSITIVITIES] + [
     f"{RESULTS}/models/{model}/manifest.json" for model in dict.fromkeys(own["model"] for own in SENSITIVITIES)

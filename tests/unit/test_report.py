@@ -8,7 +8,7 @@ import synthetic_results as synthetic
 import plot
 import summarize
 import write_report
-from quantwatt import layers, report, tables
+from quantwatt import figures, layers, report, tables
 from quantwatt.cells import read_cells
 from quantwatt.report import numbers
 from quantwatt.report.evaluation import EVALUATION_TITLES
@@ -465,6 +465,23 @@ def test_the_scripts_make_the_page(tmp_path):
         text.count("data:image/svg+xml;base64,") == 10
     )  # five figures in two widths: one sampling has no seeds to compare
     assert "KID" not in text[text.index('<table class="summary">') :].partition("</table>")[0]
+
+
+def test_every_figure_is_in_the_page_and_has_a_caption():
+    captions = (write_report.TEMPLATE.parent / "captions" / "figure.rst").read_text()
+    template = write_report.TEMPLATE.read_text()
+    assert sorted(report.FIGURES) == sorted(figures.NAMES)
+    for name in figures.NAMES:
+        assert f'\n"{name}": "' in captions and f'picture("{name}", ' in template
+
+
+def test_text_models_have_no_figures_of_images(tmp_path):
+    for name in report.FIGURES:
+        for end in (".svg", "-narrow.svg"):
+            (tmp_path / f"{name}{end}").write_text("<svg/>")
+    assert list(report.embed_figures(tmp_path)) == list(report.FIGURES)
+    left_out = set(report.FIGURES) - set(report.embed_figures(tmp_path, images=False))
+    assert left_out == {"image_grid", "steps", "budget", "sensitivity"}
 
 
 # --- numbers

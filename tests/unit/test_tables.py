@@ -250,6 +250,22 @@ def test_the_most_sensitive_layers_by_their_worst_candidate(mixed):
     assert "w2" not in quality["candidates"]
 
 
+def test_a_layer_that_breaks_the_model_is_the_most_sensitive(mixed):
+    broken = (mixed[2]["layer"] == "conv_out") & (mixed[2]["candidate"] == "w4")
+    table = mixed[2].assign(value=mixed[2]["value"].mask(broken))
+    quality = next(part for part in layers.most_sensitive(table) if part["group"] == "quality")
+    layer, values = quality["rows"][0]
+    assert layer == "conv_out" and [math.isnan(value) for value in values] == [False, True, False, False]
+
+
+def test_a_candidate_that_rounds_nothing_is_no_news(mixed):
+    floats = mixed[2][mixed[2]["candidate"] == "w8"].assign(candidate="float", value=144.5, sqnr=144.5, noise=0.0)
+    for part in layers.most_sensitive(pd.concat([mixed[2], floats])):
+        assert "float" not in part["candidates"] and "w8" in part["candidates"]
+    alone = mixed[2][mixed[2]["layer"] == "conv_in"]
+    assert layers.most_sensitive(alone)[0]["candidates"] == ["w8", "w4", "a8", "a4"]
+
+
 def test_of_noise_the_most_is_the_worst(mixed):
     by_noise = mixed[2].assign(group=None, metric="noise", value=mixed[2]["noise"])
     [found] = layers.most_sensitive(by_noise, count=2)

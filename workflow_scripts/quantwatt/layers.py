@@ -1,5 +1,7 @@
 """The layers' errors and sensitivities: a table of all of each, and what they say of methods and layers."""
 
+import math
+
 import pandas as pd
 
 from quantwatt.manifest import DataError
@@ -127,10 +129,20 @@ def _objectives(cells):
 
 
 def by_group(sensitivity):
-    """[(model, sensitivity, group or None, metric, rows)] of layers that one metric compares, in the table's order."""
-    keys = sensitivity[["model", "sensitivity", "group", "metric"]].astype(object)
-    keys = keys.where(keys.notna(), None).apply(tuple, axis=1)
-    return [(*key, sensitivity[keys == key]) for key in dict.fromkeys(keys)]
+    """[(model, sensitivity, group or None, metric, rows)] of layers that one metric compares, in the table's order.
+
+    Without a candidate that scores the same whatever the layer: it leaves layers in 16 bit.
+    """
+    columns = [sensitivity[key] for key in ("model", "sensitivity", "group", "metric")]
+    keys = [tuple(None if pd.isna(part) else part for part in key) for key in zip(*columns, strict=True)]
+    keys = pd.Series(keys, sensitivity.index, dtype=object)
+    return [(*key, _differing(sensitivity[keys == key])) for key in dict.fromkeys(keys)]
+
+
+def _differing(rows):
+    scores = rows.groupby("candidate")["value"]
+    same = scores.transform("nunique").eq(1) & scores.transform("count").eq(scores.transform("size"))
+    return rows[~same | (rows["layer"].nunique() == 1)]
 
 
 def most_sensitive(sensitivity, count=5):
@@ -142,10 +154,11 @@ def most_sensitive(sensitivity, count=5):
     """
     found = []
     for model, name, group, metric, rows in by_group(sensitivity):
-        values = rows.pivot_table("value", "layer", "candidate", sort=False)
-        values = values[[candidate for candidate in dict.fromkeys(rows["candidate"]) if candidate in values]]
-        worst = values.max(axis=1) if metric == "noise" else -values.min(axis=1)
-        chosen = values.loc[worst.sort_values(ascending=False, kind="stable").index[:count]]
+        candidates = list(dict.fromkeys(rows["candidate"]))
+        values = rows.pivot(index="layer", columns="candidate", values="value")[candidates]
+        loss = (rows["value"] if metric == "noise" else -rows["value"]).fillna(math.inf)  # what broke is not finite
+        worst = loss.groupby(rows["layer"], sort=False).max().sort_values(ascending=False, kind="stable")
+        chosen = values.loc[worst.index[:count]]
         found.append(
             {
                 "model": model,
@@ -153,7 +166,7 @@ def most_sensitive(sensitivity, count=5):
                 "group": group,
                 "metric": SENSITIVITIES[metric],
                 "layers": len(values),
-                "candidates": list(values.columns),
+                "candidates": candidates,
                 "rows": list(zip(chosen.index, chosen.to_numpy().tolist(), strict=True)),
             }
         )

@@ -26,8 +26,8 @@ MANY_BLOCKS = 20  # from which the lines between them are faint
 
 def draw(inputs, narrow):
     """A part per model, sensitivity and metric, on a wide page two groups side by side."""
-    table = inputs.sensitivity[inputs.sensitivity["value"].notna()]
-    if table.empty:
+    table = inputs.sensitivity
+    if table["value"].isna().all():
         return sentence("No method's allocation is mixed, so no layer was tried alone.", narrow)
     parts = [(*part, strips(inputs, part)) for part in by_group(table)]
     candidates = dict(zip(dict.fromkeys(table["candidate"]), itertools.cycle(PALETTE), strict=False))
@@ -67,20 +67,23 @@ def strips(inputs, part):
     for method in dict.fromkeys(rows["method"]):
         own = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index("layer")
         for side, word in SIDES.items() if len(own) else ():
-            bits = np.floor(own[side]).reindex(values["layer"].unique()).fillna(FLOAT_BITS)
+            bits = np.floor(own[side]).reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
             if side == "weight_bits" or bits.nunique() > 1:
                 found.append((method, f"{method} {word}", bits.to_dict()))
     return found
 
 
 def _dots(axes, values, layers, metric, colours, size):
-    """A colour per candidate; the layers that lose much stand low."""
+    """A colour per candidate; layers that lose much stand low, and a cross at the foot is one that broke the model."""
     place = {layer: i for i, layer in enumerate(layers)}
     side = np.clip(320 / len(layers), 1.2, 16)  # points squared
     colours = {candidate: colour for candidate, colour in colours.items() if candidate in set(values["candidate"])}
     for candidate, colour in colours.items():
         own = values[values["candidate"] == candidate]
         axes.scatter(own["layer"].map(place), own["value"], s=side, color=colour, linewidths=0, zorder=3)
+        broken = own.loc[own["value"].isna(), "layer"].map(place)  # the model gave no finite number
+        axes.scatter(broken, np.full(len(broken), 0.02), s=side, color=colour, marker="x", linewidths=0.8,
+                     transform=axes.get_xaxis_transform(), zorder=3)  # fmt: skip
     if metric == "noise":
         axes.set_yscale("log")
         axes.invert_yaxis()
@@ -130,8 +133,9 @@ def _blocks(panels, layers, points, size):
 
 def _key(figure, used, size):
     """Name the colours of the bits that some layer has."""
-    shown = {bits: colour for bits, colour in BITS.items() if bits in used}
+    shown = sorted({max((known for known in BITS if known <= bits), default=min(BITS)) for bits in used})
     if shown:
-        patches = [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.4) for colour in shown.values()]
-        figure.legend(patches, [f"{bits} bits" for bits in shown], loc="lower left", bbox_to_anchor=(0, 0),
+        patches = [Patch(facecolor=BITS[bits], edgecolor=GREY, linewidth=0.4) for bits in shown]
+        names = ["not quantized" if bits == FLOAT_BITS else f"{bits} bits" for bits in shown]
+        figure.legend(patches, names, loc="lower left", bbox_to_anchor=(0, 0),
                       ncols=len(shown), fontsize=size, frameon=False, handlelength=1.2, columnspacing=1.2)  # fmt: skip
