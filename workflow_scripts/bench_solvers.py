@@ -220,7 +220,7 @@ def draw(rows, path):
     threads = sorted({count for _, count in panels})
     names = list(dict.fromkeys(name for name, _ in panels))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 1.9 * len(names) + 0.4), layout="constrained")
+        figure = Figure(figsize=(9, 1.9 * len(names) + 0.7), layout="constrained")
         axes = figure.subplots(len(names), len(threads), squeeze=False)
         for (name, count), axis in zip([(n, t) for n in names for t in threads], axes.flat, strict=True):
             shown = [row for row in rows if (row["layer"], row["threads"]) == (name, count)][::-1]
@@ -235,7 +235,7 @@ def draw(rows, path):
             axis.set_title(f"{name}, {count} thread{'s' if count > 1 else ''}")
             axis.set_xlabel("seconds, median", color=GREY)
             axis.margins(x=0.3)
-        axes.flat[0].legend(frameon=False, fontsize=8, loc="lower right")
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
         with manifest.atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=160, metadata={"Software": None})
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, manifest
+from quantwatt import command, convolution, manifest
 from quantwatt.families import BYTES, load_family
 from quantwatt.manifest import DataError
 
@@ -62,12 +62,13 @@ def fetch(settings):
 def describe(family, location, dtype):
     """Layers, blocks and size of the denoiser in its computing type, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
-    layers, chunks = {}, family.segments(denoiser)
-    for name in family.quantizable(denoiser):
-        layer = denoiser.get_submodule(name)
-        layers[name] = {"in_features": layer.in_features, "out_features": layer.out_features}
-        if chunks.get(name, 1) > 1:
-            layers[name]["segments"] = chunks[name]
+    layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
+    for name, count in family.segments(denoiser).items():
+        layers[name] |= {"segments": count} if count > 1 else {}
+    for name, channels in family.skips(denoiser).items() if hasattr(family, "skips") else ():
+        layers[name]["skips"] = list(channels)
+    for name in family.first_token(denoiser) if hasattr(family, "first_token") else ():
+        layers[name]["first_token"] = True
     stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once
     return {
         "layers": layers,

@@ -94,7 +94,7 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import calibration, checkpoint, kernels, meters, segments, sequential
+    from quantwatt import calibration, checkpoint, kernels, meters, sequential, splits
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
@@ -102,7 +102,7 @@ def main(argv=None):
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     denoiser = family.load_denoiser(settings, location)
-    segments.split(denoiser, segments.of_layers(model["layers"], allocation))
+    splits.split(denoiser, splits.of_layers(model["layers"], allocation))
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
     samples = samples and in_type(samples, *(getattr(torch, entry["dtype"]) for entry in (model["settings"], settings)))
     batch = calibrated["calibration"]["batch_size"] if calibrated else None

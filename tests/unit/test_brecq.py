@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from quantwatt.activations import ActivationFormat
 from quantwatt.formats import load_format, quantize_to_nearest
 from quantwatt.linear import SimulatedLinear
+from quantwatt.sequential import LayerPlan
 from quantwatt.solvers import brecq
 from quantwatt.solvers.adaround import RoundedLinear, inverse_rectified_sigmoid, rectified_sigmoid
 
@@ -20,18 +20,11 @@ PAPER = {key: entry.get("default") for key, entry in json.loads(SCHEMA.read_text
 QUICK = {**PAPER, "iterations": 300, "learning_rate": 0.03, "batch_size": 8, "activation_iterations": 200}
 
 
-@dataclass
-class Plan:
-    weight: torch.Tensor
-    weight_format: object
-    activation_format: ActivationFormat | None = None
-    bias: torch.Tensor | None = None
-    input_factor: torch.Tensor | None = None
-    down: torch.Tensor | None = None
-    up: torch.Tensor | None = None
-    activation_scale: torch.Tensor | None = None
-    activation_zero: torch.Tensor | None = None
-    dtype: torch.dtype = torch.float32
+def Plan(weight, weight_format, activation_format=None, bias=None, geometry=None, **parts):
+    """A LayerPlan of one layer in float32."""
+    names, weight = {"layer": slice(0, len(weight))}, weight.flatten(1)
+    given = {}, geometry, weight_format, activation_format, weight, weight, torch.float32
+    return LayerPlan(names, {"layer": bias}, *given, **parts)
 
 
 def weights(bits):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fetch_model
-from quantwatt import calibration, checkpoint, experiment, kernels, manifest, segments, sequential
+from quantwatt import calibration, checkpoint, experiment, kernels, manifest, sequential, splits
 from quantwatt.allocation import allocate
 from quantwatt.families import load_family
 from quantwatt.streams import Streams
@@ -93,7 +93,7 @@ def test_sequential_gptq_beats_rounding_on_the_denoisers_output(family, layers, 
 
 def test_layers_fed_by_one_tensor_are_found(family, layers, samples):
     denoiser = family.load_denoiser(MODEL, LOCATION)
-    found = Streams.start(denoiser, family, samples[0], 8)
+    found = Streams(denoiser, family, samples[0], 8)
     prefix = "transformer_blocks.0."
     names = [name.removeprefix(prefix) for name in layers if name.startswith(prefix)]
     with torch.no_grad():
@@ -168,7 +168,7 @@ def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, 
     layers = fetch_model.describe(family, LOCATION, "bfloat16")["layers"]
     allocation = allocate(layers, method, kind)
     denoiser = family.load_denoiser(MODEL, LOCATION)
-    segments.split(denoiser, segments.of_layers(layers, allocation))
+    splits.split(denoiser, splits.of_layers(layers, allocation))
     tensors = samples[0]
     states, reports = sequential.quantize(denoiser, family, allocation, method, tensors, batch=4)
     path = save(tmp_path, denoiser, states, reports)
@@ -223,7 +223,7 @@ def test_damaged_checkpoint_is_refused(nf4, tmp_path, damage):
 
 
 def test_allocation_excludes_by_pattern_and_refuses_one_that_matches_nothing(layers):
-    method = {**METHODS["nf4"], "allocation": {"name": "uniform", "exclude": ["*.norm1.linear"]}}
+    method = {**METHODS["nf4"], "allocation": {"name": "uniform", "exclude": ["*.norm1.linear"], "overrides": {}}}
     chosen = allocate(layers, method, "nf4")
     assert 0 < len(chosen) < len(layers) and not [name for name in chosen if name.endswith("norm1.linear")]
     method["allocation"]["exclude"] = ["*.norm9"]

@@ -127,7 +127,6 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
     class Family:
         blocks = staticmethod(lambda denoiser: ["0"])
         quantizable = staticmethod(lambda denoiser: ["0.proj"])
-        advance = staticmethod(lambda inputs, output: inputs)
 
     class Block(torch.nn.Module):
         def __init__(self):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import fetch_model
-from quantwatt import experiment, segments
-from quantwatt.allocation import allocate, segmented
+from quantwatt import experiment, splits
+from quantwatt.allocation import allocate, taken_apart
 from quantwatt.families import load_family
 from quantwatt.formats import load_format
 from quantwatt.manifest import DataError
@@ -79,8 +79,8 @@ def test_the_outputs_are_exactly_the_whole_layers():
         whole.weight.copy_(torch.randint(-9, 10, whole.weight.shape, generator=generator))
         whole.bias.copy_(torch.randint(-9, 10, whole.bias.shape, generator=generator))
     parent = torch.nn.ModuleDict({"linear": copy.deepcopy(whole)})
-    segments.split(parent, {"linear": 6})
-    assert isinstance(parent["linear"], segments.SegmentedLinear)
+    splits.split(parent, {"linear": 6})
+    assert isinstance(parent["linear"], splits.SegmentedLinear)
     inputs = torch.randint(-9, 10, (2, 5, 32), generator=generator).float()
     assert torch.equal(parent["linear"](inputs), whole(inputs))
     third = parent["linear"].get_submodule("2")
@@ -91,7 +91,7 @@ def test_the_outputs_are_exactly_the_whole_layers():
 
 def test_a_layer_that_does_not_divide_is_refused():
     with pytest.raises(RuntimeError):
-        segments.split(torch.nn.ModuleDict({"linear": torch.nn.Linear(8, 10)}), {"linear": 4})
+        splits.split(torch.nn.ModuleDict({"linear": torch.nn.Linear(8, 10)}), {"linear": 4})
 
 
 def test_one_scale_per_chunk_saves_the_small_ones():
@@ -114,7 +114,7 @@ def test_one_scale_per_chunk_saves_the_small_ones():
         return rtn.solve(values, weight_format, {}, None).weight.dequantize(weight_format)
 
     whole = errors(rounded(weight))
-    segments.split(parent, {"linear": 6})
+    splits.split(parent, {"linear": 6})
     apart = errors(torch.cat([rounded(layer.weight) for layer in parent["linear"].children()]))
     small = magnitude[::64] < 1
     assert (whole[small] == 1).all()  # nothing is left of them
@@ -124,9 +124,9 @@ def test_one_scale_per_chunk_saves_the_small_ones():
 
 def test_a_denoiser_in_chunks_computes_the_same(family, denoiser, layers):
     before = run(denoiser)
-    segments.split(denoiser, family.segments(denoiser))
+    splits.split(denoiser, family.segments(denoiser))
     assert torch.allclose(run(denoiser), before, atol=1e-5)
-    assert set(family.quantizable(denoiser)) == set(segmented(layers))
+    assert set(family.quantizable(denoiser)) == set(taken_apart(layers, ["segments"]))
     assert family.segments(denoiser) == family.segments(dual_attention())
 
 
@@ -158,7 +158,7 @@ def test_allocation_names_the_chunks_in_order(layers):
     place = names.index(f"{BLOCK}.norm1.linear.0")
     assert names[place : place + 9] == [f"{BLOCK}.norm1.linear.{index}" for index in range(9)]
     assert f"{BLOCK}.norm1.linear" not in names and f"{BLOCK}.attn.to_q" in names
-    chunk = segmented(layers)[f"{BLOCK}.norm1.linear.8"]
+    chunk = taken_apart(layers, ["segments"])[f"{BLOCK}.norm1.linear.8"]
     assert (chunk["in_features"], chunk["out_features"]) == (32, 32)
 
 
@@ -171,16 +171,16 @@ def test_allocation_names_the_chunks_in_order(layers):
     ],
 )
 def test_a_pattern_excludes_all_chunks_of_a_layer(layers, pattern, gone):
-    method = {**NF4, "allocation": {"name": "uniform", "exclude": [pattern]}}
-    excluded = set(segmented(layers)) - set(allocate(layers, method, "m"))
+    method = {**NF4, "allocation": {"name": "uniform", "exclude": [pattern], "overrides": {}}}
+    excluded = set(taken_apart(layers, ["segments"])) - set(allocate(layers, method, "m"))
     assert excluded == {
         chunk for name, count in gone for chunk in names_of_chunks(f"transformer_blocks.{name}.linear", count)
     }
 
 
 def test_a_pattern_may_name_one_chunk(layers):
-    method = {**NF4, "allocation": {"name": "uniform", "exclude": ["*.norm1_context.linear.1"]}}
-    excluded = set(segmented(layers)) - set(allocate(layers, method, "m"))
+    method = {**NF4, "allocation": {"name": "uniform", "exclude": ["*.norm1_context.linear.1"], "overrides": {}}}
+    excluded = set(taken_apart(layers, ["segments"])) - set(allocate(layers, method, "m"))
     assert excluded == {f"transformer_blocks.{index}.norm1_context.linear.1" for index in range(3)}
     method["transforms"] = []
     with pytest.raises(DataError, match="matches no layer"):
@@ -189,15 +189,15 @@ def test_a_pattern_may_name_one_chunk(layers):
 
 @pytest.mark.parametrize("exclude", [[], ["*.norm1.linear"], ["*.norm1.linear.8", "*.norm1_context.linear.0"]])
 def test_a_saved_denoiser_is_restored_with_its_chunks(family, denoiser, layers, exclude):
-    allocation = allocate(layers, {**NF4, "allocation": {"name": "uniform", "exclude": exclude}}, "m")
-    chunks = segments.of_layers(layers, allocation)
+    allocation = allocate(layers, {**NF4, "allocation": {"name": "uniform", "exclude": exclude, "overrides": {}}}, "m")
+    chunks = splits.of_layers(layers, allocation)
     assert ("transformer_blocks.0.norm1.linear" in chunks) == (exclude != ["*.norm1.linear"])
-    segments.split(denoiser, chunks)
+    splits.split(denoiser, chunks)
     state = denoiser.state_dict()
 
     with torch.device("meta"):
         loaded = type(denoiser).from_config(denoiser.config).eval()
-    segments.restore(loaded, {name: {"out_features": denoiser.get_submodule(name).out_features} for name in allocation})
+    splits.restore(loaded, {name: {"out_features": denoiser.get_submodule(name).out_features} for name in allocation})
     for name in allocation:
         assert loaded.get_submodule(name).weight.is_meta
     loaded.load_state_dict(state, assign=True)
@@ -216,7 +216,7 @@ def test_stages_cover_every_layer_once(family, denoiser, model, in_chunks):
     denoiser = denoiser if model == "dual-attention" else family.meta_denoiser(LOCATION)
     if in_chunks:
         denoiser = denoiser.to_empty(device="cpu")
-        segments.split(denoiser, family.segments(denoiser))
+        splits.split(denoiser, family.segments(denoiser))
     names = family.quantizable(denoiser)
     for block in family.blocks(denoiser):
         own = [name.removeprefix(f"{block}.") for name in names if name.startswith(f"{block}.")]

@@ -54,10 +54,6 @@ class Family:
     def stages(names):
         return [[name for name in names if name != "to_out.0"], [name for name in names if name == "to_out.0"]]
 
-    @staticmethod
-    def advance(inputs, output):
-        return {"hidden_states": output}
-
 
 def method_of(solver="gptq", bits=4, **entry):
     return complete_method(

@@ -96,14 +96,16 @@ def test_blocks_walked_one_by_one_give_the_networks_output(family, pipeline, nam
     from quantwatt.streams import Streams
 
     samples = family.record(pipeline, texts(name), CALIBRATION)
-    streams = Streams.start(pipeline.model, family, samples, 8)
-    for block in family.blocks(pipeline.model):
-        streams.advance(pipeline.model.get_submodule(block))
+    streams, walked, blocks = Streams(pipeline.model, family, samples, 8), [], []
+    while streams.block:
+        block = pipeline.model.get_submodule(streams.block)
+        walked.append(streams.batches[0]["hidden_states"])
+        blocks.append(streams.block)
+        streams.advance(block)
     whole = pipeline.model(**{key: value[:8] for key, value in samples.items()}, output_hidden_states=True)
-    walked = streams.batches[0]["hidden_states"]
-    if name == "gpt2":  # its last hidden state has been normalised
-        walked = pipeline.model.transformer.ln_f(walked)
-    assert torch.allclose(walked, whole.hidden_states[-1], atol=1e-5)
+    assert blocks == family.blocks(pipeline.model)
+    for found, expected in zip(walked, whole.hidden_states, strict=False):
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 SOLVERS = {

@@ -41,10 +41,11 @@ class ActivationFormat:
         scale = (high - low).clamp(min=TINY) / (self.highest - self.lowest)
         return scale, torch.round(self.lowest - low / scale)
 
-    def calibrated(self, statistics):
-        """The static grid, (scale [1], zero [1]), of `range` statistics: the widest of the finite columns decides."""
-        finite = statistics.low.isfinite() & statistics.high.isfinite()
-        low, high = (part.where(finite, 0.0) for part in (statistics.low, statistics.high))
+    def calibrated(self, ranges):
+        """The static grid, (scale [1], zero [1]), of some `range` statistics: the widest finite column decides."""
+        low, high = (torch.cat([getattr(one, side) for one in ranges]) for side in ("low", "high"))
+        finite = low.isfinite() & high.isfinite()
+        low, high = (part.where(finite, 0.0) for part in (low, high))
         scale, zero = self.grid(low.amin(), high.amax())
         return scale[None], zero[None]
 

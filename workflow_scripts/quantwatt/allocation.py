@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatchcase
 
-from quantwatt import registry
+from quantwatt import experiment, registry
 from quantwatt.manifest import DataError
 
 
@@ -13,29 +13,45 @@ def allocate(layers, method, method_name):
         layers: {name: {"in_features", "out_features"}} of the model manifest, in execution order.
         method: a completed method.
     Returns:
-        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. With the
-        transform `segments`, a layer NAME of several chunks is named by them: NAME.0, NAME.1, ...
+        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. A layer NAME
+        that a transform takes apart is named by its parts: NAME.0, NAME.1, ...; those of a convolution have
+        "skips", the channels of each part. Layers whose first token is computed apart have "first_token".
     Raises:
-        DataError: the format does not fit a layer, or a pattern matches none.
+        DataError: the format does not fit a layer, a pattern matches none, or a transform finds no layer.
     """
     if method["weights"] is None:
         return {}
-    if any(transform["name"] == "segments" for transform in method["transforms"]):
-        layers = segmented(layers)
-    module = registry.load("allocations", method["allocation"]["name"])
-    return module.allocate(layers, method, method_name)
+    if experiment.is_library(method) or experiment.is_external(method):  # they know linear layers alone
+        layers = {name: layer for name, layer in layers.items() if "kernel_size" not in layer}
+    transforms = [transform["name"] for transform in method["transforms"]]
+    layers = taken_apart(layers, transforms)
+    if "bos" in transforms and not any("first_token" in layer for layer in layers.values()):
+        raise DataError(f"methods.{method_name}.transforms: 'bos' has no layer that reads a text in this model.")
+    kept = ("part_of", "skips", *(("first_token",) if "bos" in transforms else ()))
+    formats = registry.load("allocations", method["allocation"]["name"]).allocate(layers, method, method_name)
+    return {name: {**own, **{k: layers[name][k] for k in kept if k in layers[name]}} for name, own in formats.items()}
 
 
-def segmented(layers):
-    """Layers with each of several "segments" replaced by its chunks, which remember what they are a "segment_of"."""
+def taken_apart(layers, transforms):
+    """Layers with each that a transform takes apart replaced by its parts, which remember what they are a "part_of".
+
+    Args:
+        layers: of the model manifest: of several "segments", or of "skips" (channels of each part).
+        transforms: names.
+    """
     expanded = {}
     for name, layer in layers.items():
-        count = layer.get("segments", 1)
-        if count == 1:
-            expanded[name] = layer
+        whole = {key: value for key, value in layer.items() if key not in ("segments", "skips")} | {"part_of": name}
+        if "segments" in layer and "segments" in transforms:
+            rows = layer["out_features"] // layer["segments"]
+            parts = [{**whole, "out_features": rows}] * layer["segments"]
+        elif "skips" in layer and "split-skips" in transforms:
+            column = layer["in_features"] // sum(layer["skips"])  # values of one channel
+            parts = [{**whole, "in_features": column * c, "skips": layer["skips"]} for c in layer["skips"]]
+        else:
+            expanded[name] = {key: value for key, value in layer.items() if key != "skips"}
             continue
-        chunk = {"in_features": layer["in_features"], "out_features": layer["out_features"] // count}
-        expanded |= {f"{name}.{index}": {**chunk, "segment_of": name} for index in range(count)}
+        expanded |= {f"{name}.{index}": part for index, part in enumerate(parts)}
     return expanded
 
 
@@ -50,7 +66,7 @@ def matching(layers, patterns, where):
         names = {
             name
             for name, layer in layers.items()
-            if fnmatchcase(name, pattern) or fnmatchcase(layer.get("segment_of", name), pattern)
+            if fnmatchcase(name, pattern) or fnmatchcase(layer.get("part_of", name), pattern)
         }
         if not names:
             raise DataError(

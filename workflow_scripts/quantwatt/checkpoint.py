@@ -88,12 +88,12 @@ def _load_denoiser(family, path, details, location, device, simulate):
     import torch
     from safetensors import safe_open
 
-    from quantwatt import segments
+    from quantwatt import splits
 
     manifest.verify_files(path, details["files"])
     dtype = getattr(torch, details["model_settings"]["dtype"])
     denoiser, layers = family.meta_denoiser(location), details["layers"]
-    segments.restore(denoiser, layers)
+    splits.restore(denoiser, layers)
     with safe_open(path.parent / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
         for name, layer in layers.items():
@@ -115,6 +115,7 @@ def _load_denoiser(family, path, details, location, device, simulate):
 def _layer(layer, state, bias, dtype, device, simulate):
     """One quantized layer of a checkpoint."""
     from quantwatt import linear
+    from quantwatt.convolution import Convolution
     from quantwatt.formats import QuantizedWeight, load_format
     from quantwatt.formats.library import library_of
 
@@ -123,7 +124,8 @@ def _layer(layer, state, bias, dtype, device, simulate):
     weight_format = load_format(layer["weights"])
     quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
     kind = "SimulatedLinear" if simulate else kernels.kernel_for(layer, device).layer
-    return getattr(linear, kind).build(quantized, weight_format, layer["activations"], bias, dtype)
+    geometry = Convolution.from_settings(layer)
+    return getattr(linear, kind).build(quantized, weight_format, layer["activations"], bias, dtype, geometry)
 
 
 class QuantizedPipeline:

@@ -17,12 +17,11 @@ import torch
 from quantwatt import manifest
 from quantwatt.formats import QuantizedWeight
 from quantwatt.progress import progress
-from quantwatt.streams import Streams
 
 
 @torch.no_grad()
 def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
-    """Write every layer that the samples reach; all inputs are the float model's.
+    """Write every linear layer that the samples reach; all inputs are the float model's.
 
     Args:
         denoiser: float module on the CPU.
@@ -34,35 +33,39 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
     Raises:
         DataError: a layer's inputs are not finite.
     """
-    streams, layers = Streams.start(denoiser, family, samples, batch, device), {}
-    quantizable = family.quantizable(denoiser)
-    for block_name in progress(family.blocks(denoiser), description="exporting layers", unit="block"):
-        block = denoiser.get_submodule(block_name).to(device)
-        names = [name.removeprefix(f"{block_name}.") for name in quantizable if name.startswith(f"{block_name}.")]
-        groups = {f"{block_name}.{group[0]}": group for group in streams.sharing(block, names)}
+    from quantwatt.streams import Block, Streams, real_tokens  # not there in the libraries' environments
+
+    streams, layers = Streams(denoiser, family, samples, batch, device), {}
+    linear = [n for n in family.quantizable(denoiser) if isinstance(denoiser.get_submodule(n), torch.nn.Linear)]
+    for _ in progress(streams.blocks, description="exporting layers", unit="block"):
+        block = Block(denoiser, streams.block, linear, device)
+        groups = {group[0]: group for group in streams.sharing(block.module, list(block.layers))}
         grams, tokens = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
+        for kwargs in streams.batches if groups else ():
+            real = real_tokens(family, kwargs)
 
-        def observe(name, inputs, grams=grams, tokens=tokens, block_name=block_name):
-            inputs, owner = inputs.float(), f"{block_name}.{name}"
-            grams[owner] = grams[owner] + (inputs.T @ inputs).double()
-            tokens[owner] += len(inputs)
+            def observe(name, inputs, grams=grams, tokens=tokens, real=real):
+                inputs = inputs.reshape(-1, inputs.shape[-1]).float()
+                inputs = inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]
+                grams[name] = grams[name] + (inputs.T @ inputs).double()
+                tokens[name] += len(inputs)
 
-        for kwargs in streams.batches:
-            streams.watch(block, [group[0] for group in groups.values()], kwargs, observe)
-        streams.advance(block)
-        block.to("cpu")
-        for owner, group in groups.items():
-            if not grams[owner].isfinite().all():
+            streams.watch(block.module, list(groups), kwargs, observe)
+        streams.advance(block.module)
+        block.put_back()
+        for first, group in groups.items():
+            owner = block.layers[first]
+            if not grams[first].isfinite().all():
                 raise manifest.DataError(f"{owner}: its inputs are not finite on the calibration data.")
             manifest.write_tensors(
-                folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(grams[owner]).cpu()}
+                folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(grams[first]).cpu()}
             )
-            for name in (f"{block_name}.{member}" for member in group):
+            for name in (block.layers[member] for member in group):
                 weight = denoiser.get_submodule(name).weight
                 files = {"weight": f"{name}.safetensors", "inputs": f"{owner}.inputs.safetensors"}
                 manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
                 shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
-                layers[name] = {**files, **shape, "tokens": tokens[owner]}
+                layers[name] = {**files, **shape, "tokens": tokens[first]}
     return layers
 
 

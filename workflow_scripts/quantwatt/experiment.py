@@ -151,6 +151,8 @@ def complete_method(entry, file, where):
         for i, entry in enumerate(method["transforms"])
     ]
     method["allocation"] = _complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
+    for pattern, changed in method["allocation"].get("overrides", {}).items():
+        _complete_override(method, changed, file, f"{where}.allocation.overrides.{pattern}")
     _check_combination(method, file, where)
     if method["weights"].get("granularity") == "group" and method["weights"].get("group_size") is None:
         raise ConfigurationError(
@@ -161,6 +163,17 @@ def complete_method(entry, file, where):
             f"{file}: {where}.weights.group_size: only granularity 'group' has groups; set it or drop the key."
         )
     return method
+
+
+def _complete_override(method, changed, file, where):
+    """Fill in, from the method's own, what an override of some layers' formats does not say."""
+    if "weights" in changed:
+        weights = {**method["weights"], **changed["weights"]}
+        changed["weights"] = _complete_plugin(weights, "formats", "format", file, f"{where}.weights")
+    if changed.get("activations"):
+        activations = {**(method["activations"] or {}), **changed["activations"]}
+        schema = _schema("method")["properties"]["activations"]
+        changed["activations"] = _complete(activations, schema, file, f"{where}.activations")
 
 
 def _check_combination(method, file, where):
@@ -284,7 +297,9 @@ def _sources(entries, models, file):
 
 def needs_calibration(method):
     """Whether a completed method's solver, a transform (their schemas say so) or its activations need calibration."""
-    if method["activations"] and not method["activations"]["dynamic"]:
+    overrides = method["allocation"].get("overrides", {}) if method["weights"] else {}
+    inputs = [method["activations"], *(changed.get("activations") for changed in overrides.values())]
+    if any(activations and not activations["dynamic"] for activations in inputs):
         return True
     plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]
     if method["solver"] and not is_external(method):

@@ -25,6 +25,8 @@ class Kernel:
     devices: tuple
 
     def accepts(self, layer, device):
+        if "kernel_size" in layer:  # no library at hand convolves in a format
+            return False
         return device in self.devices and ACCEPTS[self.layer](layer, layer["weights"], layer["activations"], device)
 
 

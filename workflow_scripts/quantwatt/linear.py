@@ -1,20 +1,23 @@
-"""Quantized linear layers. Each replaces a torch.nn.Linear and holds no float weight, except the simulated one."""
+"""Quantized layers. Each replaces a torch.nn.Linear, the simulated one also a torch.nn.Conv2d; only that one holds a
+float weight."""
 
 import torch
 
+from quantwatt import convolution
 from quantwatt.activations import ActivationFormat
 
 CUDA_TOKENS = 17  # the least that the int8 product takes on CUDA
 
 
 class QuantizedLinear(torch.nn.Module):
-    """What every quantized layer does around its product: scale the input before, add the low-rank branch after.
+    """What every quantized layer does around its product: scale the input before, add the low-rank branch after, put
+    in what is known of the first token.
 
     A subclass keeps the weight (`_hold`) and multiplies by it, bias included (`_product`).
     """
 
     @classmethod
-    def build(cls, quantized, weight_format, activations, bias, dtype):
+    def build(cls, quantized, weight_format, activations, bias, dtype, geometry=None):
         """A layer on the CPU.
 
         Args:
@@ -22,14 +25,18 @@ class QuantizedLinear(torch.nn.Module):
             activations: completed `activations` settings of a method, or None.
             bias: [rows] or None.
             dtype: of the layer's inputs and outputs.
+            geometry: Convolution, or None of a linear layer.
         """
         layer = cls()
+        layer.geometry = geometry
         layer.in_features, layer.out_features = quantized.codes.shape[1], quantized.codes.shape[0]
         layer.activation_format = ActivationFormat.from_settings(activations)
         layer._buffer("bias", bias, dtype)
         layer._buffer("input_factor", quantized.input_factor, dtype)
         layer._buffer("down", quantized.down, dtype)
         layer._buffer("up", quantized.up, dtype)
+        first = quantized.first_output
+        layer._buffer("first_output", first if first is None or bias is None else first + bias.float(), dtype)
         layer._buffer("activation_scale", quantized.activation_scale, torch.float32)
         layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
         layer._hold(quantized, weight_format, dtype)
@@ -44,10 +51,16 @@ class QuantizedLinear(torch.nn.Module):
         return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)
 
     def forward(self, inputs):
+        if self.first_output is not None:
+            inputs = inputs[:, 1:]
         if self.input_factor is not None:
             inputs = inputs * self.input_factor
         outputs = self._product(inputs)
-        return outputs if self.down is None else outputs + inputs @ self.down.T @ self.up.T
+        if self.down is not None:
+            outputs = outputs + inputs @ self.down.T @ self.up.T
+        if self.first_output is not None:
+            outputs = torch.cat([self.first_output.expand(len(outputs), 1, -1), outputs], dim=1)
+        return outputs
 
 
 class SimulatedLinear(QuantizedLinear):
@@ -58,8 +71,8 @@ class SimulatedLinear(QuantizedLinear):
 
     def _product(self, inputs):
         if self.activation_format is not None:
-            inputs = self.activation_format.fake_quantize(inputs, self.static_grid)
-        return torch.nn.functional.linear(inputs, self.weight, self.bias)
+            inputs = convolution.rounded(inputs, self.activation_format, self.static_grid, self.geometry)
+        return convolution.product(inputs, self.weight, self.bias, self.geometry)
 
 
 class Int8Linear(QuantizedLinear):

@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from quantwatt import registry
+from quantwatt import convolution, registry
 from quantwatt.activations import ActivationFormat
-from quantwatt.formats import load_format, quantize_to_nearest, stored_bits
+from quantwatt.convolution import Convolution
+from quantwatt.formats import QuantizedWeight, load_format, quantize_to_nearest, stored_bits
 from quantwatt.formats.library import library_of
 from quantwatt.kernels import Unsupported
 from quantwatt.linear import SimulatedLinear
 from quantwatt.manifest import DataError, finite
 from quantwatt.progress import progress
 from quantwatt.solvers import Solution
-from quantwatt.statistics import needs_of
-from quantwatt.streams import Streams
+from quantwatt.statistics import Statistics, needs_of
+from quantwatt.streams import Block, Streams
 
 
 @dataclass
@@ -32,14 +33,17 @@ class LayerPlan:
     """A layer, or several that share an input and their formats, stacked by rows, on the way to its quantized weight.
 
     names: {layer: slice of its rows}; biases: {layer: [rows] or None}.
+    settings: the layer's entry of the allocation.
+    geometry: Convolution, or None of a linear layer.
     original, weight: [rows, columns] float32 before and after the transforms.
-    input_factor, down, up: as the transforms left them.
+    input_factor, down, up, first_output: as the transforms left them.
     activation_scale, activation_zero: [1] of a static activation format.
     """
 
     names: dict
     biases: dict
-    settings: dict  # {"weights", "activations"}
+    settings: dict
+    geometry: Convolution | None
     weight_format: object
     activation_format: ActivationFormat | None
     original: torch.Tensor
@@ -48,8 +52,16 @@ class LayerPlan:
     input_factor: torch.Tensor | None = None
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
+    first_output: torch.Tensor | None = None
     activation_scale: torch.Tensor | None = None
     activation_zero: torch.Tensor | None = None
+
+    @property
+    def groups(self):
+        """[slice of the rows] of every group of a convolution; all rows else."""
+        count = self.geometry.groups if self.geometry else 1
+        rows = len(self.weight) // count
+        return [slice(first * rows, (first + 1) * rows) for first in range(count)]
 
     @property
     def bias(self):
@@ -63,16 +75,44 @@ class LayerPlan:
 
     def seen(self, inputs):
         """Inputs as the layer's product gets them: multiplied by the factor and quantized."""
-        if self.input_factor is not None:
-            inputs = inputs * self.input_factor.to(inputs.dtype)
+        inputs = self.scaled(inputs)
         if self.activation_format is not None:
-            inputs = self.activation_format.fake_quantize(inputs, self.static_grid)
+            inputs = convolution.rounded(inputs, self.activation_format, self.static_grid, self.geometry)
         return inputs
 
+    def scaled(self, inputs):
+        """Inputs multiplied by the transforms' factor."""
+        return inputs if self.input_factor is None else inputs * self.input_factor.to(inputs.dtype)
+
+    def rest(self, inputs):
+        """Inputs without the first token where that is computed apart."""
+        return inputs[:, 1:] if self.settings.get("first_token") else inputs
+
+    def tokens(self, inputs, real=None):
+        """What the rows of the weight are multiplied by: [tokens, columns] for every group of a convolution.
+
+        Args:
+            inputs: the layer's, in any shape that it takes.
+            real: [samples, tokens], which of them are no padding.
+        """
+        if self.geometry is not None:
+            return self.geometry.patches(inputs)
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+        return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
+
+    def statistics(self, needs):
+        """Empty statistics of `tokens`."""
+        return [Statistics.new(needs, self.weight.shape[1], self.weight.device) for _ in self.groups]
+
     def transform(self, transforms, statistics):
-        """Apply the transforms in order, then fix the activations' grid if it is static."""
-        for module, settings in transforms:
-            seen = statistics and statistics.scaled(self.input_factor)
+        """Apply the transforms in order, then fix the activations' grid if it is static.
+
+        A convolution is left as it is, but for its activations' grid.
+        """
+        for module, settings in transforms if self.geometry is None else ():
+            if not self.settings.get(getattr(module, "MARK", "weights")):
+                continue
+            seen = statistics and statistics[0].scaled(self.input_factor)
             result = module.apply(self.weight, self.weight_format, self.activation_format, settings, seen)
             self.weight = result.weight
             if result.input_factor is not None:
@@ -82,13 +122,16 @@ class LayerPlan:
             if result.down is not None:
                 self.down = result.down if self.down is None else torch.cat([self.down, result.down])
                 self.up = result.up if self.up is None else torch.cat([self.up, result.up], dim=1)
+            if result.first_output is not None:
+                self.first_output = result.first_output
         if self.activation_format is not None and not self.activation_format.dynamic:
-            seen = statistics.scaled(self.input_factor)
-            self.activation_scale, self.activation_zero = self.activation_format.calibrated(seen.range)
+            ranges = [part.scaled(self.input_factor).range for part in statistics]
+            self.activation_scale, self.activation_zero = self.activation_format.calibrated(ranges)
 
     def finish(self, weight):
         """The solver's QuantizedWeight with what the layer does beside it; a learned activation grid is kept."""
         weight.input_factor, weight.down, weight.up = self.input_factor, self.down, self.up
+        weight.first_output = self.first_output
         if weight.activation_scale is None:
             weight.activation_scale, weight.activation_zero = self.activation_scale, self.activation_zero
         on_cpu = {part: tensor.cpu().contiguous() for part, tensor in vars(weight).items() if tensor is not None}
@@ -109,7 +152,7 @@ def _convert(denoiser, allocation):
                 raise Unsupported(f"layer {name}: {error}") from error
         denoiser.set_submodule(name, built)
         states[name] = library.state(built)
-        shape, weight = {"in_features": layer.in_features, "out_features": layer.out_features}, layer.weight.float()
+        shape, weight = convolution.describe(layer), layer.weight.float()
         found = library.dequantize(states[name], formats["weights"], shape)
         stored = sum(8 * part.numel() * part.element_size() for part in states[name].values())
         reports[name] = {
@@ -138,7 +181,7 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
         allocation: {layer: {"weights", "activations"}} as `quantwatt.allocation.allocate` returns.
         method: a completed method, for its solver and its transforms.
         samples: {denoiser input: [samples, ...]}; needed where a solver, a transform or a static activation format
-            reads statistics.
+            reads statistics. A dotted name is an entry of a mapping.
         batch: samples per forward pass.
         device: where blocks, statistics and solvers are while they are worked on.
         solved: folder of the layers that an external solver has solved.
@@ -156,14 +199,18 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
     if not allocation:
         return states, reports
     walk = Walk(family, allocation, method, device, solved)
-    streams = Streams.start(denoiser, family, samples, batch, device, walk.paired) if walk.calibrated else None
+    streams = Streams(denoiser, family, samples, batch, device, walk.paired) if walk.calibrated else None
     blocks = family.blocks(denoiser)
-    for block_name in progress(blocks, description=f"quantizing by {method['solver']['name']}", unit="block"):
-        block = denoiser.get_submodule(block_name).to(device)
-        names = [name.removeprefix(f"{block_name}.") for name in allocation if name.startswith(f"{block_name}.")]
-        for name, (state, report) in walk.block(block_name, block, names, streams):
-            states[name], reports[name] = state, report
-        block.to("cpu")
+    places = iter(blocks)  # where nothing is calibrated; else the passes say where they are
+    with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
+        while name := streams.block if streams else next(places, None):
+            block = Block(denoiser, name, allocation, device)
+            if states.keys() & set(block.layers.values()):
+                raise DataError(f"block {name}: a forward pass calls it twice; exclude its layers in the allocation.")
+            for layer, (state, report) in walk.block(block, streams):
+                states[layer], reports[layer] = state, report
+            block.put_back()
+            bar.update()
     if unseen := allocation.keys() - states.keys():
         raise DataError(f"layer {min(unseen)}: the calibration data never reach it; exclude it in the allocation.")
     return states, reports
@@ -185,51 +232,59 @@ class Walk:
         self.paired = "cross" in self.solving or self.by_block
         self.calibrated = bool(self.prepared or self.solving or self.by_block)
 
-    def block(self, block_name, block, names, streams):
-        """Yield (layer, (state, report)) of one block and move the streams behind it."""
-        reference = copy.deepcopy(block) if self.paired else None
-        groups = streams.sharing(block, names) if self.calibrated else [[name] for name in names]
-        stages = self.family.stages(names) if self.calibrated and not self.by_block else [names]
-        targets = streams.advance_float(reference) if self.by_block else None
-        for stage in stages:
+    def block(self, block, streams):
+        """Yield (layer, (state, report)) of one block and bring the streams behind it."""
+        reference = copy.deepcopy(block.module) if self.paired else None
+        names = list(block.layers)
+        groups = streams.sharing(block.module, names) if self.calibrated else [[name] for name in names]
+        targets = streams.outputs(reference) if self.by_block else None
+        for stage in self._stages(names, groups):
             plans = [
-                self._plan(block_name, block, part)
+                self._plan(block, part)
                 for group in groups
-                for part in self._alike(block_name, [name for name in group if name in stage])
+                for part in self._alike(block, [name for name in group if name in stage])
             ]
             if plans and self.by_block:
-                yield from self._together(block_name, block, plans, streams, targets)
+                yield from self._together(block, plans, streams, targets)
             elif plans:
-                yield from self._stage(block_name, block, plans, streams, reference)
+                yield from self._stage(block, plans, streams, reference)
         if self.calibrated:
-            streams.advance(block)
-            if self.paired and not self.by_block:
-                streams.advance_float(reference)
+            streams.advance(block.module, reference, targets)
 
-    def _alike(self, block_name, group):
+    def _stages(self, names, groups):
+        """Layers of a block that are solved one after another, each seeing what those before it have become."""
+        if not self.calibrated or self.by_block:
+            return [names]
+        return self.family.stages(names) if hasattr(self.family, "stages") else groups
+
+    def _alike(self, block, group):
         """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing: a
         scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own."""
-        own = self.by_block or not self.solving or any(t["name"] != "segments" for _, t in self.transforms)
+        coupled = any(needs_of(module, given) for module, given in self.transforms if not hasattr(module, "MARK"))
+        own = self.by_block or not self.solving or coupled
         parts = {}
         for name in group:
-            formats = self.allocation[f"{block_name}.{name}"]
-            apart = own or formats["weights"].get("granularity") == "tensor"
-            parts.setdefault((json.dumps(formats, sort_keys=True), name if apart else None), []).append(name)
+            formats, layer = self.allocation[block.layers[name]], block.module.get_submodule(name)
+            geometry = Convolution.of(layer)
+            apart = own or formats["weights"].get("granularity") == "tensor" or (geometry and geometry.groups > 1)
+            key = json.dumps(formats, sort_keys=True), geometry, name if apart else None
+            parts.setdefault(key, []).append(name)
         return list(parts.values())
 
-    def _plan(self, block_name, block, names):
-        layers = [block.get_submodule(name) for name in names]
-        settings = self.allocation[f"{block_name}.{names[0]}"]
+    def _plan(self, block, names):
+        layers = [block.module.get_submodule(name) for name in names]
+        settings = self.allocation[block.layers[names[0]]]
         rows, last = {}, 0
         for name, layer in zip(names, layers, strict=True):
-            rows[name] = slice(last, last := last + layer.out_features)
+            rows[name] = slice(last, last := last + len(layer.weight))
             if not layer.weight.isfinite().all():
-                raise DataError(f"layer {block_name}.{name}: its weights hold NaN or infinity.")
-        weight = torch.cat([layer.weight.detach().float() for layer in layers])
+                raise DataError(f"layer {block.layers[name]}: its weights hold NaN or infinity.")
+        weight = torch.cat([layer.weight.detach().float().flatten(1) for layer in layers])
         return LayerPlan(
             rows,
             {name: layer.bias for name, layer in zip(names, layers, strict=True)},
             settings,
+            Convolution.of(layers[0]),
             load_format(settings["weights"]),
             ActivationFormat.from_settings(settings["activations"]),
             weight,
@@ -237,44 +292,50 @@ class Walk:
             layers[0].weight.dtype,
         )
 
-    def _stage(self, block_name, block, plans, streams, reference):
+    def _stage(self, block, plans, streams, reference):
         """Transform and solve layers that do not depend on one another."""
         spans = [[] for _ in plans]
         self._transform(block, plans, streams, spans)
         observed = [None] * len(plans)
         if self.solving:
-            observed = streams.observe(block, plans, self.solving, reference=reference)
+            observed = streams.observe(block.module, plans, self.solving, reference=reference)
         for plan, statistics, own_spans in zip(plans, observed, spans, strict=True):
             with _span(own_spans):
-                solution = self._solve(block_name, plan, statistics)
+                solution = self._solve(block, plan, statistics)
             weight = plan.finish(solution.weight)
             errors = _errors(plan, weight, statistics)
-            yield from self._install(block_name, block, plan, solution, weight, errors, own_spans)
+            yield from self._install(block, plan, solution, weight, errors, own_spans)
 
-    def _together(self, block_name, block, plans, streams, targets):
+    def _together(self, block, plans, streams, targets):
         """Transform all layers of a block and solve them at once."""
         spans = [[] for _ in plans]
         self._transform(block, plans, streams, spans)
         named = {name: plan for plan in plans for name in plan.names}  # one layer each
         with _span(shared := []), torch.enable_grad():
-            solutions = self.solver.solve_block(block, named, streams.batches, targets, self.family, self.settings)
-        rounded = copy.deepcopy(block)
+            solutions = self.solver.solve_block(
+                block.module, named, streams.batches, targets, self.family, self.settings
+            )
+        rounded = copy.deepcopy(block.module)
         for name, plan in named.items():
             grid = {"activation_scale": plan.activation_scale, "activation_zero": plan.activation_zero}
-            nearest = replace(quantize_to_nearest(plan.original, plan.weight_format), **grid)
+            nearest = quantize_to_nearest(plan.original, plan.weight_format)
+            nearest = replace(nearest, first_output=plan.first_output, **grid)
             rounded.set_submodule(name, self._layer(plan, name, nearest))
         before, done = streams.error(rounded, targets), []
         total = sum(plan.weight.numel() for plan in plans)
         for (name, plan), own_spans in zip(named.items(), spans, strict=True):
             own_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
             weight = plan.finish(solutions[name].weight)
-            done += self._install(block_name, block, plan, solutions[name], weight, {name: {}}, own_spans)
-        errors = {"error_before": before, "relative_error": streams.error(block, targets), "error_of": "block outputs"}
+            done += self._install(block, plan, solutions[name], weight, {name: {}}, own_spans)
+        after = streams.error(block.module, targets)
+        errors = {"error_before": before, "relative_error": after, "error_of": "block outputs"}
         for name, (state, report) in done:
             yield name, (state, report | errors)
 
     def _transform(self, block, plans, streams, spans):
-        prepared = streams.observe(block, plans, self.prepared, raw=True) if self.prepared else [None] * len(plans)
+        prepared = [None] * len(plans)
+        if self.prepared:
+            prepared = streams.observe(block.module, plans, self.prepared, raw=True)
         for plan, statistics, own_spans in zip(plans, prepared, spans, strict=True):
             with _span(own_spans):
                 plan.transform(self.transforms, statistics)
@@ -282,14 +343,15 @@ class Walk:
     def _layer(self, plan, name, weight):
         """The simulated layer of one of a plan's names."""
         activations = plan.settings["activations"]
-        built = SimulatedLinear.build(weight, plan.weight_format, activations, plan.biases[name], plan.dtype)
+        bias = plan.biases[name]
+        built = SimulatedLinear.build(weight, plan.weight_format, activations, bias, plan.dtype, plan.geometry)
         return built.to(self.device)
 
-    def _install(self, block_name, block, plan, solution, weight, errors, spans):
+    def _install(self, block, plan, solution, weight, errors, spans):
         """Put a plan's layers into the block; yield (layer, (state, report)) of each."""
         for name, rows in plan.names.items():
             own = weight.rows(rows.start, rows.stop)
-            block.set_submodule(name, self._layer(plan, name, own))
+            block.module.set_submodule(name, self._layer(plan, name, own))
             share = (rows.stop - rows.start) / len(plan.weight)
             report = {
                 **plan.settings,
@@ -299,12 +361,22 @@ class Walk:
                 "fallback": solution.fallback,
                 "spans": [(start, stop, share * part) for start, stop, part in spans],
             }
-            yield f"{block_name}.{name}", (own.state(plan.weight_format), report)
+            yield block.layers[name], (own.state(plan.weight_format), report)
 
-    def _solve(self, block_name, plan, statistics):
+    def _solve(self, block, plan, statistics):
         if hasattr(self.solver, "EXTERNAL"):
-            return Solution(self.solver.read(self.solved, f"{block_name}.{next(iter(plan.names))}"))
-        return self.solver.solve(plan.weight, plan.weight_format, self.settings, statistics)
+            return Solution(self.solver.read(self.solved, block.layers[next(iter(plan.names))]))
+        settings = self.settings
+        if len(plan.groups) == 1 or statistics is None:
+            return self.solver.solve(plan.weight, plan.weight_format, settings, statistics and statistics[0])
+        if settings.get("act_order"):
+            settings = {**settings, "act_order": False}  # each group of channels would have an order of its own
+        parts = [
+            self.solver.solve(plan.weight[rows], plan.weight_format, settings, own)
+            for rows, own in zip(plan.groups, statistics, strict=True)
+        ]
+        worst = max(parts, key=lambda part: (part.fallback is not None, part.damping or 0))
+        return replace(worst, weight=QuantizedWeight.of_rows([part.weight for part in parts]))
 
 
 @contextmanager
@@ -328,6 +400,7 @@ def _description(weight, plan):
     return {
         "in_features": columns,
         "out_features": rows,
+        **(plan.geometry.settings() if plan.geometry else {}),
         "parts": sorted(weight.state(plan.weight_format)),
         "weight_bits": stored_bits(rows, columns, plan.weight_format) + branch,
         "activation_bits": plan.activation_format.bits if plan.activation_format else 8 * plan.dtype.itemsize,
@@ -345,18 +418,12 @@ def _errors(plan, weight, statistics):
     nearest = quantize_to_nearest(plan.original, plan.weight_format).dequantize(plan.weight_format) / factor
     branch = 0 if plan.down is None else plan.up.float() @ plan.down.float()
     found = weight.dequantize(plan.weight_format).to(target.device) + branch
-    if statistics is None or not hasattr(statistics, "hessian"):
-        kind, squared = "weights", lambda value: ((value - target) * factor).square().sum(dim=1)
-        norm = plan.original.square().sum(dim=1)
-    elif hasattr(statistics, "cross"):
-        inputs, outputs = statistics.cross.inputs.value, statistics.cross.references.value @ target.T
-        kind, squared = "float outputs", lambda value: (outputs - inputs @ value.T).square().sum(dim=0)
-        norm = outputs.square().sum(dim=0)
-    else:
-        hessian = statistics.hessian.value
-        kind, squared = "outputs", lambda value: (((value - target) @ hessian) * (value - target)).sum(dim=1)
-        norm = ((target @ hessian) * target).sum(dim=1)
-    before, after = squared(nearest), squared(found)  # [rows]
+    parts = [
+        _squared_errors(target[rows], (nearest[rows], found[rows]), factor, own)
+        for rows, own in zip(plan.groups, statistics or [None] * len(plan.groups), strict=True)
+    ]
+    kind = parts[0][0]
+    norm, before, after = (torch.cat(values) for values in zip(*(part[1:] for part in parts), strict=True))  # [rows]
 
     def relative(errors, rows):
         return finite((errors[rows].sum().clamp(min=0) / norm[rows].sum()).sqrt()) if norm[rows].sum() != 0 else 0.0
@@ -365,3 +432,15 @@ def _errors(plan, weight, statistics):
         name: {"error_before": relative(before, rows), "relative_error": relative(after, rows), "error_of": kind}
         for name, rows in plan.names.items()
     }
+
+
+def _squared_errors(target, candidates, factor, statistics):
+    """(what is compared, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
+    if statistics is None or not hasattr(statistics, "hessian"):
+        return "weights", *((part * factor).square().sum(dim=1) for part in (target, *(c - target for c in candidates)))
+    if hasattr(statistics, "cross"):
+        inputs, outputs = statistics.cross.inputs.value, statistics.cross.references.value @ target.T
+        distances = ((outputs - inputs @ candidate.T).square().sum(dim=0) for candidate in candidates)
+        return "float outputs", outputs.square().sum(dim=0), *distances
+    hessian = statistics.hessian.value
+    return "outputs", *(((part @ hessian) * part).sum(dim=1) for part in (target, *(c - target for c in candidates)))

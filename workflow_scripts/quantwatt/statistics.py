@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import torch
 
+from quantwatt.manifest import DataError
+
 CHUNK = 2048  # tokens in one product: bounds the float32 copy
 TRIANGLE = 256  # columns of a block of the symmetric product
 SAMPLED_TOKENS = 1024
+SAME = 0.02  # by which equal vectors of a large text encoder may differ: a batch's size chooses the kernels
 MOMENTUM = 0.95
 
 
@@ -115,7 +118,38 @@ class Range:
         self.high = high if self.high is None else torch.lerp(high, self.high, MOMENTUM)
 
 
-KINDS = {"hessian": Hessian, "cross": Cross, "maximum": Maximum, "range": Range, "tokens": Tokens}
+class FirstToken:
+    """The first token of every sample, [columns] float32, where that is computed apart: one and the same vector.
+
+    It is in no other statistic, so `observe` gets the tokens behind it.
+    """
+
+    def __init__(self, columns, device="cpu"):
+        self.value = None
+
+    def observe(self, inputs, reference=None):
+        pass
+
+    def see(self, inputs):
+        """Take it from inputs [samples, tokens, columns].
+
+        Raises:
+            DataError: it differs between samples.
+        """
+        first = inputs[:, 0].float()
+        self.value = first[0] if self.value is None else self.value
+        if (first - self.value).abs().amax() > SAME * self.value.abs().amax():
+            raise DataError("its first token differs between prompts; the transform 'bos' cannot compute it once.")
+
+
+KINDS = {
+    "hessian": Hessian,
+    "cross": Cross,
+    "maximum": Maximum,
+    "range": Range,
+    "tokens": Tokens,
+    "first_token": FirstToken,
+}
 
 
 class Statistics(SimpleNamespace):

@@ -1,45 +1,157 @@
-"""Activations on their way through a denoiser's blocks, and the forward passes that statistics are gathered in."""
+"""Activations on their way through a denoiser's blocks, and the forward passes that statistics are gathered in.
+
+A real forward pass of the denoiser is suspended wherever it calls a block, and goes on with what the block has
+returned. So any flow of data between blocks is followed as it is (skip connections, two streams of tokens), and a pass
+holds what it would hold at that place, never the activations of all layers.
+"""
 
 import inspect
 from contextlib import contextmanager
 
+import greenlet
 import torch
 
-from quantwatt.manifest import finite
-from quantwatt.statistics import Statistics
+from quantwatt.architecture import LAYERS
+from quantwatt.manifest import DataError, finite
+
+
+class Alone(torch.nn.Module):
+    """A layer that is a block by itself; its name inside is "layer"."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, **inputs):
+        return self.layer(*inputs.values())
+
+
+class Block:
+    """A block of a denoiser while it is worked on.
+
+    name: in the denoiser; module: the block, or an `Alone`; layers: {name inside it: name in the denoiser}.
+    """
+
+    def __init__(self, denoiser, name, layers, device):
+        found = denoiser.get_submodule(name)
+        alone = isinstance(found, LAYERS)
+        self.denoiser, self.name = denoiser, name
+        self.module = (Alone(found) if alone else found).to(device)
+        inside = {layer.removeprefix(f"{name}."): layer for layer in layers if layer.startswith(f"{name}.")}
+        self.layers = {"layer": name} if alone and name in layers else inside
+
+    def put_back(self):
+        """Return the block to the denoiser, on the CPU."""
+        self.module.to("cpu")
+        if isinstance(self.module, Alone):
+            self.denoiser.set_submodule(self.name, self.module.layer)
+
+
+class Pass:
+    """A denoiser's forward pass on some samples, standing at a block.
+
+    block, inputs: the block's name and its keyword arguments; None once the pass is through.
+    """
+
+    def __init__(self, denoiser, inputs):
+        self._start, self._inputs = denoiser, inputs
+        self._run = greenlet.greenlet(self._whole)
+        self.block = self.inputs = None
+
+    def _whole(self):
+        denoiser, inputs = self._start, self._inputs
+        self._start = self._inputs = None  # the pass holds what it needs
+        denoiser(**inputs)
+
+    def go_on(self, *outputs):
+        """Run to the next block with what this one has returned; only inside `stopping`."""
+        self.inputs = None
+        found = self._run.switch(*outputs)
+        self.block, self.inputs = (None, None) if self._run.dead else found
+
+
+@contextmanager
+def stopping(denoiser, blocks):
+    """While inside, a denoiser's pass stops at each of the named blocks."""
+    modules = {name: denoiser.get_submodule(name) for name in blocks}
+
+    def stop_at(name, module):
+        def forward(*args, **kwargs):
+            return greenlet.getcurrent().parent.switch((name, arguments(module, args, kwargs)))
+
+        return forward
+
+    for name, module in modules.items():
+        module.forward = stop_at(name, module)  # the instance's own shadows its class's
+    try:
+        yield
+    finally:
+        for module in modules.values():
+            del module.forward
+
+
+def arguments(module, args, kwargs):
+    """A call's arguments by keyword.
+
+    Raises:
+        DataError: more arguments by position than have names.
+    """
+    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+    named = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            raise DataError(f"{type(module).__name__}: is called with arguments that have no names.")
+        named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return named
 
 
 class Streams:
-    """Arguments of the next block for every batch of samples: `batches` from the quantized prefix, and the float
-    model's beside them where a solver asks for it. They rest on the CPU."""
+    """One pass for every batch of samples, all at the same block: behind the quantized blocks and, where a solver asks
+    for it, beside them in the float model. What a pass holds rests on the CPU.
+    """
 
-    def __init__(self, family, device, batches, paired):
-        self.family, self.device, self.batches = family, device, batches
-        self.float_batches = list(batches) if paired else None
-
-    @classmethod
-    def start(cls, denoiser, family, samples, batch, device="cpu", paired=False):
+    def __init__(self, denoiser, family, samples, batch, device="cpu", paired=False):
         """The streams in front of the first block.
 
         Args:
             denoiser: float module on the CPU.
-            samples: {denoiser input: [samples, ...]}; batch: samples per forward pass.
+            samples: {denoiser input: [samples, ...]}; a dotted name is an entry of a mapping.
+            batch: samples per forward pass.
             device: where blocks are run.
             paired: whether the float model's stream is kept beside.
         """
-        captured = []
+        self.denoiser, self.family, self.device = denoiser, family, device
+        self.blocks = family.blocks(denoiser)
+        parts = range(0, len(next(iter(samples.values()))), batch)
+        inputs = [nested({name: tensor[first : first + batch] for name, tensor in samples.items()}) for first in parts]
+        self.passes = [Pass(denoiser, part) for part in inputs]
+        self.float_passes = [Pass(denoiser, part) for part in inputs] if paired else []
+        with stopping(denoiser, self.blocks):
+            for one in (*self.passes, *self.float_passes):
+                one.go_on()
 
-        first_block = denoiser.get_submodule(family.blocks(denoiser)[0])
-        names = list(inspect.signature(first_block.forward).parameters)
+    @property
+    def block(self):
+        """Name of the block where all passes stand, None behind the last.
 
-        def capture(module, args, kwargs):
-            captured.append({**dict(zip(names, args, strict=False)), **kwargs})
-            raise Stop
+        Raises:
+            DataError: they went different ways.
+        """
+        (name, *others) = {one.block for one in (*self.passes, *self.float_passes)}
+        if others:
+            raise DataError(f"the order of blocks depends on the samples ({name} or {others[0]} comes next).")
+        return name
 
-        with hooks([first_block.register_forward_pre_hook(capture, with_kwargs=True)]):
-            for first in range(0, len(next(iter(samples.values()))), batch):
-                run(denoiser, {name: tensor[first : first + batch] for name, tensor in samples.items()})
-        return cls(family, device, captured, paired)
+    @property
+    def batches(self):
+        """The block's keyword arguments, one mapping per batch, in the quantized model."""
+        return [one.inputs for one in self.passes]
+
+    @property
+    def float_batches(self):
+        """Likewise in the float model."""
+        return [one.inputs for one in self.float_passes]
 
     def sharing(self, block, names):
         """Layers of a block in groups that are fed the same tensor, in execution order."""
@@ -63,36 +175,38 @@ class Streams:
             needs: names of statistics.
             raw: the block's own activations instead of what the plan's product will get.
             reference: the float block, where the statistics compare with its inputs.
+        Returns:
+            one list of Statistics per plan: one for each group of a convolution.
         """
-        statistics = [Statistics.new(needs, plan.weight.shape[1], plan.weight.device) for plan in plans]
+        statistics = [plan.statistics(needs) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
         for index, batch in enumerate(self.batches):
-            float_inputs = {}
+            float_inputs, real = {}, real_tokens(self.family, batch)
             if reference is not None and "cross" in needs:
-                self.watch(reference, firsts, self.float_batches[index], float_inputs.__setitem__)
+                self.watch(reference, firsts, self.float_passes[index].inputs, float_inputs.__setitem__)
 
-            def observe(name, inputs, float_inputs=float_inputs):
+            def observe(name, inputs, float_inputs=float_inputs, real=real):
                 plan, own = plans[firsts.index(name)], statistics[firsts.index(name)]
-                beside = float_inputs.pop(name, None)
-                if beside is not None and plan.input_factor is not None:
-                    beside = beside * plan.input_factor.to(beside.dtype)
-                own.observe(inputs if raw else plan.seen(inputs), beside)
+                if "first_token" in needs and plan.settings.get("first_token"):
+                    own[0].first_token.see(inputs)
+                inputs = plan.rest(inputs)
+                parts = plan.tokens(inputs if raw else plan.seen(inputs), real)
+                beside = [None] * len(parts)
+                if name in float_inputs:
+                    beside = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)
+                for one, tokens, float_tokens in zip(own, parts, beside, strict=True):
+                    one.observe(tokens, float_tokens)
 
             self.watch(block, firsts, batch, observe)
         return statistics
 
     def watch(self, block, names, batch, see):
-        """Call see(name, inputs [tokens, columns]) for some layers, and stop the pass behind the last of them.
-
-        A family with padded samples says which tokens are real, and only those are seen.
-        """
+        """Call see(name, input) for some layers, and stop the pass behind the last of them."""
         missing = set(names)
-        real = real_tokens(self.family, batch)
 
         def watch(name):
             def hook(module, args):
-                inputs = args[0].reshape(-1, args[0].shape[-1])
-                see(name, inputs if real is None else inputs[real.reshape(-1).to(inputs.device)])
+                see(name, args[0])
                 missing.discard(name)
                 if not missing:
                     raise Stop
@@ -108,7 +222,7 @@ class Streams:
         Padding is left out.
 
         Args:
-            targets: what the float block returned, as of `advance_float`.
+            targets: what the float block returned, as of `advance`.
         """
         missed = whole = 0.0
         for batch, target in zip(self.batches, targets, strict=True):
@@ -119,17 +233,27 @@ class Streams:
                 whole += expected.float().square().sum().item()
         return finite((missed / whole) ** 0.5) if whole else 0.0
 
-    def advance(self, block):
-        """Replace every batch by the arguments of the next block."""
-        for index, batch in enumerate(self.batches):
-            self.batches[index] = self.family.advance(batch, moved(block(**moved(batch, self.device)), "cpu"))
+    def outputs(self, reference):
+        """What the float block returns, batch by batch."""
+        return [moved(reference(**moved(inputs, self.device)), "cpu") for inputs in self.float_batches]
 
-    def advance_float(self, reference):
-        """Likewise for the float model; returns the float block's outputs, batch by batch."""
-        outputs = [moved(reference(**moved(batch, self.device)), "cpu") for batch in self.float_batches]
-        pairs = zip(self.float_batches, outputs, strict=True)
-        self.float_batches = [self.family.advance(batch, output) for batch, output in pairs]
-        return outputs
+    def advance(self, block, reference=None, float_outputs=None):
+        """Bring all passes to the next block.
+
+        Args:
+            block: the quantized block.
+            reference: the float block, where the float stream is kept, or float_outputs: what it has returned.
+        """
+        for index, one in enumerate(self.passes):
+            outputs = moved(block(**moved(one.inputs, self.device)), "cpu")
+            with stopping(self.denoiser, self.blocks):
+                one.go_on(outputs)
+            if self.float_passes:
+                beside = self.float_passes[index]
+                known = float_outputs is not None
+                found = float_outputs[index] if known else moved(reference(**moved(beside.inputs, self.device)), "cpu")
+                with stopping(self.denoiser, self.blocks):
+                    beside.go_on(found)
 
 
 class Stop(Exception):
@@ -151,6 +275,18 @@ def hooks(handles):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def nested(inputs):
+    """Keyword arguments of named tensors; "a.b" is entry b of the mapping a."""
+    found = {}
+    for name, tensor in inputs.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            found.setdefault(first, {})[rest] = tensor
+        else:
+            found[first] = tensor
+    return found
 
 
 def tensors(outputs, real=None):

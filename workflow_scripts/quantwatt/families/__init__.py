@@ -9,11 +9,21 @@ A family module offers
     prepare(pipeline, prompts, seeds, sampling) -> run()        one batch, whatever it needs on the device already
     phases(pipeline, prompts, seeds, sampling) -> {name: run()} its parts, in order, each by itself
     record(pipeline, prompts, seeds, calibration, steps) -> {step: denoiser inputs}
-    blocks(denoiser) -> list of names                           in execution order
-    quantizable(denoiser) -> list of names                      linear layers, in execution order
+    blocks(denoiser) -> list of names                           what is quantized one after another
+    quantizable(denoiser) -> list of names                      linear layers and convolutions, each in one block
     segments(denoiser) -> {layer: chunks}                       layers whose outputs are cut into chunks of equal size
+
+and, where it has or knows them,
+
     stages(names) -> list of lists of names                     one block's layers; each list reads what is before it
-    advance(inputs, output) -> inputs                           one block's inputs from the output of the one before
+    skips(denoiser) -> {layer: channels of each part}           convolutions that read a skip connection beside their
+                                                                block's input
+    first_token(denoiser) -> list of names                      layers whose input's first token is the same for all
+                                                                prompts
+    content(denoiser) -> list of names                          layers that decide on what is in a picture, not on how
+                                                                well it is drawn (MixDQ)
+
+`quantwatt.architecture` finds blocks and layers of networks that nothing else is known of.
 
 A family of text models (its schema says "x-kind": "text") has the same but for generate and record, and in their place
 

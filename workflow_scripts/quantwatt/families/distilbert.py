@@ -12,7 +12,6 @@ LAYERS = "distilbert.transformer.layer"
 # The linear layers of a block; each line reads what those before it have computed.
 STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
 
-advance = network.advance
 read = sources.read_sentences
 
 

@@ -12,7 +12,6 @@ LAYERS = "transformer.h"
 # The linear layers of a block; each line reads what those before it have computed.
 STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")
 
-advance = network.advance
 read = sources.read_running_text
 
 

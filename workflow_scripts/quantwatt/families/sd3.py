@@ -6,7 +6,7 @@ import torch
 
 from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 
-# The denoiser's inputs by keyword; what a block passes on is named by `advance`.
+# The denoiser's inputs by keyword.
 DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
 # The linear layers of a block, by what follows the block's name; each line reads what those before it have computed.
@@ -182,9 +182,3 @@ def stages(names):
     if unknown := set(names).difference(*found):
         raise ValueError(f"{min(unknown)}: of no stage of a block")
     return [stage for stage in found if stage]
-
-
-def advance(inputs, output):
-    """Keyword arguments of the next block: a block returns its text and its image tokens."""
-    encoder_hidden_states, hidden_states = output
-    return {**inputs, "hidden_states": hidden_states, "encoder_hidden_states": encoder_hidden_states}

@@ -42,6 +42,8 @@ class QuantizedWeight:
     group_index:  [columns] int32, each column's group, or None where it is column // group size
     down, up:     [rank, columns] and [rows, rank], a 16-bit branch that adds (x * input_factor) @ down.T @ up.T to the
                   output, or None
+    first_output: [rows], what the layer gives for the first token of every sample, without bias, in place of the
+                  product; or None where that is computed as all others
     activation_scale, activation_zero: [1] each, the input's grid where it is static, or None
     """
 
@@ -52,6 +54,7 @@ class QuantizedWeight:
     group_index: torch.Tensor | None = None
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
+    first_output: torch.Tensor | None = None
     activation_scale: torch.Tensor | None = None
     activation_zero: torch.Tensor | None = None
 
@@ -66,8 +69,15 @@ class QuantizedWeight:
 
     def rows(self, start, stop):
         """The QuantizedWeight of some rows; what belongs to columns is shared with this one."""
-        own = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up")}
+        own = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up", "first_output")}
         return replace(self, **{part: None if own[part] is None else own[part][start:stop] for part in own})
+
+    @classmethod
+    def of_rows(cls, parts):
+        """One QuantizedWeight of several, below one another, whose columns stand in the same groups."""
+        zero = None if parts[0].zero is None else torch.cat([part.zero for part in parts])
+        codes, scale = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "scale"))
+        return replace(parts[0], codes=codes, scale=scale, zero=zero)
 
     def state(self, weight_format):
         """Tensors for a checkpoint, on the CPU and none sharing memory; codes packed to the format's bits."""

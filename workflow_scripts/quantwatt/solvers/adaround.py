@@ -1,4 +1,4 @@
-"""AdaRound (arXiv 2004.10568): a linear layer whose rounding can be trained.
+"""AdaRound (arXiv 2004.10568): a linear or convolution layer whose rounding can be trained.
 
 Each weight stands between its two neighbours on the grid, low and high; h in 0..1 says where,
 
@@ -9,6 +9,7 @@ and starts where the float weight is. The stretched sigmoid reaches 0 and 1 at f
 
 import torch
 
+from quantwatt import convolution
 from quantwatt.formats import QuantizedWeight, fit_groups, quantize_to_nearest
 from quantwatt.solvers import Solution
 
@@ -53,14 +54,17 @@ class RoundedLinear(torch.nn.Module):
         self.quantized = self.fallback = None
 
     def forward(self, inputs):
-        plan = self.plan
+        plan, inputs = self.plan, self.plan.rest(inputs)
         if plan.input_factor is not None:
             inputs = inputs * plan.input_factor
-        outputs = torch.nn.functional.linear(self._quantize(inputs), self._weight(), self.bias)
-        if plan.down is None:
-            return outputs
-        down, up = (part.to(plan.dtype).float() for part in (plan.down, plan.up))
-        return outputs + inputs @ down.T @ up.T
+        outputs = convolution.product(self._quantize(inputs), self._weight(), self.bias, plan.geometry)
+        if plan.down is not None:
+            down, up = (part.to(plan.dtype).float() for part in (plan.down, plan.up))
+            outputs = outputs + inputs @ down.T @ up.T
+        if plan.first_output is not None:
+            first = plan.first_output if self.bias is None else plan.first_output + self.bias
+            outputs = torch.cat([first.expand(len(outputs), 1, -1), outputs], dim=1)
+        return outputs
 
     def _weight(self):
         if self.quantized is not None:
@@ -73,13 +77,15 @@ class RoundedLinear(torch.nn.Module):
         if self.activation_format is None:
             return inputs
         if self.log_step is None:
-            return inputs + (self.activation_format.fake_quantize(inputs.detach()) - inputs).detach()
+            return inputs + (self._rounded(inputs) - inputs).detach()
         step = self.log_step.exp()
-        static = step.detach(), self.plan.activation_zero
-        level = self.activation_format.fake_quantize(inputs.detach(), static) / step.detach()  # code - zero
+        level = self._rounded(inputs, (step.detach(), self.plan.activation_zero)) / step.detach()  # code - zero
         ratio = inputs / step
         inside = (level - ratio.detach()).abs() <= 0.5 + 1e-3
         return (level + inside * (ratio - ratio.detach())) * step
+
+    def _rounded(self, inputs, grid=None):
+        return convolution.rounded(inputs.detach(), self.activation_format, grid, self.plan.geometry)
 
     def undecided(self, exponent):
         """Σ 1 - |2h - 1|^exponent for the h of the last forward pass: 0 where every weight is on a grid point."""

@@ -1,4 +1,4 @@
-"""How the blocks of a text model are taken apart: one tensor goes through, everything else stays as it is."""
+"""How the blocks of a text model are taken apart."""
 
 import re
 
@@ -32,8 +32,3 @@ def in_stages(names, patterns):
     if unknown := set(names).difference(*found):
         raise ValueError(f"{min(unknown)}: of no stage of a block")
     return [stage for stage in found if stage]
-
-
-def advance(inputs, output):
-    """Keyword arguments of the next block: a block returns its hidden states."""
-    return {**inputs, "hidden_states": output}

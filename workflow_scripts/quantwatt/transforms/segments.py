@@ -2,7 +2,7 @@
 
 Such a layer computes several vectors of one input at once, and one scale, one smoothing factor or one low-rank branch
 for all of them serves the largest. This transform changes the set of layers and no weight: `allocation.allocate` names
-the chunks of a layer NAME as NAME.0, NAME.1, ..., and `segments.split` makes them layers, before anything else is
+the chunks of a layer NAME as NAME.0, NAME.1, ..., and `quantwatt.splits` makes them layers, before anything else is
 done. What remains here does nothing.
 """
 
