@@ -192,7 +192,7 @@ def test_it_draws_as_its_evaluation_says(pipeline, evaluation, steps, one_thread
     prompts = PROMPTS[: train_few_step.FIRST_IMAGES]
     found = train_few_step.right(MODELS, train_few_step.draw(pipeline, prompts, steps), prompts)
     said = evaluation[f"generated_in_{steps}"]
-    two = sum(" a " in prompt.removeprefix("a ").rpartition(" on a ")[0] for prompt in prompts)
+    two = sum(scenes.parse(prompt).relation is not None for prompt in prompts)
     # another processor rounds otherwise: one picture of each kind, at most, is seen otherwise
     assert found["one_object"] == pytest.approx(said["one_object_of_first"], abs=1.1 / (len(prompts) - two))
     assert found["two_objects"] == pytest.approx(said["two_objects_of_first"], abs=1.1 / two)

@@ -14,6 +14,7 @@ PROMPTS = [
     "a small blue ring above a large green cross on a gray background",
 ]
 SEEDS = [3, 4]
+TRANSFORMERS = 2 * 1 + 2 * 2 + 2 + 3 * 2 + 3 * 1  # of the levels down, the middle and the levels up
 SAMPLING = {"steps": 1, "guidance": 0.0, "height": 16, "width": 16, "negative_prompt": ""}
 SAMPLINGS = [SAMPLING, {**SAMPLING, "steps": 2}, {**SAMPLING, "guidance": 2.0, "negative_prompt": "a red ring"}]
 
@@ -189,7 +190,7 @@ def test_layers_of_the_text_read_a_first_token_that_no_prompt_changes(pipeline):
         handle.remove()
     text = inputs["encoder_hidden_states"]
     fed = [name for name in layers if read[name].shape == text.shape and torch.equal(read[name], text)]
-    assert sdxl.first_token(pipeline.unet) == fed and len(fed) == 2 * 14
+    assert sdxl.first_token(pipeline.unet) == fed and len(fed) == 2 * TRANSFORMERS
     assert torch.equal(text[0, 0], text[1, 0]) and not torch.equal(text[0, 3], text[1, 3])
 
 
@@ -198,5 +199,5 @@ def test_groups_and_blocks_name_layers_of_the_denoiser(pipeline):
     content = set(sdxl.content(pipeline.unet))
     assert content < set(layers) and set(sdxl.first_token(pipeline.unet)) < content
     # a transformer block has ten layers: four of self-attention are of the other group
-    assert len(content) == 6 * 14 and not any("attn1" in name or "conv" in name for name in content)
+    assert len(content) == 6 * TRANSFORMERS and not any("attn1" in name or "conv" in name for name in content)
     assert sdxl.segments(pipeline.unet) == {} and sdxl.blocks is architecture.blocks

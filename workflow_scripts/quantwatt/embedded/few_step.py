@@ -7,8 +7,8 @@ and its render. At all others it sees renders under fresh noise, which is what t
 between two steps.
 
 It differs from SDXL-Turbo in one setting of the scheduler, the prediction type: "v_prediction" in the place of
-"epsilon". The picture of one step is 14.6 times the error of a predicted noise at the first timestep, which a network
-this small cannot afford.
+"epsilon". An error of the noise predicted at the first timestep stands 14.6 times as large in the picture of one step,
+which a network this small cannot afford.
 
 Two traits of SDXL are put there on purpose, so that what a method has to cope with there is here too. Token 0, which
 no prompt changes, is huge (823 against 10 to 15 in SDXL, OUTLIER here) in a few channels of the text: MixDQ
