@@ -1,0 +1,192 @@
+"""Trains the embedded few-step text-to-image model from a seed, and measures how good it is.
+
+The model is a small Stable Diffusion XL that draws in one step. It shares the autoencoder, the tokenizer and the first
+weights of its text encoders with the embedded Stable Diffusion 3 (resources/models/tiny-sd3). The stages are
+
+  pairs       pictures of scenes whose places, sizes and tints are read from noise, as latents (with the checkpoints)
+  train       resources/models/tiny-sdxl/: UNet and text encoders
+  evaluate    resources/models/evaluation-tiny-sdxl.json, from the saved model
+
+Without a stage all of them run, in this order. A training that was interrupted resumes from its last checkpoint.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantwatt import attributes, manifest
+from quantwatt.embedded import few_step, judge, training
+from quantwatt.embedded import vae as autoencoder
+from quantwatt.families import sdxl
+from quantwatt.images import to_uint8
+from quantwatt.progress import progress
+
+log = logging.getLogger(__name__)
+
+STAGES = ("pairs", "train", "evaluate")
+FLOAT = {"dtype": "float32"}
+SAMPLING = {"guidance": 0.0, "height": 64, "width": 64, "negative_prompt": ""}
+STEPS = (1, 2, 4)
+BATCH = 64
+FIRST_IMAGES = 32  # enough to see that a model is the one that was evaluated
+
+
+def load_vae(models: Path):
+    """The autoencoder of the embedded Stable Diffusion 3, in float32."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(models / "tiny-sd3", subfolder="vae", torch_dtype=torch.float32)
+
+
+@torch.no_grad()
+def make_pairs(models: Path, folder: Path, seed: int) -> None:
+    """Writes the latents [PAIRS, 4, 16, 16] of the renders that noise stands for, normalised, and their captions."""
+    vae, noise = load_vae(models), few_step.noises(few_step.PAIRS, seed)
+    pictures, captions = few_step.renders(noise, seed)
+    parts = [
+        vae.encode(training.to_tensor(pictures[start : start + BATCH])).latent_dist.mean
+        for start in progress(range(0, len(pictures), BATCH), description="encoding", unit="batch")
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"latents": autoencoder.normalise(vae, torch.cat(parts)), "captions": captions}, folder / "pairs.pt")
+
+
+def train(models: Path, folder: Path, seed: int, unfinished: bool) -> None:
+    """Trains on the pairs and saves the pipeline; an unfinished training is saved as it is."""
+    from transformers import CLIPTokenizer
+
+    teacher = models / "tiny-sd3"
+    words = CLIPTokenizer.from_pretrained(teacher, subfolder="tokenizer")
+    if unfinished:
+        model = few_step.new(teacher, seed)
+        log.info("saving the model of step %d", training.load_average(model, folder / "few-step.pt"))
+        model.fold()
+    else:
+        pairs = torch.load(folder / "pairs.pt", weights_only=True)
+        noise = few_step.noises(len(pairs["latents"]), seed)
+        checkpoint = folder / "few-step.pt"
+        model, _ = few_step.train(pairs["latents"], noise, pairs["captions"], words, teacher, checkpoint, seed)
+    # A tokenizer that has padded a batch would save that as its setting.
+    words = CLIPTokenizer.from_pretrained(teacher, subfolder="tokenizer")
+    shutil.rmtree(models / "tiny-sdxl", ignore_errors=True)
+    few_step.pipeline(model.eval(), load_vae(models), words).save_pretrained(models / "tiny-sdxl")
+
+
+def draw(pipeline, prompts: list[str], steps: int) -> np.ndarray:
+    """uint8 images [n, 64, 64, 3] of the prompts, seeded by their numbers."""
+    sampling, drawn = SAMPLING | {"steps": steps}, []
+    for first in progress(range(0, len(prompts), BATCH), description=f"{steps} steps", unit="batch"):
+        part = prompts[first : first + BATCH]
+        drawn.append(to_uint8(sdxl.generate(pipeline, part, range(first, first + len(part)), sampling), first))
+    return np.concatenate(drawn)
+
+
+def right(models: Path, images: np.ndarray, prompts: list[str]) -> dict[str, float]:
+    """The share of images with every attribute of their prompt right, as the attribute classifier sees them."""
+    found, two = attributes.all_right(attributes.load(models / "attributes"), images, prompts)
+    return {"one_object": found[~two].mean(), "two_objects": found[two].mean(), "all": found.mean()}
+
+
+@torch.no_grad()
+def first_token(pipeline, prompts: list[str]) -> dict[str, float]:
+    """How large token 0 is beside all others (absolute maxima), and how far prompts change it."""
+    tokens = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)[0]  # [n, tokens, channels]
+    largest, others = tokens[:, 0].abs().max(), tokens[:, 1:].abs().max()
+    change = (tokens[:, 0] - tokens[:1, 0]).abs().max()
+    return {"largest": float(largest), "ratio_to_others": float(largest / others), "change": float(change)}
+
+
+def evaluate(models: Path, prompts: list[str], seed: int) -> dict:
+    """Every figure of the saved model."""
+    folder = models / "tiny-sdxl"
+    pipeline, critic = sdxl.load(FLOAT, folder), judge.Judge(models / "judge")
+    said, figures = critic.captions(prompts), {}
+    for steps in STEPS:
+        images = draw(pipeline, prompts, steps)
+        figures[f"generated_in_{steps}"] = {
+            **right(models, images, prompts),
+            "one_object_of_first": right(models, images[:FIRST_IMAGES], prompts[:FIRST_IMAGES])["one_object"],
+            "two_objects_of_first": right(models, images[:FIRST_IMAGES], prompts[:FIRST_IMAGES])["two_objects"],
+            "clip_score": 100 * float((critic.pictures(images) * said).sum(-1).mean()),
+        }
+    return {
+        "seed": seed,
+        "parameters": {
+            name: sum(p.numel() for p in getattr(pipeline, name).parameters())
+            for name in ("unet", "text_encoder", "text_encoder_2", "vae")
+        },
+        "size_mb": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+        "images": len(prompts),
+        **figures,
+        "first_token": first_token(pipeline, prompts),
+    }
+
+
+def training_record(checkpoint: Path, previous: dict) -> dict:
+    """Recipe, steps and CPU seconds of the training; what `previous` says where no checkpoint is left."""
+    if not checkpoint.exists():
+        return previous.get("training", {})
+    state = torch.load(checkpoint, weights_only=True)
+    return asdict(few_step.RECIPE) | {
+        "pairs": few_step.PAIRS,
+        "steps_done": state["step"],
+        "cpu_s": round(state["cpu_s"]),
+    }
+
+
+def rounded(value):
+    """The figures with four decimals, as plain numbers."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(float(value), 4) if isinstance(value, float | np.floating) else value
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all of them if none is given")
+    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
+    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
+    parser.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=Path("results/embedded-training"),
+        help="where pairs and unfinished trainings are kept (default: results/embedded-training)",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
+    )
+    chosen = parser.parse_args(argv)
+    if unknown := set(chosen.stage) - set(STAGES):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
+    return chosen
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the chosen stages."""
+    chosen = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(chosen.threads)
+    stages, models, checkpoints, seed = chosen.stage or STAGES, chosen.models, chosen.checkpoints, chosen.seed
+    if "pairs" in stages:
+        make_pairs(models, checkpoints, seed)
+    if "train" in stages:
+        train(models, checkpoints, seed, chosen.unfinished)
+    if "evaluate" in stages:
+        target = models / "evaluation-tiny-sdxl.json"
+        previous = json.loads(target.read_text()) if target.exists() else {}
+        figures = evaluate(models, (chosen.prompts / "shapes-test.txt").read_text().splitlines(), seed)
+        record = training_record(checkpoints / "few-step.pt", previous)
+        manifest.write_json(target, rounded(figures) | {"training": record})
+        log.info("wrote %s", target)
+
+
+if __name__ == "__main__":
+    main()
