@@ -27,6 +27,11 @@ from quantwatt.progress import progress
 log = logging.getLogger(__name__)
 
 STAGES = ("classifier", "model", "evaluate")
+RECIPES = {
+    "consistency-ends": tiny_consistency.ENDS,
+    "consistency-distillation": tiny_consistency.DISTILLATION,
+    "digits": digit_reader.RECIPE,
+}
 IMAGES, BATCH = 2000, 250  # generated for every number of steps
 STEPS = (1, 2, 4, 8)
 FLOAT = {"dtype": "float32", "timesteps": [[22, 0]]}
@@ -117,19 +122,18 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(chosen.threads)
     stages, models, seed = chosen.stage or STAGES, chosen.models, chosen.seed
-    checkpoints = {name: chosen.checkpoints / f"{name}.pt" for name in ("digits", "tiny-consistency")}
     data = digits.dataset(held=False)
     if "classifier" in stages:
-        digit_classifier.save(digit_reader.train(*data, checkpoints["digits"], seed)[0], models / "digits")
+        digit_classifier.save(digit_reader.train(*data, chosen.checkpoints / "digits.pt", seed)[0], models / "digits")
     if "model" in stages:
-        network = tiny_consistency.train(*data, checkpoints["tiny-consistency"], seed)[0]
+        network = tiny_consistency.train(*data, chosen.checkpoints, seed)[0]
         tiny_consistency.pipeline(network).save_pretrained(models / "tiny-consistency")
     if "evaluate" in stages:
         target = models / "evaluation-tiny-consistency.json"
         previous = (json.loads(target.read_text()) if target.exists() else {}).get("training", {})
-        recipes = {"tiny-consistency": tiny_consistency.RECIPE, "digits": digit_reader.RECIPE}
         record = {
-            name: training_record(checkpoints[name], recipe, previous.get(name, {})) for name, recipe in recipes.items()
+            name: training_record(chosen.checkpoints / f"{name}.pt", recipe, previous.get(name, {}))
+            for name, recipe in RECIPES.items()
         }
         figures = {"seed": seed} | evaluate(models, chosen.images) | {"training": record}
         manifest.write_json(target, rounded(figures))

@@ -151,6 +151,28 @@ def test_trajectories_end_in_pictures_of_their_class(flow):
     assert nearest.max() < 0.05 < 1 < functional.pairwise_distance(points[-1, :, 0], points[-1, :, 1]).max()
 
 
+def test_a_step_of_every_pictures_own_noise_is_that_of_all_at_once(flow):
+    x = 5 * torch.randn(10, 3, SIZE**2, generator=torch.Generator().manual_seed(0))
+    high, low = (
+        torch.tensor([5.0, 2.0, 0.5]).expand(10, 3)[..., None],
+        torch.tensor([4.0, 1.9, 0.3]).expand(10, 3)[..., None],
+    )
+    together = flow.step(x, high, low)
+    for i in range(3):
+        alone = flow.step(x[:, i : i + 1], high[0, i], low[0, i])
+        torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_drawn_pictures_are_of_their_class(flow):
+    images, classes = digits.dataset(held=False)
+    pictures = training.to_tensor(images[:40])[:, 0].flatten(1)
+    drawn = flow.draw(30, torch.Generator().manual_seed(0))
+    for label in range(10):
+        own = pictures[torch.from_numpy(classes[:40] == label)]
+        distances = torch.cdist(drawn[label], own)
+        assert distances.min(1).values.max() == 0 and len(distances.argmin(1).unique()) == len(own)
+
+
 @torch.no_grad()
 def test_training_sees_the_function_that_the_pipeline_draws(pipe):
     """One step of the pipeline is the consistency function at the highest noise, cut off at black and white."""
