@@ -403,8 +403,8 @@ def test_names_of_budgets_do_not_overlap(mixed, narrow):
 
 def test_layers_alone_over_the_bits_that_methods_gave_them(mixed):
     quality, strips, content, _ = sensitivity.draw(mixed, narrow=False).axes
-    assert "quality layers, 48 tried alone" in quality.get_title()
-    assert "content layers, 30 tried alone" in content.get_title()
+    assert "tried: 48 quality layers, each alone" in quality.get_title()
+    assert "tried: 30 content layers, each alone" in content.get_title()
     assert quality.get_ylabel().startswith("SQNR") and content.get_ylabel().startswith("SSIM")
     table = mixed.sensitivity[(mixed.sensitivity["group"] == "quality") & (mixed.sensitivity["candidate"] == "w4")]
     dots = [dots.get_offsets()[:, 1] for dots in quality.collections]

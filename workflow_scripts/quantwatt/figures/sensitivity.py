@@ -44,8 +44,8 @@ def draw(inputs, narrow):
             axes = figure.add_axes(np.divide((x, below, room - left - 0.15, PANEL), [width, height, width, height]))
             layers = list(dict.fromkeys(values["layer"]))
             _dots(axes, values, layers, metric, candidates, size)
-            title = f"{model} · {name}" + (f": {group} layers" if group else "")
-            axes.set_title(f"{title}, {len(layers)} tried alone", x=(0.1 - left) / (room - left - 0.15),
+            kind = f"{group} layers" if group else "layers"
+            axes.set_title(f"{model} · {name}: {len(layers)} {kind}, each alone", x=(0.1 - left) / (room - left - 0.15),
                            fontsize=8.5 if narrow else 9.5, pad=18)  # fmt: skip
             deep = below - 0.08 - STRIP * len(own)
             under = figure.add_axes(np.divide((x, deep, room - left - 0.15, STRIP * len(own)), [width, height] * 2))
