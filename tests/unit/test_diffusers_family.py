@@ -387,3 +387,27 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
     images = FAMILY.generate(expected, subjects(name), [5, 6, 7], sampling(name))
     assert np.array_equal(loaded.generate(subjects(name), [5, 6, 7], sampling(name)), to_uint8(images))
     assert np.array_equal(FAMILY.generate(loaded.pipeline, subjects(name), [5, 6, 7], sampling(name)), images)
+
+
+def test_what_no_file_stores_is_the_same_in_16_bit(folders, samples, tmp_path):
+    entry, folder = {**settings("dit"), "dtype": "bfloat16"}, folders["dit"]
+    denoiser, method = FAMILY.load_denoiser(entry, folder), method_of("rtn")
+    allocated = allocate(fetch_model.describe(FAMILY, folder, "bfloat16")["layers"], method, "method")
+    states, reports = sequential.quantize(denoiser, FAMILY, allocated, method)
+    for report in reports.values():
+        report.pop("spans")
+    details = {"status": "ok", "reason": None, "model_settings": entry, "location": str(folder)}
+    checkpoint.save(tmp_path, denoiser, states, reports, details)
+    loaded = checkpoint.load_pipeline(tmp_path).pipeline.transformer
+    assert loaded.pos_embed.pos_embed.any() and "pos_embed.pos_embed" not in denoiser.state_dict()
+    inputs = nested({n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in samples["dit"].items()})
+    assert torch.equal(loaded(**inputs)[0], denoiser(**inputs)[0])
+
+
+def test_blocks_with_depthwise_convolutions_are_learned_as_wholes(folders, samples):
+    method = method_of("brecq", activations={"bits": 8, "granularity": "tensor", "dynamic": False})
+    method["solver"] |= {"iterations": 20, "activation_iterations": 20, "learning_rate": 0.01}
+    _, _, reports = quantized("sana", folders["sana"], method, samples)
+    depthwise = reports["transformer_blocks.0.ff.conv_depth"]
+    assert depthwise["groups"] == depthwise["out_features"] == 160 and depthwise["in_features"] == 9
+    assert depthwise["error_of"] == "block outputs" and depthwise["relative_error"] < depthwise["error_before"]
