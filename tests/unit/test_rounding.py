@@ -115,6 +115,14 @@ def test_it_is_the_layer_that_quantizing_the_model_makes(name):
     assert torch.allclose(rounded(inputs), denoiser.get_submodule(name)(inputs), atol=1e-6)
 
 
+def test_what_pipelines_read_of_a_layer_is_there():
+    rounded = RoundedLayer(linear(), formats(W4))
+    assert (rounded.in_features, rounded.out_features, rounded.weight.dtype) == (24, 16, torch.float32)
+    assert RoundedLayer(convolution(), formats(W4)).out_channels == 6
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rounded.nothing  # noqa: B018
+
+
 def test_megabytes_count_scales_and_what_is_not_packed():
     weight = convolution().weight
     assert megabytes(weight, None) == 4 * 6 * 72 / 1e6

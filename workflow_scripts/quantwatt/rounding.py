@@ -46,6 +46,13 @@ class RoundedLayer(torch.nn.Module):
         static = self.activation_format is not None and not self.activation_format.dynamic
         self.grid = self.activation_format.calibrated(ranges) if static else None
 
+    def __getattr__(self, name):
+        """What pipelines read of a layer, such as in_features or its weight's type, is the float layer's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("float_layer"), name)
+
     def forward(self, inputs):
         if not self.keep_first:
             return self.rounded(self._seen(inputs))
