@@ -37,8 +37,9 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
 
     streams, layers = Streams(denoiser, family, samples, batch, device), {}
     linear = [n for n in family.quantizable(denoiser) if isinstance(denoiser.get_submodule(n), torch.nn.Linear)]
-    for _ in progress(streams.blocks, description="exporting layers", unit="block"):
-        block = Block(denoiser, streams.block, linear, device)
+    bar = progress(total=len(streams.blocks), description="exporting layers", unit="block")
+    while streams.block:
+        block = Block(denoiser, streams.block, [name for name in linear if name not in layers], device)
         groups = {group[0]: group for group in streams.sharing(block.module, list(block.layers))}
         grams, tokens = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
         for kwargs in streams.batches if groups else ():
@@ -53,6 +54,7 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
             streams.watch(block.module, list(groups), kwargs, observe)
         streams.advance(block.module)
         block.put_back()
+        bar.update()
         for first, group in groups.items():
             owner = block.layers[first]
             if not grams[first].isfinite().all():
@@ -66,6 +68,7 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
                 manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
                 shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
                 layers[name] = {**files, **shape, "tokens": tokens[first]}
+    bar.close()
     return layers
 
 
