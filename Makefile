@@ -36,6 +36,7 @@ readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/s
 embedded-models: .venv/installed
 	$(BIN)/python workflow_scripts/train_embedded.py
 	$(BIN)/python workflow_scripts/train_text.py
+	$(BIN)/python workflow_scripts/train_few_step.py
 	$(BIN)/python workflow_scripts/train_digits.py
 
 # Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png.
