@@ -390,6 +390,7 @@ def whole_weight():
         group_index=(torch.arange(128) % 4).to(torch.int32),
         down=normal(3, 128).bfloat16(),
         up=normal(10, 3).bfloat16(),
+        first_output=normal(1, 10)[0],
         activation_scale=torch.rand(1),
         activation_zero=torch.tensor([7.0]),
     )

@@ -8,7 +8,6 @@ holds what it would hold at that place, never the activations of all layers.
 import inspect
 from contextlib import contextmanager
 
-import greenlet
 import torch
 
 from quantwatt.architecture import LAYERS
@@ -55,6 +54,8 @@ class Pass:
     """
 
     def __init__(self, denoiser, inputs):
+        import greenlet  # here, as libraries' environments that load this package have none
+
         self._start, self._inputs = denoiser, inputs
         self._run = greenlet.greenlet(self._whole)
         self.block = self.inputs = None
@@ -74,6 +75,8 @@ class Pass:
 @contextmanager
 def stopping(denoiser, blocks):
     """While inside, a denoiser's pass stops at each of the named blocks."""
+    import greenlet
+
     modules = {name: denoiser.get_submodule(name) for name in blocks}
 
     def stop_at(name, module):
