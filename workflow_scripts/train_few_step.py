@@ -72,10 +72,11 @@ def train(models: Path, folder: Path, seed: int, unfinished: bool) -> None:
         noise = few_step.noises(len(pairs["latents"]), seed)
         checkpoint = folder / "few-step.pt"
         model, _ = few_step.train(pairs["latents"], noise, pairs["captions"], words, teacher, checkpoint, seed)
-    # A tokenizer that has padded a batch would save that as its setting.
-    words = CLIPTokenizer.from_pretrained(teacher, subfolder="tokenizer")
-    shutil.rmtree(models / "tiny-sdxl", ignore_errors=True)
-    few_step.pipeline(model.eval(), load_vae(models), words).save_pretrained(models / "tiny-sdxl")
+    target = models / "tiny-sdxl"
+    shutil.rmtree(target, ignore_errors=True)
+    few_step.pipeline(model.eval(), load_vae(models), words).save_pretrained(target)
+    for part in ("tokenizer", "tokenizer_2"):  # one that has padded a batch has saved that as its setting
+        shutil.copytree(teacher / part, target / part, dirs_exist_ok=True)
 
 
 def draw(pipeline, prompts: list[str], steps: int) -> np.ndarray:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import fetch_model
 import train_few_step
-from quantwatt import experiment, scenes
+from quantwatt import allocation, experiment, scenes, sequential
 from quantwatt.embedded import few_step, tokenizer
 from quantwatt.families import sdxl
 
@@ -164,6 +165,7 @@ def test_a_short_training_saves_a_pipeline_that_draws(tmp_path, monkeypatch, one
     found = json.loads((tmp_path / "evaluation-tiny-sdxl.json").read_text())
     assert found["training"]["steps_done"] == 2 and found["training"]["pairs"] == 8 and found["images"] == 4
     assert found["first_token"]["change"] == 0
+    assert "tiny-sd3" not in (tmp_path / "tiny-sdxl" / "vae" / "config.json").read_text()
     recorded = train_few_step.training_record(tmp_path / "none.pt", {"training": {"cpu_s": 1}})
     assert recorded == {"cpu_s": 1}
 
@@ -184,6 +186,7 @@ def test_the_model_in_the_repository_is_good_and_small(evaluation):
         assert drawn["one_object"] >= 0.9 and drawn["two_objects"] >= 0.75, steps
     files = [file for file in (MODELS / "tiny-sdxl").rglob("*") if file.is_file()]
     size_mb = sum(file.stat().st_size for file in files) / 1e6
+    assert all("tiny-sd3" not in file.read_text() for file in files if file.suffix == ".json")
     assert size_mb == pytest.approx(evaluation["size_mb"], abs=0.01) and size_mb <= 7
 
 
@@ -202,3 +205,22 @@ def test_its_first_token_is_huge_and_the_same_for_all_prompts(pipeline, evaluati
     found = train_few_step.first_token(pipeline, PROMPTS[:64])
     assert found["change"] == 0 and found["ratio_to_others"] > 30
     assert found["largest"] == pytest.approx(evaluation["first_token"]["largest"], rel=1e-3)
+
+
+def test_a_static_grid_must_leave_its_first_token_out(one_thread):
+    """Eight bits of a grid that also holds token 0 say little of the others: MixDQ's observation of SDXL-Turbo."""
+    folder, sampling = MODELS / "tiny-sdxl", train_few_step.SAMPLING | {"steps": 1}
+    texts, seeds = PROMPTS[:8], list(range(8))
+    model, layers = sdxl.load(train_few_step.FLOAT, folder), fetch_model.describe(sdxl, folder, "float32")["layers"]
+    samples = sdxl.record(model, PROMPTS[-8:], seeds, sampling, {0})[0]
+    expected, psnr_db = sdxl.generate(model, texts, seeds, sampling), {}
+    activations = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
+    weights = {"format": "integer", "bits": 8, "granularity": "channel"}
+    for name, transforms in {"naive": [], "bos": [{"name": "bos"}]}.items():
+        entry = {"weights": weights, "activations": activations, "transforms": transforms}
+        method = experiment.complete_method(entry, "test", name)
+        denoiser = sdxl.load_denoiser(train_few_step.FLOAT, folder)
+        sequential.quantize(denoiser, sdxl, allocation.allocate(layers, method, name), method, samples, batch=8)
+        images = sdxl.generate(sdxl.load(train_few_step.FLOAT, folder, denoiser), texts, seeds, sampling)
+        psnr_db[name] = -10 * np.log10(((images - expected) ** 2).mean((1, 2, 3)))
+    assert psnr_db["naive"].mean() < 33 and psnr_db["bos"].mean() > 45

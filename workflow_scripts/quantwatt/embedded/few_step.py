@@ -223,9 +223,8 @@ def pipeline(model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -
     """The parts as a pipeline in bfloat16; `vae` is the embedded Stable Diffusion 3's."""
     # What that model calls shift this pipeline calls mean; and its decoder does not overflow in 16 bits.
     channels, shift = vae.config.latent_channels, vae.config.shift_factor
-    vae.register_to_config(
-        latents_mean=[shift] * channels, latents_std=[1.0] * channels, shift_factor=None, force_upcast=False
-    )
+    mean = {"latents_mean": [shift] * channels, "latents_std": [1.0] * channels, "shift_factor": None}
+    vae.register_to_config(**mean, force_upcast=False, _name_or_path="")  # it is here now, not where it came from
     return StableDiffusionXLPipeline(
         unet=model.unet,
         scheduler=scheduler(),
