@@ -170,7 +170,7 @@ def test_drawn_pictures_are_of_their_class(flow):
     for label in range(10):
         own = pictures[torch.from_numpy(classes[:40] == label)]
         distances = torch.cdist(drawn[label], own)
-        assert distances.min(1).values.max() == 0 and len(distances.argmin(1).unique()) == len(own)
+        assert distances.min(1).values.max() < 0.05 and len(distances.argmin(1).unique()) == len(own)
 
 
 @torch.no_grad()
