@@ -229,7 +229,7 @@ def test_data_that_a_rule_fetches_need_not_be_there(raw, raw_text):
     raw["samplings"]["steps-20"]["images"] = 5001
     assert "captions-5000.txt has 5000" in sentence_of(raw)
     raw["samplings"]["steps-20"] |= {"prompts": "data/coco-2017/val2017.zip", "images": 1}
-    assert "samplings.steps-20.prompts: 'data/coco-2017/val2017.zip' does not exist." in sentence_of(raw)
+    assert "samplings.steps-20.prompts: 'data/coco-2017/val2017.zip' does not exist;" in sentence_of(raw)
     raw_text["calibration"]["texts"] = "data/sst2/tain.tsv"
     assert "did you mean 'data/sst2/train.tsv'." in sentence_of(raw_text)
 
