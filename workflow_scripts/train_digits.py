@@ -32,7 +32,7 @@ RECIPES = {
     "consistency-distillation": tiny_consistency.DISTILLATION,
     "digits": digit_reader.RECIPE,
 }
-IMAGES, BATCH = 2000, 250  # generated for every number of steps
+IMAGES, BATCH = 1000, 250  # generated for every number of steps
 STEPS = (1, 2, 4, 8)
 FLOAT = {"dtype": "float32", "timesteps": [[22, 0]]}
 

@@ -51,7 +51,7 @@ def test_pictures_are_the_digits_enlarged():
     small = images[..., 0].reshape(-1, 8, 2, 8, 2).mean((2, 4)) / 255 * 16
     original = load_digits()
     order = np.random.default_rng(digits.SPLIT_SEED).permutation(len(images))
-    assert np.abs(small - original.images[order]).mean() < 0.5 and np.array_equal(classes, original.target[order])
+    assert np.abs(small - original.images[order]).mean() < 1 and np.array_equal(classes, original.target[order])
 
 
 def test_reference_draws_digits_without_replacement(tmp_path):
@@ -81,13 +81,25 @@ def test_the_model_draws_the_digits_it_is_asked_for(pipe, classifier, steps):
     assert accuracy == pytest.approx(said["generated"][f"{steps} step{'s' * (steps > 1)}"]["accuracy"], abs=0.05)
 
 
+def test_the_model_draws_as_many_kinds_of_a_digit_as_there_are(pipe):
+    """Not the mean of each: the pixels of its digits vary as those of the real ones do."""
+
+    def variance(pictures, classes):
+        return torch.stack([pictures[classes == c, 0].var(0).mean() for c in range(10)]).mean()
+
+    images, classes = digits.dataset(held=True)
+    real = variance(training.to_tensor(images), torch.from_numpy(classes))
+    drawn = variance(train_digits.draw(pipe, 1, 200), torch.arange(200) % 10)
+    assert 0.8 < drawn / real < 1.25
+
+
 def test_models_are_small(pipe):
     assert train_digits.folder_mb(MODELS / "tiny-consistency") < 4 and train_digits.folder_mb(MODELS / "digits") < 0.5
     assert sum(p.numel() for p in pipe.unet.parameters()) < 1e6
 
 
 def test_damage_grows_as_bits_shrink(pipe):
-    """Round to nearest per channel: 8 bits hardly seen, 2 broken."""
+    """Round to nearest per channel, the first and the last layer too: 8 bits hardly seen, 2 plainly."""
     layers = {name: pipe.unet.get_submodule(name) for name in consistency.quantizable(pipe.unet)}
     original = {name: layer.weight.data.clone() for name, layer in layers.items()}
     whole, psnr = train_digits.draw(pipe, 1, 50), {}
@@ -101,7 +113,7 @@ def test_damage_grows_as_bits_shrink(pipe):
         psnr[bits] = float((-10 * error.log10()).mean())
     for name, layer in layers.items():
         layer.weight.data.copy_(original[name])
-    assert psnr[8] > 35 > psnr[4] + 3 and psnr[4] > psnr[2] + 6 and psnr[2] < 16, psnr
+    assert psnr[8] > 45 and psnr[8] > psnr[4] + 8 and psnr[4] > psnr[2] + 8 and psnr[2] < 26, psnr
 
 
 def test_unknown_stage_is_refused(capsys):
