@@ -451,11 +451,11 @@ def test_what_a_form_cannot_express_is_refused_in_one_sentence(tmp_path, case):
 def test_chunks_of_a_layer_are_refused(tmp_path):
     saved = Checkpoint(tmp_path, integer(4))
     details = manifest.read_json(tmp_path / "manifest.json")
-    details["layers"][LAYERS[3]]["segment_of"] = f"{BLOCK}norm1.whole"
+    details["layers"][LAYERS[3]]["part_of"] = f"{BLOCK}norm1.whole"
     manifest.write_json(tmp_path / "manifest.json", details)
     with pytest.raises(manifest.DataError) as caught:
         saved.export("gptq")
-    assert refused(caught, LAYERS[3], "one chunk of", "norm1.whole")
+    assert refused(caught, LAYERS[3], "one part of", "norm1.whole")
 
 
 def test_shapes_that_do_not_fill_words_are_refused():

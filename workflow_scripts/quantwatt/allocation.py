@@ -28,7 +28,7 @@ def allocate(layers, method, method_name, **found):
     layers = taken_apart(layers, transforms)
     if "bos" in transforms and not any("first_token" in layer for layer in layers.values()):
         raise DataError(f"methods.{method_name}.transforms: 'bos' has no layer that reads a text in this model.")
-    kept = ("skips", *(("first_token",) if "bos" in transforms else ()))
+    kept = ("part_of", "skips", *(("first_token",) if "bos" in transforms else ()))
     module = registry.load("allocations", method["allocation"]["name"])
     formats = module.allocate(layers, method, method_name, **found)
     return {name: {**own, **{k: layers[name][k] for k in kept if k in layers[name]}} for name, own in formats.items()}

@@ -104,8 +104,8 @@ def _check(module, name, layer, state, denoiser):
     """Refuse what no form has a place for."""
     import torch
 
-    if "segment_of" in layer:
-        raise Refused(f"it is one chunk of {layer['segment_of']}, and the form knows whole layers")
+    if "part_of" in layer:
+        raise Refused(f"it is one part of {layer['part_of']}, and the form knows whole layers")
     if type(denoiser.get_submodule(name)) is not torch.nn.Linear:
         raise Refused("it is not a linear layer of the model")
     if unknown := sorted(state.keys() - module.PARTS):
