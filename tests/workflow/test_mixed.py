@@ -139,7 +139,8 @@ def test_an_interrupted_scatter_lacks_one_job(project):
         lost[path] = path.read_bytes()
         path.unlink()
     try:
-        assert plan(project) == {ALONE[1], GATHER} | set().union(*map(chosen, METHODS))
+        table = f"{RESULTS}/sensitivity/tiny-sd3/alone.csv"
+        assert project.plan(table, experiment="mixing") == {ALONE[1], GATHER}
     finally:
         for path, content in lost.items():
             path.write_bytes(content)
