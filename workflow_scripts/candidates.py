@@ -1,6 +1,7 @@
 """Solve a mixed method's integer programs: which candidate each layer could get, within the budgets.
 
-Writes all choices, with the candidate of every layer, as JSON, and a table of them as CSV.
+Writes all choices, with the candidate of every layer, as JSON, and a table of them as CSV. A budget of time or energy
+that this device cannot meet is a result: {"unsupported": why}, and no rows.
 """
 
 import argparse
@@ -32,7 +33,12 @@ def main(argv=None):
     table = sensitivity_table.by_layer(sensitivity_table.read(args.sensitivity))
     costs = args.costs and sensitivity_table.by_layer(sensitivity_table.read(args.costs, sensitivity_table.COSTS))
     layers = taken_apart(model["layers"], [transform["name"] for transform in args.method["transforms"]])
-    choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
+    try:
+        choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
+    except programs.OutOfReach as error:
+        sensitivity_table.write(args.table, [], COLUMNS)
+        manifest.write_json(args.output, {"unsupported": str(error)})
+        return
     summed = [
         {**choice, "layers": counted(choice["layers"]), "scores": json.dumps(choice["scores"])} for choice in choices
     ]

@@ -37,7 +37,9 @@ def in_type(samples, stored, dtype):
 
 
 def unsupported(allocation, device):
-    """Why a library's format among those of an allocation cannot be computed on the device, or None."""
+    """Why an allocation cannot be had, or a library's format in it not be computed on the device; or None."""
+    if "unsupported" in allocation:
+        return allocation["unsupported"]
     different = {json.dumps(formats["weights"], sort_keys=True) for formats in allocation.values()}
     for weights in map(json.loads, sorted(different)):
         library = library_of(weights)

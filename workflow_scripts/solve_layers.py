@@ -59,8 +59,10 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
     args = parser.parse_args(argv)
     package, allocation = PACKAGES[args.backend], manifest.read_json(args.allocation)
-    if importlib.util.find_spec(package) is None:
+    reason = allocation.get("unsupported")
+    if reason is None and importlib.util.find_spec(package) is None:
         reason = f"{args.backend} is not installed here: run with --sdm conda, or make backends"
+    if reason:
         manifest.write_json(args.output, {"status": "unsupported", "reason": reason, "layers": {}, "files": {}})
         return
 

@@ -38,6 +38,9 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.TRIALS)}")
     args = parser.parse_args(argv)
     entry, model, choices = args.sensitivity, manifest.read_json(args.model), manifest.read_json(args.candidates)
+    if "unsupported" in choices:
+        sensitivity_table.write(args.output, [], sensitivity_table.TRIALS)
+        return
 
     import torch
 

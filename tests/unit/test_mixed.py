@@ -1,13 +1,17 @@
 """Mixed allocations: what programs ask, what the sweep tries, what stays in 16 bit, and what a budget costs."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from quantwatt import allocation, programs, sensitivity_table
+import allocate
+import candidates
+import quantize
+from quantwatt import allocation, manifest, programs, sensitivity_table
 from quantwatt.allocations import mixed
 from quantwatt.experiment import ConfigurationError, check_experiment, complete_method
 from quantwatt.manifest import DataError
@@ -178,7 +182,7 @@ def test_a_budget_of_measured_time_is_a_part_of_the_baselines():
 
 
 def test_measured_budgets_that_cannot_be_met_name_the_nearest():
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(programs.OutOfReach) as caught:
         solve({"candidates": [*BOTH], "budget": {"milliseconds": 0.4, "of": "baseline"}}, measured=costs())
     assert str(caught.value) == (
         "methods.m.allocation.programs.0.budget: no choice of int8, nf4, float for 5 layers stays within 6 ms; the "
@@ -370,3 +374,27 @@ def test_a_mixed_method_is_no_baseline():
     raw["baseline"] = "mix"
     with pytest.raises(ConfigurationError, match="baseline: method 'mix' is quantized"):
         check_experiment(raw, "mine.yaml")
+
+
+def test_a_budget_that_this_device_cannot_meet_ends_as_a_cell_that_says_so(tmp_path):
+    model = {"model": "tiny", "settings": {"family": "sd3", "dtype": "float32"}, "location": ".", "layers": LAYERS,
+             "denoiser_bytes": 10_000}  # fmt: skip
+    manifest.write_json(tmp_path / "model.json", model)
+    scores = [{"layer": n, "candidate": c, **row} for n, rows in table().items() for c, row in rows.items()]
+    taken = [
+        {"layer": n, "candidate": c, "megabytes": 1.0, "kernel": None, "reason": None, **row}
+        for n, rows in costs().items()
+        for c, row in rows.items()
+    ]
+    sensitivity_table.write(tmp_path / "scores.csv", scores)
+    sensitivity_table.write(tmp_path / "costs.csv", taken, sensitivity_table.COSTS)
+    method = method_of({"candidates": [*BOTH], "budget": {"milliseconds": 0.4, "of": "baseline"}})
+    given = ["--model", str(tmp_path / "model.json"), "--method-name", "m", "--method", json.dumps(method)]
+    found, allocated, done = (str(tmp_path / name) for name in ("found.json", "allocation.json", "out/manifest.json"))
+    tables = ["--sensitivity", str(tmp_path / "scores.csv"), "--costs", str(tmp_path / "costs.csv")]
+    candidates.main([*given, *tables, "--output", found, "--table", str(tmp_path / "found.csv")])
+    allocate.main([*given, "--candidates", found, "--output", allocated])
+    quantize.main([*given, "--allocation", allocated, "--output", done])
+    cell = manifest.read_json(done)
+    assert cell["status"] == "unsupported" and "the nearest feasible budget is 7.5 ms" in cell["reason"]
+    assert sensitivity_table.read(tmp_path / "found.csv", candidates.COLUMNS) == []

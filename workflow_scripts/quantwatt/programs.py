@@ -16,7 +16,12 @@ from quantwatt.manifest import DataError
 # Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
 SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
 UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
+OF_DEVICE = ("milliseconds", "joules")  # what another device may take less of
 EVERY = "all"  # the one group of layers that are scored alike
+
+
+class OutOfReach(DataError):
+    """A budget of time or energy that no choice meets on this device; the message says what is nearest."""
 
 
 def solve(layers, table, measured, method, method_name, dtype):
@@ -32,6 +37,7 @@ def solve(layers, table, measured, method, method_name, dtype):
         or None where it is protected}}], the choices of a program all different.
     Raises:
         DataError: a budget that no choice meets, or a layer without a candidate that was scored and measured.
+        OutOfReach: the same of what this device takes.
     """
     found = []
     for index, program in enumerate(method["allocation"]["programs"]):
@@ -107,7 +113,7 @@ class Question:
             self.costs[name] = {candidate: cost for candidate, cost in costs.items() if cost is not None}
             self.scores[name] = {candidate: self.scores[name][candidate] for candidate in self.costs[name]}
             if not self.costs[name]:
-                raise DataError(
+                raise self._failure(
                     f"{self.where}: layer {name} has no candidate with both a score and {self.unit}; add one that "
                     "leaves it in 16 bit ({weights: null, activations: null})."
                 )
@@ -132,17 +138,23 @@ class Question:
         if self.program["budget"]["of"] == "baseline":
             whole = [self._baseline(name) for name in self.free]
             if None in whole:
-                raise DataError(f"{self.where}.budget: the baseline has no {self.unit} here; give an absolute budget.")
+                raise self._failure(
+                    f"{self.where}.budget: the baseline has no {self.unit} here; give an absolute budget."
+                )
             budget *= sum(whole)
         try:
             layers = integer_program.solve(self.scores, self.costs, budget)
         except Infeasible as error:
-            raise DataError(
+            raise self._failure(
                 f"{self.where}.budget: no choice of {self._names()} for {len(self.free)} layers stays within "
                 f"{budget:.6g} {UNITS[self.unit]}; the nearest feasible budget is {error.nearest:.6g} "
                 f"{UNITS[self.unit]}{self._relative(error.nearest, budget)}."
             ) from error
         return self._choice(layers, budget, None)
+
+    def _failure(self, sentence):
+        """What to raise: a budget in bits or megabytes is wrong everywhere, one of time or energy here."""
+        return (OutOfReach if self.unit in OF_DEVICE else DataError)(sentence)
 
     def _relative(self, nearest, budget):
         if self.program["budget"]["of"] != "baseline":
