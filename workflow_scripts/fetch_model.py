@@ -37,7 +37,7 @@ def fetch(settings):
             )
         listed = manifest.read_json(hf_hub_download(settings["hub"], index, revision=settings["revision"]))
         parts = [name for name, value in listed.items() if isinstance(value, list) and value[0]]
-        if not settings["text_encoder_3"]:
+        if not settings.get("text_encoder_3", True):
             parts = [name for name in parts if not name.endswith("_3")]
         return snapshot_download(
             settings["hub"],

@@ -300,7 +300,9 @@ def test_samples_stay_paired_and_are_drawn_evenly():
     def batch(first, count):
         rows = torch.arange(first, first + count).to(torch.bfloat16)
         shared = torch.arange(5)
-        return {"tokens": rows[:, None, None].expand(count, 2, 3), "other": None, "shared": shared, "flag": True}, (
+        tokens = rows[:, None, None].expand(count, 2, 3)
+        more = {"nested": (tokens, {"deep": tokens})}  # as rotary embeddings and attention's arguments come
+        return {"tokens": tokens, "other": None, "shared": shared, "flag": True, **more}, (
             None,
             10 * rows[:, None, None].expand(count, 4, 3),
         )
@@ -311,6 +313,8 @@ def test_samples_stay_paired_and_are_drawn_evenly():
         inputs, (target,) = samples.draw()
         assert inputs["tokens"].shape == (3, 2, 3) and inputs["tokens"].dtype == target.dtype == torch.float32
         assert torch.equal(10 * inputs["tokens"][:, 0, 0], target[:, 0, 0])
+        assert torch.equal(inputs["nested"][0], inputs["tokens"])
+        assert torch.equal(inputs["nested"][1]["deep"], inputs["tokens"])
         assert inputs["other"] is None and inputs["flag"] is True and torch.equal(inputs["shared"], torch.arange(5))
         assert len(inputs["tokens"][:, 0, 0].unique()) == 3
         drawn += inputs["tokens"][:, 0, 0].tolist()

@@ -44,6 +44,11 @@ def test_images_are_the_pipelines_own(pipe, steps, own):
     np.testing.assert_allclose(drawn, np.repeat(expected, 3, -1), atol=1e-6)
 
 
+def test_a_model_in_bfloat16_draws(folder):
+    drawn = consistency.generate(consistency.load({**SETTINGS, "dtype": "bfloat16"}, folder), ["3"], [5], {"steps": 1})
+    assert drawn.dtype == np.float32 and np.ptp(drawn) > 0.1
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_an_image_is_a_function_of_its_own_seed_and_class(pipe, steps):
     both = consistency.generate(pipe, ["3", "7"], [5, 6], {"steps": steps})

@@ -313,6 +313,33 @@ def test_a_first_token_that_differs_between_prompts_is_refused():
         walk(unet(), UNet, method_of("rtn", transforms=[{"name": "bos"}]), unet_samples())
 
 
+class Twice(torch.nn.Module):
+    """One layer called twice in a row, then another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+    def forward(self, sample):
+        return self.second(self.first(self.first(sample)))
+
+
+def test_a_layer_that_is_called_again_is_gone_through():
+    torch.manual_seed(0)
+    denoiser, samples = Twice().requires_grad_(False), {"sample": random(8, 6)}
+    states, _ = walk(denoiser, OneLayer, method_of("gptq"), samples)
+    assert set(states) == {"first", "second"} and denoiser(**samples).isfinite().all()
+
+
+def test_low_rank_needs_nothing_of_convolutions():
+    plan = sequential.Walk(OneLayer, {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
+    assert plan.prepared == {"hessian"}
+    geometry = Convolution.of(layer_of({"kernel_size": 3}))
+    given = {}, {}, {}, geometry, None, None, torch.zeros(16, 72), torch.zeros(16, 72), torch.float32
+    assert not vars(sequential.LayerPlan(*given).statistics(plan.prepared, raw=True)[0])
+    assert vars(sequential.LayerPlan(*given).statistics({"hessian"}, raw=False)[0])
+
+
 def test_overrides_change_the_formats_of_some_layers():
     overrides = {
         "conv_*": {"activations": {"bits": 6}, "weights": {"bits": 4}},

@@ -8,6 +8,7 @@ import pytest
 import tiny_pipelines
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import fetch_model
 from quantwatt import architecture, calibration, checkpoint, experiment, manifest, sequential, splits
@@ -198,8 +199,8 @@ def test_calibration_stacks_what_was_recorded(name, pipeline, denoiser, tmp_path
     assert denoiser(**nested(loaded))[0].shape[0] == len(rows)
 
 
-def test_a_call_is_stored_by_samples_and_made_again():
-    pair = (torch.arange(4.0), torch.ones(2, 3))
+def test_a_call_is_stored_by_samples_and_made_again(tmp_path):
+    pair = (torch.arange(4), torch.ones(2, 3))  # of two types: a file has the larger one first
     call = {
         "hidden_states": torch.randn(3, 5),
         "timestep": torch.tensor(7),
@@ -209,7 +210,8 @@ def test_a_call_is_stored_by_samples_and_made_again():
         "scale": 0.1,
         "flag": False,
     }
-    stored = flat(call, 3)
+    save_file({n: tensor.contiguous() for n, tensor in flat(call, 3).items()}, tmp_path / "samples.safetensors")
+    stored = load_file(tmp_path / "samples.safetensors")
     assert {len(tensor) for tensor in stored.values()} == {3}
     again = nested(stored)
     assert again["timestep"].tolist() == [7, 7, 7]

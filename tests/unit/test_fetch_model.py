@@ -7,8 +7,10 @@ import pytest
 
 import fetch_model
 from quantwatt import experiment, manifest
+from quantwatt.families import load_family
 
 HUB = {"family": "sd3", "hub": "somebody/model", "revision": "0" * 40, "text_encoder_3": False, "dtype": "bfloat16"}
+STUDIES = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 
 
@@ -58,10 +60,17 @@ def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypa
     asked = {}
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: tmp_path / "model_index.json")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
-    assert fetch_model.fetch(HUB) == str(tmp_path)
-    assert asked["revision"] == "0" * 40
-    folders = {pattern.split("/")[0] for pattern in asked["allow_patterns"]}
-    assert folders == {"model_index.json", "transformer", "vae"}
+
+    def folders_of(settings):
+        assert fetch_model.fetch(settings) == str(tmp_path) and asked["revision"] == settings["revision"]
+        return {pattern.split("/")[0] for pattern in asked["allow_patterns"]}
+
+    assert folders_of(HUB) == {"model_index.json", "transformer", "vae"}
+    asked_for = [model for name in STUDIES for model in experiment.load_experiment(name)["models"].values()]
+    for model in asked_for:  # as experiments complete their entries
+        if "hub" in model and not hasattr(load_family(model["family"]), "INDEX"):
+            assert folders_of(model) >= {"model_index.json", "transformer", "vae"}
+    assert {"sd3", "sdxl", "consistency"} <= {model["family"] for model in asked_for}
 
 
 def test_a_folder_that_is_no_pipeline_or_has_only_pickles(tmp_path):

@@ -86,4 +86,5 @@ def _with_tuples(value):
     if not isinstance(value, dict):
         return value
     parts = {name: _with_tuples(part) for name, part in value.items()}
-    return tuple(parts.values()) if list(parts) == [str(index) for index in range(len(parts))] else parts
+    places = [str(index) for index in range(len(parts))]
+    return tuple(parts[place] for place in places) if set(parts) == set(places) else parts  # files sort by name

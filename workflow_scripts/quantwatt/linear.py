@@ -36,7 +36,9 @@ class QuantizedLinear(torch.nn.Module):
         layer._buffer("down", quantized.down, dtype)
         layer._buffer("up", quantized.up, dtype)
         first = quantized.first_output
-        layer._buffer("first_output", first if first is None or bias is None else first + bias.float(), dtype)
+        if first is not None and bias is not None:
+            first = first + bias.float().to(first.device)
+        layer._buffer("first_output", first, dtype)
         layer._buffer("activation_scale", quantized.activation_scale, torch.float32)
         layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
         layer._hold(quantized, weight_format, dtype)

@@ -2,8 +2,9 @@
 layers before it as they are after quantization.
 
 Two streams of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that ask for it, X from
-the float model. Memory holds one block, the statistics of one stage and the samples at one depth, whatever the number
-of blocks; on an accelerator only those are there.
+the float model. Memory holds one block, the statistics of one stage and what a forward pass holds at one depth, for all
+samples, whatever the number of blocks: in a transformer the tokens, in a UNet also the skip connections still to be
+read. On an accelerator is only what is worked on.
 """
 
 import copy
@@ -100,8 +101,10 @@ class LayerPlan:
         inputs = inputs.reshape(-1, inputs.shape[-1])
         return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
 
-    def statistics(self, needs):
-        """Empty statistics of `tokens`."""
+    def statistics(self, needs, raw):
+        """Empty statistics of `tokens`; before the transforms (raw), of a convolution only what its own grid needs."""
+        if raw and self.geometry is not None:
+            needs = {"range"}.intersection(needs)
         return [Statistics.new(needs, self.weight.shape[1], self.weight.device) for _ in self.groups]
 
     def transform(self, transforms, statistics):

@@ -12,11 +12,12 @@ import torch
 
 from quantwatt.architecture import LAYERS
 from quantwatt.denoiser_inputs import nested
+from quantwatt.linear import QuantizedLinear
 from quantwatt.manifest import DataError, finite
 
 
 class Alone(torch.nn.Module):
-    """A layer that is a block by itself; its name inside is "layer"."""
+    """A layer that is a block by itself, quantized or not; its name inside is "layer"."""
 
     def __init__(self, layer):
         super().__init__()
@@ -34,7 +35,7 @@ class Block:
 
     def __init__(self, denoiser, name, layers, device):
         found = denoiser.get_submodule(name)
-        alone = isinstance(found, LAYERS)
+        alone = isinstance(found, (*LAYERS, QuantizedLinear))
         self.denoiser, self.name = denoiser, name
         self.module = (Alone(found) if alone else found).to(device)
         inside = {layer.removeprefix(f"{name}."): layer for layer in layers if layer.startswith(f"{name}.")}
@@ -182,7 +183,7 @@ class Streams:
         Returns:
             one list of Statistics per plan: one for each group of a convolution.
         """
-        statistics = [plan.statistics(needs) for plan in plans]
+        statistics = [plan.statistics(needs, raw) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
         for index, batch in enumerate(self.batches):
             float_inputs, real = {}, real_tokens(self.family, batch)

@@ -7,6 +7,7 @@ from quantwatt.architecture import blocks, quantizable
 from quantwatt.manifest import DataError
 
 __all__ = ["blocks", "quantizable"]
+DEFAULTS = {"steps": 1, "guidance": 1.0}  # of a sampling
 
 
 def load(settings, location, denoiser=None):
@@ -68,7 +69,9 @@ def generate(pipeline, prompts, seeds, sampling):
     Raises:
         DataError: no class of the model, or a guidance, size or number of steps that it does not have.
     """
-    images = _call(pipeline, prompts, seeds, sampling, output_type="np")
+    # As tensors: the pipeline makes arrays of its own type, and numpy has no bfloat16.
+    drawn = _call(pipeline, prompts, seeds, sampling, output_type="pt")
+    images = drawn.float().cpu().permute(0, 2, 3, 1).numpy()
     return images.repeat(3, axis=-1) if images.shape[-1] == 1 else images
 
 

@@ -121,6 +121,10 @@ class Samples:
     def _gather(self, parts, chosen):
         """Rows (batch, row) of one argument, whose values `parts` are one per batch; without rows it is the first's."""
         part = parts[0]
+        if isinstance(part, dict):
+            return {name: self._gather([one[name] for one in parts], chosen) for name in part}
+        if isinstance(part, (tuple, list)):
+            return type(part)(self._gather(list(several), chosen) for several in zip(*parts, strict=True))
         if not isinstance(part, torch.Tensor):
             return part
         if part.dim() > 0 and len(part) == len(self.targets[0][0]):
