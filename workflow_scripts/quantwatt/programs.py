@@ -162,12 +162,14 @@ class Question:
         return f" ({nearest / budget * self.program['budget'][self.unit]:.4g} of the baseline's)"
 
     def sweep(self):
-        """The best choices at several average bits and splits between the groups, as far as there are any."""
+        """The best choices at several average bits and splits between the groups, as far as there are any.
+
+        As in MixDQ's code, averages and splits are of the layers that are not protected; those come on top.
+        """
         top, below = self.program["budget"]["bits"], self.program["below"]
         choices = []
         for target in np.linspace(top - below, top, self.program["targets"]):
-            average = self._average_of_rest(target)
-            for split, averages in self._splits(average):
+            for split, averages in self._splits(target):
                 try:
                     layers = {}
                     for group, names in self._groups().items():
@@ -178,11 +180,6 @@ class Question:
         if not choices:
             raise DataError(self._no_average(top))
         return choices
-
-    def _average_of_rest(self, average):
-        """Average bits of the other layers where the protected ones have 16 and all together have `average`."""
-        whole, kept = self._share_of(self.group), self._share_of(self.protected)
-        return (average * whole - FLOAT_BITS * kept) / (whole - kept)
 
     def _groups(self):
         """{group: its layers that are not protected}: apart where each has an objective of its own."""
@@ -214,13 +211,12 @@ class Question:
     def _no_average(self, target):
         """A sentence with the nearest average that there is."""
         try:
-            self._at(self.free, self._average_of_rest(target))
+            self._at(self.free, target)
         except Infeasible as error:
-            whole, kept = self._share_of(self.group), self._share_of(self.protected)
             return (
                 f"{self.where}.budget.bits: no choice of {self._names()} for {len(self.free)} layers averages "
                 f"{target:.6g} bits or up to {self.program['below']:.6g} below; the nearest average is "
-                f"{(error.nearest + FLOAT_BITS * kept) / whole:.4g}."
+                f"{error.nearest / self._share_of(self.free):.4g}."
             )
         return (
             f"{self.where}.split: no split of {target:.6g} bits between content and quality layers is met; widen it or "
@@ -232,7 +228,7 @@ class Question:
 
     def _choice(self, layers, target, split):
         cost = integer_program.total(self.costs, layers)
-        if self.unit == "bits":
+        if self.unit == "bits":  # the true average, over the protected layers, too
             whole, kept = self._share_of(self.group), self._share_of(self.protected)
             cost = (cost + FLOAT_BITS * kept) / whole
         scores = {}
