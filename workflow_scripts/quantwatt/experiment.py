@@ -18,6 +18,7 @@ import jsonschema
 import yaml
 
 from quantwatt import datasets
+from quantwatt.allocation import TAKING_APART
 from quantwatt.allocations import mixed
 from quantwatt.methods import SCHEMAS, is_external, is_library, is_mixed, is_quantized
 from quantwatt.methods import schema as _schema
@@ -26,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "resources" / "experiments"
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
-TAKING_APART = ("segments", "split-skips")  # transforms that change the set of layers
 TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
 
