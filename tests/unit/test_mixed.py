@@ -11,7 +11,7 @@ import yaml
 import allocate
 import candidates
 import quantize
-from quantwatt import allocation, manifest, programs, sensitivity_table
+from quantwatt import allocation, integer_program, manifest, programs, sensitivity_table
 from quantwatt.allocations import mixed
 from quantwatt.experiment import ConfigurationError, check_experiment, complete_method
 from quantwatt.manifest import DataError
@@ -162,6 +162,18 @@ def test_where_only_the_splits_do_not_fit_the_sentence_says_so():
     split = {"low": 3, "high": 4, "count": 2}
     with pytest.raises(DataError, match="no split of 4 bits between .* is met; .* without a split 4 bits are met"):
         solve({"candidates": ["w8", "w4"], "objective": DECOUPLED, "split": split, "targets": 1, "below": 0})
+
+
+def test_a_program_that_the_solver_gives_up_is_no_budget_that_cannot_be_met(monkeypatch):
+    def give_up(*asked):
+        raise integer_program.Unsolved("no choice was found within 120 s")
+
+    monkeypatch.setattr(integer_program, "solve", give_up)
+    with pytest.raises(DataError) as caught:
+        solve({})
+    assert not isinstance(caught.value, programs.OutOfReach) and str(caught.value) == (
+        "methods.m.allocation.programs.0: the integer program of 5 layers is unsolved: no choice was found within 120 s."
+    )
 
 
 def costs(**own):

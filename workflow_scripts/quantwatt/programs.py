@@ -10,7 +10,7 @@ import numpy as np
 from quantwatt import integer_program
 from quantwatt.allocations.mixed import FLOAT_BITS, bits_of, is_swept, names_of, sides
 from quantwatt.families import BYTES
-from quantwatt.integer_program import Infeasible
+from quantwatt.integer_program import Infeasible, Unsolved
 from quantwatt.manifest import DataError
 
 # Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
@@ -36,7 +36,8 @@ def solve(layers, table, measured, method, method_name, dtype):
         [{"program", "number", "target", "split", "cost", "unit", "scores": {group: sum}, "layers": {layer: candidate,
         or None where it is protected}}], the choices of a program all different.
     Raises:
-        DataError: a budget that no choice meets, or a layer without a candidate that was scored and measured.
+        DataError: a budget that no choice meets, a layer without a candidate that was scored and measured, or a program
+            that the solver did not solve.
         OutOfReach: the same of what this device takes.
     """
     found = []
@@ -143,7 +144,7 @@ class Question:
                 )
             budget *= sum(whole)
         try:
-            layers = integer_program.solve(self.scores, self.costs, budget)
+            layers = self._best(self.free, budget)
         except Infeasible as error:
             raise self._failure(
                 f"{self.where}.budget: no choice of {self._names()} for {len(self.free)} layers stays within "
@@ -205,8 +206,14 @@ class Question:
     def _at(self, names, average):
         """The best choice for some layers whose average bits are within the tolerance of `average`."""
         share, tolerance = self._share_of(names), self.program["tolerance"]
+        return self._best(names, (average + tolerance) * share, (average - tolerance) * share)
+
+    def _best(self, names, high, low=0.0):
         scores, costs = ({name: numbers[name] for name in names} for numbers in (self.scores, self.costs))
-        return integer_program.solve(scores, costs, (average + tolerance) * share, (average - tolerance) * share)
+        try:
+            return integer_program.solve(scores, costs, high, low)
+        except Unsolved as error:
+            raise DataError(f"{self.where}: the integer program of {len(names)} layers is unsolved: {error}.") from error
 
     def _no_average(self, target):
         """A sentence with the nearest average that there is."""
