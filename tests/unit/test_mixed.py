@@ -231,6 +231,23 @@ def test_a_score_that_is_not_finite_is_never_chosen():
     assert choices and all("w2" not in choice["layers"].values() for choice in choices)
 
 
+def test_a_layer_that_breaks_in_every_candidate_is_the_most_sensitive():
+    scores = table()
+    for candidate in A:
+        scores["conv_in"][candidate]["noise"] = None
+    program = {"candidates": [*A], "budget": {"bits": 8}, "protect": 0.01}
+    choices = solve(program, scores=scores)
+    assert all(
+        [n for n, candidate in choice["layers"].items() if candidate is None] == ["conv_in"] for choice in choices
+    )
+    with pytest.raises(DataError) as caught:
+        solve(program | {"protect": 0}, scores=scores)
+    assert str(caught.value) == (
+        "methods.m.allocation.programs.0: layer conv_in has no candidate with a finite score; add one that leaves it in 16 "
+        "bit ({activations: null})."
+    )
+
+
 def test_a_model_without_groups_wants_one_objective():
     layers = {name: {key: layer[key] for key in ("in_features", "out_features")} for name, layer in LAYERS.items()}
     with pytest.raises(DataError, match="layer ff.0 is of no group"):

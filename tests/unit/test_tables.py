@@ -238,7 +238,9 @@ def test_parts_of_a_layer_are_of_its_group(tmp_path):
     kept = [line for line in table.read_text().splitlines() if line not in own]
     table.write_text("\n".join([*kept, *parts]) + "\n")
     tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
-    found = layers.sensitivity_table(read_cells(tmp_path, cells, []), tried).groupby("layer")[["group", "metric"]].first()
+    found = (
+        layers.sensitivity_table(read_cells(tmp_path, cells, []), tried).groupby("layer")[["group", "metric"]].first()
+    )
     assert found.loc[["conv_out.0", "conv_out.1"]].to_numpy().tolist() == [["quality", "sqnr"]] * 2
 
 

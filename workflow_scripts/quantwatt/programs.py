@@ -5,6 +5,8 @@ between the groups in several ways, aims at several averages, and keeps what har
 megabytes, milliseconds or joules of one denoiser call, measured on this device.
 """
 
+import math
+
 import numpy as np
 
 from quantwatt import integer_program
@@ -62,9 +64,9 @@ class Question:
         self.layers, self.table, self.measured, self.dtype = layers, table, measured, dtype
         self.scores = {name: self._scores(name) for name in table}
         self.costs = {name: {c: self._cost(name, c) for c in self.scores[name]} for name in table}
-        self._leave_out_unmeasured()
         self.protected = self._protected()
         self.free = [name for name in table if name not in self.protected]
+        self._leave_out_unmeasured()
 
     def _group(self, name, layer):
         if not isinstance(self.objective, dict) and not isinstance(self.program["candidates"], dict):
@@ -78,12 +80,15 @@ class Question:
 
     def _scores(self, name):
         """{candidate: score, larger is better}, those left out whose score is not finite."""
-        group, named = self.group[name], self.program["candidates"]
-        metric = self.objective[group] if isinstance(self.objective, dict) else self.objective
+        metric = self.objective[self.group[name]] if isinstance(self.objective, dict) else self.objective
         sign = -1 if metric == "noise" else 1
-        names = named[group] if isinstance(named, dict) else named
-        values = {candidate: self.table[name][candidate][metric] for candidate in names}
+        values = {candidate: self.table[name][candidate][metric] for candidate in self._names_for(name)}
         return {candidate: sign * value for candidate, value in values.items() if value is not None}
+
+    def _names_for(self, name):
+        """The candidates of a layer."""
+        named = self.program["candidates"]
+        return named[self.group[name]] if isinstance(named, dict) else named
 
     def _share(self, name):
         """What a layer's bits weigh in an average: its weights, or the elements of its input."""
@@ -110,13 +115,16 @@ class Question:
         return self.measured[name]["baseline"][self.unit]
 
     def _leave_out_unmeasured(self):
-        for name, costs in self.costs.items():
+        kept = ", ".join(f"{side}: null" for side in sides(self.program, self.candidates))
+        wanted = f"both a score and {self.unit}" if self.unit in OF_DEVICE else "a finite score"
+        for name in self.free:
+            costs = self.costs[name]
             self.costs[name] = {candidate: cost for candidate, cost in costs.items() if cost is not None}
             self.scores[name] = {candidate: self.scores[name][candidate] for candidate in self.costs[name]}
             if not self.costs[name]:
                 raise self._failure(
-                    f"{self.where}: layer {name} has no candidate with both a score and {self.unit}; add one that "
-                    "leaves it in 16 bit ({weights: null, activations: null})."
+                    f"{self.where}: layer {name} has no candidate with {wanted}; add one that leaves it in 16 bit "
+                    f"({{{kept}}})."
                 )
 
     def _protected(self):
@@ -130,8 +138,9 @@ class Question:
         return chosen
 
     def _at_most_bits(self, name):
-        widest = max(self.scores[name], key=lambda candidate: bits_of(self.candidates[candidate], self.side))
-        return self.scores[name][widest]
+        """Its score with most bits; what breaks the model even there is worse than any other."""
+        widest = max(self._names_for(name), key=lambda candidate: bits_of(self.candidates[candidate], self.side))
+        return self.scores[name].get(widest, -math.inf)
 
     def within(self):
         """The best choice within a measured budget."""
@@ -213,7 +222,9 @@ class Question:
         try:
             return integer_program.solve(scores, costs, high, low)
         except Unsolved as error:
-            raise DataError(f"{self.where}: the integer program of {len(names)} layers is unsolved: {error}.") from error
+            raise DataError(
+                f"{self.where}: the integer program of {len(names)} layers is unsolved: {error}."
+            ) from error
 
     def _no_average(self, target):
         """A sentence with the nearest average that there is."""
