@@ -178,7 +178,7 @@ class Question:
         """
         top, below = self.program["budget"]["bits"], self.program["below"]
         choices = []
-        for target in np.linspace(top - below, top, self.program["targets"]):
+        for target in np.linspace(top, top - below, self.program["targets"])[::-1]:  # a single one is the budget
             for split, averages in self._splits(target):
                 try:
                     layers = {}
@@ -222,9 +222,7 @@ class Question:
         try:
             return integer_program.solve(scores, costs, high, low)
         except Unsolved as error:
-            raise DataError(
-                f"{self.where}: the integer program of {len(names)} layers is unsolved: {error}."
-            ) from error
+            raise DataError(f"{self.where}: the program of {len(names)} layers is unsolved: {error}.") from error
 
     def _no_average(self, target):
         """A sentence with the nearest average that there is."""
