@@ -272,12 +272,17 @@ def _check_mixed(method, sensitivities, file, where):
 
 
 def _check_same_transforms(method, sensitivity, name, file, where):
-    """What layers were tried with must be the method's, and layers must be taken apart in both alike."""
+    """What layers were tried with must be the method's, and what a sensitivity may have must be in both alike."""
     mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
     if lacking := sorted(tried - mine):
         raise ConfigurationError(
             f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
             "transforms."
+        )
+    if "bos" in mine - tried:
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries layers whose first token is rounded, and 'bos' here leaves it in 16 bit; "
+            "give it that transform."
         )
     if apart := sorted((mine - tried).intersection(TAKING_APART)):
         raise ConfigurationError(
@@ -292,6 +297,11 @@ def _check_program(program, sides, file, where):
         raise ConfigurationError(
             f"{file}: {where}.budget.bits: these candidates set weights and activations, whose bits are two budgets; "
             "make two programs, or budget megabytes, milliseconds or joules."
+        )
+    if not bits and "weights" not in sides:
+        raise ConfigurationError(
+            f"{file}: {where}.budget: these candidates set activations alone, which take nothing by themselves; give it "
+            "in bits, or let the candidates set weights, too."
         )
     if isinstance(program["objective"], dict) and not bits:
         raise ConfigurationError(
