@@ -297,8 +297,9 @@ def test_choices_are_tried_one_program_after_another():
         probe = probe_of()
         for name, own in formats.items():
             probe.replace(name, {"weights": None, "activations": None} | own)
-        assert {key: row[key] for key in ("image_error", "noise", "ssim")} == {
-            key: probe.scores()[key] for key in ("image_error", "noise", "ssim")
+        assert {key: row[key] for key in ("image_error", "psnr")} == {
+            key: probe.scores()[key] for key in ("image_error", "psnr")
         }
+        assert set(row) == set(sensitivity_table.TRIALS)
     alone = [choice for choice in choices if choice["number"] == 0]
     assert list(trials.try_choices(probe_of(), method, alone)) == []

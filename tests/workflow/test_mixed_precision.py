@@ -151,8 +151,20 @@ def test_how_costs_are_measured_is_nothing_to_the_scores(project):
     assert plan(project) == {COSTS} | chosen("mixed-time")
 
 
-def test_more_images_try_everything_again(project):
-    project.replace(FILE, "    images: 2\n", "    images: 3\n")
+def test_another_solver_is_nothing_to_the_programs_and_their_trials(project):
+    project.replace(FILE, "  mixed-bits:\n", "  mixed-bits:\n    solver: {name: hqq}\n")
+    assert plan(project) == {"Allocate formats: tiny-sd3, mixed-bits"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    images: 2\n", "    images: 3\n"),
+        ("    batch_size: 2\n", "    metrics: [sqnr, noise]\n    batch_size: 1\n"),
+    ],
+)
+def test_another_trial_of_layers_measures_none(project, old, new):
+    project.replace(FILE, old, new)
     assert plan(project) == {*ALONE, GATHER} | set().union(*map(chosen, METHODS))
 
 

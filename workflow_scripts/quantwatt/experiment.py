@@ -300,8 +300,8 @@ def _check_program(program, sides, file, where):
         )
     if not bits and "weights" not in sides:
         raise ConfigurationError(
-            f"{file}: {where}.budget: these candidates set activations alone, which take nothing by themselves; give it "
-            "in bits, or let the candidates set weights, too."
+            f"{file}: {where}.budget: these candidates set activations alone, which take nothing by themselves; "
+            "give it in bits, or let the candidates set weights, too."
         )
     if isinstance(program["objective"], dict) and not bits:
         raise ConfigurationError(
