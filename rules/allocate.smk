@@ -92,7 +92,7 @@ rule candidates:
         "../envs/allocate.yaml"
     threads: 1
     params:
-        method=allocating,
+        method=formatting,
         inputs=lambda wildcards: arguments(program_inputs(wildcards)),
     message:
         "Solve integer programs: {wildcards.model}, {wildcards.method}"
@@ -121,7 +121,7 @@ rule trials:
         mem_mb=CONFIG["memory_mb"]["generate"],
         gpu=GPUS,
     params:
-        method=allocating,
+        method=formatting,
         sensitivity=choosing,
         device=DEVICE,
     message:

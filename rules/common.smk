@@ -170,6 +170,12 @@ def allocation(wildcards):
     return [f"allocations/{method['allocation']['name']}"] if configuration.is_quantized(method) else []
 
 
+def formatting(wildcards):
+    """What integer programs and their trials read of a method: all but its solver."""
+    method = entry("methods", wildcards.method)
+    return canonical_json({key: method[key] for key in ("weights", "activations", "transforms", "allocation")})
+
+
 def allocating(wildcards):
     """What an allocation reads of a method: of its solver the name alone."""
     method = entry("methods", wildcards.method)
@@ -189,9 +195,10 @@ def trying(wildcards):
 
 
 def costing(wildcards):
-    """What measuring layers reads of it: not how many jobs try them."""
+    """What measuring layers reads of it: not what is scored, nor on how many images and in how many jobs."""
+    left_out = ("jobs", "images", "batch_size", "metrics")
     sensitivity = entry("sensitivities", wildcards.sensitivity)
-    return canonical_json({key: value for key, value in sensitivity.items() if key not in ("jobs", "images")})
+    return canonical_json({key: value for key, value in sensitivity.items() if key not in left_out})
 
 
 def sensitivity_jobs(wildcards):
@@ -212,7 +219,7 @@ def program_inputs(wildcards):
 
 def choosing(wildcards):
     """What trying choices on images reads of a sensitivity: how images are drawn."""
-    left_out = ("candidates", "exclude", "jobs", "costs")
+    left_out = ("candidates", "exclude", "jobs", "costs", "metrics")
     chosen = {key: value for key, value in sensitivity_of(wildcards).items() if key not in left_out}
     return canonical_json(chosen)
 

@@ -13,12 +13,13 @@ from quantwatt.allocation import tried
 from quantwatt.progress import progress
 
 
-def depends_on(model, entry, layers):
-    """A hash of all that a job's rows depend on."""
+def depends_on(model, entry, layers, prompts, device):
+    """A hash of all that a job's rows depend on: also the prompts themselves, and what computes."""
     formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
     code = [manifest.sha256(path) for path in dependencies.closure(Path(__file__).name, plugins)]
-    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code}
+    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
+             "prompts": prompts, "device": device, "versions": manifest.provenance()["versions"]}  # fmt: skip
     return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()
 
 
@@ -35,7 +36,9 @@ def main(argv=None):
     entry, model = args.sensitivity, manifest.read_json(args.model)
     layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
     wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
-    done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), depends_on(model, entry, layers))
+    prompts = Path(entry["prompts"]).read_text().splitlines()[: entry["images"]]
+    key = depends_on(model, entry, layers, prompts, args.device)
+    done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), key)
     if len(done.rows) < len(wanted):
         import torch
 
@@ -45,7 +48,7 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
         manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
         probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
-        probe.draw_float(Path(entry["prompts"]).read_text().splitlines()[: entry["images"]])
+        probe.draw_float(prompts)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate))
     sensitivity_table.write(args.output, done.rows)

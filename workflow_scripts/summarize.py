@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from quantwatt import cells, command, layers, tables
+from quantwatt.allocation import TAKING_APART, taken_apart
 from quantwatt.manifest import read_json
 
 
@@ -19,6 +20,7 @@ def tried_in(results, entries):
     for model, name in ((entry["model"], entry["sensitivity"]) for entry in entries):
         table = tables.read_table(results / "sensitivity" / model / f"{name}.csv")
         described = read_json(results / "models" / model / "manifest.json")["layers"]
+        described |= taken_apart(described, TAKING_APART)  # a table may name parts of a layer
         found.append((model, name, table, {layer: settings.get("group") for layer, settings in described.items()}))
     return found
 

@@ -21,9 +21,13 @@ def try_choices(probe, method, choices):
         own, tried = [choice for choice in choices if choice["program"] == index], {}
         for choice in progress(own, description=f"trying program {index}", unit="choice") if len(own) > 1 else ():
             probe.replace_all(mixed.formats_of(method, [*chosen, choice["layers"]]))
-            row = {"program": index, "number": choice["number"], **probe.scores()}
-            tried[index, choice["number"]] = row["image_error"]
-            yield row
+            scores = probe.scores(("psnr",))
+            tried[index, choice["number"]] = scores["image_error"]
+            yield {
+                "program": index,
+                "number": choice["number"],
+                **{key: scores[key] for key in ("image_error", "psnr")},
+            }
         chosen.append(mixed.best(own, tried)["layers"])
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from quantwatt import integer_program
-from quantwatt.integer_program import Infeasible, solve, total
+from quantwatt.integer_program import Infeasible, Unsolved, solve, total
 
 
 def choices(costs):
@@ -56,6 +56,18 @@ def test_equal_programs_have_equal_choices():
     budget = 0.4 * sum(max(own.values()) for own in costs.values())
     first = solve(scores, costs, budget)
     assert all(solve(scores, costs, budget) == first for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [("NOT_SOLVED", f"within {integer_program.LIMIT_S} s"), ("ABNORMAL", "SCIP ended with status")]
+)
+def test_only_a_proof_makes_a_program_infeasible(monkeypatch, status, words):
+    from ortools.linear_solver import pywraplp
+
+    scores, costs = instance(5, layers=3, whole=False)
+    monkeypatch.setattr(pywraplp.Solver, "Solve", lambda self, parameters: getattr(self, status))
+    with pytest.raises(Unsolved, match=words):
+        solve(scores, costs, 100.0)
 
 
 def test_units_do_not_matter():

@@ -229,6 +229,32 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
     assert first + tried == [(row["layer"], row["candidate"]) for row in whole] and not unfinished.exists()
 
 
+def test_a_job_starts_anew_with_other_prompts(model, monkeypatch, tmp_path):
+    real = Probe.row
+
+    def row(self, name, candidate):
+        if (name, candidate) == ("conv_in", "w2"):
+            raise KeyboardInterrupt
+        return real(self, name, candidate)
+
+    monkeypatch.setattr(Probe, "row", row)
+    with pytest.raises(KeyboardInterrupt):
+        model(0)
+    monkeypatch.setattr(Probe, "row", real)
+    (tmp_path / "p.txt").write_text("\n".join(f"another {prompt}" for prompt in PROMPTS) + "\n")
+    assert sensitivity_table.read(model(0)) == sensitivity_table.read(model(0, "whole.csv"))
+
+
+def test_another_device_or_library_is_another_question(monkeypatch):
+    def key(device="cpu"):
+        return script.depends_on(MODEL, entry_of(), [], PROMPTS, device)
+
+    first = key()
+    assert key() == first != key("cuda")
+    monkeypatch.setattr(manifest, "provenance", lambda: {"versions": {"torch": "0"}})
+    assert key() != first
+
+
 def test_rows_of_another_question_are_not_taken_over(model, tmp_path):
     row = {"layer": "conv_in", "candidate": "w4"}
     left = sensitivity_table.Unfinished(tmp_path / "job-0.unfinished", "another question")
@@ -271,8 +297,9 @@ def test_choices_are_tried_one_program_after_another():
         probe = probe_of()
         for name, own in formats.items():
             probe.replace(name, {"weights": None, "activations": None} | own)
-        assert {key: row[key] for key in ("image_error", "noise", "ssim")} == {
-            key: probe.scores()[key] for key in ("image_error", "noise", "ssim")
+        assert {key: row[key] for key in ("image_error", "psnr")} == {
+            key: probe.scores()[key] for key in ("image_error", "psnr")
         }
+        assert set(row) == set(sensitivity_table.TRIALS)
     alone = [choice for choice in choices if choice["number"] == 0]
     assert list(trials.try_choices(probe_of(), method, alone)) == []

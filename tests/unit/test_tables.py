@@ -227,6 +227,23 @@ def test_sensitivities_stand_with_the_metric_that_methods_choose_by(mixed, tmp_p
     assert parts == [("quality", "sqnr", 4 * 48), ("content", "ssim", 5 * 30)]
 
 
+def test_parts_of_a_layer_are_of_its_group(tmp_path):
+    cells = synthetic.write_mixed(tmp_path, with_images=False)
+    described, table = tmp_path / "models/few-step/manifest.json", tmp_path / "sensitivity/few-step/tried.csv"
+    model = json.loads(described.read_text())
+    model["layers"]["conv_out"]["skips"] = [40, 24]
+    described.write_text(json.dumps(model))
+    own = [line for line in table.read_text().splitlines() if line.startswith("conv_out,")]
+    parts = [line.replace("conv_out,", f"conv_out.{part},") for part in (0, 1) for line in own]
+    kept = [line for line in table.read_text().splitlines() if line not in own]
+    table.write_text("\n".join([*kept, *parts]) + "\n")
+    tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
+    found = (
+        layers.sensitivity_table(read_cells(tmp_path, cells, []), tried).groupby("layer")[["group", "metric"]].first()
+    )
+    assert found.loc[["conv_out.0", "conv_out.1"]].to_numpy().tolist() == [["quality", "sqnr"]] * 2
+
+
 def test_without_groups_one_metric_compares_all_layers(tmp_path):
     cells = synthetic.write_mixed(tmp_path, decoupled=False, with_images=False)
     tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])

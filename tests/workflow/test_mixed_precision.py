@@ -151,8 +151,20 @@ def test_how_costs_are_measured_is_nothing_to_the_scores(project):
     assert plan(project) == {COSTS} | chosen("mixed-time")
 
 
-def test_more_images_try_everything_again(project):
-    project.replace(FILE, "    images: 2\n", "    images: 3\n")
+def test_another_solver_is_nothing_to_the_programs_and_their_trials(project):
+    project.replace(FILE, "  mixed-bits:\n", "  mixed-bits:\n    solver: {name: hqq}\n")
+    assert plan(project) == {"Allocate formats: tiny-sd3, mixed-bits"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    images: 2\n", "    images: 3\n"),
+        ("    batch_size: 2\n", "    metrics: [sqnr, noise]\n    batch_size: 1\n"),
+    ],
+)
+def test_another_trial_of_layers_measures_none(project, old, new):
+    project.replace(FILE, old, new)
     assert plan(project) == {*ALONE, GATHER} | set().union(*map(chosen, METHODS))
 
 
@@ -172,15 +184,34 @@ def test_a_module(project, module, jobs):
     assert plan(project) == jobs
 
 
-def test_a_budget_that_cannot_be_met_says_which_can(project):
-    project.replace(FILE, "milliseconds: 100,", "milliseconds: 0.0001,")
-    done = project.snakemake("--cores", "1", ALLOCATIONS[1], experiment="mixing")
-    assert done.returncode != 0
-    assert "error: methods.mixed-time.allocation.programs.0.budget: no choice of int8, float for " in done.stdout
-    assert "; the nearest feasible budget is " in done.stdout and " of the baseline's)." in done.stdout
-    assert "Traceback" not in done.stdout
+def back(project, method):
+    """Undo a budget that cannot be met: only what the method chooses runs again."""
     project.restore()
-    assert plan(project) == set() or chosen("mixed-time") >= plan(project)
+    assert plan(project) == chosen(method)
+    done = project.snakemake("--cores", "all", *ALLOCATIONS, experiment="mixing")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_measured_budget_that_cannot_be_met_is_a_result_that_says_which_can(project):
+    project.replace(FILE, "milliseconds: 100,", "milliseconds: 0.0001,")
+    checkpoint = f"{RESULTS}/checkpoints/tiny-sd3/mixed-time/manifest.json"
+    done = project.snakemake("--cores", "1", ALLOCATIONS[1], checkpoint, experiment="mixing")
+    assert done.returncode == 0, done.stdout
+    (sentence,) = allocation(project, "mixed-time").values()
+    assert sentence.startswith("methods.mixed-time.allocation.programs.0.budget: no choice of int8, float for ")
+    assert "; the nearest feasible budget is " in sentence and sentence.endswith(" of the baseline's).")
+    quantized = json.loads(project.path(checkpoint).read_text())
+    assert (quantized["status"], quantized["reason"]) == ("unsupported", sentence)
+    back(project, "mixed-time")
+
+
+def test_bits_that_no_choice_averages_end_the_run_and_say_which_can(project):
+    project.replace(FILE, "budget: {bits: 4}", "budget: {bits: 1}")
+    done = project.snakemake("--cores", "1", ALLOCATIONS[0], experiment="mixing")
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "error: methods.mixed-bits.allocation.programs.0.budget.bits: no choice of w8, w4, w2 for " in done.stdout
+    assert "; the nearest average is 2." in done.stdout
+    back(project, "mixed-bits")
 
 
 def test_an_unknown_sensitivity_is_refused_by_name(project):

@@ -5,6 +5,8 @@ from fnmatch import fnmatchcase
 from quantwatt import methods, registry
 from quantwatt.manifest import DataError
 
+TAKING_APART = ("segments", "split-skips")  # transforms that change the set of layers
+
 
 def allocate(layers, method, method_name, **found):
     """Formats of every layer that a method quantizes.

@@ -18,6 +18,7 @@ import jsonschema
 import yaml
 
 from quantwatt import datasets
+from quantwatt.allocation import TAKING_APART
 from quantwatt.allocations import mixed
 from quantwatt.methods import SCHEMAS, is_external, is_library, is_mixed, is_quantized
 from quantwatt.methods import schema as _schema
@@ -26,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "resources" / "experiments"
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
-TAKING_APART = ("segments", "split-skips")  # transforms that change the set of layers
 TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
 
@@ -272,12 +272,17 @@ def _check_mixed(method, sensitivities, file, where):
 
 
 def _check_same_transforms(method, sensitivity, name, file, where):
-    """What layers were tried with must be the method's, and layers must be taken apart in both alike."""
+    """What layers were tried with must be the method's, and what a sensitivity may have must be in both alike."""
     mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
     if lacking := sorted(tried - mine):
         raise ConfigurationError(
             f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
             "transforms."
+        )
+    if "bos" in mine - tried:
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries layers whose first token is rounded, and 'bos' here leaves it in 16 bit; "
+            "give it that transform."
         )
     if apart := sorted((mine - tried).intersection(TAKING_APART)):
         raise ConfigurationError(
@@ -292,6 +297,11 @@ def _check_program(program, sides, file, where):
         raise ConfigurationError(
             f"{file}: {where}.budget.bits: these candidates set weights and activations, whose bits are two budgets; "
             "make two programs, or budget megabytes, milliseconds or joules."
+        )
+    if not bits and "weights" not in sides:
+        raise ConfigurationError(
+            f"{file}: {where}.budget: these candidates set activations alone, which take nothing by themselves; "
+            "give it in bits, or let the candidates set weights, too."
         )
     if isinstance(program["objective"], dict) and not bits:
         raise ConfigurationError(

@@ -10,6 +10,10 @@ GAP = 1e-6  # of the optimum, relative to what it loses against every layer's be
 LIMIT_S = 120  # the best choice found until then is taken; programs of a thousand layers take a second
 
 
+class Unsolved(Exception):
+    """The solver ended without a choice, though there may be one; the message says how it ended."""
+
+
 class Infeasible(Exception):
     """No choice lies within the budget; `nearest` is the summed cost nearest to it that a choice has."""
 
@@ -26,9 +30,10 @@ def solve(scores, costs, high, low=0.0):
         costs: the same layers and candidates, no number below 0.
         low, high: bounds of the summed cost, kept within a millionth of the largest sum.
     Returns:
-        {layer: candidate}; equal programs have equal choices.
+        {layer: candidate}; equal programs have equal choices, unless the time limit ends the search.
     Raises:
         Infeasible: no choice lies within the bounds.
+        Unsolved: none was found, and it is not known whether there is any.
     """
     best = {layer: max(own.values()) for layer, own in scores.items()}
     gains = {layer: {name: value - best[layer] for name, value in own.items()} for layer, own in scores.items()}
@@ -55,7 +60,6 @@ class Program:
         self.solver.SetTimeLimit(1000 * LIMIT_S)
         self.parameters = pywraplp.MPSolverParameters()
         self.parameters.SetDoubleParam(self.parameters.RELATIVE_MIP_GAP, GAP)
-        self.solved = (self.solver.OPTIMAL, self.solver.FEASIBLE)
         self.chosen = {
             (layer, name): self.solver.BoolVar(f"{layer} {name}") for layer, own in costs.items() for name in own
         }
@@ -73,13 +77,23 @@ class Program:
         if extra is not None:
             bound.SetCoefficient(*extra)
 
+    def _solve(self):
+        """Whether there is a solution; only a proof counts as a no."""
+        status = self.solver.Solve(self.parameters)
+        if status in (self.solver.OPTIMAL, self.solver.FEASIBLE):
+            return True
+        if status == self.solver.INFEASIBLE:
+            return False
+        timed_out = status == self.solver.NOT_SOLVED
+        raise Unsolved(f"no choice was found within {LIMIT_S} s" if timed_out else f"SCIP ended with status {status}")
+
     def maximize(self, scores):
         """{layer: candidate} of the largest summed score, or None where no choice is within the bounds."""
         objective = self.solver.Objective()
         for (layer, name), variable in self.chosen.items():
             objective.SetCoefficient(variable, scores[layer][name])
         objective.SetMaximization()
-        if self.solver.Solve(self.parameters) not in self.solved:
+        if not self._solve():
             return None
         return {layer: name for (layer, name), variable in self.chosen.items() if variable.solution_value() > 0.5}
 
@@ -90,5 +104,5 @@ class Program:
         self._bound(-self.solver.infinity(), high, (gap, -1))
         self.solver.Objective().SetCoefficient(gap, 1)
         self.solver.Objective().SetMinimization()
-        self.solver.Solve(self.parameters)
+        self._solve()
         return math.fsum(self.costs[key] for key, variable in self.chosen.items() if variable.solution_value() > 0.5)

@@ -5,12 +5,14 @@ between the groups in several ways, aims at several averages, and keeps what har
 megabytes, milliseconds or joules of one denoiser call, measured on this device.
 """
 
+import math
+
 import numpy as np
 
 from quantwatt import integer_program
 from quantwatt.allocations.mixed import FLOAT_BITS, bits_of, is_swept, names_of, sides
 from quantwatt.families import BYTES
-from quantwatt.integer_program import Infeasible
+from quantwatt.integer_program import Infeasible, Unsolved
 from quantwatt.manifest import DataError
 
 # Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
@@ -36,7 +38,8 @@ def solve(layers, table, measured, method, method_name, dtype):
         [{"program", "number", "target", "split", "cost", "unit", "scores": {group: sum}, "layers": {layer: candidate,
         or None where it is protected}}], the choices of a program all different.
     Raises:
-        DataError: a budget that no choice meets, or a layer without a candidate that was scored and measured.
+        DataError: a budget that no choice meets, a layer without a candidate that was scored and measured, or a program
+            that the solver did not solve.
         OutOfReach: the same of what this device takes.
     """
     found = []
@@ -61,9 +64,9 @@ class Question:
         self.layers, self.table, self.measured, self.dtype = layers, table, measured, dtype
         self.scores = {name: self._scores(name) for name in table}
         self.costs = {name: {c: self._cost(name, c) for c in self.scores[name]} for name in table}
-        self._leave_out_unmeasured()
         self.protected = self._protected()
         self.free = [name for name in table if name not in self.protected]
+        self._leave_out_unmeasured()
 
     def _group(self, name, layer):
         if not isinstance(self.objective, dict) and not isinstance(self.program["candidates"], dict):
@@ -77,12 +80,15 @@ class Question:
 
     def _scores(self, name):
         """{candidate: score, larger is better}, those left out whose score is not finite."""
-        group, named = self.group[name], self.program["candidates"]
-        metric = self.objective[group] if isinstance(self.objective, dict) else self.objective
+        metric = self.objective[self.group[name]] if isinstance(self.objective, dict) else self.objective
         sign = -1 if metric == "noise" else 1
-        names = named[group] if isinstance(named, dict) else named
-        values = {candidate: self.table[name][candidate][metric] for candidate in names}
+        values = {candidate: self.table[name][candidate][metric] for candidate in self._names_for(name)}
         return {candidate: sign * value for candidate, value in values.items() if value is not None}
+
+    def _names_for(self, name):
+        """The candidates of a layer."""
+        named = self.program["candidates"]
+        return named[self.group[name]] if isinstance(named, dict) else named
 
     def _share(self, name):
         """What a layer's bits weigh in an average: its weights, or the elements of its input."""
@@ -109,13 +115,16 @@ class Question:
         return self.measured[name]["baseline"][self.unit]
 
     def _leave_out_unmeasured(self):
-        for name, costs in self.costs.items():
+        kept = ", ".join(f"{side}: null" for side in sides(self.program, self.candidates))
+        wanted = f"both a score and {self.unit}" if self.unit in OF_DEVICE else "a finite score"
+        for name in self.free:
+            costs = self.costs[name]
             self.costs[name] = {candidate: cost for candidate, cost in costs.items() if cost is not None}
             self.scores[name] = {candidate: self.scores[name][candidate] for candidate in self.costs[name]}
             if not self.costs[name]:
                 raise self._failure(
-                    f"{self.where}: layer {name} has no candidate with both a score and {self.unit}; add one that "
-                    "leaves it in 16 bit ({weights: null, activations: null})."
+                    f"{self.where}: layer {name} has no candidate with {wanted}; add one that leaves it in 16 bit "
+                    f"({{{kept}}})."
                 )
 
     def _protected(self):
@@ -129,8 +138,9 @@ class Question:
         return chosen
 
     def _at_most_bits(self, name):
-        widest = max(self.scores[name], key=lambda candidate: bits_of(self.candidates[candidate], self.side))
-        return self.scores[name][widest]
+        """Its score with most bits; what breaks the model even there is worse than any other."""
+        widest = max(self._names_for(name), key=lambda candidate: bits_of(self.candidates[candidate], self.side))
+        return self.scores[name].get(widest, -math.inf)
 
     def within(self):
         """The best choice within a measured budget."""
@@ -143,7 +153,7 @@ class Question:
                 )
             budget *= sum(whole)
         try:
-            layers = integer_program.solve(self.scores, self.costs, budget)
+            layers = self._best(self.free, budget)
         except Infeasible as error:
             raise self._failure(
                 f"{self.where}.budget: no choice of {self._names()} for {len(self.free)} layers stays within "
@@ -162,12 +172,14 @@ class Question:
         return f" ({nearest / budget * self.program['budget'][self.unit]:.4g} of the baseline's)"
 
     def sweep(self):
-        """The best choices at several average bits and splits between the groups, as far as there are any."""
+        """The best choices at several average bits and splits between the groups, as far as there are any.
+
+        As in MixDQ's code, averages and splits are of the layers that are not protected; those come on top.
+        """
         top, below = self.program["budget"]["bits"], self.program["below"]
         choices = []
-        for target in np.linspace(top - below, top, self.program["targets"]):
-            average = self._average_of_rest(target)
-            for split, averages in self._splits(average):
+        for target in np.linspace(top, top - below, self.program["targets"])[::-1]:  # a single one is the budget
+            for split, averages in self._splits(target):
                 try:
                     layers = {}
                     for group, names in self._groups().items():
@@ -178,11 +190,6 @@ class Question:
         if not choices:
             raise DataError(self._no_average(top))
         return choices
-
-    def _average_of_rest(self, average):
-        """Average bits of the other layers where the protected ones have 16 and all together have `average`."""
-        whole, kept = self._share_of(self.group), self._share_of(self.protected)
-        return (average * whole - FLOAT_BITS * kept) / (whole - kept)
 
     def _groups(self):
         """{group: its layers that are not protected}: apart where each has an objective of its own."""
@@ -208,19 +215,24 @@ class Question:
     def _at(self, names, average):
         """The best choice for some layers whose average bits are within the tolerance of `average`."""
         share, tolerance = self._share_of(names), self.program["tolerance"]
+        return self._best(names, (average + tolerance) * share, (average - tolerance) * share)
+
+    def _best(self, names, high, low=0.0):
         scores, costs = ({name: numbers[name] for name in names} for numbers in (self.scores, self.costs))
-        return integer_program.solve(scores, costs, (average + tolerance) * share, (average - tolerance) * share)
+        try:
+            return integer_program.solve(scores, costs, high, low)
+        except Unsolved as error:
+            raise DataError(f"{self.where}: the program of {len(names)} layers is unsolved: {error}.") from error
 
     def _no_average(self, target):
         """A sentence with the nearest average that there is."""
         try:
-            self._at(self.free, self._average_of_rest(target))
+            self._at(self.free, target)
         except Infeasible as error:
-            whole, kept = self._share_of(self.group), self._share_of(self.protected)
             return (
                 f"{self.where}.budget.bits: no choice of {self._names()} for {len(self.free)} layers averages "
                 f"{target:.6g} bits or up to {self.program['below']:.6g} below; the nearest average is "
-                f"{(error.nearest + FLOAT_BITS * kept) / whole:.4g}."
+                f"{error.nearest / self._share_of(self.free):.4g}."
             )
         return (
             f"{self.where}.split: no split of {target:.6g} bits between content and quality layers is met; widen it or "
@@ -232,7 +244,7 @@ class Question:
 
     def _choice(self, layers, target, split):
         cost = integer_program.total(self.costs, layers)
-        if self.unit == "bits":
+        if self.unit == "bits":  # the true average, over the protected layers, too
             whole, kept = self._share_of(self.group), self._share_of(self.protected)
             cost = (cost + FLOAT_BITS * kept) / whole
         scores = {}

@@ -9,7 +9,7 @@ from quantwatt.manifest import DataError
 METRICS = ("ssim", "psnr", "sqnr", "noise")
 COLUMNS = ("layer", "candidate", *METRICS, "inputs", "megabytes")
 COSTS = ("layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason")
-TRIALS = ("program", "number", "image_error", "ssim", "psnr", "sqnr", "noise")
+TRIALS = ("program", "number", "image_error", "psnr")
 WORDS = {"layer", "candidate", "kernel", "reason"}  # columns without numbers
 
 
