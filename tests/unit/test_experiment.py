@@ -130,6 +130,21 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         experiment.read_yaml(path, "twice.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("embedded", ["evaluation"]),
+        ("embedded-mixdq", ["evaluation-tiny-sdxl"]),
+        ("embedded-digits", ["evaluation-tiny-consistency"]),
+        ("embedded-text", ["evaluation-tiny-distilbert", "evaluation-tiny-gpt2"]),
+        ("sdxl-turbo-mixdq", []),
+    ],
+)
+def test_a_report_shows_the_evaluation_of_its_own_models(name, files):
+    found = experiment.evaluations(experiment.load_experiment(name)["models"])
+    assert found == [f"resources/models/{file}.json" for file in files]
+
+
 def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "ROOT", tmp_path)
     monkeypatch.setattr(experiment, "WHOLE_FILE_BYTES", 100)

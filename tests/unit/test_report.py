@@ -11,7 +11,7 @@ import write_report
 from quantwatt import figures, layers, report, tables
 from quantwatt.cells import read_cells
 from quantwatt.report import numbers
-from quantwatt.report.evaluation import EVALUATION_TITLES
+from quantwatt.report.evaluation import EVALUATION_TITLES, evaluation_sections
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
@@ -26,7 +26,7 @@ def summary_of(results, **settings):
     return cells, tables.read_table(path)
 
 
-def page_of(results, evaluation=None, experiment="embedded", **settings):
+def page_of(results, evaluations=None, experiment="embedded", **settings):
     cells, summary = summary_of(results, **settings)
     return report.render(
         write_report.TEMPLATE,
@@ -37,7 +37,7 @@ def page_of(results, evaluation=None, experiment="embedded", **settings):
         summary=summary,
         layers=layers.layers_table(cells),
         figures=FIGURES,
-        evaluation=evaluation,
+        evaluations=evaluations,
     )
 
 
@@ -50,7 +50,7 @@ def sentence(results, **settings):
 def page(tmp_path_factory):
     return page_of(
         tmp_path_factory.mktemp("report"),
-        synthetic.EVALUATION,
+        {"evaluation": synthetic.EVALUATION},
         failures={"gptq-w2a16": ("oom", "out of memory: 23.1 GB asked")},
     )
 
@@ -420,10 +420,15 @@ def test_evaluation_is_labelled(page):
 
 
 def test_every_section_that_the_evaluation_writes_has_a_title():
-    shipped = [
-        json.loads((MODELS / f"{name}.json").read_text()) for name in ("evaluation", "evaluation-tiny-consistency")
-    ]
+    shipped = [json.loads(path.read_text()) for path in MODELS.glob("evaluation*.json")]
     assert {key for one in shipped for key, value in one.items() if isinstance(value, dict)} == set(EVALUATION_TITLES)
+
+
+def test_the_evaluation_of_each_model_is_named_where_there_are_several():
+    own = {name: json.loads((MODELS / f"evaluation-{name}.json").read_text()) for name in ("tiny-gpt2", "tiny-sdxl")}
+    titles = [part["title"] for part in evaluation_sections(own)]
+    assert titles[:3] == ["tiny-gpt2", "tiny-gpt2: Training", "tiny-sdxl"]
+    assert [part["title"] for part in evaluation_sections({"tiny-gpt2": own["tiny-gpt2"]})] == [None, "Training"]
 
 
 def test_names_are_escaped(tmp_path):
