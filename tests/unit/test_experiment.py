@@ -22,6 +22,16 @@ def test_every_experiment_is_valid(name):
     assert len(loaded["cells"]) == len(loaded["models"]) * len(loaded["methods"]) * len(loaded["samplings"])
 
 
+@pytest.mark.parametrize("name", ["imagenet64-brecq", "embedded-digits"])
+def test_a_study_of_solvers_rounds_to_the_same_grids_without_one(name):
+    methods = experiment.load_experiment(name)["methods"].values()
+    grids = [{key: own for key, own in method.items() if key != "solver"} for method in methods]
+    solvers = [method["solver"] and method["solver"]["name"] for method in methods]
+    rounded = [grid for grid, solver in zip(grids, solvers, strict=True) if solver == "rtn"]
+    solved = [grid for grid, solver in zip(grids, solvers, strict=True) if solver not in (None, "rtn")]
+    assert solved and all(grid in rounded for grid in solved)
+
+
 def test_shipped_config_shows_every_key_with_its_default():
     shipped = experiment.read_yaml(ROOT / "config.yaml", "config.yaml")
     assert experiment.load_config({}) == experiment.load_config(shipped) == shipped
