@@ -171,6 +171,24 @@ def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
     assert len({first, second, experiment.fingerprint("m"), experiment.fingerprint("m/small")}) == 4
 
 
+def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    pictures = tmp_path / "train"
+    for name in ("n01/a.jpg", "n02/b.jpg"):
+        (pictures / name).parent.mkdir(parents=True)
+        (pictures / name).write_bytes(b"a" * 50)
+    found = [experiment.listing("train")]
+    (pictures / "n01/a.jpg").touch()
+    assert experiment.listing("train") == found[0]
+    (pictures / "n01/a.jpg").write_bytes(b"a" * 51)
+    found.append(experiment.listing("train"))
+    (pictures / "n01/a.jpg").rename(pictures / "n02/a.jpg")
+    found.append(experiment.listing("train"))
+    (pictures / "n02/c.jpg").write_bytes(b"")
+    found.append(experiment.listing("train"))
+    assert len(set(found)) == 4
+
+
 @pytest.mark.parametrize("kind", ["solvers", "transforms"])
 def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
     names = [path.name.removesuffix(".schema.json") for path in (experiment.SCHEMAS / kind).glob("*.json")]

@@ -634,6 +634,23 @@ def evaluations(models):
     return [path for path in dict.fromkeys(found) if (ROOT / path).exists()]
 
 
+def listing(folder):
+    """A hash of the names and sizes of all files in a folder: of a million, whose content would take too long.
+
+    Args:
+        folder: relative to the project.
+    Returns:
+        hex string.
+    """
+    digest, top = hashlib.sha256(), ROOT / folder
+    for parent, folders, names in os.walk(top):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            digest.update(f"{os.path.relpath(path, top)} {os.path.getsize(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def fingerprint(path):
     """A hash of a file or of all files of a folder, so that other content under the same path is another input.
 
