@@ -122,6 +122,8 @@ def code(script, *plugins):
 
 def content(path):
     """A parameter that changes when a file or folder does, or None where nothing is local or a rule may make it."""
+    if path and datasets.name_of(path) in datasets.YOURS:
+        return configuration.listing(path) if Path(path).is_dir() else None
     return configuration.fingerprint(path) if path and path != "download" and not datasets.name_of(path) else None
 
 
@@ -384,9 +386,7 @@ SENSITIVITIES = [  # by which some method chooses layers' formats
 SENSITIVITY_FILES = [f"{RESULTS}/sensitivity/{own['model']}/{own['sensitivity']}.csv" for own in SENSITIVITIES] + [
     f"{RESULTS}/models/{model}/manifest.json" for model in dict.fromkeys(own["model"] for own in SENSITIVITIES)
 ]
-EVALUATION = ["resources/models/evaluation.json"] if LOCAL_JUDGE == "resources/models/judge" else []
-if CLASSIFIER and CLASSIFIER["path"] == "resources/models/digits":
-    EVALUATION = ["resources/models/evaluation-tiny-consistency.json"]
+EVALUATION = configuration.evaluations(EXPERIMENT["models"])
 
 for word in sys.argv[1:]:  # Snakemake tells a workflow its targets only after it has been read
     if word.startswith(f"{RESULTS}/"):

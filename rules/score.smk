@@ -13,7 +13,7 @@ rule reference:
     threads: 1
     params:
         settings=canonical_json(EXPERIMENT["reference"]),
-        fingerprint=content((EXPERIMENT["reference"] or {}).get("folder")),
+        fingerprint=lambda wildcards: content((EXPERIMENT["reference"] or {}).get("folder")),
     message:
         "Make the reference images"
     shell:

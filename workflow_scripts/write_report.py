@@ -28,7 +28,13 @@ def main(argv=None):
     parser.add_argument("--layers", type=Path, help="input (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path, help="input (default: RESULTS/tables/sensitivity.csv)")
     parser.add_argument("--figures", type=Path, help="folder of the figures (default: RESULTS/figures)")
-    parser.add_argument("--evaluation", type=Path, help="JSON of the embedded models' own quality (optional)")
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        action="append",
+        default=[],
+        help="JSON of an embedded model's own quality; may be given again for another model",
+    )
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="jinja2 template (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="output (default: RESULTS/report.html)")
     args = parser.parse_args(argv)
@@ -46,7 +52,7 @@ def main(argv=None):
         figures=report.embed_figures(
             args.figures or args.results / "figures", images=not any(cell.get("kind") == "text" for cell in args.cells)
         ),
-        evaluation=read_json(args.evaluation) if args.evaluation else None,
+        evaluations={path.stem.removeprefix("evaluation-"): read_json(path) for path in args.evaluation},
     )
     with atomic_path(args.output or args.results / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

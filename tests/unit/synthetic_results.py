@@ -317,7 +317,8 @@ def _checkpoint(results, cell, numbers, status, reason, layers, objective):
         for chunk in range(chunks):
             layer = _layer(name, numbers, chunk, chunks, rng)
             if numbers.allocation == "mixed":
-                layer |= {"weight_bits": float(rng.choice([2.06, 4.06, 8.06], p=[0.1, 0.7, 0.2])),
+                bits = int(rng.choice([2, 4, 8], p=[0.1, 0.7, 0.2]))
+                layer |= {"weights": {"format": "integer", "bits": bits}, "weight_bits": bits + 1.06,  # small groups
                           "activation_bits": float(rng.choice([8, 16])) if "a8" in cell["method"] else 16}  # fmt: skip
             quantized[name if chunks == 1 else f"{name}.{chunk}"] = layer
     _write(

@@ -22,6 +22,16 @@ def test_every_experiment_is_valid(name):
     assert len(loaded["cells"]) == len(loaded["models"]) * len(loaded["methods"]) * len(loaded["samplings"])
 
 
+@pytest.mark.parametrize("name", ["imagenet64-brecq", "embedded-digits"])
+def test_a_study_of_solvers_rounds_to_the_same_grids_without_one(name):
+    methods = experiment.load_experiment(name)["methods"].values()
+    grids = [{key: own for key, own in method.items() if key != "solver"} for method in methods]
+    solvers = [method["solver"] and method["solver"]["name"] for method in methods]
+    rounded = [grid for grid, solver in zip(grids, solvers, strict=True) if solver == "rtn"]
+    solved = [grid for grid, solver in zip(grids, solvers, strict=True) if solver not in (None, "rtn")]
+    assert solved and all(grid in rounded for grid in solved)
+
+
 def test_shipped_config_shows_every_key_with_its_default():
     shipped = experiment.read_yaml(ROOT / "config.yaml", "config.yaml")
     assert experiment.load_config({}) == experiment.load_config(shipped) == shipped
@@ -130,6 +140,21 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         experiment.read_yaml(path, "twice.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("embedded", ["evaluation"]),
+        ("embedded-mixdq", ["evaluation-tiny-sdxl"]),
+        ("embedded-digits", ["evaluation-tiny-consistency"]),
+        ("embedded-text", ["evaluation-tiny-distilbert", "evaluation-tiny-gpt2"]),
+        ("sdxl-turbo-mixdq", []),
+    ],
+)
+def test_a_report_shows_the_evaluation_of_its_own_models(name, files):
+    found = experiment.evaluations(experiment.load_experiment(name)["models"])
+    assert found == [f"resources/models/{file}.json" for file in files]
+
+
 def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "ROOT", tmp_path)
     monkeypatch.setattr(experiment, "WHOLE_FILE_BYTES", 100)
@@ -144,6 +169,24 @@ def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
     second = experiment.fingerprint("m")
     (tmp_path / "m/large").write_bytes(b"b" * 499 + b"c")
     assert len({first, second, experiment.fingerprint("m"), experiment.fingerprint("m/small")}) == 4
+
+
+def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    pictures = tmp_path / "train"
+    for name in ("n01/a.jpg", "n02/b.jpg"):
+        (pictures / name).parent.mkdir(parents=True)
+        (pictures / name).write_bytes(b"a" * 50)
+    found = [experiment.listing("train")]
+    (pictures / "n01/a.jpg").touch()
+    assert experiment.listing("train") == found[0]
+    (pictures / "n01/a.jpg").write_bytes(b"a" * 51)
+    found.append(experiment.listing("train"))
+    (pictures / "n01/a.jpg").rename(pictures / "n02/a.jpg")
+    found.append(experiment.listing("train"))
+    (pictures / "n02/c.jpg").write_bytes(b"")
+    found.append(experiment.listing("train"))
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize("kind", ["solvers", "transforms"])

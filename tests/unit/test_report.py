@@ -11,7 +11,7 @@ import write_report
 from quantwatt import figures, layers, report, tables
 from quantwatt.cells import read_cells
 from quantwatt.report import numbers
-from quantwatt.report.evaluation import EVALUATION_TITLES
+from quantwatt.report.evaluation import EVALUATION_TITLES, evaluation_sections
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
@@ -26,7 +26,7 @@ def summary_of(results, **settings):
     return cells, tables.read_table(path)
 
 
-def page_of(results, evaluation=None, experiment="embedded", **settings):
+def page_of(results, evaluations=None, experiment="embedded", **settings):
     cells, summary = summary_of(results, **settings)
     return report.render(
         write_report.TEMPLATE,
@@ -37,7 +37,7 @@ def page_of(results, evaluation=None, experiment="embedded", **settings):
         summary=summary,
         layers=layers.layers_table(cells),
         figures=FIGURES,
-        evaluation=evaluation,
+        evaluations=evaluations,
     )
 
 
@@ -50,7 +50,7 @@ def sentence(results, **settings):
 def page(tmp_path_factory):
     return page_of(
         tmp_path_factory.mktemp("report"),
-        synthetic.EVALUATION,
+        {"evaluation": synthetic.EVALUATION},
         failures={"gptq-w2a16": ("oom", "out of memory: 23.1 GB asked")},
     )
 
@@ -286,7 +286,7 @@ def test_table_1_holds_the_first_number_of_steps_and_folds_the_others(swept):
     assert table.count('<tr class="group">') == 1 and table.count('scope="row">rtn-w8<') == 1
     assert folded.count('<tr class="group">') == 3 and folded.count('scope="row">rtn-w8<') == 3
     assert "digits · steps-8" in folded and "digits · step-1" in table
-    assert "their first metric is in Table 2" in plain(table)
+    assert "one metric of theirs is in Table 2" in plain(table)
 
 
 def test_a_sentence_says_for_how_many_methods_more_steps_did_not_help(swept):
@@ -309,7 +309,11 @@ def test_a_sentence_says_for_how_many_methods_more_steps_did_not_help(swept):
             "More steps did not help 8 of 8 methods: .* at 8 steps, against 1, has intervals that overlap for float32,",
         ),
         (2.0, "More steps did not help 8 of 8 methods: .* at 8 steps, against 1, is worse for float32,"),
-        (None, "No method has an interval of the Fréchet distance both at 1 and at 8 steps."),
+        (
+            None,
+            "No method has an interval of the Fréchet distance both at 1 and at 8 steps; by the figures alone it is no "
+            "better at 8 for float32, rtn-w2, gptq-w2 and brecq-w2.",
+        ),
     ],
 )
 def test_what_more_steps_change(tmp_path, change, text):
@@ -319,8 +323,28 @@ def test_what_more_steps_change(tmp_path, change, text):
     summary.loc[summary["steps"] == 8, ["fid_low", "fid_high"]] = [9.5 + (change or 0), 10.5 + (change or 0)]
     if change is None:
         summary[["fid_low", "fid_high"]] = None
+        at_most, two_bits = summary["steps"] == 8, summary["method"].str.contains("w2|float")
+        summary["fid"] = 10.0 - (at_most & ~two_bits)
     [part] = report.step_tables(summary)
     assert re.match(text, part["sentence"])
+
+
+def test_more_steps_are_judged_by_a_metric_with_intervals_that_compares_with_nothing_of_the_same_steps(tmp_path):
+    cells = read_cells(tmp_path, synthetic.write_sweep(tmp_path, with_images=False), ["fid", "psnr"])
+    summary = tables.summary_table(cells, "float32", synthetic.steps_settings())
+    summary[["fid_low", "fid_high"]] = None  # Inception's features have none
+    summary[["class_accuracy", "class_accuracy_low", "class_accuracy_high"]] = [0.9, 0.89, 0.91]
+    [part] = report.step_tables(summary)
+    assert part["metric"].column == "class_accuracy" and "share read as the class asked for at 8" in part["sentence"]
+    summary[["class_accuracy", "class_accuracy_low", "class_accuracy_high"]] = None
+    [part] = report.step_tables(summary)
+    assert part["metric"].column == "fid"
+    summary["fid"] = None
+    [part] = report.step_tables(summary)
+    assert part["metric"].column == "psnr_db" and part["sentence"] == (
+        "Whether more steps help, the PSNR to the unquantized image does not tell: each number of steps is held "
+        "against unquantized images of its own."
+    )
 
 
 def test_sections_that_do_not_apply_are_left_out(page, swept, mixed):
@@ -420,10 +444,15 @@ def test_evaluation_is_labelled(page):
 
 
 def test_every_section_that_the_evaluation_writes_has_a_title():
-    shipped = [
-        json.loads((MODELS / f"{name}.json").read_text()) for name in ("evaluation", "evaluation-tiny-consistency")
-    ]
+    shipped = [json.loads(path.read_text()) for path in MODELS.glob("evaluation*.json")]
     assert {key for one in shipped for key, value in one.items() if isinstance(value, dict)} == set(EVALUATION_TITLES)
+
+
+def test_the_evaluation_of_each_model_is_named_where_there_are_several():
+    own = {name: json.loads((MODELS / f"evaluation-{name}.json").read_text()) for name in ("tiny-gpt2", "tiny-sdxl")}
+    titles = [part["title"] for part in evaluation_sections(own)]
+    assert titles[:3] == ["tiny-gpt2", "tiny-gpt2: Training", "tiny-sdxl"]
+    assert [part["title"] for part in evaluation_sections({"tiny-gpt2": own["tiny-gpt2"]})] == [None, "Training"]
 
 
 def test_names_are_escaped(tmp_path):

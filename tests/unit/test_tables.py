@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -128,6 +129,15 @@ def test_layers(tree):
         assert line["error_before"] == pytest.approx(layer["error_before"], rel=1e-7)
         assert line["relative_error"] == pytest.approx(layer["relative_error"], rel=1e-7)
         assert (line["seconds"], line["energy_j"]) == (0.03, 0.6)
+
+
+def test_a_weights_bits_are_told_without_its_scales():
+    formats = {"nf4": {"format": "nf4"}, "integer": {"format": "integer", "bits": 2}, "quanto": {"format": "quanto"}}
+    checkpoint = {"layers": {name: {"weights": weights, "weight_bits": 4.5} for name, weights in formats.items()}}
+    found = layers.layers_table([SimpleNamespace(model="m", method="n", checkpoint=checkpoint)]).set_index("layer")
+    assert (found["weight_bits"] == 4.5).all()
+    assert found.loc["nf4", "value_bits"] == 4 and found.loc["integer", "value_bits"] == 2
+    assert pd.isna(found.loc["quanto", "value_bits"])
 
 
 # --- many methods, three seeds

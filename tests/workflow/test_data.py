@@ -114,6 +114,11 @@ def test_imagenet_is_asked_for(bare):
     picture.parent.mkdir(parents=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)).save(picture)
     assert bare.plan("results/smoke/reference/manifest.json") == {"Make the reference images"}
+    done = bare.snakemake("--cores", "1", "--", "results/smoke/reference/manifest.json")
+    assert done.returncode == 0 and bare.plan("results/smoke/reference/manifest.json") == set(), done.stdout
+    Image.fromarray(np.zeros((80, 70, 3), np.uint8)).save(picture.with_name("b.JPEG"))
+    os.utime(picture.parent, (LONG_AGO, LONG_AGO))
+    assert bare.plan("results/smoke/reference/manifest.json") == {"Make the reference images"}
 
 
 def test_data_is_not_committed():

@@ -25,6 +25,7 @@ from quantwatt.methods import schema as _schema
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "resources" / "experiments"
+EMBEDDED = Path("resources/models")  # ships with quantwatt
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
 TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
@@ -623,6 +624,41 @@ def resolve_meter(meter, device):
         return "nvml"
     counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
     return "rapl" if any(os.access(counter, os.R_OK) for counter in counters) else "estimate"
+
+
+def evaluations(models):
+    """What the embedded models among an experiment's were found to be worth before anything is quantized.
+
+    Args:
+        models: {name: settings}.
+    Returns:
+        list of paths relative to the project, each once: evaluation.json for tiny-sd3, which shares it with the judge,
+        evaluation-NAME.json for others.
+    """
+    found = []
+    for settings in models.values():
+        path = Path(settings.get("path") or "")
+        if path.parent == EMBEDDED:
+            name = "evaluation.json" if path.name == "tiny-sd3" else f"evaluation-{path.name}.json"
+            found.append(str(EMBEDDED / name))
+    return [path for path in dict.fromkeys(found) if (ROOT / path).exists()]
+
+
+def listing(folder):
+    """A hash of the names and sizes of all files in a folder: of a million, whose content would take too long.
+
+    Args:
+        folder: relative to the project.
+    Returns:
+        hex string.
+    """
+    digest, top = hashlib.sha256(), ROOT / folder
+    for parent, folders, names in os.walk(top):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            digest.update(f"{os.path.relpath(path, top)} {os.path.getsize(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def fingerprint(path):

@@ -8,9 +8,10 @@ from quantwatt.manifest import DataError
 
 COLUMNS = [
     *"model method layer weight_bits activation_bits error_before relative_error error_of".split(),
-    *"damping fallback seconds energy_j".split(),
+    *"damping fallback seconds energy_j value_bits".split(),  # value_bits: of a weight, without scales
 ]
-NUMBERS = "weight_bits activation_bits error_before relative_error damping seconds energy_j".split()
+NUMBERS = "weight_bits value_bits activation_bits error_before relative_error damping seconds energy_j".split()
+CODEBOOK_BITS = 4
 # What an error is of: outputs on the calibration inputs, outputs on the inputs from the quantized prefix against those
 # of the float model, or weights. They do not compare with one another.
 ERRORS = {
@@ -33,11 +34,19 @@ def layers_table(cells):
     """Columns COLUMNS, one row per layer of each (model, method), once for all samplings."""
     checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
     rows = [
-        {"model": model, "method": method, "layer": name} | {key: layer.get(key) for key in COLUMNS[3:]}
+        {"model": model, "method": method, "layer": name}
+        | {key: layer.get(key) for key in COLUMNS[3:]}
+        | {"value_bits": _value_bits(layer)}
         for (model, method), checkpoint in checkpoints.items()
         for name, layer in (checkpoint.get("layers") or {}).items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))  # so that a gap is NaN
+
+
+def _value_bits(layer):
+    """Bits of a weight's value alone; None of a library's format, which says no more than what is stored."""
+    weights = layer.get("weights") or {}
+    return CODEBOOK_BITS if weights.get("format") in ("nf4", "fp4") else weights.get("bits")
 
 
 def by_error(layers):

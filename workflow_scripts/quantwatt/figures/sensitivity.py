@@ -19,7 +19,7 @@ WIDTH = 10.6  # inches
 PANEL, STRIP, HEAD, FOOT = 2.3, 0.17, 0.55, 0.75  # inches: a panel's dots, a strip of bits, and around them
 BLOCK = re.compile(r"(?:\w+_)?(?:blocks|layers|block)(?:\.\d+)?")  # down_blocks.1 of down_blocks.1.resnets.0.conv1
 BITS = {2: "#08306b", 3: "#1f5fa8", 4: "#4f97cc", 6: "#8fc3e3", 8: "#cfe3f1", 16: "#f1f1f1"}
-SIDES = {"weight_bits": "weights", "activation_bits": "activations"}
+SIDES = {"value_bits": "weights", "activation_bits": "activations"}
 FLOAT_BITS = 16
 MANY_BLOCKS = 20  # from which the lines between them are faint
 
@@ -67,8 +67,8 @@ def strips(inputs, part):
     for method in dict.fromkeys(rows["method"]):
         own = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index("layer")
         for side, word in SIDES.items() if len(own) else ():
-            bits = np.floor(own[side]).reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
-            if side == "weight_bits" or bits.nunique() > 1:
+            bits = own[side].reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
+            if side == "value_bits" or bits.nunique() > 1:
                 found.append((method, f"{method} {word}", bits.to_dict()))
     return found
 

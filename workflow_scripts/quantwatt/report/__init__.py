@@ -103,7 +103,7 @@ def embed_figures(folder, images=True):
 
 
 def render(
-    template, *, experiment, cells, metrics, baseline, summary, layers, figures, sensitivity=None, evaluation=None
+    template, *, experiment, cells, metrics, baseline, summary, layers, figures, sensitivity=None, evaluations=None
 ):
     """The report as HTML text.
 
@@ -113,7 +113,7 @@ def render(
         cells: list of cells.Cell; summary, layers, sensitivity: the tables made from them; the last may be missing.
         metrics: names of the metrics, which choose the columns of Table 1.
         figures: from `embed_figures`.
-        evaluation: the embedded models' own quality figures, or None.
+        evaluations: {name: an embedded model's own quality figures}, or None.
     """
     template = Path(template)
     environment = jinja2.Environment(
@@ -145,7 +145,7 @@ def render(
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
         phases=phase_rows(cells, set(shown["sampling"])),
         trust=trust(cells, baseline),
-        evaluation=evaluation_sections(evaluation or {}),
+        evaluation=evaluation_sections(evaluations or {}),
         errors=error_summary(layers),
         quantizing=quantizing_rows(summary, layers),
         failures=failures(cells),

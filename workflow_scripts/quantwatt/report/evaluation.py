@@ -1,14 +1,21 @@
-"""The embedded models' own quality figures (resources/models/evaluation.json) as sections of the page."""
+"""The embedded models' own quality figures (resources/models/evaluation*.json) as sections of the page."""
 
 from quantwatt.report.numbers import DASH, compact, with_bounds
 
-EVALUATION_TITLES = {  # of the sections of evaluation.json
+EVALUATION_TITLES = {  # of the sections of those files
     "classifier_right_on_renders": "Attribute classifier: share of unseen renders whose every attribute it reads right",
     "generated_right": "The unquantized model: share of its images with every attribute of the prompt right",
     "generated_with": "Those images were generated with",
     "judge_ranks_right_caption_first": "Judge: unseen renders whose caption beats one with this attribute wrong",
     "clip_score": "CLIP score by the judge",
     "generated": "The unquantized model: share of its digits that the classifier reads as asked, distance to real ones",
+    **{
+        f"generated_in_{steps}": f"The unquantized model, {steps} step{'s' * (steps > 1)}: share of its images with "
+        "every attribute of the prompt right, and CLIP score by the judge"
+        for steps in (1, 2, 4)
+    },
+    "first_token": "Token 0 of the prompts' embeddings: its size, against other tokens', and how far prompts change it",
+    "parameters": "Parameters",
     "size_mb": "Size (MB)",
     "training": "Training",
 }
@@ -24,13 +31,24 @@ EVALUATION_LABELS = {  # of its figures
 }
 
 
-def evaluation_sections(evaluation):
-    """Any JSON mapping as sections for the page; known keys get plain words.
+def evaluation_sections(evaluations):
+    """Any JSON mappings as sections for the page; known keys get plain words.
 
+    Args:
+        evaluations: {name: mapping}.
     Returns:
         list of {"title", "rows": [(label, text)], "columns": [label], "table": [(label, [text])]}. The single
-        figures come first under the title None; a mapping of like mappings becomes a table.
+        figures come first under the title None; a mapping of like mappings becomes a table. Of several mappings every
+        title says whose it is.
     """
+    sections = [(name, part) for name, found in evaluations.items() for part in _sections(found)]
+    if len(evaluations) > 1:
+        for name, part in sections:
+            part["title"] = f"{name}: {part['title']}" if part["title"] else name
+    return [part for _, part in sections]
+
+
+def _sections(evaluation):
     single = {key: value for key, value in evaluation.items() if not isinstance(value, dict)}
     nested = [(key, value) for key, value in evaluation.items() if isinstance(value, dict) and value]
     nested.sort(key=lambda item: item[0] == "training")  # the recipes interest few readers: last
