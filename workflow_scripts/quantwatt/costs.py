@@ -1,7 +1,9 @@
 """What layers take in each candidate's formats, with the kernels that compute them on this device.
 
 Layers of one shape that are fed inputs of one shape are measured once, on random numbers. All of them take turns, round
-after round, so that whatever drifts meets all alike, and medians over rounds count.
+after round, so that whatever drifts meets all alike, and medians over rounds count. With the transform bos, a quantized
+layer multiplies one token less than is measured here, since that product is stored, and the baseline multiplies all:
+what such a layer takes is overstated by one token's product.
 """
 
 import statistics

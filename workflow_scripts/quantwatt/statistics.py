@@ -107,7 +107,11 @@ class Maximum:
 
 
 class Range:
-    """Running minimum and maximum of every input column, [columns] float32; each batch moves them by 1 - MOMENTUM."""
+    """Running minimum and maximum of every input column, [columns] float32; each batch moves them by 1 - MOMENTUM.
+
+    MixDQ's code runs one pair for the whole tensor. By columns they can be scaled, taken apart, and left out where they
+    are not finite; a static grid then takes the widest column, which is never wider than the tensor's own pair.
+    """
 
     def __init__(self, columns, device="cpu"):
         self.low = self.high = None
