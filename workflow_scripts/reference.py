@@ -39,7 +39,7 @@ def rendered(renderer, seed, n):
     yield pictures, captions, [None] * n
 
 
-def from_folder(folder, height, width, n=None):
+def from_folder(folder, height, width, n=None, seed=0):
     """Batches of one image of the PNG and JPEG files in a folder and its subfolders, sorted by path.
 
     The shorter side is brought to size by PIL's bicubic filter, the longer one is cut evenly at both ends.
@@ -47,7 +47,9 @@ def from_folder(folder, height, width, n=None):
     Args:
         folder: where the files are; may be a ZIP archive.
         height, width: of the images to make, in pixels.
-        n: how many to take, the first ones; None for all.
+        n: how many to take, drawn without replacement, as the first ones of a folder may be of its first classes; None
+            for all.
+        seed: of that drawing.
     Raises:
         DataError: a file is not an image, or there are too few.
     """
@@ -57,7 +59,8 @@ def from_folder(folder, height, width, n=None):
         files = sorted(name for name in names if name.lower().endswith(SUFFIXES))
         if len(files) < (n or 1):
             raise DataError(f"{folder}: {len(files)} PNG or JPEG files, but {n or 'at least one'} asked for.")
-        for name in files[:n]:
+        chosen = range(len(files)) if n is None else np.random.default_rng(seed).permutation(len(files))[:n]
+        for name in (files[i] for i in sorted(chosen)):
             try:
                 with opened(name) as file, Image.open(file) as image:
                     fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
@@ -87,13 +90,15 @@ def make_reference(name, settings, folder):
 
     Args:
         settings: {"renderer": "shapes" or "digits", "seed": int, "images": int}, or
-            {"folder": PATH, "height": int, "width": int, "images": int or None for all}.
+            {"folder": PATH, "height": int, "width": int, "images": int or None for all, "seed": int}.
     """
     if settings.get("folder"):
         if not (settings.get("height") and settings.get("width")):
             raise DataError(f"reference {name}: a folder needs the 'height' and 'width' to bring its images to.")
         resize = f"PIL bicubic and central crop to {settings['height']}x{settings['width']}"
-        found = from_folder(settings["folder"], settings["height"], settings["width"], settings.get("images"))
+        found = from_folder(
+            settings["folder"], settings["height"], settings["width"], settings.get("images"), settings.get("seed") or 0
+        )
     else:
         resize = "none"
         found = rendered(settings["renderer"], settings["seed"], settings["images"])

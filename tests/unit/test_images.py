@@ -188,6 +188,20 @@ def test_rendered_reference(tmp_path):
         reference.make_reference("x", {"renderer": "shpaes", "seed": 1, "images": 2}, tmp_path / "x")
 
 
+def test_some_images_of_a_folder_are_drawn_from_all_its_classes(tmp_path):
+    source = tmp_path / "train"
+    for number in range(40):
+        path = source / f"class-{number // 10}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(path)
+
+    def drawn(**settings):
+        return [int(x[0, 0, 0, 0]) for x, _, _ in reference.from_folder(source, 8, 8, 12, **settings)]
+
+    assert len(set(drawn())) == 12 and {number // 10 for number in drawn()} == {0, 1, 2, 3}
+    assert drawn() == drawn(seed=0) != drawn(seed=1)
+
+
 def test_reference_from_a_folder(tmp_path):
     source = tmp_path / "photographs"
     (source / "more").mkdir(parents=True)

@@ -264,6 +264,21 @@ def test_without_groups_one_metric_compares_all_layers(tmp_path):
         layers.sensitivity_table(read_cells(tmp_path, cells[:3], []), tried)
 
 
+def test_every_objective_that_methods_choose_by_has_rows(tmp_path):
+    cells = synthetic.write_mixed(tmp_path, with_images=False)
+    path = tmp_path / "checkpoints/few-step/mixdq-w4/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["allocation"]["programs"][0]["objective"] = "noise"
+    path.write_text(json.dumps(manifest))
+    tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
+    found = layers.sensitivity_table(read_cells(tmp_path, cells, []), tried)
+    parts = {(group, metric): rows for _, _, group, metric, rows in layers.by_group(found)}
+    assert set(parts) == {("quality", "sqnr"), ("content", "ssim"), (None, "noise")}
+    noise = parts[None, "noise"]
+    assert noise["layer"].nunique() == 78 and (noise["value"] == noise["noise"]).all()
+    assert len(parts["content", "ssim"]) == 5 * 30
+
+
 def test_the_most_sensitive_layers_by_their_worst_candidate(mixed):
     content = next(part for part in layers.most_sensitive(mixed[2]) if part["group"] == "content")
     assert content["candidates"] == ["w8", "w4", "w2", "a8", "a4"] and content["layers"] == 30

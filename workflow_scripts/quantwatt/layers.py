@@ -102,7 +102,9 @@ def solving_summary(layers):
 
 
 def sensitivity_table(cells, tried):
-    """Columns SENSITIVITY_COLUMNS, one row per layer and candidate; `metric` is what the mixed methods choose by.
+    """Columns SENSITIVITY_COLUMNS, one row per layer and candidate, for each objective that a mixed method chooses by.
+
+    `metric` is what the objective is for that layer.
 
     Args:
         cells: list of cells.Cell.
@@ -115,25 +117,25 @@ def sensitivity_table(cells, tried):
     for model, sensitivity, table, groups in tried:
         if (model, sensitivity) not in objectives:
             raise DataError(f"{model}: no mixed method among the cells chooses by the sensitivity {sensitivity!r}.")
-        objective = objectives[model, sensitivity]
-        apart = isinstance(objective, dict)
-        group = table["layer"].map(groups) if apart else None
-        metric = group.map(objective) if apart else pd.Series(objective, table.index)
-        value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
-        own = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
-        tables.append(own[SENSITIVITY_COLUMNS])
+        for objective in objectives[model, sensitivity]:
+            apart = isinstance(objective, dict)
+            group = table["layer"].map(groups) if apart else None
+            metric = group.map(objective) if apart else pd.Series(objective, table.index)
+            value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
+            own = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
+            tables.append(own[SENSITIVITY_COLUMNS])
     return pd.concat([own for own in tables if len(own)] or tables, ignore_index=True)
 
 
 def _objectives(cells):
-    """{(model, sensitivity): metric, or {group: metric} where any of its methods has the groups apart}."""
+    """{(model, sensitivity): [metric, or {group: metric} where the groups are apart]}, each objective once."""
     found = {}
     for cell in cells:
         allocation = (cell.checkpoint.get("settings") or {}).get("allocation") or {}
         for program in allocation.get("programs", []):
-            key = cell.model, allocation["sensitivity"]
-            if key not in found or isinstance(program["objective"], dict):
-                found[key] = program["objective"]
+            own = found.setdefault((cell.model, allocation["sensitivity"]), [])
+            if program["objective"] not in own:
+                own.append(program["objective"])
     return found
 
 
