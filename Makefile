@@ -26,11 +26,15 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-# README's figures and what they are drawn from, from the results of `make report` and `make bench-solvers`.
-readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png
+# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms and of
+# `make bench-solvers`.
+STUDIES := embedded-mixdq embedded-digits
+readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png \
+		results/embedded-mixdq/figures/budget.png results/embedded-digits/figures/steps.png
 	mkdir -p resources/readme resources/measurements
 	cp $^ resources/readme/
 	cp results/embedded/tables/summary.csv results/benchmarks/*.json resources/measurements/
+	for study in $(STUDIES); do cp results/$$study/tables/summary.csv resources/measurements/$$study.csv; done
 
 # Trains the models of resources/models/ again, from a seed (hours on two cores; texts five minutes, digits twenty).
 embedded-models: .venv/installed
