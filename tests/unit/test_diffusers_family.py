@@ -273,14 +273,37 @@ def test_what_a_pipeline_cannot_do_is_refused(name, pipeline, prompts, entries, 
         FAMILY.generate(pipeline, prompts, [0], sampling(name, **entries))
 
 
-def test_guidance_is_refused_where_a_pipeline_has_none(tmp_path):
+@pytest.fixture(scope="module")
+def ddpm(tmp_path_factory):
+    """A pipeline without prompts, of grey images."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
     types = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     unet = UNet2DModel(8, 1, 1, block_out_channels=(16,), norm_num_groups=4, layers_per_block=1, **types)
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
-    pipeline = FAMILY.load(settings("ddpm"), tmp_path)
+    folder = tmp_path_factory.mktemp("ddpm")
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["DDPMPipeline", "DDIMPipeline"])
+def test_pipelines_that_make_arrays_themselves_draw_in_bfloat16(ddpm, kind, tmp_path):
+    for part in ("unet", "scheduler"):
+        (tmp_path / part).symlink_to(ddpm / part)
+    index = manifest.read_json(ddpm / "model_index.json") | {"_class_name": kind}
+    if kind == "DDIMPipeline":
+        index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    drawn = [
+        FAMILY.generate(FAMILY.load(settings(kind) | {"dtype": dtype}, tmp_path), ["", ""], [0, 1], {"steps": 2})
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert drawn[1].dtype == np.float32 and drawn[1].shape == (2, 8, 8, 3)
+    assert 0 < np.abs(drawn[1] - drawn[0]).mean() < 0.05
+
+
+def test_guidance_is_refused_where_a_pipeline_has_none(ddpm):
+    pipeline = FAMILY.load(settings("ddpm"), ddpm)
     with pytest.raises(DataError, match="guidance: DDPMPipeline has none, and 2.0 is asked for"):
         FAMILY.generate(pipeline, [""], [0], {"steps": 2, "guidance": 2.0})
     grey = FAMILY.generate(pipeline, ["", ""], [0, 1], {"steps": 2, "guidance": 1.0})

@@ -4,6 +4,7 @@ import torch
 
 from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.architecture import blocks, quantizable
+from quantwatt.families import pipelines
 from quantwatt.manifest import DataError
 
 __all__ = ["blocks", "quantizable"]
@@ -69,13 +70,10 @@ def generate(pipeline, prompts, seeds, sampling):
     Raises:
         DataError: no class of the model, or a guidance, size or number of steps that it does not have.
     """
-    # As tensors: the pipeline makes arrays of its own type, and numpy has no bfloat16.
-    drawn = _call(pipeline, prompts, seeds, sampling, output_type="pt")
-    images = drawn.float().cpu().permute(0, 2, 3, 1).numpy()
-    return images.repeat(3, axis=-1) if images.shape[-1] == 1 else images
+    return pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
 
 
-def _call(pipeline, prompts, seeds, sampling, output_type):
+def _call(pipeline, prompts, seeds, sampling):
     config = pipeline.unet.config
     size, steps, levels = config.sample_size, sampling["steps"], pipeline.scheduler.config.num_train_timesteps
     if sampling.get("guidance", 1) not in (0, 1):
@@ -93,7 +91,7 @@ def _call(pipeline, prompts, seeds, sampling, output_type):
         num_inference_steps=None if schedule else steps,
         timesteps=schedule,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type=output_type,
+        output_type="pt",
     ).images
 
 
@@ -109,7 +107,7 @@ def _classes(prompts, count):
 
 def prepare(pipeline, prompts, seeds, sampling):
     """A function that draws one batch of images and leaves them on the device."""
-    return lambda: _call(pipeline, prompts, seeds, sampling, output_type="pt")
+    return lambda: _call(pipeline, prompts, seeds, sampling)
 
 
 def phases(pipeline, prompts, seeds, sampling):

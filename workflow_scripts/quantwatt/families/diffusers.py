@@ -5,11 +5,11 @@ import inspect
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from quantwatt import denoiser_inputs, manifest, torchvision_ops  # noqa: F401  (the last before diffusers)
 from quantwatt.architecture import blocks, quantizable, segments  # noqa: F401  (the family's own)
+from quantwatt.families import pipelines
 from quantwatt.manifest import DataError
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
@@ -112,17 +112,17 @@ def generate(pipeline, prompts, seeds, sampling):
     Raises:
         DataError: the pipeline cannot do what the sampling asks for.
     """
-    images = np.asarray(_call(pipeline, prompts, seeds, sampling, "np"), dtype=np.float32)
+    images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
     for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
         if sampling.get(key, drawn) != drawn:
             raise DataError(
                 f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {sampling[key]} are asked for."
             )
-    return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+    return images
 
 
-def _call(pipeline, prompts, seeds, sampling, output_type):
-    """The pipeline's own call, with what its signature has of a sampling."""
+def _call(pipeline, prompts, seeds, sampling):
+    """The pipeline's own call, with what its signature has of a sampling: images [n, channels, height, width]."""
     takes = _parameters(pipeline)
     asked = {
         "num_inference_steps": sampling.get("steps"),
@@ -139,7 +139,7 @@ def _call(pipeline, prompts, seeds, sampling, output_type):
         **_subjects(pipeline, takes, prompts),
         **{name: value for name, value in asked.items() if name in takes and value is not None},
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type=output_type,
+        output_type="pt",
         **pipeline.arguments,
     ).images
 
@@ -161,7 +161,7 @@ def _parameters(pipeline):
 
 def prepare(pipeline, prompts, seeds, sampling):
     """A function that draws one batch of images and leaves them on the device."""
-    return lambda: _call(pipeline, prompts, seeds, sampling, "pt")
+    return lambda: _call(pipeline, prompts, seeds, sampling)
 
 
 def phases(pipeline, prompts, seeds, sampling):
