@@ -181,22 +181,44 @@ def record(pipeline, prompts, seeds, calibration, steps):
         DataError: the denoiser's calls do not hold the batch, or cannot be stored.
     """
     denoiser = getattr(pipeline, _denoiser_of(_modules(pipeline), type(pipeline).__name__))
-    evaluations, calls = 0, {step: [] for step in steps}
+    entry = {**calibration, "negative_prompt": ""}
+    one_more = _first_arguments(pipeline, denoiser, [*prompts, prompts[0]], [*seeds, seeds[0]], entry)
+    evaluations, shared, calls = 0, None, {step: [] for step in steps}
 
     def done():
         nonlocal evaluations
         evaluations += 1
 
     def keep(module, args, kwargs):
+        nonlocal shared
+        named = _named(module, args, kwargs)
+        shared = denoiser_inputs.shared(named, one_more) if shared is None else shared
         # A scheduler of higher order evaluates more often than it has steps; the first evaluation of a step is kept.
         planned = len(pipeline.scheduler.timesteps)
         for step in steps:
             if evaluations == step * planned // calibration["steps"]:
-                calls[step].append(_inputs(module, args, kwargs, len(prompts)))
+                calls[step].append(_inputs(module, named, shared, len(prompts)))
 
     with denoiser.register_forward_pre_hook(keep, with_kwargs=True), _after_each_step(pipeline.scheduler, done):
-        generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
+        generate(pipeline, prompts, seeds, entry)
     return {step: _together(found) for step, found in calls.items()}
+
+
+class _Called(Exception):
+    """Ends a pipeline's call where the denoiser's begins; holds the denoiser's arguments."""
+
+
+def _first_arguments(pipeline, denoiser, prompts, seeds, sampling):
+    """The arguments, as of `_named`, of the denoiser's first call."""
+
+    def stop(module, args, kwargs):
+        raise _Called(_named(module, args, kwargs))
+
+    with denoiser.register_forward_pre_hook(stop, with_kwargs=True):
+        try:
+            return generate(pipeline, prompts, seeds, sampling)
+        except _Called as call:
+            return call.args[0]
 
 
 def _modules(pipeline):
@@ -222,20 +244,23 @@ def _after_each_step(scheduler, done):
         del scheduler.step
 
 
-def _inputs(denoiser, args, kwargs, prompts):
-    """One call's inputs as named tensors; arguments that say nothing, or what the default says, are left out."""
-    signature = inspect.signature(denoiser.forward)
-    bound = signature.bind(*args, **kwargs).arguments
-    first = next(iter(bound.values()))
-    if not isinstance(first, torch.Tensor) or first.ndim == 0 or len(first) % prompts:
-        raise DataError(f"{type(denoiser).__name__}: its first input is not a batch of samples, so none can be kept.")
-    named = {}
-    for name, value in bound.items():
+def _named(denoiser, args, kwargs):
+    """A call's arguments by keyword; what says nothing, or what the default says, is left out."""
+    signature, named = inspect.signature(denoiser.forward), {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
             named |= value
         elif name != "return_dict" and value is not signature.parameters[name].default:
             named[name] = value
-    return denoiser_inputs.flat(named, len(first))
+    return named
+
+
+def _inputs(denoiser, named, shared, prompts):
+    """One call's arguments as named tensors; `shared` as of `quantwatt.denoiser_inputs`."""
+    first = next(iter(named.values()))
+    if not isinstance(first, torch.Tensor) or first.ndim == 0 or len(first) % prompts:
+        raise DataError(f"{type(denoiser).__name__}: its first input is not a batch of samples, so none can be kept.")
+    return denoiser_inputs.flat(named, len(first), shared)
 
 
 def _together(calls):
