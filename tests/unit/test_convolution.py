@@ -331,6 +331,20 @@ def test_a_layer_that_is_called_again_is_gone_through():
     assert set(states) == {"first", "second"} and denoiser(**samples).isfinite().all()
 
 
+def test_a_static_grid_is_found_without_patches(monkeypatch):
+    def unfold(*args):
+        raise AssertionError("patches are many times the input")
+
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(8, 12, 3, padding=1, groups=4), torch.nn.Conv2d(12, 4, 3, stride=2)
+    denoiser, samples = Sequential(*layers).requires_grad_(False), {"sample": random(8, 8, 7, 7)}
+    denoiser.second.weight.zero_()
+    activations = {"bits": 8, "granularity": "tensor", "dynamic": False}
+    monkeypatch.setattr(Convolution, "patches", unfold)
+    states, _ = walk(denoiser, OneLayer, method_of("rtn", bits=8, activations=activations), samples, batch=8)
+    assert states["first"]["activation_scale"] == samples["sample"].abs().amax() / 127
+
+
 def test_low_rank_needs_nothing_of_convolutions():
     plan = sequential.Walk(OneLayer, {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
     assert plan.prepared == {"hessian"}

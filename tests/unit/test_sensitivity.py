@@ -148,12 +148,12 @@ def test_trying_leaves_the_model_as_it_was():
 
 def test_ranges_run_over_batches_and_leave_the_first_token_out():
     plain, bos = probe_of(), probe_of(transform="bos")
-    assert plain.ranges["to_k"][0].high.amax() == 500
+    assert plain.ranges["to_k"].high.amax() == 500
     lengths = [max(map(len, batch)) / 10 for batch in (PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:])]
     expected = lengths[0]  # every batch is seen once a step
     for length in [length for length in lengths for _ in range(3)][1:]:
         expected = 0.95 * expected + 0.05 * length
-    assert bos.ranges["to_k"][0].high.amax().item() == pytest.approx(expected, rel=1e-5)
+    assert bos.ranges["to_k"].high.amax().item() == pytest.approx(expected, rel=1e-5)
     errors = [probe.row("to_k", "a4")["noise"] for probe in (plain, bos)]
     assert errors[1] < errors[0] / 4
 

@@ -83,6 +83,11 @@ def product(inputs, weight, bias, geometry):
     return geometry.product(inputs, weight, bias)
 
 
+def positions(inputs, geometry):
+    """The input as it is, [tokens, columns], or of a convolution [positions, channels]: for what needs no patches."""
+    return inputs.flatten(0, -2) if geometry is None else inputs.movedim(1, -1).flatten(0, -2)
+
+
 def rounded(inputs, activation_format, grid, geometry):
     """Inputs as an activation format has them; a "token" of a convolution is an image."""
     if geometry is None:

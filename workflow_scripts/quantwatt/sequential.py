@@ -9,6 +9,7 @@ read. On an accelerator is only what is worked on.
 
 import copy
 import json
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -89,23 +90,26 @@ class LayerPlan:
         """Inputs without the first token where that is computed apart."""
         return inputs[:, 1:] if self.settings.get("first_token") else inputs
 
-    def tokens(self, inputs, real=None):
+    def tokens(self, inputs, real=None, raw=False):
         """What the rows of the weight are multiplied by: [tokens, columns] for every group of a convolution.
 
         Args:
             inputs: the layer's, in any shape that it takes.
             real: [samples, tokens], which of them are no padding.
+            raw: before the transforms; of a convolution then the inputs themselves, [positions, channels].
         """
-        if self.geometry is not None:
+        if self.geometry is not None and not raw:
             return self.geometry.patches(inputs)
-        inputs = inputs.reshape(-1, inputs.shape[-1])
+        inputs = convolution.positions(inputs, self.geometry)
         return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
 
     def statistics(self, needs, raw):
-        """Empty statistics of `tokens`; before the transforms (raw), of a convolution only what its own grid needs."""
+        """Empty statistics of `tokens`; of a convolution's inputs (raw) only what its grid needs."""
+        columns, device = self.weight.shape[1], self.weight.device
         if raw and self.geometry is not None:
-            needs = {"range"}.intersection(needs)
-        return [Statistics.new(needs, self.weight.shape[1], self.weight.device) for _ in self.groups]
+            channels = columns * self.geometry.groups // math.prod(self.geometry.kernel_size)
+            return [Statistics.new({"range"}.intersection(needs), channels, device)]
+        return [Statistics.new(needs, columns, device) for _ in self.groups]
 
     def transform(self, transforms, statistics):
         """Apply the transforms in order, then fix the activations' grid if it is static.
@@ -128,8 +132,8 @@ class LayerPlan:
             if result.first_output is not None:
                 self.first_output = result.first_output
         if self.activation_format is not None and not self.activation_format.dynamic:
-            ranges = [part.scaled(self.input_factor).range for part in statistics]
-            self.activation_scale, self.activation_zero = self.activation_format.calibrated(ranges)
+            observed = statistics[0].scaled(self.input_factor).range
+            self.activation_scale, self.activation_zero = self.activation_format.calibrated(observed)
 
     def finish(self, weight):
         """The solver's QuantizedWeight with what the layer does beside it; a learned activation grid is kept."""
