@@ -12,7 +12,7 @@ import json
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -40,6 +40,7 @@ class LayerPlan:
     original, weight: [rows, columns] float32 before and after the transforms.
     input_factor, down, up, first_output: as the transforms left them.
     activation_scale, activation_zero: [1] of a static activation format.
+    report: what the transforms say of it.
     """
 
     names: dict
@@ -57,6 +58,7 @@ class LayerPlan:
     first_output: torch.Tensor | None = None
     activation_scale: torch.Tensor | None = None
     activation_zero: torch.Tensor | None = None
+    report: dict = field(default_factory=dict)
 
     @property
     def groups(self):
@@ -129,6 +131,7 @@ class LayerPlan:
             if result.down is not None:
                 self.down = result.down if self.down is None else torch.cat([self.down, result.down])
                 self.up = result.up if self.up is None else torch.cat([self.up, result.up], dim=1)
+            self.report |= result.report
             if result.first_output is not None:
                 self.first_output = result.first_output
         if self.activation_format is not None and not self.activation_format.dynamic:
@@ -371,6 +374,7 @@ class Walk:
             report = {
                 **plan.settings,
                 **_description(own, plan),
+                **plan.report,
                 **errors[name],
                 "damping": solution.damping,
                 "fallback": solution.fallback,
