@@ -2,12 +2,12 @@
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.architecture import blocks, quantizable
 from quantwatt.families import pipelines
 from quantwatt.manifest import DataError
 
 __all__ = ["blocks", "quantizable"]
+DENOISER = ("unet", "UNet2DModel")
 DEFAULTS = {"steps": 1, "guidance": 1.0}  # of a sampling
 
 
@@ -17,16 +17,8 @@ def load(settings, location, denoiser=None):
     Raises:
         DataError: a schedule of `timesteps` is not one of the model's.
     """
-    from diffusers import ConsistencyModelPipeline
-
-    pipeline = ConsistencyModelPipeline.from_pretrained(
-        location,
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-        **({} if denoiser is None else {"unet": denoiser}),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    parts = {} if denoiser is None else {"unet": denoiser}
+    pipeline = pipelines.load("ConsistencyModelPipeline", settings, location, **parts)
     levels = pipeline.scheduler.config.num_train_timesteps
     for schedule in settings["timesteps"]:
         if schedule[-1] != 0 or sorted(set(schedule), reverse=True) != schedule or schedule[0] >= levels:
@@ -37,24 +29,12 @@ def load(settings, location, denoiser=None):
 
 def load_denoiser(settings, location):
     """The network alone, on the CPU, in the model's type."""
-    from diffusers import UNet2DModel
-
-    return UNet2DModel.from_pretrained(
-        location,
-        subfolder="unet",
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return pipelines.load_denoiser(*DENOISER, settings, location)
 
 
 def meta_denoiser(location):
     """The network's architecture on the meta device."""
-    from diffusers import UNet2DModel
-
-    config = UNet2DModel.load_config(location, subfolder="unet", local_files_only=True)
-    with torch.device("meta"):
-        return UNet2DModel.from_config(config).eval()
+    return pipelines.meta_denoiser(*DENOISER, location)
 
 
 def generate(pipeline, prompts, seeds, sampling):
@@ -123,25 +103,15 @@ def record(pipeline, prompts, seeds, calibration, steps):
     Returns:
         {step: {input name: tensor [batch, ...]}}.
     """
-    kept, step = {}, 0
 
-    def keep(module, args, kwargs):
-        nonlocal step
-        if step in steps:
-            sample, timestep = args
-            kept[step] = {
-                "sample": sample.detach().clone(),
-                "timestep": timestep.detach().to(torch.float32).expand(len(sample)).clone(),
-            }
-            if kwargs["class_labels"] is not None:
-                kept[step]["class_labels"] = kwargs["class_labels"].detach().clone()
-        step += 1
+    def named(args, kwargs):
+        sample, timestep = args
+        labels = kwargs["class_labels"]
+        inputs = {"sample": sample, "timestep": timestep.to(torch.float32).expand(len(sample))}
+        return inputs if labels is None else {**inputs, "class_labels": labels}
 
-    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with pipelines.recorded(pipeline.unet, steps, named) as kept:
         generate(pipeline, prompts, seeds, calibration)
-    finally:
-        handle.remove()
     return kept
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from quantwatt import denoiser_inputs, manifest, torchvision_ops  # noqa: F401  (the last before diffusers)
+from quantwatt import denoiser_inputs, manifest
 from quantwatt.architecture import blocks, quantizable, segments  # noqa: F401  (the family's own)
 from quantwatt.families import pipelines
 from quantwatt.manifest import DataError
@@ -23,13 +23,8 @@ def load(settings, location, denoiser=None):
     Raises:
         DataError: its call does not take one of the settings' `arguments`, or needs one that they do not have.
     """
-    from diffusers import DiffusionPipeline
-
-    options = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
-    pipeline = DiffusionPipeline.from_pretrained(
-        location, dtype=getattr(torch, settings["dtype"]), local_files_only=True, use_safetensors=True, **options
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
+    pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
     _check_arguments(pipeline, settings["arguments"], location)
     pipeline.arguments = settings["arguments"]
     return pipeline
@@ -49,13 +44,7 @@ def _check_arguments(pipeline, arguments, location):
 def load_denoiser(settings, location):
     """The denoiser alone, on the CPU, in the model's type."""
     name, kind = _stored_denoiser(location)
-    return kind.from_pretrained(
-        location,
-        subfolder=name,
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return pipelines.load_denoiser(name, kind.__name__, settings, location)
 
 
 def meta_denoiser(location):
