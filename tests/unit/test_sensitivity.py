@@ -10,10 +10,11 @@ import sensitivity as script
 import trials
 from quantwatt import families, manifest, sensitivity_table
 from quantwatt.allocation import tried
-from quantwatt.experiment import _complete_sensitivity, complete_method
 from quantwatt.manifest import DataError
+from quantwatt.method_entries import complete_method
 from quantwatt.metrics.psnr import psnr
 from quantwatt.metrics.ssim import ssim
+from quantwatt.mixed_entries import complete_sensitivity
 from quantwatt.rounding import RoundedLayer
 from quantwatt.sensitivity import Probe
 
@@ -81,7 +82,7 @@ MODEL = {"layers": LAYERS, "files": {}, "settings": {"family": "sd3"}, "location
 def entry_of(transform=None, **changes):
     entry = {"candidates": CANDIDATES, "prompts": "p.txt", "images": 5, "steps": 3, "batch_size": 2, "jobs": 2}
     transforms = [{"name": transform}] if transform else []
-    return _complete_sensitivity(entry | changes, "mine.yaml", "sensitivities.alone") | {"transforms": transforms}
+    return complete_sensitivity(entry | changes, "mine.yaml", "sensitivities.alone") | {"transforms": transforms}
 
 
 def probe_of(names=tuple(LAYERS), **changes):
