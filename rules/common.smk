@@ -9,7 +9,9 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, datasets, dependencies, experiment as configuration
+from quantwatt import command, cross_checks, datasets, dependencies, machine, methods, paths, schemas
+from quantwatt import experiment as configuration
+from quantwatt.allocations import mixed
 from quantwatt.manifest import canonical_json
 
 command.use_this_interpreter()
@@ -20,18 +22,18 @@ shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; ")
 try:
     CONFIG = configuration.load_config(config)
     EXPERIMENT = configuration.load_experiment(CONFIG["experiment"])
-except configuration.ConfigurationError as error:
+except schemas.ConfigurationError as error:
     raise WorkflowError(str(error))
 
 RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
-DEVICE = configuration.resolve_device(CONFIG["device"])
+DEVICE = machine.resolve_device(CONFIG["device"])
 GPUS = 1 if DEVICE == "cuda" else 0
 CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
-METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
+METER = machine.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
 SINGULAR = {"sensitivities": "sensitivity"}
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
@@ -51,8 +53,8 @@ def entry(kind, name):
     """One entry of the experiment, or a sentence with the nearest spelling."""
     file = f"resources/experiments/{CONFIG['experiment']}.yaml"
     try:
-        return configuration.lookup(EXPERIMENT[kind], name, SINGULAR.get(kind, kind.removesuffix("s")), file)
-    except configuration.ConfigurationError as error:
+        return schemas.lookup(EXPERIMENT[kind], name, SINGULAR.get(kind, kind.removesuffix("s")), file)
+    except schemas.ConfigurationError as error:
         raise WorkflowError(str(error))
 
 
@@ -123,8 +125,8 @@ def code(script, *plugins):
 def content(path):
     """A parameter that changes when a file or folder does, or None where nothing is local or a rule may make it."""
     if path and datasets.name_of(path) in datasets.YOURS:
-        return configuration.listing(path) if Path(path).is_dir() else None
-    return configuration.fingerprint(path) if path and path != "download" and not datasets.name_of(path) else None
+        return paths.listing(path) if Path(path).is_dir() else None
+    return paths.fingerprint(path) if path and path != "download" and not datasets.name_of(path) else None
 
 
 def missing(names):
@@ -169,7 +171,7 @@ def tried_formats(wildcards):
 
 def allocation(wildcards):
     method = entry("methods", wildcards.method)
-    return [f"allocations/{method['allocation']['name']}"] if configuration.is_quantized(method) else []
+    return [f"allocations/{method['allocation']['name']}"] if methods.is_quantized(method) else []
 
 
 def formatting(wildcards):
@@ -230,9 +232,9 @@ def allocate_inputs(wildcards):
     """What a mixed allocation reads: the choices of its programs, and how far each errs where there are several."""
     method = entry("methods", wildcards.method)
     folder, inputs = f"{RESULTS}/allocation/{wildcards.model}/{wildcards.method}", {}
-    if configuration.is_mixed(method):
+    if methods.is_mixed(method):
         inputs["candidates"] = f"{folder}/candidates.json"
-        if configuration.has_several_choices(method):
+        if mixed.has_several_choices(method):
             inputs["trials"] = f"{folder}/trials.csv"
     return inputs
 
@@ -261,11 +263,11 @@ def quantize_inputs(wildcards):
     """What quantizing reads beside the model: calibration data, or the layers that an external solver has solved."""
     method = entry("methods", wildcards.method)
     inputs = {}
-    if configuration.is_external(method):
+    if methods.is_external(method):
         inputs["solved"] = (
             f"{RESULTS}/solved/{method['solver']['name']}/{wildcards.model}/{wildcards.method}/manifest.json"
         )
-    if configuration.needs_calibration(method):
+    if methods.needs_calibration(method):
         inputs["calibration"] = f"{RESULTS}/calibration/{wildcards.model}/manifest.json"
     return inputs
 
@@ -338,7 +340,7 @@ CLASSIFIER = EXPERIMENT["classifier"]
 DISTANCES = "inception" if CONFIG["inception_weights"] else "classifier" if CLASSIFIER else "judge"
 FEATURES_OF = {"fid": DISTANCES, "kid": DISTANCES, "clip-score": "judge", "class-accuracy": "classifier"}
 JUDGE = EXPERIMENT["judge"]["model"]
-LOCAL_JUDGE = JUDGE.removeprefix(configuration.LOCAL_JUDGE) if JUDGE.startswith(configuration.LOCAL_JUDGE) else None
+LOCAL_JUDGE = JUDGE.removeprefix(cross_checks.LOCAL_JUDGE) if JUDGE.startswith(cross_checks.LOCAL_JUDGE) else None
 EXTRACTORS = {
     "judge": canonical_json(EXPERIMENT["judge"]),
     "inception": canonical_json({"weights": CONFIG["inception_weights"]}),
@@ -386,7 +388,7 @@ SENSITIVITIES = [  # by which some method chooses layers' formats
 SENSITIVITY_FILES = [f"{RESULTS}/sensitivity/{own['model']}/{own['sensitivity']}.csv" for own in SENSITIVITIES] + [
     f"{RESULTS}/models/{model}/manifest.json" for model in dict.fromkeys(own["model"] for own in SENSITIVITIES)
 ]
-EVALUATION = configuration.evaluations(EXPERIMENT["models"])
+EVALUATION = paths.evaluations(EXPERIMENT["models"])
 
 for word in sys.argv[1:]:  # Snakemake tells a workflow its targets only after it has been read
     if word.startswith(f"{RESULTS}/"):

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from quantwatt import command, experiment, failures, fresh_process, manifest, meters
+from quantwatt import command, experiment, failures, fresh_process, machine, manifest, meters, methods
 from quantwatt.manifest import DataError
 from quantwatt.text import costs
 
@@ -229,7 +229,7 @@ def make_checkpoint(args, folder, device, threads):
     output = folder / "checkpoint" / "manifest.json"
     options = ["--allocation", str(folder / "allocation.json"), "--method-name", args.precision]
     options += ["--method", json.dumps(method), "--device", device, "--output", str(output)]
-    if experiment.needs_calibration(method):
+    if methods.needs_calibration(method):
         calibrated = folder / "calibration" / "manifest.json"
         entry = {"texts": str(calibration_texts), "samples": 128, "max_length": args.max_length, "batch_size": 8}
         calibrate.main([*common, "--calibration", json.dumps(entry), "--device", device, "--output", str(calibrated)])
@@ -335,7 +335,7 @@ def cost(args, pipeline, texts, sampling, device):
 def open_meter(args, device):
     """(meter, why there is no energy or None): beside a GPU's also the processor's, where it can be read."""
     config = experiment.load_config(experiment.read_yaml(experiment.ROOT / "config.yaml", "config.yaml"))
-    name = experiment.resolve_meter(args.meter, device)
+    name = machine.resolve_meter(args.meter, device)
     settings = {"meter": name, "interval_ms": args.power_interval_ms, "block_s": costs.BLOCK_S}
     return fresh_process.choose_meter({**config["measuring"], **settings}, device)
 

@@ -9,22 +9,17 @@ Both learn from scikit-learn's digits and a seed alone. The stages are
 Without a stage all of them run, in this order. A training that was interrupted resumes from its last checkpoint.
 """
 
-import argparse
-import json
-import logging
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from quantwatt import digit_classifier, digits, manifest
-from quantwatt.embedded import digit_reader, tiny_consistency, training
+from quantwatt import digit_classifier, digits
+from quantwatt.embedded import digit_reader, stages, tiny_consistency, training
 from quantwatt.families import consistency
 from quantwatt.images import to_uint8
 from quantwatt.metrics import fid
 from quantwatt.progress import progress
-
-log = logging.getLogger(__name__)
 
 STAGES = ("classifier", "model", "evaluate")
 RECIPES = {
@@ -67,7 +62,7 @@ def evaluate(models: Path, n: int) -> dict:
         }
     return {
         "parameters": sum(p.numel() for p in pipeline.unet.parameters()),
-        "size_mb": {name: folder_mb(models / name) for name in ("tiny-consistency", "digits")},
+        "size_mb": {name: stages.folder_mb(models / name) for name in ("tiny-consistency", "digits")},
         "images": n,
         "generated": by_steps,
         "classifier_right_on_held_out_digits": float((found.numpy() == labels).mean()),
@@ -77,67 +72,21 @@ def evaluate(models: Path, n: int) -> dict:
     }
 
 
-def folder_mb(folder: Path) -> float:
-    """Size of the files of a folder, in 10**6 bytes."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-
-
-def training_record(checkpoint: Path, recipe: training.Recipe, previous: dict) -> dict:
-    """Recipe, steps and CPU seconds of a training; what `previous` says where no checkpoint is left."""
-    if not checkpoint.exists():
-        return previous
-    state = torch.load(checkpoint, weights_only=True)
-    return asdict(recipe) | {"steps_done": state["step"], "cpu_s": round(state["cpu_s"])}
-
-
-def rounded(value):
-    """The figures with four decimals."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all of them if none is given")
-    parser.add_argument("--seed", type=int, default=1, help="of weights and batches (default: 1)")
-    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
-    parser.add_argument(
-        "--checkpoints",
-        type=Path,
-        default=Path("results/embedded-training"),
-        help="where unfinished trainings are kept (default: results/embedded-training)",
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    parser.add_argument("--images", type=int, default=IMAGES, help="to evaluate for every number of steps")
-    chosen = parser.parse_args(argv)
-    if unknown := set(chosen.stage) - set(STAGES):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    return chosen
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
-    chosen = arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
-    stages, models, seed = chosen.stage or STAGES, chosen.models, chosen.seed
+    made = stages.parser(__doc__, STAGES)
+    made.add_argument("--images", type=int, default=IMAGES, help="to evaluate for every number of steps")
+    chosen = stages.begin(made, argv)
+    asked, models, seed = chosen.stage or STAGES, chosen.models, chosen.seed
     data = digits.dataset(held=False)
-    if "classifier" in stages:
+    if "classifier" in asked:
         digit_classifier.save(digit_reader.train(*data, chosen.checkpoints / "digits.pt", seed)[0], models / "digits")
-    if "model" in stages:
+    if "model" in asked:
         network = tiny_consistency.train(*data, chosen.checkpoints, seed)[0]
         tiny_consistency.pipeline(network).save_pretrained(models / "tiny-consistency")
-    if "evaluate" in stages:
-        target = models / "evaluation-tiny-consistency.json"
-        previous = (json.loads(target.read_text()) if target.exists() else {}).get("training", {})
-        record = {
-            name: training_record(chosen.checkpoints / f"{name}.pt", recipe, previous.get(name, {}))
-            for name, recipe in RECIPES.items()
-        }
-        figures = {"seed": seed} | evaluate(models, chosen.images) | {"training": record}
-        manifest.write_json(target, rounded(figures))
-        log.info("wrote %s", target)
+    if "evaluate" in asked:
+        target, figures = models / "evaluation-tiny-consistency.json", {"seed": seed} | evaluate(models, chosen.images)
+        stages.write_evaluation(target, figures, partial(stages.training_records, chosen.checkpoints, RECIPES))
 
 
 if __name__ == "__main__":

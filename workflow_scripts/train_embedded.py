@@ -18,18 +18,16 @@ flow, the longest training, and take 1.4 times its steps in the same time:
   torchrun --nproc-per-node 2 workflow_scripts/train_embedded.py flow --threads 1
 """
 
-import argparse
-import json
 import logging
 import os
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from quantwatt import attributes, experiment, scenes
-from quantwatt.embedded import classifier, flow, judge, tokenizer, training, vae
+from quantwatt.embedded import classifier, flow, judge, stages, tokenizer, training, vae
 from quantwatt.families import sd3
 from quantwatt.images import to_uint8
 from quantwatt.progress import progress
@@ -40,6 +38,7 @@ TRAINING_PICTURES = 40_000
 STAGES = ("prompts", "flow", "judge", "attributes", "evaluate")
 PROMPTS = {"test": (512, 1, True), "calibration": (64, 2, False)}  # number, added to the seed, held out
 EVALUATION_SEED = 1000  # added to the seed
+RECIPES = {"vae": vae.RECIPE, "flow": flow.RECIPE, "judge": judge.RECIPE, "attributes": classifier.RECIPE}
 
 
 def training_data(seed: int) -> tuple[np.ndarray, list[str]]:
@@ -100,25 +99,6 @@ def train_attributes(models: Path, checkpoints: Path, seed: int, unfinished: boo
     attributes.save(model, models / "attributes")
 
 
-def folder_mb(folder: Path) -> float:
-    """Size of the files of a folder, in 10**6 bytes."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-
-
-def training_record(checkpoints: Path, previous: dict) -> dict:
-    """Recipe, steps and CPU seconds of every training; what `previous` says where no checkpoint is left."""
-    recipes = {"vae": vae.RECIPE, "flow": flow.RECIPE, "judge": judge.RECIPE, "attributes": classifier.RECIPE}
-    record = {}
-    for name, recipe in recipes.items():
-        checkpoint = checkpoints / f"{name}.pt"
-        if checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            record[name] = asdict(recipe) | {"steps_done": state["step"], "cpu_s": round(state["cpu_s"])}
-        elif name in previous:
-            record[name] = previous[name]
-    return record
-
-
 def attributes_right(models: Path, images: np.ndarray, captions: list[str]) -> dict[str, float]:
     """The share of images [n, 64, 64, 3] with every attribute of their caption right, by the saved classifier."""
     right, two = attributes.all_right(attributes.load(models / "attributes"), images, captions)
@@ -152,7 +132,7 @@ def evaluate(models: Path, prompts: Path, seed: int, n: int) -> dict:
         return 100 * float((critic.pictures(pictures) * critic.captions(texts)).sum(-1).mean())
 
     return {
-        "size_mb": {name: folder_mb(models / name) for name in ("tiny-sd3", "judge", "attributes")},
+        "size_mb": {name: stages.folder_mb(models / name) for name in ("tiny-sd3", "judge", "attributes")},
         "autoencoder_psnr_db": vae.reconstruction_db(autoencoder, renders[:n]),
         "classifier_right_on_renders": attributes_right(models, renders, captions),
         "generated_right": attributes_right(models, images, asked),
@@ -162,59 +142,28 @@ def evaluate(models: Path, prompts: Path, seed: int, n: int) -> dict:
     }
 
 
-def rounded(value):
-    """The figures with four decimals, as plain numbers."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(float(value), 4) if isinstance(value, float | np.floating) else value
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all of them if none is given")
-    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
-    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
-    parser.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
-    parser.add_argument(
-        "--checkpoints",
-        type=Path,
-        default=Path("results/embedded-training"),
-        help="where unfinished trainings are kept (default: results/embedded-training)",
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    parser.add_argument(
-        "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
-    )
-    parser.add_argument("--images", type=int, default=512, help="prompts to evaluate (default: all 512)")
-    chosen = parser.parse_args(argv)
-    unknown = set(chosen.stage) - set(STAGES)
-    if unknown:
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    return chosen
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
-    chosen = arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
+    made = stages.parser(__doc__, STAGES)
+    made.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
+    made.add_argument(
+        "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
+    )
+    made.add_argument("--images", type=int, default=512, help="prompts to evaluate (default: all 512)")
+    chosen = stages.begin(made, argv)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("gloo")
-    stages = chosen.stage or STAGES
-    if "prompts" in stages:
+    asked = chosen.stage or STAGES
+    if "prompts" in asked:
         write_prompts(chosen.prompts, chosen.seed)
     trainings = {"flow": train_flow, "judge": train_judge, "attributes": train_attributes}
     for name, run in trainings.items():
-        if name in stages:
+        if name in asked:
             run(chosen.models, chosen.checkpoints, chosen.seed, chosen.unfinished)
-    if "evaluate" in stages:
-        target = chosen.models / "evaluation.json"
-        previous = json.loads(target.read_text()) if target.exists() else {}
-        figures = evaluate(chosen.models, chosen.prompts, chosen.seed, chosen.images)
-        record = training_record(chosen.checkpoints, previous.get("training", {}))
-        result = {"seed": chosen.seed} | figures | {"training": record}
-        target.write_text(json.dumps(rounded(result), indent=1) + "\n")
-        log.info("wrote %s", target)
+    if "evaluate" in asked:
+        figures = {"seed": chosen.seed} | evaluate(chosen.models, chosen.prompts, chosen.seed, chosen.images)
+        record = partial(stages.training_records, chosen.checkpoints, RECIPES)
+        stages.write_evaluation(chosen.models / "evaluation.json", figures, record)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,15 @@ weights of its text encoders with the embedded Stable Diffusion 3 (resources/mod
 Without a stage all of them run, in this order. A training that was interrupted resumes from its last checkpoint.
 """
 
-import argparse
-import json
 import logging
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from quantwatt import attributes, manifest
-from quantwatt.embedded import few_step, judge, training
+from quantwatt import attributes
+from quantwatt.embedded import few_step, judge, stages, training
 from quantwatt.embedded import vae as autoencoder
 from quantwatt.families import sdxl
 from quantwatt.images import to_uint8
@@ -122,71 +119,34 @@ def evaluate(models: Path, prompts: list[str], seed: int) -> dict:
             name: sum(p.numel() for p in getattr(pipeline, name).parameters())
             for name in ("unet", "text_encoder", "text_encoder_2", "vae")
         },
-        "size_mb": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+        "size_mb": stages.folder_mb(folder),
         "images": len(prompts),
         **figures,
         "first_token": first_token(pipeline, prompts),
     }
 
 
-def training_record(checkpoint: Path, previous: dict) -> dict:
-    """Recipe, steps and CPU seconds of the training; what `previous` says where no checkpoint is left."""
-    if not checkpoint.exists():
-        return previous.get("training", {})
-    state = torch.load(checkpoint, weights_only=True)
-    return asdict(few_step.RECIPE) | {
-        "pairs": few_step.PAIRS,
-        "steps_done": state["step"],
-        "cpu_s": round(state["cpu_s"]),
-    }
-
-
-def rounded(value):
-    """The figures with four decimals, as plain numbers."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(float(value), 4) if isinstance(value, float | np.floating) else value
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all of them if none is given")
-    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
-    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
-    parser.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
-    parser.add_argument(
-        "--checkpoints",
-        type=Path,
-        default=Path("results/embedded-training"),
-        help="where pairs and unfinished trainings are kept (default: results/embedded-training)",
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    parser.add_argument(
-        "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
-    )
-    chosen = parser.parse_args(argv)
-    if unknown := set(chosen.stage) - set(STAGES):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    return chosen
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
-    chosen = arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
-    stages, models, checkpoints, seed = chosen.stage or STAGES, chosen.models, chosen.checkpoints, chosen.seed
-    if "pairs" in stages:
+    made = stages.parser(__doc__, STAGES)
+    made.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
+    made.add_argument(
+        "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
+    )
+    chosen = stages.begin(made, argv)
+    asked, models, checkpoints, seed = chosen.stage or STAGES, chosen.models, chosen.checkpoints, chosen.seed
+    if "pairs" in asked:
         make_pairs(models, checkpoints, seed)
-    if "train" in stages:
+    if "train" in asked:
         train(models, checkpoints, seed, chosen.unfinished)
-    if "evaluate" in stages:
-        target = models / "evaluation-tiny-sdxl.json"
-        previous = json.loads(target.read_text()) if target.exists() else {}
+    if "evaluate" in asked:
         figures = evaluate(models, (chosen.prompts / "shapes-test.txt").read_text().splitlines(), seed)
-        record = training_record(checkpoints / "few-step.pt", previous)
-        manifest.write_json(target, rounded(figures) | {"training": record})
-        log.info("wrote %s", target)
+
+        def record(previous):
+            trained = stages.training_record(checkpoints / "few-step.pt", few_step.RECIPE, previous)
+            return {"pairs": few_step.PAIRS} | trained
+
+        stages.write_evaluation(models / "evaluation-tiny-sdxl.json", figures, record)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,17 @@ Without a stage all but `texts` run, in this order: other versions of Python hav
 repository rest on those in resources/texts/. A training that was interrupted resumes from its last checkpoint.
 """
 
-import argparse
-import json
 import logging
 import math
 import platform
 import shutil
 import sysconfig
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from quantwatt import manifest
-from quantwatt.embedded import tiny_distilbert, tiny_gpt2, training
+from quantwatt.embedded import stages, tiny_distilbert, tiny_gpt2
 from quantwatt.families import distilbert, gpt2
 from quantwatt.text import manuals, reviews
 
@@ -102,60 +99,30 @@ def perplexity_of(items: list) -> float:
     return math.exp(sum(item["nll"] for item in items) / sum(item["tokens"] for item in items))
 
 
-def training_record(checkpoint: Path, recipe: training.Recipe, previous: dict) -> dict:
-    """Recipe, steps and CPU seconds of a training; what `previous` says where no checkpoint is left."""
-    if not checkpoint.exists():
-        return previous.get("training", {})
-    state = torch.load(checkpoint, weights_only=True)
-    return asdict(recipe) | {"steps_done": state["step"], "cpu_s": round(state["cpu_s"])}
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="*", help=f"of {', '.join(STAGES)}; all but texts if none is given")
-    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
-    parser.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
-    parser.add_argument("--texts", type=Path, default=Path("resources/texts"), help="where texts are")
-    parser.add_argument(
-        "--checkpoints",
-        type=Path,
-        default=Path("results/embedded-training"),
-        help="where unfinished trainings are kept (default: results/embedded-training)",
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    chosen = parser.parse_args(argv)
-    if unknown := set(chosen.stage) - set(STAGES):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; choose from {', '.join(STAGES)}")
-    return chosen
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
-    chosen = arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(chosen.threads)
-    stages, models, texts, seed = chosen.stage or STAGES[1:], chosen.models, chosen.texts, chosen.seed
+    made = stages.parser(__doc__, STAGES, unnamed="all but texts")
+    made.add_argument("--texts", type=Path, default=Path("resources/texts"), help="where texts are")
+    chosen = stages.begin(made, argv)
+    asked, models, texts, seed = chosen.stage or STAGES[1:], chosen.models, chosen.texts, chosen.seed
     checkpoints = {name: chosen.checkpoints / f"tiny-{name}.pt" for name in ("distilbert", "gpt2")}
-    if "texts" in stages:
+    if "texts" in asked:
         write_reviews(texts, seed)
         write_manuals(texts)
-    if "distilbert" in stages:
+    if "distilbert" in asked:
         save(*tiny_distilbert.train(seed, checkpoints["distilbert"])[:2], models / "tiny-distilbert")
-    if "gpt2" in stages:
+    if "gpt2" in asked:
         text = gpt2.read(texts / "manuals-train.txt")[0][0]
         save(*tiny_gpt2.train(text, seed, checkpoints["gpt2"])[:2], models / "tiny-gpt2")
-    if "evaluate" in stages:
+    if "evaluate" in asked:
         evaluations = {
             "distilbert": (evaluate_distilbert, tiny_distilbert.RECIPE),
             "gpt2": (evaluate_gpt2, tiny_gpt2.RECIPE),
         }
         for name, (evaluate, recipe) in evaluations.items():
             target = models / f"evaluation-tiny-{name}.json"
-            previous = json.loads(target.read_text()) if target.exists() else {}
-            figures = {key: round(value, 4) for key, value in evaluate(models, texts, seed).items()}
-            record = training_record(checkpoints[name], recipe, previous)
-            manifest.write_json(target, figures | {"training": record})
-            log.info("wrote %s", target)
+            record = partial(stages.training_record, checkpoints[name], recipe)
+            stages.write_evaluation(target, evaluate(models, texts, seed), record)
 
 
 if __name__ == "__main__":

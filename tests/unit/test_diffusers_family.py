@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import fetch_model
 from quantwatt import architecture, calibration, checkpoint, experiment, manifest, sequential, splits
 from quantwatt.allocation import allocate
-from quantwatt.denoiser_inputs import flat, nested
+from quantwatt.denoiser_inputs import flat, nested, shared
 from quantwatt.families import load_family
 from quantwatt.images import to_uint8
 from quantwatt.manifest import DataError
@@ -162,6 +162,17 @@ def test_samples_of_different_steps_and_prompts_make_one_call(name, pipeline, de
     assert torch.allclose(found, torch.stack([seen[1][2], seen[0][0]]), atol=1e-5)
 
 
+def test_a_tensor_of_the_whole_call_is_told_from_one_row_a_sample_whatever_their_lengths(pipelines):
+    flux, seen = pipelines["flux"], []
+    prompts, tokens = TEXTS * 4, tiny_pipelines.ARGUMENTS["flux"]["max_sequence_length"]
+    assert len(prompts) == tokens
+    with flux.transformer.register_forward_hook(lambda module, args, output: seen.append(output[0].clone())):
+        kept = FAMILY.record(flux, prompts, range(tokens), sampling("flux", steps=1), {0})[0]
+    assert kept["txt_ids:shared"].shape == (tokens, tokens, 3) and len(kept["guidance"]) == tokens
+    found = flux.transformer(**nested({n: tensor[3:8] for n, tensor in kept.items()}))[0]
+    assert torch.allclose(found, seen[0][3:8], atol=1e-5)
+
+
 def test_both_branches_are_kept_where_guidance_calls_twice(folders):
     entry = settings("flux")
     entry["arguments"] = {**entry["arguments"], "true_cfg_scale": 3.0}
@@ -200,7 +211,7 @@ def test_calibration_stacks_what_was_recorded(name, pipeline, denoiser, tmp_path
 
 
 def test_a_call_is_stored_by_samples_and_made_again(tmp_path):
-    pair = (torch.arange(4), torch.ones(2, 3))  # of two types: a file has the larger one first
+    pair = (torch.arange(3), torch.ones(2, 3))  # of two types: a file has the larger one first
     call = {
         "hidden_states": torch.randn(3, 5),
         "timestep": torch.tensor(7),
@@ -210,7 +221,9 @@ def test_a_call_is_stored_by_samples_and_made_again(tmp_path):
         "scale": 0.1,
         "flag": False,
     }
-    save_file({n: tensor.contiguous() for n, tensor in flat(call, 3).items()}, tmp_path / "samples.safetensors")
+    more = call | {"hidden_states": torch.randn(4, 5), "added": {"embeds": torch.randn(4, 2), "nothing": None}}
+    stored = flat(call, 3, shared(call, more))
+    save_file({n: tensor.contiguous() for n, tensor in stored.items()}, tmp_path / "samples.safetensors")
     stored = load_file(tmp_path / "samples.safetensors")
     assert {len(tensor) for tensor in stored.values()} == {3}
     again = nested(stored)
@@ -223,12 +236,18 @@ def test_a_call_is_stored_by_samples_and_made_again(tmp_path):
 
 
 def test_what_one_call_cannot_give_to_all_samples_is_refused():
-    other = flat({"hidden_states": torch.ones(2, 5), "height": 8}, 2)
+    other = flat({"hidden_states": torch.ones(2, 5), "height": 8}, 2, set())
     mixed = {n: torch.cat([tensor, other[n] * 2]) for n, tensor in other.items()}
     with pytest.raises(DataError, match="height:int: differs .*batch_size: 1"):
         nested(mixed)
     with pytest.raises(DataError, match="mode: a str cannot be stored"):
-        flat({"mode": "fast"}, 2)
+        flat({"mode": "fast"}, 2, set())
+    heads = {"mask": torch.ones(6, 5)}, {"mask": torch.ones(8, 5)}
+    with pytest.raises(DataError, match="mask: 6 rows of 3 samples"):
+        flat(heads[0], 3, shared(*heads))
+    parts = {"texts": [torch.ones(5)] * 2}, {"texts": [torch.ones(5)] * 3}
+    with pytest.raises(DataError, match=r"texts\.2: is there for one number of samples"):
+        shared(*parts)
 
 
 def test_what_a_sampling_leaves_out_is_the_pipelines_own_default(pipelines):
@@ -273,14 +292,37 @@ def test_what_a_pipeline_cannot_do_is_refused(name, pipeline, prompts, entries, 
         FAMILY.generate(pipeline, prompts, [0], sampling(name, **entries))
 
 
-def test_guidance_is_refused_where_a_pipeline_has_none(tmp_path):
+@pytest.fixture(scope="module")
+def ddpm(tmp_path_factory):
+    """A pipeline without prompts, of grey images."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
     types = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     unet = UNet2DModel(8, 1, 1, block_out_channels=(16,), norm_num_groups=4, layers_per_block=1, **types)
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
-    pipeline = FAMILY.load(settings("ddpm"), tmp_path)
+    folder = tmp_path_factory.mktemp("ddpm")
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["DDPMPipeline", "DDIMPipeline"])
+def test_pipelines_that_make_arrays_themselves_draw_in_bfloat16(ddpm, kind, tmp_path):
+    for part in ("unet", "scheduler"):
+        (tmp_path / part).symlink_to(ddpm / part)
+    index = manifest.read_json(ddpm / "model_index.json") | {"_class_name": kind}
+    if kind == "DDIMPipeline":
+        index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    drawn = [
+        FAMILY.generate(FAMILY.load(settings(kind) | {"dtype": dtype}, tmp_path), ["", ""], [0, 1], {"steps": 2})
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert drawn[1].dtype == np.float32 and drawn[1].shape == (2, 8, 8, 3)
+    assert 0 < np.abs(drawn[1] - drawn[0]).mean() < 0.05
+
+
+def test_guidance_is_refused_where_a_pipeline_has_none(ddpm):
+    pipeline = FAMILY.load(settings("ddpm"), ddpm)
     with pytest.raises(DataError, match="guidance: DDPMPipeline has none, and 2.0 is asked for"):
         FAMILY.generate(pipeline, [""], [0], {"steps": 2, "guidance": 2.0})
     grey = FAMILY.generate(pipeline, ["", ""], [0, 1], {"steps": 2, "guidance": 1.0})

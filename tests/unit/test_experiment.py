@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from quantwatt import experiment, registry
+from quantwatt import cross_checks, experiment, paths, registry, schemas
 
 ROOT = experiment.ROOT
 EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -151,50 +151,50 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     ],
 )
 def test_a_report_shows_the_evaluation_of_its_own_models(name, files):
-    found = experiment.evaluations(experiment.load_experiment(name)["models"])
+    found = paths.evaluations(experiment.load_experiment(name)["models"])
     assert found == [f"resources/models/{file}.json" for file in files]
 
 
 def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
-    monkeypatch.setattr(experiment, "WHOLE_FILE_BYTES", 100)
-    monkeypatch.setattr(experiment, "EDGE_BYTES", 10)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "WHOLE_FILE_BYTES", 100)
+    monkeypatch.setattr(paths, "EDGE_BYTES", 10)
     (tmp_path / "m").mkdir()
     (tmp_path / "m/small").write_bytes(b"a" * 50)
     (tmp_path / "m/large").write_bytes(b"b" * 500)
-    first = experiment.fingerprint("m")
+    first = paths.fingerprint("m")
     (tmp_path / "m/small").touch()
-    assert experiment.fingerprint("m") == first
+    assert paths.fingerprint("m") == first
     (tmp_path / "m/small").write_bytes(b"a" * 49 + b"c")
-    second = experiment.fingerprint("m")
+    second = paths.fingerprint("m")
     (tmp_path / "m/large").write_bytes(b"b" * 499 + b"c")
-    assert len({first, second, experiment.fingerprint("m"), experiment.fingerprint("m/small")}) == 4
+    assert len({first, second, paths.fingerprint("m"), paths.fingerprint("m/small")}) == 4
 
 
 def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     pictures = tmp_path / "train"
     for name in ("n01/a.jpg", "n02/b.jpg"):
         (pictures / name).parent.mkdir(parents=True)
         (pictures / name).write_bytes(b"a" * 50)
-    found = [experiment.listing("train")]
+    found = [paths.listing("train")]
     (pictures / "n01/a.jpg").touch()
-    assert experiment.listing("train") == found[0]
+    assert paths.listing("train") == found[0]
     (pictures / "n01/a.jpg").write_bytes(b"a" * 51)
-    found.append(experiment.listing("train"))
+    found.append(paths.listing("train"))
     (pictures / "n01/a.jpg").rename(pictures / "n02/a.jpg")
-    found.append(experiment.listing("train"))
+    found.append(paths.listing("train"))
     (pictures / "n02/c.jpg").write_bytes(b"")
-    found.append(experiment.listing("train"))
+    found.append(paths.listing("train"))
     assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize("kind", ["solvers", "transforms"])
 def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
-    names = [path.name.removesuffix(".schema.json") for path in (experiment.SCHEMAS / kind).glob("*.json")]
+    names = [path.name.removesuffix(".schema.json") for path in (schemas.SCHEMAS / kind).glob("*.json")]
     assert names
     for name in names:
-        schema, module = experiment._schema(f"{kind}/{name}"), registry.load(kind, name)
+        schema, module = schemas.schema(f"{kind}/{name}"), registry.load(kind, name)
         reads = bool(getattr(module, "NEEDS", ())) or any(hasattr(module, n) for n in ("needs", "NEEDS_BLOCK"))
         assert schema.get("x-external", False) == hasattr(module, "EXTERNAL")
         assert schema.get("x-needs-calibration", False) == (reads or hasattr(module, "EXTERNAL"))
@@ -271,7 +271,7 @@ def test_data_that_a_rule_fetches_need_not_be_there(raw, raw_text):
 
 def test_prompts_that_are_there_are_counted(raw, monkeypatch, tmp_path):
     """A user's own captions-5000.txt may have fewer."""
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(cross_checks, "ROOT", tmp_path)
     for name in ("resources", "workflow_scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
     prompts = tmp_path / "data/coco-2017/captions-5000.txt"

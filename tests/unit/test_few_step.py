@@ -166,8 +166,6 @@ def test_a_short_training_saves_a_pipeline_that_draws(tmp_path, monkeypatch, one
     assert found["training"]["steps_done"] == 2 and found["training"]["pairs"] == 8 and found["images"] == 4
     assert found["first_token"]["change"] == 0
     assert "tiny-sd3" not in (tmp_path / "tiny-sdxl" / "vae" / "config.json").read_text()
-    recorded = train_few_step.training_record(tmp_path / "none.pt", {"training": {"cpu_s": 1}})
-    assert recorded == {"cpu_s": 1}
 
 
 @pytest.fixture(scope="module")

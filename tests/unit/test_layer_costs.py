@@ -11,7 +11,7 @@ import torch
 
 import fetch_model
 import layer_costs
-from quantwatt import costs, experiment, sensitivity_table
+from quantwatt import costs, experiment, mixed_entries, sensitivity_table
 from quantwatt.meters import open_meter
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def measured(tmp_path_factory):
         entry = {"candidates": {name: CANDIDATES[name] for name in ("int8", "w4")}, "steps": 1, "height": 64,
                  "width": 64, "prompts": "resources/prompts/shapes-calibration.txt",
                  "costs": SETTINGS | {"rounds": 1, "blocks": 0}}  # fmt: skip
-        entry = experiment._complete_sensitivity(entry, "mine.yaml", "sensitivities.alone")
+        entry = mixed_entries.complete_sensitivity(entry, "mine.yaml", "sensitivities.alone")
         measuring = experiment.load_config({})["measuring"] | {"meter": "none", "warmup_s": 0.1}
         layer_costs.main(
             ["--model", f"{folder}/model.json", "--sensitivity-name", "alone", "--sensitivity", json.dumps(entry),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantwatt import experiment, registry
+from quantwatt import experiment, methods, registry
 from quantwatt.checkpoint import QuantizedPipeline
 from quantwatt.formats import trial
 from quantwatt.manifest import DataError
@@ -307,4 +307,4 @@ def test_schemas_complete_an_entry_to_what_the_formats_read():
         completed = experiment.check_experiment(raw, "embedded.yaml")["methods"]["library"]
         defaults = {"torchao": {"group": 128}, "bitsandbytes-int8": {"threshold": 6.0}, "quanto": {}}
         assert completed["weights"] == {**short, **defaults[settings["format"]]}
-        assert experiment.is_library(completed)
+        assert methods.is_library(completed)

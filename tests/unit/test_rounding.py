@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantwatt import architecture, sequential
-from quantwatt.convolution import Convolution
+from quantwatt.convolution import Convolution, positions
 from quantwatt.experiment import complete_method
 from quantwatt.formats import load_format, quantize_to_nearest
 from quantwatt.rounding import RoundedLayer, megabytes, round_weight
@@ -35,14 +35,11 @@ def formats(weights=None, activations=None):
 
 
 def observed(layer, *batches):
-    """Ranges of what the weight meets, one for each group."""
-    geometry, ranges = Convolution.of(layer), None
+    """The range of a layer's inputs."""
+    found = Range(batches[0].shape[1 if isinstance(layer, torch.nn.Conv2d) else -1])
     for inputs in batches:
-        parts = geometry.patches(inputs) if geometry else [inputs.flatten(0, -2)]
-        ranges = ranges or [Range(part.shape[1]) for part in parts]
-        for one, part in zip(ranges, parts, strict=True):
-            one.observe(part)
-    return ranges
+        found.observe(positions(inputs, Convolution.of(layer)))
+    return found
 
 
 def test_a_rounded_weight_is_that_of_its_matrix():

@@ -10,10 +10,11 @@ import sensitivity as script
 import trials
 from quantwatt import families, manifest, sensitivity_table
 from quantwatt.allocation import tried
-from quantwatt.experiment import _complete_sensitivity, complete_method
 from quantwatt.manifest import DataError
+from quantwatt.method_entries import complete_method
 from quantwatt.metrics.psnr import psnr
 from quantwatt.metrics.ssim import ssim
+from quantwatt.mixed_entries import complete_sensitivity
 from quantwatt.rounding import RoundedLayer
 from quantwatt.sensitivity import Probe
 
@@ -81,7 +82,7 @@ MODEL = {"layers": LAYERS, "files": {}, "settings": {"family": "sd3"}, "location
 def entry_of(transform=None, **changes):
     entry = {"candidates": CANDIDATES, "prompts": "p.txt", "images": 5, "steps": 3, "batch_size": 2, "jobs": 2}
     transforms = [{"name": transform}] if transform else []
-    return _complete_sensitivity(entry | changes, "mine.yaml", "sensitivities.alone") | {"transforms": transforms}
+    return complete_sensitivity(entry | changes, "mine.yaml", "sensitivities.alone") | {"transforms": transforms}
 
 
 def probe_of(names=tuple(LAYERS), **changes):
@@ -148,12 +149,12 @@ def test_trying_leaves_the_model_as_it_was():
 
 def test_ranges_run_over_batches_and_leave_the_first_token_out():
     plain, bos = probe_of(), probe_of(transform="bos")
-    assert plain.ranges["to_k"][0].high.amax() == 500
+    assert plain.ranges["to_k"].high.amax() == 500
     lengths = [max(map(len, batch)) / 10 for batch in (PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:])]
     expected = lengths[0]  # every batch is seen once a step
     for length in [length for length in lengths for _ in range(3)][1:]:
         expected = 0.95 * expected + 0.05 * length
-    assert bos.ranges["to_k"][0].high.amax().item() == pytest.approx(expected, rel=1e-5)
+    assert bos.ranges["to_k"].high.amax().item() == pytest.approx(expected, rel=1e-5)
     errors = [probe.row("to_k", "a4")["noise"] for probe in (plain, bos)]
     assert errors[1] < errors[0] / 4
 

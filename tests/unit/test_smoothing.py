@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantwatt import experiment, linear
+from quantwatt import experiment, linear, schemas
 from quantwatt.activations import ActivationFormat
 from quantwatt.formats import load_format
 from quantwatt.solvers import gptq, rtn
@@ -152,9 +152,9 @@ def test_search_reads_tokens_and_a_given_alpha_does_not():
     ("alpha", "valid"), [(0.5, True), (0, True), ("search", True), (1.5, False), ("best", False), (None, False)]
 )
 def test_schema_takes_a_number_or_search(alpha, valid):
-    schema = json.loads((experiment.SCHEMAS / "transforms/smoothing.schema.json").read_text())
+    schema = json.loads((schemas.SCHEMAS / "transforms/smoothing.schema.json").read_text())
     if valid:
-        assert experiment._complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")["grid"] == 20
+        assert schemas.complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")["grid"] == 20
     else:
         with pytest.raises(experiment.ConfigurationError, match=r"m\.alpha: give a number from 0 to 1, or 'search'"):
-            experiment._complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")
+            schemas.complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")

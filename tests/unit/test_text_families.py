@@ -7,7 +7,7 @@ import tiny_text
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantwatt import experiment, registry, sequential
+from quantwatt import experiment, registry, schemas, sequential
 from quantwatt.families import load_family
 from quantwatt.manifest import DataError
 from quantwatt.text import sources
@@ -338,7 +338,7 @@ def test_files_that_hold_no_texts_are_refused(tmp_path, content, message):
 
 
 def test_schemas_say_that_these_models_read_text(name):
-    schema = json.loads((experiment.SCHEMAS / f"families/{name}.schema.json").read_text())
+    schema = json.loads((schemas.SCHEMAS / f"families/{name}.schema.json").read_text())
     assert schema["x-kind"] == "text" and schema["properties"]["family"]["const"] == name
 
 

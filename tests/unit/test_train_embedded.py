@@ -6,7 +6,7 @@ import pytest
 
 import train_embedded
 from quantwatt import attributes
-from quantwatt.embedded import classifier, training
+from quantwatt.embedded import classifier, stages, training
 
 
 def test_unknown_stage_is_refused(capsys):
@@ -29,6 +29,6 @@ def test_a_short_training_saves_a_classifier(tmp_path, monkeypatch):
     folders = ["--models", str(tmp_path / "models"), "--checkpoints", str(tmp_path / "checkpoints")]
     train_embedded.main(["attributes", *folders])
     assert isinstance(attributes.load(tmp_path / "models" / "attributes"), attributes.AttributeClassifier)
-    record = train_embedded.training_record(tmp_path / "checkpoints", {"vae": {"steps": 1}})
+    record = stages.training_records(tmp_path / "checkpoints", train_embedded.RECIPES, {"vae": {"steps": 1}})
     assert record["attributes"]["steps_done"] == 3 and record["vae"] == {"steps": 1}
     json.dumps(record)

@@ -10,7 +10,7 @@ import torch
 
 import train_text
 from quantwatt import experiment, sequential
-from quantwatt.embedded import tiny_distilbert, tiny_gpt2
+from quantwatt.embedded import stages, tiny_distilbert, tiny_gpt2
 from quantwatt.families import distilbert, gpt2, load_family
 from quantwatt.text import predictions
 
@@ -49,9 +49,8 @@ def test_a_short_training_saves_models_that_families_load(tmp_path, monkeypatch)
         pipeline = family.load(train_text.FLOAT, tmp_path / f"tiny-{family.__name__.rpartition('.')[2]}")
         ids = pipeline.tokenizer(text).input_ids
         assert "".join(pipeline.tokenizer.decode(ids, skip_special_tokens=True).split()) == "".join(text.split())
-    record = train_text.training_record(tmp_path / "checkpoints" / "tiny-gpt2.pt", tiny_gpt2.RECIPE, {})
+    record = stages.training_record(tmp_path / "checkpoints" / "tiny-gpt2.pt", tiny_gpt2.RECIPE, {})
     assert record["steps_done"] == 2
-    assert train_text.training_record(tmp_path / "none.pt", tiny_gpt2.RECIPE, {"training": 1}) == 1
 
 
 def test_counted_perplexities_are_those_of_their_definition():

@@ -41,11 +41,10 @@ class ActivationFormat:
         scale = (high - low).clamp(min=TINY) / (self.highest - self.lowest)
         return scale, torch.round(self.lowest - low / scale)
 
-    def calibrated(self, ranges):
-        """The static grid, (scale [1], zero [1]), of some `range` statistics: the widest finite column decides."""
-        low, high = (torch.cat([getattr(one, side) for one in ranges]) for side in ("low", "high"))
-        finite = low.isfinite() & high.isfinite()
-        low, high = (part.where(finite, 0.0) for part in (low, high))
+    def calibrated(self, observed):
+        """The static grid, (scale [1], zero [1]), of `range` statistics: the widest finite column decides."""
+        finite = observed.low.isfinite() & observed.high.isfinite()
+        low, high = (part.where(finite, 0.0) for part in (observed.low, observed.high))
         scale, zero = self.grid(low.amin(), high.amax())
         return scale[None], zero[None]
 

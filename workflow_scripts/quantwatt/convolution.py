@@ -8,54 +8,65 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from quantwatt.manifest import DataError
-
 
 @dataclass(frozen=True)
 class Convolution:
-    """kernel_size, stride, padding, dilation: (vertical, horizontal); groups: of channels."""
+    """kernel_size, stride, dilation: (vertical, horizontal); padding: (left, right, top, bottom), of what padding_mode
+    says: "zeros", "circular", "reflect" or "replicate"; groups: of channels."""
 
     kernel_size: tuple
     stride: tuple
     padding: tuple
+    padding_mode: str
     dilation: tuple
     groups: int
 
     @classmethod
     def of(cls, layer):
-        """The geometry of a Conv2d, or None of a linear layer.
-
-        Raises:
-            DataError: it pads with something else than zeros, or unevenly.
-        """
+        """The geometry of a Conv2d, or None of a linear layer."""
         if not isinstance(layer, torch.nn.Conv2d):
             return None
         reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        padding = {"valid": (0, 0), "same": tuple(r // 2 for r in reach)}.get(layer.padding, layer.padding)
-        if layer.padding_mode != "zeros" or (layer.padding == "same" and any(r % 2 for r in reach)):
-            raise DataError("a convolution that pads with something else than zeros, or unevenly, is not known.")
-        return cls(layer.kernel_size, layer.stride, padding, layer.dilation, layer.groups)
+        if layer.padding == "same":  # as PyTorch does: what cannot be halved is one more behind
+            top, left = (r // 2 for r in reach)
+            bottom, right = (r - r // 2 for r in reach)
+        else:
+            top, left = bottom, right = (0, 0) if layer.padding == "valid" else layer.padding
+        padding = (left, right, top, bottom)
+        return cls(layer.kernel_size, layer.stride, padding, layer.padding_mode, layer.dilation, layer.groups)
 
     @classmethod
     def from_settings(cls, layer):
         """The geometry that a layer of a manifest has, or None."""
         if "kernel_size" not in layer:
             return None
-        return cls(**{f.name: layer[f.name] if f.name == "groups" else tuple(layer[f.name]) for f in fields(cls)})
+        values = {f.name: layer[f.name] for f in fields(cls)}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def settings(self):
         """The inverse of `from_settings`."""
-        return {f.name: self.groups if f.name == "groups" else list(getattr(self, f.name)) for f in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def patches(self, inputs):
         """Inputs [samples, channels, height, width] as one [positions, columns] for every group."""
-        unfolded = torch.nn.functional.unfold(inputs, self.kernel_size, self.dilation, self.padding, self.stride)
+        inputs, zeros = self._padded(inputs)
+        unfolded = torch.nn.functional.unfold(inputs, self.kernel_size, self.dilation, zeros, self.stride)
         return [part.transpose(1, 2).flatten(0, 1) for part in unfolded.chunk(self.groups, dim=1)]
 
     def product(self, inputs, weight, bias=None):
         """Outputs [samples, rows, height, width] of a weight [rows, columns]."""
+        inputs, zeros = self._padded(inputs)
         weight = weight.reshape(len(weight), -1, *self.kernel_size)
-        return torch.nn.functional.conv2d(inputs, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return torch.nn.functional.conv2d(inputs, weight, bias, self.stride, zeros, self.dilation, self.groups)
+
+    def _padded(self, inputs):
+        """The padded inputs, and the zeros (vertical, horizontal) that PyTorch's own functions can put around them."""
+        left, right, top, bottom = self.padding
+        zeros = self.padding_mode == "zeros"
+        if zeros and (left, top) == (right, bottom):
+            return inputs, (top, left)
+        mode = "constant" if zeros else self.padding_mode
+        return torch.nn.functional.pad(inputs, self.padding, mode), (0, 0)
 
 
 def describe(layer):
@@ -70,6 +81,11 @@ def product(inputs, weight, bias, geometry):
     if geometry is None:
         return torch.nn.functional.linear(inputs, weight, bias)
     return geometry.product(inputs, weight, bias)
+
+
+def positions(inputs, geometry):
+    """The input as it is, [tokens, columns], or of a convolution [positions, channels]: for what needs no patches."""
+    return inputs.flatten(0, -2) if geometry is None else inputs.movedim(1, -1).flatten(0, -2)
 
 
 def rounded(inputs, activation_format, grid, geometry):

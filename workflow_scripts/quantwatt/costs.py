@@ -96,7 +96,7 @@ def build(layer, inputs, formats, device):
     if activation_format is not None and not activation_format.dynamic:
         observed = Range(1)
         observed.observe(inputs.reshape(-1, 1).cpu())
-        scale, zero = activation_format.calibrated([observed])
+        scale, zero = activation_format.calibrated(observed)
         quantized = replace(quantized, activation_scale=scale, activation_zero=zero)
     description = {**formats, **convolution.describe(layer), "parts": sorted(quantized.state(weight_format))}
     kernel = kernels.kernel_for(description, device)

@@ -14,44 +14,70 @@ from quantwatt.manifest import DataError
 VALUES = {"none": lambda value: None, "bool": bool, "int": int, "float": float}
 
 
-def flat(arguments, count):
+def shared(call, other):
+    """Names of the tensors that a call gives to all its samples at once: another number of samples leaves their length.
+
+    Args:
+        call, other: arguments of the denoiser, by keyword, for different numbers of samples.
+    Raises:
+        DataError: one call has arguments that the other has not.
+    """
+    one, two = _parts(call), _parts(other)
+    if apart := one.keys() ^ two.keys():
+        raise DataError(f"denoiser input {min(apart)}: is there for one number of samples and not for another.")
+    lengths = {name: [part.shape[:1] for part in (one[name], two[name])] for name in one if _is_tensor(one[name])}
+    return {name for name, (length, another) in lengths.items() if length == another}
+
+
+def flat(arguments, count, shared):
     """The arguments of one call, sample by sample.
 
-    A tensor whose first dimension has the samples is theirs; a single number of a tensor, or a timestep of any type, is
-    that of every sample.
+    A tensor that is not shared has one row per sample; a single number of a tensor, or a timestep of any type, is that
+    of every sample.
 
     Args:
         arguments: of the denoiser, by keyword.
         count: samples of the call.
+        shared: names, as of the function `shared`.
     Returns:
         {name: [samples, ...]}.
     Raises:
-        DataError: an argument that is neither tensor nor number.
+        DataError: an argument is neither tensor nor number, or a tensor has other rows than one per sample.
     """
     found = {}
-    for name, value in arguments.items():
-        found |= _flat(name, value, count)
+    for name, value in _parts(arguments).items():
+        if name.startswith("timestep") and isinstance(value, (int, float)):
+            value = _number(value)
+        if not _is_tensor(value):
+            kind = "none" if value is None else type(value).__name__
+            if kind not in VALUES:
+                raise DataError(f"denoiser input {name}: a {kind} cannot be stored.")
+            found[f"{name}:{kind}"] = _number(value or 0).expand(count)
+        elif value.shape in ((), (1,)):
+            found[name] = value.detach().clone().reshape(()).expand(count)
+        elif name in shared:
+            found[f"{name}:shared"] = value.detach().clone().expand(count, *value.shape)
+        elif len(value) == count:
+            found[name] = value.detach().clone()
+        else:
+            raise DataError(f"denoiser input {name}: {len(value)} rows of {count} samples cannot be stored by samples.")
     return found
 
 
-def _flat(name, value, count):
-    if isinstance(value, Mapping):
-        return flat({f"{name}.{key}": part for key, part in value.items()}, count)
-    if isinstance(value, (tuple, list)):
-        return flat({f"{name}.{index}": part for index, part in enumerate(value)}, count)
-    if name.startswith("timestep") and isinstance(value, (int, float)):
-        value = _number(value)
-    if isinstance(value, torch.Tensor):
-        value = value.detach().clone()
-        if value.shape in ((), (1,)):
-            return {name: value.reshape(()).expand(count)}
-        if len(value) == count:
-            return {name: value}
-        return {f"{name}:shared": value.expand(count, *value.shape)}
-    kind = "none" if value is None else type(value).__name__
-    if kind not in VALUES:
-        raise DataError(f"denoiser input {name}: a {kind} cannot be stored.")
-    return {f"{name}:{kind}": _number(value or 0).expand(count)}
+def _parts(arguments):
+    """{dotted name: value} of all that stands in mappings, tuples and lists."""
+    found = {}
+    for name, value in arguments.items():
+        value = dict(enumerate(value)) if isinstance(value, (tuple, list)) else value
+        if isinstance(value, Mapping):
+            found |= _parts({f"{name}.{key}": part for key, part in value.items()})
+        else:
+            found[name] = value
+    return found
+
+
+def _is_tensor(value):
+    return isinstance(value, torch.Tensor)
 
 
 def _number(value):

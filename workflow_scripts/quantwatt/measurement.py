@@ -7,7 +7,7 @@ print(measure(lambda: model(inputs)))
 import contextlib
 from dataclasses import dataclass
 
-from quantwatt import experiment, measuring
+from quantwatt import experiment, machine, measuring
 from quantwatt.fresh_process import choose_meter
 
 
@@ -49,7 +49,7 @@ def measure(run, meter="auto", device="cpu", images_per_run=1, **changes):
         DataError: block_s is too short for the meter.
     """
     settings = experiment.load_config({"measuring": changes})["measuring"]
-    opened, reason = choose_meter(settings | {"meter": experiment.resolve_meter(meter, device)}, device)
+    opened, reason = choose_meter(settings | {"meter": machine.resolve_meter(meter, device)}, device)
     synchronize = measuring.nothing
     if device == "cuda":
         import torch

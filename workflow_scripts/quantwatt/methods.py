@@ -32,3 +32,18 @@ def is_library(method):
 def is_external(method):
     """Whether its solver runs in an environment of its own (its schema says so)."""
     return bool(method["solver"]) and schema(f"solvers/{method['solver']['name']}").get("x-external", False)
+
+
+def needs_calibration(method):
+    """Whether a completed method's solver, a transform (their schemas say so) or its activations need calibration."""
+    changed = [
+        *method["allocation"].get("overrides", {}).values(),
+        *method["allocation"].get("candidates", {}).values(),
+    ]
+    inputs = [method["activations"], *(formats.get("activations") for formats in changed)]
+    if any(activations and not activations["dynamic"] for activations in inputs):
+        return True
+    plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]
+    if method["solver"] and not is_external(method):
+        plugins.append(f"solvers/{method['solver']['name']}")
+    return any(schema(plugin).get("x-needs-calibration", False) for plugin in plugins)

@@ -30,11 +30,11 @@ class RoundedLayer(torch.nn.Module):
 
     layer: torch.nn.Linear or Conv2d, which stays as it is.
     formats: {"weights", "activations"}, completed settings or None.
-    ranges: [`range` statistics] of what its weight meets, one for every group of a convolution, for a static grid.
+    observed: `range` statistics of its inputs, for a static grid.
     keep_first: whether the first token goes through the float layer.
     """
 
-    def __init__(self, layer, formats, ranges=None, keep_first=False):
+    def __init__(self, layer, formats, observed=None, keep_first=False):
         super().__init__()
         self.float_layer = self.rounded = layer
         self.geometry, self.keep_first = Convolution.of(layer), keep_first
@@ -44,7 +44,7 @@ class RoundedLayer(torch.nn.Module):
             self.rounded._parameters = {**layer._parameters, "weight": torch.nn.Parameter(weight, requires_grad=False)}
         self.activation_format = ActivationFormat.from_settings(formats["activations"])
         static = self.activation_format is not None and not self.activation_format.dynamic
-        self.grid = self.activation_format.calibrated(ranges) if static else None
+        self.grid = self.activation_format.calibrated(observed) if static else None
 
     def __getattr__(self, name):
         """What pipelines read of a layer, such as in_features or its weight's type, is the float layer's."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantwatt import manifest, splits
+from quantwatt import convolution, manifest, splits
 from quantwatt.convolution import Convolution
 from quantwatt.manifest import DataError, finite
 from quantwatt.metrics.psnr import psnr
@@ -81,16 +81,13 @@ class Probe:
             raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
 
     def _watch(self, name):
-        """A hook that adds to the ranges of what a layer's weight meets, and notes its input's size per sample."""
+        """A hook that adds to the range of a layer's input, and notes its size per sample."""
 
         def watch(module, args):
             self.inputs[name] = args[0][0].numel()
             inputs = args[0][:, 1:] if name in self.keep_first else args[0]
-            geometry = Convolution.of(module)
-            tokens = [inputs.flatten(0, -2)] if geometry is None else geometry.patches(inputs)
-            ranges = self.ranges.setdefault(name, [Range(part.shape[1]) for part in tokens])
-            for one, part in zip(ranges, tokens, strict=True):
-                one.observe(part)
+            tokens = convolution.positions(inputs, Convolution.of(module))
+            self.ranges.setdefault(name, Range(tokens.shape[1])).observe(tokens)
 
         return watch
 

@@ -9,9 +9,10 @@ read. On an accelerator is only what is worked on.
 
 import copy
 import json
+import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -39,6 +40,7 @@ class LayerPlan:
     original, weight: [rows, columns] float32 before and after the transforms.
     input_factor, down, up, first_output: as the transforms left them.
     activation_scale, activation_zero: [1] of a static activation format.
+    report: what the transforms say of it.
     """
 
     names: dict
@@ -56,6 +58,7 @@ class LayerPlan:
     first_output: torch.Tensor | None = None
     activation_scale: torch.Tensor | None = None
     activation_zero: torch.Tensor | None = None
+    report: dict = field(default_factory=dict)
 
     @property
     def groups(self):
@@ -89,23 +92,26 @@ class LayerPlan:
         """Inputs without the first token where that is computed apart."""
         return inputs[:, 1:] if self.settings.get("first_token") else inputs
 
-    def tokens(self, inputs, real=None):
+    def tokens(self, inputs, real=None, raw=False):
         """What the rows of the weight are multiplied by: [tokens, columns] for every group of a convolution.
 
         Args:
             inputs: the layer's, in any shape that it takes.
             real: [samples, tokens], which of them are no padding.
+            raw: before the transforms; of a convolution then the inputs themselves, [positions, channels].
         """
-        if self.geometry is not None:
+        if self.geometry is not None and not raw:
             return self.geometry.patches(inputs)
-        inputs = inputs.reshape(-1, inputs.shape[-1])
+        inputs = convolution.positions(inputs, self.geometry)
         return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
 
     def statistics(self, needs, raw):
-        """Empty statistics of `tokens`; before the transforms (raw), of a convolution only what its own grid needs."""
+        """Empty statistics of `tokens`; of a convolution's inputs (raw) only what its grid needs."""
+        columns, device = self.weight.shape[1], self.weight.device
         if raw and self.geometry is not None:
-            needs = {"range"}.intersection(needs)
-        return [Statistics.new(needs, self.weight.shape[1], self.weight.device) for _ in self.groups]
+            channels = columns * self.geometry.groups // math.prod(self.geometry.kernel_size)
+            return [Statistics.new({"range"}.intersection(needs), channels, device)]
+        return [Statistics.new(needs, columns, device) for _ in self.groups]
 
     def transform(self, transforms, statistics):
         """Apply the transforms in order, then fix the activations' grid if it is static.
@@ -125,11 +131,12 @@ class LayerPlan:
             if result.down is not None:
                 self.down = result.down if self.down is None else torch.cat([self.down, result.down])
                 self.up = result.up if self.up is None else torch.cat([self.up, result.up], dim=1)
+            self.report |= result.report
             if result.first_output is not None:
                 self.first_output = result.first_output
         if self.activation_format is not None and not self.activation_format.dynamic:
-            ranges = [part.scaled(self.input_factor).range for part in statistics]
-            self.activation_scale, self.activation_zero = self.activation_format.calibrated(ranges)
+            observed = statistics[0].scaled(self.input_factor).range
+            self.activation_scale, self.activation_zero = self.activation_format.calibrated(observed)
 
     def finish(self, weight):
         """The solver's QuantizedWeight with what the layer does beside it; a learned activation grid is kept."""
@@ -367,6 +374,7 @@ class Walk:
             report = {
                 **plan.settings,
                 **_description(own, plan),
+                **plan.report,
                 **errors[name],
                 "damping": solution.damping,
                 "fallback": solution.fallback,

@@ -97,6 +97,7 @@ def _empty(whole, of):
     if not isinstance(of, list):
         rows = whole.out_features // of
         return SegmentedLinear(torch.nn.Linear(whole.in_features, rows, bias, **options) for _ in range(of))
+    options |= {"padding_mode": whole.padding_mode}
     geometry = whole.kernel_size, whole.stride, whole.padding, whole.dilation
     convolutions = (
         torch.nn.Conv2d(channels, whole.out_channels, *geometry, bias=bias and index == 0, **options)

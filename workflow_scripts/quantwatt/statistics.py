@@ -14,7 +14,8 @@ from quantwatt.manifest import DataError
 CHUNK = 2048  # tokens in one product: bounds the float32 copy
 TRIANGLE = 256  # columns of a block of the symmetric product
 SAMPLED_TOKENS = 1024
-SAME = 0.02  # by which equal vectors of a large text encoder may differ: a batch's size chooses the kernels
+SAME = 0.02  # deviation, as of `FirstToken`, of vectors that are equal: a batch's size chooses a text encoder's kernels
+TINY = torch.finfo(torch.float32).tiny
 MOMENTUM = 0.95
 
 
@@ -126,10 +127,14 @@ class FirstToken:
     """The first token of every sample, [columns] float32, where that is computed apart: one and the same vector.
 
     It is in no other statistic, so `observe` gets the tokens behind it.
+
+    deviation: the largest of any sample from the first, root mean square over columns, each as a part of its own
+        magnitude or, where that is smaller, of the median column's: a few columns are larger by orders than all
+        others, and must not hide them.
     """
 
     def __init__(self, columns, device="cpu"):
-        self.value = None
+        self.value, self.deviation = None, 0.0
 
     def observe(self, inputs, reference=None):
         pass
@@ -142,8 +147,14 @@ class FirstToken:
         """
         first = inputs[:, 0].float()
         self.value = first[0] if self.value is None else self.value
-        if (first - self.value).abs().amax() > SAME * self.value.abs().amax():
-            raise DataError("its first token differs between prompts; the transform 'bos' cannot compute it once.")
+        size = self.value.abs()
+        off = (first - self.value) / size.clamp(min=size.median().clamp(min=TINY))  # [samples, columns]
+        self.deviation = max(self.deviation, off.square().mean(dim=1).sqrt().amax().item())
+        if self.deviation > SAME:
+            raise DataError(
+                f"its first token differs between prompts, by {self.deviation:.1%}; the transform 'bos' cannot compute "
+                "it once."
+            )
 
 
 KINDS = {

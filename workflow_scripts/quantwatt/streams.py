@@ -181,7 +181,7 @@ class Streams:
             raw: the block's own activations instead of what the plan's product will get.
             reference: the float block, where the statistics compare with its inputs.
         Returns:
-            one list of Statistics per plan: one for each group of a convolution.
+            one list of Statistics per plan: one for each group of a convolution, of raw inputs one for all.
         """
         statistics = [plan.statistics(needs, raw) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
@@ -195,7 +195,7 @@ class Streams:
                 if "first_token" in needs and plan.settings.get("first_token"):
                     own[0].first_token.see(inputs)
                 inputs = plan.rest(inputs)
-                parts = plan.tokens(inputs if raw else plan.seen(inputs), real)
+                parts = plan.tokens(inputs if raw else plan.seen(inputs), real, raw)
                 beside = [None] * len(parts)
                 if name in float_inputs:
                     beside = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)

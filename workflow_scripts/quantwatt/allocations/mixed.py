@@ -71,3 +71,8 @@ def is_swept(program):
 def bits_of(formats, side):
     """Bits of one value in a candidate's format; codebooks have 4."""
     return FLOAT_BITS if formats[side] is None else formats[side].get("bits", 4)
+
+
+def has_several_choices(method):
+    """Whether images decide between choices of a mixed method's programs."""
+    return any(is_swept(program) for program in method["allocation"]["programs"])

@@ -24,7 +24,8 @@ and, where it has or knows them,
     content(denoiser) -> list of names                          layers that decide on what is in a picture, not on how
                                                                 well it is drawn (MixDQ)
 
-`quantwatt.architecture` finds blocks and layers of networks that nothing else is known of.
+`quantwatt.architecture` finds blocks and layers of networks that nothing else is known of; `pipelines` beside the
+families has what those of diffusers pipelines do alike.
 
 A family of text models (its schema says "x-kind": "text") has the same but for generate and record, and in their place
 

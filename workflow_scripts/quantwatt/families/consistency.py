@@ -2,11 +2,12 @@
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.architecture import blocks, quantizable
+from quantwatt.families import pipelines
 from quantwatt.manifest import DataError
 
 __all__ = ["blocks", "quantizable"]
+DENOISER = ("unet", "UNet2DModel")
 DEFAULTS = {"steps": 1, "guidance": 1.0}  # of a sampling
 
 
@@ -16,16 +17,8 @@ def load(settings, location, denoiser=None):
     Raises:
         DataError: a schedule of `timesteps` is not one of the model's.
     """
-    from diffusers import ConsistencyModelPipeline
-
-    pipeline = ConsistencyModelPipeline.from_pretrained(
-        location,
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-        **({} if denoiser is None else {"unet": denoiser}),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    parts = {} if denoiser is None else {"unet": denoiser}
+    pipeline = pipelines.load("ConsistencyModelPipeline", settings, location, **parts)
     levels = pipeline.scheduler.config.num_train_timesteps
     for schedule in settings["timesteps"]:
         if schedule[-1] != 0 or sorted(set(schedule), reverse=True) != schedule or schedule[0] >= levels:
@@ -36,24 +29,12 @@ def load(settings, location, denoiser=None):
 
 def load_denoiser(settings, location):
     """The network alone, on the CPU, in the model's type."""
-    from diffusers import UNet2DModel
-
-    return UNet2DModel.from_pretrained(
-        location,
-        subfolder="unet",
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return pipelines.load_denoiser(*DENOISER, settings, location)
 
 
 def meta_denoiser(location):
     """The network's architecture on the meta device."""
-    from diffusers import UNet2DModel
-
-    config = UNet2DModel.load_config(location, subfolder="unet", local_files_only=True)
-    with torch.device("meta"):
-        return UNet2DModel.from_config(config).eval()
+    return pipelines.meta_denoiser(*DENOISER, location)
 
 
 def generate(pipeline, prompts, seeds, sampling):
@@ -69,13 +50,10 @@ def generate(pipeline, prompts, seeds, sampling):
     Raises:
         DataError: no class of the model, or a guidance, size or number of steps that it does not have.
     """
-    # As tensors: the pipeline makes arrays of its own type, and numpy has no bfloat16.
-    drawn = _call(pipeline, prompts, seeds, sampling, output_type="pt")
-    images = drawn.float().cpu().permute(0, 2, 3, 1).numpy()
-    return images.repeat(3, axis=-1) if images.shape[-1] == 1 else images
+    return pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
 
 
-def _call(pipeline, prompts, seeds, sampling, output_type):
+def _call(pipeline, prompts, seeds, sampling):
     config = pipeline.unet.config
     size, steps, levels = config.sample_size, sampling["steps"], pipeline.scheduler.config.num_train_timesteps
     if sampling.get("guidance", 1) not in (0, 1):
@@ -93,7 +71,7 @@ def _call(pipeline, prompts, seeds, sampling, output_type):
         num_inference_steps=None if schedule else steps,
         timesteps=schedule,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type=output_type,
+        output_type="pt",
     ).images
 
 
@@ -109,7 +87,7 @@ def _classes(prompts, count):
 
 def prepare(pipeline, prompts, seeds, sampling):
     """A function that draws one batch of images and leaves them on the device."""
-    return lambda: _call(pipeline, prompts, seeds, sampling, output_type="pt")
+    return lambda: _call(pipeline, prompts, seeds, sampling)
 
 
 def phases(pipeline, prompts, seeds, sampling):
@@ -125,25 +103,15 @@ def record(pipeline, prompts, seeds, calibration, steps):
     Returns:
         {step: {input name: tensor [batch, ...]}}.
     """
-    kept, step = {}, 0
 
-    def keep(module, args, kwargs):
-        nonlocal step
-        if step in steps:
-            sample, timestep = args
-            kept[step] = {
-                "sample": sample.detach().clone(),
-                "timestep": timestep.detach().to(torch.float32).expand(len(sample)).clone(),
-            }
-            if kwargs["class_labels"] is not None:
-                kept[step]["class_labels"] = kwargs["class_labels"].detach().clone()
-        step += 1
+    def named(args, kwargs):
+        sample, timestep = args
+        labels = kwargs["class_labels"]
+        inputs = {"sample": sample, "timestep": timestep.to(torch.float32).expand(len(sample))}
+        return inputs if labels is None else {**inputs, "class_labels": labels}
 
-    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with pipelines.recorded(pipeline.unet, steps, named) as kept:
         generate(pipeline, prompts, seeds, calibration)
-    finally:
-        handle.remove()
     return kept
 
 

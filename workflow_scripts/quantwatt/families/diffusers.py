@@ -5,11 +5,11 @@ import inspect
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from quantwatt import denoiser_inputs, manifest, torchvision_ops  # noqa: F401  (the last before diffusers)
+from quantwatt import denoiser_inputs, manifest
 from quantwatt.architecture import blocks, quantizable, segments  # noqa: F401  (the family's own)
+from quantwatt.families import pipelines
 from quantwatt.manifest import DataError
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
@@ -23,13 +23,8 @@ def load(settings, location, denoiser=None):
     Raises:
         DataError: its call does not take one of the settings' `arguments`, or needs one that they do not have.
     """
-    from diffusers import DiffusionPipeline
-
-    options = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
-    pipeline = DiffusionPipeline.from_pretrained(
-        location, dtype=getattr(torch, settings["dtype"]), local_files_only=True, use_safetensors=True, **options
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
+    pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
     _check_arguments(pipeline, settings["arguments"], location)
     pipeline.arguments = settings["arguments"]
     return pipeline
@@ -49,13 +44,7 @@ def _check_arguments(pipeline, arguments, location):
 def load_denoiser(settings, location):
     """The denoiser alone, on the CPU, in the model's type."""
     name, kind = _stored_denoiser(location)
-    return kind.from_pretrained(
-        location,
-        subfolder=name,
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return pipelines.load_denoiser(name, kind.__name__, settings, location)
 
 
 def meta_denoiser(location):
@@ -112,17 +101,17 @@ def generate(pipeline, prompts, seeds, sampling):
     Raises:
         DataError: the pipeline cannot do what the sampling asks for.
     """
-    images = np.asarray(_call(pipeline, prompts, seeds, sampling, "np"), dtype=np.float32)
+    images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
     for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
         if sampling.get(key, drawn) != drawn:
             raise DataError(
                 f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {sampling[key]} are asked for."
             )
-    return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+    return images
 
 
-def _call(pipeline, prompts, seeds, sampling, output_type):
-    """The pipeline's own call, with what its signature has of a sampling."""
+def _call(pipeline, prompts, seeds, sampling):
+    """The pipeline's own call, with what its signature has of a sampling: images [n, channels, height, width]."""
     takes = _parameters(pipeline)
     asked = {
         "num_inference_steps": sampling.get("steps"),
@@ -139,7 +128,7 @@ def _call(pipeline, prompts, seeds, sampling, output_type):
         **_subjects(pipeline, takes, prompts),
         **{name: value for name, value in asked.items() if name in takes and value is not None},
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type=output_type,
+        output_type="pt",
         **pipeline.arguments,
     ).images
 
@@ -161,7 +150,7 @@ def _parameters(pipeline):
 
 def prepare(pipeline, prompts, seeds, sampling):
     """A function that draws one batch of images and leaves them on the device."""
-    return lambda: _call(pipeline, prompts, seeds, sampling, "pt")
+    return lambda: _call(pipeline, prompts, seeds, sampling)
 
 
 def phases(pipeline, prompts, seeds, sampling):
@@ -181,22 +170,44 @@ def record(pipeline, prompts, seeds, calibration, steps):
         DataError: the denoiser's calls do not hold the batch, or cannot be stored.
     """
     denoiser = getattr(pipeline, _denoiser_of(_modules(pipeline), type(pipeline).__name__))
-    evaluations, calls = 0, {step: [] for step in steps}
+    entry = {**calibration, "negative_prompt": ""}
+    one_more = _first_arguments(pipeline, denoiser, [*prompts, prompts[0]], [*seeds, seeds[0]], entry)
+    evaluations, shared, calls = 0, None, {step: [] for step in steps}
 
     def done():
         nonlocal evaluations
         evaluations += 1
 
     def keep(module, args, kwargs):
+        nonlocal shared
+        named = _named(module, args, kwargs)
+        shared = denoiser_inputs.shared(named, one_more) if shared is None else shared
         # A scheduler of higher order evaluates more often than it has steps; the first evaluation of a step is kept.
         planned = len(pipeline.scheduler.timesteps)
         for step in steps:
             if evaluations == step * planned // calibration["steps"]:
-                calls[step].append(_inputs(module, args, kwargs, len(prompts)))
+                calls[step].append(_inputs(module, named, shared, len(prompts)))
 
     with denoiser.register_forward_pre_hook(keep, with_kwargs=True), _after_each_step(pipeline.scheduler, done):
-        generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
+        generate(pipeline, prompts, seeds, entry)
     return {step: _together(found) for step, found in calls.items()}
+
+
+class _Called(Exception):
+    """Ends a pipeline's call where the denoiser's begins; holds the denoiser's arguments."""
+
+
+def _first_arguments(pipeline, denoiser, prompts, seeds, sampling):
+    """The arguments, as of `_named`, of the denoiser's first call."""
+
+    def stop(module, args, kwargs):
+        raise _Called(_named(module, args, kwargs))
+
+    with denoiser.register_forward_pre_hook(stop, with_kwargs=True):
+        try:
+            return generate(pipeline, prompts, seeds, sampling)
+        except _Called as call:
+            return call.args[0]
 
 
 def _modules(pipeline):
@@ -222,20 +233,23 @@ def _after_each_step(scheduler, done):
         del scheduler.step
 
 
-def _inputs(denoiser, args, kwargs, prompts):
-    """One call's inputs as named tensors; arguments that say nothing, or what the default says, are left out."""
-    signature = inspect.signature(denoiser.forward)
-    bound = signature.bind(*args, **kwargs).arguments
-    first = next(iter(bound.values()))
-    if not isinstance(first, torch.Tensor) or first.ndim == 0 or len(first) % prompts:
-        raise DataError(f"{type(denoiser).__name__}: its first input is not a batch of samples, so none can be kept.")
-    named = {}
-    for name, value in bound.items():
+def _named(denoiser, args, kwargs):
+    """A call's arguments by keyword; what says nothing, or what the default says, is left out."""
+    signature, named = inspect.signature(denoiser.forward), {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
             named |= value
         elif name != "return_dict" and value is not signature.parameters[name].default:
             named[name] = value
-    return denoiser_inputs.flat(named, len(first))
+    return named
+
+
+def _inputs(denoiser, named, shared, prompts):
+    """One call's arguments as named tensors; `shared` as of `quantwatt.denoiser_inputs`."""
+    first = next(iter(named.values()))
+    if not isinstance(first, torch.Tensor) or first.ndim == 0 or len(first) % prompts:
+        raise DataError(f"{type(denoiser).__name__}: its first input is not a batch of samples, so none can be kept.")
+    return denoiser_inputs.flat(named, len(first), shared)
 
 
 def _together(calls):

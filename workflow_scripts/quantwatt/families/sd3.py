@@ -4,10 +4,12 @@ import re
 
 import torch
 
-from quantwatt import architecture, torchvision_ops  # noqa: F401  (the second before diffusers)
+from quantwatt import architecture
+from quantwatt.families import pipelines
 
 DEFAULTS = {"steps": 28, "guidance": 4.5}  # of a sampling
-# The denoiser's inputs by keyword.
+DENOISER = ("transformer", "SD3Transformer2DModel")
+# Its inputs by keyword.
 DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
 # The linear layers of a block, by what follows the block's name; each line reads what those before it have computed.
@@ -22,39 +24,22 @@ STAGES = (
 
 def load(settings, location, denoiser=None):
     """The whole pipeline on the CPU, with `denoiser` in place of the stored one if given."""
-    from diffusers import StableDiffusion3Pipeline
-
     options = {} if settings["text_encoder_3"] else {"text_encoder_3": None, "tokenizer_3": None}
     if denoiser is not None:
         options["transformer"] = denoiser
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        location, dtype=getattr(torch, settings["dtype"]), local_files_only=True, use_safetensors=True, **options
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pipelines.load("StableDiffusion3Pipeline", settings, location, **options)
     pipeline.max_sequence_length = settings["max_sequence_length"]
     return pipeline
 
 
 def load_denoiser(settings, location):
     """The transformer alone, on the CPU, in the model's type."""
-    from diffusers import SD3Transformer2DModel
-
-    return SD3Transformer2DModel.from_pretrained(
-        location,
-        subfolder="transformer",
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return pipelines.load_denoiser(*DENOISER, settings, location)
 
 
 def meta_denoiser(location):
     """The transformer's architecture on the meta device."""
-    from diffusers import SD3Transformer2DModel
-
-    config = SD3Transformer2DModel.load_config(location, subfolder="transformer", local_files_only=True)
-    with torch.device("meta"):
-        return SD3Transformer2DModel.from_config(config).eval()
+    return pipelines.meta_denoiser(*DENOISER, location)
 
 
 def generate(pipeline, prompts, seeds, sampling):
@@ -129,19 +114,12 @@ def record(pipeline, prompts, seeds, calibration, steps):
     Returns:
         {step: {input name: tensor [batch, ...]}}; with guidance the batch holds both branches, unconditional first.
     """
-    kept, step = {}, 0
 
-    def keep(module, args, kwargs):
-        nonlocal step
-        if step in steps:
-            kept[step] = {name: kwargs[name].detach().clone() for name in DENOISER_INPUTS}
-        step += 1
+    def named(args, kwargs):
+        return {name: kwargs[name] for name in DENOISER_INPUTS}
 
-    handle = pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with pipelines.recorded(pipeline.transformer, steps, named) as kept:
         generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
-    finally:
-        handle.remove()
     return kept
 
 

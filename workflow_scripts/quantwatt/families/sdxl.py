@@ -2,49 +2,29 @@
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.architecture import blocks, quantizable  # noqa: F401  (the family's own, too)
+from quantwatt.families import pipelines
 
+DENOISER = ("unet", "UNet2DConditionModel")
 # A sampling that names neither is SDXL-Turbo's: one step, without a negative branch.
 DEFAULTS = {"steps": 1, "guidance": 0.0}
 
 
 def load(settings, location, denoiser=None):
     """The whole pipeline on the CPU, with `denoiser` in place of the stored one if given."""
-    from diffusers import StableDiffusionXLPipeline
-
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        location,
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-        add_watermarker=False,  # else images would depend on whether the watermarking library is installed
-        **({} if denoiser is None else {"unet": denoiser}),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    # With a watermark images would depend on whether the watermarking library is installed.
+    options = {"add_watermarker": False} | ({} if denoiser is None else {"unet": denoiser})
+    return pipelines.load("StableDiffusionXLPipeline", settings, location, **options)
 
 
 def load_denoiser(settings, location):
     """The UNet alone, on the CPU, in the model's type."""
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel.from_pretrained(
-        location,
-        subfolder="unet",
-        dtype=getattr(torch, settings["dtype"]),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return pipelines.load_denoiser(*DENOISER, settings, location)
 
 
 def meta_denoiser(location):
     """The UNet's architecture on the meta device."""
-    from diffusers import UNet2DConditionModel
-
-    config = UNet2DConditionModel.load_config(location, subfolder="unet", local_files_only=True)
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(config).eval()
+    return pipelines.meta_denoiser(*DENOISER, location)
 
 
 def generate(pipeline, prompts, seeds, sampling):
@@ -131,26 +111,18 @@ def record(pipeline, prompts, seeds, calibration, steps):
         {step: {input name: tensor [batch, ...]}}, a dotted name for what lies in a mapping; with guidance the batch
         holds both branches, unconditional first.
     """
-    kept, step = {}, 0
 
-    def keep(module, args, kwargs):
-        nonlocal step
-        if step in steps:
-            sample, timestep = args
-            inputs = {
-                "sample": sample,
-                "timestep": timestep.expand(len(sample)),
-                "encoder_hidden_states": kwargs["encoder_hidden_states"],
-                **{f"added_cond_kwargs.{name}": value for name, value in kwargs["added_cond_kwargs"].items()},
-            }
-            kept[step] = {name: tensor.detach().clone() for name, tensor in inputs.items()}
-        step += 1
+    def named(args, kwargs):
+        sample, timestep = args
+        return {
+            "sample": sample,
+            "timestep": timestep.expand(len(sample)),
+            "encoder_hidden_states": kwargs["encoder_hidden_states"],
+            **{f"added_cond_kwargs.{name}": value for name, value in kwargs["added_cond_kwargs"].items()},
+        }
 
-    handle = pipeline.unet.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with pipelines.recorded(pipeline.unet, steps, named) as kept:
         generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
-    finally:
-        handle.remove()
     return kept
 
 

@@ -13,7 +13,7 @@ Transforms run in order: each gets the weight that the one before has left, and 
 weight meets, which are already multiplied by the factors so far.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,6 +27,7 @@ class Transformed:
     down, up: [rank, columns] and [rows, rank] of a branch in 16 bit that adds (x * input_factor) @ down.T @ up.T to
         the output, or None.
     first_output: [rows], what the layer gives for the first token, or None.
+    report: {figure: value} for the layer's entry in the checkpoint's manifest.
     """
 
     weight: torch.Tensor
@@ -34,3 +35,4 @@ class Transformed:
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
     first_output: torch.Tensor | None = None
+    report: dict = field(default_factory=dict)

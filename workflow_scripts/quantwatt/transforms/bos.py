@@ -12,10 +12,12 @@ NEEDS = ("first_token",)
 
 
 def apply(weight, weight_format, activation_format, settings, statistics):
-    """The weight as it is, and its product with the first token.
+    """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
 
     Args:
         weight: [rows, columns] float32.
         statistics: first_token, of the layer's inputs.
     """
-    return Transformed(weight, first_output=weight @ statistics.first_token.value)
+    token = statistics.first_token
+    report = {"first_token_deviation": token.deviation}
+    return Transformed(weight, first_output=weight @ token.value, report=report)
