@@ -1,5 +1,6 @@
 """The checked configuration, and the slices of it that rules take as parameters. No rules here."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from quantwatt import command, datasets, dependencies, experiment as configuration
 from quantwatt.manifest import canonical_json
+from quantwatt.score_memory import score_memory_mb
 
 command.use_this_interpreter()
 
@@ -330,6 +332,12 @@ def score_arguments(wildcards):
     if wildcards.method == EXPERIMENT["baseline"] and wildcards.metric not in FEATURES_OF:
         options.append("--is-baseline")
     return " ".join(options)
+
+
+def score_memory(wildcards, input):
+    """Megabytes, from what vouches for the features; until that is there, a FileNotFoundError says so to Snakemake."""
+    found = {name: json.loads(Path(path).read_text()) for name, path in input.items() if name.endswith("features")}
+    return score_memory_mb(wildcards.metric, found.pop("reference_features", None), found.values())
 
 
 # FID and KID compare Inception's features where its weights are at hand, else those of the experiment's classifier or
