@@ -200,7 +200,7 @@ def trying(wildcards):
 
 def costing(wildcards):
     """What measuring layers reads of it: not what is scored, nor on how many images and in how many jobs."""
-    left_out = ("jobs", "images", "batch_size", "metrics")
+    left_out = ("jobs", "images", "batch_size", "objectives")
     sensitivity = entry("sensitivities", wildcards.sensitivity)
     return canonical_json({key: value for key, value in sensitivity.items() if key not in left_out})
 
@@ -223,7 +223,7 @@ def program_inputs(wildcards):
 
 def choosing(wildcards):
     """What trying choices on images reads of a sensitivity: how images are drawn."""
-    left_out = ("candidates", "exclude", "jobs", "costs", "metrics")
+    left_out = ("candidates", "exclude", "jobs", "costs", "objectives")
     chosen = {key: value for key, value in sensitivity_of(wildcards).items() if key not in left_out}
     return canonical_json(chosen)
 

@@ -22,6 +22,7 @@ from quantwatt.allocation import TAKING_APART
 from quantwatt.allocations import mixed
 from quantwatt.methods import SCHEMAS, is_external, is_library, is_mixed, is_quantized
 from quantwatt.methods import schema as _schema
+from quantwatt.objectives import objectives
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "resources" / "experiments"
@@ -65,7 +66,8 @@ def load_experiment(name):
     Returns:
         {"kind", "models", "methods", "baseline", "samplings", "calibration", "sensitivities", "reference", "metrics",
         "cells"}; `kind` is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, with
-        "kind" where it is text. The allocation of a mixed method also holds its "candidates", {name: formats}.
+        "kind" where it is text. The allocation of a mixed method also holds its "candidates", {name: formats}, and a
+        sensitivity its "objectives", those of the methods that choose by it.
     Raises:
         ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
     """
@@ -105,6 +107,8 @@ def check_experiment(raw, file):
     for name, method in experiment["methods"].items():
         if is_mixed(method):
             _check_mixed(method, experiment["sensitivities"], file, f"methods.{name}")
+    for name, entry in experiment["sensitivities"].items():
+        entry["objectives"] = objectives(experiment["methods"].values(), name)
     experiment["metrics"] = {
         name: _complete(
             entry or {}, _schema(f"metrics/{_plugin('metrics', name, file, 'metrics')}"), file, f"metrics.{name}"
@@ -252,11 +256,6 @@ def _check_mixed(method, sensitivities, file, where):
                     f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
                 )
         _check_program(program, sides, file, place)
-        metrics = program["objective"].values() if isinstance(program["objective"], dict) else [program["objective"]]
-        if unscored := [metric for metric in metrics if metric not in sensitivity["metrics"]]:
-            raise ConfigurationError(
-                f"{file}: {place}.objective: '{unscored[0]}' is not among the metrics of '{allocation['sensitivity']}'."
-            )
     for side in decided:
         if method[side]:
             raise ConfigurationError(

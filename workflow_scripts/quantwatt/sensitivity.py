@@ -137,7 +137,7 @@ class Probe:
     @functools.cached_property
     def unchanged(self):
         """Scores of the float model itself."""
-        return self.scores(self.entry["metrics"])
+        return self.scores()
 
     @torch.no_grad()
     def _noise(self, drawn):
@@ -168,19 +168,19 @@ class Probe:
             if own != self.formats[name]:
                 self.replace(name, own)
 
-    def row(self, name, candidate):
-        """A row of the sensitivity table: one layer alone in a candidate's formats."""
+    def row(self, name, candidate, metrics=METRICS):
+        """A row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
         formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
         if any(formats.values()):
             self.replace(name, formats)
-            scores = self.scores(self.entry["metrics"])
+            scores = self.scores(metrics)
             self.replace(name, {})
         else:
             scores = self.unchanged
         return {
             "layer": name,
             "candidate": candidate,
-            **{metric: scores[metric] for metric in METRICS},
+            **{metric: scores[metric] if metric in metrics else None for metric in METRICS},
             "inputs": self.inputs[name],
             "megabytes": megabytes(self.floats[name].weight, formats["weights"]),
         }
