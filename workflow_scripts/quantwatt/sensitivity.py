@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from quantwatt import manifest, splits
+from quantwatt.allocation import first_tokens
 from quantwatt.convolution import Convolution
 from quantwatt.manifest import DataError, finite
 from quantwatt.metrics.psnr import psnr
@@ -54,8 +55,7 @@ class Probe:
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
         self.pipeline = family.load(model["settings"], location, denoiser).to(device)
         self.denoiser = denoiser.eval()
-        bos = any(transform["name"] == "bos" for transform in entry["transforms"])
-        self.keep_first = {name for name, layer in layers.items() if bos and layer.get("first_token")}
+        self.keep_first = first_tokens(layers, entry)
         self.floats = {name: denoiser.get_submodule(name) for name in layers}
         self.formats = dict.fromkeys(layers, {})
         self.ranges, self.inputs, self.batches = {}, {}, []
