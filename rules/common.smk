@@ -1,5 +1,6 @@
 """The checked configuration, and the slices of it that rules take as parameters. No rules here."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from quantwatt import command, cross_checks, datasets, dependencies, machine, me
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.manifest import canonical_json
+from quantwatt.score_memory import score_memory_mb
 
 command.use_this_interpreter()
 
@@ -200,7 +202,7 @@ def trying(wildcards):
 
 def costing(wildcards):
     """What measuring layers reads of it: not what is scored, nor on how many images and in how many jobs."""
-    left_out = ("jobs", "images", "batch_size", "metrics")
+    left_out = ("jobs", "images", "batch_size", "objectives")
     sensitivity = entry("sensitivities", wildcards.sensitivity)
     return canonical_json({key: value for key, value in sensitivity.items() if key not in left_out})
 
@@ -223,7 +225,7 @@ def program_inputs(wildcards):
 
 def choosing(wildcards):
     """What trying choices on images reads of a sensitivity: how images are drawn."""
-    left_out = ("candidates", "exclude", "jobs", "costs", "metrics")
+    left_out = ("candidates", "exclude", "jobs", "costs", "objectives")
     chosen = {key: value for key, value in sensitivity_of(wildcards).items() if key not in left_out}
     return canonical_json(chosen)
 
@@ -332,6 +334,12 @@ def score_arguments(wildcards):
     if wildcards.method == EXPERIMENT["baseline"] and wildcards.metric not in FEATURES_OF:
         options.append("--is-baseline")
     return " ".join(options)
+
+
+def score_memory(wildcards, input):
+    """Megabytes, from what vouches for the features; until that is there, a FileNotFoundError says so to Snakemake."""
+    found = {name: json.loads(Path(path).read_text()) for name, path in input.items() if name.endswith("features")}
+    return score_memory_mb(wildcards.metric, found.pop("reference_features", None), found.values())
 
 
 # FID and KID compare Inception's features where its weights are at hand, else those of the experiment's classifier or

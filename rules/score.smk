@@ -75,6 +75,8 @@ rule score:
     conda:
         "../envs/torch.yaml"
     threads: 1
+    resources:
+        mem_mb=score_memory,
     params:
         settings=settings("metrics"),
         inputs=score_arguments,

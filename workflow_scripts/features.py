@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from quantwatt import command, extractors, feature_files, images, registry
-from quantwatt.manifest import provenance, read_json
+from quantwatt.manifest import DataError, provenance, read_json
 from quantwatt.progress import progress
 
 CHUNK = 256  # images between two updates of the progress bar
@@ -22,7 +23,8 @@ def extract(images_path, name, settings, device, output):
         name: a member of EXTRACTORS.
         settings: the extractor's settings; see its module.
         device: a torch device.
-        output: EXTRACTOR.json; the tensors go to EXTRACTOR.safetensors beside it.
+        output: EXTRACTOR.json; the tensors go to EXTRACTOR.safetensors beside it, and the moments of a reference's to
+            EXTRACTOR-moments.safetensors.
     Raises:
         DataError: an image is corrupted, or the extractor's weights cannot be loaded.
     """
@@ -32,17 +34,6 @@ def extract(images_path, name, settings, device, output):
         return feature_files.write_features(output, {}, fields)
     files = images.image_files(images_path)
     extractor = registry.load("extractors", name).load(settings, device)
-    parts = [files[first : first + CHUNK] for first in range(0, len(files), CHUNK)]
-    tensors = {
-        "image": np.concatenate([extractor.image(part) for part in progress(parts, description=f"{name} features")])
-    }
-    prompts = [image["prompt"] for image in manifest["images"]]
-    if None not in prompts and (text := extractor.text(prompts)) is not None:
-        tensors["text"] = text
-    if hasattr(extractor, "classes"):
-        tensors["classes"] = extractor.classes(tensors["image"])
-        if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
-            tensors["asked"] = np.array([int(prompt) for prompt in prompts])
     fields |= {
         "library": extractor.library,
         "weights_sha256": extractor.weights_sha256,
@@ -53,7 +44,34 @@ def extract(images_path, name, settings, device, output):
         "device": device,
         "provenance": provenance(("torch", "torchvision", "clean-fid", "open_clip_torch", "pillow")),
     }
-    feature_files.write_features(output, tensors, fields)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=Path(output).parent) as file:
+        image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
+        feature_files.write_features(output, tensors_of(image, prompts, extractor), fields)
+
+
+def features_of(files, extractor, name, scratch):
+    """Features [n, d] float32 of image files, mapped from an open file: those of a million images are ten gigabytes."""
+    for first in progress(range(0, len(files), CHUNK), description=f"{name} features"):
+        part = extractor.image(files[first : first + CHUNK])
+        try:
+            scratch.write(part)
+            scratch.flush()
+        except OSError as error:
+            raise DataError(f"features of {len(files)} images cannot be written: {error.strerror}.") from error
+    return np.memmap(scratch, np.float32, "r+").reshape(len(files), -1)
+
+
+def tensors_of(image, prompts, extractor):
+    """What `feature_files.write_features` stores, of the images' features [n, d] and their prompts."""
+    tensors = {"image": image}
+    if None not in prompts and (text := extractor.text(prompts)) is not None:
+        tensors["text"] = text
+    if hasattr(extractor, "classes"):
+        tensors["classes"] = extractor.classes(image)
+        if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
+            tensors["asked"] = np.array([int(prompt) for prompt in prompts])
+    return tensors
 
 
 def main(argv=None):

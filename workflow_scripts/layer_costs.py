@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from quantwatt import command, manifest, sensitivity_table
-from quantwatt.allocation import tried
+from quantwatt.allocation import first_tokens, tried
 
 
 def main(argv=None):
@@ -48,7 +48,7 @@ def main(argv=None):
     with contextlib.closing(meter), torch.no_grad():
         rows = list(
             costs.table(
-                layers, shapes, entry["candidates"], entry["costs"], meter, args.device,
+                layers, shapes, first_tokens(names, entry), entry["candidates"], entry["costs"], meter, args.device,
                 fresh_process.synchronize_of(args.device), measuring["warmup_s"],
             )
         )  # fmt: skip

@@ -105,10 +105,9 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
             raise DataError(f"{features_path}: {metric} needs a classifier, and class numbers as prompts.")
         compared, scored = tensors["asked"], "classes"
     else:
-        reference, reference_tensors = feature_files.read_features(reference_path)
+        reference, compared = _reference(module, reference_path)
         _check_same(features_path, features, reference_path, reference, EXTRACTION)
         result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
-        compared = reference_tensors["image"]
     result |= _scored(module, settings, tensors[scored], compared)
     if baseline_path is None or result["status"] != "ok":
         return result
@@ -117,6 +116,14 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
         return result
     _check_same(features_path, features, baseline_path, baseline, (*EXTRACTION, "n_images", "prompts_sha256"))
     return result | {"change": _change(module, settings, tensors[scored], baseline_tensors[scored], compared)}
+
+
+def _reference(module, path):
+    """What vouches for the reference images, and of their features what a metric compares with."""
+    if module.COMPARED_WITH == "moments":
+        return feature_files.read_moments(path)
+    reference, tensors = feature_files.read_features(path)
+    return reference, tensors["image"]
 
 
 def _check_same(path, features, other_path, other, keys):
@@ -198,6 +205,7 @@ def main(argv=None):
         "text": ["features"],
         "classes": ["features"],
         "reference": ["features", "reference_features"],
+        "moments": ["features", "reference_features"],
     }[compared_with]
     missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]
     if missing:

@@ -1,5 +1,7 @@
 """Try each of some layers alone in each of several formats: what images and outputs lose by it.
 
+A layer is scored by what methods choose by: images, which take longest, are drawn for those of a group alone whose
+metric is one of images. The other metrics are empty.
 An interrupted run goes on where it was: what is done is kept beside the table until the table is whole.
 """
 
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from quantwatt import command, dependencies, manifest, sensitivity_table
 from quantwatt.allocation import tried
+from quantwatt.objectives import metric_of
 from quantwatt.progress import progress
 
 
@@ -35,6 +38,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     entry, model = args.sensitivity, manifest.read_json(args.model)
     layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
+    where = f"sensitivities.{args.sensitivity_name}"
+    metrics = {name: {metric_of(own, name, layer, where) for own in entry["objectives"]} for name, layer in layers}
     wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
     prompts = Path(entry["prompts"]).read_text().splitlines()[: entry["images"]]
     key = depends_on(model, entry, layers, prompts, args.device)
@@ -50,7 +55,7 @@ def main(argv=None):
         probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
         probe.draw_float(prompts)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
-            done.add(probe.row(name, candidate))
+            done.add(probe.row(name, candidate, metrics[name]))
     sensitivity_table.write(args.output, done.rows)
     done.path.unlink()
 

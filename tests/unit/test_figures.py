@@ -436,6 +436,32 @@ def test_layers_that_are_not_quantized_have_sixteen_bits(mixed):
     assert found["mixdq-w4 weights"]["conv_in"] == 16 and found["mixdq-w4a8 activations"]["conv_in"] == 16
 
 
+def test_parts_of_a_layer_have_bits_of_their_own(tmp_path):
+    """Convolutions over a skip connection, of which the table of layers alone and the checkpoints name the parts."""
+    cells = synthetic.write_mixed(tmp_path, with_images=False)
+    described, table = tmp_path / "models/few-step/manifest.json", tmp_path / "sensitivity/few-step/tried.csv"
+    model = json.loads(described.read_text())
+    model["layers"]["conv_out"]["skips"] = [40, 24]
+    described.write_text(json.dumps(model))
+    rows = table.read_text().splitlines()
+    parts = [row.replace("conv_out,", f"conv_out.{i},") for i in (0, 1) for row in rows if row.startswith("conv_out,")]
+    table.write_text("\n".join([row for row in rows if not row.startswith("conv_out,")] + parts) + "\n")
+    for path in tmp_path.glob("checkpoints/few-step/*/manifest.json"):
+        checkpoint = json.loads(path.read_text())
+        if checkpoint["settings"]["allocation"]["name"] != "mixed":
+            continue
+        whole = checkpoint["layers"].pop("conv_out")
+        for i, bits in enumerate((8, 2)):
+            own = {"weights": whole["weights"] | {"bits": bits}, "part_of": "conv_out"}
+            checkpoint["layers"][f"conv_out.{i}"] = whole | own
+        path.write_text(json.dumps(checkpoint))
+    found = inputs_of(tmp_path, cells, "fp16", {}, ["fid", "psnr"], [{"model": "few-step", "sensitivity": "tried"}])
+    part = next(part for part in layers.by_group(found.sensitivity) if part[2] == "quality")
+    for _, label, bits in sensitivity.strips(found, part):
+        if label.endswith("weights"):
+            assert (bits["conv_out.0"], bits["conv_out.1"]) == (8, 2), label
+
+
 def test_the_names_of_many_blocks_are_apart(tmp_path):
     figure = sensitivity.draw(mixed_inputs(tmp_path, blocks=28), narrow=True)  # 858 layers
     renderer = FigureCanvasAgg(figure).get_renderer()

@@ -36,7 +36,7 @@ def layers():
 @pytest.fixture(scope="module")
 def rows():
     with contextlib.closing(open_meter("estimate", {"idle_w": 10, "full_w": 65})) as meter, torch.no_grad():
-        found = list(costs.table(layers(), SHAPES, CANDIDATES, SETTINGS, meter, "cpu"))
+        found = list(costs.table(layers(), SHAPES, (), CANDIDATES, SETTINGS, meter, "cpu"))
     return {(row["layer"], row["candidate"]): row for row in found}
 
 
@@ -66,6 +66,23 @@ def test_layers_of_one_shape_and_input_share_a_measurement(rows):
     assert len(same) == 3 and costs.shape_of(three[0], (3, 16)) not in same
     strided = torch.nn.Conv2d(4, 8, 3, stride=2)
     assert costs.shape_of(strided, (2, 16)) != costs.shape_of(three[2], (2, 16))
+
+
+def test_a_quantized_layer_multiplies_no_token_whose_product_is_stored(monkeypatch):
+    torch.manual_seed(0)
+    layer, inputs, tokens, real = torch.nn.Linear(16, 24), torch.randn(2, 5, 16), [], torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: tokens.append(len(a)) or real(a, b))
+    with torch.no_grad():
+        whole, apart = (costs.build(layer, inputs, CANDIDATES["int8"], "cpu", first)[0](inputs) for first in (0, 1))
+        assert tokens == [2 * 5, 2 * 4] and apart.shape == whole.shape
+        assert torch.equal(apart[:, 1:], whole[:, 1:])
+        tokens.clear()
+        found = costs.table({"k": layer, "v": layer}, dict.fromkeys("kv", (2, 5, 16)), {"v"},
+                            {"int8": CANDIDATES["int8"]}, SETTINGS | {"blocks": 0}, SimpleNamespace(name="none"),
+                            "cpu")  # fmt: skip
+        rows = {(row["layer"], row["candidate"]): row["milliseconds"] for row in found}
+    assert set(tokens) == {2 * 5, 2 * 4} and rows["k", "int8"] != rows["v", "int8"]
+    assert all(rows["v", candidate] > 0 for candidate in ("baseline", "int8"))
 
 
 def test_cases_take_turns_and_medians_count():

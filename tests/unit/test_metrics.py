@@ -6,6 +6,7 @@ import pytest
 from quantwatt import registry
 from quantwatt.manifest import DataError
 from quantwatt.metrics import Undefined, clip_score, fid, kid, psnr, ssim
+from quantwatt.moments import CHUNK, moments
 
 
 def gaussian(n, mean, deviations, seed):
@@ -21,29 +22,60 @@ def test_fid_is_the_closed_form_of_two_gaussians():
     one, two = np.array([1.0, 2.0, 0.5, 3.0]), np.array([1.5, 1.0, 0.5, 0.2])
     shift = np.array([1.0, 0.0, -2.0, 0.5])
     expected = (shift**2).sum() + ((one - two) ** 2).sum()  # diagonal covariances commute
-    found = fid.score(gaussian(500, shift, one, 0), gaussian(700, np.zeros(4), two, 1))
+    found = fid.score(gaussian(500, shift, one, 0), moments(gaussian(700, np.zeros(4), two, 1)))
     assert found.value == pytest.approx(expected, rel=1e-9)
     assert found.low < expected < found.high and found.resamples == fid.RESAMPLES
 
 
 def test_fid_interval_has_the_spread_of_new_samples():
     rng = np.random.default_rng(0)
-    reference = rng.normal(size=(400, 4))
+    reference = moments(rng.normal(size=(400, 4)))
     values = [fid.score(rng.normal(0.5, 1, (200, 4)), reference, resamples=0).value for _ in range(60)]
     found = fid.score(rng.normal(0.5, 1, (200, 4)), reference)
     spread = np.subtract(*np.percentile(values, [97.5, 2.5]))
     assert 0.6 < (found.high - found.low) / spread < 1.6
 
 
-def test_fid_says_why_it_has_no_interval_or_no_value(monkeypatch):
+def test_fid_says_why_it_has_no_interval(monkeypatch):
     rng = np.random.default_rng(0)
+    samples, reference = rng.normal(size=(50, 4)), moments(rng.normal(size=(50, 4)))
     monkeypatch.setattr(fid, "MAX_DIMS", 3)
-    found = fid.score(rng.normal(size=(50, 4)), rng.normal(size=(50, 4)))
+    found = fid.score(samples, reference)
     assert np.isfinite(found.value) and np.isnan(found.low) and found.resamples == 0
     assert "4 dimensions" in found.reason
-    assert fid.score(rng.normal(size=(50, 4)), rng.normal(size=(50, 4)), resamples=5).high > 0
-    with pytest.raises(Undefined, match="at least two images"):
-        fid.score(rng.normal(size=(1, 4)), rng.normal(size=(50, 4)))
+    assert fid.score(samples, reference, resamples=5).high > 0
+
+    def no_root(distance, *args):
+        distance(np.arange(50))
+        raise ValueError("Imaginary component 1.0")
+
+    monkeypatch.setattr(fid, "bootstrap_statistic", no_root)
+    lost = fid.score(samples, reference, resamples=5)
+    assert (lost.value, lost.resamples) == (found.value, 0) and "of a resample of 50 images" in lost.reason
+
+
+def test_fid_takes_more_images_than_dimensions_on_both_sides():
+    rng = np.random.default_rng(0)
+    few, enough = rng.normal(size=(16, 16)), rng.normal(size=(17, 16))
+    assert fid.score(enough, moments(enough), resamples=0).value == pytest.approx(0, abs=1e-4)
+    for samples, reference in ((few, enough), (enough, few)):
+        words = f"16 features takes more than 16 images on both sides, not {len(samples)} and {len(reference)}"
+        with pytest.raises(Undefined, match=words):
+            fid.score(samples, moments(reference))
+        with pytest.raises(Undefined, match=words):
+            fid.change(samples, samples, moments(reference))
+    # One distribution on both sides: what is left of the distance is bias, which is why.
+    rng, reference = np.random.default_rng(1), moments(rng.normal(size=(20_000, 16)))
+    bias = [fid.score(rng.normal(size=(n, 16)), reference, resamples=0).value for n in (17, 170, 1700)]
+    assert bias[0] > 5 * bias[1] > 25 * bias[2]
+
+
+def test_moments_are_numpys_whatever_the_chunks():
+    values = np.random.default_rng(0).normal(3, 2, (CHUNK + 7, 5)).astype(np.float32)
+    found = moments(values)
+    assert found.n == CHUNK + 7 and found.mean.dtype == found.covariance.dtype == np.float64
+    np.testing.assert_allclose(found.mean, values.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(values.astype(np.float64), rowvar=False), rtol=1e-9)
 
 
 def plain_mmd(x, y):
@@ -177,5 +209,5 @@ def test_ssim_score():
 @pytest.mark.parametrize("name", ["fid", "kid", "clip-score", "psnr", "ssim"])
 def test_every_metric_describes_itself(name):
     module = registry.load("metrics", name)
-    assert module.COMPARED_WITH in ("reference", "text", "baseline")
+    assert module.COMPARED_WITH in ("reference", "moments", "text", "baseline")
     assert module.UNIT and module.PACKAGE and isinstance(module.HIGHER_IS_BETTER, bool)

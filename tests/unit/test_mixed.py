@@ -1,5 +1,6 @@
 """Mixed allocations: what programs ask, what the sweep tries, what stays in 16 bit, and what a budget costs."""
 
+import copy
 import itertools
 import json
 import re
@@ -337,6 +338,26 @@ def test_an_experiment_hands_its_candidates_to_the_method():
     assert "candidates" not in loaded["methods"]["float"]["allocation"]
 
 
+def test_a_sensitivity_has_the_objectives_of_the_methods_that_choose_by_it():
+    decoupled = {"content": "ssim", "quality": "sqnr"}
+    raw = experiment_of(PROGRAM, {"candidates": ["a8"], "objective": decoupled, "budget": {"bits": 8}})
+    raw["sensitivities"] |= {"other": SENSITIVITY, "unused": SENSITIVITY}
+    other = {"name": "mixed", "sensitivity": "other", "programs": [PROGRAM | {"objective": "sqnr"}]}
+    raw["methods"] |= {"same": raw["methods"]["mix"], "other": {"allocation": other}}
+    methods = raw["methods"]
+
+    def objectives():
+        entries = check_experiment(copy.deepcopy(raw), "mine.yaml")["sensitivities"]
+        return [entries[name]["objectives"] for name in ("alone", "other", "unused")]
+
+    found = objectives()
+    assert found == [["noise", decoupled], ["sqnr"], list(sensitivity_table.METRICS)]
+    raw["methods"] = dict(reversed(methods.items()))
+    assert objectives() == found
+    raw["methods"]["third"] = {"allocation": other | {"programs": [PROGRAM | {"objective": "psnr"}]}}
+    assert objectives() == [found[0], ["psnr", "sqnr"], found[2]]
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
@@ -363,7 +384,6 @@ def test_an_experiment_hands_its_candidates_to_the_method():
          ["candidates.q.weights.format", "stored by its library"]),
         (experiment_of(PROGRAM, sensitivity={"transforms": [{"name": "smoothing"}]}),
          ["sensitivities.alone.transforms.0.name", "'smoothing' belongs to a method"]),
-        (experiment_of(PROGRAM, sensitivity={"metrics": ["ssim"]}), ["programs.0.objective", "'noise' is not among"]),
         (experiment_of(PROGRAM, sensitivity={"images": 9999}), ["sensitivities.alone.images", "9999"]),
         (experiment_of(PROGRAM, sensitivity={"prompts": "resources/prompts/shape-test.txt"}),
          ["sensitivities.alone.prompts", "shapes-test.txt"]),

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import score
 from quantwatt import feature_files, images
 from quantwatt.manifest import DataError, read_json
+from quantwatt.metrics import kid
+from quantwatt.score_memory import score_memory_mb
 
 KEYS = set(
     "status reason metric value low high change n_images unit higher_is_better library features resize reference "
@@ -130,9 +133,53 @@ def test_no_interval_is_null_with_a_reason(tmp_path):
     found = run("fid", tmp_path / "x.json", *both)
     assert found["status"] == "ok" and found["value"] > 0
     assert found["low"] is None and found["high"] is None and "no interval" in found["reason"]
-    one = features(tmp_path / "one.json", 1)
+    one = features(tmp_path / "one.json", 4)
     found = run("fid", tmp_path / "x.json", "--features", one, "--reference-features", reference)
-    assert (found["status"], found["value"]) == ("unsupported", None) and "two images" in found["reason"]
+    assert (found["status"], found["value"]) == ("unsupported", None) and "more than 4 images" in found["reason"]
+
+
+def test_fid_reads_the_moments_of_a_reference_and_none_of_its_features(tmp_path):
+    here, reference = features(tmp_path / "here.json", 40), features(tmp_path / "r.json", 90, seed=1)
+    whole = score.score_features("fid", {"resamples": 20}, here, reference)
+    drawn = feature_files.read_features(reference)[1]["image"].astype(np.float64)
+    stored = load_file(tmp_path / "r-moments.safetensors")
+    np.testing.assert_allclose(stored["mean"], drawn.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(stored["covariance"], np.cov(drawn, rowvar=False), rtol=1e-9)
+    assert stored["covariance"].dtype == np.float64 and read_json(reference)["n_images"] == 90
+    (tmp_path / "r.safetensors").unlink()
+    assert score.score_features("fid", {"resamples": 20}, here, reference) == whole
+    with pytest.raises(DataError, match="r.safetensors: the file is missing"):
+        score.score_features("kid", {}, here, reference)
+    generated = features(tmp_path / "g.json", 90, reference=None)
+    assert not (tmp_path / "g-moments.safetensors").exists()
+    with pytest.raises(DataError, match="no moments, as those of reference images do"):
+        score.score_features("fid", {}, here, generated)
+    (tmp_path / "r-moments.safetensors").write_bytes(b"short")
+    with pytest.raises(DataError, match="r-moments.safetensors.*truncated"):
+        score.score_features("fid", {}, here, reference)
+
+
+def test_features_are_mapped_and_not_copied(tmp_path):
+    path = features(tmp_path / "here.json", 33, dims=5)
+    found = feature_files.read_features(path)[1]
+    for name, values in load_file(tmp_path / "here.safetensors").items():
+        assert np.array_equal(found[name], values) and found[name].dtype == values.dtype
+        assert not found[name].flags.owndata and not found[name].flags.writeable
+
+
+def test_memory_follows_from_what_a_score_reads():
+    def features_of(n, dims, **more):
+        return {"n_images": n, "files": {"inception.safetensors": {"bytes": 4 * n * dims}, **more}}
+
+    sets = [features_of(50_000, 2048)] * 2
+    train = features_of(1_281_167, 2048, **{"inception-moments.safetensors": {"bytes": 8 * 2048 * 2049}})
+    one, both = (score_memory_mb("fid", train, sets[:count]) for count in (1, 2))
+    assert 4 * 443 < one < both < 6000  # the reference's features alone are 10,500 MB
+    assert score_memory_mb("kid", train, sets) < 6000
+    coco = [features_of(5000, 2048), features_of(kid.MAX_IMAGES, 2048)]
+    assert score_memory_mb("kid", coco[1], coco[:1]) > 1500 + 8 * 2 * kid.MAX_IMAGES**2 / 1e6
+    assert score_memory_mb("kid", features_of(kid.MAX_IMAGES + 1, 2048), coco[:1]) < 2000
+    assert score_memory_mb("psnr", None, []) < score_memory_mb("clip-score", None, sets)
 
 
 def test_features_of_different_extractors_are_not_compared(tmp_path):

@@ -81,8 +81,9 @@ MODEL = {"layers": LAYERS, "files": {}, "settings": {"family": "sd3"}, "location
 
 def entry_of(transform=None, **changes):
     entry = {"candidates": CANDIDATES, "prompts": "p.txt", "images": 5, "steps": 3, "batch_size": 2, "jobs": 2}
-    transforms = [{"name": transform}] if transform else []
-    return complete_sensitivity(entry | changes, "mine.yaml", "sensitivities.alone") | {"transforms": transforms}
+    found = {"objectives": changes.pop("objectives", list(sensitivity_table.METRICS))}
+    found["transforms"] = [{"name": transform}] if transform else []
+    return complete_sensitivity(entry | changes, "mine.yaml", "sensitivities.alone") | found
 
 
 def probe_of(names=tuple(LAYERS), **changes):

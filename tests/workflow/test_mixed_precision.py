@@ -128,6 +128,12 @@ def test_another_budget_reruns_only_the_allocation(project):
     assert plan(project) == chosen("mixed-bits")
 
 
+def test_an_objective_that_another_method_has_too_reruns_only_the_allocation(project):
+    project.replace(FILE, "objective: sqnr, budget: {bits: 4}", "objective: noise, budget: {bits: 4}")
+    project.replace(FILE, "objective: noise, budget: {bits: 7}", "objective: sqnr, budget: {bits: 7}")
+    assert plan(project) == chosen("mixed-bits")
+
+
 def test_another_part_of_the_baselines_time(project):
     project.replace(FILE, "milliseconds: 100,", "milliseconds: 200,")
     assert plan(project) == chosen("mixed-time")
@@ -160,7 +166,8 @@ def test_another_solver_is_nothing_to_the_programs_and_their_trials(project):
     ("old", "new"),
     [
         ("    images: 2\n", "    images: 3\n"),
-        ("    batch_size: 2\n", "    metrics: [sqnr, noise]\n    batch_size: 1\n"),
+        ("    batch_size: 2\n", "    batch_size: 1\n"),
+        ("objective: noise, budget: {milliseconds", "objective: psnr, budget: {milliseconds"),
     ],
 )
 def test_another_trial_of_layers_measures_none(project, old, new):

@@ -47,6 +47,12 @@ def tried(layers, sensitivity, name):
     return {layer: described for layer, described in layers.items() if layer not in excluded}
 
 
+def first_tokens(layers, sensitivity):
+    """Names of the layers tried that leave their first token unquantized, by the transform bos."""
+    bos = any(transform["name"] == "bos" for transform in sensitivity["transforms"])
+    return {name for name, layer in layers.items() if bos and layer.get("first_token")}
+
+
 def taken_apart(layers, transforms):
     """Layers with each that a transform takes apart replaced by its parts, which remember what they are a "part_of".
 

@@ -2,8 +2,7 @@
 
 Layers of one shape that are fed inputs of one shape are measured once, on random numbers. All of them take turns, round
 after round, so that whatever drifts meets all alike, and medians over rounds count. With the transform bos, a quantized
-layer multiplies one token less than is measured here, since that product is stored, and the baseline multiplies all:
-what such a layer takes is overstated by one token's product.
+layer has its product with the first token stored, as in a checkpoint, and multiplies the other tokens alone.
 """
 
 import statistics
@@ -73,25 +72,28 @@ def shape_of(layer, inputs):
     return type(layer).__name__, tuple(layer.weight.shape), layer.bias is not None, *map(str, geometry), inputs
 
 
-def case(layer, inputs, formats, device):
+def case(layer, inputs, formats, device, first_token=False):
     """A layer ready to be measured in some formats.
 
     Args:
         layer: float Linear or Conv2d on the device; inputs: tensor that it is fed.
         formats: {"weights", "activations"}; both None: the layer as it is.
+        first_token: whether a quantized layer has its product with the first token stored.
     """
     if not any(formats.values()):
         return Case("torch", None, lambda: layer(inputs))
-    built, kernel, reason = build(layer, inputs, formats, device)
+    built, kernel, reason = build(layer, inputs, formats, device, first_token)
     return Case(kernel, reason, None if built is None else lambda: built(inputs))
 
 
-def build(layer, inputs, formats, device):
+def build(layer, inputs, formats, device, first_token=False):
     """(layer that computes in the formats or None, its kernel's name or None, why there is none or None)."""
     if formats["weights"] is None:
         return None, None, f"no kernel computes 16-bit weights with quantized inputs on {device}"
     geometry, weight_format = Convolution.of(layer), load_format(formats["weights"])
     quantized = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
+    if first_token:
+        quantized = replace(quantized, first_output=torch.zeros(layer.out_features))
     activation_format = ActivationFormat.from_settings(formats["activations"])
     if activation_format is not None and not activation_format.dynamic:
         observed = Range(1)
@@ -131,22 +133,26 @@ def measure(cases, settings, meter, synchronize, warmup_s):
             one.joules += [block.energy_j / block.images for block in blocks if not block.void]
 
 
-def table(layers, shapes, candidates, settings, meter, device, synchronize=measuring.nothing, warmup_s=0.0):
+def table(
+    layers, shapes, first_tokens, candidates, settings, meter, device, synchronize=measuring.nothing, warmup_s=0.0
+):
     """Rows {"layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason"}, of one denoiser call.
 
     Args:
         layers: {name: float layer on the device}; shapes: of `input_shapes`.
+        first_tokens: names of the layers whose product with the first token is stored once they are quantized.
         candidates: {name: formats}; the unquantized layer comes beside them.
     """
     formats = {BASELINE: FLOAT} | {name: FLOAT | own for name, own in candidates.items()}
+    keys = {name: (*shape_of(layer, shapes[name]), name in first_tokens) for name, layer in layers.items()}
     generator, cases = torch.Generator().manual_seed(0), {}
     for name, layer in layers.items():
-        key = shape_of(layer, shapes[name])
-        if key not in cases:
-            inputs = torch.randn(shapes[name], generator=generator).to(device, layer.weight.dtype)
-            cases[key] = {candidate: case(layer, inputs, own, device) for candidate, own in formats.items()}
+        if keys[name] not in cases:
+            inputs, apart = torch.randn(shapes[name], generator=generator), name in first_tokens
+            inputs = inputs.to(device, layer.weight.dtype)
+            cases[keys[name]] = {c: case(layer, inputs, own, device, apart) for c, own in formats.items()}
     measure([one for of_shape in cases.values() for one in of_shape.values()], settings, meter, synchronize, warmup_s)
     for name, layer in layers.items():
-        for candidate, one in cases[shape_of(layer, shapes[name])].items():
+        for candidate, one in cases[keys[name]].items():
             stored = megabytes(layer.weight, formats[candidate]["weights"])
             yield {"layer": name, "candidate": candidate, "megabytes": stored, **one.figures()}

@@ -9,6 +9,7 @@ from quantwatt.cross_checks import check_references
 from quantwatt.method_entries import complete_method
 from quantwatt.methods import is_mixed, schema
 from quantwatt.mixed_entries import check_mixed, complete_sensitivity
+from quantwatt.objectives import objectives
 from quantwatt.paths import ROOT
 from quantwatt.schemas import ConfigurationError, complete, complete_plugin, nearest, plugin, read_yaml
 
@@ -45,7 +46,8 @@ def load_experiment(name):
     Returns:
         {"kind", "models", "methods", "baseline", "samplings", "calibration", "sensitivities", "reference", "metrics",
         "cells"}; `kind` is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, with
-        "kind" where it is text. The allocation of a mixed method also holds its "candidates", {name: formats}.
+        "kind" where it is text. The allocation of a mixed method also holds its "candidates", {name: formats}, and a
+        sensitivity its "objectives", those of the methods that choose by it.
     Raises:
         ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
     """
@@ -85,6 +87,8 @@ def check_experiment(raw, file):
     for name, method in experiment["methods"].items():
         if is_mixed(method):
             check_mixed(method, experiment["sensitivities"], file, f"methods.{name}")
+    for name, entry in experiment["sensitivities"].items():
+        entry["objectives"] = objectives(experiment["methods"].values(), name)
     experiment["metrics"] = {
         name: complete(
             entry or {}, schema(f"metrics/{plugin('metrics', name, file, 'metrics')}"), file, f"metrics.{name}"

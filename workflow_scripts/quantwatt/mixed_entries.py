@@ -74,11 +74,6 @@ def check_mixed(method, sensitivities, file, where):
                     f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
                 )
         _check_program(program, sides, file, place)
-        metrics = program["objective"].values() if isinstance(program["objective"], dict) else [program["objective"]]
-        if unscored := [metric for metric in metrics if metric not in sensitivity["metrics"]]:
-            raise ConfigurationError(
-                f"{file}: {place}.objective: '{unscored[0]}' is not among the metrics of '{allocation['sensitivity']}'."
-            )
     for side in decided:
         if method[side]:
             raise ConfigurationError(

@@ -14,6 +14,7 @@ from quantwatt.allocations.mixed import FLOAT_BITS, bits_of, is_swept, names_of,
 from quantwatt.families import BYTES
 from quantwatt.integer_program import Infeasible, Unsolved
 from quantwatt.manifest import DataError
+from quantwatt.objectives import group_of, metric_of
 
 # Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
 SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
@@ -71,16 +72,11 @@ class Question:
     def _group(self, name, layer):
         if not isinstance(self.objective, dict) and not isinstance(self.program["candidates"], dict):
             return EVERY
-        if "group" not in layer:
-            raise DataError(
-                f"{self.where}: layer {name} is of no group, because this family does not say what its content layers "
-                "are; give one objective and one list of candidates."
-            )
-        return layer["group"]
+        return group_of(name, layer, self.where)
 
     def _scores(self, name):
         """{candidate: score, larger is better}, those left out whose score is not finite."""
-        metric = self.objective[self.group[name]] if isinstance(self.objective, dict) else self.objective
+        metric = metric_of(self.objective, name, self.layers[name], self.where)
         sign = -1 if metric == "noise" else 1
         values = {candidate: self.table[name][candidate][metric] for candidate in self._names_for(name)}
         return {candidate: sign * value for candidate, value in values.items() if value is not None}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from quantwatt import convolution, manifest, splits
+from quantwatt.allocation import first_tokens
 from quantwatt.convolution import Convolution
 from quantwatt.manifest import DataError, finite
 from quantwatt.metrics.psnr import psnr
@@ -54,8 +55,7 @@ class Probe:
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
         self.pipeline = family.load(model["settings"], location, denoiser).to(device)
         self.denoiser = denoiser.eval()
-        bos = any(transform["name"] == "bos" for transform in entry["transforms"])
-        self.keep_first = {name for name, layer in layers.items() if bos and layer.get("first_token")}
+        self.keep_first = first_tokens(layers, entry)
         self.floats = {name: denoiser.get_submodule(name) for name in layers}
         self.formats = dict.fromkeys(layers, {})
         self.ranges, self.inputs, self.batches = {}, {}, []
@@ -134,7 +134,7 @@ class Probe:
     @functools.cached_property
     def unchanged(self):
         """Scores of the float model itself."""
-        return self.scores(self.entry["metrics"])
+        return self.scores()
 
     @torch.no_grad()
     def _noise(self, drawn):
@@ -165,19 +165,19 @@ class Probe:
             if own != self.formats[name]:
                 self.replace(name, own)
 
-    def row(self, name, candidate):
-        """A row of the sensitivity table: one layer alone in a candidate's formats."""
+    def row(self, name, candidate, metrics=METRICS):
+        """A row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
         formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
         if any(formats.values()):
             self.replace(name, formats)
-            scores = self.scores(self.entry["metrics"])
+            scores = self.scores(metrics)
             self.replace(name, {})
         else:
             scores = self.unchanged
         return {
             "layer": name,
             "candidate": candidate,
-            **{metric: scores[metric] for metric in METRICS},
+            **{metric: scores[metric] if metric in metrics else None for metric in METRICS},
             "inputs": self.inputs[name],
             "megabytes": megabytes(self.floats[name].weight, formats["weights"]),
         }

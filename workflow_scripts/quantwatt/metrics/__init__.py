@@ -2,9 +2,9 @@
 
 A metric's module has
 
-    COMPARED_WITH                     "reference" (features of real images), "text" (features of the prompts),
-                                      "classes" (those asked for), "baseline" (the unquantized model's images) or
-                                      "predictions" (of a text model)
+    COMPARED_WITH                     "reference" (features of real images), "moments" (of those), "text" (features of
+                                      the prompts), "classes" (those asked for), "baseline" (the unquantized model's
+                                      images) or "predictions" (of a text model)
     UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
     score(samples, compared, resamples=None, seed=0) -> Score
     change(samples, baseline, compared, resamples=None, seed=0) -> Score     from the baseline's, drawn in pairs; not

@@ -2,12 +2,11 @@
 
 import math
 
-import numpy as np
-
 from quantwatt.intervals import bootstrap_statistic
 from quantwatt.metrics import Score, Undefined
+from quantwatt.moments import moments
 
-COMPARED_WITH = "reference"
+COMPARED_WITH = "moments"
 UNIT = "Frechet distance"
 HIGHER_IS_BETTER = False
 PACKAGE = "clean-fid"
@@ -23,39 +22,40 @@ def score(samples, compared, resamples=None, seed=0):
     method is compared with the same one. It says nothing of FID's bias, which is upwards and falls with the
     number of images: compare figures only at equal numbers.
 
+    The authors ask for more images than dimensions (github.com/bioinf-jku/TTUR): n images span n - 1 of them, so that
+    the covariance of fewer is singular, and the figure says how few they are rather than what they show.
+
     Args:
         samples: [n, d] features of generated images.
-        compared: [m, d] features of reference images.
+        compared: Moments of the features of reference images.
         resamples: bootstrap resamples, each with a matrix square root of [d, d]; 200 by default up to 256
             dimensions and 0 (no interval) beyond.
     Raises:
-        Undefined: fewer than two images, or a singular covariance that clean-fid cannot handle.
+        Undefined: no more images than dimensions on a side, or covariances that clean-fid cannot handle.
     """
-    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
-    distance = _distance(samples, compared)
-    return _bootstrap(distance, *samples.shape, resamples, seed)
+    return _bootstrap(_distance(samples, compared), *samples.shape, resamples, seed)
 
 
 def change(samples, baseline, compared, resamples=None, seed=0):
     """The distance minus the baseline's; the images of the same prompts and seeds are drawn in pairs. As `score`."""
-    samples, baseline, compared = (np.asarray(x, np.float64) for x in (samples, baseline, compared))
     ours, theirs = _distance(samples, compared), _distance(baseline, compared)
     return _bootstrap(lambda index: ours(index) - theirs(index), *samples.shape, resamples, seed)
 
 
 def _distance(samples, compared):
-    """Function of an index array: the Frechet distance of those samples."""
+    """Function of an index, a slice or an array: the Frechet distance of those samples."""
     import quantwatt.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
     from cleanfid.fid import frechet_distance
 
-    n, m = len(samples), len(compared)
-    if min(n, m) < 2:
-        raise Undefined(f"a covariance needs at least two images on both sides, not {n} and {m}.")
-    mean, covariance = compared.mean(axis=0), np.cov(compared, rowvar=False)
+    n, dims = samples.shape
+    if min(n, compared.n) <= dims:
+        raise Undefined(
+            f"the covariance of {dims} features takes more than {dims} images on both sides, not {n} and {compared.n}."
+        )
 
     def distance(index):
-        drawn = samples[index]
-        return frechet_distance(drawn.mean(axis=0), np.cov(drawn, rowvar=False), mean, covariance)
+        drawn = moments(samples[index])
+        return frechet_distance(drawn.mean, drawn.covariance, compared.mean, compared.covariance)
 
     return distance
 
@@ -63,11 +63,14 @@ def _distance(samples, compared):
 def _bootstrap(distance, n, dims, resamples, seed):
     if resamples is None:
         resamples = RESAMPLES if dims <= MAX_DIMS else 0
-    try:
-        if resamples:
-            return Score(*bootstrap_statistic(distance, n, resamples, seed), resamples)
-        value = float(distance(np.arange(n)))
-    except ValueError as error:  # "Imaginary component"
-        raise Undefined(f"the covariance of {n} images in {dims} dimensions is singular ({error}).") from error
     reason = f"no interval: each resample takes a matrix square root in {dims} dimensions; set 'resamples'."
+    if resamples:
+        try:
+            return Score(*bootstrap_statistic(distance, n, resamples, seed), resamples)
+        except ValueError as error:  # "Imaginary component": a resample of two thirds of the images, the others twice
+            reason = f"no interval: of a resample of {n} images, {dims} features have no root ({error})."
+    try:
+        value = float(distance(slice(None)))  # no copy of what may be mapped from a file
+    except ValueError as error:
+        raise Undefined(f"the product of the covariances of {dims} features has no root ({error}).") from error
     return Score(value, math.nan, math.nan, 0, reason)

@@ -1,0 +1,29 @@
+"""What scoring takes of a machine's memory, told from the JSON files of the features that it reads."""
+
+LIBRARIES_MB = 1500
+COPIES = 4  # of features: as they are, in float64, and drawn again
+KERNELS, MOST = 3, 10_000  # float64 of every pair of images that a kernel distance's interval holds, up to MOST images
+
+
+def score_memory_mb(metric, reference, sets):
+    """Megabytes to ask for.
+
+    Args:
+        metric: its name; one of images or predictions reads them one by one.
+        reference: what vouches for the features of the reference images, or None where a metric has none.
+        sets: the same of the generated images, and of the baseline's.
+    """
+    sets, pairs = list(sets), 0
+    loaded = sum(_bytes(own) for own in sets)
+    if reference and metric == "fid":
+        loaded += _bytes(reference, "-moments.safetensors")
+    elif reference:
+        largest = max(own["n_images"] for own in (reference, *sets))
+        if largest <= MOST:  # else clean-fid's subsets alone are read
+            loaded += _bytes(reference)
+            pairs = largest**2
+    return LIBRARIES_MB + round((COPIES * loaded + KERNELS * 8 * pairs) / 1e6)
+
+
+def _bytes(own, end=""):
+    return sum(file["bytes"] for name, file in own["files"].items() if name.endswith(end))
