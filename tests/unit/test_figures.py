@@ -436,6 +436,14 @@ def test_layers_that_are_not_quantized_have_sixteen_bits(mixed):
     assert found["mixdq-w4 weights"]["conv_in"] == 16 and found["mixdq-w4a8 activations"]["conv_in"] == 16
 
 
+def test_where_no_method_could_be_had_blocks_are_named_all_the_same(mixed):
+    quality, strips, *_ = sensitivity.draw(
+        figures.Inputs(mixed.summary, mixed.layers[:0], mixed.sensitivity), False
+    ).axes
+    assert not strips.images and not strips.get_yticks().size
+    assert "mid_block" in [text.get_text() for text in strips.get_xticklabels()] and len(quality.lines) > 3
+
+
 def test_the_names_of_many_blocks_are_apart(tmp_path):
     figure = sensitivity.draw(mixed_inputs(tmp_path, blocks=28), narrow=True)  # 858 layers
     renderer = FigureCanvasAgg(figure).get_renderer()
