@@ -46,6 +46,14 @@ def test_defaults_are_filled_in_and_the_input_is_untouched(raw):
     assert loaded["samplings"]["steps-20"]["negative_prompt"] == ""
 
 
+def test_every_default_of_an_experiment_may_be_written_out():
+    short = yaml.safe_load((experiment.EXPERIMENTS / "embedded-mixdq.yaml").read_text())
+    known = experiment._schema("experiment")["properties"]
+    defaults = {key: copy.deepcopy(own["default"]) for key, own in known.items() if "default" in own}
+    assert {"reference", "classifier"} <= defaults.keys() - short.keys()
+    assert experiment.check_experiment(defaults | short, "x.yaml") == experiment.check_experiment(short, "x.yaml")
+
+
 def change(raw, path, value):
     *parents, last = path.split(".")
     for key in parents:

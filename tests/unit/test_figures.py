@@ -462,6 +462,14 @@ def test_parts_of_a_layer_have_bits_of_their_own(tmp_path):
             assert (bits["conv_out.0"], bits["conv_out.1"]) == (8, 2), label
 
 
+def test_where_no_method_could_be_had_blocks_are_named_all_the_same(mixed):
+    quality, strips, *_ = sensitivity.draw(
+        figures.Inputs(mixed.summary, mixed.layers[:0], mixed.sensitivity), False
+    ).axes
+    assert not strips.images and not strips.get_yticks().size
+    assert "mid_block" in [text.get_text() for text in strips.get_xticklabels()] and len(quality.lines) > 3
+
+
 def test_the_names_of_many_blocks_are_apart(tmp_path):
     figure = sensitivity.draw(mixed_inputs(tmp_path, blocks=28), narrow=True)  # 858 layers
     renderer = FigureCanvasAgg(figure).get_renderer()

@@ -56,6 +56,7 @@ ALLOCATIONS = [f"{RESULTS}/allocation/tiny-sd3/{method}.json" for method in METH
 ALONE = [f"Try layers alone: tiny-sd3, alone, job {job}" for job in (0, 1)]
 GATHER = "Gather the sensitivity of layers: tiny-sd3, alone"
 COSTS = "Measure layers: tiny-sd3, alone"
+MODEL = "Describe model tiny-sd3"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,10 @@ def chosen(method):
     """Jobs from a method's integer programs to its allocation."""
     jobs = {f"Solve integer programs: tiny-sd3, {method}", f"Allocate formats: tiny-sd3, {method}"}
     return jobs | ({"Try choices on images: tiny-sd3, mixed-bits"} if method == "mixed-bits" else set())
+
+
+CHOSEN = chosen("mixed-bits") | chosen("mixed-time")
+TRIED = {*ALONE, GATHER} | CHOSEN
 
 
 def allocation(project, method):
@@ -172,16 +177,31 @@ def test_another_solver_is_nothing_to_the_programs_and_their_trials(project):
 )
 def test_another_trial_of_layers_measures_none(project, old, new):
     project.replace(FILE, old, new)
-    assert plan(project) == {*ALONE, GATHER} | set().union(*map(chosen, METHODS))
+    assert plan(project) == TRIED
+
+
+def test_an_added_candidate_is_tried_and_measured_with_the_others(project):
+    project.replace(FILE, "      a8: {", "      w3: {weights: {format: integer, bits: 3}}\n      a8: {")
+    assert plan(project) == TRIED | {COSTS}
+
+
+def test_a_candidate_that_was_tried_is_only_chosen_from(project):
+    project.replace(FILE, "candidates: [w8, w4, w2]", "candidates: [w8, w4]")
+    assert plan(project) == chosen("mixed-bits")
 
 
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("programs", set().union(*map(chosen, METHODS))),
-        ("integer_program", set().union(*map(chosen, METHODS))),
+        ("programs", CHOSEN),
+        ("integer_program", CHOSEN),
         ("costs", {COSTS} | chosen("mixed-time")),
-        ("sensitivity", {*ALONE, GATHER} | set().union(*map(chosen, METHODS))),
+        ("sensitivity", TRIED),
+        ("rounding", TRIED | {COSTS}),
+        ("formats/integer", TRIED | {COSTS}),
+        ("formats/nf4", set()),
+        ("families/sd3", TRIED | {COSTS, MODEL}),
+        ("families/sdxl", set()),
         ("allocations/uniform", set()),
     ],
 )

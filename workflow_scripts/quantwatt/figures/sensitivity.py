@@ -34,7 +34,7 @@ def draw(inputs, narrow):
     width, size, colours = NARROW if narrow else WIDTH, 6.5 if narrow else 7.5, method_colours(inputs.summary)
     left = max(0.6, 0.12 + 0.0082 * size * max((len(text) for *_, own in parts for _, text, _ in own), default=0))
     rows = [parts[i : i + (1 if narrow else 2)] for i in range(0, len(parts), 1 if narrow else 2)]
-    heights = [HEAD + PANEL + STRIP * max(len(own) for *_, own in row) + FOOT for row in rows]
+    heights = [HEAD + PANEL + STRIP * max(1, *(len(own) for *_, own in row)) + FOOT for row in rows]
     figure = Figure(figsize=(width, sum(heights) + 0.3), dpi=100)
     height, top = figure.get_figheight(), figure.get_figheight()
     for row, tall in zip(rows, heights, strict=True):
@@ -47,8 +47,9 @@ def draw(inputs, narrow):
             kind = f"{group} layers" if group else "layers"
             axes.set_title(f"{model} · {name}: {len(layers)} {kind}, each alone", x=(0.1 - left) / (room - left - 0.15),
                            fontsize=8.5 if narrow else 9.5, pad=18)  # fmt: skip
-            deep = below - 0.08 - STRIP * len(own)
-            under = figure.add_axes(np.divide((x, deep, room - left - 0.15, STRIP * len(own)), [width, height] * 2))
+            strip = STRIP * max(1, len(own))  # empty where no method could choose by it
+            box = x, below - 0.08 - strip, room - left - 0.15, strip
+            under = figure.add_axes(np.divide(box, [width, height] * 2))
             _strips(under, own, layers, {method: colours[model, method] for method, *_ in own}, size)
             _blocks((axes, under), layers, (room - left - 0.15) * 72, size)
         top -= tall
