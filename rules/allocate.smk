@@ -50,7 +50,7 @@ rule sensitivity:
 
 rule layer_costs:
     input:
-        code=code("layer_costs.py", family, tried_formats, meter),
+        code=code("layer_costs.py", family, tried_formats, tried_kernels, meter),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
     output:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 from quantwatt import command, cross_checks, datasets, dependencies, machine, methods, paths, schemas
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
+from quantwatt.kernels import KERNELS
 from quantwatt.manifest import canonical_json
 from quantwatt.score_memory import score_memory_mb
 
@@ -169,6 +170,21 @@ def formats_of(entries):
 def tried_formats(wildcards):
     """The formats that a sensitivity tries."""
     return formats_of(entry("sensitivities", wildcards.sensitivity)["candidates"].values())
+
+
+def kernels(wildcards):
+    """The kernels that may compute a method's layers on this device."""
+    return kernels_of(formats(wildcards))
+
+
+def tried_kernels(wildcards):
+    """Likewise those of what a sensitivity tries."""
+    return kernels_of(tried_formats(wildcards))
+
+
+def kernels_of(modules):
+    known = KERNELS[DEVICE]
+    return [f"kernels/{name}" for module in modules for name in known.get(module.removeprefix("formats/"), [])]
 
 
 def allocation(wildcards):

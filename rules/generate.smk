@@ -1,6 +1,6 @@
 rule generate:
     input:
-        code=code("generate.py", family, formats),
+        code=code("generate.py", family, formats, kernels),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
     output:
@@ -28,7 +28,7 @@ rule generate:
 
 rule predict:
     input:
-        code=code("predict.py", family, formats),
+        code=code("predict.py", family, formats, kernels),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         texts=lambda wildcards: source(sampling_of(wildcards)),
     output:

@@ -1,6 +1,6 @@
 rule measure:
     input:
-        code=code("measure_cell.py", family, formats, meter),
+        code=code("measure_cell.py", family, formats, kernels, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         baseline=f"{RESULTS}/checkpoints/{{model}}/{EXPERIMENT['baseline']}/manifest.json",
         prompts=lambda wildcards: source(sampling_of(wildcards)),

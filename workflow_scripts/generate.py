@@ -47,7 +47,7 @@ def main(argv=None):
     asked = prompts.first(sampling, sampling["images"])
     try:
         with failures.expected():
-            pipeline = load_pipeline(args.checkpoint, args.device)
+            pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
             drawn = batches(pipeline, asked, sampling, f"generating {checkpoint['method']}")
             images.write_images(folder, drawn, fields)

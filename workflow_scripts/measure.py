@@ -190,7 +190,7 @@ def load_and_score(args, device):
         if details["status"] != "ok":
             raise failures.ExpectedFailure(details["status"], details["reason"])
         torch.set_num_threads(threads)
-        pipeline = checkpoint.load_pipeline(path, device)
+        pipeline = checkpoint.load_pipeline(path, device, simulate=True)
     texts, labels = pipeline.family.read(texts_path)
     sampling = {"max_length": args.max_length, "stride": None, "items": None, "new_tokens": args.new_tokens}
     timed = padded_alike(pipeline, texts, sampling, max(args.batch_size))

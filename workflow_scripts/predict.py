@@ -41,7 +41,7 @@ def main(argv=None):
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
         with failures.expected():
-            pipeline = load_pipeline(args.checkpoint, args.device)
+            pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             started = time.perf_counter()
             items = pipeline.predict(texts, sampling)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}

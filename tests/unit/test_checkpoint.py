@@ -115,13 +115,13 @@ def test_checkpoint_has_the_formats_size(nf4, layers):
 @pytest.mark.parametrize("method", ["rtn-w8a8", "nf4"])
 def test_real_compute_agrees_with_the_simulation(tmp_path, monkeypatch, family, layers, method):
     path = save(tmp_path, *quantize(method, family, layers))
-    real = checkpoint.load_pipeline(path)
+    real = checkpoint.load_pipeline(path, simulate=True)
     assert real.compute == "real" and real.kernel
     linear = dict(real.pipeline.transformer.named_modules())["transformer_blocks.0.attn.to_q"]
     assert not isinstance(linear, torch.nn.Linear)
     assert not [p for p in linear.parameters() if p.is_floating_point() and p.numel() > 1000]  # no float weight left
-    monkeypatch.setattr(kernels, "KERNELS", ())
-    simulated = checkpoint.load_pipeline(path)
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    simulated = checkpoint.load_pipeline(path, simulate=True)
     assert simulated.compute == "simulated" and "no kernel" in simulated.reason
     first, second = (p.generate(PROMPTS, [0, 1], SAMPLING).astype(float) for p in (real, simulated))
     assert np.abs(first - second).mean() < 2  # of 255: bf16 rounding in another order
@@ -174,11 +174,11 @@ def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, 
     path = save(tmp_path, denoiser, states, reports)
     with torch.no_grad():
         before = denoiser(**tensors, return_dict=False)[0]
-        monkeypatch.setattr(kernels, "KERNELS", ())  # as quantizing left it: simulated
-        after = checkpoint.load_pipeline(path).pipeline.transformer(**tensors, return_dict=False)[0]
+        monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
+        after = checkpoint.load_pipeline(path, simulate=True).pipeline.transformer(**tensors, return_dict=False)[0]
     assert torch.equal(before, after)
     monkeypatch.undo()
-    real = checkpoint.load_pipeline(path)
+    real = checkpoint.load_pipeline(path, simulate=True)
     assert (real.compute == "real") == (kind in ("smooth-int8", "nf4-gptq", "torchao", "quanto")) or kind == "llm-int8"
     with torch.no_grad():
         computed = real.pipeline.transformer(**tensors, return_dict=False)[0]

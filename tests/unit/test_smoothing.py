@@ -10,6 +10,7 @@ import torch
 from quantwatt import experiment, linear, schemas
 from quantwatt.activations import ActivationFormat
 from quantwatt.formats import load_format
+from quantwatt.kernels import bitsandbytes_four_bit, int_mm
 from quantwatt.solvers import gptq, rtn
 from quantwatt.statistics import Hessian, Statistics, needs_of
 from quantwatt.transforms import smoothing
@@ -66,7 +67,7 @@ def test_the_product_is_unchanged(alpha):
         assert torch.allclose((inputs * factor).abs().amax(dim=0)[:7], torch.ones(7), rtol=2**-8)  # bf16
 
 
-@pytest.mark.parametrize("kind", ["Int8Linear", "SimulatedLinear"])
+@pytest.mark.parametrize("kind", [int_mm.Layer, linear.SimulatedLinear])
 def test_smoothing_halves_the_error_of_eight_bit_activations_with_an_outlier(kind):
     weight, inputs = layer()
     weight_format = load_format(INT8)
@@ -74,7 +75,7 @@ def test_smoothing_halves_the_error_of_eight_bit_activations_with_an_outlier(kin
     smoothed = rounded(smooth(weight, inputs, {"alpha": 0.5}), weight_format)
     errors = []
     for quantized in (plain, smoothed):
-        built = getattr(linear, kind).build(quantized, weight_format, TOKEN, None, torch.float32)
+        built = kind.build(quantized, weight_format, TOKEN, None, torch.float32)
         errors.append((built(inputs) - inputs @ weight.T).norm().item())
     assert errors[1] < 0.5 * errors[0]
 
@@ -84,8 +85,8 @@ def test_four_bit_layer_applies_the_factor():
     weight_format = load_format(NF4)
     quantized = rounded(smooth(weight, inputs, {"alpha": 0.3}), weight_format)
     real, simulated = (
-        getattr(linear, kind).build(quantized, weight_format, None, None, torch.float32)(inputs)
-        for kind in ("FourBitLinear", "SimulatedLinear")
+        kind.build(quantized, weight_format, None, None, torch.float32)(inputs)
+        for kind in (bitsandbytes_four_bit.Layer, linear.SimulatedLinear)
     )
     assert torch.allclose(real, simulated, rtol=1e-3, atol=1e-2 * simulated.abs().max())
 

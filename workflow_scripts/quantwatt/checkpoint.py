@@ -6,6 +6,7 @@ images = pipeline.generate(["a large red circle on a white background"], seeds=[
 """
 
 import contextlib
+import sys
 from pathlib import Path
 
 from quantwatt import kernels, manifest
@@ -53,17 +54,19 @@ def compute_of(manifest_path, device):
     return kernels.compute_of(manifest.read_json(manifest_path)["layers"], device)
 
 
-def load_pipeline(checkpoint, device="cpu"):
-    """Load a checkpoint into a pipeline that computes in its formats where the device has kernels.
+def load_pipeline(checkpoint, device="cpu", simulate=False):
+    """Load a checkpoint into a pipeline that computes in its formats, and print with which kernels.
 
     Args:
         checkpoint: the checkpoint's folder or its manifest.json.
         device: "cpu" or "cuda".
+        simulate: take 16-bit products of the formats' values where the device has no kernel.
     Returns:
         QuantizedPipeline.
     Raises:
         DataError: a file is missing, truncated or corrupted, or the checkpoint holds no model.
-        Unsupported: the library that stored it cannot compute on this device.
+        Unsupported: the library that stored it cannot compute on this device, or nothing can and it is not to be
+            simulated.
     """
     path = Path(checkpoint)
     path = path / "manifest.json" if path.is_dir() else path
@@ -75,6 +78,9 @@ def load_pipeline(checkpoint, device="cpu"):
     compute, kernel, reason = kernels.compute_of(details["layers"], device)
     if compute == "unsupported":
         raise kernels.Unsupported(reason)
+    if compute == "simulated" and not simulate:
+        raise kernels.Unsupported(f"{path}: {reason}; simulate=True gives its values, not its speed.")
+    print(f"{path.parent}: {kernel or 'simulated'} on {device}", file=sys.stderr)
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
     pipeline = family.load(model, location, denoiser).to(device)
     autocast = details.get("settings", {}).get("autocast")
@@ -123,9 +129,9 @@ def _layer(layer, state, bias, dtype, device, simulate):
         return library.restore(state, layer["weights"], layer, bias, dtype, device)
     weight_format = load_format(layer["weights"])
     quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
-    kind = "SimulatedLinear" if simulate else kernels.kernel_for(layer, device).layer
+    kind = linear.SimulatedLinear if simulate else kernels.kernel_for(layer, device)[0].Layer
     geometry = Convolution.from_settings(layer)
-    return getattr(linear, kind).build(quantized, weight_format, layer["activations"], bias, dtype, geometry)
+    return kind.build(quantized, weight_format, layer["activations"], bias, dtype, geometry)
 
 
 class QuantizedPipeline:

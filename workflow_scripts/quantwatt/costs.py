@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from quantwatt import convolution, kernels, linear, measuring
+from quantwatt import convolution, kernels, measuring
 from quantwatt.activations import ActivationFormat
 from quantwatt.convolution import Convolution
 from quantwatt.formats import load_format, quantize_to_nearest
@@ -101,14 +101,11 @@ def build(layer, inputs, formats, device, first_token=False):
         scale, zero = activation_format.calibrated(observed)
         quantized = replace(quantized, activation_scale=scale, activation_zero=zero)
     description = {**formats, **convolution.describe(layer), "parts": sorted(quantized.state(weight_format))}
-    kernel = kernels.kernel_for(description, device)
+    kernel, reason = kernels.kernel_for(description, device)
     if kernel is None:
-        what = kernels.describe(description) + (" by convolution" if geometry else "")
-        return None, None, f"no kernel computes {what} on {device}"
-    own = getattr(linear, kernel.layer).build(
-        quantized, weight_format, formats["activations"], layer.bias, layer.weight.dtype, geometry
-    )
-    return own.to(device), kernel.name, None
+        return None, None, reason
+    own = kernel.Layer.build(quantized, weight_format, formats["activations"], layer.bias, layer.weight.dtype, geometry)
+    return own.to(device), kernel.NAME, None
 
 
 def measure(cases, settings, meter, synchronize, warmup_s):

@@ -1,12 +1,12 @@
-"""Quantized layers. Each replaces a torch.nn.Linear, the simulated one also a torch.nn.Conv2d; only that one holds a
-float weight."""
+"""Quantized layers in place of torch.nn.Linear or torch.nn.Conv2d; the simulated one alone holds a float weight.
+
+Those that compute in a format are in quantwatt.kernels.
+"""
 
 import torch
 
 from quantwatt import convolution
 from quantwatt.activations import ActivationFormat
-
-CUDA_TOKENS = 17  # the least that the int8 product takes on CUDA
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -75,47 +75,3 @@ class SimulatedLinear(QuantizedLinear):
         if self.activation_format is not None:
             inputs = convolution.rounded(inputs, self.activation_format, self.static_grid, self.geometry)
         return convolution.product(inputs, self.weight, self.bias, self.geometry)
-
-
-class Int8Linear(QuantizedLinear):
-    """8-bit weights per output channel, 8-bit activations, 32-bit integer sums (PyTorch's int8 product)."""
-
-    def _hold(self, quantized, weight_format, dtype):
-        codes = (quantized.codes.to(torch.int16) - 128).to(torch.int8)  # [rows, columns]
-        self._buffer("codes", codes.T.contiguous().T, torch.int8)  # the product reads it transposed
-        self._buffer("scale", quantized.scale.T.contiguous(), torch.float32)  # [1, rows]
-
-    def _product(self, inputs):
-        codes, scale, _ = self.activation_format.encode(inputs.reshape(-1, inputs.shape[-1]), self.static_grid)
-        tokens = len(codes)
-        if codes.is_cuda and tokens < CUDA_TOKENS:
-            codes = torch.nn.functional.pad(codes, (0, 0, 0, CUDA_TOKENS - tokens))
-        sums = torch._int_mm(codes, self.codes.T)[:tokens]  # [tokens, rows] int32
-        outputs = sums.float() * scale * self.scale
-        if self.bias is not None:
-            outputs += self.bias
-        return outputs.to(inputs.dtype).reshape(*inputs.shape[:-1], -1)
-
-
-class FourBitLinear(QuantizedLinear):
-    """NF4 or FP4 weights through bitsandbytes, 16-bit activations."""
-
-    def _hold(self, quantized, weight_format, dtype):
-        from quantwatt.formats import pack
-
-        self._buffer("codes", pack(quantized.codes, 4).reshape(-1, 1), torch.uint8)
-        self._buffer("absmax", quantized.scale.reshape(-1).contiguous(), torch.float32)
-        self._buffer("codebook", weight_format.codebook.clone(), torch.float32)
-        self.kind, self.block = type(weight_format).__module__.rpartition(".")[2], weight_format.block
-        self.dtype, self.state = dtype, None
-
-    def _product(self, inputs):
-        import bitsandbytes
-        from bitsandbytes.functional import QuantState
-
-        if self.state is None:  # made once the layer is on its device
-            shape = torch.Size((self.out_features, self.in_features))
-            self.state = QuantState(
-                self.absmax, shape, self.codebook, self.block, quant_type=self.kind, dtype=self.dtype
-            )
-        return bitsandbytes.matmul_4bit(inputs, self.codes.t(), quant_state=self.state, bias=self.bias)

@@ -1,0 +1,63 @@
+"""Every kernel against the dequantized layer, and what happens where one is missing or wrong."""
+
+import pytest
+import torch
+
+from quantwatt import kernels, probe, registry
+from quantwatt.kernels import int_mm
+
+INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
+TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
+LAYER = {"weights": INT8, "activations": TOKEN, "in_features": 64, "out_features": 64, "library": None, "parts": []}
+
+
+@pytest.fixture(autouse=True)
+def tried_anew():
+    probe._trial.cache_clear()
+    yield
+    probe._trial.cache_clear()
+
+
+def only(monkeypatch, *names):
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {"integer": list(names)}})
+
+
+def test_a_kernel_whose_sums_saturate_is_refused(monkeypatch):
+    def saturating(codes, weight):
+        pairs = codes.unflatten(1, (-1, 2)).float(), weight.T.unflatten(1, (-1, 2)).float()
+        sums = torch.einsum("mkp,nkp->mnk", *pairs).clamp(-(2**14), 2**14 - 1)
+        return sums.sum(-1).int()
+
+    only(monkeypatch, "int_mm")
+    assert kernels.kernel_for(LAYER, "cpu") == (int_mm, None)
+    probe._trial.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    kernel, reason = kernels.kernel_for(LAYER, "cpu")
+    assert kernel is None
+    assert (
+        "no kernel computes integer W8A8" in reason and "computes something else: its outputs are off by 0." in reason
+    )
+
+
+def test_a_kernel_that_is_missing_says_so_in_its_own_words(monkeypatch):
+    def missing(codes, weight):
+        raise RuntimeError("not implemented for this CPU.\nCall stack")
+
+    only(monkeypatch, "int_mm")
+    monkeypatch.setattr(torch, "_int_mm", missing)
+    reason = kernels.kernel_for(LAYER, "cpu")[1]
+    assert reason.endswith("on cpu: torch._int_mm cannot compute it: not implemented for this CPU")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    only(monkeypatch, "int_mm")
+    monkeypatch.setattr(int_mm, "PACKAGE", "no-such-package")
+    assert kernels.kernel_for(LAYER, "cpu")[1].endswith("on cpu: no-such-package is not installed")
+
+
+@pytest.mark.parametrize("device", kernels.KERNELS)
+def test_every_kernel_is_described(device):
+    for names in kernels.KERNELS[device].values():
+        for name in names:
+            kernel = registry.load("kernels", name)
+            assert kernel.NAME and kernel.PACKAGE and 0 < kernel.BOUND < 0.1

@@ -1,0 +1,69 @@
+"""Whether a kernel computes a format on this device: it is run once against the dequantized layer.
+
+The weights and inputs are such as break a kernel that adds in too few bits: largest values of one sign beside random
+ones. A library that is missing half of itself, a layout that was misread and sums that saturate all show.
+"""
+
+import functools
+import json
+
+import torch
+
+from quantwatt import registry
+from quantwatt.convolution import Convolution
+from quantwatt.formats import load_format, quantize_to_nearest
+from quantwatt.linear import SimulatedLinear
+
+ROWS, COLUMNS, TOKENS = 64, 512, 40
+SIZE = 8  # height and width of a convolution's input
+
+
+def failure(name, layer, device):
+    """Why a kernel may not compute layers like this one, half a sentence that goes after its name; or None.
+
+    Args:
+        name: of a module in quantwatt.kernels; layer: as its `refusal` takes it, and has not refused; device: "cpu" or
+            "cuda".
+    """
+    kernel_size = layer.get("kernel_size")
+    formats = json.dumps({key: layer[key] for key in ("weights", "activations")}, sort_keys=True)
+    return _trial(name, formats, None if kernel_size is None else tuple(kernel_size), device)
+
+
+@functools.cache
+def _trial(name, formats, kernel_size, device):
+    kernel, formats = registry.load("kernels", name), json.loads(formats)
+    try:
+        error = relative_error(kernel, formats["weights"], formats["activations"], device, kernel_size)
+    except Exception as refused:  # noqa: BLE001  (a library may refuse in any way)
+        own = (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
+        return f"cannot compute it: {own}"
+    return (
+        None if error <= kernel.BOUND else f"computes something else: its outputs are off by {error:.2g} of their size"
+    )
+
+
+@torch.no_grad()
+def relative_error(kernel, weights, activations, device, kernel_size=None, dtype=torch.float32):
+    """Norm of the difference between a kernel's outputs and the dequantized layer's, relative to the latter."""
+    generator = torch.Generator().manual_seed(0)  # its own: nothing else's random numbers shift
+    area = 1 if kernel_size is None else kernel_size[0] * kernel_size[1]
+    channels = COLUMNS if kernel_size is None else max(1, COLUMNS // area // 16) * 16
+    weight = torch.randn(ROWS, channels * area, generator=generator)
+    weight[: ROWS // 2] = weight[: ROWS // 2].abs().amax(dim=1, keepdim=True)  # all columns at the grid's end
+    bias = torch.randn(ROWS, generator=generator)
+    shape = (TOKENS, channels) if kernel_size is None else (2, channels, SIZE, SIZE)
+    inputs = torch.randn(shape, generator=generator).to(dtype)
+    inputs[: shape[0] // 2] = inputs[: shape[0] // 2].abs().amax()
+    geometry = None
+    if kernel_size is not None:
+        geometry = Convolution(kernel_size, (1, 1), tuple(size // 2 for size in kernel_size), (1, 1), 1)
+    weight_format = load_format(weights)
+    quantized = quantize_to_nearest(weight, weight_format)
+    if activations is not None and not activations["dynamic"]:
+        quantized.activation_scale = torch.full((1,), inputs.float().abs().amax() / 2 ** (activations["bits"] - 1))
+        quantized.activation_zero = torch.zeros(1)
+    arguments = (quantized, weight_format, activations, bias, dtype, geometry)
+    outputs = kernel.Layer.build(*arguments).to(device)(inputs.to(device)).cpu().float()
+    expected = SimulatedLinear.build(*arguments)(inputs).float()
+    return ((outputs - expected).norm() / expected.norm()).item()
