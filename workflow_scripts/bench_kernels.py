@@ -1,8 +1,8 @@
 """Time every kernel of this device against float products and other libraries, in one run in which all take turns.
 
-Three parts: single layers of Stable Diffusion 3.5 Medium's shapes; whole transformer blocks by their width, which shows
-from where on 8 bits pay; and the embedded model end to end, in fresh processes. Ratios are speeds, above 1 where faster.
-They mean little without what the device can do at best, which is measured too and printed.
+Three parts: single layers of Stable Diffusion 3.5 Medium's shapes; whole transformer blocks by their width, which
+shows from where on 8 bits pay; and the embedded model end to end, in fresh processes. Ratios are speeds, above 1 where
+faster. They are to be read beside what the device does at best, which is measured too and printed.
 """
 
 import argparse
@@ -81,9 +81,11 @@ def parse_arguments(argv=None):
 
 
 def share_of_peak(row, rates):
-    """A row's operations a second over the most that the device does: of integers where activations are, else floats."""
-    floats = [rate for kind, rate in rates.items() if kind != "int8"]
-    most = rates.get("int8") if "A8" in row["format"] or "A4" in row["format"] else max(floats, default=None)
+    """A row's operations a second over the most that the device does of its kind, or None where that is unknown."""
+    if row["format"] == "float8":
+        return None
+    kinds = ("int8",) if "A8" in row["format"] or "A4" in row["format"] else ("float32", "bfloat16")
+    most = max((rates[kind] for kind in kinds if kind in rates), default=None)
     return most and row["gops"] and row["gops"] / most
 
 
@@ -103,10 +105,12 @@ def pipeline(args, dtype):
             "activations": {"bits": 8},
         },
     }
-    measuring = experiment.load_config({})["measuring"] | {"meter": "none", "idle_s": 0, "phases_s": 0, "blocks": 0,
-                                                           "processes": args.processes, "latency_s": args.latency_s}  # fmt: skip
-    sampling = {"prompts": str(manifest.PROJECT / "resources/prompts/shapes-calibration.txt"), "seed": 0,
-                "steps": args.steps, "guidance": 3.0}  # fmt: skip
+    measuring = experiment.load_config({})["measuring"] | {
+        **{"meter": "none", "idle_s": 0, "phases_s": 0, "blocks": 0},
+        **{"processes": args.processes, "latency_s": args.latency_s},
+    }
+    prompts = str(manifest.PROJECT / "resources/prompts/shapes-calibration.txt")
+    sampling = {"prompts": prompts, "seed": 0, "steps": args.steps, "guidance": 3.0}
     task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads, "blocks": 0,
             "latency_s": args.latency_s / args.processes, "first": False, "last": False}  # fmt: skip
     found = {}
@@ -130,6 +134,7 @@ def checkpoints(methods, folder, device):
     import fetch_model
     import quantize
     from quantwatt.allocation import allocate
+    from quantwatt.methods import is_quantized
 
     model, paths = folder / "model.json", {}
     settings = {**MODEL, "path": str(manifest.PROJECT / MODEL["path"]), "dtype": "float32"}
@@ -137,8 +142,8 @@ def checkpoints(methods, folder, device):
     layers = manifest.read_json(model)["layers"]
     for name, entry in methods.items():
         method = experiment.complete_method(entry, "bench_kernels.py", name)
-        quantized = experiment.is_quantized(method)
-        manifest.write_json(folder / f"{name}.json", allocate(layers, method, name) if quantized else {})
+        allocation = allocate(layers, method, name) if is_quantized(method) else {}
+        manifest.write_json(folder / f"{name}.json", allocation)
         paths[name] = folder / name / "manifest.json"
         quantize.main(
             ["--model", str(model), "--allocation", f"{folder}/{name}.json", "--method-name", name, "--method",
@@ -186,58 +191,75 @@ def spoken(row):
 
 
 def draw(rows, widths, output):
-    """Speeds of all that computes a layer, at two numbers of tokens, and those of blocks by their width."""
+    """Speeds of all that computes a layer, and those of blocks by their width below them."""
+    shown = [row for row in rows if row["tokens"] in DRAWN and row["ratio_to_fp32"]]
+    names = list(dict.fromkeys((row["format"], row["kernel"]) for row in shown))[::-1]
+    heights = [0.2 * len(names) + 1.2, 3]
+    with benchmark.figure(output, (9, sum(heights))) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=heights)
+        if shown:
+            draw_layers(above, shown, names)
+        if widths:
+            draw_widths(below, widths)
+
+
+def draw_layers(figure, rows, names):
+    """One panel a number of tokens; a point is a layer's shape.
+
+    Args:
+        names: [(format, kernel)], from below.
+    """
+    from quantwatt.figures import GREY, PALE, PALETTE, plain_log_ticks
+
+    counts = sorted({row["tokens"] for row in rows})
+    shapes = list(dict.fromkeys((row["in_features"], row["out_features"]) for row in rows))
+    labels = [kernel if name in kernel else f"{name}, {kernel}" for name, kernel in names]
+    all_axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    for axes, count in zip(all_axes, counts, strict=True):
+        for colour, shape in zip(PALETTE, shapes, strict=False):
+            own = [row for row in rows if (row["tokens"], row["in_features"], row["out_features"]) == (count, *shape)]
+            places = [names.index((row["format"], row["kernel"])) for row in own]
+            speeds = [row["ratio_to_fp32"] for row in own]
+            axes.scatter(speeds, places, s=14, color=colour, label="{} to {}".format(*shape), zorder=2)
+        axes.axvline(1, color=GREY, lw=0.8, zorder=0)
+        axes.grid(axis="y", color=PALE, lw=0.5)
+        axes.set_xscale("log")
+        plain_log_ticks(axes)
+        axes.set_title(f"A layer, {count:,} token{'s' if count > 1 else ''}")
+        axes.set_xlabel("speed, float32 = 1", color=GREY)
+        axes.set_yticks(range(len(names)), labels, fontsize=7.5)
+    handles = {label: mark for axes in all_axes for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=8)
+
+
+def draw_widths(figure, rows):
+    """Speeds of blocks by width, and of the whole embedded model, with their intervals."""
     from matplotlib import ticker
 
-    from quantwatt.figures import GREY, INK, PALE, PALETTE, plain_log_ticks
+    from quantwatt.figures import GREY, PALETTE
 
-    shown = [row for row in rows if row["tokens"] in DRAWN and row["ms"]]
-    names = list(dict.fromkeys((row["format"], row["kernel"]) for row in shown))[::-1]
-    shapes = list(dict.fromkeys((row["in_features"], row["out_features"]) for row in shown))
-    with benchmark.figure(output, (9, 0.24 * len(names) + 4)) as figure:
-        top, bottom = figure.subfigures(2, 1, height_ratios=[0.24 * len(names) + 1, 3])
-        counts = [count for count in DRAWN if any(row["tokens"] == count for row in shown)]
-        for axes, count in zip(top.subplots(1, len(counts), sharey=True, squeeze=False)[0], counts, strict=True):
-            for colour, shape in zip(PALETTE, shapes, strict=False):
-                own = [r for r in shown if (r["tokens"], r["in_features"], r["out_features"]) == (count, *shape)]
-                places = [names.index((row["format"], row["kernel"])) for row in own]
-                axes.scatter(
-                    [r["ratio_to_fp32"] for r in own], places, s=16, color=colour, label="{} to {}".format(*shape)
-                )
-            axes.axvline(1, color=PALE, zorder=0)
-            axes.set_xscale("log")
-            plain_log_ticks(axes)
-            axes.set_title(f"{count:,} token{'s' if count > 1 else ''}")
-            axes.set_xlabel("speed, float32 = 1", color=GREY)
-            labels = [kernel if name in kernel else f"{name}, {kernel}" for name, kernel in names]
-            axes.set_yticks(range(len(names)), labels, fontsize=7.5)
-        if counts:
-            top.legend(*top.axes[-1].get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False)
-        parts = list(dict.fromkeys((row["part"], row["tokens"]) for row in widths))
-        axes = bottom.subplots()
-        marks = {"bfloat16": "o", "W8A8": "s"}
-        for colour, (part, tokens) in zip(PALETTE, parts, strict=False):
-            for name, mark in marks.items():
-                own = [r for r in widths if (r["part"], r["tokens"], r["configuration"]) == (part, tokens, name)]
-                own = [row for row in own if row["ratio_to_fp32"]]
-                if not own:
-                    continue
-                ratios = [row["ratio_to_fp32"] for row in own]
-                bounds = [[abs(row[f"ratio_to_fp32_{side}"] - row["ratio_to_fp32"]) if row["ratio_to_fp32_low"] else 0
-                           for row in own] for side in ("low", "high")]  # fmt: skip
-                what = "tiny-sd3, whole" if part == "pipeline" else f"block, {tokens:,} tokens"
-                axes.errorbar(
-                    [row["width"] for row in own], ratios, bounds, color=colour, marker=mark, capsize=2, lw=1.2,
-                    markersize=4, label=f"{what}, {name}", ls="--" if name == "bfloat16" else "-",
-                )  # fmt: skip
-        axes.axhline(1, color=PALE, zorder=0)
-        if parts:
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-            bottom.legend(loc="outside right upper", frameon=False, fontsize=8)
-        axes.set_title("Transformer blocks of Stable Diffusion 3", color=INK)
-        axes.set_xlabel("width", color=GREY)
-        axes.set_ylabel("speed, float32 = 1", color=GREY)
+    axes = figure.subplots()
+    kinds = dict.fromkeys((row["part"], row["tokens"]) for row in rows)
+    for colour, (part, tokens) in zip(PALETTE, kinds, strict=False):
+        for name, mark, line in (("bfloat16", "o", "--"), ("W8A8", "s", "-")):
+            own = [row for row in rows if (row["part"], row["tokens"], row["configuration"]) == (part, tokens, name)]
+            own = [row for row in own if row["ratio_to_fp32_low"]]
+            speeds = [row["ratio_to_fp32"] for row in own]
+            low = [row["ratio_to_fp32"] - row["ratio_to_fp32_low"] for row in own]
+            high = [row["ratio_to_fp32_high"] - row["ratio_to_fp32"] for row in own]
+            what = "tiny-sd3, whole" if part == "pipeline" else f"{tokens:,} image tokens"
+            axes.errorbar(
+                [row["width"] for row in own], speeds, (low, high), color=colour, marker=mark, ls=line, lw=1.2,
+                markersize=4, capsize=2, label=f"{what}, {name}",
+            )  # fmt: skip
+    axes.axhline(1, color=GREY, lw=0.8, zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({row["width"] for row in rows}))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_title("Transformer blocks of Stable Diffusion 3")
+    axes.set_xlabel("width", color=GREY)
+    axes.set_ylabel("speed, float32 = 1", color=GREY)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ All of one number of tokens take turns, round after round, and medians count; ra
 Errors are those of the whole layer, rounding included, against the float32 layer.
 """
 
-import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,12 +35,8 @@ FORMATS = {  # name: (weights, activations)
     "fp4": ({"format": "fp4", "block": 64}, None),
 }
 ROUNDS, TURN_S = 7, 0.2
-LIMIT_S = 20  # of a call; what takes longer is called once
-COLUMNS = (
-    *("device", "format", "kernel", "provider", "dtype", "tokens", "in_features", "out_features"),
-    *("ms", "ms_low", "ms_high", "rounds", "ratio_to_bf16", "ratio_to_bf16_prepacked", "ratio_to_fp32"),
-    *("gops", "relative_error", "reason"),
-)
+LIMIT_S = 20  # of a call; what takes longer is called once ...
+GIVE_UP_S = 120  # ... or, if it must take so long by its time on fewer tokens, not at all
 RATIOS = {"ratio_to_bf16": peers.BFLOAT16, "ratio_to_bf16_prepacked": peers.PREPACKED, "ratio_to_fp32": peers.FLOAT32}
 
 
@@ -52,6 +47,7 @@ class Contender:
     dtype: of its inputs.
     layer: None where there is none, and why is in `reason`.
     compiles: its first call does.
+    seconds: {tokens: of a call}, in the order in which they were timed.
     """
 
     format: str
@@ -61,6 +57,14 @@ class Contender:
     layer: object = None
     reason: str | None = None
     compiles: bool = False
+    seconds: dict = field(default_factory=dict)
+
+    def expected_s(self, tokens):
+        """Seconds of a call by the line through the last two; 0 before."""
+        if len(self.seconds) < 2:
+            return 0.0
+        (few, short), (many, long) = list(self.seconds.items())[-2:]
+        return long + (long - short) / (many - few) * (tokens - many)
 
 
 def computing_type(device):
@@ -87,7 +91,7 @@ def contenders(linear, inputs, device, dtype, formats, others):
         dtype: of what kernels and libraries are fed.
         formats: {name: (weights, activations)}; others: libraries, as quantwatt.peers has them.
     """
-    found = [_peer(name, *entry, linear, dtype, device) for name, entry in (peers.FLOATS | others).items()]
+    found = [_peer(name, *entry, linear, dtype, device) for name, entry in peers.FLOATS.items()]
     typed = peers.plain(linear, dtype, "cpu")
     for name, (weights, activations) in formats.items():
         description, build_for = costs.quantized(typed, inputs, {"weights": weights, "activations": activations})
@@ -97,7 +101,7 @@ def contenders(linear, inputs, device, dtype, formats, others):
             found.append(one if reason else _built(one, lambda k=kernel, build=build_for: build(k).to(device)))
         if not tried:
             found.append(Contender(name, None, None, dtype, reason=kernels.kernel_for(description, device)[1]))
-    return found
+    return found + [_peer(name, *entry, linear, dtype, device) for name, entry in others.items()]
 
 
 def _peer(name, format_name, provider, build, linear, dtype, device):
@@ -121,7 +125,7 @@ def own_words(refused):
 
 
 def table(shapes, tokens, device, dtype, formats=FORMATS, others=None, **settings):
-    """Rows of COLUMNS, of layers [(in_features, out_features)] and numbers of tokens.
+    """Rows as of `rows_of`, of layers [(in_features, out_features)] and numbers of tokens.
 
     Args:
         others: libraries, as quantwatt.peers has them; all of them without it.
@@ -138,33 +142,61 @@ def table(shapes, tokens, device, dtype, formats=FORMATS, others=None, **setting
 
 
 @torch.no_grad()
-def rows_of(found, linear, inputs, device, rounds=ROUNDS, turn_s=TURN_S, limit_s=LIMIT_S, clock=time.perf_counter):
-    """Rows of contenders for one layer's inputs [tokens, columns]."""
-    synchronize = fresh_process.synchronize_of(device)
-    expected, cases, errors = linear(inputs), [], []
-    for one in found:
-        case, error = _first_call(one, inputs, expected, device, limit_s, synchronize, clock)
-        cases.append(case)
-        errors.append(error)
+def rows_of(
+    found,
+    linear,
+    inputs,
+    device,
+    rounds=ROUNDS,
+    turn_s=TURN_S,
+    limit_s=LIMIT_S,
+    give_up_s=GIVE_UP_S,
+    clock=time.perf_counter,
+):
+    """A row for each contender, fed one layer's inputs [tokens, columns]: medians over rounds.
+
+    Args:
+        turn_s: of each in a round.
+        limit_s, give_up_s: a call that takes longer is not repeated; one that would take longer still is not made.
+    """
+    synchronize, expected = fresh_process.synchronize_of(device), linear(inputs)
+    tried = [_first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock) for one in found]
+    cases = [case for case, _ in tried]
     settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}
     costs.measure(cases, settings, open_meter("none"), synchronize, 0.0, clock)
     ms = {one.kernel: case.figures()["milliseconds"] for one, case in zip(found, cases, strict=True)}
-    for one, case, error in zip(found, cases, errors, strict=True):
+    operations = 2 * linear.weight.numel() * len(inputs)
+    for one, (case, error) in zip(found, tried, strict=True):
         own = case.figures()["milliseconds"]
-        low, high = (None, None) if own is None else 1000 * np.quantile(case.seconds, [0.1, 0.9])
-        operations = 2 * linear.weight.numel() * len(inputs)
-        yield dict(zip(COLUMNS, (
-            device, one.format, one.kernel, one.provider, str(one.dtype).removeprefix("torch."), len(inputs),
-            linear.in_features, linear.out_features, own, low, high, len(case.seconds),
-            *(own and ms[other] and ms[other] / own for other in RATIOS.values()),
-            own and operations / own / 1e6, error, case.reason,
-        ), strict=True))  # fmt: skip
+        low, high = 1000 * np.quantile(case.seconds, [0.1, 0.9]) if own else (None, None)
+        one.seconds |= {len(inputs): own / 1000} if own else {}
+        yield {
+            "device": device,
+            "format": one.format,
+            "kernel": one.kernel,
+            "provider": one.provider,
+            "dtype": str(one.dtype).removeprefix("torch."),
+            "tokens": len(inputs),
+            "in_features": linear.in_features,
+            "out_features": linear.out_features,
+            "ms": own,
+            "ms_p10": low,
+            "ms_p90": high,
+            "rounds": len(case.seconds),
+            **{ratio: own and ms.get(other) and ms[other] / own for ratio, other in RATIOS.items()},
+            "gops": own and operations / own / 1e6,
+            "relative_error": error,
+            "reason": case.reason,
+        }
 
 
-def _first_call(one, inputs, expected, device, limit_s, synchronize, clock):
-    """(Case to be timed, relative error or None) of a contender; one that takes too long is called no second time."""
+def _first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock):
+    """(Case to be timed, relative error or None) of a contender."""
     case = costs.Case(one.kernel, one.reason)
     if one.layer is None:
+        return case, None
+    if one.expected_s(len(inputs)) > give_up_s:
+        case.reason = f"left out: by its time on fewer tokens a call takes more than {give_up_s:g} s"
         return case, None
     own = inputs.to(device, one.dtype)
     try:
@@ -181,5 +213,4 @@ def _first_call(one, inputs, expected, device, limit_s, synchronize, clock):
         case.seconds, case.reason = [seconds], f"called once: a call takes more than {limit_s:g} s"
     else:
         case.run = lambda: one.layer(own)
-    error = ((outputs.cpu().float() - expected).norm() / expected.norm()).item()
-    return case, error
+    return case, ((outputs.cpu().float() - expected).norm() / expected.norm()).item()

@@ -10,8 +10,14 @@ import time
 import numpy as np
 import torch
 
-from quantwatt import costs, fresh_process, intervals, manifest, peers
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt import (
+    costs,
+    fresh_process,
+    intervals,
+    manifest,
+    peers,
+    torchvision_ops,  # noqa: F401  (before diffusers)
+)
 from quantwatt.layer_speed import FORMATS, own_words
 from quantwatt.meters import open_meter
 

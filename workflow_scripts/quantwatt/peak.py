@@ -38,7 +38,7 @@ def _products(device):
     def of_floats(dtype):
         def product(size):
             left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-            return lambda: torch.mm(left, right)
+            return lambda: torch.mm(left, right.T)  # as linear layers have it
 
         return product
 
