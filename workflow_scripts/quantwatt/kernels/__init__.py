@@ -20,11 +20,11 @@ from importlib import metadata
 from quantwatt import registry
 from quantwatt.manifest import DataError
 
-FOUR_BIT = {"nf4": ["bitsandbytes_four_bit"], "fp4": ["bitsandbytes_four_bit"]}
+FOUR_BIT = {"nf4": ["bitsandbytes_four_bit", "unpacked"], "fp4": ["bitsandbytes_four_bit", "unpacked"]}
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
-    "cpu": {"integer": ["int_mm"], **FOUR_BIT},
-    "cuda": {"integer": ["int_mm"], **FOUR_BIT},
+    "cpu": {"integer": ["onednn_int8", "onednn_convolution", "int4pack", "unpacked"], **FOUR_BIT},
+    "cuda": {"integer": ["int_mm", "unpacked"], **FOUR_BIT},
 }
 
 
