@@ -114,15 +114,16 @@ def pipeline(args, dtype):
     task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads, "blocks": 0,
             "latency_s": args.latency_s / args.processes, "first": False, "last": False}  # fmt: skip
     found = {}
-    with tempfile.TemporaryDirectory() as folder, measure_cell.Bar("tiny-sd3", measuring) as bar:
+    with tempfile.TemporaryDirectory() as folder:
         paths = checkpoints(methods, Path(folder), args.device)
         for name, path in paths.items():
-            compute, kernel, reason = checkpoint.compute_of(path, args.device)
+            _, kernel, reason = checkpoint.compute_of(path, args.device)
             found[name] = (kernel, methods[name]["dtype"], [], reason)
         real = [name for name, (*_, reason) in found.items() if reason is None]
         for name, _ in measure_cell.schedule(args.processes, real):
             told = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
-            result = measure_cell.run_process(told, f"{folder}/task.json", bar)
+            with measure_cell.Bar(f"tiny-sd3 in {name}", {**measuring, "processes": 1}) as bar:
+                result = measure_cell.run_process(told, f"{folder}/task.json", bar)
             if result["status"] != "ok":
                 raise manifest.DataError(f"the embedded model in {name}: {result['reason']}.")
             found[name][2].append(result["latency_s"])
@@ -166,7 +167,7 @@ def sentences(rows, widths):
         shares = [row["share_of_peak"] for row in own if row["share_of_peak"]]
         share = f", {statistics.mean(shares):.0%} of the peak" if shares else ""
         error = statistics.mean(row["relative_error"] for row in own)
-        yield f"{name} by {kernel}, {SUMMED_UP} tokens: {', '.join(speeds)}{share}, error {error:.2g}."
+        yield f"{called(name, kernel)}, {SUMMED_UP} tokens: {', '.join(speeds)}{share}, error {error:.2g}."
     for tokens in dict.fromkeys(row["tokens"] for row in widths if row["part"] == "block"):
         blocks = [row for row in widths if (row["part"], row["tokens"]) == ("block", tokens)]
         for key, other in (("ratio_to_bf16", "bfloat16"), ("ratio_to_fp32", "float32")):
@@ -176,6 +177,10 @@ def sentences(rows, widths):
     for row in widths:
         if row["part"] == "pipeline" and row["configuration"] == model_speed.QUANTIZED:
             yield f"tiny-sd3 in W8A8: {spoken(row)}."
+
+
+def called(format_name, kernel):
+    return kernel if format_name in kernel else f"{format_name}, {kernel}"
 
 
 def spoken(row):
@@ -213,7 +218,7 @@ def draw_layers(figure, rows, names):
 
     counts = sorted({row["tokens"] for row in rows})
     shapes = list(dict.fromkeys((row["in_features"], row["out_features"]) for row in rows))
-    labels = [kernel if name in kernel else f"{name}, {kernel}" for name, kernel in names]
+    labels = [called(*name) for name in names]
     all_axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for axes, count in zip(all_axes, counts, strict=True):
         for colour, shape in zip(PALETTE, shapes, strict=False):

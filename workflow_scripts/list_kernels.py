@@ -10,7 +10,6 @@ from quantwatt import command
 
 SHAPE, TOKENS = (1536, 1536), (1, 64, 1357, 4096)
 BRIEFLY = {"rounds": 3, "turn_s": 0.02, "limit_s": 0.5, "give_up_s": 4}
-HEADER = ("format", "kernel", "provider", *(f"{count:,}" for count in TOKENS), "error")
 
 
 def main(argv=None):
@@ -35,7 +34,8 @@ def main(argv=None):
 
 def lines(rows):
     """The table, and below it why what is missing in it is missing."""
-    table, missing = [HEADER], {}
+    tokens = dict.fromkeys(row["tokens"] for row in rows)
+    table, missing = [("format", "kernel", "provider", *(f"{count:,}" for count in tokens), "error")], {}
     for name, kernel in dict.fromkeys((row["format"], row["kernel"]) for row in rows):
         own = [row for row in rows if (row["format"], row["kernel"]) == (name, kernel)]
         speeds = ["-" if row["ratio_to_bf16"] is None else f"{row['ratio_to_bf16']:.2f}" for row in own]

@@ -124,13 +124,14 @@ def own_words(refused):
     return (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
 
 
-def table(shapes, tokens, device, dtype, formats=FORMATS, others=None, **settings):
+def table(shapes, tokens, device, dtype, formats=None, others=None, **settings):
     """Rows as of `rows_of`, of layers [(in_features, out_features)] and numbers of tokens.
 
     Args:
-        others: libraries, as quantwatt.peers has them; all of them without it.
+        formats: as FORMATS, which is taken without it; others: libraries, as quantwatt.peers has them, or all of them.
         settings: of `rows_of`.
     """
+    formats = FORMATS if formats is None else formats
     others = peers.LIBRARIES | peers.COMPILED if others is None else others
     for in_features, out_features in shapes:
         linear = random_layer(in_features, out_features)

@@ -94,11 +94,11 @@ def quantize(model, run, device, formats=FORMATS[QUANTIZED]):
 
 
 @torch.no_grad()
-def widths(device, dtype, chosen, rounds, turn_s, tokens=TOKENS, clock=time.perf_counter):
+def widths(device, dtype, chosen, rounds, turn_s, tokens=None, clock=time.perf_counter):
     """Rows of COLUMNS of blocks; pairs are rounds, in which the configurations take turns."""
     for width in chosen:
         model = block(width)
-        for count, text_tokens in tokens.items():
+        for count, text_tokens in (tokens or TOKENS).items():
             inputs = block_inputs(width, count, text_tokens)
             cases = {}
             for name, own in {peers.FLOAT32: torch.float32, peers.BFLOAT16: torch.bfloat16, QUANTIZED: dtype}.items():
