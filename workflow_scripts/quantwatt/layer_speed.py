@@ -158,7 +158,8 @@ def rows_of(
 
     Args:
         turn_s: of each in a round.
-        limit_s, give_up_s: a call that takes longer is not repeated; one that would take longer still is not made.
+        limit_s, give_up_s: a call that takes longer is not repeated; one that would take longer still is not made, unless
+            it is a float product, which ratios need.
     """
     synchronize, expected = fresh_process.synchronize_of(device), linear(inputs)
     tried = [_first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock) for one in found]
@@ -196,7 +197,7 @@ def _first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, 
     case = costs.Case(one.kernel, one.reason)
     if one.layer is None:
         return case, None
-    if one.expected_s(len(inputs)) > give_up_s:
+    if one.kernel not in peers.FLOATS and one.expected_s(len(inputs)) > give_up_s:
         case.reason = f"left out: by its time on fewer tokens a call takes more than {give_up_s:g} s"
         return case, None
     own = inputs.to(device, one.dtype)
