@@ -2,13 +2,14 @@
 # `make test` runs every check but those that need the libraries of `make backends`, which `make test-all` adds.
 
 EXPERIMENT ?= embedded
+DEVICE ?= cpu
 PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends bench-solvers bench-measure clean
+.PHONY: report test test-all lint readme-figure embedded-models backends kernels bench-kernels bench-solvers bench-measure clean
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
@@ -26,10 +27,10 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms and of
-# `make bench-solvers`.
+# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, of
+# `make bench-solvers` and `make bench-kernels`.
 STUDIES := embedded-mixdq embedded-digits
-readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png \
+readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png results/benchmarks/kernels.png \
 		results/embedded-mixdq/figures/budget.png results/embedded-digits/figures/steps.png
 	mkdir -p resources/readme resources/measurements
 	cp $^ resources/readme/
@@ -42,6 +43,15 @@ embedded-models: .venv/installed
 	$(BIN)/python workflow_scripts/train_text.py
 	$(BIN)/python workflow_scripts/train_few_step.py
 	$(BIN)/python workflow_scripts/train_digits.py
+
+# Which kernel computes each format on this machine, how fast, and why where none does: a minute.
+kernels: .venv/installed
+	$(BIN)/python workflow_scripts/list_kernels.py --device $(DEVICE)
+
+# Times every kernel against float products and other libraries, whole blocks by their width, and the embedded model:
+# results/benchmarks/kernels.json, kernels.png and pipeline.json. Half an hour or more on two cores, alone on the machine.
+bench-kernels: .venv/installed
+	$(BIN)/python workflow_scripts/bench_kernels.py --device $(DEVICE)
 
 # Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png.
 bench-solvers: .venv/installed backends

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from quantwatt import manifest
+from quantwatt import benchmark, manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # name: (columns, rows of each layer that is fed the input)
@@ -209,18 +209,14 @@ def measure(threads, layers, tokens, repetitions, device):
     return rows
 
 
-def draw(rows, path):
+def draw(rows, output):
     """Bars of Hessian and solve, one panel a layer and number of threads."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from quantwatt.figures import GREY, INK, PALETTE, STYLE
+    from quantwatt.figures import GREY, INK, PALETTE
 
     panels = list(dict.fromkeys((row["layer"], row["threads"]) for row in rows))
     threads = sorted({count for _, count in panels})
     names = list(dict.fromkeys(name for name, _ in panels))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 1.9 * len(names) + 0.7), layout="constrained")
+    with benchmark.figure(output, (9, 1.9 * len(names) + 0.7)) as figure:
         axes = figure.subplots(len(names), len(threads), squeeze=False)
         for (name, count), axis in zip([(n, t) for n in names for t in threads], axes.flat, strict=True):
             shown = [row for row in rows if (row["layer"], row["threads"]) == (name, count)][::-1]
@@ -236,8 +232,6 @@ def draw(rows, path):
             axis.set_xlabel("seconds, median", color=GREY)
             axis.margins(x=0.3)
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-        with manifest.atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=160, metadata={"Software": None})
 
 
 def main(argv=None):
@@ -256,9 +250,8 @@ def main(argv=None):
         work(args.worker, args.threads[0], args.device)
         return
     rows = [row for t in args.threads for row in measure(t, args.layers, args.tokens, args.repetitions, args.device)]
-    manifest.write_json(args.output, rows)
-    manifest.write_json(Path(args.output).with_suffix(".machine.json"), manifest.provenance(("torch", "numpy")))
-    draw(rows, Path(args.output).with_suffix(".png"))
+    benchmark.write(args.output, rows, ("torch", "numpy"))
+    draw(rows, args.output)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ layer has its product with the first token stored, as in a checkpoint, and multi
 """
 
 import statistics
+import time
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -90,25 +91,36 @@ def build(layer, inputs, formats, device, first_token=False):
     """(layer that computes in the formats or None, its kernel's name or None, why there is none or None)."""
     if formats["weights"] is None:
         return None, None, f"no kernel computes 16-bit weights with quantized inputs on {device}"
+    description, build_for = quantized(layer, inputs, formats, first_token)
+    kernel, reason = kernels.kernel_for(description, device)
+    if kernel is None:
+        return None, None, reason
+    return build_for(kernel).to(device), kernel.NAME, None
+
+
+def quantized(layer, inputs, formats, first_token=False):
+    """(the layer rounded to some formats as kernels take it, function of a kernel's module that builds it on the CPU).
+
+    Args:
+        inputs: what calibrates a static grid.
+        first_token: its product is stored, whatever it is.
+    """
     geometry, weight_format = Convolution.of(layer), load_format(formats["weights"])
-    quantized = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
+    rounded = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
     if first_token:
-        quantized = replace(quantized, first_output=torch.zeros(layer.out_features))
+        rounded = replace(rounded, first_output=torch.zeros(layer.out_features))
     activation_format = ActivationFormat.from_settings(formats["activations"])
     if activation_format is not None and not activation_format.dynamic:
         observed = Range(1)
         observed.observe(inputs.reshape(-1, 1).cpu())
         scale, zero = activation_format.calibrated(observed)
-        quantized = replace(quantized, activation_scale=scale, activation_zero=zero)
-    description = {**formats, **convolution.describe(layer), "parts": sorted(quantized.state(weight_format))}
-    kernel, reason = kernels.kernel_for(description, device)
-    if kernel is None:
-        return None, None, reason
-    own = kernel.Layer.build(quantized, weight_format, formats["activations"], layer.bias, layer.weight.dtype, geometry)
-    return own.to(device), kernel.NAME, None
+        rounded = replace(rounded, activation_scale=scale, activation_zero=zero)
+    description = {**formats, **convolution.describe(layer), "parts": sorted(rounded.state(weight_format))}
+    arguments = (rounded, weight_format, formats["activations"], layer.bias, layer.weight.dtype, geometry)
+    return description, lambda kernel: kernel.Layer.build(*arguments)
 
 
-def measure(cases, settings, meter, synchronize, warmup_s):
+def measure(cases, settings, meter, synchronize, warmup_s, clock=time.perf_counter):
     """Time all cases that have a kernel, and read their energy, in turns.
 
     Args:
@@ -117,12 +129,12 @@ def measure(cases, settings, meter, synchronize, warmup_s):
     """
     computed = [one for one in cases if one.run is not None]
     for one in computed:
-        measuring.warm_up(one.run, warmup_s / len(computed), synchronize)
-        once = statistics.median(measuring.measure_latency(one.run, synchronize=synchronize))
+        measuring.warm_up(one.run, warmup_s / len(computed), synchronize, clock)
+        once = statistics.median(measuring.measure_latency(one.run, LOOP_S, 1, synchronize, clock))
         one.repeats = max(1, round(LOOP_S / max(once, LOOP_S / MOST)))
     for turn in range(settings["rounds"]):
         for one in computed[:: 1 if turn % 2 == 0 else -1]:
-            seconds = measuring.measure_latency(one.loop, settings["seconds"], repeats=1, synchronize=synchronize)
+            seconds = measuring.measure_latency(one.loop, settings["seconds"], 1, synchronize, clock)
             one.seconds.append(float(statistics.median(seconds)) / one.repeats)
     for turn in range(settings["blocks"] if meter.name != "none" else 0):
         for one in computed[:: 1 if turn % 2 == 0 else -1]:

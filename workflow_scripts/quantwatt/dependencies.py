@@ -11,7 +11,8 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 def closure(script, plugins=()):
-    """The script, every module of this package that it imports, directly or not, and the plugins it is given.
+    """The script, every module of this package that it imports, directly or not, the plugins it is given, and the C
+    source that stands beside one of these under its name.
 
     Imports are read from the source, wherever they stand; modules that a registry loads by name cannot be seen there
     and are passed as plugins.
@@ -29,7 +30,7 @@ def closure(script, plugins=()):
         if path not in found:
             found.add(path)
             pending += _local_imports(path)
-    return sorted(found)
+    return sorted(found | {source for path in found if (source := path.with_suffix(".c")).exists()})
 
 
 @functools.cache

@@ -20,11 +20,11 @@ from importlib import metadata
 from quantwatt import registry
 from quantwatt.manifest import DataError
 
-FOUR_BIT = {"nf4": ["bitsandbytes_four_bit"], "fp4": ["bitsandbytes_four_bit"]}
+FOUR_BIT = {"nf4": ["bitsandbytes_four_bit", "unpacked"], "fp4": ["bitsandbytes_four_bit", "unpacked"]}
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
-    "cpu": {"integer": ["int_mm"], **FOUR_BIT},
-    "cuda": {"integer": ["int_mm"], **FOUR_BIT},
+    "cpu": {"integer": ["onednn_int8", "onednn_convolution", "unpacked"], **FOUR_BIT},
+    "cuda": {"integer": ["int_mm", "unpacked"], **FOUR_BIT},
 }
 
 
@@ -32,9 +32,12 @@ class Unsupported(DataError):
     """This device or installation cannot compute what a checkpoint holds; the message says why."""
 
 
-def kernel_for(layer, device):
-    """(module of the kernel of one layer on a device, or None; why there is none, or None)."""
-    refused = []
+def trials(layer, device):
+    """Try the kernels made for a layer's formats on a device, in order of preference.
+
+    Yields:
+        (module, why it does not compute the layer, or None).
+    """
     for name in KERNELS[device].get(layer["weights"]["format"], []):
         kernel = registry.load("kernels", name)
         if kernel.refusal(layer, device):
@@ -42,14 +45,21 @@ def kernel_for(layer, device):
         try:
             metadata.version(kernel.PACKAGE)
         except metadata.PackageNotFoundError:
-            refused.append(f"{kernel.PACKAGE} is not installed")
+            yield kernel, f"{kernel.PACKAGE} is not installed"
             continue
         from quantwatt import probe  # computes; what is above only reads
 
-        if reason := probe.failure(name, layer, device):
-            refused.append(f"{kernel.NAME} {reason}")
-            continue
-        return kernel, None
+        reason = probe.failure(name, layer, device)
+        yield kernel, reason and f"{kernel.NAME} {reason}"
+
+
+def kernel_for(layer, device):
+    """(module of the kernel of one layer on a device, or None; why there is none, or None)."""
+    refused = []
+    for kernel, reason in trials(layer, device):
+        if reason is None:
+            return kernel, None
+        refused.append(reason)
     because = f": {'; '.join(refused)}" if refused else ""
     return None, f"no kernel computes {describe(layer)} on {device}{because}"
 

@@ -1,0 +1,99 @@
+"""The benchmark of kernels: blocks by their width, shares of the peak, and what it leaves behind."""
+
+import pytest
+import torch
+
+import bench_kernels
+from quantwatt import benchmark, kernels, layer_speed, manifest, model_speed, peers
+
+FEW = {name: layer_speed.FORMATS[name] for name in ("W8A8", "W4A16 group 128")}
+
+
+def test_blocks_by_width_take_turns_with_their_floats():
+    rows = list(model_speed.widths("cpu", torch.float32, [64], rounds=2, turn_s=0.001, tokens={4: 3}))
+    assert [row["configuration"] for row in rows] == [peers.FLOAT32, peers.BFLOAT16, model_speed.QUANTIZED]
+    for row in rows:
+        assert tuple(row) == model_speed.COLUMNS and row["ms"] > 0 and row["pairs"] == 2
+        assert row["ratio_to_fp32_low"] <= row["ratio_to_fp32"] <= row["ratio_to_fp32_high"]
+    assert rows[0]["ratio_to_fp32"] == rows[1]["ratio_to_bf16"] == 1 and rows[2]["kernel"] != "torch linear"
+
+
+def test_a_blocks_layers_are_all_quantized_and_close_to_the_float_block():
+    block, inputs = model_speed.block(64), model_speed.block_inputs(64, 6, 4)
+    with torch.no_grad():
+        text, image = block(**inputs)
+        model_speed.quantize(block, lambda: block(**inputs), "cpu")
+        quantized_text, quantized_image = block(**inputs)
+    assert not [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
+    for own, expected in ((quantized_text, text), (quantized_image, image)):
+        assert 0 < (own - expected).norm() / expected.norm() < 0.05
+
+
+def test_a_block_without_kernels_says_so(monkeypatch):
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    rows = list(model_speed.widths("cpu", torch.float32, [64], rounds=2, turn_s=0.001, tokens={4: 3}))
+    assert rows[2]["ms"] is rows[2]["ratio_to_fp32"] is None
+    assert rows[2]["reason"].startswith("no kernel computes integer W8A8")
+
+
+def found_at(speeds, spread=0.01):
+    """Rows of one number of tokens with given speeds of W8A8 by width, three pairs each."""
+    noise = [1 - spread, 1, 1 + spread]
+    for width, speed in speeds.items():
+        floats = {name: ("k", name, [[s] for s in (1.0, 1.0, 1.0)], None) for name in (peers.FLOAT32, peers.BFLOAT16)}
+        own = {model_speed.QUANTIZED: ("k", "float32", [[n / speed] for n in noise], None)}
+        yield from model_speed.rows_of("block", "cpu", width, 64, floats | own)
+
+
+def test_the_interval_decides_from_which_width_it_pays():
+    assert model_speed.pays_from(found_at({128: 0.5, 256: 1.5, 512: 2.0})) == 256
+    assert model_speed.pays_from(found_at({128: 1.5, 256: 0.9, 512: 2.0})) == 512
+    assert model_speed.pays_from(found_at({128: 0.5, 256: 1.01}, spread=0.1)) is None
+    row = next(row for row in found_at({128: 2.0}) if row["configuration"] == model_speed.QUANTIZED)
+    assert row["ratio_to_bf16"] == pytest.approx(2, rel=1e-3) and row["ms"] == pytest.approx(500)
+    assert row["ratio_to_bf16_low"] < 2 < row["ratio_to_bf16_high"]
+
+
+def test_the_share_is_of_the_peak_of_what_is_multiplied():
+    rates = {"float32": 100.0, "bfloat16": 200.0, "int8": 400.0}
+    shares = {name: bench_kernels.share_of_peak({"format": name, "gops": 100.0}, rates)
+              for name in ("W8A8 static", "W4A4", "W4A16 group 128", "float8", "nf4")}  # fmt: skip
+    assert shares == {"W8A8 static": 0.25, "W4A4": 0.25, "W4A16 group 128": 0.5, "float8": None, "nf4": 0.5}
+    assert bench_kernels.share_of_peak({"format": "nf4", "gops": None}, rates) is None
+
+
+def test_the_benchmark_writes_rows_machine_and_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_kernels, "LAYERS", {"one": (128, 64)})
+    monkeypatch.setattr(bench_kernels, "MODULATION", (64, 128))
+    monkeypatch.setattr(bench_kernels, "SUMMED_UP", 3)
+    monkeypatch.setattr(bench_kernels, "DRAWN", (1, 3))
+    monkeypatch.setattr(layer_speed, "FORMATS", FEW)
+    monkeypatch.setattr(peers, "LIBRARIES", {})
+    monkeypatch.setattr(model_speed, "TOKENS", {4: 3})
+    output = tmp_path / "kernels.json"
+    bench_kernels.main(
+        ["--layers", "one", "--tokens", "1", "3", "--widths", "64", "--rounds", "2", "--turn-s", "0.001", "--eager",
+         "--processes", "0", "--peak-sizes", "16", "--output", str(output)]
+    )  # fmt: skip
+    rows = manifest.read_json(output)
+    assert all(list(row) == [*list(rows[0])[:-1], "share_of_peak"] for row in rows)
+    shapes = {(row["tokens"], row["in_features"], row["out_features"]) for row in rows}
+    assert shapes == {(1, 128, 64), (3, 128, 64), (1, 64, 128)}
+    machine = manifest.read_json(tmp_path / "kernels.machine.json")
+    assert machine["peak_gops"]["float32"] > 0 and machine["versions"]["torch"]
+    assert [row["part"] for row in manifest.read_json(tmp_path / "pipeline.json")] == ["block"] * 3
+    assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
+    told = capsys.readouterr().out
+    assert told.startswith("At best: float32 ") and "W8A8, " in told and "A block of 4 image tokens in W8A8" in told
+
+
+def test_a_figure_of_gaps_is_drawn(tmp_path):
+    rows = [{"format": "W8A8", "tokens": 1, "ratio_to_fp32": None, "reason": "no kernel"}]
+    bench_kernels.draw(rows, [], tmp_path / "kernels.json")
+    assert (tmp_path / "kernels.png").exists()
+
+
+def test_an_unfinished_figure_is_not_left_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError), benchmark.figure(tmp_path / "a.json", (1, 1)):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())

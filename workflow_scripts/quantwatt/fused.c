@@ -1,0 +1,190 @@
+/* What goes before and after a product of integers, and the unpacking of weights: each one pass over its tensor.
+
+   quantwatt.fused compiles and calls it, and says there what the functions compute; in PyTorch the same would be five
+   to ten passes. Inputs and outputs are float32, or bfloat16 where a flag says so. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const float *widened(const void *values, int bfloat16, int64_t start, int64_t count, float *line) {
+    if (!bfloat16) return (const float *)values + start;
+    const uint16_t *from = (const uint16_t *)values + start;
+    for (int64_t k = 0; k < count; k++) {
+        uint32_t bits = (uint32_t)from[k] << 16;
+        memcpy(&line[k], &bits, 4);
+    }
+    return line;
+}
+
+static void narrow(const float *line, int64_t count, uint16_t *out) { /* to nearest, ties to even; NaN stays NaN */
+    for (int64_t k = 0; k < count; k++) {
+        uint32_t bits;
+        memcpy(&bits, &line[k], 4);
+        uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        out[k] = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+    }
+}
+
+/* Floats as integers of the same order, in which NaN lies beyond infinity: the range of a line with one shows it. */
+static int32_t ordered(int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
+
+static float value_of(int32_t key) {
+    float value;
+    key = ordered(key);
+    memcpy(&value, &key, 4);
+    return value;
+}
+
+static void line_range(const float *line, int64_t count, int32_t *least, int32_t *most) {
+    int32_t low = INT32_MAX, high = INT32_MIN;
+    for (int64_t k = 0; k < count; k++) {
+        int32_t key;
+        memcpy(&key, &line[k], 4);
+        key = ordered(key);
+        low = key < low ? key : low;
+        high = key > high ? key : high;
+    }
+    *least = low;
+    *most = high;
+}
+
+static void grid(int32_t least, int32_t most, int symmetric, int lowest, int highest, float *scale, float *zero) {
+    float low = value_of(least), high = value_of(most);
+    if (symmetric) {
+        float largest = isnan(low) || isnan(high) ? NAN : fmaxf(-low, high);
+        *scale = (largest < FLT_MIN ? FLT_MIN : largest) / highest;
+        *zero = 0;
+        return;
+    }
+    low = low > 0 ? 0 : low;
+    high = high < 0 ? 0 : high;
+    float range = high - low;
+    *scale = (range < FLT_MIN ? FLT_MIN : range) / (highest - lowest);
+    *zero = nearbyintf(lowest - low / *scale);
+}
+
+static void encode(const float *line, int64_t count, float scale, float zero, int lowest, int highest,
+                   uint8_t *codes, uint8_t *rest) {
+    float low = lowest, high = highest;
+    for (int64_t k = 0; k < count; k++) {
+        float code = nearbyintf(line[k] / scale) + zero;
+        code = code > low ? code : low; /* so written, NaN becomes the lowest code; its scale is NaN */
+        code = code < high ? code : high;
+        codes[k] = (uint8_t)((int32_t)code - lowest);
+    }
+    if (rest)
+        for (int64_t k = 0; k < count; k++) {
+            rest[k] = codes[k] & 1;
+            codes[k] >>= 1;
+        }
+}
+
+void quantize(const void *inputs, int bfloat16, int64_t rows, int64_t lines, int64_t width, int64_t top, int64_t side,
+              int dynamic, int by_row, int symmetric, int lowest, int highest, int halves, uint8_t *codes, float *scale,
+              float *zero, int threads) {
+    int64_t stride = width + 2 * side, size = (lines + 2 * top) * stride, all = rows * lines;
+    int32_t *least = malloc((2 * all + 1) * sizeof *least), *most = least + all;
+    int at_once = dynamic && by_row && lines == 1; /* a line is encoded while it is in the cache */
+#pragma omp parallel num_threads(threads)
+    {
+        float *buffer = malloc((width + 1) * sizeof *buffer);
+        if (dynamic && !at_once) {
+#pragma omp for
+            for (int64_t i = 0; i < all; i++)
+                line_range(widened(inputs, bfloat16, i * width, width, buffer), width, &least[i], &most[i]);
+#pragma omp single
+            {
+                int64_t together = by_row ? lines : all;
+                for (int64_t i = 0; i < all; i++) {
+                    int64_t first = i - i % together;
+                    least[first] = least[i] < least[first] ? least[i] : least[first];
+                    most[first] = most[i] > most[first] ? most[i] : most[first];
+                }
+                for (int64_t row = 0; row < rows; row++) {
+                    int64_t first = by_row ? row * lines : 0;
+                    grid(least[first], most[first], symmetric, lowest, highest, &scale[row], &zero[row]);
+                }
+            }
+        }
+        if (top || side) {
+#pragma omp for
+            for (int64_t row = 0; row < rows; row++) {
+                int code = (int)zero[row] - lowest; /* of zero, which pads */
+                memset(codes + row * size, halves ? code >> 1 : code, size);
+                if (halves) memset(codes + (rows + row) * size, code & 1, size);
+            }
+        }
+#pragma omp for
+        for (int64_t i = 0; i < all; i++) {
+            int64_t row = i / lines, to = row * size + (top + i % lines) * stride + side;
+            const float *line = widened(inputs, bfloat16, i * width, width, buffer);
+            if (at_once) {
+                line_range(line, width, &least[i], &most[i]);
+                grid(least[i], most[i], symmetric, lowest, highest, &scale[i], &zero[i]);
+            }
+            encode(line, width, scale[row], zero[row], lowest, highest, codes + to,
+                   halves ? codes + rows * size + to : NULL);
+        }
+        free(buffer);
+    }
+    free(least);
+}
+
+void rescale(const float *sums, int halves, int64_t rows, int64_t columns, int64_t positions, const float *scale,
+             const float *zero, int lowest, const float *column_scale, const float *column_sum, const float *bias,
+             int bfloat16, void *outputs, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *buffer = malloc((columns + 1) * sizeof *buffer);
+#pragma omp for
+        for (int64_t row = 0; row < rows; row++) {
+            const float *high = sums + row * columns, *low = high + rows * columns;
+            float *line = bfloat16 ? buffer : (float *)outputs + row * columns;
+            float step = scale[row / positions], offset = zero[row / positions] - lowest;
+            for (int64_t n = 0; n < columns; n++) {
+                float sum = halves ? 2 * high[n] + low[n] : high[n];
+                float value = (sum - offset * column_sum[n]) * (step * column_scale[n]);
+                line[n] = bias ? value + bias[n] : value;
+            }
+            if (bfloat16) narrow(line, columns, (uint16_t *)outputs + row * columns);
+        }
+        free(buffer);
+    }
+}
+
+void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, const float *values, const float *scale,
+            const float *zero, int64_t groups, int64_t group, const int32_t *group_index, int bfloat16, void *weight,
+            int threads) {
+    int64_t bytes = (columns * bits + 7) / 8;
+#pragma omp parallel num_threads(threads)
+    {
+        uint8_t *codes = malloc(columns + 8);
+        float *buffer = malloc((columns + 1) * sizeof *buffer);
+#pragma omp for
+        for (int64_t row = 0; row < rows; row++) {
+            const uint8_t *from = packed + row * bytes;
+            for (int64_t k = 0; k < columns; k += 8) { /* eight codes, the first in the highest bits, are `bits` bytes */
+                uint64_t word = 0;
+                int64_t at = k / 8 * bits;
+                for (int i = 0; i < bits; i++) word = word << 8 | (at + i < bytes ? from[at + i] : 0);
+                for (int i = 0; i < 8; i++) codes[k + i] = word >> bits * (7 - i) & ((1 << bits) - 1);
+            }
+            const float *steps = scale + row * groups, *zeros = zero + row * groups;
+            float *line = bfloat16 ? buffer : (float *)weight + row * columns;
+            if (group_index)
+                for (int64_t k = 0; k < columns; k++)
+                    line[k] = (values[codes[k]] - zeros[group_index[k]]) * steps[group_index[k]];
+            else
+                for (int64_t g = 0; g * group < columns; g++) {
+                    int64_t end = (g + 1) * group < columns ? (g + 1) * group : columns;
+                    for (int64_t k = g * group; k < end; k++) line[k] = (values[codes[k]] - zeros[g]) * steps[g];
+                }
+            if (bfloat16) narrow(line, columns, (uint16_t *)weight + row * columns);
+        }
+        free(codes);
+        free(buffer);
+    }
+}

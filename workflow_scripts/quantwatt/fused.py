@@ -1,0 +1,143 @@
+"""What goes before and after a product of integers on the CPU, and the unpacking of weights: one pass each.
+
+They are C (fused.c), compiled once by the system's compiler into a cache folder, or PyTorch's functions, five to ten
+passes for each, where there is no compiler or the tensors are on another device or float16.
+"""
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from quantwatt.formats import QuantizedWeight, unpack
+
+SOURCE = Path(__file__).with_suffix(".c")
+# Without -ffast-math: NaN must come through, and codes be those of quantwatt.activations.
+FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+
+
+def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0)):
+    """Inputs as unsigned codes: value = (code + activation_format.lowest - zero) * scale.
+
+    Args:
+        inputs: [rows, columns], or images [rows, height, width, channels], whose codes are padded with that of zero.
+        static: (scale [1], zero [1]) of a format that is not dynamic.
+        halves: give code // 2 of all rows, and below it code % 2 of all rows.
+        padding: above and below, left and right of an image.
+    Returns:
+        (codes uint8 [rows, or 2 * rows, ...], scale [rows], zero [rows], both float32).
+    """
+    images = inputs.contiguous() if inputs.dim() == 4 else inputs.contiguous()[:, None, None]
+    (rows, height, width, channels), (top, side) = images.shape, padding
+    shape = (rows * (2 if halves else 1), height + 2 * top, width + 2 * side, channels)
+    lowest = activation_format.lowest
+    if (library := _library_for(images, images.dtype)) is None:
+        inside, scale, zero = activation_format.encode(images.flatten(1), static)
+        scale = scale.expand(rows, 1)[:, 0]
+        zero = torch.zeros_like(scale) if zero is None else zero.expand(rows, 1)[:, 0]
+        codes = (zero - lowest).to(torch.uint8)[:, None, None, None].repeat(1, *shape[1:])
+        codes[:, top : top + height, side : side + width] = (inside.short() - lowest).reshape(images.shape)
+        codes = torch.cat([codes >> 1, codes & 1]) if halves else codes
+    else:
+        codes = torch.empty(shape, dtype=torch.uint8)
+        scale, zero = (torch.empty(rows) for _ in range(2)) if static is None else (one.repeat(rows) for one in static)
+        sizes = map(ctypes.c_int64, (rows, height, width * channels, top, side * channels))
+        kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
+        library.quantize(
+            *(_address(images), images.dtype == torch.bfloat16, *sizes, *kind, lowest, activation_format.highest),
+            *(halves, _address(codes), _address(scale), _address(zero), torch.get_num_threads()),
+        )
+    return codes.reshape(len(codes), *shape[4 - inputs.dim() + 1 :]), scale, zero
+
+
+def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, halves=False):
+    """The layer's outputs, of the sums of `quantize`'s codes times the weight's integers.
+
+    Args:
+        sums: [rows, or 2 * rows, ..., outputs] float32.
+        scale, zero, lowest: [rows], [rows] and a number: the grid of the codes.
+        column_scale, column_sum: [outputs] float32, scale and sum of the weight's integers.
+        bias: [outputs] float32 or None.
+    Returns:
+        [rows, ..., outputs] of a dtype.
+    """
+    rows, sums = len(scale), sums.contiguous()
+    if (library := _library_for(sums, dtype)) is None:
+        sums = 2 * sums[:rows] + sums[rows:] if halves else sums
+        scale, zero = (part.reshape(rows, *[1] * (sums.dim() - 1)) for part in (scale, zero))
+        outputs = (sums - (zero - lowest) * column_sum) * (scale * column_scale)
+        return (outputs if bias is None else outputs + bias).to(dtype)
+    outputs = torch.empty(rows, *sums.shape[1:], dtype=dtype)
+    positions = sums.shape[1:-1].numel()
+    library.rescale(
+        *(_address(sums), halves, *map(ctypes.c_int64, (rows * positions, sums.shape[-1], positions))),
+        *(_address(scale), _address(zero), lowest, _address(column_scale), _address(column_sum), _address(bias)),
+        *(dtype == torch.bfloat16, _address(outputs), torch.get_num_threads()),
+    )
+    return outputs
+
+
+def dequantize(quantized, weight_format, columns, dtype):
+    """A weight [rows, columns] of a dtype.
+
+    Args:
+        quantized: QuantizedWeight whose codes are packed [rows, bytes].
+    """
+    packed, scale, zero, index = quantized.codes, quantized.scale, quantized.zero, quantized.group_index
+    if (library := _library_for(packed, dtype)) is None:
+        quantized = QuantizedWeight(unpack(packed, weight_format.bits, columns), scale, zero, group_index=index)
+        return quantized.dequantize(weight_format).to(dtype)
+    weight = torch.empty(len(packed), columns, dtype=dtype)
+    values = _values(weight_format)
+    zero = torch.zeros_like(scale) if zero is None else zero.float()
+    library.unpack(
+        *(_address(packed), weight_format.bits, ctypes.c_int64(len(packed)), ctypes.c_int64(columns)),
+        *(_address(values), _address(scale), _address(zero), ctypes.c_int64(scale.shape[1])),
+        *(ctypes.c_int64(weight_format.group_size(columns)), _address(index)),
+        *(dtype == torch.bfloat16, _address(weight), torch.get_num_threads()),
+    )
+    return weight
+
+
+@functools.cache
+def _values(weight_format):
+    """What each code stands for at scale 1 and zero 0."""
+    return weight_format.decode(torch.arange(2**weight_format.bits).to(torch.uint8), 1.0, 0.0)
+
+
+def _address(tensor):
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
+def _library_for(tensor, dtype):
+    known = tensor.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return library() if known else None
+
+
+@functools.cache
+def library():
+    """The compiled functions, or None where nothing compiles them; the log then says so."""
+    processor = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)  # a home may be shared by several
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, processor]).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantwatt"
+    path = folder / f"fused-{key}.so"
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as made:  # several jobs may compile at once
+                whole = Path(made) / path.name
+                command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(whole), "-lm"]
+                subprocess.run(command, check=True, capture_output=True, text=True)
+                whole.replace(path)
+        return ctypes.CDLL(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        own = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+        print(f"fused.c is not compiled ({own}): PyTorch's functions take its place, more slowly.", file=sys.stderr)
+        return None

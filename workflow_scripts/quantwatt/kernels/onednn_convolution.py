@@ -1,0 +1,39 @@
+"""Convolutions of integer weights per output channel with integer inputs: oneDNN's product of bytes."""
+
+import torch
+
+from quantwatt import fused
+from quantwatt.kernels import onednn_int8
+from quantwatt.linear import QuantizedLinear
+
+NAME, PACKAGE, BOUND = "oneDNN int8 convolution", "torch", onednn_int8.BOUND
+
+
+def refusal(layer, device):
+    return onednn_int8.inexpressible(layer) if "kernel_size" in layer else "takes convolutions only"
+
+
+class Layer(QuantizedLinear):
+    def _hold(self, quantized, weight_format, dtype):
+        integers = onednn_int8.hold(self, quantized, weight_format)
+        one = self.geometry
+        self.around = (one.stride, (0, 0), one.dilation, one.groups)  # inputs are padded as they are quantized
+        weight = integers.reshape(self.out_features, -1, *one.kernel_size)
+        packed = torch.ops.onednn.qconv_prepack(weight, self.one, 1.0, 0, *self.around, None)
+        self.register_buffer("packed", packed, persistent=False)
+
+    def _product(self, inputs):
+        images = inputs.permute(0, 2, 3, 1)  # as oneDNN reads bytes
+        codes, scale, zero = fused.quantize(
+            images, self.activation_format, self.static_grid, self.halves, self.geometry.padding
+        )
+        sums = torch.ops.onednn.qconv_pointwise(
+            *(codes.permute(0, 3, 1, 2), 1.0, 0, self.packed, self.one, self.none, None, *self.around),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        lowest = self.activation_format.lowest
+        outputs = fused.rescale(
+            *(sums.permute(0, 2, 3, 1), scale, zero, lowest, self.scale, self.sums, self.offset),
+            *(inputs.dtype, self.halves),
+        )
+        return outputs.permute(0, 3, 1, 2)

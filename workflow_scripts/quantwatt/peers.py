@@ -1,0 +1,98 @@
+"""What the kernels are held against: the float products of this device, and other libraries' own layers.
+
+A peer is a function of a float32 Linear on the CPU, the type of its inputs and outputs, and the device; it returns the
+layer and may refuse by any error. `DTYPES` has those that compute in one type only.
+"""
+
+import warnings
+
+import torch
+
+from quantwatt import registry
+
+FLOAT32, BFLOAT16, PREPACKED = "float32", "bfloat16", "bfloat16 prepacked"
+RECOMPILES = 1024  # of one class of layers: every weight and number of tokens is one
+
+
+def plain(linear, dtype, device):
+    """torch.nn.Linear."""
+    layer = torch.nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, device, dtype)
+    layer.load_state_dict(linear.state_dict())
+    return layer.requires_grad_(False)
+
+
+def prepacked(linear, dtype, device):
+    """oneDNN's product of a weight that is laid out for it once, as torch.compile does where it freezes a model."""
+    if device != "cpu":
+        raise NotImplementedError("weights are laid out beforehand on the CPU only")
+    bias, packed = linear.bias.to(dtype), {}
+
+    def product(inputs):
+        if len(inputs) not in packed:  # laid out for a number of tokens
+            packed.clear()
+            packed[len(inputs)] = torch.ops.mkldnn._reorder_linear_weight(linear.weight.to(dtype), len(inputs))
+        return torch.ops.mkldnn._linear_pointwise(inputs, packed[len(inputs)], bias, "none", [], "")
+
+    return product
+
+
+def library(**settings):
+    """The layer of a library's format, as a checkpoint's is restored."""
+
+    def layer(linear, dtype, device):
+        module = registry.load("formats", settings["format"])
+        if reason := module.unsupported(settings, device):
+            raise NotImplementedError(reason)
+        state = module.state(module.convert(linear, settings, dtype))
+        shape = {"in_features": linear.in_features, "out_features": linear.out_features}
+        return module.restore(state, settings, shape, linear.bias, dtype, device)
+
+    return layer
+
+
+def compiled(peer):
+    """A peer's layer under torch.compile, with its weights taken for constants as deployments have it."""
+
+    def layer(linear, dtype, device):
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = RECOMPILES
+        options = {"freezing": True} if device == "cpu" else {"max_autotune": True}
+        return torch.compile(peer(linear, dtype, device), dynamic=False, options=options)
+
+    return layer
+
+
+def quantize_dynamic(linear, dtype, device):
+    """PyTorch's older own: 8-bit weights per tensor, inputs per tensor at run time."""
+    if device != "cpu":
+        raise NotImplementedError("it computes on the CPU only")
+    from torch.ao import quantization
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still what many use
+        return quantization.quantize_dynamic(torch.nn.Sequential(linear), {torch.nn.Linear}, dtype=torch.qint8)[0]
+
+
+TORCHAO = {name: library(format="torchao", configuration=name) for name in ("int8-dynamic", "float8-dynamic")}
+FLOATS = {  # name: (format, provider, layer)
+    FLOAT32: ("float32", "torch", plain),
+    "float32 prepacked": ("float32", "oneDNN", prepacked),
+    BFLOAT16: ("bfloat16", "torch", plain),
+    PREPACKED: ("bfloat16", "oneDNN", prepacked),
+}
+LIBRARIES = {
+    "torchao int8-dynamic": ("W8A8", "torchao", TORCHAO["int8-dynamic"]),
+    "torchao float8-dynamic": ("float8", "torchao", TORCHAO["float8-dynamic"]),
+    "torchao int4-weight-only": (
+        *("W4A16 group 128", "torchao"),
+        library(format="torchao", configuration="int4-weight-only", group=128),
+    ),
+    "optimum-quanto qint8": ("W8A16", "optimum-quanto", library(format="quanto", weights="qint8")),
+    "bitsandbytes LLM.int8()": ("W8A8", "bitsandbytes", library(format="bitsandbytes-int8", threshold=0.0)),
+    "torch quantize_dynamic": ("W8A8 per tensor", "torch", quantize_dynamic),
+}
+COMPILED = {
+    "torchao int8-dynamic, compiled": ("W8A8", "torchao", compiled(TORCHAO["int8-dynamic"])),
+    "torchao float8-dynamic, compiled": ("float8", "torchao", compiled(TORCHAO["float8-dynamic"])),
+}
+DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, "float32 prepacked": torch.float32,
+          PREPACKED: torch.bfloat16, "torch quantize_dynamic": torch.float32}  # fmt: skip
