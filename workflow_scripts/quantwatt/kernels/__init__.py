@@ -24,7 +24,7 @@ FOUR_BIT = {"nf4": ["bitsandbytes_four_bit"], "fp4": ["bitsandbytes_four_bit"]}
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
     "cpu": {"integer": ["int_mm"], **FOUR_BIT},
-    "cuda": {"integer": ["int_mm"], **FOUR_BIT},
+    "cuda": {"integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm"], **FOUR_BIT},
 }
 
 
