@@ -1,4 +1,4 @@
-"""Kernels for CUDA: their arithmetic, layouts and steps as far as a CPU computes them, and all of it where there is a GPU."""
+"""Kernels for CUDA: what of them a CPU computes, and all of it where there is a GPU."""
 
 import importlib.util
 import json
