@@ -68,4 +68,4 @@ class Layer(QuantizedLinear):
             codes = torch.nn.functional.pad(codes, (0, 0, 0, CUDA_TOKENS - tokens))
         products = torch._int_mm(codes, self.codes.T)[:tokens]  # [tokens, rows] int32
         outputs = self.rescale(products, scale, zero, self.scale, self.sums, self.bias, inputs.dtype)
-        return outputs.reshape(*inputs.shape[:-1], -1)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features)

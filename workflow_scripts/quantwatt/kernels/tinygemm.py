@@ -98,4 +98,4 @@ class Layer(QuantizedLinear):
         outputs = outputs[:, : self.out_features].to(inputs.dtype)
         if self.bias is not None:
             outputs = outputs + self.bias
-        return outputs.reshape(*inputs.shape[:-1], -1)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features)

@@ -72,4 +72,4 @@ class Layer(QuantizedLinear):
         outputs = w4a8_product.product(
             codes, scale, zero, self.codes, self.scale, self.zero, self.sums, self.bias, self.group, inputs.dtype
         )
-        return outputs.reshape(*inputs.shape[:-1], -1)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features)
