@@ -112,6 +112,20 @@ def test_checkpoint_has_the_formats_size(nf4, layers):
     assert 0 < rest < 2 * (whole - 2 * quantized) + 100_000
 
 
+def test_a_compiled_method_computes_the_same_and_says_so(tmp_path):
+    pipelines = {}
+    for compiled in (False, True):
+        details = {"status": "ok", "model_settings": MODEL, "location": LOCATION, "settings": {"compile": compiled}}
+        manifest.write_json(tmp_path / f"{compiled}.json", {**details, "files": {}, "layers": {}})
+        pipelines[compiled] = checkpoint.load_pipeline(tmp_path / f"{compiled}.json")
+    assert [pipelines[key].kernel for key in (False, True)] == ["torch linear", "torch linear, compiled"]
+    assert checkpoint.compute_of(tmp_path / "True.json", "cpu") == ("real", "torch linear, compiled", None)
+    torch._dynamo.utils.counters.clear()
+    images = [pipelines[key].generate(PROMPTS[:1], [0], {**SAMPLING, "steps": 1}) for key in (False, True)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert np.abs(images[0].astype(float) - images[1]).mean() < 1  # of 255
+
+
 @pytest.mark.parametrize("method", ["rtn-w8a8", "nf4"])
 def test_real_compute_agrees_with_the_simulation(tmp_path, monkeypatch, family, layers, method):
     path = save(tmp_path, *quantize(method, family, layers))

@@ -251,6 +251,7 @@ def test_images_and_texts_do_not_mix(raw, raw_text):
         ("metrics.psnr", {}, ["metrics.psnr", "a metric of images"]),
         ("methods.fp16.dtype", "half", ["methods.fp16.dtype", "'half' is none of float32, float16"]),
         ("methods.fp16-autocast.autocast", "float8", ["fp16-autocast.autocast", "is none of"]),
+        ("methods.fp16.compile", True, ["methods.fp16.compile", "texts of every length"]),
         ("models.tiny-gpt2.text_encoder_3", False, ["models.tiny-gpt2", "unknown key 'text_encoder_3'"]),
     ],
 )

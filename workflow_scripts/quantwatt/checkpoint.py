@@ -13,6 +13,8 @@ from quantwatt import kernels, manifest
 from quantwatt.families import load_family
 
 WEIGHTS = "weights.safetensors"
+# On a GPU products are tuned, too: what follows an integer product then becomes a part of it.
+COMPILE_MODE = {"cpu": "default", "cuda": "max-autotune-no-cudagraphs"}
 
 
 def save(folder, denoiser, states, reports, details):
@@ -51,7 +53,16 @@ def _stored_once(state):
 
 def compute_of(manifest_path, device):
     """("real" | "simulated" | "unsupported", kernel names or None, reason or None) of a checkpoint on a device."""
-    return kernels.compute_of(manifest.read_json(manifest_path)["layers"], device)
+    return _computing(manifest.read_json(manifest_path), device)
+
+
+def _computing(details, device):
+    compute, kernel, reason = kernels.compute_of(details["layers"], device)
+    return compute, f"{kernel}, compiled" if kernel and _is_compiled(details) else kernel, reason
+
+
+def _is_compiled(details):
+    return details.get("settings", {}).get("compile", False)
 
 
 def load_pipeline(checkpoint, device="cpu", simulate=False):
@@ -75,14 +86,18 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
         raise manifest.DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
     model = details["model_settings"]
     family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
-    compute, kernel, reason = kernels.compute_of(details["layers"], device)
+    compute, kernel, reason = _computing(details, device)
     if compute == "unsupported":
         raise kernels.Unsupported(reason)
     if compute == "simulated" and not simulate:
         raise kernels.Unsupported(f"{path}: {reason}; simulate=True gives its values, not its speed.")
     print(f"{path.parent}: {kernel or 'simulated'} on {device}", file=sys.stderr)
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
+    if denoiser is None and _is_compiled(details):
+        denoiser = family.load_denoiser(model, location)
     pipeline = family.load(model, location, denoiser).to(device)
+    if _is_compiled(details):
+        denoiser.compile(mode=COMPILE_MODE[device])
     autocast = details.get("settings", {}).get("autocast")
     return QuantizedPipeline(pipeline, family, compute, kernel, reason, device, autocast)
 

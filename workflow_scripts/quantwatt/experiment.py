@@ -72,6 +72,11 @@ def check_experiment(raw, file):
         name: complete_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
     }
     kind = experiment["kind"] = _kind(experiment["models"], file)
+    for name, method in experiment["methods"].items() if kind == "text" else ():
+        if method["compile"]:
+            raise ConfigurationError(
+                f"{file}: methods.{name}.compile: texts of every length would be compiled anew; drop the key."
+            )
     experiment["samplings"] = {
         name: complete(entry, schema(f"samplings/{kind}"), file, f"samplings.{name}")
         for name, entry in experiment["samplings"].items()

@@ -8,6 +8,8 @@ from quantwatt.text.predictions import DegeneratePredictions
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # torch's words, on a GPU and on a CPU
 
+NO_COMPILER = "BackendCompilerFailed"  # torch's, by name: torch is not imported for it
+
 
 class ExpectedFailure(Exception):
     """status: "oom", "degenerate" or "unsupported"; the message is one sentence."""
@@ -19,7 +21,7 @@ class ExpectedFailure(Exception):
 
 @contextlib.contextmanager
 def expected():
-    """Turn memory that does not suffice, degenerate outputs and a format that cannot be computed here into an
+    """Turn memory that does not suffice, degenerate outputs and what cannot be computed or compiled here into an
     ExpectedFailure; let bugs through."""
     try:
         yield
@@ -30,5 +32,8 @@ def expected():
     except (MemoryError, RuntimeError) as error:
         # torch raises OutOfMemoryError for a GPU and a plain RuntimeError where the machine has no more.
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            if any(kind.__name__ == NO_COMPILER for kind in type(error).__mro__):
+                reason = " ".join(str(error).split("\n\n")[0].split())
+                raise ExpectedFailure("unsupported", f"torch.compile: {reason}") from error
             raise
         raise ExpectedFailure("oom", str(error).splitlines()[0] if str(error) else "out of memory") from error

@@ -67,6 +67,14 @@ class QuantizedWeight:
         zero = None if self.zero is None else self.zero[:, group]
         return weight_format.decode(self.codes, self.scale[:, group], zero)
 
+    def in_group_order(self):
+        """(the same with the columns of every group beside one another, the order [columns] in which they then stand
+        or None where they did)."""
+        if self.group_index is None:
+            return self, None
+        order = torch.argsort(self.group_index, stable=True)
+        return replace(self, codes=self.codes[:, order], group_index=None), order
+
     def rows(self, start, stop):
         """The QuantizedWeight of some rows; what belongs to columns is shared with this one."""
         own = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up", "first_output")}

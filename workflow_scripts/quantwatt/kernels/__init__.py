@@ -24,7 +24,10 @@ FOUR_BIT = {"nf4": ["bitsandbytes_four_bit", "unpacked"], "fp4": ["bitsandbytes_
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
     "cpu": {"integer": ["onednn_int8", "onednn_convolution", "unpacked"], **FOUR_BIT},
-    "cuda": {"integer": ["int_mm", "unpacked"], **FOUR_BIT},
+    "cuda": {
+        "integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm", "unpacked"],
+        **FOUR_BIT,
+    },
 }
 
 
