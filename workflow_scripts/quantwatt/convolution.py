@@ -54,8 +54,12 @@ class Convolution:
 
     def product(self, inputs, weight, bias=None):
         """Outputs [samples, rows, height, width] of a weight [rows, columns]."""
-        weight = weight.reshape(len(weight), -1, *self.kernel_size)
+        weight = self.unfolded(weight)
         return torch.nn.functional.conv2d(inputs, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def unfolded(self, weight):
+        """A weight [rows, columns] as the convolution has it: [rows, in_channels / groups, height, width]."""
+        return weight.reshape(len(weight), -1, *self.kernel_size)
 
 
 def describe(layer):

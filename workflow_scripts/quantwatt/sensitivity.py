@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantwatt import manifest, splits
+from quantwatt import manifest, offload, splits
 from quantwatt.convolution import Convolution
 from quantwatt.manifest import DataError, finite
 from quantwatt.metrics.psnr import psnr
@@ -52,7 +52,7 @@ class Probe:
         location = manifest.PROJECT / model["location"]
         denoiser = family.load_denoiser(model["settings"], location)
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
-        self.pipeline = family.load(model["settings"], location, denoiser).to(device)
+        self.pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], device)
         self.denoiser = denoiser.eval()
         bos = any(transform["name"] == "bos" for transform in entry["transforms"])
         self.keep_first = {name for name, layer in layers.items() if bos and layer.get("first_token")}
