@@ -21,7 +21,7 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import calibration, meters
+    from quantwatt import calibration, meters, offload
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
@@ -29,7 +29,7 @@ def main(argv=None):
     family = load_family(model["settings"]["family"])
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
-    pipeline = family.load(model["settings"], location).to(args.device)
+    pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     if "texts" in args.calibration:
         record, asked = calibration.record_texts, family.read(args.calibration["texts"])[0]
     else:

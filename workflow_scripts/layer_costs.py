@@ -26,7 +26,7 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import costs, fresh_process, splits
+    from quantwatt import costs, fresh_process, offload, splits
     from quantwatt.families import load_family
 
     fresh_process.set_threads(args.threads)
@@ -36,7 +36,7 @@ def main(argv=None):
     denoiser = family.load_denoiser(model["settings"], location)
     names = tried(model["layers"], entry, args.sensitivity_name)
     splits.split(denoiser, splits.of_layers(model["layers"], names))
-    pipeline = family.load(model["settings"], location, denoiser).to(args.device)
+    pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
     images = measuring["images_per_batch"]
     prompts = Path(entry["prompts"]).read_text().splitlines()[:images]
     seeds = [entry["seed"] + i for i in range(images)]

@@ -329,6 +329,7 @@ def summarize_memory(peaks):
     value, low, high = intervals.student_mean([peak["peak_mb"] for peak in peaks])
     reserved = [peak["reserved_mb"] for peak in peaks]
     return {"value": value, "low": manifest.finite(low), "high": manifest.finite(high), "source": peaks[0]["source"],
+            "model": peaks[0]["model_mb"],
             "reserved": None if None in reserved else sum(reserved) / len(reserved)}  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def main(argv=None):
         "--metering", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; weights.safetensors goes beside it")
+    parser.add_argument("--output", required=True, help="manifest.json to write; the weights go beside it")
     args = parser.parse_args(argv)
     model, allocation = manifest.read_json(args.model), manifest.read_json(args.allocation)
     settings = computing_in(model["settings"], args.method)

@@ -533,6 +533,7 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
             "low": 701 + size_mb,
             "high": 703 + size_mb,
             "source": "peak RSS of a fresh process",
+            "model": 2 + size_mb,
         },
         "n_blocks": BLOCKS - 1,
         "n_processes": 2,

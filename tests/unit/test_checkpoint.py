@@ -1,5 +1,7 @@
 """Quantize the embedded model, save it, load it in the format's own compute, and break the files."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ METHODS = experiment.load_experiment("embedded")["methods"]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 LOCATION = str(ROOT / MODEL["path"])
 SAMPLING = {"steps": 2, "guidance": 2.0, "height": 64, "width": 64}
+WEIGHTS = "weights.safetensors"  # of a checkpoint in one file
 PROMPTS = ["a large red circle on a white background", "a small blue square on a black background"]
 
 
@@ -226,10 +229,10 @@ def test_a_layer_without_a_kernel_is_named_with_what_it_would_take():
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing"])
 def test_damaged_checkpoint_is_refused(nf4, tmp_path, damage):
     (tmp_path / "manifest.json").write_bytes(nf4.read_bytes())
-    content = bytearray((nf4.parent / checkpoint.WEIGHTS).read_bytes())
+    content = bytearray((nf4.parent / WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 1 if damage == "flip" else 0
     if damage != "missing":
-        (tmp_path / checkpoint.WEIGHTS).write_bytes(content[:-100] if damage == "truncate" else content)
+        (tmp_path / WEIGHTS).write_bytes(content[:-100] if damage == "truncate" else content)
     words = {"flip": "corrupted", "truncate": "truncated", "missing": "missing"}
     with pytest.raises(manifest.DataError, match=words[damage]) as caught:
         checkpoint.load_pipeline(tmp_path)
@@ -271,3 +274,16 @@ def test_dual_attention_blocks_of_stable_diffusion_35_are_walked(family):
         after = denoiser(**inputs, return_dict=False)[0]
     assert set(reports) == set(layers) and all(report["error_of"] == "outputs" for report in reports.values())
     assert 0 < (after - before).norm() < 0.5 * before.norm()
+
+
+def test_loading_takes_the_checkpoints_own_size_and_one_layer(tmp_path):
+    """In a process of its own, 200 MB of float32 weights in 4 bits; a layer may take twice what it does in float32."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "workflow_scripts"),
+                   "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # fmt: skip
+    for what in ("make", "load"):
+        command = [sys.executable, str(Path(__file__).parent / "loading_memory.py"), what, str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["float_mb"] > 200 > 5 * found["own_mb"]
+    assert found["peak_mb"] < found["own_mb"] + 2 * found["largest_mb"] < 60
+    assert len(list((tmp_path / "large").glob("weights-*-of-*.safetensors"))) > 3

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"] | {"dtype": "bfloat16"}  # as hubs store models
 LOCATION = str(ROOT / MODEL["path"])
 FAMILY = load_family("sd3")
+WEIGHTS = "weights.safetensors"  # of a checkpoint in one file
 BLOCK = "transformer_blocks.0."
 LAYERS = [BLOCK + name for name in ("attn.to_q", "ff.net.0.proj", "ff.net.2", "norm1.linear")]
 ACTIVATIONS = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
@@ -497,8 +498,8 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     saved = Checkpoint(tmp_path, integer(4))
-    content = bytearray((tmp_path / checkpoint.WEIGHTS).read_bytes())
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 1
-    (tmp_path / checkpoint.WEIGHTS).write_bytes(content)
+    (tmp_path / WEIGHTS).write_bytes(content)
     with pytest.raises(manifest.DataError, match="corrupted"):
         saved.export("gptq")

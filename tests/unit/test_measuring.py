@@ -256,7 +256,8 @@ def process_of(machine, meter=None, make_phases=dict, **changes):
     """One process's (result, blocks, traces) on the synthetic machine."""
     return fresh_process.measure_process(
         [machine.run], make_phases, meter or machine, settings_of(**changes), machine.synchronize,
-        lambda: {"peak_mb": 100.0, "reserved_mb": None, "source": "synthetic"}, machine.clock, machine.sleep,
+        lambda: {"peak_mb": 100.0, "reserved_mb": None, "source": "synthetic", "model_mb": 60.0},
+        machine.clock, machine.sleep,
     )  # fmt: skip
 
 
@@ -338,7 +339,8 @@ def test_a_method_beside_its_baseline():
     assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
     assert (fields["n_blocks"], fields["n_processes"]) == (4, 2)
     assert fields["energy_j"]["net"] == pytest.approx(30 - 20 * 0.2)
-    assert fields["memory_mb"] == {"value": 100, "low": 100, "high": 100, "source": "synthetic", "reserved": None}
+    memory = {"value": 100, "low": 100, "high": 100, "source": "synthetic", "model": 60, "reserved": None}
+    assert fields["memory_mb"] == memory
     assert fields["sampler_effect"] == pytest.approx({"value": 1, "low": 1, "high": 1})  # as long with it as without
     json.dumps(fields, allow_nan=False)
     alone = measure_cell.summarize({"method": found["method"]}, settings_of())
@@ -554,7 +556,7 @@ def test_the_peak_memory_of_a_process_is_its_own():
 
 
 def test_memory_has_an_interval_over_processes():
-    peaks = [{"peak_mb": peak, "reserved_mb": None, "source": "peak RSS"} for peak in (100.0, 101.0, 102.0)]
+    peaks = [{"peak_mb": peak, "reserved_mb": None, "source": "", "model_mb": 9.0} for peak in (100.0, 101.0, 102.0)]
     memory = measure_cell.summarize_memory(peaks)
     half = 4.302653 / 3**0.5  # Student's t of two degrees of freedom, deviation 1
     assert [memory[key] for key in ("value", "low", "high")] == pytest.approx([101, 101 - half, 101 + half])

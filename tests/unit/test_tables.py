@@ -58,7 +58,7 @@ def test_every_metric_of_the_schemas_has_a_column():
 def test_a_measured_row_is_complete(summary):
     found = row(summary, "rtn-w8a8")
     assert (found["status"], found["compute"], found["kernel"]) == ("ok", "real", "torch._int_mm")
-    assert found["size_mb"] == 3.71
+    assert (found["size_mb"], found["model_mb"]) == (3.71, 5.71)
     assert found["energy_j_low"] < found["energy_j"] < found["energy_j_high"]
     assert found["energy_estimated"] is True
     assert found["features"] == "judge"

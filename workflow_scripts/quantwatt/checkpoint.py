@@ -1,4 +1,4 @@
-"""Quantized checkpoints: one safetensors file at the format's size, and the way back into a pipeline.
+"""Quantized checkpoints: safetensors files at the format's size, and the way back into a pipeline.
 
 from quantwatt import load_pipeline
 pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
@@ -9,21 +9,21 @@ import contextlib
 import sys
 from pathlib import Path
 
-from quantwatt import kernels, manifest
+from quantwatt import kernels, manifest, offload, shards
 from quantwatt.families import load_family
 
-WEIGHTS = "weights.safetensors"
 # On a GPU products are tuned, too: what follows an integer product then becomes a part of it.
 COMPILE_MODE = {"cpu": "default", "cuda": "max-autotune-no-cudagraphs"}
 
 
-def save(folder, denoiser, states, reports, details):
+def save(folder, denoiser, states, reports, details, shard_bytes=shards.SHARD_BYTES):
     """Write the denoiser's weights and, last, the manifest.
 
     Args:
         denoiser: module whose quantized layers have been replaced.
         states, reports: as `quantwatt.sequential.quantize` returns.
         details: further entries of the manifest.
+        shard_bytes: size from which on the weights are several files.
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
@@ -35,12 +35,9 @@ def save(folder, denoiser, states, reports, details):
     }
     for name, parts in states.items():
         state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    manifest.write_tensors(folder / WEIGHTS, state)
-    files = manifest.describe_files(folder, [WEIGHTS])
-    manifest.write_json(
-        folder / "manifest.json",
-        {**details, "size_bytes": files[WEIGHTS]["bytes"], "files": files, "layers": reports},
-    )
+    files = manifest.describe_files(folder, shards.write(folder, state, shard_bytes))
+    size = sum(file["bytes"] for file in files.values())
+    manifest.write_json(folder / "manifest.json", {**details, "size_bytes": size, "files": files, "layers": reports})
 
 
 def _stored_once(state):
@@ -53,12 +50,16 @@ def _stored_once(state):
 
 def compute_of(manifest_path, device):
     """("real" | "simulated" | "unsupported", kernel names or None, reason or None) of a checkpoint on a device."""
-    return _computing(manifest.read_json(manifest_path), device)
+    details = manifest.read_json(manifest_path)
+    compute, computed, reason = kernels.compute_of(details["layers"], device)
+    return compute, _names(computed, details), reason
 
 
-def _computing(details, device):
-    compute, kernel, reason = kernels.compute_of(details["layers"], device)
-    return compute, f"{kernel}, compiled" if kernel and _is_compiled(details) else kernel, reason
+def _names(computed, details):
+    """The kernels of `kernels.compute_of` in one string."""
+    if computed is None:
+        return None
+    return (", ".join(computed) or "torch linear") + (", compiled" if _is_compiled(details) else "")
 
 
 def _is_compiled(details):
@@ -86,28 +87,45 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
         raise manifest.DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
     model = details["model_settings"]
     family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
-    compute, kernel, reason = _computing(details, device)
+    compute, computed, reason = kernels.compute_of(details["layers"], device)
     if compute == "unsupported":
         raise kernels.Unsupported(reason)
     if compute == "simulated" and not simulate:
         raise kernels.Unsupported(f"{path}: {reason}; simulate=True gives its values, not its speed.")
-    print(f"{path.parent}: {kernel or 'simulated'} on {device}", file=sys.stderr)
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
     if denoiser is None and _is_compiled(details):
         denoiser = family.load_denoiser(model, location)
-    pipeline = family.load(model, location, denoiser).to(device)
+    how = f"simulated, {reason}" if computed is None else _shares(computed, denoiser, details)
+    print(f"{path.parent} on {device}: {how}", file=sys.stderr)
+    pipeline = offload.place(family.load(model, location, denoiser), model, device)
     if _is_compiled(details):
         denoiser.compile(mode=COMPILE_MODE[device])
     autocast = details.get("settings", {}).get("autocast")
-    return QuantizedPipeline(pipeline, family, compute, kernel, reason, device, autocast)
+    return QuantizedPipeline(pipeline, family, compute, _names(computed, details), reason, device, autocast)
+
+
+def _shares(computed, denoiser, details):
+    """How many layers each kernel computes, in words."""
+    dtype = details["model_settings"]["dtype"]
+    if denoiser is None:
+        return f"all layers in {dtype}"
+    import torch
+
+    kinds, quantized = (torch.nn.Linear, torch.nn.Conv2d), details["layers"]
+    others = sum(isinstance(m, kinds) and name not in quantized for name, m in denoiser.named_modules())
+    said = [f"{count} {'layers' if count > 1 else 'layer'} by {kernel}" for kernel, count in computed.items()]
+    said = [*said, f"{others} unquantized in {dtype}"] if others else said
+    return ", ".join(said) + (", compiled" if _is_compiled(details) else "")
 
 
 def _load_denoiser(family, path, details, location, device, simulate):
-    """The denoiser with its quantized layers in place; None for the baseline, which the pipeline loads."""
+    """The denoiser with its quantized layers in place, on the device; None for the baseline, which the pipeline loads.
+
+    Layer by layer: what it takes is the denoiser's own size and one layer.
+    """
     if not details["files"]:
         return None
     import torch
-    from safetensors import safe_open
 
     from quantwatt import splits
 
@@ -115,38 +133,40 @@ def _load_denoiser(family, path, details, location, device, simulate):
     dtype = getattr(torch, details["model_settings"]["dtype"])
     denoiser, layers = family.meta_denoiser(location), details["layers"]
     splits.restore(denoiser, layers)
-    with safe_open(path.parent / WEIGHTS, framework="pt") as file:
-        names = set(file.keys())
-        for name, layer in layers.items():
-            state = {part: file.get_tensor(f"{name}.{part}") for part in layer["parts"]}
-            bias = file.get_tensor(f"{name}.bias") if f"{name}.bias" in names else None
-            names -= {f"{name}.{part}" for part in (*state, "bias")}
-            denoiser.set_submodule(name, _layer(layer, state, bias, dtype, device, simulate))
-        rest = {name: file.get_tensor(name) for name in names}
+    stored = shards.Shards(path.parent, details["files"])
+    rest = set(stored.path)
+    for name, layer in layers.items():
+        parts = [*layer["parts"], *(["bias"] if f"{name}.bias" in stored.path else [])]
+        # No name for what is read: it would stay until the next layer's is there, too.
+        built = _layer(layer, {part: stored.read(f"{name}.{part}") for part in parts}, dtype, device, simulate)
+        denoiser.set_submodule(name, built)
+        rest -= {f"{name}.{part}" for part in parts}
+    rest = {name: stored.read(name, device) for name in sorted(rest)}
     missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
     missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in layers)]
     if missing and hasattr(denoiser, "tie_weights"):
         denoiser.tie_weights()
         missing = [name for name in missing if denoiser.get_parameter(name).is_meta]
     if missing or unexpected:
-        raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {(missing + unexpected)[0]}).")
+        raise manifest.DataError(f"{path.parent}: not this model's weights (at {(missing + unexpected)[0]}).")
     return denoiser.eval()
 
 
-def _layer(layer, state, bias, dtype, device, simulate):
-    """One quantized layer of a checkpoint."""
+def _layer(layer, state, dtype, device, simulate):
+    """One quantized layer of a checkpoint, on the device, of its stored parts and its bias."""
     from quantwatt import linear
     from quantwatt.convolution import Convolution
     from quantwatt.formats import QuantizedWeight, load_format
     from quantwatt.formats.library import library_of
 
+    bias = state.pop("bias", None)
     if library := library_of(layer["weights"]):
         return library.restore(state, layer["weights"], layer, bias, dtype, device)
     weight_format = load_format(layer["weights"])
     quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
     kind = linear.SimulatedLinear if simulate else kernels.kernel_for(layer, device)[0].Layer
     geometry = Convolution.from_settings(layer)
-    return kind.build(quantized, weight_format, layer["activations"], bias, dtype, geometry)
+    return kind.build(quantized, weight_format, layer["activations"], bias, dtype, geometry).to(device)
 
 
 class QuantizedPipeline:
@@ -162,6 +182,13 @@ class QuantizedPipeline:
         self.pipeline, self.family = pipeline, family
         self.compute, self.kernel, self.reason = compute, kernel, reason
         self.device, self.autocast = device, autocast
+
+    def modules(self):
+        """The networks that it is made of: a text model's one, an image pipeline's several."""
+        import torch
+
+        parts = getattr(self.pipeline, "components", None) or vars(self.pipeline)
+        return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
 
     def predict(self, texts, settings):
         """What a text model says of texts: one mapping per sentence or window, as of its family's `predict`."""

@@ -49,17 +49,17 @@ class Convolution:
 
     def patches(self, inputs):
         """Inputs [samples, channels, height, width] as one [positions, columns] for every group."""
-        inputs, zeros = self._padded(inputs)
+        inputs, zeros = self.padded(inputs)
         unfolded = torch.nn.functional.unfold(inputs, self.kernel_size, self.dilation, zeros, self.stride)
         return [part.transpose(1, 2).flatten(0, 1) for part in unfolded.chunk(self.groups, dim=1)]
 
     def product(self, inputs, weight, bias=None):
         """Outputs [samples, rows, height, width] of a weight [rows, columns]."""
-        inputs, zeros = self._padded(inputs)
-        weight = weight.reshape(len(weight), -1, *self.kernel_size)
+        inputs, zeros = self.padded(inputs)
+        weight = self.unfolded(weight)
         return torch.nn.functional.conv2d(inputs, weight, bias, self.stride, zeros, self.dilation, self.groups)
 
-    def _padded(self, inputs):
+    def padded(self, inputs):
         """The padded inputs, and the zeros (vertical, horizontal) that PyTorch's own functions can put around them."""
         left, right, top, bottom = self.padding
         zeros = self.padding_mode == "zeros"
@@ -67,6 +67,10 @@ class Convolution:
             return inputs, (top, left)
         mode = "constant" if zeros else self.padding_mode
         return torch.nn.functional.pad(inputs, self.padding, mode), (0, 0)
+
+    def unfolded(self, weight):
+        """A weight [rows, columns] as the convolution has it: [rows, in_channels / groups, height, width]."""
+        return weight.reshape(len(weight), -1, *self.kernel_size)
 
 
 def describe(layer):

@@ -41,12 +41,20 @@ class QuantizedLinear(torch.nn.Module):
         layer._buffer("first_output", first, dtype)
         layer._buffer("activation_scale", quantized.activation_scale, torch.float32)
         layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
+        # A parameter, for models ask the type and the device of a part of theirs of its first one.
+        layer.absent_weight = torch.nn.Parameter(torch.tensor(torch.nan, dtype=dtype), requires_grad=False)
         layer._hold(quantized, weight_format, dtype)
         return layer
 
     def _buffer(self, name, tensor, dtype):
         persistent = name == "bias"  # all else is in the checkpoint in the format's own form
         self.register_buffer(name, None if tensor is None else tensor.detach().to(dtype), persistent=persistent)
+
+    @property
+    def weight(self):
+        """NaN in the weight's shape and type and on its device, which is all that models ask of it; of one element."""
+        weight = self.absent_weight.expand(self.out_features, self.in_features)
+        return weight if self.geometry is None else self.geometry.unfolded(weight)
 
     @property
     def static_grid(self):
@@ -69,9 +77,9 @@ class SimulatedLinear(QuantizedLinear):
     """Values of the format in a 16-bit matrix product: right results, meaningless cost."""
 
     def _hold(self, quantized, weight_format, dtype):
-        self._buffer("weight", quantized.dequantize(weight_format), dtype)
+        self._buffer("values", quantized.dequantize(weight_format), dtype)
 
     def _product(self, inputs):
         if self.activation_format is not None:
             inputs = convolution.rounded(inputs, self.activation_format, self.static_grid, self.geometry)
-        return convolution.product(inputs, self.weight, self.bias, self.geometry)
+        return convolution.product(inputs, self.values, self.bias, self.geometry)

@@ -57,7 +57,8 @@ def relative_error(kernel, weights, activations, device, kernel_size=None, dtype
     inputs[: shape[0] // 2] = inputs[: shape[0] // 2].abs().amax()
     geometry = None
     if kernel_size is not None:
-        geometry = Convolution(kernel_size, (1, 1), tuple(size // 2 for size in kernel_size), (1, 1), 1)
+        top, left = (size // 2 for size in kernel_size)
+        geometry = Convolution(kernel_size, (1, 1), (left, left, top, top), "zeros", (1, 1), 1)
     weight_format = load_format(weights)
     quantized = quantize_to_nearest(weight, weight_format)
     if activations is not None and not activations["dynamic"]:

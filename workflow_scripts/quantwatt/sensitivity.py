@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantwatt import convolution, manifest, splits
+from quantwatt import convolution, manifest, offload, splits
 from quantwatt.allocation import first_tokens
 from quantwatt.convolution import Convolution
 from quantwatt.manifest import DataError, finite
@@ -53,7 +53,7 @@ class Probe:
         location = manifest.PROJECT / model["location"]
         denoiser = family.load_denoiser(model["settings"], location)
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
-        self.pipeline = family.load(model["settings"], location, denoiser).to(device)
+        self.pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], device)
         self.denoiser = denoiser.eval()
         self.keep_first = first_tokens(layers, entry)
         self.floats = {name: denoiser.get_submodule(name) for name in layers}

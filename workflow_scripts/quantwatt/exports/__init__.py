@@ -15,8 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-from quantwatt import manifest, registry
-from quantwatt.checkpoint import WEIGHTS
+from quantwatt import manifest, registry, shards
 from quantwatt.families import load_family
 
 REASONS = {
@@ -82,22 +81,20 @@ def model_file(denoiser):
 def _tensors(module, form, path, details, denoiser):
     """Every tensor of the model: quantized layers in the form, all others as the checkpoint has them."""
     import torch
-    from safetensors import safe_open
 
     dtype = getattr(torch, details["model_settings"]["dtype"])
-    tensors = {}
-    with safe_open(path.parent / WEIGHTS, framework="pt") as file:
-        names = set(file.keys())
-        for name, layer in details["layers"].items():
-            keys = {key for key in names if key.rpartition(".")[0] == name and key != f"{name}.bias"}
-            state = {key.rpartition(".")[2]: file.get_tensor(key) for key in keys}
-            names -= keys
-            try:
-                _check(module, name, layer, state, denoiser)
-                tensors |= module.tensors(name, layer, state, dtype)
-            except Refused as error:
-                raise manifest.DataError(f"{path}: layer {name} cannot be written as {form}: {error}.") from error
-        return tensors | {name: file.get_tensor(name) for name in sorted(names)}
+    stored, tensors = shards.Shards(path.parent, details["files"]), {}
+    rest = set(stored.path)
+    for name, layer in details["layers"].items():
+        keys = {key for key in rest if key.rpartition(".")[0] == name and key != f"{name}.bias"}
+        state = {key.rpartition(".")[2]: stored.read(key) for key in keys}
+        rest -= keys
+        try:
+            _check(module, name, layer, state, denoiser)
+            tensors |= module.tensors(name, layer, state, dtype)
+        except Refused as error:
+            raise manifest.DataError(f"{path}: layer {name} cannot be written as {form}: {error}.") from error
+    return tensors | {name: stored.read(name) for name in sorted(rest)}
 
 
 def _check(module, name, layer, state, denoiser):

@@ -15,6 +15,7 @@ where a layer is {"weights", "activations", "in_features", "out_features", "part
 convolution also its geometry. What a kernel takes by its own word it must still prove (quantwatt.probe).
 """
 
+from collections import Counter
 from importlib import metadata
 
 from quantwatt import registry
@@ -73,10 +74,11 @@ def compute_of(layers, device):
     Args:
         layers: {name: layer} of a checkpoint manifest; empty for the baseline.
     Returns:
-        ("real" | "simulated" | "unsupported", names of the kernels or None, why not or None). What a library stores
-        only that library computes: where it cannot, the checkpoint is unsupported.
+        ("real" | "simulated" | "unsupported", {name of a kernel: how many layers it computes} or None, why not or
+        None). One layer without a kernel makes the whole simulated. What a library stores only that library computes:
+        where it cannot, the checkpoint is unsupported.
     """
-    names = set()
+    computed, without = Counter(), {}
     for name, layer in layers.items():
         if layer.get("library"):
             module = registry.load("formats", layer["weights"]["format"])
@@ -84,13 +86,18 @@ def compute_of(layers, device):
                 return "unsupported", None, reason
             if reason := hasattr(module, "simulated") and module.simulated(layer["weights"], device):
                 return "simulated", None, reason
-            names.add(layer["library"])
+            computed[layer["library"]] += 1
             continue
         kernel, reason = kernel_for(layer, device)
         if kernel is None:
-            return "simulated", None, f"{reason} (layer {name})"
-        names.add(kernel.NAME)
-    return "real", ", ".join(sorted(names)) or "torch linear", None
+            without[name] = reason
+        else:
+            computed[kernel.NAME] += 1
+    if not without:
+        return "real", dict(sorted(computed.items())), None
+    name, reason = next(iter(without.items()))
+    others = f" and {len(without) - 1} more" if len(without) > 1 else ""
+    return "simulated", None, f"{reason} (layer {name}{others})"
 
 
 def describe(layer):

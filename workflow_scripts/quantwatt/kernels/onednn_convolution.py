@@ -23,10 +23,9 @@ class Layer(QuantizedLinear):
         self.register_buffer("packed", packed, persistent=False)
 
     def _product(self, inputs):
-        images = inputs.permute(0, 2, 3, 1)  # as oneDNN reads bytes
-        codes, scale, zero = fused.quantize(
-            images, self.activation_format, self.static_grid, self.halves, self.geometry.padding
-        )
+        padded, zeros = self.geometry.padded(inputs)
+        images = padded.permute(0, 2, 3, 1)  # as oneDNN reads bytes
+        codes, scale, zero = fused.quantize(images, self.activation_format, self.static_grid, self.halves, zeros)
         sums = torch.ops.onednn.qconv_pointwise(
             *(codes.permute(0, 3, 1, 2), 1.0, 0, self.packed, self.one, self.none, None, *self.around),
             *(1.0, 0, torch.float32, "none", [], ""),
