@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from quantwatt import cross_checks, experiment, paths, registry, schemas
+from quantwatt import cross_checks, experiment, methods, paths, registry, schemas
 
 ROOT = experiment.ROOT
 EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -48,7 +48,7 @@ def test_defaults_are_filled_in_and_the_input_is_untouched(raw):
 
 def test_every_default_of_an_experiment_may_be_written_out():
     short = yaml.safe_load((experiment.EXPERIMENTS / "embedded-mixdq.yaml").read_text())
-    known = experiment._schema("experiment")["properties"]
+    known = methods.schema("experiment")["properties"]
     defaults = {key: copy.deepcopy(own["default"]) for key, own in known.items() if "default" in own}
     assert {"reference", "classifier"} <= defaults.keys() - short.keys()
     assert experiment.check_experiment(defaults | short, "x.yaml") == experiment.check_experiment(short, "x.yaml")

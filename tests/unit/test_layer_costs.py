@@ -11,7 +11,7 @@ import torch
 
 import fetch_model
 import layer_costs
-from quantwatt import costs, experiment, mixed_entries, sensitivity_table
+from quantwatt import costs, experiment, fused, mixed_entries, sensitivity_table
 from quantwatt.meters import open_meter
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +21,7 @@ CANDIDATES = {
     "int8": {"weights": W8, "activations": A8},
     "static": {"weights": W8, "activations": A8 | {"granularity": "tensor", "dynamic": False}},
     "w4": {"weights": W8 | {"bits": 4}},
+    "w4a8": {"weights": W8 | {"bits": 4, "granularity": "group", "group_size": 8}, "activations": A8},
     "a8": {"activations": A8},
     "float": {"weights": None, "activations": None},
 }
@@ -44,11 +45,13 @@ def test_what_has_a_kernel_is_measured_and_the_rest_says_why(rows):
     assert list(rows) == [(layer, c) for layer in SHAPES for c in ("baseline", *CANDIDATES)]
     for (_, candidate), row in rows.items():
         assert set(row) == set(sensitivity_table.COSTS)
-        real = candidate in ("baseline", "int8", "static", "float")
+        real = candidate in ("baseline", "int8", "static", "w4", "float")
         assert (row["milliseconds"] is not None) == (row["joules"] is not None) == (row["reason"] is None) == real
         assert not real or (row["milliseconds"] > 0 and row["joules"] > 0)
-    assert rows["q", "int8"]["kernel"] == rows["q", "static"]["kernel"] == "torch._int_mm"
-    assert rows["q", "w4"]["reason"] == "no kernel computes integer W4A16 per channel on cpu"
+    assert rows["q", "int8"]["kernel"] == rows["q", "static"]["kernel"] == "oneDNN int8"
+    assert rows["q", "w4"]["kernel"] == "unpack and multiply in float"
+    said = "no kernel computes integer W4A8 per group with dynamic symmetric inputs per token on cpu"
+    assert rows["q", "w4a8"]["reason"] == said
     assert rows["q", "a8"]["reason"] == "no kernel computes 16-bit weights with quantized inputs on cpu"
 
 
@@ -70,8 +73,8 @@ def test_layers_of_one_shape_and_input_share_a_measurement(rows):
 
 def test_a_quantized_layer_multiplies_no_token_whose_product_is_stored(monkeypatch):
     torch.manual_seed(0)
-    layer, inputs, tokens, real = torch.nn.Linear(16, 24), torch.randn(2, 5, 16), [], torch._int_mm
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: tokens.append(len(a)) or real(a, b))
+    layer, inputs, tokens, real = torch.nn.Linear(16, 24), torch.randn(2, 5, 16), [], fused.quantize
+    monkeypatch.setattr(fused, "quantize", lambda flat, *others: tokens.append(len(flat)) or real(flat, *others))
     with torch.no_grad():
         whole, apart = (costs.build(layer, inputs, CANDIDATES["int8"], "cpu", first)[0](inputs) for first in (0, 1))
         assert tokens == [2 * 5, 2 * 4] and apart.shape == whole.shape
@@ -117,7 +120,7 @@ def measured(tmp_path_factory):
                 "max_sequence_length": 1}  # fmt: skip
     with contextlib.chdir(ROOT):
         fetch_model.main(["--model", "m", "--settings", json.dumps(settings), "--output", f"{folder}/model.json"])
-        entry = {"candidates": {name: CANDIDATES[name] for name in ("int8", "w4")}, "steps": 1, "height": 64,
+        entry = {"candidates": {name: CANDIDATES[name] for name in ("int8", "w4a8")}, "steps": 1, "height": 64,
                  "width": 64, "prompts": "resources/prompts/shapes-calibration.txt",
                  "costs": SETTINGS | {"rounds": 1, "blocks": 0}}  # fmt: skip
         entry = mixed_entries.complete_sensitivity(entry, "mine.yaml", "sensitivities.alone")
@@ -134,7 +137,7 @@ def test_the_embedded_models_layers(measured):
     names = [row["layer"] for row in rows if row["candidate"] == "baseline"]
     assert len(rows) == 3 * len(names) and "transformer_blocks.0.attn.to_q" in names
     for row in rows:
-        assert (row["milliseconds"] is None) == (row["candidate"] == "w4")
+        assert (row["milliseconds"] is None) == (row["candidate"] == "w4a8")
         assert row["joules"] is None and row["reason"]
     with measured.open() as file:
         assert len({row["milliseconds"] for row in csv.DictReader(file)}) < len(rows) / 3  # shapes repeat

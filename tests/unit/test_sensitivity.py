@@ -76,6 +76,7 @@ LAYERS = {
     "to_k": {"in_features": 8, "out_features": 8, "first_token": True},
     "to_out": {"in_features": 8, "out_features": 3},
 }
+DECOUPLED = {"content": "ssim", "quality": "sqnr"}
 MODEL = {"layers": LAYERS, "files": {}, "settings": {"family": "sd3"}, "location": "."}
 
 
@@ -132,11 +133,12 @@ def test_a_layer_that_stays_in_16_bit_loses_nothing():
 
 
 def test_images_are_drawn_only_for_metrics_of_images():
-    whole, outputs = probe_of(), probe_of(metrics=["noise"])
-    assert whole.pipeline.drawn == outputs.pipeline.drawn == 3  # the float model's, in three batches
-    expected, found = whole.row("to_out", "w4"), outputs.row("to_out", "w4")
-    assert (whole.pipeline.drawn, outputs.pipeline.drawn) == (6, 3)
-    assert found["noise"] == expected["noise"] and found["ssim"] is None and found["psnr"] is None
+    probe = probe_of()
+    assert probe.pipeline.drawn == 3  # the float model's, in three batches
+    found, drawn = probe.row("to_out", "w4", {"noise"}), probe.pipeline.drawn
+    expected = probe.row("to_out", "w4")
+    assert (drawn, probe.pipeline.drawn) == (3, 6)
+    assert found == expected | {"ssim": None, "psnr": None, "sqnr": None} and found["noise"] > 0
 
 
 def test_trying_leaves_the_model_as_it_was():
@@ -209,15 +211,37 @@ def test_a_layer_alone_scores_exactly_as_in_the_scattered_run(model):
     assert sensitivity_table.gathered(many, list(LAYERS), CANDIDATES) == rows
 
 
+def test_a_layer_is_scored_by_what_methods_choose_by(model, monkeypatch):
+    groups = {"conv_in": "quality", "to_k": "content", "to_out": "quality"}
+    grouped = {name: layer | {"group": groups[name]} for name, layer in LAYERS.items()}
+    whole = sensitivity_table.read(model(0, "whole.csv", jobs=1))
+    with pytest.raises(DataError, match="sensitivities.alone: layer conv_in is of no group"):
+        model(0, "lost.csv", jobs=1, objectives=[DECOUPLED])
+    manifest.write_json("model.json", MODEL | {"layers": grouped})
+    drawn, real = [], Family.generate
+    monkeypatch.setattr(Family, "generate", lambda *args: drawn.append(args) or real(*args))
+    for objectives, metrics, times in (
+        ([DECOUPLED], {"content": {"ssim"}, "quality": {"sqnr"}}, 2 + 3),  # images of to_k in w4, w2 and a4 ...
+        (["psnr", DECOUPLED], {"content": {"psnr", "ssim"}, "quality": {"psnr", "sqnr"}}, 2 + 3 * 3),
+        (["noise", "sqnr"], dict.fromkeys(("content", "quality"), {"noise", "sqnr"}), 2),
+    ):
+        drawn.clear()
+        rows = sensitivity_table.read(model(0, "own.csv", jobs=1, objectives=objectives))
+        assert len(drawn) == 3 * times  # ... and of the float model twice: as it is, and as the candidate "float"
+        for row, every in zip(rows, whole, strict=True):
+            own = metrics[groups[row["layer"]]]
+            assert row == every | {metric: None for metric in sensitivity_table.METRICS if metric not in own}
+
+
 def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
     whole = sensitivity_table.read(model(0, "whole.csv"))
     tried, real = [], Probe.row
 
-    def row(self, name, candidate):
+    def row(self, name, candidate, metrics):
         if len(tried) == 3:
             raise KeyboardInterrupt
         tried.append((name, candidate))
-        return real(self, name, candidate)
+        return real(self, name, candidate, metrics)
 
     monkeypatch.setattr(Probe, "row", row)
     with pytest.raises(KeyboardInterrupt):
@@ -226,7 +250,7 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
     assert not (tmp_path / "job-0.csv").exists() and len(unfinished.read_text().splitlines()) == 1 + 3
     unfinished.write_text(unfinished.read_text()[:-20])  # the third row was cut off while it was written
     first, tried = tried[:2], []
-    monkeypatch.setattr(Probe, "row", lambda *args: tried.append(args[1:]) or real(*args))
+    monkeypatch.setattr(Probe, "row", lambda *args: tried.append(args[1:3]) or real(*args))
     assert sensitivity_table.read(model(0)) == whole
     assert first + tried == [(row["layer"], row["candidate"]) for row in whole] and not unfinished.exists()
 
@@ -234,10 +258,10 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
 def test_a_job_starts_anew_with_other_prompts(model, monkeypatch, tmp_path):
     real = Probe.row
 
-    def row(self, name, candidate):
+    def row(self, name, candidate, metrics):
         if (name, candidate) == ("conv_in", "w2"):
             raise KeyboardInterrupt
-        return real(self, name, candidate)
+        return real(self, name, candidate, metrics)
 
     monkeypatch.setattr(Probe, "row", row)
     with pytest.raises(KeyboardInterrupt):
