@@ -49,7 +49,7 @@ kernels: .venv/installed
 	$(BIN)/python workflow_scripts/list_kernels.py --device $(DEVICE)
 
 # Times every kernel against float products and other libraries, whole blocks by their width, and the embedded model:
-# results/benchmarks/kernels.json, kernels.png and pipeline.json. Half an hour or more on two cores, alone on the machine.
+# results/benchmarks/kernels.json, kernels.png and pipeline.json. Most of an hour on two cores, alone.
 bench-kernels: .venv/installed
 	$(BIN)/python workflow_scripts/bench_kernels.py --device $(DEVICE)
 

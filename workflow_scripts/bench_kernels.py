@@ -44,11 +44,11 @@ def main(argv=None):
     if 1 in args.tokens:
         rows += layer_speed.table([MODULATION], [1], **common)
     rows = [row | {"share_of_peak": share_of_peak(row, rates)} for row in rows]
+    machine = {"threads": torch.get_num_threads(), "peak_gops": rates, **fresh_process.describe_device(args.device)}
+    benchmark.write(args.output, rows, PACKAGES, machine)
     widths = list(progress(model_speed.widths(args.device, dtype, args.widths, **settings), description="blocks"))
     if args.processes:
         widths += pipeline(args, str(dtype).removeprefix("torch."))
-    machine = {"threads": torch.get_num_threads(), "peak_gops": rates, **fresh_process.describe_device(args.device)}
-    benchmark.write(args.output, rows, PACKAGES, machine)
     manifest.write_json(Path(args.output).with_name("pipeline.json"), widths)
     draw(rows, widths, args.output)
     for line in sentences(rows, widths):
@@ -258,9 +258,11 @@ def draw_widths(figure, rows):
                 markersize=4, capsize=2, label=f"{what}, {name}",
             )  # fmt: skip
     axes.axhline(1, color=GREY, lw=0.8, zorder=0)
+    axes.set_yscale("log", base=2)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({row["width"] for row in rows}))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("Transformer blocks of Stable Diffusion 3")
     axes.set_xlabel("width", color=GREY)
     axes.set_ylabel("speed, float32 = 1", color=GREY)

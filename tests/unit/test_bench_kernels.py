@@ -1,9 +1,12 @@
 """The benchmark of kernels: blocks by their width, shares of the peak, and what it leaves behind."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import bench_kernels
+import measure_cell
 from quantwatt import benchmark, kernels, layer_speed, manifest, model_speed, peers
 
 FEW = {name: layer_speed.FORMATS[name] for name in ("W8A8", "W4A16 group 128")}
@@ -97,3 +100,24 @@ def test_an_unfinished_figure_is_not_left_behind(tmp_path):
     with pytest.raises(ZeroDivisionError), benchmark.figure(tmp_path / "a.json", (1, 1)):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_the_embedded_models_processes_take_turns(monkeypatch):
+    seconds, order = {peers.FLOAT32: 0.4, peers.BFLOAT16: 0.2, model_speed.QUANTIZED: 0.1}, []
+
+    def process(task, path, bar):
+        order.append(Path(task["checkpoint"]).parent.name)
+        details = manifest.read_json(task["checkpoint"])
+        assert details["status"] == "ok" and bool(details["layers"]) == (order[-1] == model_speed.QUANTIZED)
+        assert details["model_settings"]["dtype"] == ("bfloat16" if order[-1] == peers.BFLOAT16 else "float32")
+        return {"status": "ok", "reason": None, "latency_s": [seconds[order[-1]] * drift for drift in (0.9, 1.0, 1.1)]}
+
+    monkeypatch.setattr(measure_cell, "run_process", process)
+    args = bench_kernels.parse_arguments(["--processes", "2", "--latency-s", "1", "--steps", "1"])
+    rows = {row["configuration"]: row for row in bench_kernels.pipeline(args, "float32")}
+    assert order == [*seconds, *list(seconds)[::-1]]
+    mine = rows[model_speed.QUANTIZED]
+    assert tuple(mine) == model_speed.COLUMNS and mine["pairs"] == 2 and mine["ms"] == pytest.approx(100)
+    assert mine["ratio_to_bf16"] == pytest.approx(2) and mine["ratio_to_fp32"] == pytest.approx(4)
+    said = "100 ms an image, 2.00 [2.00, 2.00] times bfloat16, 4.00 [4.00, 4.00] times float32"
+    assert bench_kernels.spoken(mine) == said

@@ -159,7 +159,7 @@ def rows_of(
     Args:
         turn_s: of each in a round.
         limit_s, give_up_s: a call that takes longer is not repeated; one that would take longer still is not made,
-            unless it is a float product, which ratios need.
+            but for float products, which ratios need.
     """
     synchronize, expected = fresh_process.synchronize_of(device), linear(inputs)
     tried = [_first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock) for one in found]
