@@ -14,7 +14,7 @@ from quantwatt.families import load_family
 
 WEIGHTS = "weights.safetensors"
 # On a GPU products are tuned, too: what follows an integer product then becomes a part of it.
-COMPILE_MODE = {"cpu": "default", "cuda": "max-autotune-no-cudagraphs"}
+COMPILE = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
 
 
 def save(folder, denoiser, states, reports, details):
@@ -97,7 +97,7 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
         denoiser = family.load_denoiser(model, location)
     pipeline = family.load(model, location, denoiser).to(device)
     if _is_compiled(details):
-        denoiser.compile(mode=COMPILE_MODE[device])
+        denoiser.compile(**COMPILE[device])
     autocast = details.get("settings", {}).get("autocast")
     return QuantizedPipeline(pipeline, family, compute, kernel, reason, device, autocast)
 
