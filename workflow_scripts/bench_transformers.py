@@ -213,7 +213,9 @@ def measure(names, size, batches, modes, device, turns, settings):
             print(f"batch {batch}, {name}, {'compiled' if compiled else 'eager'}: {answer}", file=sys.stderr)
             if turn or answer["status"] != "ok":
                 found.setdefault(case, []).append(answer)
-    return [{"size": size, "device": device, **row_of(case, found)} for case in found]
+    return [
+        {"size": size, "device": device, **row_of(case, found)} for case in itertools.product(names, modes, batches)
+    ]
 
 
 def row_of(case, found):
