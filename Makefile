@@ -9,7 +9,8 @@ REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends kernels bench-kernels bench-solvers bench-measure clean
+.PHONY: report test test-all lint readme-figure embedded-models backends kernels clean
+.PHONY: bench-kernels bench-solvers bench-measure bench-transformers
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
@@ -60,6 +61,10 @@ bench-solvers: .venv/installed backends
 # What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
 bench-measure: .venv/installed
 	$(BIN)/python workflow_scripts/bench_measure.py
+
+# Stable Diffusion 3.5's transformers, of random weights, in every format on a GPU: results/benchmarks/transformers.json.
+bench-transformers: .venv/installed
+	$(BIN)/python workflow_scripts/bench_transformers.py
 
 # The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
 backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed

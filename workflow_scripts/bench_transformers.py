@@ -55,9 +55,10 @@ def transformer(size, weights, activations, device):
         Unsupported: the device cannot compute the format.
     """
     import torch
-    from diffusers import SD3Transformer2DModel
 
-    from quantwatt.families import load_family
+    from quantwatt.families import sd3  # before diffusers: it declares what a CPU's torchvision lacks
+
+    from diffusers import SD3Transformer2DModel  # isort: skip
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -67,7 +68,7 @@ def transformer(size, weights, activations, device):
     if weights is None:
         return model, "torch linear"
     used = set()
-    for name in load_family("sd3").quantizable(model):
+    for name in sd3.quantizable(model):
         layer, kernel = quantized(model.get_submodule(name), weights, activations, device)
         model.set_submodule(name, layer)
         used.add(kernel)
@@ -127,7 +128,7 @@ class Worker:
         self.synchronize = fresh_process.synchronize_of(device)
         self.peak_memory = fresh_process.peak_memory_of(device)
         self.model, self.kernel = transformer(size, *CONFIGURATIONS[name], device)
-        self.compiled = torch.compile(self.model, mode=checkpoint.COMPILE_MODE[device])
+        self.compiled = torch.compile(self.model, **checkpoint.COMPILE[device])
         self.meter, self.energy_reason = fresh_process.choose_meter(settings, device)
         self.warm = set()
 
@@ -212,7 +213,9 @@ def measure(names, size, batches, modes, device, turns, settings):
             print(f"batch {batch}, {name}, {'compiled' if compiled else 'eager'}: {answer}", file=sys.stderr)
             if turn or answer["status"] != "ok":
                 found.setdefault(case, []).append(answer)
-    return [{"size": size, "device": device, **row_of(case, found)} for case in found]
+    return [
+        {"size": size, "device": device, **row_of(case, found)} for case in itertools.product(names, modes, batches)
+    ]
 
 
 def row_of(case, found):

@@ -36,6 +36,9 @@ def main(path):
             layers = cases.pair(triton_w4a8, weights, cases.TOKEN, SHAPES["odd"], dtype, bias=False)
             name = str(dtype).removeprefix("torch.")
             errors[f"{name} {grid}"] = cases.error(layers, "many", dtype)
+    own, reference = cases.pair(triton_w4a8, GRIDS["group 64"], cases.TOKEN_ASYMMETRIC, SHAPES["odd"])
+    compiled = torch.compile(own, backend="aot_eager", fullgraph=True)
+    errors["float32 inside a compiled module"] = cases.error((compiled, reference), "many")
     Path(path).write_text(json.dumps(errors))
 
 

@@ -115,7 +115,8 @@ def test_checkpoint_has_the_formats_size(nf4, layers):
     assert 0 < rest < 2 * (whole - 2 * quantized) + 100_000
 
 
-def test_a_compiled_method_computes_the_same_and_says_so(tmp_path):
+def test_a_compiled_method_computes_the_same_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(checkpoint.COMPILE, "cpu", {"backend": "aot_eager"})  # inductor takes a minute
     pipelines = {}
     for compiled in (False, True):
         details = {"status": "ok", "model_settings": MODEL, "location": LOCATION, "settings": {"compile": compiled}}

@@ -17,7 +17,8 @@ RULES = [path for path in sorted((ROOT / "rules").glob("*.smk")) if path.name !=
 
 def requirements():
     lines = (ROOT / "envs/requirements.txt").read_text().splitlines()
-    return dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
+    pins = (line.split(";")[0] for line in lines if not line.startswith("#"))
+    return dict(pin.lower().replace("_", "-").split("==") for pin in pins)
 
 
 # Environments that one library has for itself: a script installs it behind the others.

@@ -13,7 +13,7 @@ from quantwatt import kernels, manifest, offload, shards
 from quantwatt.families import load_family
 
 # On a GPU products are tuned, too: what follows an integer product then becomes a part of it.
-COMPILE_MODE = {"cpu": "default", "cuda": "max-autotune-no-cudagraphs"}
+COMPILE = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
 
 
 def save(folder, denoiser, states, reports, details, shard_bytes=shards.SHARD_BYTES):
@@ -99,7 +99,7 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
     print(f"{path.parent} on {device}: {how}", file=sys.stderr)
     pipeline = offload.place(family.load(model, location, denoiser), model, device)
     if _is_compiled(details):
-        denoiser.compile(mode=COMPILE_MODE[device])
+        denoiser.compile(**COMPILE[device])
     autocast = details.get("settings", {}).get("autocast")
     return QuantizedPipeline(pipeline, family, compute, _names(computed, details), reason, device, autocast)
 

@@ -39,7 +39,7 @@ def quantize(activation_format, inputs, static_grid, order):
     codes, scale, zero = activation_format.encode(inputs, static_grid)
     codes = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2))
     tokens = len(codes)
-    pairs = codes.reshape(tokens, -1, 2).permute(2, 0, 1).contiguous()
+    pairs = codes.reshape(tokens, codes.shape[1] // 2, 2).permute(2, 0, 1).contiguous()
     scale, zero = (None if part is None else part.expand(tokens, 1).reshape(-1).contiguous() for part in (scale, zero))
     return pairs, scale, zero
 
