@@ -6,6 +6,7 @@ DEVICE ?= cpu
 PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := envs/requirements.txt
+TRITON := triton==3.7.1
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -19,7 +20,9 @@ report: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
 
+# PyTorch's CUDA build brings Triton along, whose interpreter runs the kernels of GPUs on a CPU; its CPU build does not.
 test-all: .venv/installed backends lint
+	$(BIN)/pip install --quiet $(TRITON)
 	$(BIN)/python -m pytest
 
 lint: .venv/installed

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 HALF = 2e-2  # of bfloat16 outputs, which two ways of rounding set apart
 CUDA = torch.cuda.is_available()
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed: it has wheels for Linux on x86_64"
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed, as `make test-all` does"
 )
 LAYER = {"in_features": 1536, "out_features": 1536, "library": None, "parts": []}
 
