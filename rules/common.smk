@@ -37,7 +37,9 @@ CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
 METER = machine.resolve_meter(CONFIG["meter"], DEVICE)
-MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
+MEASURING = CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER}
+MEASURED = MEASURING.pop("samplings") or list(EXPERIMENT["samplings"])
+MEASURING = canonical_json(MEASURING)
 SINGULAR = {"sensitivities": "sensitivity"}
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
 

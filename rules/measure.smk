@@ -21,6 +21,7 @@ rule measure:
     params:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
         measuring=MEASURING,
+        asked=lambda wildcards: "" if wildcards.sampling in MEASURED else "--not-asked",
         device=DEVICE,
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
@@ -28,6 +29,6 @@ rule measure:
         "python workflow_scripts/measure_cell.py --checkpoint {input.checkpoint} --baseline {input.baseline}"
         " --sampling {params.sampling:q}"
         " --measuring {params.measuring:q} --device {params.device} --threads {threads}"
-        " --names {wildcards.model} {wildcards.method} {wildcards.sampling}"
+        " {params.asked} --names {wildcards.model} {wildcards.method} {wildcards.sampling}"
         " --output {output.measurement} --power {output.power} --blocks {output.blocks}"
         " --runs {output.runs} > {log} 2>&1"

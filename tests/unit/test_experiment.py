@@ -82,6 +82,7 @@ def change(raw, path, value):
             ["rtn-w4.weights", "only int4-weight-only has groups"],
         ),
         ("measuring", {"block_z": 4}, ["measuring", "unknown key 'block_z'", "did you mean 'block_s'"]),
+        ("measuring", {"samplings": ["steps-2"]}, ["there is no sampling 'steps-2'", "steps-20"]),
         ("measuring", {"idle_w": 4}, ["measuring.idle_w", "set it in config.yaml"]),
         ("study", "sd35-large", ["study", "sd35-large-energy"]),
         ("methods.float32", {"solver": {"name": "rtn"}}, ["methods.float32.solver", "nothing to quantize"]),

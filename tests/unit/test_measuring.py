@@ -371,7 +371,7 @@ def test_neighbours_take_turns():
 def cell(tmp_path, monkeypatch):
     """Run measure_cell.py on a checkpoint with given contents; its processes are calls of `fake(task)`."""
 
-    def run(checkpoint, compute=("real", "a kernel", None), fake=None, **changes):
+    def run(checkpoint, compute=("real", "a kernel", None), fake=None, more=(), **changes):
         stub = types.ModuleType("quantwatt.checkpoint")
         stub.compute_of = lambda path, device: compute
         monkeypatch.setitem(sys.modules, "quantwatt.checkpoint", stub)
@@ -389,7 +389,7 @@ def cell(tmp_path, monkeypatch):
             "output": tmp_path / "measurement.json",
         }
         arguments = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-        measure_cell.main([*arguments, "--names", "tiny", "rtn-w4a16", "steps-20"])
+        measure_cell.main([*arguments, *more, "--names", "tiny", "rtn-w4a16", "steps-20"])
         return manifest.read_json(tmp_path / "measurement.json")
 
     return run
@@ -402,6 +402,14 @@ def test_a_simulated_method_is_never_timed(cell, tmp_path):
     assert found["energy_reason"] == found["reason"]
     assert (found["model"], found["method"], found["sampling"]) == ("tiny", "rtn-w4a16", "steps-20")
     assert (tmp_path / "power.csv").read_text() == "t_s,watts,sensor_s,configuration,process,block\n"
+
+
+def test_a_sampling_that_is_not_to_be_measured_starts_no_process(cell):
+    found = cell({"status": "ok"}, more=["--not-asked"])
+    assert (found["status"], found["reason"]) == ("unmeasured", "measuring.samplings leaves it out")
+    assert (found["compute"], found["kernel"]) == ("real", "a kernel")
+    found = cell({"status": "ok"}, compute=("simulated", None, "no kernel"), more=["--not-asked"])
+    assert found["status"] == "simulated"
 
 
 @pytest.mark.parametrize("status", ["unsupported", "oom"])

@@ -203,6 +203,17 @@ def test_methods_that_miss_the_same_share_a_line(tmp_path):
     assert row["methods"] == ["bf16", "rtn-w8a8", "nf4"] and row["what"] == "energy" and row["samplings"] == ()
 
 
+def test_a_cost_that_was_not_asked_for_is_no_failure(tmp_path):
+    written = synthetic.write_many(tmp_path, with_images=False)
+    path = tmp_path / "measurements/tiny-sd3/rtn-w8a8/seed-1000/measurement.json"
+    unmeasured = {"status": "unmeasured", "reason": "measuring.samplings leaves it out"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | unmeasured))
+    cells = read_cells(tmp_path, written, synthetic.METRICS)
+    assert not [row for row in report.failures(cells) if row["status"] == "unmeasured"]
+    row = tables.summary_table(cells, "bf16").set_index(["method", "sampling"]).loc["rtn-w8a8", "seed-1000"]
+    assert row["status"] == "unmeasured" and row["psnr_db"] > 0 and row["latency_s"] != row["latency_s"]
+
+
 def test_a_failure_under_one_seed_only_names_it(tmp_path):
     written = synthetic.write_many(tmp_path, with_images=False)
     path = tmp_path / "images/tiny-sd3/rtn-w2a16/seed-1000/manifest.json"

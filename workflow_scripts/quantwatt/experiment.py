@@ -11,7 +11,7 @@ from quantwatt.methods import is_mixed, schema
 from quantwatt.mixed_entries import check_mixed, complete_sensitivity
 from quantwatt.objectives import objectives
 from quantwatt.paths import ROOT
-from quantwatt.schemas import ConfigurationError, complete, complete_plugin, nearest, plugin, read_yaml
+from quantwatt.schemas import ConfigurationError, complete, complete_plugin, lookup, nearest, plugin, read_yaml
 
 EXPERIMENTS = ROOT / "resources" / "experiments"
 MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
@@ -100,7 +100,7 @@ def check_experiment(raw, file):
         )
         for name, entry in experiment["metrics"].items()
     }
-    _check_measuring(experiment["measuring"], file)
+    _check_measuring(experiment["measuring"], experiment["samplings"], file)
     check_references(experiment, file)
     experiment["cells"] = [
         {"model": model, "method": method, "sampling": sampling} | ({"kind": kind} if kind == "text" else {})
@@ -111,11 +111,13 @@ def check_experiment(raw, file):
     return experiment
 
 
-def _check_measuring(changes, file):
+def _check_measuring(changes, samplings, file):
     """An experiment may change the protocol, not say what this machine draws."""
     for key in MACHINE.intersection(changes):
         raise ConfigurationError(f"{file}: measuring.{key}: the machine's own; set it in config.yaml.")
     complete(changes, schema("config")["properties"]["measuring"], file, "measuring")
+    for name in changes.get("samplings") or ():
+        lookup(samplings, name, "sampling", file)
 
 
 def _kind(models, file):

@@ -23,12 +23,12 @@ def failures(cells):
 
 
 def _of_cell(cell):
-    """(what, status, reason) of what a cell misses; a simulated method's cost is no failure."""
+    """(what, status, reason) of what a cell misses; a cost that is simulated or was not asked for is no failure."""
     for what, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
         if record["status"] != "ok":
             return [(what, record["status"], record.get("reason"))]
     found, measured = [], cell.measurement
-    if measured["status"] not in ("ok", "simulated"):
+    if measured["status"] not in ("ok", "simulated", "unmeasured"):
         found.append(("cost", measured["status"], measured.get("reason")))
     elif measured["status"] == "ok" and measured.get("energy_j") is None:
         found.append(("energy", "not read", measured.get("energy_reason")))
