@@ -36,6 +36,11 @@ def test_closure_covers_every_module_a_script_loads(name):
     assert loaded and loaded <= {str(path) for path in closure(name)}
 
 
+def test_c_source_belongs_to_the_module_of_its_name():
+    names = {path.name for path in closure("generate.py", ["kernels/unpacked"])}
+    assert {"fused.py", "fused.c"} <= names
+
+
 def test_a_score_does_not_depend_on_quantizing():
     names = {path.name for path in closure("score.py", ["metrics/psnr"])}
     assert "psnr.py" in names and "intervals.py" in names

@@ -155,6 +155,49 @@ void rescale(const float *sums, int halves, int64_t rows, int64_t columns, int64
     }
 }
 
+/* Eight codes, the first in the highest bits, are `bits` bytes. */
+static inline __attribute__((always_inline)) void codes_of(const uint8_t *packed, int64_t eights, const int bits,
+                                                           uint8_t *codes) {
+    for (int64_t e = 0; e < eights; e++) {
+        uint64_t word = 0;
+        for (int i = 0; i < bits; i++) word = word << 8 | packed[e * bits + i];
+        for (int i = 0; i < 8; i++) codes[8 * e + i] = word >> bits * (7 - i) & ((1 << bits) - 1);
+    }
+}
+
+static void line_of_codes(const uint8_t *packed, int64_t columns, int bits, uint8_t *codes) {
+    int64_t bytes = (columns * bits + 7) / 8, eights = columns / 8;
+    switch (bits) { /* so that each is compiled for its own width */
+    case 2: codes_of(packed, eights, 2, codes); break;
+    case 3: codes_of(packed, eights, 3, codes); break;
+    case 4: codes_of(packed, eights, 4, codes); break;
+    case 5: codes_of(packed, eights, 5, codes); break;
+    case 6: codes_of(packed, eights, 6, codes); break;
+    case 7: codes_of(packed, eights, 7, codes); break;
+    case 8: memcpy(codes, packed, 8 * eights);
+    }
+    if (columns % 8) {
+        uint8_t last[8] = {0};
+        memcpy(last, packed + eights * bits, bytes - eights * bits);
+        codes_of(last, 1, bits, codes + 8 * eights);
+    }
+}
+
+static void line_of_weights(const uint8_t *codes, int64_t columns, const float *values, const float *scale,
+                            const float *zero, int64_t group, const int32_t *group_index, float *line) {
+    if (values)
+        for (int64_t k = 0; k < columns; k++) line[k] = values[codes[k]];
+    else
+        for (int64_t k = 0; k < columns; k++) line[k] = codes[k];
+    if (group_index)
+        for (int64_t k = 0; k < columns; k++) line[k] = (line[k] - zero[group_index[k]]) * scale[group_index[k]];
+    else
+        for (int64_t g = 0; g * group < columns; g++) {
+            int64_t end = (g + 1) * group < columns ? (g + 1) * group : columns;
+            for (int64_t k = g * group; k < end; k++) line[k] = (line[k] - zero[g]) * scale[g];
+        }
+}
+
 void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, const float *values, const float *scale,
             const float *zero, int64_t groups, int64_t group, const int32_t *group_index, int bfloat16, void *weight,
             int threads) {
@@ -165,23 +208,9 @@ void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, cons
         float *buffer = malloc((columns + 1) * sizeof *buffer);
 #pragma omp for
         for (int64_t row = 0; row < rows; row++) {
-            const uint8_t *from = packed + row * bytes;
-            for (int64_t k = 0; k < columns; k += 8) { /* eight codes, the first in the highest bits, are `bits` bytes */
-                uint64_t word = 0;
-                int64_t at = k / 8 * bits;
-                for (int i = 0; i < bits; i++) word = word << 8 | (at + i < bytes ? from[at + i] : 0);
-                for (int i = 0; i < 8; i++) codes[k + i] = word >> bits * (7 - i) & ((1 << bits) - 1);
-            }
-            const float *steps = scale + row * groups, *zeros = zero + row * groups;
             float *line = bfloat16 ? buffer : (float *)weight + row * columns;
-            if (group_index)
-                for (int64_t k = 0; k < columns; k++)
-                    line[k] = (values[codes[k]] - zeros[group_index[k]]) * steps[group_index[k]];
-            else
-                for (int64_t g = 0; g * group < columns; g++) {
-                    int64_t end = (g + 1) * group < columns ? (g + 1) * group : columns;
-                    for (int64_t k = g * group; k < end; k++) line[k] = (values[codes[k]] - zeros[g]) * steps[g];
-                }
+            line_of_codes(packed + row * bytes, columns, bits, codes);
+            line_of_weights(codes, columns, values, scale + row * groups, zero + row * groups, group, group_index, line);
             if (bfloat16) narrow(line, columns, (uint16_t *)weight + row * columns);
         }
         free(codes);

@@ -84,32 +84,28 @@ def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, ha
     return outputs
 
 
-def dequantize(quantized, weight_format, columns, dtype):
+def dequantize(quantized, weight_format, columns, dtype, bits):
     """A weight [rows, columns] of a dtype.
 
     Args:
-        quantized: QuantizedWeight whose codes are packed [rows, bytes].
+        quantized: QuantizedWeight whose codes are packed into `bits` each, [rows, bytes].
     """
     packed, scale, zero, index = quantized.codes, quantized.scale, quantized.zero, quantized.group_index
     if (library := _library_for(packed, dtype)) is None:
-        quantized = QuantizedWeight(unpack(packed, weight_format.bits, columns), scale, zero, group_index=index)
+        quantized = QuantizedWeight(unpack(packed, bits, columns), scale, zero, group_index=index)
         return quantized.dequantize(weight_format).to(dtype)
     weight = torch.empty(len(packed), columns, dtype=dtype)
-    values = _values(weight_format)
-    zero = torch.zeros_like(scale) if zero is None else zero.float()
+    values = getattr(weight_format, "codebook", None)
+    if zero is None:  # that of codebooks is 0
+        zero = torch.full_like(scale, getattr(weight_format, "middle", 0))
+    zero = zero.float()
     library.unpack(
-        *(_address(packed), weight_format.bits, ctypes.c_int64(len(packed)), ctypes.c_int64(columns)),
+        *(_address(packed), bits, ctypes.c_int64(len(packed)), ctypes.c_int64(columns)),
         *(_address(values), _address(scale), _address(zero), ctypes.c_int64(scale.shape[1])),
         *(ctypes.c_int64(weight_format.group_size(columns)), _address(index)),
         *(dtype == torch.bfloat16, _address(weight), torch.get_num_threads()),
     )
     return weight
-
-
-@functools.cache
-def _values(weight_format):
-    """What each code stands for at scale 1 and zero 0."""
-    return weight_format.decode(torch.arange(2**weight_format.bits).to(torch.uint8), 1.0, 0.0)
 
 
 def _address(tensor):

@@ -16,6 +16,7 @@ from quantwatt.linear import SimulatedLinear
 
 ROWS, COLUMNS, TOKENS = 64, 512, 40
 SIZE = 8  # height and width of a convolution's input
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 1e-2}  # what outputs may be off by for their type alone
 
 
 def failure(name, layer, device):
@@ -33,14 +34,16 @@ def failure(name, layer, device):
 @functools.cache
 def _trial(name, formats, kernel_size, device):
     kernel, formats = registry.load("kernels", name), json.loads(formats)
+    arguments = (kernel, formats["weights"], formats["activations"], device, kernel_size)
     try:
-        error = relative_error(kernel, formats["weights"], formats["activations"], device, kernel_size)
+        errors = {dtype: relative_error(*arguments, dtype) for dtype in ROUNDING}
     except Exception as refused:  # noqa: BLE001  (a library may refuse in any way)
         own = (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
         return f"cannot compute it: {own}"
-    return (
-        None if error <= kernel.BOUND else f"computes something else: its outputs are off by {error:.2g} of their size"
-    )
+    for dtype, error in errors.items():
+        if not error <= max(kernel.BOUND, ROUNDING[dtype]):
+            return f"computes something else: its outputs are off by {error:.2g} of their size"
+    return None
 
 
 @torch.no_grad()

@@ -83,4 +83,4 @@ class Layer(QuantizedLinear):
         outputs = fused.rescale(
             sums, scale, zero, lowest, self.scale, self.sums, self.offset, inputs.dtype, self.halves
         )
-        return outputs.reshape(*inputs.shape[:-1], -1)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features)

@@ -24,7 +24,12 @@ class Layer(QuantizedLinear):
         self._buffer("zero", quantized.zero, weight_format.zero_dtype)
         self._buffer("group_index", quantized.group_index, torch.int32)
 
+    def _packed(self):
+        """The codes as `quantwatt.formats.pack` has them, and in how many bits."""
+        return self.codes, self.weight_format.bits
+
     def _product(self, inputs):
-        held = QuantizedWeight(self.codes, self.scale, self.zero, group_index=self.group_index)
-        weight = fused.dequantize(held, self.weight_format, self.in_features, inputs.dtype)
+        codes, bits = self._packed()
+        held = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
+        weight = fused.dequantize(held, self.weight_format, self.in_features, inputs.dtype, bits)
         return convolution.product(inputs, weight, self.bias, self.geometry)

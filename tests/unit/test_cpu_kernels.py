@@ -1,0 +1,258 @@
+"""The CPU's kernels against the dequantized layer: every format they take, and the shapes that go wrong first."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantwatt import fused, kernels, linear
+from quantwatt.activations import ActivationFormat
+from quantwatt.convolution import Convolution
+from quantwatt.formats import load_format, quantize_to_nearest
+from quantwatt.kernels import int4pack, onednn_convolution, onednn_int8, unpacked
+
+SCRIPTS = Path(__file__).parents[2] / "workflow_scripts"
+# Norm of the error relative to that of the outputs: sums in another order, and rounded to bfloat16 in other places.
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
+DTYPES = list(BOUNDS)
+
+
+def integer(bits, granularity="channel", group_size=None, symmetric=True, **more):
+    sizes = {"bits": bits, "granularity": granularity, "group_size": group_size}
+    return {"format": "integer", **sizes, "symmetric": symmetric, **more}
+
+
+def inputs_of(bits, granularity="token", dynamic=True, symmetric=True):
+    return {"bits": bits, "granularity": granularity, "dynamic": dynamic, "symmetric": symmetric}
+
+
+INTEGERS = {
+    "w8": integer(8),
+    "w8-wide-per-tensor": integer(8, "tensor", narrow=False),
+    "w4-asymmetric": integer(4, symmetric=False),
+    "w3": integer(3),
+    "w2-asymmetric": integer(2, symmetric=False),
+}
+INPUTS = {
+    "token": inputs_of(8),
+    "token-asymmetric": inputs_of(8, symmetric=False),
+    "tensor-asymmetric": inputs_of(8, "tensor", symmetric=False),
+    "static": inputs_of(8, "tensor", dynamic=False),
+    "static-asymmetric": inputs_of(8, "tensor", dynamic=False, symmetric=False),
+    "a4": inputs_of(4),
+}
+WEIGHT_ONLY = {
+    "w8": integer(8),
+    "w8-asymmetric": integer(8, symmetric=False),
+    "w4": integer(4),
+    "w4-groups": integer(4, "group", 64, symmetric=False),
+    "w4-float-zero": integer(4, "group", 128, symmetric=False, zero_point="float"),
+    "w3-tensor": integer(3, "tensor", symmetric=False),
+    "w2-odd-groups": integer(2, "group", 7),
+    "nf4": {"format": "nf4", "block": 64},
+    "fp4": {"format": "fp4", "block": 48},
+}
+
+
+@pytest.fixture(params=["compiled", "eager"])
+def passes(request, monkeypatch):
+    """What goes around the products: in C, and as PyTorch has it where nothing compiles C."""
+    if request.param == "eager":
+        monkeypatch.setattr(fused, "library", lambda: None)
+    elif fused.library() is None:
+        pytest.skip("no C compiler")
+
+
+def both(kernel, weights, activations, weight, inputs, bias, geometry=None):
+    """(the kernel's outputs, the dequantized layer's)."""
+    weight_format = load_format(weights)
+    quantized = quantize_to_nearest(weight, weight_format)
+    if activations and not activations["dynamic"]:
+        activation_format = ActivationFormat.from_settings(activations)
+        grid = activation_format.grid(inputs.float().amin() / 2, inputs.float().amax() / 2)  # so that some are clipped
+        quantized.activation_scale, quantized.activation_zero = (part.reshape(1) for part in grid)
+    arguments = (quantized, weight_format, activations, bias, inputs.dtype, geometry)
+    with torch.no_grad():
+        return kernel.Layer.build(*arguments)(inputs), linear.SimulatedLinear.build(*arguments)(inputs)
+
+
+def agree(found, expected):
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    error = (found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)
+    return error <= BOUNDS[found.dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activations", INPUTS.values(), ids=INPUTS)
+@pytest.mark.parametrize("weights", INTEGERS.values(), ids=INTEGERS)
+def test_int8_product_agrees_with_the_dequantized_layer(passes, weights, activations, dtype):
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 19, 83, dtype=dtype) + 0.7
+    assert agree(*both(onednn_int8, weights, activations, torch.randn(37, 83), inputs, torch.randn(37)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weights", WEIGHT_ONLY.values(), ids=WEIGHT_ONLY)
+def test_unpacked_weight_is_the_dequantized_one_bit_for_bit(passes, weights, dtype):
+    inputs = torch.randn(3, 5, 131, dtype=dtype)
+    found, expected = both(unpacked, weights, None, torch.randn(29, 131), inputs, torch.randn(29))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, int4pack.FEW, int4pack.FEW + 1])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["w4", "w4-groups", "w4-float-zero"])
+def test_int4_product_agrees_with_the_dequantized_layer(name, dtype, tokens):
+    torch.manual_seed(0)
+    inputs = torch.randn(tokens, 256, dtype=dtype)
+    assert agree(*both(int4pack, WEIGHT_ONLY[name], None, torch.randn(192, 256), inputs, torch.randn(192)))
+
+
+TAKEN = [
+    (onednn_int8, integer(8), inputs_of(8, symmetric=False)),
+    (int4pack, integer(4, "group", 64, symmetric=False), None),
+    (unpacked, integer(3), None),
+]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernel, weights, activations", TAKEN)
+@pytest.mark.parametrize("shape", [(1, 64), (0, 64), (2, 0, 64), (64,), (3, 1, 64)], ids=str)
+def test_one_token_none_and_a_bare_vector(passes, kernel, weights, activations, shape, dtype, bias):
+    inputs = torch.randn(shape, dtype=dtype)
+    assert agree(*both(kernel, weights, activations, torch.randn(64, 64), inputs, torch.randn(64) if bias else None))
+
+
+@pytest.mark.parametrize("kernel, weights, activations", TAKEN)
+def test_inputs_that_are_not_contiguous(passes, kernel, weights, activations):
+    inputs = torch.randn(64, 3, 22).transpose(0, 2)[::2, :, :]  # [11, 3, 64]
+    assert not inputs.is_contiguous()
+    assert agree(*both(kernel, weights, activations, torch.randn(64, 64), inputs, torch.randn(64)))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_largest_codes_everywhere_do_not_saturate(passes, side, symmetric):
+    inputs, weight = torch.full((8, 3072), 3.0), torch.full((32, 3072), side)
+    found, expected = both(onednn_int8, integer(8), inputs_of(8, symmetric=symmetric), weight, inputs, None)
+    assert torch.allclose(found, expected, rtol=1e-6)
+
+
+def test_a_product_that_cannot_overflow_is_not_computed_in_halves():
+    halves = {}
+    for bits in (2, 3, 4, 8):
+        arguments = (load_format(integer(bits)), inputs_of(8), None, torch.float32)
+        halves[bits] = onednn_int8.Layer.build(
+            quantize_to_nearest(torch.randn(16, 64), arguments[0]), *arguments
+        ).halves
+    assert halves == {2: False, 3: False, 4: False, 8: onednn_int8.saturates()}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("nan"), float("inf")])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_is_not_finite_is_not_lost(passes, bad, symmetric):
+    inputs = torch.randn(6, 64)
+    inputs[2, 5] = bad
+    found, _ = both(onednn_int8, integer(8), inputs_of(8, symmetric=symmetric), torch.randn(16, 64), inputs, None)
+    assert not found[2].isfinite().any() and found[[0, 1, 3, 4, 5]].isfinite().all()
+
+
+def test_codes_are_those_of_the_activation_format(passes):
+    inputs = torch.randn(7, 45) * torch.logspace(-3, 3, 7)[:, None]
+    inputs[0] = 0
+    for settings in INPUTS.values():
+        activation_format = ActivationFormat.from_settings(settings)
+        grid = torch.tensor([0.01]), torch.tensor([0.0 if activation_format.symmetric else 3.0])
+        static = None if activation_format.dynamic else grid
+        expected, scale, zero = activation_format.encode(inputs, static)
+        codes, own_scale, own_zero = fused.quantize(inputs, activation_format, static)
+        assert torch.equal(codes.short() + activation_format.lowest, expected.short())
+        assert torch.equal(own_scale, scale.expand(7, 1)[:, 0])
+        assert zero is None or torch.equal(own_zero, zero.expand(7, 1)[:, 0])
+        high, low = fused.quantize(inputs, activation_format, static, halves=True)[0].split(7)
+        assert torch.equal(2 * high + low, codes)
+
+
+GEOMETRIES = {
+    "3x3": (Convolution((3, 3), (1, 1), (1, 1), (1, 1), 1), 6, 10, (9, 7)),
+    "strided": (Convolution((3, 3), (2, 2), (1, 1), (1, 1), 1), 16, 8, (8, 8)),
+    "1x1": (Convolution((1, 1), (1, 1), (0, 0), (1, 1), 1), 32, 16, (5, 3)),
+    "dilated": (Convolution((3, 1), (1, 2), (2, 0), (2, 1), 1), 4, 12, (8, 9)),
+    "groups": (Convolution((3, 3), (1, 1), (1, 1), (1, 1), 4), 16, 24, (6, 6)),
+    "uneven": (Convolution((2, 5), (1, 1), (1, 2), (1, 1), 1), 3, 5, (11, 13)),
+}
+
+
+@pytest.mark.parametrize("activations", INPUTS.values(), ids=INPUTS)
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_int8_convolution_agrees_with_the_dequantized_layer(passes, name, activations):
+    torch.manual_seed(0)
+    geometry, channels, rows, size = GEOMETRIES[name]
+    weight = torch.randn(rows, channels // geometry.groups * geometry.kernel_size[0] * geometry.kernel_size[1])
+    for dtype, bias in ((torch.float32, torch.randn(rows)), (torch.bfloat16, None)):
+        inputs = torch.randn(3, channels, *size, dtype=dtype) + 0.7
+        for weights in (INTEGERS["w8"], INTEGERS["w4-asymmetric"]):
+            assert agree(*both(onednn_convolution, weights, activations, weight, inputs, bias, geometry))
+            channels_last = inputs.to(memory_format=torch.channels_last)
+            assert agree(*both(onednn_convolution, weights, activations, weight, channels_last, bias, geometry))
+        assert torch.equal(*both(unpacked, WEIGHT_ONLY["w4"], None, weight, inputs, bias, geometry))
+
+
+def test_a_layer_holds_its_weight_in_the_formats_size():
+    weight, rows, columns = torch.randn(256, 512), 256, 512
+    for kernel, weights, activations, most in (
+        (unpacked, integer(3), None, 3 / 8),
+        (int4pack, integer(4, "group", 128), None, 1 / 2),
+        (onednn_int8, integer(4), inputs_of(8), 1),
+    ):
+        weight_format = load_format(weights)
+        quantized = quantize_to_nearest(weight, weight_format)
+        layer = kernel.Layer.build(quantized, weight_format, activations, None, torch.bfloat16)
+        held = sum(tensor.numel() * tensor.element_size() for tensor in layer.buffers())
+        assert most <= held / (rows * columns) <= most + 0.07
+
+
+def described(weights, activations, columns=256, rows=64, **more):
+    return {"weights": weights, "activations": activations, "in_features": columns, "out_features": rows} | {
+        "library": None,
+        "parts": [],
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    "layer, kernel",
+    [
+        (described(integer(8), inputs_of(8)), onednn_int8),
+        (described(integer(4, symmetric=False), inputs_of(4)), onednn_int8),
+        (described(integer(8, symmetric=False), inputs_of(8)), None),
+        (described(integer(4, "group", 64), inputs_of(8)), None),
+        (described({"format": "nf4", "block": 64}, inputs_of(8)), None),
+        (described(integer(4, "group", 64), None), int4pack),
+        (described(integer(4, "group", 48), None), unpacked),
+        (described(integer(4), None, rows=50), unpacked),
+        (described(integer(4), None, parts=["group_index"]), unpacked),
+        (described(integer(2), None, kernel_size=[3, 3]), unpacked),
+        (described(integer(8), inputs_of(8), kernel_size=[3, 3], groups=1), onednn_convolution),
+    ],
+)
+def test_each_format_finds_its_kernel(layer, kernel):
+    assert kernels.kernel_for(layer, "cpu")[0] is kernel
+
+
+def test_without_a_compiler_the_log_says_so_and_the_outputs_are_right(tmp_path):
+    code = (
+        "import torch; from quantwatt import probe; from quantwatt.kernels import onednn_int8\n"
+        f"print(probe.relative_error(onednn_int8, {integer(8)}, {inputs_of(8)}, 'cpu'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}
+    for compiler, said in (("no-such-compiler", "fused.c is not compiled ("), ("cc", "")):
+        run = [sys.executable, "-c", code]
+        done = subprocess.run(run, env={**environment, "CC": compiler}, capture_output=True, text=True, check=True)
+        assert float(done.stdout) < 1e-5 and (said in done.stderr if said else not done.stderr)
+    compiled = list((tmp_path / "quantwatt").iterdir())
+    assert len(compiled) == 1 and compiled[0].suffix == ".so"
