@@ -206,7 +206,7 @@ def test_methods_that_miss_the_same_share_a_line(tmp_path):
 def test_a_cost_that_was_not_asked_for_is_no_failure(tmp_path):
     written = synthetic.write_many(tmp_path, with_images=False)
     path = tmp_path / "measurements/tiny-sd3/rtn-w8a8/seed-1000/measurement.json"
-    unmeasured = {"status": "unmeasured", "reason": "measuring.samplings leaves it out"}
+    unmeasured = {"status": "unmeasured", "reason": "measuring.samplings leaves it out", "latency_s": None}
     path.write_text(json.dumps(json.loads(path.read_text()) | unmeasured))
     cells = read_cells(tmp_path, written, synthetic.METRICS)
     assert not [row for row in report.failures(cells) if row["status"] == "unmeasured"]
