@@ -177,13 +177,20 @@ def test_codes_are_those_of_the_activation_format(passes):
         assert torch.equal(2 * high + low, codes)
 
 
+def around(kernel_size, stride, padding, dilation, groups, mode="zeros"):
+    vertical, horizontal = padding
+    return Convolution(kernel_size, stride, (horizontal, horizontal, vertical, vertical), mode, dilation, groups)
+
+
 GEOMETRIES = {
-    "3x3": (Convolution((3, 3), (1, 1), (1, 1), (1, 1), 1), 6, 10, (9, 7)),
-    "strided": (Convolution((3, 3), (2, 2), (1, 1), (1, 1), 1), 16, 8, (8, 8)),
-    "1x1": (Convolution((1, 1), (1, 1), (0, 0), (1, 1), 1), 32, 16, (5, 3)),
-    "dilated": (Convolution((3, 1), (1, 2), (2, 0), (2, 1), 1), 4, 12, (8, 9)),
-    "groups": (Convolution((3, 3), (1, 1), (1, 1), (1, 1), 4), 16, 24, (6, 6)),
-    "uneven": (Convolution((2, 5), (1, 1), (1, 2), (1, 1), 1), 3, 5, (11, 13)),
+    "3x3": (around((3, 3), (1, 1), (1, 1), (1, 1), 1), 6, 10, (9, 7)),
+    "strided": (around((3, 3), (2, 2), (1, 1), (1, 1), 1), 16, 8, (8, 8)),
+    "1x1": (around((1, 1), (1, 1), (0, 0), (1, 1), 1), 32, 16, (5, 3)),
+    "dilated": (around((3, 1), (1, 2), (2, 0), (2, 1), 1), 4, 12, (8, 9)),
+    "groups": (around((3, 3), (1, 1), (1, 1), (1, 1), 4), 16, 24, (6, 6)),
+    "uneven": (around((2, 5), (1, 1), (1, 2), (1, 1), 1), 3, 5, (11, 13)),
+    "reflected": (around((3, 3), (2, 1), (1, 1), (1, 1), 1, "reflect"), 6, 8, (9, 7)),
+    "one side": (Convolution((2, 2), (1, 1), (0, 1, 0, 1), "zeros", (1, 1), 1), 6, 8, (9, 7)),
 }
 
 
