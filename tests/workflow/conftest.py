@@ -1,5 +1,6 @@
 """A copy of the project in which the smoke experiment has been run once, for all workflow tests."""
 
+import csv
 import re
 import shutil
 import subprocess
@@ -42,6 +43,11 @@ class Project:
 
     def path(self, name):
         return self.folder / name
+
+    def table(self, experiment, name):
+        """The rows of one of an experiment's tables; a list of {column: text}."""
+        with self.path(f"results/{experiment}/tables/{name}.csv").open() as file:
+            return list(csv.DictReader(file))
 
     def replace(self, name, old, new):
         """Replace a text that stands in a file exactly once."""

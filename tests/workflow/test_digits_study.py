@@ -1,8 +1,6 @@
 """The shipped study of BRECQ on a consistency model in a small form: what bits and steps cost, and the report of it."""
 
-import csv
 import html
-import itertools
 import re
 
 import pytest
@@ -11,7 +9,7 @@ from conftest import copy_of_the_tree
 
 NAME = "embedded-digits"
 FILE = f"resources/experiments/{NAME}.yaml"
-METHODS = ["float32", "rtn-w8", "rtn-w4", "rtn-w2", "rtn-w2-plain", "brecq-w2"]
+METHODS = ["float32", "rtn-w8", "rtn-w4", "rtn-w2-plain", "brecq-w2"]
 SAMPLINGS = ["step-1", "steps-2"]
 CALIBRATION = "calibration.txt"
 
@@ -44,8 +42,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(study):
-    with study.path(f"results/{NAME}/tables/summary.csv").open() as file:
-        return {(row["method"], row["sampling"]): row for row in csv.DictReader(file)}
+    return {(row["method"], row["sampling"]): row for row in study.table(NAME, "summary")}
 
 
 def interval(row, column):
@@ -59,8 +56,8 @@ def test_every_method_has_a_row_for_every_number_of_steps(rows):
     }  # fmt: skip
     assert {row["n_images"] for row in rows.values()} == {"200"}
     bits = {method: float(rows[method, "step-1"]["weight_bits"]) for method in METHODS}
-    assert bits["float32"] == 32 and bits["rtn-w8"] > bits["rtn-w4"] + 3 > bits["rtn-w2"] + 4
-    assert bits["brecq-w2"] == bits["rtn-w2"] >= bits["rtn-w2-plain"]  # whose skip connections share a grid
+    assert bits["float32"] == 32 and bits["rtn-w8"] > bits["rtn-w4"] + 3 > bits["brecq-w2"] + 4
+    assert bits["brecq-w2"] == pytest.approx(bits["rtn-w2-plain"], abs=0.05)  # whose skip connections share a grid
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -75,11 +72,17 @@ def test_eight_and_four_bits_are_near_the_float_model(rows, sampling):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_two_bits_break_by_rounding_and_brecq_stands_between(rows, sampling):
-    order = ("rtn-w2-plain", "rtn-w2", "brecq-w2", "rtn-w4")
-    decibels = [interval(rows[method, sampling], "psnr_db") for method in order]
-    assert all(worse[1] < better[0] for worse, better in itertools.pairwise(decibels))
-    broken, learned = (interval(rows[method, sampling], "class_accuracy") for method in ("rtn-w2-plain", "brecq-w2"))
+    order = ("rtn-w2-plain", "brecq-w2", "rtn-w4")
+    broken, learned, four = (interval(rows[method, sampling], "psnr_db") for method in order)
+    assert broken[1] < 20 < learned[0] and learned[1] < four[0]
+    broken, learned = (interval(rows[method, sampling], "class_accuracy") for method in order[:2])
     assert broken[1] < 0.8 < learned[0]
+
+
+def test_brecq_loses_less_than_rounding_on_its_own_grid(study):
+    layers = [row for row in study.table(NAME, "layers") if row["method"] == "brecq-w2"]
+    errors = {(float(row["error_before"]), float(row["relative_error"])) for row in layers}  # a pair for each block
+    assert len(errors) > 5 and all(learned < rounded for rounded, learned in errors)
 
 
 def test_the_report_sets_the_steps_side_by_side(study):

@@ -1,6 +1,5 @@
 """The shipped study of MixDQ in a small form: its ablation at four bits, its report, and what another budget reruns."""
 
-import csv
 import html
 import re
 
@@ -58,14 +57,9 @@ def project(study):
     study.restore()
 
 
-def table(study, name):
-    with study.path(f"results/{NAME}/tables/{name}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def rows(study):
-    return {row["method"]: row for row in table(study, "summary")}
+    return {row["method"]: row for row in study.table(NAME, "summary")}
 
 
 def psnr(row):
@@ -89,12 +83,12 @@ def test_what_is_compared_has_the_same_bits(rows):
 
 
 def test_every_layer_was_tried_in_every_format_and_mixed_methods_use_several(study):
-    alone = [row for row in table(study, "sensitivity") if row["sensitivity"] == "one-step"]
+    alone = [row for row in study.table(NAME, "sensitivity") if row["sensitivity"] == "one-step"]
     layers = {row["layer"] for row in alone if row["group"] == "content"}, {row["layer"] for row in alone}
     assert 50 < len(layers[0]) < len(layers[1]) - 50
     assert {row["candidate"] for row in alone} == {"w8", "w4", "w2", "a8", "a4"}
     bits = {}
-    for row in table(study, "layers"):
+    for row in study.table(NAME, "layers"):
         bits.setdefault(row["method"], set()).add(row["value_bits"])
     assert {method: len(found) for method, found in bits.items()} == {
         "naive-w4a8": 1, "bos-w4a8": 1, "mixed-w4a8": 3, "mixdq-w4a8": 3,
