@@ -130,6 +130,19 @@ def test_a_compiled_method_computes_the_same_and_says_so(tmp_path, monkeypatch):
     assert np.abs(images[0].astype(float) - images[1]).mean() < 1  # of 255
 
 
+def test_loading_says_what_computes_how_many_layers(nf4, monkeypatch, capsys, layers):
+    checkpoint.load_pipeline(nf4)
+    [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{nf4.parent} on cpu: ")]
+    assert f": {len(layers)} layers by bitsandbytes matmul_4bit, " in said and said.endswith(" unquantized in float32")
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    reason = f"no kernel computes nf4 W4A16 on cpu (layer {next(iter(layers))} and {len(layers) - 1} more)"
+    with pytest.raises(kernels.Unsupported, match="simulate=True") as caught:
+        checkpoint.load_pipeline(nf4)
+    assert reason in str(caught.value)
+    checkpoint.load_pipeline(nf4, simulate=True)
+    assert f"{nf4.parent} on cpu: simulated, {reason}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["rtn-w8a8", "nf4"])
 def test_real_compute_agrees_with_the_simulation(tmp_path, monkeypatch, family, layers, method):
     path = save(tmp_path, *quantize(method, family, layers))

@@ -55,6 +55,17 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     assert kernels.kernel_for(LAYER, "cpu")[1].endswith("on cpu: no-such-package is not installed")
 
 
+def test_layers_are_counted_by_kernel_and_the_first_without_one_is_named(monkeypatch):
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {"integer": ["int_mm"], "nf4": ["bitsandbytes_four_bit"]}})
+    nf4 = LAYER | {"weights": {"format": "nf4", "block": 64, "clip_search": False}, "activations": None}
+    layers = {"q": LAYER, "k": LAYER, "mlp": nf4}
+    computed = {"bitsandbytes matmul_4bit": 1, "torch._int_mm": 2}
+    assert kernels.compute_of(layers, "cpu") == ("real", computed, None)
+    without = {"v": LAYER | {"activations": None}, "o": LAYER | {"activations": None}}
+    said = "no kernel computes integer W8A16 per channel on cpu (layer v and 1 more)"
+    assert kernels.compute_of(layers | without, "cpu") == ("simulated", None, said)
+
+
 @pytest.mark.parametrize("device", kernels.KERNELS)
 def test_every_kernel_is_described(device):
     for names in kernels.KERNELS[device].values():

@@ -5,6 +5,7 @@ import torch
 
 from quantwatt import convolution, torchvision_ops  # noqa: F401  (the second before diffusers)
 from quantwatt.formats import load_format, quantize_to_nearest
+from quantwatt.held import held_bytes
 from quantwatt.kernels import int_mm
 from quantwatt.linear import QuantizedLinear, SimulatedLinear
 
@@ -76,6 +77,15 @@ def test_an_absent_weight_has_shape_type_and_device_and_no_value(layer):
         assert built.weight.isnan().all() and built.to("meta").weight.is_meta
     simulated = quantized(SimulatedLinear, layer, torch.float32)
     assert torch.allclose(simulated.values, layer.weight.flatten(1), atol=0.01)
+
+
+def test_what_a_model_holds_counts_packed_and_plain_tensors_once():
+    linear = torch.nn.Linear(24, 16, bias=False)
+    layer = quantized(int_mm.Layer, linear, torch.float32)
+    layer.again = layer.codes  # a second name
+    layer.packed = torch.zeros(16, 24).to_mkldnn()
+    assert held_bytes([layer]) == 24 * 16 + 4 * 16 + 4 + 4 * 16 * 24  # codes, scales, the absent weight, what is packed
+    assert held_bytes([linear, linear]) == 4 * 24 * 16
 
 
 class Nothing(QuantizedLinear):

@@ -229,24 +229,28 @@ def synchronize_of(device):
 
 
 def memory_of(device, pipeline):
-    """A function that returns {"peak_mb", "reserved_mb", "source", "model_mb"} of this process up to now.
-
-    model_mb: what the pipeline's own tensors take, among the libraries that the process has loaded.
-    """
-    import torch
-
+    """A function that returns what `peak_memory_of` tells, and "model_mb": what the pipeline's own tensors take of it."""
     from quantwatt.held import held_bytes
 
-    def memory():
-        if device == "cpu":
-            peak, reserved, source = peak_resident_bytes(), None, "peak RSS of a fresh process"
-        else:
-            peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved() / 1e6
-            source = "torch.cuda peak allocated"
-        held = held_bytes(pipeline.modules())
-        return {"peak_mb": peak / 1e6, "reserved_mb": reserved, "source": source, "model_mb": held / 1e6}
+    peak = peak_memory_of(device)
+    return lambda: {**peak(), "model_mb": held_bytes(pipeline.modules()) / 1e6}
 
-    return memory
+
+def peak_memory_of(device):
+    """A function that returns {"peak_mb", "reserved_mb", "source"} of this process up to now."""
+    if device == "cpu":
+        return lambda: {
+            "peak_mb": peak_resident_bytes() / 1e6,
+            "reserved_mb": None,
+            "source": "peak RSS of a fresh process",
+        }
+    import torch
+
+    return lambda: {
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
+        "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
+        "source": "torch.cuda peak allocated",
+    }
 
 
 def peak_resident_bytes():
