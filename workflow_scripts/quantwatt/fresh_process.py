@@ -229,7 +229,7 @@ def synchronize_of(device):
 
 
 def memory_of(device, pipeline):
-    """A function that returns what `peak_memory_of` tells, and "model_mb": what the pipeline's own tensors take of it."""
+    """A function that returns what `peak_memory_of` tells, and "model_mb": the pipeline's own tensors' share."""
     from quantwatt.held import held_bytes
 
     peak = peak_memory_of(device)
