@@ -15,11 +15,13 @@ MULTIPLE = 4  # of a group's channels: others oneDNN computes by its reference c
 def refusal(layer, device):
     if "kernel_size" not in layer:
         return "takes convolutions only"
+    if reason := onednn_int8.inexpressible(layer):
+        return reason
     inputs = layer["in_features"] // math.prod(layer["kernel_size"])  # channels of a group
     outputs = layer["out_features"] // layer["groups"]
     if layer["groups"] > 1 and (inputs, outputs) != (1, 1) and (inputs % MULTIPLE or outputs % MULTIPLE):
         return f"takes groups of channels in multiples of {MULTIPLE}, or of one"
-    return onednn_int8.inexpressible(layer)
+    return None
 
 
 class Layer(QuantizedLinear):
