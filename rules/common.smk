@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, cross_checks, datasets, dependencies, machine, methods, paths, schemas
+from quantwatt import command, cross_checks, datasets, dependencies, image_parts, machine, methods, paths, schemas
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.kernels import KERNELS
@@ -39,6 +39,12 @@ OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what th
 METER = machine.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
 SINGULAR = {"sensitivities": "sensitivity"}
+PARTS = {  # of the image sets that several jobs make: {sampling: ranges of images}
+    name: parts
+    for name, sampling in EXPERIMENT["samplings"].items()
+    if OUTPUTS == "images" and len(parts := image_parts.parts(sampling, CONFIG["images_per_job"])) > 1
+}
+WHOLE = [name for name in EXPERIMENT["samplings"] if name not in PARTS]  # of those that one job makes
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
 
 
@@ -50,6 +56,7 @@ wildcard_constraints:
     extractor="[^/]+",
     sensitivity="[^/]+",
     job=r"\d+",
+    first=r"\d{5,}",
 
 
 def entry(kind, name):
@@ -105,6 +112,34 @@ def sampling_of(wildcards):
     return configuration.for_model(entry("samplings", wildcards.sampling), wildcards.model)
 
 
+def part_of(wildcards):
+    """The range of images that the wildcards name, or a sentence with what there are."""
+    starts = {image_parts.part_name(part.start): part for part in PARTS[wildcards.sampling]}
+    name = f"part-{wildcards.first}.json"
+    if name not in starts:
+        raise WorkflowError(
+            f"{wildcards.sampling}: no part begins at {wildcards.first}; parts are {', '.join(starts)}."
+        )
+    return starts[name]
+
+
+def part_argument(wildcards):
+    part = part_of(wildcards)
+    return f"--part {part.start} {part.stop}"
+
+
+def part_manifests(wildcards):
+    """What vouches for the parts of an image set."""
+    folder = f"{RESULTS}/images/{wildcards.model}/{wildcards.method}/{wildcards.sampling}"
+    return [f"{folder}/{image_parts.part_name(part.start)}" for part in PARTS[wildcards.sampling]]
+
+
+def drawing(wildcards):
+    """What drawing a part reads of a sampling: not how many images there are in all."""
+    sampling = entry("samplings", wildcards.sampling)
+    return canonical_json({key: value for key, value in sampling.items() if key != "images"})
+
+
 def calibration_of(wildcards):
     """Likewise the calibration."""
     return configuration.for_model(EXPERIMENT["calibration"], wildcards.model)
@@ -138,8 +173,12 @@ def missing(names):
     What is there is no rule's output, so that nothing fetches it again or writes over it: neither --forceall nor a
     changed script, nor the clearing away of outputs before a job.
     """
-    absent = [re.escape(name) for name in names if not Path(datasets.FOLDER, name).exists()]
-    return "|".join(absent) or "(?!)"  # matches nothing
+    return one_of(name for name in names if not Path(datasets.FOLDER, name).exists())
+
+
+def one_of(names):
+    """The pattern of a wildcard: one of some names."""
+    return "|".join(map(re.escape, names)) or "(?!)"  # matches nothing
 
 
 def reference_images(wildcards):

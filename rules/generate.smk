@@ -9,6 +9,8 @@ rule generate:
         f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}.log",
     benchmark:
         f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
+    wildcard_constraints:
+        sampling=one_of(WHOLE),
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
@@ -18,12 +20,51 @@ rule generate:
     params:
         sampling=settings("samplings"),
         device=DEVICE,
+        part="",
     message:
         "Generate images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
-        " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"
-        " > {log} 2>&1"
+        " --sampling {params.sampling:q} {params.part} --device {params.device} --threads {threads}"
+        " --output {output.manifest} > {log} 2>&1"
+
+
+use rule generate as generate_part with:
+    output:
+        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/part-{{first}}.json",
+    log:
+        f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}/part-{{first}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}/part-{{first}}.tsv"
+    wildcard_constraints:
+        sampling=one_of(PARTS),
+    params:
+        sampling=drawing,
+        device=DEVICE,
+        part=part_argument,
+    message:
+        "Generate images from {wildcards.first}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
+
+
+rule gather_images:
+    input:
+        code=code("gather_images.py"),
+        parts=part_manifests,
+    output:
+        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
+    log:
+        f"{LOGS}/gather_images/{{model}}/{{method}}/{{sampling}}.log",
+    wildcard_constraints:
+        sampling=one_of(PARTS),
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    params:
+        first=lambda wildcards: [part.start for part in PARTS[wildcards.sampling]],
+    message:
+        "Gather images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
+    shell:
+        "python workflow_scripts/gather_images.py --first {params.first} --output {output.manifest} > {log} 2>&1"
 
 
 rule predict:
