@@ -56,7 +56,7 @@ wildcard_constraints:
     extractor="[^/]+",
     sensitivity="[^/]+",
     job=r"\d+",
-    first=r"\d{5,}",
+    first=r"\d+",
 
 
 def entry(kind, name):
@@ -151,13 +151,15 @@ def source(settings):
 
 
 def code(script, *plugins):
-    """An input function: the script and every local module behind it; plugins by what the wildcards name."""
+    """A parameter function: a hash of the script and every local module behind it; plugins by what the wildcards name.
 
-    def files(wildcards):
-        names = [name for plugin in plugins for name in plugin(wildcards)]
-        return [str(path.relative_to(workflow.basedir)) for path in dependencies.closure(script, names)]
+    Dozens of input files of every job would take most of the time that a large grid is planned in.
+    """
 
-    return files
+    def digest(wildcards):
+        return dependencies.digest(script, tuple(name for plugin in plugins for name in plugin(wildcards)))
+
+    return digest
 
 
 def content(path):

@@ -1,6 +1,5 @@
 rule generate:
     input:
-        code=code("generate.py", family, formats, kernels),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
     output:
@@ -21,6 +20,7 @@ rule generate:
         sampling=settings("samplings"),
         device=DEVICE,
         part="",
+        code=code("generate.py", family, formats, kernels),
     message:
         "Generate images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
@@ -42,13 +42,13 @@ use rule generate as generate_part with:
         sampling=drawing,
         device=DEVICE,
         part=part_argument,
+        code=code("generate.py", family, formats, kernels),
     message:
         "Generate images from {wildcards.first}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
 
 
 rule gather_images:
     input:
-        code=code("gather_images.py"),
         parts=part_manifests,
     output:
         manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
@@ -61,6 +61,7 @@ rule gather_images:
     threads: 1
     params:
         first=lambda wildcards: [part.start for part in PARTS[wildcards.sampling]],
+        code=code("gather_images.py"),
     message:
         "Gather images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
@@ -69,7 +70,6 @@ rule gather_images:
 
 rule predict:
     input:
-        code=code("predict.py", family, formats, kernels),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         texts=lambda wildcards: source(sampling_of(wildcards)),
     output:
@@ -87,6 +87,7 @@ rule predict:
     params:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
         device=DEVICE,
+        code=code("predict.py", family, formats, kernels),
     message:
         "Predict: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:

@@ -1,6 +1,5 @@
 rule measure:
     input:
-        code=code("measure_cell.py", family, formats, kernels, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         baseline=f"{RESULTS}/checkpoints/{{model}}/{EXPERIMENT['baseline']}/manifest.json",
         prompts=lambda wildcards: source(sampling_of(wildcards)),
@@ -22,6 +21,7 @@ rule measure:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
         measuring=MEASURING,
         device=DEVICE,
+        code=code("measure_cell.py", family, formats, kernels, meter),
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
