@@ -9,11 +9,15 @@ REQUIREMENTS := envs/requirements.txt
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends kernels bench-kernels bench-solvers bench-measure clean
+.PHONY: report test test-all lint readme-figure embedded-models backends plan kernels bench-kernels bench-solvers bench-measure bench-scale clean
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
 	@echo "The report: $(CURDIR)/results/$(EXPERIMENT)/report.html"
+
+# How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
+plan: .venv/installed
+	$(BIN)/python workflow_scripts/plan.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -60,6 +64,10 @@ bench-solvers: .venv/installed backends
 # What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
 bench-measure: .venv/installed
 	$(BIN)/python workflow_scripts/bench_measure.py
+
+# Memory and time of writing, features and scores of 1,000, 4,000 and 16,000 images: results/benchmarks/scale.json.
+bench-scale: .venv/installed
+	$(BIN)/python workflow_scripts/bench_scale.py
 
 # The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
 backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed
