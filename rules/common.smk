@@ -135,9 +135,8 @@ def part_manifests(wildcards):
 
 
 def drawing(wildcards):
-    """What drawing a part reads of a sampling: not how many images there are in all."""
-    sampling = entry("samplings", wildcards.sampling)
-    return canonical_json({key: value for key, value in sampling.items() if key != "images"})
+    """What drawing a part, or measuring, reads of a sampling: not how many images there are in all."""
+    return canonical_json({key: value for key, value in sampling_of(wildcards).items() if key != "images"})
 
 
 def calibration_of(wildcards):

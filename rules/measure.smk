@@ -18,7 +18,7 @@ rule measure:
         mem_mb=CONFIG["memory_mb"]["measure"],
         gpu=GPUS,
     params:
-        sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
+        sampling=drawing,
         measuring=MEASURING,
         device=DEVICE,
         code=code("measure_cell.py", family, formats, kernels, meter),

@@ -35,7 +35,7 @@ def planned(config):
             ResourceSettings(cores=1), ConfigSettings(config=config), snakefile=ROOT / "Snakefile", workdir=ROOT
         )
         workflow.dag().execute_workflow(executor="dryrun")
-        jobs = [job for job in workflow._workflow.dag.needrun_jobs() if job.output]  # its API tells no jobs
+        jobs = [job for job in workflow._workflow.dag.needrun_jobs(exclude_finished=False) if job.output]
         gpus = {job.rule.name: job.resources.get("gpu", 0) for job in jobs}
         return [(job.rule.name, job.benchmark and Path(job.benchmark), gpus[job.rule.name]) for job in jobs]
 
@@ -144,10 +144,10 @@ def table(found):
     total = sum(row["jobs"] for row in found.values())
     unknown = Counter({rule: row["unknown"] for rule, row in found.items() if row["unknown"]})
     where = [row for row in found.values() if row["gpu"]]
-    name = "GPU hours" if where else "hours, none on a GPU"
+    name = "GPU hours" if where else "hours without a GPU"
     rows = where or found.values()
     if all(row["unknown"] == row["jobs"] for row in rows):
-        lines.append(f"{total} jobs. How many {name} is not known: there is no earlier run to tell from.")
+        lines.append(f"{total} jobs. How many {name} they take is not known: there is no earlier run to tell from.")
     else:
         lines.append(
             f"{total} jobs; {sum(row['hours'] for row in rows):.1f} {name}, as earlier runs on this machine took."

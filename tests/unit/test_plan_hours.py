@@ -63,8 +63,8 @@ def test_what_is_not_known_is_said(results, tmp_path):
     assert counted.startswith("4 jobs; 0.7 GPU hours") and left_out.endswith("1 of generate, 2 of calibrate.")
     (tmp_path / "empty").mkdir()
     nothing = plan.table(predicted(tmp_path / "empty", "generate/m/rtn/large"))
-    assert nothing[-1] == "1 jobs. How many GPU hours is not known: there is no earlier run to tell from."
-    assert "none on a GPU" in plan.table(predicted(results, "quantize/m/rtn", gpu=0))[-1]
+    assert nothing[-1] == "1 jobs. How many GPU hours they take is not known: there is no earlier run to tell from."
+    assert "hours without a GPU" in plan.table(predicted(results, "quantize/m/rtn", gpu=0))[-1]
 
 
 def test_every_benchmark_file_has_a_kind_that_is_known():
