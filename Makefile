@@ -10,12 +10,16 @@ TRITON := triton==3.7.1
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends kernels clean
-.PHONY: bench-kernels bench-solvers bench-measure bench-transformers
+.PHONY: report test test-all lint readme-figure embedded-models backends plan kernels clean
+.PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
 
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
 	@echo "The report: $(CURDIR)/results/$(EXPERIMENT)/report.html"
+
+# How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
+plan: .venv/installed
+	$(BIN)/python workflow_scripts/plan.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -68,6 +72,10 @@ bench-measure: .venv/installed
 # Stable Diffusion 3.5's transformers, of random weights, in every format on a GPU: results/benchmarks/transformers.json.
 bench-transformers: .venv/installed
 	$(BIN)/python workflow_scripts/bench_transformers.py
+
+# Memory and time of writing, features and scores of 1,000, 4,000 and 16,000 images: results/benchmarks/scale.json.
+bench-scale: .venv/installed
+	$(BIN)/python workflow_scripts/bench_scale.py
 
 # The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
 backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed

@@ -1,6 +1,5 @@
 rule sensitivity_job:
     input:
-        code=code("sensitivity.py", family, tried_formats),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
     output:
@@ -18,6 +17,7 @@ rule sensitivity_job:
     params:
         sensitivity=trying,
         device=DEVICE,
+        code=code("sensitivity.py", family, tried_formats),
     message:
         "Try layers alone: {wildcards.model}, {wildcards.sensitivity}, job {wildcards.job}"
     shell:
@@ -28,7 +28,6 @@ rule sensitivity_job:
 
 rule sensitivity:
     input:
-        code=code("gather_sensitivity.py"),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         tables=sensitivity_jobs,
     output:
@@ -40,6 +39,7 @@ rule sensitivity:
     threads: 1
     params:
         sensitivity=trying,
+        code=code("gather_sensitivity.py"),
     message:
         "Gather the sensitivity of layers: {wildcards.model}, {wildcards.sensitivity}"
     shell:
@@ -50,7 +50,6 @@ rule sensitivity:
 
 rule layer_costs:
     input:
-        code=code("layer_costs.py", family, tried_formats, tried_kernels, meter),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
     output:
@@ -68,6 +67,7 @@ rule layer_costs:
         sensitivity=costing,
         measuring=MEASURING,
         device=DEVICE,
+        code=code("layer_costs.py", family, tried_formats, tried_kernels, meter),
     message:
         "Measure layers: {wildcards.model}, {wildcards.sensitivity}"
     shell:
@@ -79,7 +79,6 @@ rule layer_costs:
 rule candidates:
     input:
         unpack(program_inputs),
-        code=code("candidates.py"),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
     output:
         choices=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.json",
@@ -94,6 +93,7 @@ rule candidates:
     params:
         method=formatting,
         inputs=lambda wildcards: arguments(program_inputs(wildcards)),
+        code=code("candidates.py"),
     message:
         "Solve integer programs: {wildcards.model}, {wildcards.method}"
     shell:
@@ -104,7 +104,6 @@ rule candidates:
 
 rule trials:
     input:
-        code=code("trials.py", family, formats),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         candidates=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.json",
         prompts=lambda wildcards: sensitivity_of(wildcards)["prompts"],
@@ -124,6 +123,7 @@ rule trials:
         method=formatting,
         sensitivity=choosing,
         device=DEVICE,
+        code=code("trials.py", family, formats),
     message:
         "Try choices on images: {wildcards.model}, {wildcards.method}"
     shell:
@@ -135,7 +135,6 @@ rule trials:
 rule allocate:
     input:
         unpack(allocate_inputs),
-        code=code("allocate.py", allocation),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
     output:
         f"{RESULTS}/allocation/{{model}}/{{method}}.json",
@@ -149,6 +148,7 @@ rule allocate:
     params:
         method=allocating,
         inputs=lambda wildcards: arguments(allocate_inputs(wildcards)),
+        code=code("allocate.py", allocation),
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:

@@ -1,6 +1,5 @@
 rule calibrate:
     input:
-        code=code("calibrate.py", family),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         prompts=lambda wildcards: source(calibration_of(wildcards)),
     output:
@@ -21,6 +20,7 @@ rule calibrate:
         device=DEVICE,
         # A function of threads is never compared: another wattage or meter shall not calibrate anew.
         metering=lambda wildcards, threads: MEASURING,
+        code=code("calibrate.py", family),
     message:
         "Calibrate {wildcards.model}"
     shell:

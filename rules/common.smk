@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, cross_checks, datasets, dependencies, machine, methods, paths, schemas
+from quantwatt import command, cross_checks, datasets, dependencies, image_parts, machine, methods, paths, schemas
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.kernels import KERNELS
@@ -41,6 +41,12 @@ MEASURING = CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER}
 MEASURED = MEASURING.pop("samplings") or list(EXPERIMENT["samplings"])
 MEASURING = canonical_json(MEASURING)
 SINGULAR = {"sensitivities": "sensitivity"}
+PARTS = {  # of the image sets that several jobs make: {sampling: ranges of images}
+    name: parts
+    for name, sampling in EXPERIMENT["samplings"].items()
+    if OUTPUTS == "images" and len(parts := image_parts.parts(sampling, CONFIG["images_per_job"])) > 1
+}
+WHOLE = [name for name in EXPERIMENT["samplings"] if name not in PARTS]  # of those that one job makes
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
 
 
@@ -52,6 +58,7 @@ wildcard_constraints:
     extractor="[^/]+",
     sensitivity="[^/]+",
     job=r"\d+",
+    first=r"\d+",
 
 
 def entry(kind, name):
@@ -107,6 +114,33 @@ def sampling_of(wildcards):
     return configuration.for_model(entry("samplings", wildcards.sampling), wildcards.model)
 
 
+def part_of(wildcards):
+    """The range of images that the wildcards name, or a sentence with what there are."""
+    starts = {image_parts.part_name(part.start): part for part in PARTS[wildcards.sampling]}
+    name = f"part-{wildcards.first}.json"
+    if name not in starts:
+        raise WorkflowError(
+            f"{wildcards.sampling}: no part begins at {wildcards.first}; parts are {', '.join(starts)}."
+        )
+    return starts[name]
+
+
+def part_argument(wildcards):
+    part = part_of(wildcards)
+    return f"--part {part.start} {part.stop}"
+
+
+def part_manifests(wildcards):
+    """What vouches for the parts of an image set."""
+    folder = f"{RESULTS}/images/{wildcards.model}/{wildcards.method}/{wildcards.sampling}"
+    return [f"{folder}/{image_parts.part_name(part.start)}" for part in PARTS[wildcards.sampling]]
+
+
+def drawing(wildcards):
+    """What drawing a part, or measuring, reads of a sampling: not how many images there are in all."""
+    return canonical_json({key: value for key, value in sampling_of(wildcards).items() if key != "images"})
+
+
 def calibration_of(wildcards):
     """Likewise the calibration."""
     return configuration.for_model(EXPERIMENT["calibration"], wildcards.model)
@@ -118,13 +152,15 @@ def source(settings):
 
 
 def code(script, *plugins):
-    """An input function: the script and every local module behind it; plugins by what the wildcards name."""
+    """A parameter function: a hash of the script and every local module behind it; plugins by what the wildcards name.
 
-    def files(wildcards):
-        names = [name for plugin in plugins for name in plugin(wildcards)]
-        return [str(path.relative_to(workflow.basedir)) for path in dependencies.closure(script, names)]
+    Dozens of input files of every job would take most of the time that a large grid is planned in.
+    """
 
-    return files
+    def digest(wildcards):
+        return dependencies.digest(script, tuple(name for plugin in plugins for name in plugin(wildcards)))
+
+    return digest
 
 
 def content(path):
@@ -140,8 +176,12 @@ def missing(names):
     What is there is no rule's output, so that nothing fetches it again or writes over it: neither --forceall nor a
     changed script, nor the clearing away of outputs before a job.
     """
-    absent = [re.escape(name) for name in names if not Path(datasets.FOLDER, name).exists()]
-    return "|".join(absent) or "(?!)"  # matches nothing
+    return one_of(name for name in names if not Path(datasets.FOLDER, name).exists())
+
+
+def one_of(names):
+    """The pattern of a wildcard: one of some names."""
+    return "|".join(map(re.escape, names)) or "(?!)"  # matches nothing
 
 
 def reference_images(wildcards):

@@ -1,6 +1,4 @@
 rule fetch:
-    input:
-        code=code("fetch_data.py"),
     output:
         "data/{archive}",
     log:
@@ -12,6 +10,8 @@ rule fetch:
     conda:
         "../envs/base.yaml"
     threads: 1
+    params:
+        code=code("fetch_data.py"),
     message:
         "Fetch {output}"
     shell:
@@ -20,7 +20,6 @@ rule fetch:
 
 rule dataset:
     input:
-        code=code("fetch_data.py"),
         archive=lambda wildcards: f"data/{datasets.EXTRACTS[wildcards.file].archive}",
     output:
         "data/{file}",
@@ -33,6 +32,8 @@ rule dataset:
     conda:
         "../envs/base.yaml"
     threads: 1
+    params:
+        code=code("fetch_data.py"),
     message:
         "Make {output}"
     shell:

@@ -1,6 +1,5 @@
 rule export_layers:
     input:
-        code=code("export_layers.py", family),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         calibration=f"{RESULTS}/calibration/{{model}}/manifest.json",
     output:
@@ -17,6 +16,7 @@ rule export_layers:
         gpu=GPUS,
     params:
         device=DEVICE,
+        code=code("export_layers.py", family),
     message:
         "Export layers: {wildcards.model}"
     shell:
@@ -26,7 +26,6 @@ rule export_layers:
 
 rule solve_layers:
     input:
-        code=code("solve_layers.py", formats, solver),
         exchange=f"{RESULTS}/exchange/{{model}}/manifest.json",
         allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
     output:
@@ -45,6 +44,7 @@ rule solve_layers:
     params:
         python=backend_python,
         solver=external_solver,
+        code=code("solve_layers.py", formats, solver),
     message:
         "Solve layers by {wildcards.backend}: {wildcards.model}, {wildcards.method}"
     shell:

@@ -1,6 +1,5 @@
 rule generate:
     input:
-        code=code("generate.py", family, formats, kernels),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
     output:
@@ -9,6 +8,8 @@ rule generate:
         f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}.log",
     benchmark:
         f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
+    wildcard_constraints:
+        sampling=one_of(WHOLE),
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
@@ -18,17 +19,57 @@ rule generate:
     params:
         sampling=settings("samplings"),
         device=DEVICE,
+        part="",
+        code=code("generate.py", family, formats, kernels),
     message:
         "Generate images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
-        " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"
-        " > {log} 2>&1"
+        " --sampling {params.sampling:q} {params.part} --device {params.device} --threads {threads}"
+        " --output {output.manifest} > {log} 2>&1"
+
+
+use rule generate as generate_part with:
+    output:
+        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/part-{{first}}.json",
+    log:
+        f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}/part-{{first}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}/part-{{first}}.tsv"
+    wildcard_constraints:
+        sampling=one_of(PARTS),
+    params:
+        sampling=drawing,
+        device=DEVICE,
+        part=part_argument,
+        code=code("generate.py", family, formats, kernels),
+    message:
+        "Generate images from {wildcards.first}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
+
+
+rule gather_images:
+    input:
+        parts=part_manifests,
+    output:
+        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
+    log:
+        f"{LOGS}/gather_images/{{model}}/{{method}}/{{sampling}}.log",
+    wildcard_constraints:
+        sampling=one_of(PARTS),
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    params:
+        first=lambda wildcards: [part.start for part in PARTS[wildcards.sampling]],
+        code=code("gather_images.py"),
+    message:
+        "Gather images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
+    shell:
+        "python workflow_scripts/gather_images.py --first {params.first} --output {output.manifest} > {log} 2>&1"
 
 
 rule predict:
     input:
-        code=code("predict.py", family, formats, kernels),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         texts=lambda wildcards: source(sampling_of(wildcards)),
     output:
@@ -46,6 +87,7 @@ rule predict:
     params:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
         device=DEVICE,
+        code=code("predict.py", family, formats, kernels),
     message:
         "Predict: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:

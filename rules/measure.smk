@@ -1,6 +1,5 @@
 rule measure:
     input:
-        code=code("measure_cell.py", family, formats, kernels, meter),
         checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
         baseline=f"{RESULTS}/checkpoints/{{model}}/{EXPERIMENT['baseline']}/manifest.json",
         prompts=lambda wildcards: source(sampling_of(wildcards)),
@@ -19,10 +18,11 @@ rule measure:
         mem_mb=CONFIG["memory_mb"]["measure"],
         gpu=GPUS,
     params:
-        sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
+        sampling=drawing,
         measuring=MEASURING,
         asked=lambda wildcards: "" if wildcards.sampling in MEASURED else "--not-asked",
         device=DEVICE,
+        code=code("measure_cell.py", family, formats, kernels, meter),
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:

@@ -1,6 +1,4 @@
 rule model:
-    input:
-        code=code("fetch_model.py", family),
     output:
         manifest=f"{RESULTS}/models/{{model}}/manifest.json",
     log:
@@ -15,6 +13,7 @@ rule model:
     params:
         settings=settings("models"),
         fingerprint=model_fingerprint,
+        code=code("fetch_model.py", family),
     message:
         "Describe model {wildcards.model}"
     shell:

@@ -1,7 +1,6 @@
 rule quantize:
     input:
         unpack(quantize_inputs),
-        code=code("quantize.py", family, formats, solver),
         model=f"{RESULTS}/models/{{model}}/manifest.json",
         allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
     output:
@@ -22,6 +21,7 @@ rule quantize:
         metering=lambda wildcards, threads: MEASURING,
         inputs=quantize_arguments,
         device=DEVICE,
+        code=code("quantize.py", family, formats, solver),
     message:
         "Quantize {wildcards.model}, {wildcards.method}"
     shell:

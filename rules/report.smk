@@ -2,7 +2,6 @@ rule tables:
     input:
         cells=CELL_FILES,
         sensitivities=SENSITIVITY_FILES,
-        code=code("summarize.py"),
     output:
         summary=report(
             f"{RESULTS}/tables/summary.csv", caption="../resources/report/captions/summary.rst", category="Tables"
@@ -24,6 +23,7 @@ rule tables:
         baseline=EXPERIMENT["baseline"],
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
         results=lambda wildcards: RESULTS,
+        code=code("summarize.py"),
     message:
         "Write the tables"
     shell:
@@ -36,7 +36,6 @@ rule tables:
 rule figure:
     input:
         data=lambda wildcards: FIGURES[wildcards.figure],
-        code=code("plot.py", figure),
     output:
         png=report(
             f"{RESULTS}/figures/{{figure}}.png",
@@ -57,6 +56,7 @@ rule figure:
     params:
         cells=CELLS,
         results=lambda wildcards: RESULTS,
+        code=code("plot.py", figure),
     message:
         "Draw {wildcards.figure}"
     shell:
@@ -70,7 +70,6 @@ rule report:
         cells=CELL_FILES,
         template="resources/report/template.html",
         evaluation=EVALUATION,
-        code=code("write_report.py"),
     output:
         f"{RESULTS}/report.html",
     log:
@@ -87,6 +86,7 @@ rule report:
         metrics=METRICS,
         baseline=EXPERIMENT["baseline"],
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
+        code=code("write_report.py"),
     message:
         "Write the report"
     shell:

@@ -1,6 +1,5 @@
 rule reference:
     input:
-        code=code("reference.py"),
         images=reference_images,
     output:
         f"{RESULTS}/reference/manifest.json",
@@ -14,6 +13,7 @@ rule reference:
     params:
         settings=canonical_json(EXPERIMENT["reference"]),
         fingerprint=lambda wildcards: content((EXPERIMENT["reference"] or {}).get("folder")),
+        code=code("reference.py"),
     message:
         "Make the reference images"
     shell:
@@ -23,7 +23,6 @@ rule reference:
 
 rule features:
     input:
-        code=code("features.py", extractor),
         images=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
     output:
         f"{RESULTS}/features/{{model}}/{{method}}/{{sampling}}/{{extractor}}.json",
@@ -41,6 +40,7 @@ rule features:
         settings=lambda wildcards: EXTRACTORS[wildcards.extractor],
         fingerprint=lambda wildcards: EXTRACTOR_FINGERPRINTS[wildcards.extractor],
         device=DEVICE,
+        code=code("features.py", extractor),
     message:
         "Extract {wildcards.extractor} features: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
@@ -50,7 +50,6 @@ rule features:
 
 use rule features as reference_features with:
     input:
-        code=code("features.py", extractor),
         images=f"{RESULTS}/reference/manifest.json",
     output:
         f"{RESULTS}/features/reference/{{extractor}}.json",
@@ -65,7 +64,6 @@ use rule features as reference_features with:
 rule score:
     input:
         unpack(score_inputs),
-        code=code("score.py", metric),
     output:
         f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/{{metric}}.json",
     log:
@@ -80,6 +78,7 @@ rule score:
     params:
         settings=settings("metrics"),
         inputs=score_arguments,
+        code=code("score.py", metric),
     message:
         "Score {wildcards.metric}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:

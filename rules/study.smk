@@ -4,7 +4,6 @@ rule study:
         traces=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
         runs=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/runs.csv"),
         blocks=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/blocks.csv"),
-        code=code("write_study.py", study),
     output:
         manifest=f"{RESULTS}/study/manifest.json",
     log:
@@ -18,6 +17,7 @@ rule study:
         study=lambda wildcards: EXPERIMENT["study"],
         cells=CELLS,
         results=lambda wildcards: RESULTS,
+        code=code("write_study.py", study),
     message:
         "Write the study's tables"
     shell:

@@ -4,16 +4,17 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, failures, images, manifest, prompts
+from quantwatt import command, failures, image_parts, images, manifest, prompts
 from quantwatt.progress import progress
 
 
-def batches(pipeline, asked, sampling, description):
-    """Yield (images uint8 [b, h, w, 3], prompts, seeds) batch by batch, with a progress bar."""
-    with progress(total=len(asked), description=description, unit="image") as bar:
-        for first in range(0, len(asked), sampling["batch_size"]):
-            batch = asked[first : first + sampling["batch_size"]]
-            seeds = [sampling["seed"] + first + i for i in range(len(batch))]
+def batches(pipeline, part, sampling, description):
+    """Yield (images uint8 [b, h, w, 3], prompts, seeds) of a range of images, batch by batch, with a progress bar."""
+    asked = prompts.first(sampling, part.stop)
+    with progress(total=len(part), description=description, unit="image") as bar:
+        for first in part[:: sampling["batch_size"]]:
+            numbers = range(first, min(first + sampling["batch_size"], part.stop))
+            batch, seeds = asked[first : numbers.stop], [sampling["seed"] + number for number in numbers]
             yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
             bar.update(len(batch))
 
@@ -25,9 +26,15 @@ def main(argv=None):
     parser.add_argument("--sampling", required=True, type=json.loads, help="the sampling's entry, as JSON")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; PNG shards go beside it")
+    parser.add_argument(
+        "--part", type=int, nargs=2, metavar=("FIRST", "STOP"), help="of the sampling's images; without it all of them"
+    )
+    parser.add_argument("--output", required=True, help="manifest.json or part-FIRST.json; PNG shards go beside it")
     args = parser.parse_args(argv)
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
+    part = range(*args.part) if args.part else None
+    if part is not None:
+        image_parts.check_start(part, sampling["batch_size"])
     fields = {
         "model": checkpoint["model"],
         "method": checkpoint["method"],
@@ -36,7 +43,7 @@ def main(argv=None):
         "provenance": manifest.provenance(("torch", "diffusers", "transformers", "bitsandbytes")),
     }
     if checkpoint["status"] != "ok":
-        images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields)
+        images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields, part)
         return
 
     import torch
@@ -44,18 +51,18 @@ def main(argv=None):
     from quantwatt.checkpoint import load_pipeline
 
     torch.set_num_threads(args.threads)
-    asked = prompts.first(sampling, sampling["images"])
+    numbers = range(sampling["images"]) if part is None else part
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
-            drawn = batches(pipeline, asked, sampling, f"generating {checkpoint['method']}")
-            images.write_images(folder, drawn, fields)
+            drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
+            images.write_images(folder, drawn, fields, part)
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
             raise manifest.DataError(f"{checkpoint['model']}: {failure.reason}") from failure
-        images.write_no_images(folder, failure.status, failure.reason, fields)
+        images.write_no_images(folder, failure.status, failure.reason, fields, part)
 
 
 if __name__ == "__main__":

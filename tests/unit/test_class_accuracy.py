@@ -151,6 +151,7 @@ def test_generate_gives_every_image_its_own_seed(tmp_path):
         def generate(self, asked, seeds, sampling, first):
             return np.zeros((len(asked), 8, 8, 3), np.uint8)
 
-    sampling = {"batch_size": 4, "seed": 10}
-    found = [(asked, seeds) for _, asked, seeds in generate.batches(Pipeline(), list("01201"), sampling, "x")]
+    (tmp_path / "p.txt").write_text("0\n1\n2\n")
+    sampling = {"prompts": str(tmp_path / "p.txt"), "cycle": True, "batch_size": 4, "seed": 10}
+    found = [(asked, seeds) for _, asked, seeds in generate.batches(Pipeline(), range(5), sampling, "x")]
     assert found == [(list("0120"), [10, 11, 12, 13]), (["1"], [14])]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import reference
-from quantwatt import images, scenes
+from quantwatt import image_parts, images, scenes
 from quantwatt.manifest import DataError, read_json
 
 SCRIPTS = Path(images.__file__).parents[1]
@@ -29,7 +29,7 @@ def write(folder, found, prompts=None, seeds=None, **fields):
 
 
 def test_round_trip_over_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(image_parts, "SHARD_IMAGES", 4)
     found = pictures(10)
     path = write(tmp_path, found, method="rtn-w4a16")
     manifest = read_json(path)
@@ -49,7 +49,7 @@ def test_round_trip_over_shards(tmp_path, monkeypatch):
 
 
 def test_a_rerun_leaves_no_image_of_the_earlier_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(image_parts, "SHARD_IMAGES", 4)
     write(tmp_path, pictures(10))
     path = write(tmp_path, pictures(3, seed=1))
     assert len(list(tmp_path.rglob("*.png"))) == 3

@@ -1,4 +1,7 @@
-"""Write and read sets of images: PNG files in shards, and a manifest that vouches for every one of them."""
+"""Write and read sets of images: PNG files in shards, and a manifest that vouches for every one of them.
+
+A set may be made in parts (`quantwatt.image_parts`): every image has its place by its number in the whole set.
+"""
 
 import hashlib
 import shutil
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quantwatt.image_parts import image_name, part_name
 from quantwatt.manifest import (
     DataError,
     atomic_path,
@@ -16,8 +20,6 @@ from quantwatt.manifest import (
     verify_files,
     write_json,
 )
-
-SHARD_IMAGES = 256
 
 
 class DegenerateImages(DataError):
@@ -69,14 +71,19 @@ def images_sha256(manifest):
     return hashlib.sha256("\n".join(image["sha256"] for image in manifest["images"]).encode()).hexdigest()
 
 
-def clear(folder):
-    """Remove an earlier image set from `folder`: its manifest first, then its shards."""
-    (Path(folder) / "manifest.json").unlink(missing_ok=True)
-    for shard in Path(folder).glob("shard-*"):
+def clear(folder, part=None):
+    """Remove an earlier image set from `folder`, or of a part its images: what vouches for them first."""
+    folder = Path(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    for path in folder.glob("part-*.json") if part is None else [folder / part_name(part.start)]:
+        path.unlink(missing_ok=True)
+    for shard in folder.glob("shard-*") if part is None else ():
         shutil.rmtree(shard)
+    for number in part or ():
+        (folder / image_name(number)).unlink(missing_ok=True)
 
 
-def write_images(folder, batches, fields):
+def write_images(folder, batches, fields, part=None):
     """Write an image set into `folder`, the manifest last; an earlier set in the folder is removed first.
 
     Args:
@@ -84,6 +91,8 @@ def write_images(folder, batches, fields):
         batches: iterable of (images uint8 [b, h, w, 3], prompts [b] of str or None, seeds [b] of int or
             None). It may generate while it is iterated: the manifest's `seconds` is the time of it all.
         fields: further entries of the manifest (model, method, sampling, provenance, ...).
+        part: range of the images' numbers, where they are a part of the set: part-FIRST.json is written in place of
+            manifest.json, which is removed, and what other parts have written is left alone.
     Returns:
         The manifest.
     Raises:
@@ -92,8 +101,8 @@ def write_images(folder, batches, fields):
     """
     from PIL import Image
 
-    folder = Path(folder)
-    clear(folder)
+    folder, first = Path(folder), 0 if part is None else part.start
+    clear(folder, part)
     started = time.perf_counter()
     images, shape = [], None
     try:
@@ -101,9 +110,9 @@ def write_images(folder, batches, fields):
             shape = shape or batch.shape[1:]
             if batch.dtype != np.uint8 or batch.shape[1:] != shape or shape[2:] != (3,):
                 raise TypeError(f"images of {shape} uint8 expected, not {batch.shape[1:]} {batch.dtype}")
-            check_images(batch, first=len(images))
+            check_images(batch, first=first + len(images))
             for pixels, prompt, seed in zip(batch, prompts, seeds, strict=True):
-                name = f"shard-{len(images) // SHARD_IMAGES:03d}/{len(images):05d}.png"
+                name = image_name(first + len(images))
                 with atomic_path(folder / name) as temporary:
                     Image.fromarray(pixels).save(temporary)
                 images.append({"file": name, "prompt": prompt, "seed": seed})
@@ -122,19 +131,23 @@ def write_images(folder, batches, fields):
             "seconds": seconds,
             "images": [{**image, **files[image["file"]]} for image in images],
         }
-        write_json(folder / "manifest.json", manifest)
+        write_json(_manifest_path(folder, part), manifest)
     except BaseException:
-        clear(folder)
+        clear(folder, part)
         raise
     return manifest
 
 
-def write_no_images(folder, status, reason, fields):
-    """Write and return the manifest of a cell that has no images, and why; an earlier set is removed."""
-    clear(folder)
+def write_no_images(folder, status, reason, fields, part=None):
+    """Write and return the manifest of a cell, or of a part, that has no images, and why; earlier ones are removed."""
+    clear(folder, part)
     manifest = {"status": status, "reason": reason, **fields, "n_images": 0, "images": []}
-    write_json(Path(folder) / "manifest.json", manifest)
+    write_json(_manifest_path(folder, part), manifest)
     return manifest
+
+
+def _manifest_path(folder, part):
+    return Path(folder) / ("manifest.json" if part is None else part_name(part.start))
 
 
 def image_files(manifest_path):
@@ -143,16 +156,25 @@ def image_files(manifest_path):
     Raises:
         DataError: the set has no images, or a file is missing, truncated or corrupted.
     """
-    manifest = read_json(manifest_path)
-    if manifest["status"] != "ok":
-        raise DataError(f"{manifest_path}: there are no images ({manifest['status']}: {manifest['reason']}).")
-    verify_files(manifest_path, {image["file"]: image for image in manifest["images"]})
-    return [Path(manifest_path).parent / image["file"] for image in manifest["images"]]
+    return [path for path, _ in _checked(manifest_path)]
 
 
 def iterate_images(manifest_path):
     """The images of a set one by one, uint8 [h, w, 3], all files checked first; raises as `image_files`."""
-    return (_decode(path, manifest_path) for path in image_files(manifest_path))
+    return (_decode(path, vouching) for path, vouching in _checked(manifest_path))
+
+
+def _checked(manifest_path):
+    """[(path, what to delete to have the image made anew)] of all images, once the files are checked."""
+    manifest, folder, found = read_json(manifest_path), Path(manifest_path).parent, []
+    if manifest["status"] != "ok":
+        raise DataError(f"{manifest_path}: there are no images ({manifest['status']}: {manifest['reason']}).")
+    for part in manifest.get("parts", [{"file": None, "n_images": manifest["n_images"]}]):
+        images = manifest["images"][len(found) : len(found) + part["n_images"]]
+        vouching = f"{folder / part['file']} and {manifest_path}" if part["file"] else manifest_path
+        verify_files(vouching, {image["file"]: image for image in images}, folder)
+        found += [(folder / image["file"], vouching) for image in images]
+    return found
 
 
 def read_images(manifest_path):
@@ -180,7 +202,7 @@ def paired_images(manifest_path, baseline_path):
     return iterate_images(manifest_path), iterate_images(baseline_path)
 
 
-def _decode(path, manifest_path):
+def _decode(path, vouching):
     from PIL import Image
 
     try:
@@ -191,4 +213,4 @@ def _decode(path, manifest_path):
         SyntaxError,
         ValueError,
     ) as error:  # a PNG that was already broken when it was vouched for
-        raise DataError(f"{path}: not a readable image; delete {manifest_path} and run again.") from error
+        raise DataError(f"{path}: not a readable image; delete {vouching} and run again.") from error

@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+COUNTS = 2**22  # of how often each value is drawn, held at once
 
 
 def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
@@ -153,8 +154,9 @@ def bootstrap_statistic(statistic, n, resamples, seed=0):
 def _resampled_means(values, resamples, seed):  # [n, k] -> [resamples, k]
     rng = np.random.default_rng(seed)
     n = len(values)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)  # [resamples, n]
-    return counts @ values / n
+    shares, at_once = np.full(n, 1 / n), max(1, COUNTS // n)  # the counts of all resamples of 50,000 images are 4 GB
+    sizes = [min(at_once, resamples - first) for first in range(0, resamples, at_once)]
+    return np.concatenate([rng.multinomial(n, shares, size=size) @ values for size in sizes]) / n
 
 
 def _bounds(draws):

@@ -26,11 +26,15 @@ def draw(inputs, narrow):
         if cell["sampling"] in shown:
             models.setdefault((cell["model"], cell["sampling"]), []).append(cell)
     for key, cells in models.items():
-        sets = [(cell, *_image_set(inputs.results, cell)) for cell in cells]
-        full = [(cell, path, images) for cell, path, images in sets if images]
+        full, chosen = [], None
+        for cell in cells:
+            path, images = _image_set(inputs.results, cell)
+            if images and chosen is None:
+                chosen = choose_prompts([image["prompt"] for image in images], PROMPTS_NARROW if narrow else PROMPTS)
+            if images:
+                full.append((cell, path, [images[i] for i in chosen]))
         if full:
-            chosen = choose_prompts([image["prompt"] for image in full[0][2]], PROMPTS_NARROW if narrow else PROMPTS)
-            grids.append((key, full, chosen))
+            grids.append((key, full))
     if not grids:
         return sentence("No image was generated.", narrow)
     return _grid_figure(inputs.summary, grids, narrow)
@@ -54,9 +58,9 @@ def choose_prompts(prompts, n):
 
 def _grid_figure(summary, grids, narrow):
     gap, pixels = 6, 22 if narrow else 19
-    longest = max(len(part) for _, full, _ in grids for cell, *_ in full for part in _broken(cell["method"]))
+    longest = max(len(part) for _, full in grids for cell, *_ in full for part in _broken(cell["method"]))
     left = 24 + round(max(longest, 9) * pixels * 0.62)
-    tiles = [[[_tile(path, images[i]) for i in chosen] for _, path, images in full] for _, full, chosen in grids]
+    tiles = [[[_tile(path, image) for image in images] for _, path, images in full] for _, full in grids]
     side_y, side_x = np.max([tile.shape[:2] for grid in tiles for row in grid for tile in row], axis=0)
     columns = max(len(row) for grid in tiles for row in grid)
     font, lines = 72 * pixels / DPI, 10 if narrow else 8
@@ -70,13 +74,11 @@ def _grid_figure(summary, grids, narrow):
     y = 0
     values = summary.set_index(["model", "method", "sampling"])
     wrap = max(int(side_x / (pixels * 0.56)), 8)
-    for ((model, sampling), full, chosen), grid in zip(grids, tiles, strict=True):
+    for ((model, sampling), full), grid in zip(grids, tiles, strict=True):
         axes.text(8, y + 24, f"{model} · {sampling}", fontsize=font * 1.15, fontweight="bold", color=GREY, va="center")
         y += 44
-        for k, i in enumerate(chosen):
-            text = textwrap.fill(
-                full[0][2][i]["prompt"], wrap, max_lines=lines, break_long_words=False, placeholder=" …"
-            )
+        for k, image in enumerate(full[0][2]):
+            text = textwrap.fill(image["prompt"], wrap, max_lines=lines, break_long_words=False, placeholder=" …")
             axes.text(
                 left + k * (side_x + gap), y + head - 10, text, fontsize=font * 0.92, va="bottom", linespacing=1.15
             )

@@ -1,0 +1,98 @@
+"""Gather the parts of an image set into one manifest; no image is copied."""
+
+import argparse
+from pathlib import Path
+
+from quantwatt import command
+from quantwatt.image_parts import image_name, part_name
+from quantwatt.images import prompts_sha256
+from quantwatt.manifest import DataError, read_json, write_json
+
+OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images")
+
+
+def gather(folder, starts):
+    """Write the manifest of a set whose parts lie in its folder, and remove what is of no part.
+
+    A set of which a part failed has failed, for that part's reason; the images of the others stay, so that this part
+    alone is to be made again.
+
+    Args:
+        folder: the set's.
+        starts: number of the first image of each part, in order.
+    Returns:
+        The manifest, as of `images.write_images`, with "parts": [{"file", "n_images", "seconds", "provenance"}].
+    Raises:
+        DataError: a part is missing, was not made with the same settings and kernels, or does not begin where the one
+            before it ends.
+    """
+    folder = Path(folder)
+    found = {name: read_json(folder / name) for name in map(part_name, starts)}
+    failed = [part for part in found.values() if part["status"] != "ok"]
+    if not failed:
+        _check(folder, found)
+    manifest = failed[0] if failed else _joined(found)
+    _remove_others(folder, found)
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _joined(found):
+    every = [image for part in found.values() for image in part["images"]]
+    one = next(iter(found.values()))
+    return {
+        **{key: value for key, value in one.items() if key != "images"},
+        "n_images": len(every),
+        "prompts_sha256": prompts_sha256([image["prompt"] for image in every]),
+        "seconds": sum(part["seconds"] for part in found.values()),
+        "parts": [
+            {"file": name, **{key: part[key] for key in ("n_images", "seconds", "provenance")}}
+            for name, part in found.items()
+        ],
+        "images": every,
+    }
+
+
+def _check(folder, found):
+    """Refuse parts that are not one set."""
+    (first_name, first), end = next(iter(found.items())), 0
+    for name, part in found.items():
+        if part["images"][0]["file"] != image_name(end):
+            raise DataError(
+                f"{folder / name}: begins with {part['images'][0]['file']}, and the parts before it end at {end}; "
+                "delete it and run again."
+            )
+        end += part["n_images"]
+        for key in first.keys() - set(OF_A_PART):
+            if part.get(key) != first[key]:
+                raise DataError(
+                    f"{folder / name}: {key} is {part.get(key)!r}, but {first[key]!r} in {first_name}; parts of one "
+                    "set are made on devices of one kind: delete it and run again."
+                )
+
+
+def _remove_others(folder, found):
+    """Remove what a set of another size, or in other parts, has left."""
+    for path in folder.glob("part-*.json"):
+        if path.name not in found:
+            path.unlink()
+    listed = {image["file"] for part in found.values() for image in part["images"]}
+    for path in folder.glob("shard-*/*.png"):
+        if path.relative_to(folder).as_posix() not in listed:
+            path.unlink()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--first", required=True, nargs="+", type=int, help="number of the first image of each part, in order"
+    )
+    parser.add_argument(
+        "--output", required=True, help="manifest.json to write; the parts and their images are beside it"
+    )
+    args = parser.parse_args(argv)
+    gather(Path(args.output).parent, args.first)
+
+
+if __name__ == "__main__":
+    command.run(main)
