@@ -9,7 +9,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, datasets, dependencies, experiment as configuration
+from quantwatt import command, datasets, dependencies, experiment as configuration, gpus
 from quantwatt.manifest import canonical_json
 
 command.use_this_interpreter()
@@ -27,7 +27,7 @@ RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 DEVICE = configuration.resolve_device(CONFIG["device"])
-GPUS = 1 if DEVICE == "cuda" else 0
+GPUS = 1 if DEVICE == "cuda" else 0  # of each job
 CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
@@ -35,6 +35,11 @@ METER = configuration.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = canonical_json(CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER})
 SINGULAR = {"sensitivities": "sensitivity"}
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
+
+if (
+    GPUS and workflow.local_exec and "gpu" not in workflow.global_resources
+):  # else a scheduler's business, or the user's
+    workflow.register_resource("gpu", gpus.count())
 
 
 wildcard_constraints:
