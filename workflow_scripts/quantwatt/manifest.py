@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -116,6 +117,12 @@ def verify_files(manifest_path, files, folder=None):
             )
         if sha256(path) != expected["sha256"]:
             raise DataError(f"{path}: its sha256 differs from the manifest (corrupted?); {remedy}")
+
+
+def without_credentials(text):
+    """A text to show, without the user, password or token that a URL in it may have."""
+    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    return re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]+", r"\1***", text)
 
 
 def finite(value):
