@@ -14,8 +14,9 @@ from quantwatt.manifest import canonical_json
 
 command.use_this_interpreter()
 
-# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py.
-shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; ")
+# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py. The last exec makes the
+# script Snakemake's own child, which ends with it: see quantwatt/command.py.
+shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; exec ")
 
 try:
     CONFIG = configuration.load_config(config)
@@ -40,6 +41,13 @@ if (
     GPUS and workflow.local_exec and "gpu" not in workflow.global_resources
 ):  # else a scheduler's business, or the user's
     workflow.register_resource("gpu", gpus.count())
+
+
+onstart:
+    try:
+        configuration.check_writable(CONFIG["results"])
+    except configuration.ConfigurationError as error:
+        raise WorkflowError(str(error))
 
 
 wildcard_constraints:

@@ -94,9 +94,14 @@ def _load_denoiser(family, path, details, location, device, simulate):
     dtype = getattr(torch, details["model_settings"]["dtype"])
     denoiser, layers = family.meta_denoiser(location), details["layers"]
     splits.restore(denoiser, layers)
+    modules = dict(denoiser.named_modules())
     with safe_open(path.parent / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
         for name, layer in layers.items():
+            shape = (layer["out_features"], layer["in_features"])
+            fits = name in modules and tuple(modules[name].weight.flatten(1).shape) == shape
+            if not fits or not names.issuperset(f"{name}.{part}" for part in layer["parts"]):
+                raise manifest.DataError(f"{path.parent / WEIGHTS}: not this model's weights (at {name}).")
             state = {part: file.get_tensor(f"{name}.{part}") for part in layer["parts"]}
             bias = file.get_tensor(f"{name}.bias") if f"{name}.bias" in names else None
             names -= {f"{name}.{part}" for part in (*state, "bias")}

@@ -67,6 +67,20 @@ def load_config(config, file="config.yaml"):
     return complete
 
 
+def check_writable(results, file="config.yaml"):
+    """Refuse a folder of results that cannot be written or made, before any job starts.
+
+    Raises:
+        ConfigurationError: so it is.
+    """
+    folder = Path(results).absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{file}: results: '{results}' cannot be written by this user ({there}); name another folder."
+        )
+
+
 def load_experiment(name):
     """Read `resources/experiments/NAME.yaml`, check it, and fill in every default.
 
@@ -453,7 +467,9 @@ def _check_references(experiment, file):
             lines = _prompts(entry["prompts"])
         except (OSError, UnicodeDecodeError) as error:
             reason = "not a text in UTF-8" if isinstance(error, ValueError) else error.strerror
-            raise ConfigurationError(f"{file}: {where}.prompts: '{entry['prompts']}' cannot be read: {reason}.") from error
+            raise ConfigurationError(
+                f"{file}: {where}.prompts: '{entry['prompts']}' cannot be read: {reason}."
+            ) from error
         if lines < (1 if entry.get("cycle") else entry["images"]):
             raise ConfigurationError(
                 f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
@@ -463,7 +479,8 @@ def _check_references(experiment, file):
 
 def _prompts(path):
     """How many prompts a file has, or will have once it is made."""
-    return len((ROOT / path).read_text(encoding="utf-8").splitlines()) if (ROOT / path).exists() else datasets.entries(path)
+    there = ROOT / path
+    return len(there.read_text(encoding="utf-8").splitlines()) if there.exists() else datasets.entries(path)
 
 
 def _sources(entries, models, file):

@@ -73,7 +73,7 @@ def clear(folder):
     """Remove an earlier image set from `folder`: its manifest first, then its shards."""
     (Path(folder) / "manifest.json").unlink(missing_ok=True)
     for shard in Path(folder).glob("shard-*"):
-        shutil.rmtree(shard)
+        shard.unlink() if shard.is_symlink() else shutil.rmtree(shard)
 
 
 def write_images(folder, batches, fields):
@@ -190,5 +190,6 @@ def _decode(path, manifest_path):
         OSError,
         SyntaxError,
         ValueError,
+        Image.DecompressionBombError,
     ) as error:  # a PNG that was already broken when it was vouched for
         raise DataError(f"{path}: not a readable image; delete {manifest_path} and run again.") from error
