@@ -8,6 +8,8 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+import fetch_data
 import fetch_model
-from quantwatt import checkpoint, experiment, feature_files, images, manifest
+from quantwatt import checkpoint, datasets, experiment, feature_files, images, manifest
 
 ROOT = experiment.ROOT
 SCRIPTS = ROOT / "workflow_scripts"
@@ -269,6 +272,50 @@ def test_a_name_that_would_leave_the_results_is_refused(name):
         named = {**raw, kind: {**raw[kind], name: next(iter(raw[kind].values()))}}
         with pytest.raises(experiment.ConfigurationError, match=f"x.yaml: {kind}: "):
             experiment.check_experiment(named, "x.yaml")
+
+
+class Reflecting(BaseHTTPRequestHandler):
+    """A hub that refuses, and repeats in its answer what it was sent."""
+
+    def do_GET(self):
+        told = f"refused, {self.headers.get('Authorization')}"
+        Reflecting.heard.append(told)
+        self.send_response(Reflecting.code)
+        self.send_header("X-Error-Message", told)
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(told.encode())
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 418])
+def test_a_hub_that_repeats_the_token_does_not_bring_it_into_a_log(tmp_path, code):
+    hub = {"family": "sd3", "hub": "somebody/model", "revision": "0" * 40, "text_encoder_3": False}
+    Reflecting.code, Reflecting.heard = code, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Reflecting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "no_proxy": "127.0.0.1",
+                   "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}  # fmt: skip
+    command = [sys.executable, SCRIPTS / "fetch_model.py", "--model", "m", "--settings", json.dumps(hub), "--output",
+               tmp_path / "manifest.json"]  # fmt: skip
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 1 and done.stderr.startswith("error: somebody/model at 000000000000: ")
+    assert any("secret" in told for told in Reflecting.heard)  # it was asked, with the token
+    assert "secret" not in done.stdout + done.stderr and not (tmp_path / "manifest.json").exists()
+
+
+def test_an_address_of_data_is_shown_without_its_credentials(tmp_path):
+    archive = datasets.Archive(("http://me:secret@127.0.0.1:1/a.zip?token=secret",), "0" * 64)
+    with pytest.raises(manifest.DataError, match=r"from http://\*\*\*@127.0.0.1:1/a.zip\?\*\*\* \(") as caught:
+        fetch_data.fetch(tmp_path / "a.zip", archive)
+    assert "secret" not in str(caught.value)
 
 
 def test_credentials_of_an_address_are_not_shown():
