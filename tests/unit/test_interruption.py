@@ -1,4 +1,4 @@
-"""Programs that are ended while they write: one sentence where they can say one, and nothing half-written that stays."""
+"""Programs that are ended while they write: one sentence where they can say one, and nothing half-written stays."""
 
 import os
 import signal

@@ -19,7 +19,7 @@ GENERATE = {"Generate images: tiny-sd3, rtn-w8a8, steps-4"}
 def slow(scratch):  # noqa: F811
     """A project in which one set of images has to be drawn, and takes a while."""
     scratch.replace(EXPERIMENT, "    steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 16",
-                    "    steps: 60\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 4")  # fmt: skip
+                    "    steps: 12\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 4")  # fmt: skip
     assert scratch.plan("--", IMAGE_SET) == GENERATE
     return scratch
 
@@ -106,25 +106,27 @@ def mounted(*arguments):
         subprocess.run(["umount", arguments[-1]], check=True)
 
 
-def test_a_full_disk(slow):
-    folder = slow.path(IMAGES)
-    slow.path(IMAGE_SET).unlink()
+def test_a_full_disk(scratch):  # noqa: F811
+    folder = scratch.path(IMAGES)
+    scratch.path(IMAGE_SET).unlink()
     with mounted("-t", "tmpfs", "-o", "size=48k", "tmpfs", str(folder)):
-        done = slow.snakemake("--cores", "1", "--", IMAGE_SET)
+        done = scratch.snakemake("--cores", "1", "--", IMAGE_SET)
         assert done.returncode != 0 and "Traceback" not in done.stdout
         assert "cannot be written: No space left on device." in done.stdout
         assert not [path for path in folder.rglob("*") if path.is_file()]
-    assert_resumes(slow)
+    assert_resumes(scratch)
 
 
-def test_a_read_only_results_folder(slow):
-    results = str(slow.path("results"))
-    with mounted("--bind", results, results), mounted("-o", "remount,ro,bind", results):
-        done = slow.snakemake("--cores", "1", "--", IMAGE_SET)
+def test_a_read_only_results_folder(scratch):  # noqa: F811
+    results = str(scratch.path("results"))
+    scratch.path(IMAGE_SET).unlink()
+    with mounted("--bind", results, results):
+        subprocess.run(["mount", "-o", "remount,ro,bind", results], check=True)
+        done = scratch.snakemake("--cores", "1", "--", IMAGE_SET)
         assert done.returncode != 0 and "Traceback" not in done.stdout
         assert "results: 'results' cannot be written" in done.stdout
-        assert slow.plan("--", IMAGE_SET) == GENERATE  # looking is allowed
-    assert_resumes(slow)
+        assert scratch.plan("--", IMAGE_SET) == GENERATE  # looking is allowed
+    assert_resumes(scratch)
 
 
 HOSTILE = [
@@ -142,8 +144,6 @@ def test_what_a_shell_or_snakemake_would_read_in_a_prompt_is_inert(scratch):  # 
                     f"    prompts: {quoted}\n    negative_prompt: {negative}\n    images: 16")  # fmt: skip
     scratch.replace(EXPERIMENT, "description: ", f"description: {HOSTILE[5]} {HOSTILE[1]} ")
     assert "Write the report" in scratch.plan()
-    done = scratch.snakemake("--cores", "1", "--", IMAGE_SET, "results/smoke/tables/summary.csv", "-n")
-    assert done.returncode == 0, done.stdout
     done = scratch.snakemake("--cores", "1", "--", IMAGE_SET)
     assert done.returncode == 0, done.stdout
     drawn = json.loads(scratch.path(IMAGE_SET).read_text())["images"]
