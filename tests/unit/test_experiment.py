@@ -89,6 +89,7 @@ def change(raw, path, value):
             "resources/prompts/shape-test.txt",
             ["prompts", "does not exist", "shapes-test.txt"],
         ),
+        ("samplings.steps-20.prompts", "resources/{model}.txt", ["steps-20.prompts", "braces as wildcards"]),
         ("models.tiny-sd3.path", "resources/models/tiny-sd", ["models.tiny-sd3.path", "resources/models/tiny-sd3"]),
         ("models.tiny-sd3.family", "sd4", ["models.tiny-sd3.family", "did you mean 'sd3'"]),
         ("models.tiny-sd3.hub", "a/b", ["models.tiny-sd3", "give either 'path', or 'hub' with 'revision'"]),

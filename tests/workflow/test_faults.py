@@ -107,9 +107,10 @@ def mounted(*arguments):
 
 
 def test_a_full_disk(scratch):  # noqa: F811
-    folder = scratch.path(IMAGES)
+    folder = scratch.path(IMAGES).parents[1]  # of all the model's images
     scratch.path(IMAGE_SET).unlink()
     with mounted("-t", "tmpfs", "-o", "size=48k", "tmpfs", str(folder)):
+        (folder / "another").mkdir()
         done = scratch.snakemake("--cores", "1", "--", IMAGE_SET)
         assert done.returncode != 0 and "Traceback" not in done.stdout
         assert "cannot be written: No space left on device." in done.stdout
@@ -136,7 +137,7 @@ HOSTILE = [
 
 
 def test_what_a_shell_or_snakemake_would_read_in_a_prompt_is_inert(scratch):  # noqa: F811
-    name = "resources/prompts/{model} $(touch escaped) 'x'.txt"
+    name = "resources/prompts/a $(touch escaped) 'x'.txt"
     scratch.path(name).write_text("".join(f"{line}\n" for line in HOSTILE * 2))
     negative = json.dumps(HOSTILE[1] + HOSTILE[2] + HOSTILE[3] + HOSTILE[4])
     quoted = json.dumps(name)

@@ -451,6 +451,8 @@ def _check_references(experiment, file):
         files["classifier.path"] = experiment["classifier"]["path"]
     for entry, path in files.items():
         is_text = entry.endswith(".prompts") or ".texts" in entry
+        if "{" in path or "}" in path:
+            raise ConfigurationError(f"{file}: {entry}: '{path}': Snakemake reads braces as wildcards; rename it.")
         if datasets.entries(path) if is_text else datasets.name_of(path):
             continue  # a rule makes it, or asks for it
         if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
