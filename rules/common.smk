@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, cross_checks, datasets, dependencies, image_parts, machine, methods, paths, schemas
+from quantwatt import command, cross_checks, datasets, dependencies, gpus, image_parts, machine, methods, paths, schemas
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.kernels import KERNELS
@@ -19,8 +19,9 @@ from quantwatt.score_memory import score_memory_mb
 
 command.use_this_interpreter()
 
-# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py.
-shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; ")
+# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py. The last exec makes the
+# script Snakemake's own child, which ends with it: see quantwatt/command.py.
+shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; exec ")
 
 try:
     CONFIG = configuration.load_config(config)
@@ -32,7 +33,7 @@ RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 DEVICE = machine.resolve_device(CONFIG["device"])
-GPUS = 1 if DEVICE == "cuda" else 0
+GPUS = 1 if DEVICE == "cuda" else 0  # of each job
 CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
@@ -48,6 +49,18 @@ PARTS = {  # of the image sets that several jobs make: {sampling: ranges of imag
 }
 WHOLE = [name for name in EXPERIMENT["samplings"] if name not in PARTS]  # of those that one job makes
 STUDY = [f"{RESULTS}/study/manifest.json"] if EXPERIMENT["study"] else []
+
+if (
+    GPUS and workflow.local_exec and "gpu" not in workflow.global_resources
+):  # else a scheduler's business, or the user's
+    workflow.register_resource("gpu", gpus.count())
+
+
+onstart:
+    try:
+        configuration.check_writable(CONFIG["results"])
+    except schemas.ConfigurationError as error:
+        raise WorkflowError(str(error))
 
 
 wildcard_constraints:

@@ -18,7 +18,7 @@ rule tables:
     params:
         cells=CELLS,
         metrics=METRICS,
-        samplings=canonical_json(EXPERIMENT["samplings"]),
+        samplings=lambda wildcards: canonical_json(EXPERIMENT["samplings"]),  # whose {words} are no wildcards
         sensitivities=canonical_json(SENSITIVITIES),
         baseline=EXPERIMENT["baseline"],
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",

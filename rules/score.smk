@@ -11,7 +11,7 @@ rule reference:
         "../envs/base.yaml"
     threads: 1
     params:
-        settings=canonical_json(EXPERIMENT["reference"]),
+        settings=lambda wildcards: canonical_json(EXPERIMENT["reference"]),  # whose {words} are no wildcards
         fingerprint=lambda wildcards: content((EXPERIMENT["reference"] or {}).get("folder")),
         code=code("reference.py"),
     message:

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from quantwatt import command, manifest
+from quantwatt import command, gpus, manifest
 
 
 def main(argv=None):
@@ -15,6 +15,7 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
     args = parser.parse_args(argv)
+    gpus.claim(args.device)
 
     import torch
 

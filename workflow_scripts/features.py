@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, extractors, feature_files, images, registry
+from quantwatt import command, extractors, feature_files, gpus, images, registry
 from quantwatt.manifest import DataError, provenance, read_json
 from quantwatt.progress import progress
 
@@ -89,6 +89,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it")
     args = parser.parse_args(argv)
+    gpus.claim(args.device)
     extract(args.images, args.extractor, args.settings, args.device, args.output)
 
 

@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from quantwatt import command, datasets
 from quantwatt.manifest import DataError, atomic_path
+from quantwatt.manifest import without_credentials as shown
 from quantwatt.progress import progress
 
 CHUNK_BYTES = 1_000_000
@@ -37,9 +38,9 @@ def fetch(path, archive, addresses=()):
                 found = _download(address, temporary)
                 if found == archive.sha256:
                     return
-                refusals.append(f"{address} (its sha256 is {found[:12]}..., not {archive.sha256[:12]}...)")
+                refusals.append(f"{shown(address)} (its sha256 is {found[:12]}..., not {archive.sha256[:12]}...)")
             except Refused as error:
-                refusals.append(f"{address} ({error})")
+                refusals.append(f"{shown(address)} ({shown(str(error))})")
         raise DataError(
             f"{path}: cannot be fetched from {' or '.join(refusals)}; fetch it on another machine and put it there."
         )
@@ -77,7 +78,7 @@ def _download(address, path):
     with _asking():
         response = urlopen(Request(address, headers={"User-Agent": "quantwatt"}), timeout=TIMEOUT_S)
     size = int(response.headers.get("Content-Length") or 0)
-    with response, open(path, "wb") as file, progress(total=size or None, description=address, unit="B") as bar:
+    with response, open(path, "wb") as file, progress(total=size or None, description=shown(address), unit="B") as bar:
         while True:
             with _asking():
                 chunk = response.read(CHUNK_BYTES)

@@ -92,6 +92,9 @@ def main(argv=None):
     names = sorted(str(p.relative_to(location)) for p in location.rglob("*") if p.name.endswith(ENDINGS))
     if not any(name.endswith(".safetensors") for name in names):
         raise DataError(f"{location}: has no safetensors weights, and pickled ones are never read.")
+    for name in names:
+        if name.endswith(".safetensors"):
+            manifest.check_tensors(location / name, "fetch the model again.")
     manifest.write_json(
         args.output,
         {

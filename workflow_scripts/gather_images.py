@@ -78,7 +78,7 @@ def _remove_others(folder, found):
             path.unlink()
     listed = {image["file"] for part in found.values() for image in part["images"]}
     for path in folder.glob("shard-*/*.png"):
-        if path.relative_to(folder).as_posix() not in listed:
+        if path.relative_to(folder).as_posix() not in listed and not path.parent.is_symlink():
             path.unlink()
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, failures, image_parts, images, manifest, prompts
+from quantwatt import command, failures, gpus, image_parts, images, manifest, prompts
 from quantwatt.progress import progress
 
 
@@ -45,6 +45,7 @@ def main(argv=None):
     if checkpoint["status"] != "ok":
         images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields, part)
         return
+    gpus.claim(args.device)
 
     import torch
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from quantwatt import command, manifest, sensitivity_table
+from quantwatt import command, gpus, manifest, sensitivity_table
 from quantwatt.allocation import first_tokens, tried
 
 
@@ -23,6 +23,7 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.COSTS)}")
     args = parser.parse_args(argv)
     entry, model, measuring = args.sensitivity, manifest.read_json(args.model), args.measuring
+    gpus.claim(args.device)
 
     import torch
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, fresh_process, intervals, manifest, measuring
+from quantwatt import command, fresh_process, gpus, intervals, manifest, measuring
 from quantwatt.progress import progress
 
 METHOD, BASELINE = "method", "baseline"
@@ -36,6 +36,7 @@ LOADING_S = 8  # of a process, a first guess for the progress bar
 
 def main(argv=None):
     args = parse_arguments(argv)
+    gpus.claim(args.device, every=args.measuring.get("gpus") == "all")  # for the fresh processes, too
     record, found = measure_cell(args)
     blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
     write_rows(args.blocks, BLOCK_COLUMNS, blocks)

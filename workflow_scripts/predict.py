@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from quantwatt import command, failures, manifest
+from quantwatt import command, failures, gpus, manifest
 from quantwatt.families import load_family
 from quantwatt.text import predictions
 
@@ -31,6 +31,7 @@ def main(argv=None):
     if checkpoint["status"] != "ok":
         predictions.write_none(folder, checkpoint["status"], checkpoint["reason"], fields)
         return
+    gpus.claim(args.device)
 
     import torch
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, manifest
+from quantwatt import command, gpus, manifest
 from quantwatt.families import BYTES
 from quantwatt.formats.library import library_of
 
@@ -93,6 +93,7 @@ def main(argv=None):
     if not allocation or external["status"] != "ok":
         write_without_weights(args.output, details, model, external["status"], external["reason"])
         return
+    gpus.claim(args.device)
 
     import torch
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from quantwatt import command, dependencies, manifest, sensitivity_table
+from quantwatt import command, dependencies, gpus, manifest, sensitivity_table
 from quantwatt.allocation import tried
 from quantwatt.objectives import metric_of
 from quantwatt.progress import progress
@@ -45,6 +45,7 @@ def main(argv=None):
     key = depends_on(model, entry, layers, prompts, args.device)
     done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), key)
     if len(done.rows) < len(wanted):
+        gpus.claim(args.device)
         import torch
 
         from quantwatt.families import load_family

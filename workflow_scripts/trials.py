@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, manifest, sensitivity_table
+from quantwatt import command, gpus, manifest, sensitivity_table
 from quantwatt.allocation import taken_apart
 from quantwatt.allocations import mixed
 from quantwatt.progress import progress
@@ -45,6 +45,7 @@ def main(argv=None):
     if "unsupported" in choices:
         sensitivity_table.write(args.output, [], sensitivity_table.TRIALS)
         return
+    gpus.claim(args.device)
 
     import torch
 

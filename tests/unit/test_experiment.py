@@ -98,6 +98,7 @@ def change(raw, path, value):
             "resources/prompts/shape-test.txt",
             ["prompts", "does not exist", "shapes-test.txt"],
         ),
+        ("samplings.steps-20.prompts", "resources/{model}.txt", ["steps-20.prompts", "braces as wildcards"]),
         ("models.tiny-sd3.path", "resources/models/tiny-sd", ["models.tiny-sd3.path", "resources/models/tiny-sd3"]),
         ("models.tiny-sd3.family", "sd4", ["models.tiny-sd3.family", "did you mean 'sd3'"]),
         ("models.tiny-sd3.hub", "a/b", ["models.tiny-sd3", "give either 'path', or 'hub' with 'revision'"]),
@@ -147,6 +148,35 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     path.write_text("methods: [1, 2\n")
     with pytest.raises(experiment.ConfigurationError, match="twice.yaml: line 2"):
         experiment.read_yaml(path, "twice.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nested: &a [*a]\n", "nested too deeply, or too many."),  # a list that holds itself
+        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(8)
+        ), "nested too deeply, or too many."),  # 9^9 words
+        ("models: !!python/object/apply:os.system [true]\n", "line 1: could not determine a constructor"),
+        ("description: 2026-11-22\n", "description: datetime.date(2026, 11, 22) is neither text nor number"),
+        ("methods: {1: {}}\n", "methods: the key 1 is not a word; quote or rename it."),
+        ("samplings: {a: {seed: 18446744073709551616}}\n", "samplings.a.seed: the number has more than 64 bits."),
+        ('description: "\\0"\n', "description: '\\x00' holds a character that is no text."),
+    ],
+)  # fmt: skip
+def test_what_yaml_can_say_and_an_experiment_cannot(tmp_path, text, sentence):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(experiment.ConfigurationError) as caught:
+        experiment.check_experiment(experiment.read_yaml(path, "x.yaml"), "x.yaml")
+    assert str(caught.value).startswith("x.yaml: ") and sentence in str(caught.value)
+
+
+def test_a_password_in_an_address_is_not_repeated(raw):
+    raw["models"]["tiny-sd3"] = {"family": "sd3", "hub": "https://me:secret@huggingface.co/a/b?token=secret"}
+    assert "secret" not in sentence_of(raw)
+    raw["calibration"]["prompts"] = "https://secret@example.org/a.txt?key=secret&more=secret"
+    assert "secret" not in sentence_of(raw)
 
 
 @pytest.mark.parametrize(

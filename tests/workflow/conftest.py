@@ -1,6 +1,7 @@
 """A copy of the project in which the smoke experiment has been run once, for all workflow tests."""
 
 import csv
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SECRET = "correct-horse"  # in the environment of every run, and of no output: test_faults.py looks for it
+SECRETS = {"HF_TOKEN": f"hf_{SECRET}", "https_proxy": f"http://me:{SECRET}@127.0.0.1:1"}  # nobody answers there
 
 
 class Project:
@@ -23,9 +26,18 @@ class Project:
 
         The first argument is an option, because --config takes every plain word after it.
         """
+        with self.start(*arguments, experiment=experiment) as process:
+            output, _ = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def start(self, *arguments, experiment="smoke", **options):
+        """The same, not waited for; `options` of subprocess.Popen."""
         command = [sys.executable, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
         command += ["--config", f"experiment={experiment}", *arguments]
-        return subprocess.run(command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=os.environ | SECRETS, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, **options,
+        )  # fmt: skip
 
     def plan(self, *targets, experiment="smoke"):
         """Messages of the jobs that a dry run plans, the target rule left out; a set of strings."""

@@ -133,9 +133,14 @@ def _load_denoiser(family, path, details, location, device, simulate):
     dtype = getattr(torch, details["model_settings"]["dtype"])
     denoiser, layers = family.meta_denoiser(location), details["layers"]
     splits.restore(denoiser, layers)
+    modules = dict(denoiser.named_modules())
     stored = shards.Shards(path.parent, details["files"])
     rest = set(stored.path)
     for name, layer in layers.items():
+        shape = (layer["out_features"], layer["in_features"])
+        fits = name in modules and tuple(modules[name].weight.flatten(1).shape) == shape
+        if not fits or not stored.path.keys() >= {f"{name}.{part}" for part in layer["parts"]}:
+            raise manifest.DataError(f"{path.parent}: not this model's weights (at {name}).")
         parts = [*layer["parts"], *(["bias"] if f"{name}.bias" in stored.path else [])]
         # No name for what is read: it would stay until the next layer's is there, too.
         built = _layer(layer, {part: stored.read(f"{name}.{part}") for part in parts}, dtype, device, simulate)

@@ -1,18 +1,39 @@
 """How scripts are run, and how they end."""
 
+import contextlib
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
 from quantwatt.manifest import DataError
 
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
 
 def run(main):
-    """Call `main()`; a DataError is printed as one sentence, exit code 1, and any other exception is a bug."""
+    """Call `main()`; a DataError is printed as one sentence, exit code 1, and any other exception is a bug.
+
+    SIGINT (Ctrl-C) and SIGTERM are a sentence, too, once what was half-written is removed.
+    """
+    from quantwatt.progress import PROGRESS_FD  # whose tqdm Snakemake need not have
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if PROGRESS_FD in os.environ:  # a rule's job, which must not go on writing beside those of the next run
+        end_with_parent()
     try:
         sys.exit(main())
     except DataError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: run again to go on.")
+
+
+def end_with_parent():
+    """Let the system end this process when the one that started it is killed, lest it keep the device busy."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def use_this_interpreter():

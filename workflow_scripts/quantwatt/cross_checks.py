@@ -1,5 +1,6 @@
 """Check what the entries of an experiment say of one another, and the files that they name."""
 
+import os
 from pathlib import Path
 
 from quantwatt import datasets
@@ -56,18 +57,27 @@ def check_references(experiment, file):
         files["classifier.path"] = experiment["classifier"]["path"]
     for entry, path in files.items():
         is_text = entry.endswith(".prompts") or ".texts" in entry
+        if "{" in path or "}" in path:
+            raise ConfigurationError(f"{file}: {entry}: '{path}': Snakemake reads braces as wildcards; rename it.")
         if datasets.entries(path) if is_text else datasets.name_of(path):
             continue  # a rule makes it, or asks for it
-        if not (ROOT / path).exists() or (is_text and (ROOT / path).is_dir()):
+        if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
             known = (f"{datasets.FOLDER}/{name}" for name in datasets.EXTRACTS)
-            siblings = [str(Path(path).parent / p.name) for p in (ROOT / path).parent.glob("*")]
+            folder = (ROOT / path).parent
+            siblings = [str(Path(path).parent / name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
             siblings += [name for name in known if Path(name).parent == Path(path).parent]
             hint = nearest(path, siblings)
             if ".texts" in entry and not hint:
                 hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
     for where, entry in asked.items() if experiment["kind"] == "image" else ():
-        lines = _prompts(entry["prompts"])
+        try:
+            lines = _prompts(entry["prompts"])
+        except (OSError, UnicodeDecodeError) as error:
+            reason = "not a text in UTF-8" if isinstance(error, ValueError) else error.strerror
+            raise ConfigurationError(
+                f"{file}: {where}.prompts: '{entry['prompts']}' cannot be read: {reason}."
+            ) from error
         if lines < (1 if entry.get("cycle") else entry["images"]):
             raise ConfigurationError(
                 f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
@@ -77,7 +87,8 @@ def check_references(experiment, file):
 
 def _prompts(path):
     """How many prompts a file has, or will have once it is made."""
-    return len((ROOT / path).read_text().splitlines()) if (ROOT / path).exists() else datasets.entries(path)
+    there = ROOT / path
+    return len(there.read_text(encoding="utf-8").splitlines()) if there.exists() else datasets.entries(path)
 
 
 def _sources(entries, models, file):

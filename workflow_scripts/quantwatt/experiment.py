@@ -5,6 +5,9 @@ grid of models, methods and samplings. Both are checked against the JSON schemas
 job starts, and every default named there is filled in, so that a rule's slice of the configuration is complete.
 """
 
+import os
+from pathlib import Path
+
 from quantwatt.cross_checks import check_references
 from quantwatt.method_entries import complete_method
 from quantwatt.methods import is_mixed, schema
@@ -38,6 +41,20 @@ def load_config(config, file="config.yaml"):
             f"{file}: measuring.idle_w: {watts['idle_w']} W idle is not below full_w, {watts['full_w']} W fully loaded."
         )
     return completed
+
+
+def check_writable(results, file="config.yaml"):
+    """Refuse a folder of results that cannot be written or made, before any job starts.
+
+    Raises:
+        ConfigurationError: so it is.
+    """
+    folder = Path(results).absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{file}: results: '{results}' cannot be written by this user ({there}); name another folder."
+        )
 
 
 def load_experiment(name):

@@ -5,10 +5,8 @@ On stdout it tells what it is doing, one JSON object a line.
 """
 
 import contextlib
-import ctypes
 import json
 import resource
-import signal
 import sys
 import time
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 from quantwatt import failures, manifest, measuring, prompts
 from quantwatt.meters import MeterUnavailable, Together, companions, open_meter
 
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
 
@@ -207,12 +204,6 @@ def choose_meter(settings, device):
     return (Together(meter, beside) if beside else meter), None
 
 
-def end_with_parent():
-    """Let the system end this process when the one that started it is killed, lest it keep the device busy."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def set_threads(threads):
     if threads is not None:
         import torch
@@ -308,5 +299,5 @@ def trace_row(name, trace):
 if __name__ == "__main__":
     from quantwatt import command
 
-    end_with_parent()
+    command.end_with_parent()
     command.run(lambda: main(sys.argv[1:]))

@@ -72,13 +72,19 @@ def images_sha256(manifest):
 
 
 def clear(folder, part=None):
-    """Remove an earlier image set from `folder`, or of a part its images: what vouches for them first."""
+    """Remove an earlier image set from `folder`, or of a part its images: what vouches for them first.
+
+    A link in the place of a shard goes, too, and what it leads to stays as it is.
+    """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
     for path in folder.glob("part-*.json") if part is None else [folder / part_name(part.start)]:
         path.unlink(missing_ok=True)
-    for shard in folder.glob("shard-*") if part is None else ():
-        shutil.rmtree(shard)
+    for shard in folder.glob("shard-*"):
+        if shard.is_symlink():
+            shard.unlink(missing_ok=True)  # by another part's job, perhaps
+        elif part is None:
+            shutil.rmtree(shard)
     for number in part or ():
         (folder / image_name(number)).unlink(missing_ok=True)
 
@@ -212,5 +218,6 @@ def _decode(path, vouching):
         OSError,
         SyntaxError,
         ValueError,
+        Image.DecompressionBombError,
     ) as error:  # a PNG that was already broken when it was vouched for
         raise DataError(f"{path}: not a readable image; delete {vouching} and run again.") from error

@@ -5,11 +5,13 @@ complete. An interrupted or failed write therefore never leaves a file that a la
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +38,9 @@ def canonical_json(value):
 def atomic_path(path):
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
 
+    What a killed program has left of the same file goes, too. A link in the place of `path` is replaced, and what it
+    led to stays as it is.
+
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
@@ -43,6 +48,8 @@ def atomic_path(path):
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{path.suffix}"):
+            left.unlink(missing_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -95,20 +102,22 @@ def describe_files(folder, names):
 
 
 def verify_files(manifest_path, files, folder=None):
-    """Check every file that a manifest vouches for against its size and sha256.
+    """Check every file that a manifest vouches for against its size and sha256, and that it is what its name says.
 
     Args:
         manifest_path: the manifest.
         files: `{name: {"sha256": str, "bytes": int}}`.
         folder: what the names are relative to; the manifest's own folder without it.
     Raises:
-        DataError: a file is missing, truncated or changed; names the file and what to delete.
+        DataError: a file is missing, truncated or changed, or lies outside the folder; says what to delete.
     """
     folder = Path(folder or Path(manifest_path).parent)
     for name, expected in files.items():
         path = folder / name
         remedy = f"delete {manifest_path} and run again to make it anew."
-        if not path.exists():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{manifest_path}: lists '{name}', which is not in its folder; {remedy}")
+        if not path.is_file():
             raise DataError(f"{path}: the file is missing although its manifest lists it; {remedy}")
         if path.stat().st_size != expected["bytes"]:
             raise DataError(
@@ -116,6 +125,29 @@ def verify_files(manifest_path, files, folder=None):
             )
         if sha256(path) != expected["sha256"]:
             raise DataError(f"{path}: its sha256 differs from the manifest (corrupted?); {remedy}")
+        if path.suffix == ".safetensors":
+            check_tensors(path, remedy)
+
+
+def check_tensors(path, remedy):
+    """Refuse a safetensors file whose header promises other than what the file holds; no tensor is read.
+
+    Raises:
+        DataError: its length, offsets, shapes or types are wrong; ends in `remedy`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a safetensors file ({error}); {remedy}") from error
+
+
+def without_credentials(text):
+    """A text to show, without the user, password or token that a URL in it may have."""
+    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    return re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]+", r"\1***", text)
 
 
 def finite(value):

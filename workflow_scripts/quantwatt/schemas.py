@@ -7,30 +7,51 @@ the entries of another.
 import difflib
 import json
 import math
+import unicodedata
 from pathlib import Path
 
 import jsonschema
 import yaml
 
+from quantwatt.manifest import without_credentials
 from quantwatt.methods import SCHEMAS, schema
+
+DEEPEST, MOST_PARTS = 20, 100_000  # nested entries of a file, and all of them
+LONGEST_KEY, LONGEST_SHOWN = 100, 80  # characters; names are folders of the results
+BREAKS = str.maketrans("", "", "\t\n")  # that a text may have
 
 
 class ConfigurationError(Exception):
     """A wrong entry of the configuration; the message is one sentence naming file, entry and key."""
+
+    def __init__(self, sentence):
+        line = "".join(character if character.isprintable() else " " for character in sentence)
+        super().__init__(without_credentials(line))
 
 
 def read_yaml(path, file):
     """Parse a YAML file, refusing a key that stands twice (YAML itself would silently keep the last).
 
     Raises:
-        ConfigurationError: not YAML, not a mapping, or a duplicate key.
+        ConfigurationError: not readable, not YAML, not a mapping, or a duplicate key.
     """
     try:
-        value = yaml.load(Path(path).read_text(), Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigurationError(f"{file}:{line} {getattr(error, 'problem', None) or error}.") from error
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}.") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ConfigurationError(f"{file}:{f' line {mark.line + 1}:' if mark else ''} {error.problem}.") from error
+    except yaml.reader.ReaderError as error:
+        raise ConfigurationError(
+            f"{file}: the character {chr(error.character)!a} at place {error.position} cannot stand in YAML."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file}: not a text in UTF-8 (byte {error.start}).") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{file}: its entries are nested too deeply.") from error
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML's, of a value that its tag does not fit
+        raise ConfigurationError(f"{file}: a date, number or tag in it is none.") from error
     if not isinstance(value, dict):
         raise ConfigurationError(f"{file}: expected a mapping of keys to values.")
     return value
@@ -40,6 +61,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' stands twice", key.start_mark
@@ -75,9 +98,7 @@ def complete_plugin(entry, kind, key, file, where):
 
 def complete(value, schema, file, where):
     """Check `value` and return a copy with the schema's defaults filled in."""
-    for key, number in _numbers(value):
-        if not math.isfinite(number):
-            raise ConfigurationError(f"{file}: {'.'.join(filter(None, [where, key]))}: {number} is not a number.")
+    _check_parts(value, file, where)
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(value), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
     if errors:
@@ -85,13 +106,29 @@ def complete(value, schema, file, where):
     return _with_defaults(json.loads(json.dumps(value)), schema)
 
 
-def _numbers(value, path=""):
-    """(path, number) of every number with a decimal point in nested mappings and lists."""
-    if isinstance(value, float):
-        yield path, value
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in pairs:
-        yield from _numbers(part, f"{path}.{key}" if path else str(key))
+def _check_parts(value, file, where):
+    """Refuse what YAML can say and JSON, a path or a seed cannot hold, and what its aliases nest without end."""
+    pending, count = [(where, value)], 0
+    while pending:
+        (path, part), count = pending.pop(), count + 1
+        entry = f"{file}: {path}" if path else file
+        if count > MOST_PARTS or path.count(".") > DEEPEST:
+            raise ConfigurationError(f"{file}: its entries are nested too deeply, or too many.")
+        if isinstance(part, dict):
+            for key in part:
+                if not isinstance(key, str) or not key.isprintable() or len(key) > LONGEST_KEY:
+                    raise ConfigurationError(f"{entry}: the key {_shown(key)} is not a word; quote or rename it.")
+        elif isinstance(part, str):
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in part.translate(BREAKS)):
+                raise ConfigurationError(f"{entry}: {_shown(part)} holds a character that is no text.")
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise ConfigurationError(f"{entry}: {part} is not a number.")
+        elif isinstance(part, int) and abs(part) >= 2**63:
+            raise ConfigurationError(f"{entry}: the number has more than 64 bits.")
+        elif not isinstance(part, list | int | float | None):
+            raise ConfigurationError(f"{entry}: {_shown(part)} is neither text nor number; put it in quotes.")
+        pairs = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+        pending += [(f"{path}.{key}" if path else str(key), below) for key, below in pairs]
 
 
 def _with_defaults(value, schema):
@@ -129,14 +166,22 @@ def _sentence(error, file, where):
         return f"{entry}: the key '{missing}' is missing."
     if error.validator == "enum":
         allowed = ", ".join(str(v) for v in error.validator_value)
-        return f"{entry}: {error.instance!r} is none of {allowed}{nearest(error.instance, error.validator_value)}."
+        hint = nearest(error.instance, error.validator_value)
+        return f"{entry}: {_shown(error.instance)} is none of {allowed}{hint}."
     if error.validator == "type":
         expected = (
             error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
         )
-        return f"{entry}: expected {expected}, got {error.instance!r}."
+        return f"{entry}: expected {expected}, got {_shown(error.instance)}."
     hint = error.schema.get("description") if isinstance(error.schema, dict) else None
-    return f"{entry}: {error.message}{f' ({hint})' if hint else ''}."
+    message = error.message.replace(repr(error.instance), _shown(error.instance))
+    return f"{entry}: {message}{f' ({hint})' if hint else ''}."
+
+
+def _shown(value):
+    """A value as a message shows it: cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def nearest(name, known):

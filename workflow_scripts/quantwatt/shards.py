@@ -45,7 +45,7 @@ class Shards:
         from safetensors import safe_open
 
         self.path = {}  # {name of a tensor: its file}
-        for path in (Path(folder) / file for file in files if file != INDEX):
+        for path in (Path(folder) / file for file in files if file.endswith(".safetensors")):
             with safe_open(path, framework="pt") as file:
                 self.path |= dict.fromkeys(file.keys(), path)
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -232,5 +233,6 @@ if __name__ == "__main__":
     name, arguments, interval = sys.argv[1:]
     reader = registry.load("meters", name).reader(**json.loads(arguments))
     gc.disable()  # nothing here makes a cycle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the program that asks, and its end this one
     come_first()
     serve(reader, float(interval), open(0, "rb", buffering=0), open(1, "wb", buffering=0))
