@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quantwatt import manifest
-from quantwatt.progress import PROGRESS_FD
+from quantwatt.command import PROGRESS_FD
 
 SCRIPTS = Path(manifest.__file__).parents[1]
 WRITING = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quantwatt.manifest import DataError
 
+PROGRESS_FD = "QUANTWATT_PROGRESS_FD"  # environment variable of rules' jobs: number of an open file descriptor
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
@@ -17,8 +18,6 @@ def run(main):
 
     SIGINT (Ctrl-C) and SIGTERM are a sentence, too, once what was half-written is removed.
     """
-    from quantwatt.progress import PROGRESS_FD  # whose tqdm Snakemake need not have
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if PROGRESS_FD in os.environ:  # a rule's job, which must not go on writing beside those of the next run
         end_with_parent()

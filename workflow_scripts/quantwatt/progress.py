@@ -10,7 +10,8 @@ import sys
 
 from tqdm import tqdm
 
-PROGRESS_FD = "QUANTWATT_PROGRESS_FD"  # environment variable: number of an open file descriptor
+from quantwatt.command import PROGRESS_FD
+
 REDRAW_S, LINE_S = 0.5, 30  # between two updates: on a terminal, and in a file
 
 
