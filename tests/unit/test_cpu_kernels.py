@@ -236,8 +236,10 @@ def described(weights, activations, columns=256, rows=64, **more):
         (described(integer(4, "group", 48), None), unpacked),
         (described(integer(4), None, rows=50), unpacked),
         (described(integer(4), None, parts=["group_index"]), unpacked),
-        (described(integer(2), None, kernel_size=[3, 3]), unpacked),
-        (described(integer(8), inputs_of(8), kernel_size=[3, 3], groups=1), onednn_convolution),
+        (described(integer(2), None, kernel_size=[3, 3], groups=1), unpacked),
+        (described(integer(8), inputs_of(8), 27, 5, kernel_size=[3, 3], groups=1), onednn_convolution),
+        (described(integer(8), inputs_of(8), 9, 64, kernel_size=[3, 3], groups=64), onednn_convolution),
+        (described(integer(8), inputs_of(8), 18, 64, kernel_size=[3, 3], groups=32), None),
     ],
 )
 def test_each_format_finds_its_kernel(layer, kernel):

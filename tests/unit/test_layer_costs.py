@@ -44,11 +44,11 @@ def test_what_has_a_kernel_is_measured_and_the_rest_says_why(rows):
     assert list(rows) == [(layer, c) for layer in SHAPES for c in ("baseline", *CANDIDATES)]
     for (_, candidate), row in rows.items():
         assert set(row) == set(sensitivity_table.COSTS)
-        real = candidate in ("baseline", "int8", "static", "float")
+        real = candidate != "a8"
         assert (row["milliseconds"] is not None) == (row["joules"] is not None) == (row["reason"] is None) == real
         assert not real or (row["milliseconds"] > 0 and row["joules"] > 0)
-    assert rows["q", "int8"]["kernel"] == rows["q", "static"]["kernel"] == "torch._int_mm"
-    assert rows["q", "w4"]["reason"] == "no kernel computes integer W4A16 per channel on cpu"
+    assert rows["q", "int8"]["kernel"] == rows["q", "static"]["kernel"] == "oneDNN int8"
+    assert rows["q", "w4"]["kernel"] == "unpack and multiply in float"
     assert rows["q", "a8"]["reason"] == "no kernel computes 16-bit weights with quantized inputs on cpu"
 
 
@@ -100,7 +100,7 @@ def measured(tmp_path_factory):
                 "max_sequence_length": 1}  # fmt: skip
     with contextlib.chdir(ROOT):
         fetch_model.main(["--model", "m", "--settings", json.dumps(settings), "--output", f"{folder}/model.json"])
-        entry = {"candidates": {name: CANDIDATES[name] for name in ("int8", "w4")}, "steps": 1, "height": 64,
+        entry = {"candidates": {name: CANDIDATES[name] for name in ("int8", "a8")}, "steps": 1, "height": 64,
                  "width": 64, "prompts": "resources/prompts/shapes-calibration.txt",
                  "costs": SETTINGS | {"rounds": 1, "blocks": 0}}  # fmt: skip
         entry = experiment._complete_sensitivity(entry, "mine.yaml", "sensitivities.alone")
@@ -117,7 +117,7 @@ def test_the_embedded_models_layers(measured):
     names = [row["layer"] for row in rows if row["candidate"] == "baseline"]
     assert len(rows) == 3 * len(names) and "transformer_blocks.0.attn.to_q" in names
     for row in rows:
-        assert (row["milliseconds"] is None) == (row["candidate"] == "w4")
+        assert (row["milliseconds"] is None) == (row["candidate"] == "a8")
         assert row["joules"] is None and row["reason"]
     with measured.open() as file:
         assert len({row["milliseconds"] for row in csv.DictReader(file)}) < len(rows) / 3  # shapes repeat

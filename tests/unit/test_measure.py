@@ -319,8 +319,8 @@ PRECISIONS = {
     "fp16": ("float16", "torch linear"),
     "fp16-autocast": ("float32", "torch linear"),
     "bf16": ("bfloat16", "torch linear"),
-    "int8": ("int8", "torch._int_mm"),
-    "int8-static": ("int8", "torch._int_mm"),
+    "int8": ("int8", "oneDNN int8"),
+    "int8-static": ("int8", "oneDNN int8"),
     "w4": ("nf4", "bitsandbytes matmul_4bit"),
 }
 

@@ -10,7 +10,7 @@ import torch
 from quantwatt import experiment, linear
 from quantwatt.activations import ActivationFormat
 from quantwatt.formats import load_format
-from quantwatt.kernels import bitsandbytes_four_bit, int_mm
+from quantwatt.kernels import bitsandbytes_four_bit, onednn_int8
 from quantwatt.solvers import gptq, rtn
 from quantwatt.statistics import Hessian, Statistics, needs_of
 from quantwatt.transforms import smoothing
@@ -67,7 +67,7 @@ def test_the_product_is_unchanged(alpha):
         assert torch.allclose((inputs * factor).abs().amax(dim=0)[:7], torch.ones(7), rtol=2**-8)  # bf16
 
 
-@pytest.mark.parametrize("kind", [int_mm.Layer, linear.SimulatedLinear])
+@pytest.mark.parametrize("kind", [onednn_int8.Layer, linear.SimulatedLinear])
 def test_smoothing_halves_the_error_of_eight_bit_activations_with_an_outlier(kind):
     weight, inputs = layer()
     weight_format = load_format(INT8)

@@ -67,9 +67,9 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
     compute = {method: (row["status"], row["compute"]) for method, row in rows.items()}
     assert compute == {
         "float32": ("ok", "real"),
-        "qronos-w3": ("simulated", "simulated"),
-        "brecq-w2": ("simulated", "simulated"),
-        "hqq-w4": ("simulated", "simulated"),
+        "qronos-w3": ("ok", "real"),
+        "brecq-w2": ("ok", "real"),
+        "hqq-w4": ("ok", "real"),
         "svdquant-w4a4": ("simulated", "simulated"),
         "smooth-w8a8": ("ok", "real"),
         "torchao-int8": ("ok", "real"),
@@ -78,6 +78,10 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
     }
     assert "compute capability" in rows["torchao-float8-dynamic"]["reason"]
     assert "make backends" in rows["auto-gptq-w4"]["reason"]
+    simulated = rows["svdquant-w4a4"]
+    assert "no kernel computes integer W4A4 per group" in simulated["reason"]
+    for figure in ("latency_s", "energy_j", "memory_mb"):
+        assert simulated[figure] == simulated[f"{figure}_low"] == simulated[f"{figure}_high"] == ""
     for method, row in rows.items():
         assert (row["psnr_db"] != "") == (row["status"] != "unsupported" and method != "float32")
 

@@ -1,5 +1,7 @@
 """Convolutions of integer weights per output channel with integer inputs: oneDNN's product of bytes."""
 
+import math
+
 import torch
 
 from quantwatt import fused
@@ -7,10 +9,17 @@ from quantwatt.kernels import onednn_int8
 from quantwatt.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "oneDNN int8 convolution", "torch", onednn_int8.BOUND
+MULTIPLE = 4  # of a group's channels: others oneDNN computes by its reference code, 10 to 80 times slower than in float
 
 
 def refusal(layer, device):
-    return onednn_int8.inexpressible(layer) if "kernel_size" in layer else "takes convolutions only"
+    if "kernel_size" not in layer:
+        return "takes convolutions only"
+    inputs = layer["in_features"] // math.prod(layer["kernel_size"])  # channels of a group
+    outputs = layer["out_features"] // layer["groups"]
+    if layer["groups"] > 1 and (inputs, outputs) != (1, 1) and (inputs % MULTIPLE or outputs % MULTIPLE):
+        return f"takes groups of channels in multiples of {MULTIPLE}, or of one"
+    return onednn_int8.inexpressible(layer)
 
 
 class Layer(QuantizedLinear):
