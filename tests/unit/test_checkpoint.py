@@ -179,10 +179,12 @@ def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, 
     assert torch.equal(before, after)
     monkeypatch.undo()
     real = checkpoint.load_pipeline(path, simulate=True)
-    assert real.compute == "real" or kind in ("svdquant", "llm-int8")
+    assert real.compute == "real" or kind == "llm-int8"
     with torch.no_grad():
         computed = real.pipeline.transformer(**tensors, return_dict=False)[0]
-    assert (computed - before).float().norm() < 0.05 * before.float().norm()  # other kernels round in another order
+    # Other kernels round in another order, and now and then an input of few bits then falls to the next step.
+    bound = 0.15 if kind == "svdquant" else 0.05
+    assert (computed - before).float().norm() < bound * before.float().norm()
 
 
 def test_fresh_process_gives_the_same_bits_in_three_lines(nf4, tmp_path):

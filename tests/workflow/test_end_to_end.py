@@ -52,8 +52,8 @@ def test_damage_follows_the_bits(rows):
 
 
 def test_every_method_has_a_cost(rows):
-    kernels = {"float32": "torch linear", "rtn-w8a8": "oneDNN int8", "gptq-w3": "unpack and multiply in float"}
-    assert {method: row["kernel"] for method, row in rows.items()} == kernels
+    assert rows["float32"]["kernel"] == "torch linear" and "int8" in rows["rtn-w8a8"]["kernel"]
+    assert rows["gptq-w3"]["kernel"] == "unpack and multiply in float"
     for row in rows.values():
         assert row["compute"] == "real" and row["meter"] in ("estimate", "rapl", "nvml")
         for figure in ("latency_s", "energy_j", "memory_mb"):

@@ -1,7 +1,9 @@
 """What goes before and after a product of integers on the CPU, and the unpacking of weights: one pass each.
 
 They are C (fused.c), compiled once by the system's compiler into a cache folder, or PyTorch's functions, five to ten
-passes for each, where there is no compiler or the tensors are on another device or float16.
+passes for each, where there is no compiler or the tensors are on another device or float16. Not torch.compile: it takes
+a process 4.3 CPU seconds more to compile one such pass again from a full cache, and 6 from an empty one, where the C
+takes half a second once and nothing after it (torch 2.13, 2 AVX2 cores); a small model's job lasts a few seconds.
 """
 
 import ctypes
@@ -19,6 +21,7 @@ import torch
 from quantwatt.formats import QuantizedWeight, unpack
 
 SOURCE = Path(__file__).with_suffix(".c")
+PANEL = 16  # as in fused.c
 # Without -ffast-math: NaN must come through, and codes be those of quantwatt.activations.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 
@@ -82,6 +85,37 @@ def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, ha
         *(dtype == torch.bfloat16, _address(outputs), torch.get_num_threads()),
     )
     return outputs
+
+
+def multiply(inputs, activation_format, static, panels, column_scale, bias):
+    """A linear layer of integers in one pass, in C: quantize, multiply and rescale.
+
+    Args:
+        inputs: [rows, columns] float32 or bfloat16; static: as of `quantize`.
+        panels: the weight's integers, of `panels_of`.
+        column_scale, bias: [outputs] float32; bias may be None.
+    Returns:
+        [rows, outputs] of the inputs' type.
+    """
+    inputs = inputs.contiguous()
+    (rows, columns), outputs = inputs.shape, len(column_scale)
+    products = torch.empty(rows, outputs, dtype=inputs.dtype)
+    kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
+    grid = (1.0, 0.0) if static is None else (one.item() for one in static)
+    bfloat16, sizes = inputs.dtype == torch.bfloat16, map(ctypes.c_int64, (rows, columns, outputs))
+    library().multiply(
+        *(_address(inputs), bfloat16, *sizes, *kind, activation_format.lowest, activation_format.highest),
+        *(*map(ctypes.c_float, grid), _address(panels), _address(column_scale), _address(bias)),
+        *(_address(products), torch.get_num_threads()),
+    )
+    return products
+
+
+def panels_of(integers):
+    """A weight's integers [rows, columns] int8 as `multiply` reads them: [panels, pairs of columns, 16 rows, 2]."""
+    rows, columns = integers.shape
+    padded = torch.nn.functional.pad(integers, (0, columns % 2, 0, -rows % PANEL))
+    return padded.reshape(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
 
 
 def dequantize(quantized, weight_format, columns, dtype, bits):

@@ -23,7 +23,7 @@ from quantwatt.manifest import DataError
 FOUR_BIT = {"nf4": ["bitsandbytes_four_bit", "unpacked"], "fp4": ["bitsandbytes_four_bit", "unpacked"]}
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
-    "cpu": {"integer": ["onednn_int8", "onednn_convolution", "int4pack", "unpacked"], **FOUR_BIT},
+    "cpu": {"integer": ["avx2_int8", "onednn_int8", "onednn_convolution", "int4pack", "unpacked"], **FOUR_BIT},
     "cuda": {"integer": ["int_mm", "unpacked"], **FOUR_BIT},
 }
 
