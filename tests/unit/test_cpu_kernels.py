@@ -125,6 +125,16 @@ def test_unpacked_weight_is_the_dequantized_one_bit_for_bit(passes, weights, dty
     assert torch.equal(found, expected)
 
 
+def test_a_large_weight_is_unpacked_in_parts(passes, monkeypatch):
+    monkeypatch.setattr(unpacked, "PART", 4 * 131 + 7)  # four rows
+    inputs, made, unpack = torch.randn(3, 131), [], fused.dequantize
+    monkeypatch.setattr(fused, "dequantize", lambda *arguments: made.append(unpack(*arguments)) or made[-1])
+    for bias in (torch.randn(29), None):
+        found, expected = both(unpacked, WEIGHT_ONLY["w4-groups"], None, torch.randn(29, 131), inputs, bias)
+        assert agree(found, expected)
+    assert [len(weight) for weight in made] == 2 * [4, 4, 4, 4, 4, 4, 4, 1]
+
+
 @pytest.mark.parametrize("tokens", [1, int4pack.FEW, int4pack.FEW + 1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["w4", "w4-groups", "w4-float-zero"])
