@@ -269,10 +269,10 @@ def main(argv=None):
     if args.worker:
         work(args.worker, args.size[0], args.device, args.settings)
         return
-    from quantwatt import experiment
+    from quantwatt import experiment, machine
 
     changes = dict(args.settings)
-    meter = experiment.resolve_meter(changes.pop("meter", "auto"), args.device)
+    meter = machine.resolve_meter(changes.pop("meter", "auto"), args.device)
     defaults = {"warmup_s": 5, "latency_s": 5, "block_s": 10, **changes}
     settings = experiment.load_config({"measuring": defaults})["measuring"] | {"meter": meter}
     modes = (False,) if args.eager_only else (False, True)
