@@ -105,16 +105,12 @@ def test_int8_product_agrees_with_the_dequantized_layer(passes, weights, activat
 def test_c_product_agrees_with_the_dequantized_layer(activations, shape, threads):
     torch.manual_seed(0)
     tokens, columns, rows = shape
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        for dtype in (*DTYPES, torch.float16):
-            inputs = torch.randn(tokens, columns, dtype=dtype) + 0.7
-            for weights in INTEGERS.values():
-                weight = torch.randn(rows, columns)
-                assert agree(*both(avx2_int8, weights, activations, weight, inputs, torch.randn(rows)))
-    finally:
-        torch.set_num_threads(before)
+    for dtype in (*DTYPES, torch.float16):
+        inputs = torch.randn(tokens, columns, dtype=dtype) + 0.7
+        for weights in INTEGERS.values():
+            weight = torch.randn(rows, columns)
+            assert agree(*both(avx2_int8, weights, activations, weight, inputs, torch.randn(rows)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

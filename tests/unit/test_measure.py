@@ -371,16 +371,13 @@ def test_the_gpu_is_one_of_those_left_to_the_process(monkeypatch):
 def test_threads_are_torchs_own_choice(folders, tmp_path, monkeypatch):
     """Which is that of the processors left to this process, and not all of the machine."""
     model, texts = folders["distilbert"]
-    before, seen = torch.get_num_threads(), []
+    seen = []
     monkeypatch.setattr(measure, "padded_alike", lambda *_: seen.append(torch.get_num_threads()) or pytest.fail())
     common = ["--model", str(model), "--texts", str(texts), "--device", "cpu", "--output", str(tmp_path)]
-    try:
-        for options in ([], ["--threads", "1"]):
-            torch.set_num_threads(3)
-            with pytest.raises(pytest.fail.Exception):
-                measure.main([*common, *options])
-    finally:
-        torch.set_num_threads(before)
+    for options in ([], ["--threads", "1"]):
+        torch.set_num_threads(3)
+        with pytest.raises(pytest.fail.Exception):
+            measure.main([*common, *options])
     assert seen == [3, 1]
 
 
