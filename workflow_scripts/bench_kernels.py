@@ -132,6 +132,8 @@ def pipeline(args, dtype):
 
 def checkpoints(methods, folder, device):
     """{method: manifest.json of its checkpoint} of the embedded model, by the workflow's own stages."""
+    import torch
+
     import fetch_model
     import quantize
     from quantwatt.allocation import allocate
@@ -148,7 +150,8 @@ def checkpoints(methods, folder, device):
         paths[name] = folder / name / "manifest.json"
         quantize.main(
             ["--model", str(model), "--allocation", f"{folder}/{name}.json", "--method-name", name, "--method",
-             json.dumps(method), "--device", device, "--output", str(paths[name])]
+             json.dumps(method), "--device", device, "--threads", str(torch.get_num_threads()),
+             "--output", str(paths[name])]
         )  # fmt: skip
     return paths
 

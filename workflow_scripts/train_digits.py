@@ -19,6 +19,7 @@ from quantwatt.embedded import digit_reader, stages, tiny_consistency, training
 from quantwatt.families import consistency
 from quantwatt.images import to_uint8
 from quantwatt.metrics import fid
+from quantwatt.moments import moments
 from quantwatt.progress import progress
 
 STAGES = ("classifier", "model", "evaluate")
@@ -50,15 +51,17 @@ def evaluate(models: Path, n: int) -> dict:
     held, labels = digits.dataset(held=True)
     seen, known = digits.dataset(held=False)
     held_features, found = digit_classifier.read(classifier, training.to_tensor(held))
-    reference = digit_classifier.read(classifier, training.to_tensor(digits.dataset()[0]))[0].numpy()
-    seen_features = digit_classifier.read(classifier, training.to_tensor(seen))[0].numpy()
+    drawn_from, seen_moments = (
+        moments(digit_classifier.read(classifier, training.to_tensor(images))[0].numpy())
+        for images in (digits.dataset()[0], seen)
+    )
     asked = torch.arange(n) % digits.CLASSES
     by_steps = {}
     for steps in STEPS:
         features, read = digit_classifier.read(classifier, draw(pipeline, steps, n))
         by_steps[f"{steps} steps" if steps > 1 else "1 step"] = {
             "accuracy": float((read == asked).float().mean()),
-            "frechet_distance": fid.score(features.numpy(), reference, resamples=0).value,
+            "frechet_distance": fid.score(features.numpy(), drawn_from, resamples=0).value,
         }
     return {
         "parameters": sum(p.numel() for p in pipeline.unet.parameters()),
@@ -66,7 +69,7 @@ def evaluate(models: Path, n: int) -> dict:
         "images": n,
         "generated": by_steps,
         "classifier_right_on_held_out_digits": float((found.numpy() == labels).mean()),
-        "frechet_distance_of_held_out_digits": fid.score(held_features.numpy(), seen_features, resamples=0).value,
+        "frechet_distance_of_held_out_digits": fid.score(held_features.numpy(), seen_moments, resamples=0).value,
         "held_out_digits": len(held),
         "training_digits": len(known),
     }

@@ -210,22 +210,25 @@ def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, 
     assert torch.equal(before, after)
     monkeypatch.undo()
     real = checkpoint.load_pipeline(path, simulate=True)
-    assert real.compute == "real" or kind in ("svdquant", "llm-int8")
+    assert real.compute == "real" or kind == "llm-int8"
     with torch.no_grad():
         computed = real.pipeline.transformer(**tensors, return_dict=False)[0]
-    assert (computed - before).float().norm() < 0.05 * before.float().norm()  # other kernels round in another order
+    # Other kernels round in another order, and now and then an input of few bits then falls to the next step.
+    bound = 0.15 if kind == "svdquant" else 0.05
+    assert (computed - before).float().norm() < bound * before.float().norm()
 
 
-def test_fresh_process_gives_the_same_bits_in_three_lines(nf4, tmp_path):
-    out = tmp_path / "images.npy"
+@pytest.mark.parametrize("method", ["nf4", "rtn-w8a8", "rtn-w3"])
+def test_fresh_process_gives_the_same_bits_in_three_lines(family, layers, tmp_path, method):
+    path, out = save(tmp_path, *quantize(method, family, layers)), tmp_path / "images.npy"
     code = (
         "from quantwatt import load_pipeline\n"
-        f"pipeline = load_pipeline({str(nf4.parent)!r})\n"
+        f"pipeline = load_pipeline({str(path.parent)!r})\n"
         f"images = pipeline.generate({PROMPTS!r}, seeds=[0, 1], steps=2, guidance=2.0)\n"
         f"import numpy; numpy.save({str(out)!r}, images)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "workflow_scripts", capture_output=True)
-    here = checkpoint.load_pipeline(nf4).generate(PROMPTS, [0, 1], SAMPLING)
+    here = checkpoint.load_pipeline(path).generate(PROMPTS, [0, 1], SAMPLING)
     assert np.array_equal(np.load(out), here)
 
 

@@ -87,7 +87,7 @@ def test_features_are_torchvisions(image_set, tmp_path):
     with torch.no_grad():
         logits = network(x)
     assert tensors["image"].shape == (12, 512) and np.array_equal(tensors["classes"], logits.argmax(-1).numpy())
-    np.testing.assert_allclose(network.fc(torch.from_numpy(tensors["image"])).detach(), logits, atol=1e-3)
+    np.testing.assert_allclose(network.fc(torch.tensor(tensors["image"])).detach(), logits, atol=1e-3)
     assert "resnet18" in fields["library"] and fields["resize"] == "PIL bicubic to 224x224"
 
 

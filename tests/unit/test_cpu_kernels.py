@@ -12,12 +12,12 @@ from quantwatt import fused, kernels, linear
 from quantwatt.activations import ActivationFormat
 from quantwatt.convolution import Convolution
 from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.kernels import int4pack, onednn_convolution, onednn_int8, unpacked
+from quantwatt.kernels import avx2_int8, int4pack, onednn_convolution, onednn_int8, unpacked
 
 SCRIPTS = Path(__file__).parents[2] / "workflow_scripts"
 # Norm of the error relative to that of the outputs: sums in another order, and rounded to bfloat16 in other places.
-BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
-DTYPES = list(BOUNDS)
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+DTYPES = [torch.float32, torch.bfloat16]
 
 
 def integer(bits, granularity="channel", group_size=None, symmetric=True, **more):
@@ -57,11 +57,15 @@ WEIGHT_ONLY = {
 }
 
 
+NEEDS_C = pytest.mark.skipif(not hasattr(fused.library(), "multiply"), reason="no C compiler, or no AVX2")
+INT8 = [onednn_int8, pytest.param(avx2_int8, marks=NEEDS_C)]
+
+
 @pytest.fixture(params=["compiled", "eager"])
 def passes(request, monkeypatch):
     """What goes around the products: in C, and as PyTorch has it where nothing compiles C."""
     if request.param == "eager":
-        monkeypatch.setattr(fused, "library", lambda: None)
+        monkeypatch.setattr(fused, "_library_for", lambda *_: None)
     elif fused.library() is None:
         pytest.skip("no C compiler")
 
@@ -94,12 +98,37 @@ def test_int8_product_agrees_with_the_dequantized_layer(passes, weights, activat
     assert agree(*both(onednn_int8, weights, activations, torch.randn(37, 83), inputs, torch.randn(37)))
 
 
+@NEEDS_C
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(29, 83, 37), (1, 64, 200), (24, 128, 16), (50, 7, 1)], ids=str)
+@pytest.mark.parametrize("activations", INPUTS.values(), ids=INPUTS)
+def test_c_product_agrees_with_the_dequantized_layer(activations, shape, threads):
+    torch.manual_seed(0)
+    tokens, columns, rows = shape
+    torch.set_num_threads(threads)
+    for dtype in (*DTYPES, torch.float16):
+        inputs = torch.randn(tokens, columns, dtype=dtype) + 0.7
+        for weights in INTEGERS.values():
+            weight = torch.randn(rows, columns)
+            assert agree(*both(avx2_int8, weights, activations, weight, inputs, torch.randn(rows)))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weights", WEIGHT_ONLY.values(), ids=WEIGHT_ONLY)
 def test_unpacked_weight_is_the_dequantized_one_bit_for_bit(passes, weights, dtype):
     inputs = torch.randn(3, 5, 131, dtype=dtype)
     found, expected = both(unpacked, weights, None, torch.randn(29, 131), inputs, torch.randn(29))
     assert torch.equal(found, expected)
+
+
+def test_a_large_weight_is_unpacked_in_parts(passes, monkeypatch):
+    monkeypatch.setattr(unpacked, "PART", 4 * 131 + 7)  # four rows
+    inputs, made, unpack = torch.randn(3, 131), [], fused.dequantize
+    monkeypatch.setattr(fused, "dequantize", lambda *arguments: made.append(unpack(*arguments)) or made[-1])
+    for bias in (torch.randn(29), None):
+        found, expected = both(unpacked, WEIGHT_ONLY["w4-groups"], None, torch.randn(29, 131), inputs, bias)
+        assert agree(found, expected)
+    assert [len(weight) for weight in made] == 2 * [4, 4, 4, 4, 4, 4, 4, 1]
 
 
 @pytest.mark.parametrize("tokens", [1, int4pack.FEW, int4pack.FEW + 1])
@@ -113,6 +142,7 @@ def test_int4_product_agrees_with_the_dequantized_layer(name, dtype, tokens):
 
 TAKEN = [
     (onednn_int8, integer(8), inputs_of(8, symmetric=False)),
+    pytest.param(avx2_int8, integer(8), inputs_of(8, symmetric=False), marks=NEEDS_C),
     (int4pack, integer(4, "group", 64, symmetric=False), None),
     (unpacked, integer(3), None),
 ]
@@ -136,9 +166,10 @@ def test_inputs_that_are_not_contiguous(passes, kernel, weights, activations):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_largest_codes_everywhere_do_not_saturate(passes, side, symmetric):
+@pytest.mark.parametrize("kernel", INT8)
+def test_largest_codes_everywhere_do_not_saturate(passes, kernel, side, symmetric):
     inputs, weight = torch.full((8, 3072), 3.0), torch.full((32, 3072), side)
-    found, expected = both(onednn_int8, integer(8), inputs_of(8, symmetric=symmetric), weight, inputs, None)
+    found, expected = both(kernel, integer(8), inputs_of(8, symmetric=symmetric), weight, inputs, None)
     assert torch.allclose(found, expected, rtol=1e-6)
 
 
@@ -154,10 +185,11 @@ def test_a_product_that_cannot_overflow_is_not_computed_in_halves():
 
 @pytest.mark.parametrize("bad", [float("nan"), -float("nan"), float("inf")])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_what_is_not_finite_is_not_lost(passes, bad, symmetric):
+@pytest.mark.parametrize("kernel", INT8)
+def test_what_is_not_finite_is_not_lost(passes, kernel, bad, symmetric):
     inputs = torch.randn(6, 64)
     inputs[2, 5] = bad
-    found, _ = both(onednn_int8, integer(8), inputs_of(8, symmetric=symmetric), torch.randn(16, 64), inputs, None)
+    found, _ = both(kernel, integer(8), inputs_of(8, symmetric=symmetric), torch.randn(16, 64), inputs, None)
     assert not found[2].isfinite().any() and found[[0, 1, 3, 4, 5]].isfinite().all()
 
 
@@ -223,6 +255,9 @@ def test_a_layer_holds_its_weight_in_the_formats_size():
         assert most <= held / (rows * columns) <= most + 0.07
 
 
+PRODUCT = avx2_int8 if onednn_int8.saturates() and hasattr(fused.library(), "multiply") else onednn_int8
+
+
 def described(weights, activations, columns=256, rows=64, **more):
     return {"weights": weights, "activations": activations, "in_features": columns, "out_features": rows} | {
         "library": None,
@@ -234,8 +269,8 @@ def described(weights, activations, columns=256, rows=64, **more):
 @pytest.mark.parametrize(
     "layer, kernel",
     [
-        (described(integer(8), inputs_of(8)), onednn_int8),
-        (described(integer(4, symmetric=False), inputs_of(4)), onednn_int8),
+        (described(integer(8), inputs_of(8)), PRODUCT),
+        (described(integer(4, symmetric=False), inputs_of(4)), PRODUCT),
         (described(integer(8, symmetric=False), inputs_of(8)), None),
         (described(integer(4, "group", 64), inputs_of(8)), None),
         (described({"format": "nf4", "block": 64}, inputs_of(8)), None),

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import fetch_model
-from quantwatt import architecture, calibration, checkpoint, experiment, manifest, sequential, splits
+from quantwatt import architecture, calibration, checkpoint, experiment, kernels, manifest, sequential, splits
 from quantwatt.allocation import allocate
 from quantwatt.denoiser_inputs import flat, nested, shared
 from quantwatt.families import load_family
@@ -412,7 +412,7 @@ def quantized(name, folder, method, samples):
 
 @pytest.mark.parametrize("solver", ["rtn", "gptq", "qronos"])
 def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pictures(
-    name, solver, folders, samples, tmp_path
+    name, solver, folders, samples, tmp_path, monkeypatch
 ):
     method = method_of(solver, activations={"bits": 8})
     denoiser, states, reports = quantized(name, folders[name], method, samples)
@@ -426,6 +426,7 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folders[name])}
     checkpoint.save(tmp_path, denoiser, states, reports, details)
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
     loaded = checkpoint.load_pipeline(tmp_path, simulate=True)
     expected = FAMILY.load(settings(name), folders[name], denoiser)
     images = FAMILY.generate(expected, subjects(name), [5, 6, 7], sampling(name))
@@ -433,7 +434,7 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
     assert np.array_equal(FAMILY.generate(loaded.pipeline, subjects(name), [5, 6, 7], sampling(name)), images)
 
 
-def test_what_no_file_stores_is_the_same_in_16_bit(folders, samples, tmp_path):
+def test_what_no_file_stores_is_the_same_in_16_bit(folders, samples, tmp_path, monkeypatch):
     entry, folder = {**settings("dit"), "dtype": "bfloat16"}, folders["dit"]
     denoiser, method = FAMILY.load_denoiser(entry, folder), method_of("rtn")
     allocated = allocate(fetch_model.describe(FAMILY, folder, "bfloat16")["layers"], method, "method")
@@ -442,6 +443,7 @@ def test_what_no_file_stores_is_the_same_in_16_bit(folders, samples, tmp_path):
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": entry, "location": str(folder)}
     checkpoint.save(tmp_path, denoiser, states, reports, details)
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
     loaded = checkpoint.load_pipeline(tmp_path, simulate=True).pipeline.transformer
     assert loaded.pos_embed.pos_embed.any() and "pos_embed.pos_embed" not in denoiser.state_dict()
     inputs = nested({n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in samples["dit"].items()})

@@ -32,10 +32,7 @@ def pipe():
 @pytest.fixture(autouse=True)
 def one_thread():
     """Threads that wait for each other make small networks very slow where other programs run."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_held_out_digits_are_apart():

@@ -56,10 +56,7 @@ def test_autoencoder_reconstructs(pipe):
 @pytest.fixture
 def one_thread():
     """Threads that wait for each other make small networks very slow where other programs run."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def draw(pipe, prompts, first_seed=0, steps=20):

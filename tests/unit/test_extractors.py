@@ -161,6 +161,21 @@ def test_a_cell_without_images_has_features_without_tensors(image_set, clip_fold
     assert tensors == {} and not output.with_suffix(".safetensors").exists()
 
 
+def test_features_of_a_reference_come_chunk_by_chunk_with_their_moments(image_set, clip_folder, tmp_path, monkeypatch):
+    settings, judge = {"model": f"local-dir:{clip_folder}"}, tmp_path / "judge.json"
+    _, whole = run(image_set[0], "judge", settings, judge)
+    assert not judge.with_name("judge-moments.safetensors").exists()
+    images.write_images(tmp_path / "set", [(image_set[1], [None] * 3, [None] * 3)], {"reference": "coco"})
+    monkeypatch.setattr(features, "CHUNK", 2)
+    _, found = run(tmp_path / "set" / "manifest.json", "judge", settings, judge)
+    np.testing.assert_allclose(found["image"], whole["image"], rtol=1e-4, atol=1e-6)
+    fields, moments = feature_files.read_moments(judge)
+    np.testing.assert_allclose(moments.mean, found["image"].mean(axis=0, dtype=np.float64), rtol=1e-9)
+    assert moments.n == 3 and set(fields["files"]) == {"judge.safetensors", "judge-moments.safetensors"}
+    expected = {"judge.json", *fields["files"], "set"}
+    assert {path.name for path in tmp_path.iterdir()} == expected  # and nothing that they were made of
+
+
 def test_features_without_prompts_have_no_text(image_set, clip_folder, tmp_path):
     images.write_images(tmp_path / "set", [(image_set[1], [None] * 3, [None] * 3)], {"reference": "coco"})
     settings = {"model": f"local-dir:{clip_folder}"}

@@ -28,10 +28,7 @@ def no_gradients(request):
 @pytest.fixture
 def one_thread():
     """Threads that wait for each other make small networks very slow where other programs run."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -416,6 +416,7 @@ def test_an_ablation_keeps_the_experiments_order(mixed):
 def test_trust_box(page):
     for text in (
         "Example CPU, 8 cores",
+        "<dd>torch._int_mm: rtn-w8a8</dd>",
         "energy is estimated, not measured",
         "8 blocks of at least 10 s in 2 fresh processes, in turns with as many of the baseline",
         "energy 1.000 [0.990, 1.008]: a difference within 1.01 % is not distinguishable",

@@ -185,7 +185,7 @@ def test_qronos_gets_the_float_models_inputs_beside(monkeypatch):
     layer, float_layer = denoiser.transformer_blocks[1].to_out[0], reference.transformer_blocks[1].to_out[0]
     inputs, float_inputs = pairs[3]
     truth = float_inputs @ float_layer.weight.T
-    error = (truth - inputs @ layer.weight.T).norm() / truth.norm()
+    error = (truth - inputs @ layer.values.T).norm() / truth.norm()
     report = reports["transformer_blocks.1.to_out.0"]
     assert report["error_of"] == "float outputs"
     assert report["relative_error"] == pytest.approx(error.item(), rel=1e-3)
@@ -195,10 +195,10 @@ def test_reported_errors_are_those_of_the_outputs():
     denoiser, _, reports = run(method_of(bits=3))
     weight = Denoiser().transformer_blocks[0].to_q.weight
     inputs = samples()["hidden_states"]
-    nearest = run(method_of("rtn", bits=3))[0].transformer_blocks[0].to_q.weight
+    nearest = run(method_of("rtn", bits=3))[0].transformer_blocks[0].to_q.values
     truth = (inputs @ weight.T).norm()
     report = reports["transformer_blocks.0.to_q"]
-    both = {"error_before": nearest, "relative_error": denoiser.transformer_blocks[0].to_q.weight}
+    both = {"error_before": nearest, "relative_error": denoiser.transformer_blocks[0].to_q.values}
     for key, found in both.items():
         assert report[key] == pytest.approx(((inputs @ (weight - found).T).norm() / truth).item(), rel=1e-3)
     assert report["relative_error"] < report["error_before"] and report["error_of"] == "outputs"

@@ -52,8 +52,8 @@ def test_damage_follows_the_bits(rows):
 
 
 def test_every_method_has_a_cost(rows):
-    kernels = {"float32": "torch linear", "rtn-w8a8": "oneDNN int8", "gptq-w3": "unpack and multiply in float"}
-    assert {method: row["kernel"] for method, row in rows.items()} == kernels
+    assert rows["float32"]["kernel"] == "torch linear" and "int8" in rows["rtn-w8a8"]["kernel"]
+    assert rows["gptq-w3"]["kernel"] == "unpack and multiply in float"
     for row in rows.values():
         assert row["compute"] == "real" and row["meter"] in ("estimate", "rapl", "nvml")
         for figure in ("latency_s", "energy_j", "memory_mb"):
@@ -129,7 +129,7 @@ def test_figures_tables_and_report_are_there(finished):
         assert (folder / f"figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / f"figures/{figure}.svg").read_text()
     page = (folder / "report.html").read_text()
-    assert "rtn-w8a8" in page and "oneDNN int8" in page and "estimated" in page
+    assert "rtn-w8a8" in page and ("int8 in C (AVX2)" in page or "oneDNN int8" in page) and "estimated" in page
     assert 'src="http' not in page and "@import" not in page
 
 

@@ -22,7 +22,7 @@ def small(experiment):
     for method in ("mixed-w4a8", "mixdq-w4a8"):
         methods[method]["allocation"]["programs"][0]["targets"] = 1
     methods[MEASURED]["allocation"]["programs"][0]["budget"]["milliseconds"] = 1e-6
-    experiment["sensitivities"]["one-step"] |= {"images": 2, "batch_size": 2, "metrics": ["ssim", "sqnr"]}
+    experiment["sensitivities"]["one-step"] |= {"images": 2, "batch_size": 2}
     costs = {"rounds": 1, "seconds": 0.001, "blocks": 0}
     experiment["sensitivities"]["measured"] |= {
         "images": 1,
@@ -79,7 +79,7 @@ def test_what_is_compared_has_the_same_bits(rows):
     for method in ABLATION[2:]:
         for bits, more in (("weight_bits", 0.1), ("activation_bits", 0.2)):  # more: the inputs that stay in 16 bit
             assert float(rows[method][bits]) < float(rows["naive-w4a8"][bits]) + more
-        assert rows[method]["status"] == "simulated" and rows[method]["n_images"] == "32"
+        assert rows[method]["status"] == "ok" and rows[method]["n_images"] == "32"
 
 
 def test_every_layer_was_tried_in_every_format_and_mixed_methods_use_several(study):

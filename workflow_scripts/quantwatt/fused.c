@@ -217,3 +217,119 @@ void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, cons
         free(buffer);
     }
 }
+
+#ifdef __AVX2__
+#include <immintrin.h>
+
+enum { PANEL = 16, BLOCK = 6, TILE = 24 }; /* outputs side by side; tokens in registers; tokens coded at once */
+
+/* Sums of up to BLOCK tokens' codes with a panel of weights, in which each output's codes stand in pairs. */
+static inline __attribute__((always_inline)) void block(const int16_t *codes, int64_t pairs, const int8_t *panel,
+                                                        const int tokens, int32_t sums[BLOCK][PANEL]) {
+    __m256i left[BLOCK], right[BLOCK];
+    for (int m = 0; m < tokens; m++) left[m] = right[m] = _mm256_setzero_si256();
+    for (int64_t p = 0; p < pairs; p++) {
+        const __m128i *weights = (const __m128i *)(panel + 2 * PANEL * p);
+        __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128(weights));
+        __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128(weights + 1));
+        for (int m = 0; m < tokens; m++) {
+            int32_t pair;
+            memcpy(&pair, codes + 2 * (m * pairs + p), 4);
+            __m256i both = _mm256_set1_epi32(pair);
+            left[m] = _mm256_add_epi32(left[m], _mm256_madd_epi16(both, first));
+            right[m] = _mm256_add_epi32(right[m], _mm256_madd_epi16(both, second));
+        }
+    }
+    for (int m = 0; m < tokens; m++) {
+        _mm256_storeu_si256((__m256i *)sums[m], left[m]);
+        _mm256_storeu_si256((__m256i *)sums[m] + 1, right[m]);
+    }
+}
+
+static void block_of(const int16_t *codes, int64_t pairs, const int8_t *panel, int tokens, int32_t sums[BLOCK][PANEL]) {
+    switch (tokens) { /* so that each keeps its sums in registers */
+    case 1: block(codes, pairs, panel, 1, sums); break;
+    case 2: block(codes, pairs, panel, 2, sums); break;
+    case 3: block(codes, pairs, panel, 3, sums); break;
+    case 4: block(codes, pairs, panel, 4, sums); break;
+    case 5: block(codes, pairs, panel, 5, sums); break;
+    default: block(codes, pairs, panel, BLOCK, sums);
+    }
+}
+
+/* Codes less their zero point: every product of two of them and two weights is exact in 32 bits. */
+static void encode_wide(const float *line, int64_t count, float scale, float zero, float low, float high,
+                        int16_t *codes) {
+    for (int64_t k = 0; k < count; k++) {
+        float code = nearbyintf(line[k] / scale) + zero;
+        code = code > low ? code : low;
+        code = code < high ? code : high;
+        codes[k] = (int16_t)(int32_t)(code - zero);
+    }
+}
+
+void multiply(const void *inputs, int bfloat16, int64_t rows, int64_t columns, int64_t outputs, int dynamic, int by_row,
+              int symmetric, int lowest, int highest, float static_scale, float static_zero, const int8_t *weight,
+              const float *column_scale, const float *bias, void *products, int threads) {
+    int64_t pairs = (columns + 1) / 2, panels = (outputs + PANEL - 1) / PANEL, tiles = (rows + TILE - 1) / TILE;
+    int64_t parts = tiles >= threads ? 1 : (threads + tiles - 1) / (tiles ? tiles : 1); /* few tokens: share outputs */
+    int32_t least = INT32_MAX, most = INT32_MIN;
+    if (dynamic && !by_row) {
+#pragma omp parallel num_threads(threads) reduction(min : least) reduction(max : most)
+        {
+            float *buffer = malloc((columns + 1) * sizeof *buffer);
+#pragma omp for
+            for (int64_t row = 0; row < rows; row++) {
+                int32_t low, high;
+                line_range(widened(inputs, bfloat16, row * columns, columns, buffer), columns, &low, &high);
+                least = low < least ? low : least;
+                most = high > most ? high : most;
+            }
+            free(buffer);
+        }
+        grid(least, most, symmetric, lowest, highest, &static_scale, &static_zero);
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        float *buffer = malloc((columns + 1) * sizeof *buffer), scale[TILE];
+        int16_t *codes = calloc(TILE * pairs * 2, sizeof *codes); /* an odd last column's other half is 0 */
+#pragma omp for
+        for (int64_t share = 0; share < tiles * parts; share++) {
+            int64_t start = share / parts * TILE, part = share % parts;
+            int tokens = rows - start < TILE ? rows - start : TILE;
+            for (int m = 0; m < tokens; m++) {
+                const float *line = widened(inputs, bfloat16, (start + m) * columns, columns, buffer);
+                float zero = static_zero;
+                scale[m] = static_scale;
+                if (dynamic && by_row) {
+                    int32_t low, high;
+                    line_range(line, columns, &low, &high);
+                    grid(low, high, symmetric, lowest, highest, &scale[m], &zero);
+                }
+                encode_wide(line, columns, scale[m], zero, lowest, highest, codes + m * 2 * pairs);
+            }
+            for (int64_t panel = panels * part / parts; panel < panels * (part + 1) / parts; panel++) {
+                int64_t first = panel * PANEL;
+                int width = outputs - first < PANEL ? outputs - first : PANEL;
+                for (int m = 0; m < tokens; m += BLOCK) {
+                    int32_t sums[BLOCK][PANEL];
+                    int count = tokens - m < BLOCK ? tokens - m : BLOCK;
+                    block_of(codes + m * 2 * pairs, pairs, weight + first * 2 * pairs, count, sums);
+                    for (int i = 0; i < count; i++) {
+                        float line[PANEL];
+                        for (int n = 0; n < width; n++) {
+                            float value = sums[i][n] * (scale[m + i] * column_scale[first + n]);
+                            line[n] = bias ? value + bias[first + n] : value;
+                        }
+                        int64_t to = (start + m + i) * outputs + first;
+                        if (bfloat16) narrow(line, width, (uint16_t *)products + to);
+                        else memcpy((float *)products + to, line, width * sizeof *line);
+                    }
+                }
+            }
+        }
+        free(buffer);
+        free(codes);
+    }
+}
+#endif

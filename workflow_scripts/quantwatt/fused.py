@@ -1,7 +1,9 @@
 """What goes before and after a product of integers on the CPU, and the unpacking of weights: one pass each.
 
 They are C (fused.c), compiled once by the system's compiler into a cache folder, or PyTorch's functions, five to ten
-passes for each, where there is no compiler or the tensors are on another device or float16.
+passes for each, where there is no compiler or the tensors are on another device or float16. Not torch.compile: it takes
+a process 4.3 CPU seconds more to compile one such pass again from a full cache, and 6 from an empty one, where the C
+takes half a second once and nothing after it (torch 2.13, 2 AVX2 cores); a small model's job lasts a few seconds.
 """
 
 import ctypes
@@ -19,8 +21,17 @@ import torch
 from quantwatt.formats import QuantizedWeight, unpack
 
 SOURCE = Path(__file__).with_suffix(".c")
+PANEL = 16  # as in fused.c
 # Without -ffast-math: NaN must come through, and codes be those of quantwatt.activations.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+# Of fused.c's functions: pointer, int, int64_t, float.
+TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "q": ctypes.c_int64, "f": ctypes.c_float}
+ARGUMENTS = {
+    "quantize": "pi" + "qqqqq" + "iiiiii" + "pppi",
+    "rescale": "pi" + "qqq" + "ppippp" + "ipi",
+    "unpack": "pi" + "qq" + "ppp" + "qqp" + "ipi",
+    "multiply": "pi" + "qqq" + "iiiii" + "ff" + "ppppi",
+}
 
 
 def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0)):
@@ -48,7 +59,7 @@ def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0
     else:
         codes = torch.empty(shape, dtype=torch.uint8)
         scale, zero = (torch.empty(rows) for _ in range(2)) if static is None else (one.repeat(rows) for one in static)
-        sizes = map(ctypes.c_int64, (rows, height, width * channels, top, side * channels))
+        sizes = (rows, height, width * channels, top, side * channels)
         kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
         library.quantize(
             *(_address(images), images.dtype == torch.bfloat16, *sizes, *kind, lowest, activation_format.highest),
@@ -77,11 +88,41 @@ def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, ha
     outputs = torch.empty(rows, *sums.shape[1:], dtype=dtype)
     positions = sums.shape[1:-1].numel()
     library.rescale(
-        *(_address(sums), halves, *map(ctypes.c_int64, (rows * positions, sums.shape[-1], positions))),
+        *(_address(sums), halves, rows * positions, sums.shape[-1], positions),
         *(_address(scale), _address(zero), lowest, _address(column_scale), _address(column_sum), _address(bias)),
         *(dtype == torch.bfloat16, _address(outputs), torch.get_num_threads()),
     )
     return outputs
+
+
+def multiply(inputs, activation_format, static, panels, column_scale, bias):
+    """A linear layer of integers in one pass, in C: quantize, multiply and rescale.
+
+    Args:
+        inputs: [rows, columns] float32 or bfloat16; static: as of `quantize`.
+        panels: the weight's integers, of `panels_of`.
+        column_scale, bias: [outputs] float32; bias may be None.
+    Returns:
+        [rows, outputs] of the inputs' type.
+    """
+    inputs = inputs.contiguous()
+    (rows, columns), outputs = inputs.shape, len(column_scale)
+    products = torch.empty(rows, outputs, dtype=inputs.dtype)
+    kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
+    grid = (1.0, 0.0) if static is None else (one.item() for one in static)
+    library().multiply(
+        *(_address(inputs), inputs.dtype == torch.bfloat16, rows, columns, outputs, *kind),
+        *(activation_format.lowest, activation_format.highest, *grid, _address(panels), _address(column_scale)),
+        *(_address(bias), _address(products), torch.get_num_threads()),
+    )
+    return products
+
+
+def panels_of(integers):
+    """A weight's integers [rows, columns] int8 as `multiply` reads them: [panels, pairs of columns, 16 rows, 2]."""
+    rows, columns = integers.shape
+    padded = torch.nn.functional.pad(integers, (0, columns % 2, 0, -rows % PANEL))
+    return padded.reshape(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
 
 
 def dequantize(quantized, weight_format, columns, dtype, bits):
@@ -100,16 +141,15 @@ def dequantize(quantized, weight_format, columns, dtype, bits):
         zero = torch.full_like(scale, getattr(weight_format, "middle", 0))
     zero = zero.float()
     library.unpack(
-        *(_address(packed), bits, ctypes.c_int64(len(packed)), ctypes.c_int64(columns)),
-        *(_address(values), _address(scale), _address(zero), ctypes.c_int64(scale.shape[1])),
-        *(ctypes.c_int64(weight_format.group_size(columns)), _address(index)),
+        *(_address(packed), bits, len(packed), columns, _address(values), _address(scale), _address(zero)),
+        *(scale.shape[1], weight_format.group_size(columns), _address(index)),
         *(dtype == torch.bfloat16, _address(weight), torch.get_num_threads()),
     )
     return weight
 
 
 def _address(tensor):
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _library_for(tensor, dtype):
@@ -132,8 +172,12 @@ def library():
                 command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(whole), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 whole.replace(path)
-        return ctypes.CDLL(path)
+        compiled = ctypes.CDLL(path)
     except (OSError, subprocess.CalledProcessError) as error:
         own = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
         print(f"fused.c is not compiled ({own}): PyTorch's functions take its place, more slowly.", file=sys.stderr)
         return None
+    for name, arguments in ARGUMENTS.items():
+        if hasattr(compiled, name):
+            getattr(compiled, name).argtypes = [TYPES[letter] for letter in arguments]
+    return compiled

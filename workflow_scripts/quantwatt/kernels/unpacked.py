@@ -1,6 +1,7 @@
 """Any weight of ours, 16-bit or float32 inputs: the weight stays packed, and every call unpacks it and multiplies.
 
-It takes the format's memory, and more time than the unquantized layer.
+It takes the format's memory, and more time than the unquantized layer. Large weights are unpacked and multiplied in
+parts, so that no float weight of a whole layer is ever there, and the same memory serves again.
 """
 
 import torch
@@ -10,6 +11,7 @@ from quantwatt.formats import QuantizedWeight, pack
 from quantwatt.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "unpack and multiply in float", "torch", 1e-3
+PART = 1 << 22  # weights unpacked at once: 16 MB in float32, which the allocator keeps; it maps larger ones anew
 
 
 def refusal(layer, device):
@@ -31,5 +33,15 @@ class Layer(QuantizedLinear):
     def _product(self, inputs):
         codes, bits = self._packed()
         held = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
+        rows = max(1, PART // self.in_features) if self.geometry is None else self.out_features
+        if rows >= self.out_features:
+            return self._part(inputs, held, bits, self.bias)
+        starts = range(0, self.out_features, rows)
+        biases = [None for _ in starts] if self.bias is None else self.bias.split(rows)
+        parts = [held.rows(start, start + rows) for start in starts]
+        products = [self._part(inputs, part, bits, bias) for part, bias in zip(parts, biases, strict=True)]
+        return torch.cat(products, dim=-1)
+
+    def _part(self, inputs, held, bits, bias):
         weight = fused.dequantize(held, self.weight_format, self.in_features, inputs.dtype, bits)
-        return convolution.product(inputs, weight, self.bias, self.geometry)
+        return convolution.product(inputs, weight, bias, self.geometry)

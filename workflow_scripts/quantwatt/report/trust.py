@@ -29,6 +29,7 @@ def _device_facts(cells, baseline):
     facts = [
         ("Device", _distinct(_device_text(d) for d in devices)),
         ("Processor", _distinct(provenance(c, "cpu") for c in cells)),
+        ("Kernels", _kernels_text(cells)),
         ("Meter", _distinct(_meter_text(m) for m in timed)),
         ("Blocks", _distinct(_blocks_text(m) for m in timed)),
         ("Blocks left out", _void_text(blocks)),
@@ -58,6 +59,15 @@ def _device_text(device):
     if device.get("power_limit_w"):
         parts.append(f"power limit {compact(device['power_limit_w'])} W")
     return ", ".join(str(part) for part in parts if part)
+
+
+def _kernels_text(cells):
+    """Which kernel computes which methods, in their order."""
+    methods = {}
+    for cell in cells:
+        if cell.measurement.get("compute") == "real" and cell.measurement.get("kernel"):
+            methods.setdefault(cell.measurement["kernel"], {})[cell.method] = None
+    return _distinct(f"{kernel}: {', '.join(names)}" for kernel, names in methods.items())
 
 
 def _meter_text(record):
