@@ -14,6 +14,7 @@ rule sensitivity_job:
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         sensitivity=trying,
@@ -38,6 +39,9 @@ rule sensitivity:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         sensitivity=trying,
     message:
@@ -60,9 +64,10 @@ rule layer_costs:
     retries: 0
     conda:
         "../envs/torch.yaml"
-    threads: workflow.cores
+    threads: whole_machine
     resources:
         mem_mb=CONFIG["memory_mb"]["measure"],
+        runtime=CONFIG["runtime_min"]["measure"],
         gpu=GPUS,
     params:
         sensitivity=costing,
@@ -91,6 +96,9 @@ rule candidates:
     conda:
         "../envs/allocate.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         method=formatting,
         inputs=lambda wildcards: arguments(program_inputs(wildcards)),
@@ -119,6 +127,7 @@ rule trials:
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         method=formatting,
@@ -146,6 +155,9 @@ rule allocate:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         method=allocating,
         inputs=lambda wildcards: arguments(allocate_inputs(wildcards)),

@@ -9,9 +9,13 @@ rule fetch:
         f"{BENCHMARKS}/fetch/{{archive}}.tsv"
     wildcard_constraints:
         archive=missing(datasets.ARCHIVES | datasets.YOURS),
+    retries: 2
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     message:
         "Fetch {output}"
     shell:
@@ -33,6 +37,9 @@ rule dataset:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     message:
         "Make {output}"
     shell:

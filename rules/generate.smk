@@ -9,11 +9,13 @@ rule generate:
         f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}.log",
     benchmark:
         f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
+    retries: 1
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         sampling=settings("samplings"),
@@ -37,11 +39,13 @@ rule predict:
         f"{LOGS}/predict/{{model}}/{{method}}/{{sampling}}.log",
     benchmark:
         f"{BENCHMARKS}/predict/{{model}}/{{method}}/{{sampling}}.tsv"
+    retries: 1
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),

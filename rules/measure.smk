@@ -14,9 +14,10 @@ rule measure:
     retries: 0
     conda:
         "../envs/torch.yaml"
-    threads: workflow.cores
+    threads: whole_machine
     resources:
         mem_mb=CONFIG["memory_mb"]["measure"],
+        runtime=CONFIG["runtime_min"]["measure"],
         gpu=GPUS,
     params:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
