@@ -63,19 +63,21 @@ def obstacle():
 
 
 def install():
-    """Install the packages, and keep them from starting daemons of their own meanwhile."""
-    installed = subprocess.run(["dpkg", "-s", *PACKAGES], capture_output=True).returncode == 0
-    if installed or os.geteuid() != 0 or not shutil.which("apt-get"):
+    """Install the packages, and keep them from starting daemons of their own meanwhile; without a network, say so."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    if subprocess.run(["dpkg", "-s", *PACKAGES], capture_output=True).returncode == 0:
         return
     forbids = not POLICY.exists()
     if forbids:
         POLICY.write_text("#!/bin/sh\nexit 101\n")
         POLICY.chmod(0o755)
     try:
-        subprocess.run(["apt-get", "update"], check=True)
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
-        subprocess.run(command, check=True, env=environment)
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
+            subprocess.run(["apt-get", *command], check=True, env=environment)
+    except subprocess.CalledProcessError as error:
+        print(f"SLURM is not installed, and its tests will be skipped: {error}")
     finally:
         if forbids:
             POLICY.unlink()

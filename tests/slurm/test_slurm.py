@@ -1,9 +1,7 @@
 """The workflow through a real SLURM: what it asks for, and that nothing is lost when something dies."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -20,7 +18,7 @@ EXPERIMENT = "cluster"
 RESULTS = f"results/{EXPERIMENT}"
 CELL = "tiny-sd3, rtn-w8a8, steps-4"
 IMAGES = f"{RESULTS}/images/tiny-sd3/rtn-w8a8/steps-4"
-LOG = f"{RESULTS}/logs/generate/tiny-sd3/rtn-w8a8/steps-4.log"
+SCRIPT = "workflow_scripts/generate.py"
 TARGET = f"{RESULTS}/tables/summary.csv"
 LOST = {f"Generate images: {CELL}", f"Score psnr: {CELL}", "Write the tables"}
 ON_THE_GPU = ("quantize", "generate", "measure")
@@ -99,7 +97,6 @@ def robbed(undisturbed, tmp_path):
     shutil.copytree(undisturbed.folder, project.folder, symlinks=True)
     for folder in ("images/tiny-sd3/rtn-w8a8", "scores/tiny-sd3/rtn-w8a8", "tables"):
         shutil.rmtree(project.path(f"{RESULTS}/{folder}"))
-    project.path(LOG).unlink()
     assert missing(project) == LOST
     return project
 
@@ -109,9 +106,15 @@ def missing(project):
 
 
 def generating(project, slurm):
-    """The number of the job that draws images, once its script runs."""
-    slurm.wait_for(project.path(LOG).exists, "log of generating", 120)
-    return slurm.wait_for(lambda: slurm.job_of("generate", "RUNNING"), "job that generates")
+    """The number of the job that draws a project's images, and its script's process, once it runs."""
+
+    def found():
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            if process.info["cwd"] == str(project.folder) and SCRIPT in (process.info["cmdline"] or ()):
+                return process
+
+    process = slurm.wait_for(found, "process of the script that generates", 120)
+    return slurm.job_of("generate", "RUNNING"), process
 
 
 def made(output):
@@ -173,7 +176,7 @@ def test_jobs_on_the_gpu_run_one_at_a_time_and_measuring_alone(undisturbed):
 
 def test_a_cancelled_job_is_tried_again(robbed, undisturbed, slurm):
     run = Run(robbed, slurm)
-    cancelled = generating(robbed, slurm)
+    cancelled, _ = generating(robbed, slurm)
     slurm.ask("scancel", cancelled)
     code, output = run.wait()
     assert code == 0 and "CANCELLED" in output, output
@@ -190,10 +193,8 @@ def test_a_job_that_takes_more_memory_than_it_asked_for(robbed, undisturbed, slu
 
 def test_a_job_that_hangs_until_its_time_is_over(robbed, undisturbed, slurm):
     run = Run(robbed, slurm, runtime=1)
-    hanging = generating(robbed, slurm)
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if "workflow_scripts/generate.py" in (process.info["cmdline"] or ()) and process.info["cwd"] == str(robbed.folder):
-            process.suspend()
+    hanging, process = generating(robbed, slurm)
+    process.suspend()
     code, output = run.wait()
     assert {job["JobId"]: job["JobState"] for job in slurm.jobs()}[hanging] == "TIMEOUT"
     assert code == 0 and "TIMEOUT" in output, output  # generating is tried again
@@ -216,7 +217,7 @@ def test_an_outage_of_the_controller(robbed, undisturbed, slurm):
 def test_snakemake_is_killed(robbed, undisturbed, slurm):
     run = Run(robbed, slurm)
     generating(robbed, slurm)
-    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.kill()
     _, output = run.wait()
     name = re.search(r"SLURM run ID: (\S+)", output)[1]
     assert slurm.job_of("generate", "RUNNING")  # its jobs go on, ...
