@@ -49,16 +49,24 @@ class Run:
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/test"]
         command += ["--configfile", "tests/workflow/quick.yaml", "--config", f"experiment={EXPERIMENT}", "--", TARGET]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, cwd=project.folder, stdout=log, stderr=subprocess.STDOUT, env=slurm.environment
-            )
+            settings = {"cwd": project.folder, "env": slurm.environment}
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **settings)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
 
     def wait(self):
         """Wait for its end; returns (exit code, output)."""
-        try:
-            return self.process.wait(500), self.log.read_text()
-        finally:
-            self.process.kill()
+        return self.process.wait(500), self.log.read_text()
+
+
+def run(project, slurm, **resources):
+    """A whole run; returns (exit code, output)."""
+    with Run(project, slurm, **resources) as running:
+        return running.wait()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +92,7 @@ def undisturbed(slurm, tmp_path_factory):
     with project.path("tests/workflow/quick.yaml").open("a") as file:
         file.write("device: cpu\n")
     project.commit()
-    code, output = Run(project, slurm).wait()
+    code, output = run(project, slurm)
     assert code == 0, output
     project.output, project.jobs = output, slurm.jobs()
     return project
@@ -137,7 +145,7 @@ def assert_as_undisturbed(project, undisturbed):
 def assert_the_rest_is_made(project, undisturbed, slurm):
     """A second run makes what the first did not, and nothing else."""
     assert missing(project) == LOST
-    code, output = Run(project, slurm).wait()
+    code, output = run(project, slurm)
     assert code == 0, output
     assert made(output) == LOST
     assert_as_undisturbed(project, undisturbed)
@@ -175,27 +183,27 @@ def test_jobs_on_the_gpu_run_one_at_a_time_and_measuring_alone(undisturbed):
 
 
 def test_a_cancelled_job_is_tried_again(robbed, undisturbed, slurm):
-    run = Run(robbed, slurm)
-    cancelled, _ = generating(robbed, slurm)
-    slurm.ask("scancel", cancelled)
-    code, output = run.wait()
+    with Run(robbed, slurm) as running:
+        cancelled, _ = generating(robbed, slurm)
+        slurm.ask("scancel", cancelled)
+        code, output = running.wait()
     assert code == 0 and "CANCELLED" in output, output
     assert made(output) == LOST
     assert_as_undisturbed(robbed, undisturbed)
 
 
 def test_a_job_that_takes_more_memory_than_it_asked_for(robbed, undisturbed, slurm):
-    code, output = Run(robbed, slurm, mem_mb=300).wait()
+    code, output = run(robbed, slurm, mem_mb=300)
     assert code != 0 and "Generate images" in output and "Write the tables" not in output, output
     assert not robbed.path(f"{IMAGES}/manifest.json").exists()
     assert_the_rest_is_made(robbed, undisturbed, slurm)
 
 
 def test_a_job_that_hangs_until_its_time_is_over(robbed, undisturbed, slurm):
-    run = Run(robbed, slurm, runtime=1)
-    hanging, process = generating(robbed, slurm)
-    process.suspend()
-    code, output = run.wait()
+    with Run(robbed, slurm, runtime=1) as running:
+        hanging, process = generating(robbed, slurm)
+        process.suspend()
+        code, output = running.wait()
     assert {job["JobId"]: job["JobState"] for job in slurm.jobs()}[hanging] == "TIMEOUT"
     assert code == 0 and "TIMEOUT" in output, output  # generating is tried again
     assert made(output) == LOST
@@ -203,25 +211,24 @@ def test_a_job_that_hangs_until_its_time_is_over(robbed, undisturbed, slurm):
 
 
 def test_an_outage_of_the_controller(robbed, undisturbed, slurm):
-    run = Run(robbed, slurm)
-    generating(robbed, slurm)
-    slurm.stop_controller()
-    with pytest.raises(subprocess.TimeoutExpired):
-        run.process.wait(15)
-    slurm.start_controller()
-    code, output = run.wait()
+    with Run(robbed, slurm) as running:
+        generating(robbed, slurm)
+        slurm.stop_controller()
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.process.wait(15)
+        slurm.start_controller()
+        code, output = running.wait()
     assert code == 0 and made(output) == LOST, output
     assert_as_undisturbed(robbed, undisturbed)
 
 
 def test_snakemake_is_killed(robbed, undisturbed, slurm):
-    run = Run(robbed, slurm)
-    generating(robbed, slurm)
-    run.process.kill()
-    _, output = run.wait()
+    with Run(robbed, slurm) as running:
+        generating(robbed, slurm)
+    _, output = running.wait()  # killed
     name = re.search(r"SLURM run ID: (\S+)", output)[1]
     assert slurm.job_of("generate", "RUNNING")  # its jobs go on, ...
-    refused = Run(robbed, slurm).wait()
+    refused = run(robbed, slurm)
     assert refused[0] != 0 and "--unlock" in refused[1]
     slurm.ask("scancel", f"--name={name}")  # ... until README's two commands
     slurm.wait_for(lambda: not slurm.ask("squeue", "-h", f"--name={name}"), "end of the job")
