@@ -109,7 +109,8 @@ class Cluster:
         SYSTEM_CONF.parent.mkdir(exist_ok=True)
         SYSTEM_CONF.symlink_to(self.folder / "slurm.conf")
         files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed"}
-        self._start("munged", "--foreground", *(f"--{option}={self.folder}/munge.{end}" for option, end in files.items()))
+        options = [f"--{option}={self.folder}/munge.{end}" for option, end in files.items()]
+        self._start("munged", "--foreground", *options)
         self.wait_for((self.folder / "munge.socket").exists, "munge's socket")
         self.start_controller()
         self._start("slurmd", "-D", "-f", self.folder / "slurm.conf")

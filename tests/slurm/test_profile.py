@@ -9,7 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [path.read_text() for path in sorted((ROOT / "rules").glob("*.smk"))]
-RULES = {name: text for file in TEXTS for name, text in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file, flags=re.M)}
+RULES = dict(found for text in TEXTS for found in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text, flags=re.M))
 PROFILE = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
 
 
