@@ -10,7 +10,7 @@ TRITON := triton==3.7.1
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends plan kernels clean
+.PHONY: report test test-all lint readme-figure embedded-models backends slurm plan kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
 
 report: .venv/installed
@@ -25,7 +25,7 @@ test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
 
 # PyTorch's CUDA build brings Triton along, whose interpreter runs the kernels of GPUs on a CPU; its CPU build does not.
-test-all: .venv/installed backends lint
+test-all: .venv/installed backends slurm lint
 	$(BIN)/pip install --quiet $(TRITON)
 	$(BIN)/python -m pytest
 
@@ -76,6 +76,10 @@ bench-transformers: .venv/installed
 # Memory and time of writing, features and scores of 1,000, 4,000 and 16,000 images: results/benchmarks/scale.json.
 bench-scale: .venv/installed
 	$(BIN)/python workflow_scripts/bench_scale.py
+
+# SLURM from Debian's packages, for the tests that bring it up: root's make installs it by apt-get, else they are skipped.
+slurm:
+	$(PYTHON) tests/slurm/cluster.py
 
 # The libraries that solve layers in environments of their own, where there is no conda: rules find them in .venvs.
 backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed

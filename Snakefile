@@ -25,7 +25,8 @@ include: "rules/study.smk"
 
 localrules:
     all,
-    fetch,  # where jobs run there may be no network
+    fetch,  # where jobs run there may be no network, ...
+    model,  # ... and models come from a hub
 
 
 rule all:

@@ -13,6 +13,7 @@ rule sensitivity_job:
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         sensitivity=trying,
@@ -37,6 +38,9 @@ rule sensitivity:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         sensitivity=trying,
         code=code("gather_sensitivity.py"),
@@ -59,9 +63,10 @@ rule layer_costs:
     retries: 0
     conda:
         "../envs/torch.yaml"
-    threads: workflow.cores
+    threads: whole_machine
     resources:
         mem_mb=CONFIG["memory_mb"]["measure"],
+        runtime=CONFIG["runtime_min"]["measure"],
         gpu=GPUS,
     params:
         sensitivity=costing,
@@ -90,6 +95,9 @@ rule candidates:
     conda:
         "../envs/allocate.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         method=formatting,
         inputs=lambda wildcards: arguments(program_inputs(wildcards)),
@@ -118,6 +126,7 @@ rule trials:
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         method=formatting,
@@ -145,6 +154,9 @@ rule allocate:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         method=allocating,
         inputs=lambda wildcards: arguments(allocate_inputs(wildcards)),

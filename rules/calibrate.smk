@@ -14,6 +14,7 @@ rule calibrate:
     threads: CONFIG["threads"]["calibrate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["calibrate"],
+        runtime=CONFIG["runtime_min"]["calibrate"],
         gpu=GPUS,
     params:
         settings=lambda wildcards: canonical_json(calibration_of(wildcards)),

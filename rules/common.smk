@@ -29,6 +29,9 @@ try:
 except schemas.ConfigurationError as error:
     raise WorkflowError(str(error))
 
+if CONFIG["device"] == "auto" and workflow.resource_settings.nodes is not None:  # of a cluster
+    raise WorkflowError("config.yaml: device: auto asks this machine, and jobs run on others; name cuda or cpu.")
+
 RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
@@ -174,6 +177,11 @@ def code(script, *plugins):
         return dependencies.digest(script, tuple(name for plugin in plugins for name in plugin(wildcards)))
 
     return digest
+
+
+def whole_machine(wildcards):
+    """All cores that Snakemake was given, as a function: a cluster's profile tells the number instead."""
+    return workflow.cores
 
 
 def content(path):

@@ -7,9 +7,13 @@ rule fetch:
         f"{BENCHMARKS}/fetch/{{archive}}.tsv"
     wildcard_constraints:
         archive=missing(datasets.ARCHIVES | datasets.YOURS),
+    retries: 2
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         code=code("fetch_data.py"),
     message:
@@ -32,6 +36,9 @@ rule dataset:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         code=code("fetch_data.py"),
     message:

@@ -13,6 +13,7 @@ rule export_layers:
     threads: CONFIG["threads"]["quantize"]
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
+        runtime=CONFIG["runtime_min"]["quantize"],
         gpu=GPUS,
     params:
         device=DEVICE,
@@ -41,6 +42,7 @@ rule solve_layers:
     threads: CONFIG["threads"]["quantize"]
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
+        runtime=CONFIG["runtime_min"]["quantize"],
     params:
         python=backend_python,
         solver=external_solver,

@@ -10,11 +10,13 @@ rule generate:
         f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
     wildcard_constraints:
         sampling=one_of(WHOLE),
+    retries: 1
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         sampling=settings("samplings"),
@@ -59,6 +61,9 @@ rule gather_images:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         first=lambda wildcards: [part.start for part in PARTS[wildcards.sampling]],
         code=code("gather_images.py"),
@@ -78,11 +83,13 @@ rule predict:
         f"{LOGS}/predict/{{model}}/{{method}}/{{sampling}}.log",
     benchmark:
         f"{BENCHMARKS}/predict/{{model}}/{{method}}/{{sampling}}.tsv"
+    retries: 1
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
         mem_mb=CONFIG["memory_mb"]["generate"],
+        runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
         sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),

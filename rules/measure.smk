@@ -13,9 +13,10 @@ rule measure:
     retries: 0
     conda:
         "../envs/torch.yaml"
-    threads: workflow.cores
+    threads: whole_machine
     resources:
         mem_mb=CONFIG["memory_mb"]["measure"],
+        runtime=CONFIG["runtime_min"]["measure"],
         gpu=GPUS,
     params:
         sampling=drawing,

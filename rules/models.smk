@@ -10,6 +10,7 @@ rule model:
     threads: 1
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
+        runtime=CONFIG["runtime_min"]["quantize"],
     params:
         settings=settings("models"),
         fingerprint=model_fingerprint,

@@ -14,6 +14,7 @@ rule quantize:
     threads: CONFIG["threads"]["quantize"]
     resources:
         mem_mb=CONFIG["memory_mb"]["quantize"],
+        runtime=CONFIG["runtime_min"]["quantize"],
         gpu=GPUS,
     params:
         method=settings("methods"),

@@ -15,6 +15,9 @@ rule tables:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         cells=CELLS,
         metrics=METRICS,
@@ -53,6 +56,9 @@ rule figure:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         cells=CELLS,
         results=lambda wildcards: RESULTS,
@@ -79,6 +85,9 @@ rule report:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         name=CONFIG["experiment"],
         results=lambda wildcards: RESULTS,

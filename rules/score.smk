@@ -10,6 +10,9 @@ rule reference:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         settings=lambda wildcards: canonical_json(EXPERIMENT["reference"]),  # whose {words} are no wildcards
         fingerprint=lambda wildcards: content((EXPERIMENT["reference"] or {}).get("folder")),
@@ -35,6 +38,7 @@ rule features:
     threads: CONFIG["threads"]["features"]
     resources:
         mem_mb=CONFIG["memory_mb"]["features"],
+        runtime=CONFIG["runtime_min"]["features"],
         gpu=GPUS,
     params:
         settings=lambda wildcards: EXTRACTORS[wildcards.extractor],
@@ -75,6 +79,7 @@ rule score:
     threads: 1
     resources:
         mem_mb=score_memory,
+        runtime=CONFIG["runtime_min"]["features"],
     params:
         settings=settings("metrics"),
         inputs=score_arguments,

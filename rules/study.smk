@@ -13,6 +13,9 @@ rule study:
     conda:
         "../envs/base.yaml"
     threads: 1
+    resources:
+        mem_mb=CONFIG["memory_mb"]["light"],
+        runtime=CONFIG["runtime_min"]["light"],
     params:
         study=lambda wildcards: EXPERIMENT["study"],
         cells=CELLS,

@@ -1,0 +1,51 @@
+"""What rules ask of a scheduler, and the profile for SLURM, without a cluster."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TEXTS = [path.read_text() for path in sorted((ROOT / "rules").glob("*.smk"))]
+RULES = dict(found for text in TEXTS for found in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text, flags=re.M))
+PROFILE = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+
+
+def plan(*config):
+    """The finished dry run of the smoke experiment on a cluster, its output in `stdout`."""
+    command = [sys.executable, "-m", "snakemake", "-n", "--workflow-profile", "profiles/slurm"]
+    command += ["--config", "experiment=smoke", *config]
+    return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def test_every_rule_asks_for_memory_and_minutes():
+    assert {"fetch", "quantize", "generate", "measure", "score", "tables", "report"} <= RULES.keys()
+    for name, text in RULES.items():
+        assert re.search(r"        mem_mb=.*,\n        runtime=CONFIG\[", text), name
+
+
+def test_measuring_has_its_node_alone_and_one_attempt():
+    measuring = {name for name, text in RULES.items() if "threads: whole_machine\n" in text}
+    assert measuring == {"measure", "layer_costs"}
+    assert measuring == {name for name, text in RULES.items() if "retries: 0\n" in text}
+    assert measuring == set(PROFILE["set-threads"]) == set(PROFILE["set-resources"])
+    assert {resources["slurm_extra"] for resources in PROFILE["set-resources"].values()} == {"'--exclusive'"}
+
+
+def test_only_what_is_safe_is_tried_again():
+    attempts = {name: int(found[1]) for name, text in RULES.items() if (found := re.search(r"retries: (\d)", text))}
+    assert {name for name, retries in attempts.items() if retries} == {"fetch", "generate", "predict"}
+    assert "retries" not in PROFILE
+
+
+def test_the_profile_plans(tmp_path):
+    done = plan("device=cuda", f"results={tmp_path}")
+    assert done.returncode == 0 and "Measure tiny-sd3, rtn-w8a8, steps-4" in done.stdout, done.stdout
+
+
+def test_the_device_of_the_machine_that_submits_is_not_asked():
+    done = plan()
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "device: auto asks this machine, and jobs run on others; name cuda or cpu." in done.stdout
