@@ -1,8 +1,8 @@
 """The part of conda's command line that Snakemake calls, on py-rattler: for machines without conda.
 
-Solving, linking and putting the prefix into files is rattler's, the library under pixi; an environment file's pip section
-goes to the new environment's own pip, as conda hands it over. Not conda's: its solver, its configuration, its locks and
-the hooks of its shell.
+Solving, linking and putting the prefix into files is rattler's, the library under pixi; the pip section of an
+environment's file goes to the new environment's own pip, as conda hands it over. Missing are conda's solver, its
+configuration, its locks and its shell hooks.
 """
 
 import argparse

@@ -1,5 +1,4 @@
-"""The smoke experiment with --sdm conda: every job in its rule's environment, and Snakemake in one that has none of their
-packages.
+"""The smoke experiment with --sdm conda: every job in its rule's environment, Snakemake in one without their packages.
 
 It takes the conda of this machine where that reaches conda-forge, and else py-rattler in its place, with a channel that
 holds the Python that runs this. Packages of pip sections come from where pip's configuration says.
@@ -25,7 +24,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SCRIPTS = {
     "base": {"allocate.py", "reference.py", "summarize.py", "plot.py", "write_report.py", "write_study.py"},
-    "torch": {"fetch_model.py", "calibrate.py", "quantize.py", "generate.py", "measure_cell.py", "features.py", "score.py"},
+    "torch": {"fetch_model.py", "calibrate.py", "quantize.py", "generate.py", "measure_cell.py", "features.py",
+              "score.py"},
 }  # fmt: skip
 OTHER_TQDM = "4.67.1"  # than that of the environments: one is given it in the tests' copy of the project
 BARE = "channels: [conda-forge]\ndependencies: [python=3.11, pip]\n"
