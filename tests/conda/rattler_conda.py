@@ -53,12 +53,8 @@ def create(argv):
 async def link(packages, channels, prefix):
     """Solve and install packages, such as "python=3.11", from channels by name."""
     named = rattler.ChannelConfig(channel_alias=ALIAS)
-    records = await rattler.solve(
-        sources=[rattler.Channel(name, named) for name in channels],
-        specs=packages,
-        platforms=[rattler.Platform.current(), rattler.Platform("noarch")],
-        virtual_packages=rattler.VirtualPackage.detect(),
-    )
+    channels = [rattler.Channel(name, named) for name in channels]
+    records = await rattler.solve(channels, packages, virtual_packages=rattler.VirtualPackage.detect())
     await rattler.install(records=records, target_prefix=prefix, show_progress=False)
 
 
