@@ -61,14 +61,27 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
 # Modules whose distribution has another name, or comes with another that requires it.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "cleanfid": "clean-fid",
                  "open_clip": "open-clip-torch", "optimum": "optimum-quanto", "pynvml": "nvidia-ml-py",
-                 "huggingface_hub": "diffusers"}  # fmt: skip
+                 "huggingface_hub": "diffusers", "triton": "torch"}  # fmt: skip
 # Folders of what a registry loads by name, by the helper of rules/common.smk that names it among a rule's code.
 PLUGINS = {"family": ["families"], "formats": ["formats"], "tried_formats": ["formats"], "kernels": ["kernels"],
            "tried_kernels": ["kernels"], "solver": ["solvers", "transforms"], "meter": ["meters"],
            "allocation": ["allocations"], "extractor": ["extractors"], "figure": ["figures"], "study": ["studies"],
            "metric": ["metrics"]}  # fmt: skip
-# What modules import in functions that no script of an environment calls.
-NOT_CALLED = {}
+# What modules import in functions that no script of an environment calls: those of libraries solve layers of integer
+# weights alone, those without torch write no tensors.
+WRITING = {"quantwatt/manifest.py": {"safetensors"}}
+SOLVERS = {f"quantwatt/solvers/{name.replace('-', '_')}.py": {name} for name in ("auto-gptq", "gptqmodel")}
+FORMATS = {"quantwatt/formats/bitsandbytes_int8.py": {"bitsandbytes"},
+           "quantwatt/formats/quanto.py": {"optimum-quanto"}}  # fmt: skip
+BLOCKS = {"quantwatt/architecture.py": {"diffusers"}, "quantwatt/streams.py": {"greenlet"}}
+NOT_CALLED = {
+    "allocate": WRITING,
+    "auto-gptq": FORMATS | BLOCKS | {"quantwatt/formats/torchao.py": {"torchao"}}
+    | {"quantwatt/solvers/gptqmodel.py": {"gptqmodel"}},
+    "base": WRITING,
+    "gptqmodel": FORMATS | BLOCKS | {"quantwatt/solvers/auto_gptq.py": {"auto-gptq"}},
+    "torch": SOLVERS,
+}  # fmt: skip
 
 
 def imported(path):
