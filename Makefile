@@ -1,5 +1,6 @@
 # Two commands: `make report` runs the embedded experiment, or another one (make report EXPERIMENT=smoke), and
-# `make test` runs every check but those that need the libraries of `make backends`, which `make test-all` adds.
+# `make test` runs every check but those that need the libraries of `make backends`, or install conda environments,
+# which `make test-all` adds.
 
 EXPERIMENT ?= embedded
 DEVICE ?= cpu

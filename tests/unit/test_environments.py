@@ -2,13 +2,14 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from quantwatt.dependencies import closure
+from quantwatt.dependencies import SCRIPTS, closure
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -57,35 +58,143 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
     assert used == {path.stem for path in ENVIRONMENTS}
 
 
-# Modules whose distribution has another name.
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "cleanfid": "clean-fid", "open_clip": "open-clip-torch",
-                 "pynvml": "nvidia-ml-py", "huggingface_hub": "diffusers"}  # fmt: skip
+# Modules whose distribution has another name, or comes with another that requires it.
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "cleanfid": "clean-fid",
+                 "open_clip": "open-clip-torch", "optimum": "optimum-quanto", "pynvml": "nvidia-ml-py",
+                 "huggingface_hub": "diffusers", "triton": "torch"}  # fmt: skip
+# Folders of what a registry loads by name, by the helper of rules/common.smk that names it among a rule's code.
+PLUGINS = {"family": ["families"], "formats": ["formats"], "tried_formats": ["formats"], "kernels": ["kernels"],
+           "tried_kernels": ["kernels"], "solver": ["solvers", "transforms"], "meter": ["meters"],
+           "allocation": ["allocations"], "extractor": ["extractors"], "figure": ["figures"], "study": ["studies"],
+           "metric": ["metrics"]}  # fmt: skip
+# What modules import in functions that no script of an environment calls: those of libraries solve layers of integer
+# weights alone, those without torch write no tensors.
+WRITING = {"quantwatt/manifest.py": {"safetensors"}}
+SOLVERS = {f"quantwatt/solvers/{name.replace('-', '_')}.py": {name} for name in ("auto-gptq", "gptqmodel")}
+FORMATS = {"quantwatt/formats/bitsandbytes_int8.py": {"bitsandbytes"},
+           "quantwatt/formats/quanto.py": {"optimum-quanto"}}  # fmt: skip
+BLOCKS = {"quantwatt/architecture.py": {"diffusers"}, "quantwatt/streams.py": {"greenlet"}}
+NOT_CALLED = {
+    "allocate": WRITING,
+    "auto-gptq": FORMATS | BLOCKS | {"quantwatt/formats/torchao.py": {"torchao"}}
+    | {"quantwatt/solvers/gptqmodel.py": {"gptqmodel"}},
+    "base": WRITING,
+    "gptqmodel": FORMATS | BLOCKS | {"quantwatt/solvers/auto_gptq.py": {"auto-gptq"}},
+    "torch": SOLVERS,
+}  # fmt: skip
 
 
-def imported_on_load(path):
-    """Modules that stand outside functions: what importing the file needs."""
-    for node in ast.parse(path.read_text()).body:
+def imported(path):
+    """(modules that importing the file needs, modules that its functions import)."""
+    loaded, called = set(), set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            names = {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            yield node.module.split(".")[0]
+            names = {node.module.split(".")[0]}
+        else:
+            continue
+        if node in tree.body:
+            loaded |= names
+        else:
+            called |= names
+    return loaded, called - loaded
 
 
-@pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
-def test_every_environment_holds_what_its_rules_scripts_import(rules):
+def modules_of(script, helpers):
+    """Every module of the package that a rule's script may load: its closure, with each plugin that it may be given."""
+    folders = [folder for helper in helpers for folder in PLUGINS[helper]]
+    plugins = [f"{folder}/{path.stem}" for folder in folders for path in (SCRIPTS / "quantwatt" / folder).glob("*.py")]
+    return closure(script, plugins)
+
+
+def scripts_of_rules():
+    """(environment, script, names of the helpers that name its plugins) of every rule."""
+    for path in RULES:
+        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE):
+            for script, helpers in re.findall(r'code\("(\w+\.py)"((?:, \w+)*)\)', rule):
+                for environment in environments_of(rule):
+                    yield environment, script, tuple(helpers.split(", ")[1:])
+
+
+def held_by(environment):
+    """Names of the distributions that an environment's file pins, or that the script behind it installs."""
+    path = ROOT / f"envs/{environment}.yaml"
+    pins = yaml.safe_load(path.read_text())["dependencies"][-1]["pip"]
+    behind = path.with_suffix(".post-deploy.sh")
+    if behind.exists():
+        pins += re.findall(r"\S+==\S+", behind.read_text())
+    return {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
+
+
+def test_every_environment_holds_what_its_rules_scripts_import():
+    rules = set(scripts_of_rules())
+    assert {script for _, script, _ in rules} == {
+        script for path in RULES for script in re.findall(r"workflow_scripts/(\w+\.py)", path.read_text())
+    }
     own = {"quantwatt", *sys.stdlib_module_names}
-    of_rules = [
-        (environment, script)
-        for rule in re.split(r"^rule ", rules.read_text(), flags=re.MULTILINE)
-        for environment in environments_of(rule)
-        for script in re.findall(r"workflow_scripts/(\w+\.py)", rule)
-    ]
-    assert of_rules
-    for environment, script in of_rules:
-        lines = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"][-1]["pip"]
-        held = {line.split("==")[0].lower().replace("_", "-") for line in lines}
-        needed = {module for path in closure(script) for module in imported_on_load(path)} - own
-        assert {DISTRIBUTIONS.get(name, name).lower() for name in needed} <= held, (environment, script)
+    not_called = {}
+    for environment, script, helpers in sorted(rules):
+        held = held_by(environment)
+        for path in modules_of(script, helpers):
+            if path.suffix == ".py":
+                loaded, called = (
+                    {DISTRIBUTIONS.get(name, name).lower().replace("_", "-") for name in names - own} - held
+                    for names in imported(path)
+                )
+                assert not loaded, (environment, script, path.name)
+                if called:
+                    not_called.setdefault(environment, {})[str(path.relative_to(SCRIPTS))] = called
+    assert not_called == NOT_CALLED
+
+
+# Runs Snakemake beside nothing but what it requires, and names the files of quantwatt that it loads.
+ALONE = """
+import importlib.abc, runpy, sys
+from importlib import metadata
+from packaging.requirements import Requirement
+
+
+def add(name, found):
+    if name not in found:
+        found.add(name)
+        for requirement in map(Requirement, metadata.requires(name) or []):
+            if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+                add(requirement.name.lower().replace("_", "-"), found)
+    return found
+
+
+required = add("snakemake", set())
+absent = {
+    module for module, names in metadata.packages_distributions().items()
+    if not any(name.lower().replace("_", "-") in required for name in names)
+}
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+assert {"torch", "numpy", "pandas"} <= absent
+sys.meta_path.insert(0, Absent())
+sys.argv[0] = "snakemake"
+try:
+    runpy.run_module("snakemake", run_name="__main__")
+finally:
+    print(*[module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "quantwatt"])
+"""
+
+
+def test_snakemake_plans_with_nothing_but_what_it_requires_itself(tmp_path):
+    arguments = ["-n", "--config", "experiment=embedded-mixdq", f"results={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", ALONE, *arguments], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    modules = [Path(name) for name in done.stdout.splitlines()[-1].split()]
+    loaded = {name for path in modules for name in imported(path)[0]}
+    assert loaded - set(sys.stdlib_module_names) == {"quantwatt", "jsonschema", "yaml"}
 
 
 def test_no_script_hides_an_installed_module():

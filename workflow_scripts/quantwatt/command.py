@@ -38,7 +38,10 @@ def end_with_parent():
 def use_this_interpreter():
     """Make `python` in a rule the interpreter that runs Snakemake, whether or not its environment was activated.
 
-    With --sdm conda the rule's own environment still goes before it. Packages of the user's home are left out.
+    With --sdm conda the rule's own environment still goes before it: conda puts an environment in the place on PATH of
+    the one that is active, which may be behind this interpreter's, so none may be. Packages of the user's home are left
+    out.
     """
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    os.environ.pop("CONDA_SHLVL", None)  # how many are active
     os.environ["PYTHONNOUSERSITE"] = "1"
