@@ -142,6 +142,7 @@ def part_of(wildcards):
 
 
 def part_argument(wildcards):
+    """`generate.py`'s argument for that range."""
     part = part_of(wildcards)
     return f"--part {part.start} {part.stop}"
 
