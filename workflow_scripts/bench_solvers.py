@@ -6,16 +6,14 @@ busy machine disturbs them alike. Peers that are not installed are left out, in 
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from quantwatt import benchmark, manifest
+from quantwatt import benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {  # name: (columns, rows of each layer that is fed the input)
@@ -152,41 +150,24 @@ def work(name, threads, device):
         )
 
 
-@contextlib.contextmanager
-def workers(names, threads, device):
-    """{implementation: function(layer, tokens) -> one repetition}."""
-    processes = {}
+def commands(names, threads, device):
+    """{implementation: arguments of its worker}, those left out that are not installed."""
+    found = {}
     for name in names:
         environment = IMPLEMENTATIONS[name][0]
         python = ROOT / f".venvs/{environment}/bin/python" if environment else sys.executable
         if environment and not (ROOT / f".venvs/{environment}/installed").exists():
             print(f"{name}: left out, it is not installed (make backends)", file=sys.stderr)
             continue
-        processes[name] = subprocess.Popen(
-            [python, __file__, "--worker", name, "--threads", str(threads), "--device", device],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )  # fmt: skip
-
-    def ask(process, **task):
-        print(json.dumps(task), file=process.stdin, flush=True)
-        answer = process.stdout.readline()
-        if not answer:
-            raise manifest.DataError(f"a worker of the benchmark ended early: {' '.join(map(str, process.args))}.")
-        return json.loads(answer)
-
-    try:
-        yield {name: lambda process=process, **task: ask(process, **task) for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.stdin.close()
-            process.wait()
+        found[name] = [python, __file__, "--worker", name, "--threads", str(threads), "--device", device]
+    return found
 
 
 def measure(threads, layers, tokens, repetitions, device):
     """Rows of one number of threads: medians over repetitions, in which all implementations take turns."""
     rows = []
-    with workers(IMPLEMENTATIONS, threads, device) as run:
+    own = commands(IMPLEMENTATIONS, threads, device)
+    with benchmark.workers(own, {"OMP_NUM_THREADS": str(threads)}) as run:
         for name in layers:
             times = {implementation: [] for implementation in run}
             for repetition in range(repetitions + 1):  # the first warms up

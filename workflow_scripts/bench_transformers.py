@@ -6,17 +6,15 @@ alike. Nothing is downloaded. What this device cannot compute is a row with its 
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from quantwatt import intervals, manifest, measuring
+from quantwatt import benchmark, intervals, manifest, measuring
 
 SD3 = {
     "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
@@ -175,36 +173,11 @@ def work(name, size, device, settings):
         print(json.dumps(answer), file=answers, flush=True)
 
 
-@contextlib.contextmanager
-def workers(names, size, device, settings):
-    """{configuration: function(batch, compiled) -> one turn}."""
-    command = [sys.executable, __file__, "--size", size, "--device", device, "--settings", json.dumps(settings)]
-    processes = {
-        name: subprocess.Popen(
-            [*command, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name in names
-    }  # fmt: skip
-
-    def ask(process, **task):
-        print(json.dumps(task), file=process.stdin, flush=True)
-        answer = process.stdout.readline()
-        if not answer:
-            raise manifest.DataError(f"a worker of the benchmark ended early: {process.args[-1]}.")
-        return json.loads(answer)
-
-    try:
-        yield {name: lambda process=process, **task: ask(process, **task) for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.stdin.close()
-            process.wait()
-
-
 def measure(names, size, batches, modes, device, turns, settings):
     """Rows: every configuration, compiled or not (`modes`), at every batch; a first turn warms up and compiles."""
     found = {}
-    with workers(names, size, device, settings) as run:
+    command = [sys.executable, __file__, "--size", size, "--device", device, "--settings", json.dumps(settings)]
+    with benchmark.workers({name: [*command, "--worker", name] for name in names}) as run:
         for batch, turn, compiled, name in itertools.product(batches, range(turns + 1), modes, names):
             case = (name, compiled, batch)
             if found.get(case, [{"status": "ok"}])[-1]["status"] != "ok":

@@ -14,6 +14,7 @@ import fetch_model
 from quantwatt import calibration, checkpoint, experiment, kernels, manifest, sequential, splits
 from quantwatt.allocation import allocate
 from quantwatt.families import load_family
+from quantwatt.kernels import unpacked
 from quantwatt.streams import Streams
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +134,7 @@ def test_a_compiled_method_computes_the_same_and_says_so(tmp_path, monkeypatch):
 def test_loading_says_what_computes_how_many_layers(nf4, monkeypatch, capsys, layers):
     checkpoint.load_pipeline(nf4)
     [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{nf4.parent} on cpu: ")]
-    assert f": {len(layers)} layers by bitsandbytes matmul_4bit, " in said and said.endswith(" unquantized in float32")
+    assert f": {len(layers)} layers by {unpacked.NAME}, " in said and said.endswith(" unquantized in float32")
     monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
     reason = f"no kernel computes nf4 W4A16 on cpu (layer {next(iter(layers))} and {len(layers) - 1} more)"
     with pytest.raises(kernels.Unsupported, match="simulate=True") as caught:

@@ -116,14 +116,36 @@ def test_c_product_agrees_with_the_dequantized_layer(activations, shape, threads
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weights", WEIGHT_ONLY.values(), ids=WEIGHT_ONLY)
 def test_unpacked_weight_is_the_dequantized_one_bit_for_bit(passes, weights, dtype):
-    inputs = torch.randn(3, 5, 131, dtype=dtype)
+    inputs = torch.randn(3, unpacked.FEW, 131, dtype=dtype)
     found, expected = both(unpacked, weights, None, torch.randn(29, 131), inputs, torch.randn(29))
     assert torch.equal(found, expected)
 
 
+@NEEDS_C
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 6, unpacked.FEW])
+@pytest.mark.parametrize("shape", [(29, 131), (16, 192), (3, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("weights", WEIGHT_ONLY.values(), ids=WEIGHT_ONLY)
+def test_few_tokens_meet_the_packed_weight(monkeypatch, weights, shape, tokens):
+    monkeypatch.setattr(fused, "dequantize", None)  # no float weight is made
+    torch.manual_seed(0)
+    for dtype in DTYPES:
+        inputs, weight = torch.randn(tokens, shape[1], dtype=dtype) + 0.7, torch.randn(shape)
+        assert agree(*both(unpacked, weights, None, weight, inputs, None))
+        torch.set_num_threads(3)
+        assert agree(*both(unpacked, weights, None, weight, inputs, torch.randn(shape[0])))
+
+
+@NEEDS_C
+def test_few_tokens_carry_what_is_not_finite():
+    inputs = torch.randn(2, 64)
+    inputs[1, 5] = torch.nan
+    outputs, _ = both(unpacked, integer(4), None, torch.randn(16, 64), inputs, None)
+    assert outputs[0].isfinite().all() and outputs[1].isnan().all()
+
+
 def test_a_large_weight_is_unpacked_in_parts(passes, monkeypatch):
     monkeypatch.setattr(unpacked, "PART", 4 * 131 + 7)  # four rows
-    inputs, made, unpack = torch.randn(3, 131), [], fused.dequantize
+    inputs, made, unpack = torch.randn(unpacked.FEW + 1, 131), [], fused.dequantize
     monkeypatch.setattr(fused, "dequantize", lambda *arguments: made.append(unpack(*arguments)) or made[-1])
     for bias in (torch.randn(29), None):
         found, expected = both(unpacked, WEIGHT_ONLY["w4-groups"], None, torch.randn(29, 131), inputs, bias)

@@ -321,7 +321,7 @@ PRECISIONS = {
     "bf16": ("bfloat16", "torch linear"),
     "int8": ("int8", "int8 in C (AVX2)", "oneDNN int8"),  # by the CPU
     "int8-static": ("int8", "int8 in C (AVX2)", "oneDNN int8"),
-    "w4": ("nf4", "bitsandbytes matmul_4bit"),
+    "w4": ("nf4", "unpack and multiply in float"),
 }
 
 

@@ -1,6 +1,9 @@
 """What benchmarks leave behind: rows as JSON, the machine that they come from, and a figure beside them."""
 
 import contextlib
+import json
+import os
+import subprocess
 from pathlib import Path
 
 from quantwatt import manifest
@@ -17,6 +20,38 @@ def write(output, rows, packages, machine=None):
     manifest.write_json(output, rows)
     described = {**manifest.provenance(packages), **(machine or {})}
     manifest.write_json(Path(output).with_suffix(".machine.json"), described)
+
+
+@contextlib.contextmanager
+def workers(commands, variables=None):
+    """Processes that take turns: {name: function(**task) -> answer}.
+
+    Args:
+        commands: {name: [argument]} of programs that answer each line of JSON on stdin by one on stdout.
+        variables: of the environment, beside this process's own.
+
+    Raises:
+        DataError: one ended before its answer.
+    """
+    environment = {**os.environ, **(variables or {})}
+    processes = {
+        name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for name, command in commands.items()
+    }
+
+    def ask(process, **task):
+        print(json.dumps(task), file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+        if not answer:
+            raise manifest.DataError(f"a worker of the benchmark ended early: {' '.join(map(str, process.args))}.")
+        return json.loads(answer)
+
+    try:
+        yield {name: lambda process=process, **task: ask(process, **task) for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.stdin.close()
+            process.wait()
 
 
 @contextlib.contextmanager

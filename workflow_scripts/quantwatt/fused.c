@@ -158,6 +158,13 @@ void rescale(const float *sums, int halves, int64_t rows, int64_t columns, int64
 /* Eight codes, the first in the highest bits, are `bits` bytes. */
 static inline __attribute__((always_inline)) void codes_of(const uint8_t *packed, int64_t eights, const int bits,
                                                            uint8_t *codes) {
+    if (bits == 2 || bits == 4) { /* no code is in two bytes: compilers make vectors of it */
+        const int each = 8 / bits;
+        for (int64_t byte = 0; byte < eights * bits; byte++)
+            for (int i = 0; i < each; i++)
+                codes[byte * each + i] = packed[byte] >> bits * (each - 1 - i) & ((1 << bits) - 1);
+        return;
+    }
     for (int64_t e = 0; e < eights; e++) {
         uint64_t word = 0;
         for (int i = 0; i < bits; i++) word = word << 8 | packed[e * bits + i];
@@ -194,7 +201,8 @@ static void line_of_weights(const uint8_t *codes, int64_t columns, const float *
     else
         for (int64_t g = 0; g * group < columns; g++) {
             int64_t end = (g + 1) * group < columns ? (g + 1) * group : columns;
-            for (int64_t k = g * group; k < end; k++) line[k] = (line[k] - zero[g]) * scale[g];
+            float offset = zero[g], step = scale[g];
+            for (int64_t k = g * group; k < end; k++) line[k] = (line[k] - offset) * step;
         }
 }
 
@@ -221,7 +229,8 @@ void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, cons
 #ifdef __AVX2__
 #include <immintrin.h>
 
-enum { PANEL = 16, BLOCK = 6, TILE = 24 }; /* outputs side by side; tokens in registers; tokens coded at once */
+/* Outputs side by side; tokens in registers; tokens coded at once; tokens in registers beside packed weights. */
+enum { PANEL = 16, BLOCK = 6, TILE = 24, FEW = 4 };
 
 /* Sums of up to BLOCK tokens' codes with a panel of weights, in which each output's codes stand in pairs. */
 static inline __attribute__((always_inline)) void block(const int16_t *codes, int64_t pairs, const int8_t *panel,
@@ -265,6 +274,90 @@ static void encode_wide(const float *line, int64_t count, float scale, float zer
         code = code > low ? code : low;
         code = code < high ? code : high;
         codes[k] = (int16_t)(int32_t)(code - zero);
+    }
+}
+
+/* A row of weights with up to FEW tokens: codes, or what they stand for in a table of 16, less the group's zero point,
+   times its scale. The zero points go into the sums of each token's inputs by group. */
+static inline __attribute__((always_inline)) void row_with(const float *inputs, int64_t columns, const uint8_t *codes,
+                                                           const float *values, const float *scale, const float *zero,
+                                                           int64_t groups, int64_t group, const float *input_sums,
+                                                           const int tokens, float *outputs) {
+    const int ways = FEW / tokens; /* so many sums of a token, for one alone would wait for itself */
+    __m256 totals[FEW], first = _mm256_setzero_ps(), second = first;
+    for (int i = 0; i < FEW; i++) totals[i] = _mm256_setzero_ps();
+    for (int t = 0; t < tokens; t++) outputs[t] = 0;
+    if (values) first = _mm256_loadu_ps(values), second = _mm256_loadu_ps(values + 8);
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t k = g * group, end = k + group < columns ? k + group : columns;
+        __m256 sums[FEW], step = _mm256_set1_ps(scale[g]);
+        for (int i = 0; i < FEW; i++) sums[i] = _mm256_setzero_ps();
+        for (; k + 8 * ways <= end; k += 8 * ways)
+            for (int w = 0; w < ways; w++) {
+                __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + k + 8 * w)));
+                __m256 weight = _mm256_cvtepi32_ps(code);
+                if (values) /* the fourth bit of a code says which half of the table */
+                    weight = _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, code),
+                                              _mm256_permutevar8x32_ps(second, code),
+                                              _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+                for (int t = 0; t < tokens; t++) {
+                    __m256 input = _mm256_loadu_ps(inputs + t * columns + k + 8 * w);
+                    sums[w * tokens + t] = _mm256_add_ps(sums[w * tokens + t], _mm256_mul_ps(input, weight));
+                }
+            }
+        for (int i = 0; i < FEW; i++) totals[i] = _mm256_add_ps(totals[i], _mm256_mul_ps(step, sums[i]));
+        for (int t = 0; t < tokens; t++) {
+            float sum = -zero[g] * input_sums[t * groups + g];
+            for (int64_t rest = k; rest < end; rest++)
+                sum += inputs[t * columns + rest] * (values ? values[codes[rest]] : codes[rest]);
+            outputs[t] += scale[g] * sum;
+        }
+    }
+    for (int i = 0; i < tokens * ways; i++) {
+        float lanes[8];
+        _mm256_storeu_ps(lanes, totals[i]);
+        for (int lane = 0; lane < 8; lane++) outputs[i % tokens] += lanes[lane];
+    }
+}
+
+static void row_of(const float *inputs, int64_t columns, const uint8_t *codes, const float *values, const float *scale,
+                   const float *zero, int64_t groups, int64_t group, const float *input_sums, int tokens,
+                   float *outputs) {
+#define ROW_WITH(values, tokens) \
+    row_with(inputs, columns, codes, values, scale, zero, groups, group, input_sums, tokens, outputs)
+    switch (2 * tokens + !values) { /* so that each keeps its sums in registers */
+    case 2: ROW_WITH(values, 1); break;
+    case 3: ROW_WITH(NULL, 1); break;
+    case 4: ROW_WITH(values, 2); break;
+    case 5: ROW_WITH(NULL, 2); break;
+    case 6: ROW_WITH(values, 3); break;
+    case 7: ROW_WITH(NULL, 3); break;
+    case 8: ROW_WITH(values, FEW); break;
+    default: ROW_WITH(NULL, FEW);
+    }
+#undef ROW_WITH
+}
+
+void multiply_packed(const float *inputs, int64_t tokens, const uint8_t *packed, int bits, int64_t rows,
+                     int64_t columns, const float *values, const float *scale, const float *zero, int64_t groups,
+                     int64_t group, const float *input_sums, const float *bias, float *outputs, int threads) {
+    int64_t bytes = (columns * bits + 7) / 8;
+#pragma omp parallel num_threads(threads)
+    {
+        uint8_t *codes = malloc(columns + 8);
+#pragma omp for
+        for (int64_t row = 0; row < rows; row++) {
+            line_of_codes(packed + row * bytes, columns, bits, codes);
+            for (int64_t t = 0; t < tokens; t += FEW) {
+                int together = tokens - t < FEW ? tokens - t : FEW;
+                float products[FEW];
+                row_of(inputs + t * columns, columns, codes, values, scale + row * groups, zero + row * groups, groups,
+                       group, input_sums + t * groups, together, products);
+                for (int i = 0; i < together; i++)
+                    outputs[(t + i) * rows + row] = products[i] + (bias ? bias[row] : 0);
+            }
+        }
+        free(codes);
     }
 }
 

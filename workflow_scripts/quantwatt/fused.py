@@ -30,6 +30,7 @@ ARGUMENTS = {
     "quantize": "pi" + "qqqqq" + "iiiiii" + "pppi",
     "rescale": "pi" + "qqq" + "ppippp" + "ipi",
     "unpack": "pi" + "qq" + "ppp" + "qqp" + "ipi",
+    "multiply_packed": "pq" + "piqq" + "ppp" + "qqp" + "ppi",
     "multiply": "pi" + "qqq" + "iiiii" + "ff" + "ppppi",
 }
 
@@ -137,15 +138,45 @@ def dequantize(quantized, weight_format, columns, dtype, bits):
         return quantized.dequantize(weight_format).to(dtype)
     weight = torch.empty(len(packed), columns, dtype=dtype)
     values = getattr(weight_format, "codebook", None)
-    if zero is None:  # that of codebooks is 0
-        zero = torch.full_like(scale, getattr(weight_format, "middle", 0))
-    zero = zero.float()
+    zero = _zeros(quantized, weight_format)
     library.unpack(
         *(_address(packed), bits, len(packed), columns, _address(values), _address(scale), _address(zero)),
         *(scale.shape[1], weight_format.group_size(columns), _address(index)),
         *(dtype == torch.bfloat16, _address(weight), torch.get_num_threads()),
     )
     return weight
+
+
+def multiply_packed(inputs, quantized, weight_format, bits, bias):
+    """Outputs [tokens, rows] of few tokens, in C: no float weight is made. None where it cannot compute them.
+
+    Args:
+        inputs: [tokens, columns] float32 or bfloat16; bias: [rows] or None.
+        quantized, bits: as of `dequantize`.
+    """
+    packed, scale, columns = quantized.codes, quantized.scale, inputs.shape[1]
+    values = getattr(weight_format, "codebook", None)
+    compiled = _library_for(inputs, inputs.dtype)
+    if not hasattr(compiled, "multiply_packed") or quantized.group_index is not None:
+        return None
+    flat, (groups, group) = inputs.float().contiguous(), (scale.shape[1], weight_format.group_size(columns))
+    zero = _zeros(quantized, weight_format)
+    sums = torch.nn.functional.pad(flat, (0, groups * group - columns)).reshape(len(flat), groups, group).sum(dim=2)
+    bias = None if bias is None else bias.float()
+    outputs = torch.empty(len(flat), len(packed))
+    compiled.multiply_packed(
+        *(_address(flat), len(flat), _address(packed), bits, len(packed), columns, _address(values)),
+        *(_address(scale), _address(zero), groups, group, _address(sums), _address(bias), _address(outputs)),
+        torch.get_num_threads(),
+    )
+    return outputs.to(inputs.dtype)
+
+
+def _zeros(quantized, weight_format):
+    """Zero points, float32 in the shape of the scale; those of codebooks are 0."""
+    if quantized.zero is not None:
+        return quantized.zero.float()
+    return torch.full_like(quantized.scale, getattr(weight_format, "middle", 0))
 
 
 def _address(tensor):

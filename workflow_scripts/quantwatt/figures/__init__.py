@@ -116,7 +116,7 @@ def plain_log_ticks(axes):
     """Few ticks with plain numbers on a logarithmic x axis, however short it is."""
     low, high = axes.get_xlim()
     if high / low > 8:
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if high / low > 500 else (1, 2, 5)))
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
     else:
         ticks = [t for t in ticker.MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high) if low < t < high]
         axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))

@@ -21,13 +21,17 @@ from importlib import metadata
 from quantwatt import registry
 from quantwatt.manifest import DataError
 
-FOUR_BIT = {"nf4": ["bitsandbytes_four_bit", "unpacked"], "fp4": ["bitsandbytes_four_bit", "unpacked"]}
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
-    "cpu": {"integer": ["avx2_int8", "onednn_int8", "onednn_convolution", "int4pack", "unpacked"], **FOUR_BIT},
+    "cpu": {
+        "integer": ["avx2_int8", "onednn_int8", "onednn_convolution", "int4pack", "unpacked"],
+        "nf4": ["unpacked", "bitsandbytes_four_bit"],
+        "fp4": ["unpacked", "bitsandbytes_four_bit"],
+    },
     "cuda": {
         "integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm", "unpacked"],
-        **FOUR_BIT,
+        "nf4": ["bitsandbytes_four_bit", "unpacked"],
+        "fp4": ["bitsandbytes_four_bit", "unpacked"],
     },
 }
 

@@ -8,7 +8,7 @@ import torch
 
 from quantwatt.kernels import unpacked
 
-NAME, PACKAGE, BOUND = "torch int4 (few bfloat16 tokens), else unpack and multiply in float", "torch", 1e-3
+NAME, PACKAGE, BOUND = "torch int4 or unpacked", "torch", 1e-3
 GROUPS = (256, 128, 64, 32)
 MIDDLE = 8  # the code that the product subtracts
 LAID = (64, 32, 16)  # rows that a CPU's product has side by side, by the width of its vectors

@@ -1,7 +1,8 @@
 """Any weight of ours, 16-bit or float32 inputs: the weight stays packed, and every call unpacks it and multiplies.
 
-It takes the format's memory, and more time than the unquantized layer. Large weights are unpacked and multiplied in
-parts, so that no float weight of a whole layer is ever there, and the same memory serves again.
+It takes the format's memory, and for many tokens more time than the unquantized layer. Large weights are unpacked and
+multiplied in parts, so that no float weight of a whole layer is ever there, and the same memory serves again. Few
+tokens meet the codes in C as they are unpacked: reading a weight from memory is then what takes the time.
 """
 
 import torch
@@ -11,6 +12,7 @@ from quantwatt.formats import QuantizedWeight, pack
 from quantwatt.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "unpack and multiply in float", "torch", 1e-3
+FEW = 16  # tokens, up to which C's product is the faster one
 PART = 1 << 22  # weights unpacked at once: 16 MB in float32, which the allocator keeps; it maps larger ones anew
 
 
@@ -33,6 +35,11 @@ class Layer(QuantizedLinear):
     def _product(self, inputs):
         codes, bits = self._packed()
         held = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
+        if self.geometry is None and 0 < inputs.numel() <= FEW * self.in_features:
+            flat = inputs.reshape(-1, self.in_features)
+            outputs = fused.multiply_packed(flat, held, self.weight_format, bits, self.bias)
+            if outputs is not None:
+                return outputs.reshape(*inputs.shape[:-1], self.out_features)
         rows = max(1, PART // self.in_features) if self.geometry is None else self.out_features
         if rows >= self.out_features:
             return self._part(inputs, held, bits, self.bias)
