@@ -60,7 +60,7 @@ class Run:
 
     def wait(self):
         """Wait for its end; returns (exit code, output)."""
-        return self.process.wait(500), self.log.read_text()
+        return self.process.wait(1500), self.log.read_text()
 
 
 def run(project, slurm, **resources):
@@ -121,7 +121,7 @@ def generating(project, slurm):
             if process.info["cwd"] == str(project.folder) and SCRIPT in (process.info["cmdline"] or ()):
                 return process
 
-    process = slurm.wait_for(found, "process of the script that generates", 120)
+    process = slurm.wait_for(found, "process of the script that generates", 300)
     return slurm.job_of("generate", "RUNNING"), process
 
 
