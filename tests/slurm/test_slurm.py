@@ -60,7 +60,7 @@ class Run:
 
     def wait(self):
         """Wait for its end; returns (exit code, output)."""
-        return self.process.wait(500), self.log.read_text()
+        return self.process.wait(3600), self.log.read_text()
 
 
 def run(project, slurm, **resources):
@@ -121,7 +121,7 @@ def generating(project, slurm):
             if process.info["cwd"] == str(project.folder) and SCRIPT in (process.info["cmdline"] or ()):
                 return process
 
-    process = slurm.wait_for(found, "process of the script that generates", 120)
+    process = slurm.wait_for(found, "process of the script that generates", 900)
     return slurm.job_of("generate", "RUNNING"), process
 
 
@@ -200,7 +200,7 @@ def test_a_job_that_takes_more_memory_than_it_asked_for(robbed, undisturbed, slu
 
 
 def test_a_job_that_hangs_until_its_time_is_over(robbed, undisturbed, slurm):
-    with Run(robbed, slurm, runtime=1) as running:
+    with Run(robbed, slurm, runtime=2) as running:
         hanging, process = generating(robbed, slurm)
         process.suspend()
         code, output = running.wait()
@@ -215,7 +215,7 @@ def test_an_outage_of_the_controller(robbed, undisturbed, slurm):
         generating(robbed, slurm)
         slurm.stop_controller()
         with pytest.raises(subprocess.TimeoutExpired):
-            running.process.wait(15)
+            running.process.wait(75)  # longer than the plugin's own five questions, after which it forgets its jobs
         slurm.start_controller()
         code, output = running.wait()
     assert code == 0 and made(output) == LOST, output
