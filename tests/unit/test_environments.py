@@ -68,7 +68,7 @@ PLUGINS = {"family": ["families"], "formats": ["formats"], "tried_formats": ["fo
            "allocation": ["allocations"], "extractor": ["extractors"], "figure": ["figures"], "study": ["studies"],
            "metric": ["metrics"]}  # fmt: skip
 # What modules import in functions that no script of an environment calls: those of libraries solve layers of integer
-# weights alone, those without torch write no tensors.
+# weights alone, those without torch write no tensors; a classifier of digits reads images, and draws none.
 WRITING = {"quantwatt/manifest.py": {"safetensors"}}
 SOLVERS = {f"quantwatt/solvers/{name.replace('-', '_')}.py": {name} for name in ("auto-gptq", "gptqmodel")}
 FORMATS = {"quantwatt/formats/bitsandbytes_int8.py": {"bitsandbytes"},
@@ -80,7 +80,7 @@ NOT_CALLED = {
     | {"quantwatt/solvers/gptqmodel.py": {"gptqmodel"}},
     "base": WRITING,
     "gptqmodel": FORMATS | BLOCKS | {"quantwatt/solvers/auto_gptq.py": {"auto-gptq"}},
-    "torch": SOLVERS,
+    "torch": SOLVERS | {"quantwatt/digits.py": {"scikit-learn"}},
 }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_every_environment_holds_what_its_rules_scripts_import():
 
 # Runs Snakemake beside nothing but what it requires, and names the files of quantwatt that it loads.
 ALONE = """
-import importlib.abc, runpy, sys
+import importlib.abc, pkgutil, runpy, sys
 from importlib import metadata
 from packaging.requirements import Requirement
 
@@ -180,6 +180,8 @@ class Absent(importlib.abc.MetaPathFinder):
 
 assert {"torch", "numpy", "pandas"} <= absent
 sys.meta_path.insert(0, Absent())
+listed = pkgutil.iter_modules  # by which Snakemake finds plugins
+pkgutil.iter_modules = lambda *arguments: (found for found in listed(*arguments) if found.name not in absent)
 sys.argv[0] = "snakemake"
 try:
     runpy.run_module("snakemake", run_name="__main__")
