@@ -59,10 +59,11 @@ def test_what_a_killed_program_has_left_goes_when_the_file_is_written_again(writ
     process, _, path = writing()
     process.kill()
     process.wait()
-    beside = path.with_name(".other.1.part.json")
-    beside.write_text("another file's")
+    beside = [path.with_name(f".{name}.1.part.json") for name in ("manifest.3.5", "other")]
+    for other in beside:
+        other.write_text("another file's, which a job may be writing at this moment")
     manifest.write_json(path, {"whole": True})
-    assert sorted(path.parent.iterdir()) == [beside, path] and manifest.read_json(path) == {"whole": True}
+    assert sorted(path.parent.iterdir()) == [*beside, path] and manifest.read_json(path) == {"whole": True}
 
 
 def ends(process_id, seconds):

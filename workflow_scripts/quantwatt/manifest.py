@@ -5,7 +5,6 @@ complete. An interrupted or failed write therefore never leaves a file that a la
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import math
@@ -48,8 +47,9 @@ def atomic_path(path):
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{path.suffix}"):
-            left.unlink(missing_ok=True)
+        left = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.part{re.escape(path.suffix)}")  # of no w3.5 beside w3
+        for name in filter(left.fullmatch, os.listdir(path.parent)):
+            path.with_name(name).unlink(missing_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
