@@ -1,7 +1,7 @@
 """What writing, gathering, extracting features of and scoring N images takes in memory and time, as N grows.
 
 Images are small random ones, written by the real writer in parts; features are the embedded judge's, and scores those
-of score.py. Every stage runs in a process of its own, whose peak memory counts.
+of score.py. Every stage runs in a process of its own, whose CPU time and peak memory count.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from quantwatt import benchmark, image_parts
@@ -29,7 +28,8 @@ sys.path.insert(0, str(__import__("pathlib").Path(script).parent))
 try:
     runpy.run_path(script, run_name="__main__")
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 """
 
 
@@ -52,21 +52,21 @@ def write_part(folder, part, name):
 
 
 def run(script, *arguments):
-    """(seconds, peak MB) of a script of this folder, in a process of its own.
+    """(CPU seconds, peak MB) of a script of this folder, in a process of its own.
 
     Raises:
         DataError: it failed.
     """
-    started = time.perf_counter()
     command = [sys.executable, "-c", RUN, str(Path(__file__).with_name(script)), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise DataError(f"{script} failed: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - started, float(done.stdout.split()[-1])
+    seconds, peak = done.stdout.split()[-2:]
+    return float(seconds), float(peak)
 
 
 def measure(n, folder):
-    """Rows {"images", "stage", "seconds", "peak_mb"} of all stages on `n` images, in a folder for what they write."""
+    """Rows {"images", "stage", "cpu_s", "peak_mb"} of all stages on `n` images, in a folder for what they write."""
     folder, found = Path(folder), {}
     parts = image_parts.parts({"images": n, "batch_size": BATCH}, IMAGES_PER_JOB)
     for name in SETS:
@@ -88,17 +88,17 @@ def measure(n, folder):
             inputs = [*inputs, "--reference-features", folder / "reference/judge.json"]
         found[metric] = run("score.py", "--metric", metric, *inputs, "--output", folder / f"{metric}.json")
     return [
-        {"images": n, "stage": stage, "seconds": seconds, "peak_mb": peak} for stage, (seconds, peak) in found.items()
+        {"images": n, "stage": stage, "cpu_s": seconds, "peak_mb": peak} for stage, (seconds, peak) in found.items()
     ]
 
 
 def table(rows):
-    """The lines to print: a stage a line, and seconds and megabytes at each number of images."""
+    """The lines to print: a stage a line, and CPU seconds and megabytes at each number of images."""
     counts = sorted({row["images"] for row in rows})
     lines = [f"{'stage':12}" + "".join(f"{count:>22,}" for count in counts)]
     for stage in dict.fromkeys(row["stage"] for row in rows):
         own = {row["images"]: row for row in rows if row["stage"] == stage}
-        cells = [f"{own[count]['seconds']:.1f} s, {own[count]['peak_mb']:.0f} MB" for count in counts]
+        cells = [f"{own[count]['cpu_s']:.1f} s, {own[count]['peak_mb']:.0f} MB" for count in counts]
         lines.append(f"{stage:12}" + "".join(f"{cell:>22}" for cell in cells))
     return lines
 
