@@ -151,6 +151,10 @@ def assert_the_rest_is_made(project, undisturbed, slurm):
     assert_as_undisturbed(project, undisturbed)
 
 
+def asks_for_a_gpu(job):
+    return bool(re.search(r"\bgpu:1$", job.get("TresPerJob", "")))
+
+
 def overlapping(jobs):
     """Pairs of jobs of which one started before the other had ended; SLURM tells whole seconds."""
     jobs = sorted(jobs, key=lambda job: job["StartTime"])
@@ -170,11 +174,11 @@ def test_jobs_ask_for_what_the_rules_say(undisturbed):
     assert (tables["MinMemoryNode"], tables["TimeLimit"]) == ("2000M", "01:00:00")
     for rule, job in jobs.items():
         assert job["JobState"] == "COMPLETED"
-        assert ("gres/gpu=1" in job["TRES"]) == (rule.removeprefix("rule_") in ON_THE_GPU)
+        assert asks_for_a_gpu(job) == (rule.removeprefix("rule_") in ON_THE_GPU)
 
 
 def test_jobs_on_the_gpu_run_one_at_a_time_and_measuring_alone(undisturbed):
-    gpu = [job for job in undisturbed.jobs if "gres/gpu" in job["TRES"] and "Comment" in job]
+    gpu = [job for job in undisturbed.jobs if asks_for_a_gpu(job) and "Comment" in job]
     assert len(gpu) == 2 * len(ON_THE_GPU) and overlapping(gpu) == []
     ended = sorted(job["EndTime"] for job in gpu)
     assert any(job["SubmitTime"] < end <= job["StartTime"] for job in gpu for end in ended)  # one had to wait
