@@ -77,7 +77,7 @@ def rates(results):
     found = defaultdict(lambda: (0.0, 0))
     for benchmark in sorted(Path(results).glob("*/benchmarks/**/*.tsv")):
         folder = Path(results) / benchmark.relative_to(results).parts[0]
-        header, *rows = (line.split("\t") for line in benchmark.read_text().splitlines())
+        header, *rows = [line.split("\t") for line in benchmark.read_text().splitlines()] or [[]]  # a job was killed
         key = key_of(benchmark.relative_to(folder / "benchmarks"))
         work = work_of(key, lambda *names, folder=folder: _made(folder, *names))
         for row in rows if work else ():
@@ -162,6 +162,9 @@ def main(argv=None):
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--config", nargs="*", default=[], metavar="KEY=VALUE", help="as Snakemake's")
     args = parser.parse_args(argv)
+    for word in args.config:
+        if "=" not in word:
+            raise command.DataError(f"--config {word}: not of the form KEY=VALUE.")
     own = dict(word.split("=", 1) for word in args.config)
     own = {key: json.loads(value) if value.isdecimal() else value for key, value in own.items()}
     own["experiment"] = args.experiment

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import plan
-from quantwatt.manifest import write_json
+from quantwatt.manifest import DataError, write_json
 
 EXPERIMENT = {"samplings": {"large": {"images": 2500, "steps": 20, "batch_size": 1}}}
 FOLDER = Path("results/big")
@@ -28,6 +28,7 @@ def results(tmp_path):
     benchmark("features/reference/judge", 500)
     benchmark("quantize/m/rtn", 30)
     benchmark("generate/m/failed/s", 2)
+    (tmp_path / "small/benchmarks/quantize/m/killed.tsv").touch()
     write_json(tmp_path / "small/images/m/failed/s/manifest.json", {"n_images": 0})
     return tmp_path
 
@@ -65,6 +66,11 @@ def test_what_is_not_known_is_said(results, tmp_path):
     nothing = plan.table(predicted(tmp_path / "empty", "generate/m/rtn/large"))
     assert nothing[-1] == "1 jobs. How many GPU hours they take is not known: there is no earlier run to tell from."
     assert "hours without a GPU" in plan.table(predicted(results, "quantize/m/rtn", gpu=0))[-1]
+
+
+def test_a_setting_without_a_value_is_named():
+    with pytest.raises(DataError, match="^--config device: not of the form KEY=VALUE.$"):
+        plan.main(["--experiment", "smoke", "--config", "device"])
 
 
 def test_every_benchmark_file_has_a_kind_that_is_known():
