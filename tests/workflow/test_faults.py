@@ -67,6 +67,7 @@ def assert_resumes(project):
     assert project.plan("--", IMAGE_SET) == set()
 
 
+@pytest.mark.slow
 def test_ctrl_c(slow):
     with drawing(slow) as process:
         os.killpg(process.pid, signal.SIGINT)
@@ -79,6 +80,7 @@ def test_ctrl_c(slow):
     assert_resumes(slow)
 
 
+@pytest.mark.slow
 def test_snakemake_is_killed_and_another_runs_at_once(slow):
     with drawing(slow) as process:
         second = slow.snakemake("--cores", "1", "--", IMAGE_SET)
