@@ -58,7 +58,7 @@ kernels: .venv/installed
 	$(BIN)/python workflow_scripts/list_kernels.py --device $(DEVICE)
 
 # Times every kernel against float products and other libraries, whole blocks by their width, and the embedded model:
-# results/benchmarks/kernels.json, kernels.png and pipeline.json. Most of an hour on two cores, alone (18 minutes: --tokens 1 64 1357 --rounds 5 --limit-s 5).
+# results/benchmarks/kernels.json, kernels.png and pipeline.json. Most of an hour on two cores, alone; README says how its shorter run was made.
 bench-kernels: .venv/installed
 	$(BIN)/python workflow_scripts/bench_kernels.py --device $(DEVICE)
 
