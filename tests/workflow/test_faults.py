@@ -67,7 +67,7 @@ def assert_resumes(project):
     assert project.plan("--", IMAGE_SET) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # on a busy machine a job may end before it has written its last line
 def test_ctrl_c(slow):
     with drawing(slow) as process:
         os.killpg(process.pid, signal.SIGINT)
@@ -80,7 +80,7 @@ def test_ctrl_c(slow):
     assert_resumes(slow)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # as soon as the first one ends, the second meets Snakemake's own traceback
 def test_snakemake_is_killed_and_another_runs_at_once(slow):
     with drawing(slow) as process:
         second = slow.snakemake("--cores", "1", "--", IMAGE_SET)
