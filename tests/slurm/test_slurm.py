@@ -23,7 +23,6 @@ TARGET = f"{RESULTS}/tables/summary.csv"
 LOST = {f"Generate images: {CELL}", f"Score psnr: {CELL}", "Write the tables"}
 ON_THE_GPU = ("quantize", "generate", "measure")
 QUICK = {
-    "slurm-status-command": "squeue",
     "slurm-init-seconds-before-status-checks": 3,
     "seconds-between-status-checks": 2,
     "latency-wait": 5,
@@ -49,7 +48,8 @@ class Run:
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/test"]
         command += ["--configfile", "tests/workflow/quick.yaml", "--config", f"experiment={EXPERIMENT}", "--", TARGET]
         with self.log.open("w") as log:
-            settings = {"cwd": project.folder, "env": slurm.environment}
+            path = f"{project.path('profiles/slurm/no-accounting')}:{slurm.environment['PATH']}"
+            settings = {"cwd": project.folder, "env": slurm.environment | {"PATH": path}}
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **settings)
 
     def __enter__(self):
