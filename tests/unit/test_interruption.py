@@ -14,10 +14,17 @@ from quantwatt.command import PROGRESS_FD
 
 SCRIPTS = Path(manifest.__file__).parents[1]
 WRITING = """
-import os, sys, time
+import atexit, os, pathlib, sys, time
 from quantwatt import command, manifest
 
+unlink = pathlib.Path.unlink
+def disturbed(path, missing_ok):  # another signal while what is half-written is removed, and one at the very end
+    os.kill(os.getpid(), int(os.environ.get("ANOTHER_SIGNAL", "0")))
+    unlink(path, missing_ok)
+
 def main():
+    pathlib.Path.unlink = disturbed
+    atexit.register(os.kill, os.getpid(), int(os.environ.get("ANOTHER_SIGNAL", "0")))
     with manifest.atomic_path(sys.argv[1]) as temporary:
         temporary.write_text("half")
         print(os.getpid(), flush=True)
@@ -47,12 +54,23 @@ def writing(tmp_path, monkeypatch):
     started[0].communicate()
 
 
+@pytest.mark.parametrize("another", [0, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
-def test_a_program_that_is_told_to_end_removes_what_is_half_written(writing, blow):
+def test_a_program_that_is_told_to_end_removes_what_is_half_written(writing, monkeypatch, blow, another):
+    monkeypatch.setenv("ANOTHER_SIGNAL", str(int(another)))
     process, _, path = writing()
     process.send_signal(blow)
     assert process.communicate(timeout=20) == ("", "interrupted: run again to go on.\n")
     assert process.returncode == 1 and not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_has_done_its_work_ends_well(blow):
+    program = "import atexit, os; from quantwatt import command"
+    program += f"; atexit.register(os.kill, os.getpid(), {int(blow)}); command.run(lambda: 0)"
+    settings = {"env": os.environ | {"PYTHONPATH": str(SCRIPTS)}, "capture_output": True}
+    done = subprocess.run([sys.executable, "-c", program], **settings)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_what_a_killed_program_has_left_goes_when_the_file_is_written_again(writing):

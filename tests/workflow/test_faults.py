@@ -7,6 +7,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+import psutil
 import pytest
 from conftest import SECRET
 from test_mistakes import EXPERIMENT, IMAGES, scratch  # noqa: F401  (a fixture)
@@ -16,8 +17,8 @@ GENERATE = {"Generate images: tiny-sd3, rtn-w8a8, steps-4"}
 
 
 @pytest.fixture
-def slow(scratch):  # noqa: F811
-    """A project in which one set of images has to be drawn, and takes a while."""
+def undrawn(scratch):  # noqa: F811
+    """A project in which one set of images has to be drawn, which takes a few seconds."""
     scratch.replace(EXPERIMENT, "    steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 16",
                     "    steps: 48\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 4")  # fmt: skip
     assert scratch.plan("--", IMAGE_SET) == GENERATE
@@ -26,12 +27,17 @@ def slow(scratch):  # noqa: F811
 
 @contextmanager
 def drawing(project):
-    """Snakemake in a process group of its own, as a terminal gives it, once images are being drawn."""
+    """Snakemake in a process group of its own, as a terminal gives it, and the script that draws, halted at that."""
     with project.start("--cores", "1", "--", IMAGE_SET, start_new_session=True) as process:
         try:
             lines = iter(process.stdout.readline, "")
             assert any("generating rtn-w8a8" in line for line in lines)
-            yield process
+            script = next(
+                child for child in psutil.Process(process.pid).children(recursive=True)
+                if "workflow_scripts/generate.py" in child.cmdline()
+            )  # fmt: skip
+            script.suspend()
+            yield process, script
         finally:
             end_of(process.pid)
 
@@ -67,33 +73,33 @@ def assert_resumes(project):
     assert project.plan("--", IMAGE_SET) == set()
 
 
-@pytest.mark.slow  # on a busy machine a job may end before it has written its last line
-def test_ctrl_c(slow):
-    with drawing(slow) as process:
+def test_ctrl_c(undrawn):
+    with drawing(undrawn) as (process, script):
         os.killpg(process.pid, signal.SIGINT)
+        script.resume()
         output = process.communicate(timeout=120)[0]
     assert process.returncode != 0 and "Traceback" not in output
     assert "Terminating processes on user request" in output
-    log = slow.path("results/smoke/logs/generate/tiny-sd3/rtn-w8a8/steps-4.log")
+    log = undrawn.path("results/smoke/logs/generate/tiny-sd3/rtn-w8a8/steps-4.log")
     assert log.read_text().endswith("interrupted: run again to go on.\n") and "Traceback" not in log.read_text()
-    assert_nothing_is_half_written(slow)
-    assert_resumes(slow)
+    assert_nothing_is_half_written(undrawn)
+    assert_resumes(undrawn)
 
 
-@pytest.mark.slow  # as soon as the first one ends, the second meets Snakemake's own traceback
-def test_snakemake_is_killed_and_another_runs_at_once(slow):
-    with drawing(slow) as process:
-        second = slow.snakemake("--cores", "1", "--", IMAGE_SET)
+def test_snakemake_is_killed_and_another_runs_at_once(undrawn):
+    with drawing(undrawn) as (process, script):
+        second = undrawn.snakemake("--cores", "1", "--", IMAGE_SET)
         assert second.returncode != 0 and "Traceback" not in second.stdout
         assert "Directory cannot be locked" in second.stdout and process.poll() is None
         process.kill()
+        script.resume()
         process.communicate()
         wait_for_the_end_of(process.pid)  # its job ends, too, and does not write beside the next run's
-    assert_nothing_is_half_written(slow)
-    third = slow.snakemake("--cores", "1", "--", IMAGE_SET)
+    assert_nothing_is_half_written(undrawn)
+    third = undrawn.snakemake("--cores", "1", "--", IMAGE_SET)
     assert third.returncode != 0 and "can be removed with the --unlock argument" in " ".join(third.stdout.split())
-    assert slow.snakemake("--unlock").returncode == 0
-    assert_resumes(slow)
+    assert undrawn.snakemake("--unlock").returncode == 0
+    assert_resumes(undrawn)
 
 
 @contextmanager

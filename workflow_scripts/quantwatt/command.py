@@ -2,15 +2,19 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from quantwatt.manifest import DataError
 
 PROGRESS_FD = "QUANTWATT_PROGRESS_FD"  # environment variable of rules' jobs: number of an open file descriptor
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEAF_S = 5  # after a signal: how long others go unanswered, in seconds
 
 
 def run(main):
@@ -18,7 +22,7 @@ def run(main):
 
     SIGINT (Ctrl-C) and SIGTERM are a sentence, too, once what was half-written is removed.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    answer_signals()
     if PROGRESS_FD in os.environ:  # a rule's job, which must not go on writing beside those of the next run
         end_with_parent()
     try:
@@ -27,6 +31,28 @@ def run(main):
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: run again to go on.")
+    finally:
+        for number in SIGNALS:  # all is done or said
+            signal.signal(number, signal.SIG_IGN)
+
+
+def answer_signals():
+    """Raise KeyboardInterrupt at SIGINT and SIGTERM, and not a second one while what is half-written is removed.
+
+    A job hears of Ctrl-C twice: from the terminal, and by SIGTERM when the shell that started it has ended. One that
+    was ignored from the start, as SIGINT is in the background of a shell's script, stays ignored.
+    """
+    answered = -math.inf
+
+    def interrupt(number, frame):
+        nonlocal answered
+        if time.monotonic() > answered + DEAF_S:
+            answered = time.monotonic()
+            raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def end_with_parent():
