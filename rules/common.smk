@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, cross_checks, datasets, dependencies, gpus, image_parts, machine, methods, paths, schemas
+from quantwatt import command, cross_checks, datasets, dependencies, gpus, image_parts, machine, methods, paths, schemas, slurm
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.kernels import KERNELS
@@ -29,8 +29,10 @@ try:
 except schemas.ConfigurationError as error:
     raise WorkflowError(str(error))
 
-if CONFIG["device"] == "auto" and workflow.resource_settings.nodes is not None:  # of a cluster
-    raise WorkflowError("config.yaml: device: auto asks this machine, and jobs run on others; name cuda or cpu.")
+if workflow.resource_settings.nodes is not None:  # of a cluster
+    if CONFIG["device"] == "auto":
+        raise WorkflowError("config.yaml: device: auto asks this machine, and jobs run on others; name cuda or cpu.")
+    slurm.replace_mute_sacct()
 
 RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
 LOGS = f"{RESULTS}/logs"

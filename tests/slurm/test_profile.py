@@ -1,11 +1,15 @@
 """What rules ask of a scheduler, and the profile for SLURM, without a cluster."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+
+from quantwatt import slurm
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [path.read_text() for path in sorted((ROOT / "rules").glob("*.smk"))]
@@ -49,3 +53,26 @@ def test_the_device_of_the_machine_that_submits_is_not_asked():
     done = plan()
     assert done.returncode != 0 and "Traceback" not in done.stdout
     assert "device: auto asks this machine, and jobs run on others; name cuda or cpu." in done.stdout
+
+
+@pytest.mark.parametrize("accounting", ["exit 0", "exit 1", None])
+def test_states_of_jobs_come_from_squeue_where_there_is_no_accounting(accounting, tmp_path, monkeypatch):
+    programs = {"squeue": 'echo "squeue $*"', "sacct": accounting}
+    for name, text in programs.items():
+        if text:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    slurm.replace_mute_sacct()
+    question = ["sacct", "-X", "--format=JobIdRaw,State", "--name", "run 7"]
+    asked = subprocess.run(question, capture_output=True, text=True)
+    from_squeue = "squeue --noheader --states=all --format=%i|%T --name run 7\n"
+    assert asked.stdout == ("" if accounting == "exit 0" else from_squeue) and asked.returncode == 0
+    if asked.stdout:  # of nothing else does it know
+        assert subprocess.run(["sacct", "-nu", "root", "-o", "Account%256"], capture_output=True).returncode == 1
+
+
+def test_where_there_is_no_slurm_nothing_is_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    slurm.replace_mute_sacct()
+    assert os.environ["PATH"] == str(tmp_path)

@@ -48,8 +48,7 @@ class Run:
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/test"]
         command += ["--configfile", "tests/workflow/quick.yaml", "--config", f"experiment={EXPERIMENT}", "--", TARGET]
         with self.log.open("w") as log:
-            path = f"{project.path('profiles/slurm/no-accounting')}:{slurm.environment['PATH']}"
-            settings = {"cwd": project.folder, "env": slurm.environment | {"PATH": path}}
+            settings = {"cwd": project.folder, "env": slurm.environment}
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **settings)
 
     def __enter__(self):

@@ -81,7 +81,7 @@ def copy_of_the_tree(folder):
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name)
     project = Project(folder)
     project.git("init", "--quiet", "--initial-branch", "main")
     project.commit()
