@@ -30,8 +30,11 @@ def drawing(project):
     """Snakemake in a process group of its own, as a terminal gives it, and the script that draws, halted at that."""
     with project.start("--cores", "1", "--", IMAGE_SET, start_new_session=True) as process:
         try:
-            lines = iter(process.stdout.readline, "")
-            assert any("generating rtn-w8a8" in line for line in lines)
+            seen = ""  # a bar's line ends when the next is drawn, so letters are read
+            while not seen.endswith("generating rtn-w8a8"):
+                letter = process.stdout.read(1)
+                assert letter, seen
+                seen += letter
             script = next(
                 child for child in psutil.Process(process.pid).children(recursive=True)
                 if "workflow_scripts/generate.py" in child.cmdline()

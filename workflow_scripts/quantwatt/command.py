@@ -26,14 +26,15 @@ def run(main):
     if PROGRESS_FD in os.environ:  # a rule's job, which must not go on writing beside those of the next run
         end_with_parent()
     try:
-        sys.exit(main())
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: run again to go on.")
-    finally:
-        for number in SIGNALS:  # all is done or said
+        try:
+            ending = main()
+        except DataError as error:
+            ending = f"error: {error}"
+        for number in SIGNALS:  # all is done
             signal.signal(number, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        ending = "interrupted: run again to go on."
+    sys.exit(ending)
 
 
 def answer_signals():
