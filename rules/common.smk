@@ -10,7 +10,19 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, cross_checks, datasets, dependencies, gpus, image_parts, machine, methods, paths, schemas, slurm
+from quantwatt import (
+    command,
+    cross_checks,
+    datasets,
+    dependencies,
+    gpus,
+    image_parts,
+    machine,
+    methods,
+    paths,
+    schemas,
+    slurm,
+)
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.kernels import KERNELS
