@@ -347,7 +347,8 @@ def solver(wildcards):
 
 
 def meter(wildcards):
-    return [f"meters/{METER}"] + (["meters/rapl"] if METER == "nvml" else [])  # beside a GPU, the processor
+    names = [METER, "none", *(["rapl"] if METER == "nvml" else [])]  # where it cannot be read; beside a GPU
+    return [f"meters/{name}" for name in dict.fromkeys(names)]
 
 
 def cells(pattern):

@@ -140,6 +140,12 @@ def test_longer_blocks_only_measure_again(project):
     assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 
 
+def test_what_stands_in_for_a_meter_only_measures_again(project):
+    with project.path("workflow_scripts/quantwatt/meters/none.py").open("a") as file:
+        file.write("\n")
+    assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
+
+
 @pytest.mark.parametrize("change", [("idle_w", 11), ("full_w", 66)])
 def test_another_wattage_does_not_quantize_anew(project, change):
     with project.path("tests/workflow/quick.yaml").open("a") as file:

@@ -26,6 +26,7 @@ calibration:
   samples: 32
   max_length: 32
   batch_size: 8
+measuring: {processes: 1, blocks: 1}
 metrics: {accuracy: , perplexity: }
 """
 
