@@ -56,7 +56,8 @@ METRICS = canonical_json(list(EXPERIMENT["metrics"]))
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
 METER = machine.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER}
-MEASURED = MEASURING.pop("samplings") or list(EXPERIMENT["samplings"])
+MEASURED = MEASURING.pop("samplings")
+MEASURED = list(EXPERIMENT["samplings"]) if MEASURED is None else MEASURED
 MEASURING = canonical_json(MEASURING)
 SINGULAR = {"sensitivities": "sensitivity"}
 PARTS = {  # of the image sets that several jobs make: {sampling: ranges of images}

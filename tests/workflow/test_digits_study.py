@@ -23,8 +23,7 @@ def small(experiment):
     }
     experiment["calibration"] |= {"prompts": CALIBRATION}
     experiment["reference"] = None
-    measuring = {"samplings": SAMPLINGS[:1], "processes": 1, "blocks": 1, "phases_s": 0}
-    return experiment | {"measuring": measuring, "metrics": {"class-accuracy": None, "psnr": None}}
+    return experiment | {"measuring": {"samplings": []}, "metrics": {"class-accuracy": None, "psnr": None}}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +54,7 @@ def test_every_method_has_a_row_for_every_number_of_steps(rows):
         ("step-1", "1", ""), ("steps-2", "2", "step-1"),
     }  # fmt: skip
     assert {row["n_images"] for row in rows.values()} == {"200"}
-    assert {(sampling, row["status"]) for (_, sampling), row in rows.items()} == {
-        ("step-1", "ok"), ("steps-2", "unmeasured"),
-    }  # fmt: skip
+    assert {row["status"] for row in rows.values()} == {"unmeasured"}  # no sampling is to be
     bits = {method: float(rows[method, "step-1"]["weight_bits"]) for method in METHODS}
     assert bits["float32"] == 32 and bits["rtn-w8"] > bits["rtn-w4"] + 3 > bits["brecq-w2"] + 4
     assert bits["brecq-w2"] == pytest.approx(bits["rtn-w2-plain"], abs=0.05)  # whose skip connections share a grid

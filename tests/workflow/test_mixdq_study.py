@@ -31,7 +31,7 @@ def small(experiment):
     }
     experiment["calibration"] |= {"prompts": CALIBRATION, "batch_size": 16}
     experiment["samplings"]["step-1"] |= {"images": 32, "batch_size": 32}
-    return experiment | {"measuring": {"processes": 1, "blocks": 1, "phases_s": 0}, "metrics": {"psnr": None}}
+    return experiment | {"measuring": {"samplings": []}, "metrics": {"psnr": None}}
 
 
 def write(project, experiment):
@@ -79,7 +79,7 @@ def test_what_is_compared_has_the_same_bits(rows):
     for method in ABLATION[2:]:
         for bits, more in (("weight_bits", 0.1), ("activation_bits", 0.2)):  # more: the inputs that stay in 16 bit
             assert float(rows[method][bits]) < float(rows["naive-w4a8"][bits]) + more
-        assert rows[method]["status"] == "ok" and rows[method]["n_images"] == "32"
+        assert rows[method]["status"] == "unmeasured" and rows[method]["n_images"] == "32"
 
 
 def test_every_layer_was_tried_in_every_format_and_mixed_methods_use_several(study):
