@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_text
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -38,11 +39,11 @@ def block(name, size=64):
 
 
 class Checkpoint:
-    """A checkpoint of the embedded model with some layers rounded to nearest, and what its layers stand for."""
+    """A checkpoint of a model with some layers rounded to nearest, and what its layers stand for."""
 
-    def __init__(self, folder, weights, activations=None, change=None, layers=LAYERS):
+    def __init__(self, folder, weights, activations=None, change=None, layers=LAYERS, model=MODEL, location=LOCATION):
         self.folder, self.weights = folder, weights
-        self.denoiser = FAMILY.load_denoiser(MODEL, LOCATION)
+        self.denoiser = load_family(model["family"]).load_denoiser(model, location)
         states, reports, self.quantized, self.values = {}, {}, {}, {}
         for name in layers:
             layer = self.denoiser.get_submodule(name)
@@ -61,7 +62,7 @@ class Checkpoint:
                 self.values[name] = weight.dequantize(weight_format)
             reports[name] = {"weights": own, "activations": activations, "parts": sorted(states[name]),
                              "in_features": layer.in_features, "out_features": layer.out_features}  # fmt: skip
-        details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": LOCATION,
+        details = {"status": "ok", "reason": None, "model_settings": model, "location": str(location),
                    "settings": {"solver": {"name": "gptq", "damping": 0.005, "static_groups": True}}}  # fmt: skip
         checkpoint.save(folder, self.denoiser, states, reports, details)
 
@@ -378,21 +379,87 @@ def test_diffusers_loads_the_torchao_form(tmp_path, weights, activations):
 # ---- what is common to all
 
 
-@pytest.mark.parametrize(("form", "weights"), [("gptq", integer(4, 64)), ("bitsandbytes", block("nf4")),
-                                               ("torchao", integer(8, symmetric=True))])  # fmt: skip
-def test_everything_else_is_unchanged(tmp_path, form, weights):
-    saved = Checkpoint(tmp_path, weights)
+FORMS = {"gptq": integer(4, 64), "gptq-v2": integer(4, 64), "bitsandbytes": block("nf4"),
+         "torchao": integer(8, symmetric=True)}  # fmt: skip
+# Family: (the layers that are quantized, the denoiser's part of a pipeline). All others are left out.
+PARTLY = {
+    "sd3": (["transformer_blocks.1.attn.to_q"], "transformer"),
+    "sdxl": (["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"], "unet"),
+    "distilbert": (["distilbert.transformer.layer.1.attention.q_lin"], ""),
+    "gpt2": (["transformer.h.1.attn.c_attn", "transformer.h.1.mlp.c_proj"], ""),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """{family: (settings, folder)}: models whose Conv1D weights are square, too."""
+    folder = tmp_path_factory.mktemp("models")
+    image, text = {"dtype": "bfloat16"}, {"dtype": "float32"}  # as each is stored
+    folders = {"sd3": Path(LOCATION), "sdxl": ROOT / "resources/models/tiny-sdxl",
+               "distilbert": tiny_text.distilbert(folder / "distilbert", width=64),
+               "gpt2": tiny_text.gpt2(folder / "gpt2", width=64)}  # fmt: skip
+    own = {"sd3": image, "sdxl": image, "distilbert": text, "gpt2": text}
+    return {name: (own[name] | {"family": name}, folders[name]) for name in folders}
+
+
+def saved_partly(models, family, form, folder):
+    (model, location), (layers, part) = models[family], PARTLY[family]
+    return Checkpoint(folder, FORMS[form], layers=layers, model=model, location=location), location / part
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [*((family, form) for family in ("distilbert", "gpt2") for form in FORMS), ("sd3", "torchao"), ("sdxl", "gptq")],
+)
+def test_what_is_not_quantized_is_as_the_original_stores_it(tmp_path, models, family, form):
+    """To the byte, under its names, in its layout; and config.json has the quantization and nothing else."""
+    saved, original = saved_partly(models, family, form, tmp_path / "checkpoint")
+    if (family, form) == ("gpt2", "torchao"):
+        with pytest.raises(manifest.DataError) as caught:
+            saved.export(form)
+        assert refused(caught, "transformer.h.1.attn.c_attn", "Conv1D", "torchao")
+        return
     folder = saved.export(form)
-    (path,) = folder.glob("*.safetensors")
-    found, original = load_file(path), FAMILY.load_denoiser(MODEL, LOCATION).state_dict()
-    kept = {key for key in original if key.removesuffix(".weight") not in saved.values}
-    assert {f"{name}.bias" for name in saved.values} < kept
-    for key in kept:
-        assert torch.equal(found[key], original[key]) and found[key].dtype == original[key].dtype
+    (path,), (stored,) = folder.glob("*.safetensors"), original.glob("*.safetensors")
+    found, expected = load_file(path), load_file(stored)
+    for name in saved.values:
+        del expected[f"{name}.weight"]
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype, name
     prefixes = tuple(f"{name}." for name in saved.values)
-    assert all(key.startswith(prefixes) for key in found.keys() - kept)
+    assert all(name.startswith(prefixes) for name in found.keys() - expected.keys())
+    config = manifest.read_json(folder / "config.json")
+    quantization = config.pop("quantization_config")
+    assert config == manifest.read_json(original / "config.json")
+    if form.startswith("gptq"):
+        left_out = {key.removeprefix("-:^").removesuffix("$").replace("\\.", ".") for key in quantization["dynamic"]}
+        assert quantization["modules_in_block_to_quantize"] == [list(saved.values)]
+        assert not left_out & saved.values.keys() and all(f"{name}.weight" in expected for name in left_out)
     with safe_open(path, "pt") as file:
         assert file.metadata()["format"] == "pt"
+
+
+@pytest.mark.parametrize(
+    ("family", "form"), [("gpt2", "bitsandbytes"), ("distilbert", "bitsandbytes"), ("distilbert", "torchao")]
+)
+def test_transformers_loads_a_text_model_with_layers_left_out(tmp_path, models, family, form):
+    from transformers import AutoModelForSequenceClassification, GPT2LMHeadModel
+
+    saved, original = saved_partly(models, family, form, tmp_path / "checkpoint")
+    kind = GPT2LMHeadModel if family == "gpt2" else AutoModelForSequenceClassification
+    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    loaded, info = kind.from_pretrained(saved.export(form), **options, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    expected = kind.from_pretrained(original, **options).eval()
+    ids = torch.tensor([[3, 5, 7, 2]])
+    with torch.no_grad():
+        plain = expected(ids).logits
+        for name, values in saved.values.items():
+            weight = expected.get_submodule(name).weight
+            weight.copy_(values.T if family == "gpt2" else values)
+        error, effect = relative(loaded.eval()(ids).logits, expected(ids).logits), relative(plain, expected(ids).logits)
+    assert error < 0.05 * effect
+    assert loaded.config.use_cache is expected.config.use_cache if family == "gpt2" else True
 
 
 def attach(**parts):

@@ -83,7 +83,7 @@ for name, (settings, layer) in formats.items():
     module = registry.load("formats", settings["format"])
     restored = module.restore(state, settings, layer, stored["bias"], torch.bfloat16, "cpu")
     with torch.no_grad():
-        outputs[name] = restored(stored["inputs"])
+        outputs[name] = restored(stored["inputs"])  # a view into the file, as the tensors of the state are
         assert torch.equal(outputs[name], restored(stored["inputs"])), name
 save_file(outputs, sys.argv[3])
 """
@@ -108,6 +108,46 @@ def test_a_fresh_process_restores_the_same_outputs_bit_by_bit(tmp_path):
     for name, outputs in expected.items():
         assert outputs.dtype == torch.bfloat16 and torch.equal(found[name], outputs), name
         assert 0 < relative(outputs, plain) < 0.7, name  # it is quantized, and not garbage
+
+
+def misaligned(tensor):
+    """The same values at an address that is no multiple of 16 bytes, as a tensor of a safetensors file may have."""
+    memory = torch.empty(tensor.numel() * tensor.element_size() + 64, dtype=torch.uint8)
+    view = memory[8 : 8 + tensor.numel() * tensor.element_size()].view(tensor.dtype).reshape(tensor.shape)
+    assert view.data_ptr() % 16 == 8
+    return view.copy_(tensor)
+
+
+def plain_tensors(tensor):
+    """The tensors that a library's tensor is made of."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return [part for name in tensor.__tensor_flatten__()[0] for part in plain_tensors(getattr(tensor, name))]
+    return [tensor, *(part for part in (getattr(tensor, "CB", None), getattr(tensor, "SCB", None)) if part is not None)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_restored_layers_lie_in_aligned_memory(name):
+    """torch's int8 product, which is quanto's, crashes on others: on some CPUs of the weights, on all of the inputs."""
+    module, layer = module_of(FORMATS[name]), convert(name)
+    state = {part: misaligned(tensor) for part, tensor in module.state(layer).items()}
+    bias = misaligned(linear().bias.detach())
+    restored = module.restore(state, FORMATS[name], LAYER, bias, torch.bfloat16, "cpu")
+    tensors = [part for tensor in (*restored.parameters(), *restored.buffers()) for part in plain_tensors(tensor)]
+    assert len(tensors) >= 3 and all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
+    values = misaligned(inputs()) if name == "quanto-qint8" else inputs()
+    with torch.no_grad():
+        assert torch.equal(restored(values), layer(inputs()))
+
+
+@pytest.mark.parametrize("columns", [20, 36, 40, 100])
+def test_quantos_int8_product_ends_with_a_row(columns):
+    """torch's own reads 8 or 16 columns at once, and what follows the row with the last of them, or crashes."""
+    module, settings = module_of(FORMATS["quanto-qint8"]), FORMATS["quanto-qint8"]
+    layer = convert("quanto-qint8", columns=columns, bias=False)
+    weight = module.dequantize(module.state(layer), settings, {"in_features": columns, "out_features": ROWS})
+    values = inputs()[..., :columns]
+    with torch.no_grad():
+        assert relative(layer(values), values.float() @ weight.T) < 5e-3
 
 
 def rounded(values, scale, low, high):

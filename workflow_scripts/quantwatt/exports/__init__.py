@@ -1,16 +1,18 @@
 """A checkpoint's model in the form that another library reads. A form's module offers
 
 PARTS                                     what of a layer's state the form can express
+CONV1D                                    whether its readers know transformers' Conv1D as a linear layer
 tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, its bias aside
 configuration(details, skipped)           its `quantization_config`; skipped: names of linear layers left in 16 bits
 file_name(denoiser)                       of the weights
 finish(folder, tensors, configuration)    optional: (tensors, metadata) for the file; may write others beside it
 
 `tensors` and `configuration` raise Refused where the form cannot say what the checkpoint holds: nothing is left out.
+What no form changes is written as the model's own library stores it: weights of layers that are not quantized, biases,
+norms and embeddings in its layout and under its names, and its config.json, which gets nothing but the quantization.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -48,14 +50,17 @@ def export(checkpoint, form, output):
     manifest.verify_files(path, details["files"])
     module = registry.load("exports", form)
     family = load_family(details["model_settings"]["family"])
-    denoiser = family.meta_denoiser(manifest.PROJECT / details["location"])
+    location = manifest.PROJECT / details["location"]
+    denoiser = family.meta_denoiser(location)
+    transposed = getattr(family, "transposed", lambda location: set())(location)
     try:
         configuration = module.configuration(details, _skipped(denoiser, details["layers"]))
     except Refused as error:
         raise manifest.DataError(f"{path}: cannot be written as {form}: {error}.") from error
-    tensors = _tensors(module, form, path, details, denoiser)
+    tensors = _tensors(module, form, path, details, denoiser, transposed)
     with _folder(Path(output)) as folder:
-        _save_config(denoiser, folder, configuration)
+        config = {**_original_config(denoiser, location), "quantization_config": configuration}
+        manifest.write_json(folder / "config.json", config)
         metadata = {"format": "pt"}
         if hasattr(module, "finish"):
             tensors, own = module.finish(folder, tensors, configuration)
@@ -78,8 +83,12 @@ def model_file(denoiser):
     return "diffusion_pytorch_model.safetensors" if isinstance(denoiser, ModelMixin) else "model.safetensors"
 
 
-def _tensors(module, form, path, details, denoiser):
-    """Every tensor of the model: quantized layers in the form, all others as the checkpoint has them."""
+def _tensors(module, form, path, details, denoiser, transposed):
+    """Every tensor of the model: quantized layers in the form, all others as the model's own library stores them.
+
+    Args:
+        transposed: layers whose weights it stores as [columns, rows].
+    """
     import torch
 
     dtype = getattr(torch, details["model_settings"]["dtype"])
@@ -90,14 +99,16 @@ def _tensors(module, form, path, details, denoiser):
         state = {key.rpartition(".")[2]: stored.read(key) for key in keys}
         rest -= keys
         try:
-            _check(module, name, layer, state, denoiser)
+            _check(module, name, layer, state, denoiser, transposed)
             tensors |= module.tensors(name, layer, state, dtype)
         except Refused as error:
             raise manifest.DataError(f"{path}: layer {name} cannot be written as {form}: {error}.") from error
-    return tensors | {name: stored.read(name) for name in sorted(rest)}
+    turned = {f"{name}.weight" for name in transposed}
+    whole = {name: stored.read(name) for name in sorted(rest)}
+    return tensors | {name: tensor.T if name in turned else tensor for name, tensor in whole.items()}
 
 
-def _check(module, name, layer, state, denoiser):
+def _check(module, name, layer, state, denoiser, transposed):
     """Refuse what no form has a place for."""
     import torch
 
@@ -105,6 +116,8 @@ def _check(module, name, layer, state, denoiser):
         raise Refused(f"it is one part of {layer['part_of']}, and the form knows whole layers")
     if type(denoiser.get_submodule(name)) is not torch.nn.Linear:
         raise Refused("it is not a linear layer of the model")
+    if name in transposed and not module.CONV1D:
+        raise Refused("it is transformers' Conv1D, and the form's readers know linear layers alone")
     if unknown := sorted(state.keys() - module.PARTS):
         raise Refused(REASONS.get(unknown[0], f"the form has no place for its '{unknown[0]}'"))
 
@@ -116,12 +129,13 @@ def _skipped(denoiser, layers):
     return [name for name in linear if name not in layers]
 
 
-def _save_config(denoiser, folder, configuration):
-    """config.json as the model's own library writes it, with the quantization beside the architecture."""
-    save = getattr(denoiser, "save_config", None) or denoiser.config.save_pretrained
-    save(folder)
-    path = folder / "config.json"
-    manifest.write_json(path, {**json.loads(path.read_text()), "quantization_config": configuration})
+def _original_config(denoiser, location):
+    """The content of the config.json that the model was loaded with; of a pipeline, its denoiser's."""
+    folder = Path(location)
+    if (folder / "model_index.json").exists():
+        parts, kind = manifest.read_json(folder / "model_index.json"), type(denoiser).__name__
+        folder /= next(name for name, part in parts.items() if isinstance(part, list) and part[1] == kind)
+    return manifest.read_json(folder / "config.json")
 
 
 def _save_tensors(path, tensors, metadata):

@@ -10,6 +10,7 @@ from quantwatt.exports import Refused, model_file, weight_of
 from quantwatt.formats import pack
 
 PARTS = {"codes", "scale"}
+CONV1D = True
 FORMATS = ("nf4", "fp4", "bitsandbytes-int8")
 
 file_name = model_file

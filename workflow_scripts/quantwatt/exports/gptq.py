@@ -5,6 +5,8 @@ word first; scales float16 [groups, rows]; g_idx int32 [columns], each column's 
 (code - (zero + 1)) * scale: zero points are stored less one, so none can be 0. Scales are rounded to float16.
 """
 
+import re
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from quantwatt import manifest
 from quantwatt.exports import Refused, weight_of
 
 PARTS = {"codes", "scale", "zero", "group_index"}
+CONV1D = True
 BITS = (2, 3, 4, 8)
 WORD = 32
 WORST_SCALE = 2**-8  # relative rounding error of a scale; float16 is 2**-11 until its smallest numbers
@@ -68,6 +71,7 @@ def configuration(details, skipped):
         "lm_head": False,
         "model_name_or_path": None,
         "model_file_base_name": "model",
+        **_left_out(details["layers"], skipped),
     }
 
 
@@ -92,6 +96,26 @@ def pack(values, bits):
     packed = np.packbits(stream.reshape(-1, values.shape[1]), axis=0, bitorder="little")  # [bytes, width]
     words = packed.reshape(-1, 4, values.shape[1]).transpose(0, 2, 1)
     return torch.from_numpy(np.ascontiguousarray(words).view("<i4")[..., 0].astype(np.int32))
+
+
+def _left_out(quantized, skipped):
+    """What tells readers of linear layers that stay 16-bit in a block: they take all of a block's for quantized.
+
+    transformers reads the first entry, gptqmodel and vLLM the second. Outside the blocks nothing is to be said.
+    """
+    blocks = {_block_list(name) for name in quantized}
+    inside = [name for name in skipped if _block_list(name) in blocks]
+    if not inside:
+        return {}
+    return {
+        "modules_in_block_to_quantize": [list(quantized)],
+        "dynamic": {f"-:^{re.escape(name)}$": {} for name in inside},
+    }
+
+
+def _block_list(name):
+    """What stands before the first number in a layer's name; the whole name of a layer in no block."""
+    return re.split(r"\.\d+\.", name, maxsplit=1)[0]
 
 
 def _kind(settings):

@@ -2,7 +2,7 @@
 
 from quantwatt.exports import gptq
 
-PARTS, file_name, finish = gptq.PARTS, gptq.file_name, gptq.finish
+PARTS, CONV1D, file_name, finish = gptq.PARTS, gptq.CONV1D, gptq.file_name, gptq.finish
 
 
 def tensors(name, layer, state, dtype):

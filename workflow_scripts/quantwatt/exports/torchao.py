@@ -11,6 +11,7 @@ from quantwatt import registry
 from quantwatt.exports import Refused, model_file, weight_of
 
 PARTS = {"codes", "scale", "qdata", "zero_point", "attributes"}
+CONV1D = False
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 
 file_name = model_file

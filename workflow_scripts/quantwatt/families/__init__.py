@@ -39,6 +39,7 @@ A family of text models (its schema says "x-kind": "text") has the same but for 
     phases(pipeline, batch, seeds, settings) -> {phase: run()}
     work(pipeline, batch, settings) -> {"items", "tokens", "padded_tokens"}     what one run does
     real_tokens(inputs) -> bool [samples, tokens]               where samples are padded; else it is missing
+    transposed(location) -> set of names                        layers that its library stores as [in, out], if any
 """
 
 from quantwatt import registry

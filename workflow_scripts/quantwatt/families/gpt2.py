@@ -34,6 +34,15 @@ def meta_denoiser(location):
     return without_waiting(with_linear_layers(text_pipeline.empty_model(AutoModelForCausalLM, location)))
 
 
+def transposed(location):
+    """Names of the layers whose weights transformers stores as [in, out]: every Conv1D."""
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    model = text_pipeline.empty_model(AutoModelForCausalLM, location)
+    return {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+
+
 def with_linear_layers(model):
     """The model with every Conv1D, whose weight is [in, out], as the linear layer that computes the same; in place."""
     from transformers.pytorch_utils import Conv1D

@@ -9,6 +9,7 @@ import logging
 import torch
 
 from quantwatt.formats import trial
+from quantwatt.formats.library import aligned
 
 LIBRARY = "bitsandbytes"
 
@@ -37,10 +38,10 @@ def restore(state, settings, layer, bias, dtype, device):
     module = Linear8bitLt(
         layer["in_features"], layer["out_features"], bias is not None, False, settings["threshold"], device="meta"
     )
-    codes, scale = state["codes"].to(device), state["scale"].to(device)
+    codes, scale = (aligned(state[part].to(device)) for part in ("codes", "scale"))
     module.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)
     if bias is not None:
-        module.bias = torch.nn.Parameter(bias.detach().to(device, dtype), requires_grad=False)
+        module.bias = torch.nn.Parameter(aligned(bias.detach().to(device, dtype)), requires_grad=False)
     return module.eval()
 
 

@@ -9,11 +9,13 @@ import torch
 
 from quantwatt import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
 from quantwatt.formats import trial
+from quantwatt.formats.library import aligned
 from quantwatt.manifest import DataError
 
 LIBRARY = "optimum-quanto"
 
 BITS = {"qint8": 8, "qint4": 4, "qint2": 2, "qfloat8": 8}
+STEP = 16  # columns that torch's int8 product on the CPU reads at once, from an aligned address, past a row's end too
 
 
 def convert(linear, settings, dtype):
@@ -55,7 +57,8 @@ def restore(state, settings, layer, bias, dtype, device):
         **({} if bias is None else {"bias": bias.detach().to(dtype)}),
         **{"input_scale": one, "output_scale": one},
     }
-    module.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, assign=True)
+    placed = {name: aligned(tensor.to(device)) for name, tensor in tensors.items()}
+    module.load_state_dict(placed, assign=True)
     return module.eval().requires_grad_(False)
 
 
@@ -86,8 +89,25 @@ def unpack(packed, bits):
 
 def _import():
     from optimum import quanto
+    from optimum.quanto.library import qbytes_mm
     from optimum.quanto.library.extensions import cpp
 
+    qbytes_mm.qbytes_int8pack_mm = _int8_product
     # quanto compiles four lines of C++ for the CPU when it first unpacks, into its installed package; these are they.
     cpp.ext._lib = SimpleNamespace(unpack=unpack)
     return quanto
+
+
+def _int8_product(activations, weights, scales):
+    """torch's product of 16-bit activations and 8-bit weights [rows, columns], kept to what it can read.
+
+    It reads STEP columns at a time, from aligned addresses. Shorter rows would crash it or add what follows them.
+    """
+    from optimum.quanto.library import qbytes_mm
+
+    columns = activations.shape[-1]
+    if columns % STEP:
+        return qbytes_mm.qbytes_mm(activations, weights, scales)
+    tokens = aligned(activations.reshape(-1, columns).contiguous())
+    product = torch._weight_int8pack_mm(tokens, aligned(weights), scales.flatten())
+    return product.reshape(*activations.shape[:-1], len(weights))

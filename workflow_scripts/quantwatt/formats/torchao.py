@@ -8,6 +8,7 @@ import logging
 import torch
 
 from quantwatt.formats import trial
+from quantwatt.formats.library import aligned
 from quantwatt.formats.packing import pack, unpack
 from quantwatt.manifest import DataError
 
@@ -69,7 +70,7 @@ def restore(state, settings, layer, bias, dtype, device):
         return _linear(_int4_weight(state, settings["group"], layer["in_features"], device), bias, dtype)
     from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
 
-    tensors = {f"layer._weight_{name}": part.to(device) for name, part in state.items() if name != ATTRIBUTES}
+    tensors = {f"layer._weight_{name}": aligned(part.to(device)) for name, part in state.items() if name != ATTRIBUTES}
     attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
     return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
 
@@ -113,7 +114,7 @@ def _linear(weight, bias, dtype):
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        layer.bias = torch.nn.Parameter(bias.detach().to(weight.device, dtype), requires_grad=False)
+        layer.bias = torch.nn.Parameter(aligned(bias.detach().to(weight.device, dtype)), requires_grad=False)
     return layer.eval()
 
 
