@@ -49,7 +49,9 @@ if workflow.resource_settings.nodes is not None:  # of a cluster
 RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
-DEVICE = machine.resolve_device(CONFIG["device"])
+WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+TORCH = machine.UNKNOWN if WITH_CONDA else machine.torch_build()
+DEVICE = machine.resolve_device(CONFIG["device"], TORCH)
 GPUS = 1 if DEVICE == "cuda" else 0  # of each job
 CELLS = canonical_json(EXPERIMENT["cells"])
 METRICS = canonical_json(list(EXPERIMENT["metrics"]))
@@ -79,6 +81,7 @@ onstart:
         configuration.check_writable(CONFIG["results"])
     except schemas.ConfigurationError as error:
         raise WorkflowError(str(error))
+    check_device()
 
 
 wildcard_constraints:
@@ -90,6 +93,13 @@ wildcard_constraints:
     sensitivity="[^/]+",
     job=r"\d+",
     first=r"\d+",
+
+
+def check_device():
+    """Refuse a device that torch cannot compute on here, where a job of this run needs it; of a cluster each job does."""
+    needed = any("gpu" in job.rule.resources.keys() for job in workflow.dag.needrun_jobs())
+    if workflow.local_exec and needed and (reason := machine.refusal(DEVICE, TORCH)):
+        raise WorkflowError(reason)
 
 
 def entry(kind, name):
@@ -384,9 +394,8 @@ def backend_python(wildcards):
     """The interpreter of a library with an environment of its own: conda's with --sdm conda, else what `make backends`
     has made, where it has."""
     own = Path(".venvs") / wildcards.backend
-    with_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     whole = (Path(workflow.basedir) / own / "installed").exists()
-    return str(own / "bin" / "python") if whole and not with_conda else "python"
+    return str(own / "bin" / "python") if whole and not WITH_CONDA else "python"
 
 
 def extractor(wildcards):

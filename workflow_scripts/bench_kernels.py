@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from quantwatt import benchmark, command, experiment, manifest
+from quantwatt import benchmark, command, experiment, machine, manifest
 
 LAYERS = {"1536 to 1536": (1536, 1536), "1536 to 6144": (1536, 6144), "6144 to 1536": (6144, 1536)}
 MODULATION = (1536, 9216)  # of the time's embedding, one token
@@ -25,6 +25,7 @@ WIDTH, IMAGE_TOKENS = 128, 64  # of that model
 
 def main(argv=None):
     args = parse_arguments(argv)
+    machine.require(args.device)
 
     import torch
 
@@ -44,8 +45,8 @@ def main(argv=None):
     if 1 in args.tokens:
         rows += layer_speed.table([MODULATION], [1], **common)
     rows = [row | {"share_of_peak": share_of_peak(row, rates)} for row in rows]
-    machine = {"threads": torch.get_num_threads(), "peak_gops": rates, **fresh_process.describe_device(args.device)}
-    benchmark.write(args.output, rows, PACKAGES, machine)
+    device = {"threads": torch.get_num_threads(), "peak_gops": rates, **fresh_process.describe_device(args.device)}
+    benchmark.write(args.output, rows, PACKAGES, device)
     widths = list(progress(model_speed.widths(args.device, dtype, args.widths, **settings), description="blocks"))
     if args.processes:
         widths += pipeline(args, str(dtype).removeprefix("torch."))

@@ -244,6 +244,7 @@ def main(argv=None):
         return
     from quantwatt import experiment, machine
 
+    machine.require(args.device)
     changes = dict(args.settings)
     meter = machine.resolve_meter(changes.pop("meter", "auto"), args.device)
     defaults = {"warmup_s": 5, "latency_s": 5, "block_s": 10, **changes}

@@ -6,7 +6,7 @@ rounding loses included. It takes a minute: a glance, not a benchmark (make benc
 
 import argparse
 
-from quantwatt import command
+from quantwatt import command, machine
 
 SHAPE, TOKENS = (1536, 1536), (1, 64, 1357, 4096)
 BRIEFLY = {"rounds": 3, "turn_s": 0.02, "limit_s": 0.5, "give_up_s": 4}
@@ -18,6 +18,7 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of inputs; else what the device is best at")
     args = parser.parse_args(argv)
+    machine.require(args.device)
 
     import torch
 
@@ -26,9 +27,9 @@ def main(argv=None):
     fresh_process.set_threads(args.threads)
     dtype = getattr(torch, args.dtype) if args.dtype else layer_speed.computing_type(args.device)
     rows = list(layer_speed.table([SHAPE], TOKENS, args.device, dtype, others=peers.LIBRARIES, **BRIEFLY))
-    machine = fresh_process.describe_device(args.device)
+    device = fresh_process.describe_device(args.device)
     typed = str(dtype).removeprefix("torch.")
-    print(f"{machine['name']}, {machine['threads']} threads; inputs in {typed}; speeds by tokens, bfloat16 = 1\n")
+    print(f"{device['name']}, {device['threads']} threads; inputs in {typed}; speeds by tokens, bfloat16 = 1\n")
     print("\n".join(lines(rows)))
 
 

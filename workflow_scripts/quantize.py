@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, gpus, manifest
+from quantwatt import command, gpus, machine, manifest
 from quantwatt.families import BYTES
 from quantwatt.formats.library import library_of
 
@@ -87,6 +87,7 @@ def main(argv=None):
         "settings": args.method,
     }
     external = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
+    machine.require(args.device)  # lest what lacks a GPU be written down as what lacks a kernel
     missing = unsupported(allocation, args.device)
     if missing:
         external = {"status": "unsupported", "reason": missing}

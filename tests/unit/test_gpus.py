@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_cuda
 import pytest
 
-from quantwatt import gpus, manifest
+from quantwatt import cuda_driver, gpus, manifest
 
 SCRIPTS = Path(gpus.__file__).parents[1]
-UUIDS = [f"GPU-fa4e000{i}-0000-4000-8000-000000000000" for i in range(3)]
+UUIDS = [fake_cuda.uuid(board) for board in range(3)]
+pytestmark = fake_cuda.needs_gcc
 PROGRAM = """
 import os, sys
 from quantwatt import gpus
@@ -21,21 +23,22 @@ sys.stdin.read()
 """
 
 
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("driver")
+    fake_cuda.build(folder)
+    fake_cuda.write_torch(folder / "packages", "12.8")
+    return folder
+
+
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A function that gives this machine, for the test, so many GPUs in the driver's own list, and no one's choice."""
-    for name in (gpus.VISIBLE, *gpus.OF_SLURM):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def machine(driver, tmp_path, monkeypatch):
+    """A function that gives this machine, for the test, so many GPUs, and no one's choice."""
+    monkeypatch.setattr(gpus.machine, "torch_build", lambda: gpus.machine.TorchBuild("2.9.0", "12.8", None))
+    monkeypatch.setenv("PYTHONPATH", str(driver / "packages"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-    def with_gpus(n):
-        lines = "".join(f"echo {uuid}\n" for uuid in UUIDS[:n])
-        query = " ".join(gpus.QUERY[1:])
-        (tmp_path / "nvidia-smi").write_text(f'#!/bin/sh\n[ "$*" = "{query}" ] || exit 9\n{lines}')
-        (tmp_path / "nvidia-smi").chmod(0o755)
-
-    return with_gpus
+    yield lambda n, **fake: fake_cuda.install(monkeypatch, driver, count=n, **fake)
+    cuda_driver._ask.cache_clear()
 
 
 @pytest.fixture
@@ -125,12 +128,36 @@ def test_of_several_that_were_chosen_each_program_takes_one(machine, start, monk
     assert taken(start()) == UUIDS[1]  # the locks are the GPUs', whatever they are called
 
 
+@pytest.mark.parametrize("n", [1, 4])
+def test_what_is_printed_beside_the_answer_is_no_gpu(machine, start, n):
+    """Such as nvidia-smi's "WARNING: infoROM is corrupted" (microsoft/pai#3756): 1 GPU is not 8, 4 are not none."""
+    machine(n, noise="WARNING: infoROM is corrupted at gpu 0000:3B:00.0")
+    assert gpus.count() == n
+    assert taken(start()) == UUIDS[0]
+
+
+def test_slices_of_a_gpu_are_taken_by_their_names(machine, start, monkeypatch):
+    """CUDA shows a program one of them only, however many are named (ComparativeGenomicsToolkit/cactus#1618)."""
+    machine(1, mig=1)
+    assert gpus.choice() == {fake_cuda.uuid(0, True): fake_cuda.uuid(0, True)}
+    names = [fake_cuda.uuid(0, True), "MIG-0f1e2d3c-0000-4000-8000-000000000000"]
+    monkeypatch.setenv(gpus.VISIBLE, ",".join(names))
+    assert gpus.count() == 2 and gpus.choice() == {name: name for name in names}
+
+
+def test_a_name_after_one_that_names_none_is_no_gpu(machine, monkeypatch):
+    machine(3)
+    monkeypatch.setenv(gpus.VISIBLE, "2,7,0")
+    assert gpus.choice() == {"2": UUIDS[2]} and gpus.count() == 1
+
+
 def test_without_a_driver_or_on_the_processor_nothing_is_taken(machine, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.count() == 1
-    gpus.claim("cuda")
     machine(2)
     gpus.claim("cpu")
+    fake_cuda.without_driver(monkeypatch, tmp_path)
+    assert gpus.count() == 1
+    with pytest.raises(manifest.DataError, match="no NVIDIA driver .*set device: cpu"):
+        gpus.claim("cuda")
     assert gpus.VISIBLE not in os.environ and not (tmp_path / "quantwatt").exists()
 
 

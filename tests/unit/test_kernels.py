@@ -5,6 +5,7 @@ import torch
 
 from quantwatt import kernels, probe, registry
 from quantwatt.kernels import int_mm
+from quantwatt.manifest import DataError
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
@@ -53,6 +54,25 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     only(monkeypatch, "int_mm")
     monkeypatch.setattr(int_mm, "PACKAGE", "no-such-package")
     assert kernels.kernel_for(LAYER, "cpu")[1].endswith("on cpu: no-such-package is not installed")
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        AssertionError("Torch not compiled with CUDA enabled"),
+        RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"),
+    ],
+)
+def test_a_device_that_torch_cannot_compute_on_is_no_missing_kernel(monkeypatch, refused):
+    """A GPU that a new torch has no code for any more (bnsreenu/digitalsreeni-image-annotator#57), too."""
+
+    def ones(size, device):
+        raise refused
+
+    probe.check_device.cache_clear()
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(DataError, match=f"device: cuda: .*cannot compute there \\({str(refused)[:30]}.*device: cpu"):
+        kernels.compute_of({"linear": LAYER}, "cuda")
 
 
 def test_layers_are_counted_by_kernel_and_the_first_without_one_is_named(monkeypatch):

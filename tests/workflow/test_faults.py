@@ -7,6 +7,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+import fake_cuda
 import psutil
 import pytest
 from conftest import SECRET
@@ -170,11 +171,10 @@ def test_no_output_repeats_a_secret_of_the_environment(finished):
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
+@fake_cuda.needs_gcc
 def test_as_many_gpus_as_there_are_are_given_to_jobs(finished, tmp_path, monkeypatch):
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fake_cuda.build(tmp_path)
+    fake_cuda.install(monkeypatch, tmp_path, count=2)
     target = f"{tmp_path}/smoke/reference/manifest.json"
     words = (f"results={tmp_path}", "device=cuda", "--cores", "2")
     for options, expected in (((), 2), (("--resources", "gpu=1"), 1)):

@@ -8,16 +8,15 @@ ends, however it ends.
 import fcntl
 import os
 import stat
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from quantwatt import cuda_driver, machine
+from quantwatt.cuda_driver import VISIBLE
 from quantwatt.manifest import DataError
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 OF_SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
-QUERY = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 LOOK_AGAIN_S = 1
 _taken = []  # open, and thereby locked, until this program ends
 
@@ -31,8 +30,9 @@ def claim(device, every=False):
         device: "cuda"; with "cpu" there is nothing to take.
         every: take all that this program may use, and leave them visible.
     Raises:
-        DataError: there is no folder for the locks.
+        DataError: torch cannot compute on the device here, or there is no folder for the locks.
     """
+    machine.require(device)
     names = choice() if device == "cuda" and not _taken else {}
     wanted = [[name] for name in sorted(names, key=names.get)] if every else [list(names)]
     for candidates in filter(None, wanted):
@@ -51,27 +51,14 @@ def choice():
     listed = os.environ.get(VISIBLE)
     if listed is None and any(name in os.environ for name in OF_SLURM):
         return {}
-    uuids = _uuids()
+    uuids = [device["uuid"] for device in cuda_driver.ask(listed).devices]
     if listed is None:
         return {uuid: uuid for uuid in uuids}
     names = [name.strip() for name in listed.split(",")]
-    return {name: _uuid_of(name, uuids) for name in names} if len(names) > 1 else {}
-
-
-def _uuids():
-    """Of all GPUs, as the driver's own tool lists them; none where it cannot."""
-    try:
-        listed = subprocess.run(QUERY, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return listed.split()
-
-
-def _uuid_of(name, uuids):
-    """The UUID that a name of CUDA_VISIBLE_DEVICES means, a number or the beginning of a UUID; else the name itself."""
-    if name.isdecimal() and int(name) < len(uuids):
-        return uuids[int(name)]
-    return next((uuid for uuid in uuids if uuid.startswith(name)), name)
+    if len(names) == 1:
+        return {}
+    slices = {name: name for name in names if name.startswith("MIG-")}
+    return slices or dict(zip(names, uuids, strict=False))  # of slices CUDA shows a program one alone
 
 
 def _first_free(names, uuids):

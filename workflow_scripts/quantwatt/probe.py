@@ -13,6 +13,7 @@ from quantwatt import registry
 from quantwatt.convolution import Convolution
 from quantwatt.formats import load_format, quantize_to_nearest
 from quantwatt.linear import SimulatedLinear
+from quantwatt.manifest import DataError
 
 ROWS, COLUMNS, TOKENS = 64, 512, 40
 SIZE = 8  # height and width of a convolution's input
@@ -25,10 +26,30 @@ def failure(name, layer, device):
     Args:
         name: of a module in quantwatt.kernels; layer: as its `refusal` takes it, and has not refused; device: "cpu" or
             "cuda".
+    Raises:
+        DataError: torch itself does not compute on the device, which is no kernel's fault.
     """
+    check_device(device)
     kernel_size = layer.get("kernel_size")
     formats = json.dumps({key: layer[key] for key in ("weights", "activations")}, sort_keys=True)
     return _trial(name, formats, None if kernel_size is None else tuple(kernel_size), device)
+
+
+@functools.cache
+def check_device(device):
+    """Compute a sum on a device: torch may lack CUDA, its driver, or the code of this GPU, which is too old or too new.
+
+    Raises:
+        DataError: torch cannot.
+    """
+    try:
+        torch.ones(2, device=device).sum().item()
+    except Exception as refused:  # noqa: BLE001  (torch's errors of devices have no common type)
+        own = (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
+        raise DataError(
+            f"device: {device}: torch {torch.__version__} cannot compute there ({own}): install a build of torch for "
+            "this GPU and its driver, or set device: cpu."
+        ) from refused
 
 
 @functools.cache
