@@ -51,7 +51,8 @@ def main(argv=None):
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
-            raise manifest.DataError(f"{checkpoint['model']}: {failure.reason}") from failure
+            where = f"{checkpoint['model']}, sampling {args.sampling_name}"
+            raise manifest.DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         predictions.write_none(folder, failure.status, failure.reason, fields)
 
 

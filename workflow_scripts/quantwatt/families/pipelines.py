@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt import seeding, torchvision_ops  # noqa: F401  (torchvision_ops before diffusers)
 
 
 def load(kind, settings, location, **parts):
@@ -36,6 +36,19 @@ def _stored(kind, settings, location, **options):
     return getattr(diffusers, kind).from_pretrained(
         location, dtype=dtype, local_files_only=True, use_safetensors=True, **options
     )
+
+
+def draw(pipeline, seeds, **arguments):
+    """What a pipeline's call returns for a batch, as a function of the batch's seeds.
+
+    Latents, and with most schedulers every further noise, come from one CPU generator per image: image i is the same
+    for every method, device and batch. A scheduler that is not given them (DDPM in DiT's pipeline, SD3's with
+    `stochastic_sampling`) draws from the global generators, which begin anew with every batch, at what follows from its
+    first seed: image i is then the same for every method, in a batch of the same images on a device of the same kind.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with seeding.seeded(seeds[0]):
+        return pipeline(generator=generators, **arguments)
 
 
 @contextmanager
