@@ -71,7 +71,7 @@ def main(argv=None):
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
-            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
             if not checkpoint["layers"] and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)

@@ -195,3 +195,28 @@ def test_a_pipeline_that_no_seed_reaches_is_refused(tmp_path, folders, monkeypat
     with pytest.raises(DataError, match=r"^m, sampling s: image \d drawn twice from seed \d .*scheduler_config.json"):
         draw(path, tmp_path / "images/manifest.json", images=2)
     assert not list((tmp_path / "images").rglob("*.*"))
+
+
+@pytest.fixture(scope="module")
+def censored(tmp_path_factory):
+    """The folder of a Stable Diffusion whose safety checker objects to every image."""
+    return tiny_pipelines.stable_diffusion(tmp_path_factory.mktemp("censored"), censored=True)
+
+
+def test_a_pipelines_censor_blackens_nothing(tmp_path, censored, capsys, caplog):
+    import diffusers
+
+    whole = diffusers.StableDiffusionPipeline.from_pretrained(censored, use_safetensors=True)
+    assert not whole(PROMPTS[0], num_inference_steps=1, height=16, width=16, output_type="np").images.any()
+    capsys.readouterr(), caplog.clear()
+    shutil.rmtree(censored / "feature_extractor")
+    path = checkpoint(tmp_path, censored, "diffusers")
+    found = draw(path, tmp_path / "images/manifest.json", images=2)
+    assert found["status"] == "ok" and found["safety_checker"] == "not loaded"
+    said = capsys.readouterr().err + caplog.text
+    assert "safety" not in said and "NSFW" not in said
+
+
+def test_a_pipeline_without_a_censor_says_nothing_of_one(folders):
+    for name in ("sd3", "diffusers"):
+        assert load_family(name).load(SETTINGS[name], folders[name]).censor is None
