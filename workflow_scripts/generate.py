@@ -63,11 +63,14 @@ def main(argv=None):
 
     import torch
 
+    from quantwatt import tokenizers
     from quantwatt.checkpoint import load_pipeline
 
     torch.set_num_threads(args.threads)
     numbers = range(sampling["images"]) if part is None else part
     where = f"{checkpoint['model']}, sampling {args.sampling_name}"
+    texts = [*prompts.first(sampling, numbers.stop)[numbers.start :], sampling.get("negative_prompt", "")]
+    tokenizers.check(checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"], texts)
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)

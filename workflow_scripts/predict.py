@@ -35,10 +35,13 @@ def main(argv=None):
 
     import torch
 
+    from quantwatt import tokenizers
     from quantwatt.checkpoint import load_pipeline
 
     torch.set_num_threads(args.threads)
     texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling["texts"])
+    settings, location = checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"]
+    tokenizers.check(settings, location, texts[: sampling.get("items")])
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
         with failures.expected():

@@ -157,12 +157,18 @@ def _clip():
     return CLIPTextModel(config).eval(), tokenizer
 
 
-def _t5():
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+def t5_tokenizer():
+    """WORDS, each one piece."""
+    from transformers import T5Tokenizer
 
     pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>", "▁")]
-    pieces += [(f"▁{word}", -1.0 - i) for i, word in enumerate(WORDS)]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    return T5Tokenizer(vocab=pieces + [(f"▁{word}", -1.0 - i) for i, word in enumerate(WORDS)], extra_ids=0)
+
+
+def _t5():
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = t5_tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=WIDTH, num_layers=1, num_heads=2, dropout_rate=0.0
     )
