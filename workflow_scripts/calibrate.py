@@ -22,7 +22,7 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import calibration, meters, offload
+    from quantwatt import calibration, meters, offload, tokenizers
     from quantwatt.families import load_family
 
     torch.set_num_threads(args.threads)
@@ -30,11 +30,12 @@ def main(argv=None):
     family = load_family(model["settings"]["family"])
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
-    pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     if "texts" in args.calibration:
         record, asked = calibration.record_texts, family.read(args.calibration["texts"])[0]
     else:
         record, asked = calibration.record, Path(args.calibration["prompts"]).read_text().splitlines()
+    tokenizers.check(model["settings"], location, asked)
+    pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(
         lambda: record(family, pipeline, asked, args.calibration), args.metering, args.device
     )

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, convolution, manifest
+from quantwatt import command, convolution, manifest, tokenizers
 from quantwatt.families import BYTES, load_family
 from quantwatt.manifest import DataError
 
@@ -95,6 +95,7 @@ def main(argv=None):
     for name in names:
         if name.endswith(".safetensors"):
             manifest.check_tensors(location / name, "fetch the model again.")
+    tokenizers.check(args.settings, location)
     manifest.write_json(
         args.output,
         {

@@ -8,7 +8,8 @@ from quantwatt.image_parts import image_name, part_name
 from quantwatt.images import prompts_sha256
 from quantwatt.manifest import DataError, read_json, write_json
 
-OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images")
+# What parts may differ in; the first is the one of which a batch may have been drawn twice.
+OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr")
 
 
 def gather(folder, starts):

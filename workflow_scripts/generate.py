@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, failures, gpus, image_parts, images, manifest, prompts
+from quantwatt import command, failures, gpus, image_parts, images, manifest, prompts, repeat
 from quantwatt.progress import progress
 
 
@@ -17,6 +17,20 @@ def batches(pipeline, part, sampling, description):
             batch, seeds = asked[first : numbers.stop], [sampling["seed"] + number for number in numbers]
             yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
             bar.update(len(batch))
+
+
+def repeated(drawn, pipeline, sampling, where, fields):
+    """The batches `drawn`, the first compared with another draw of it; fields["repeat_psnr"] then says how far apart
+    they are, as of `quantwatt.repeat.check`.
+
+    Raises:
+        DataError: they are different images.
+    """
+    for number, (pixels, asked, seeds) in enumerate(drawn):
+        if number == 0:
+            again = pipeline.generate(asked, seeds, sampling)
+            fields["repeat_psnr"] = repeat.check(pixels, again, seeds, where)
+        yield pixels, asked, seeds
 
 
 def main(argv=None):
@@ -49,20 +63,26 @@ def main(argv=None):
 
     import torch
 
+    from quantwatt import tokenizers
     from quantwatt.checkpoint import load_pipeline
 
     torch.set_num_threads(args.threads)
     numbers = range(sampling["images"]) if part is None else part
+    where = f"{checkpoint['model']}, sampling {args.sampling_name}"
+    texts = [*prompts.first(sampling, numbers.stop)[numbers.start :], sampling.get("negative_prompt", "")]
+    tokenizers.check(checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"], texts)
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
-            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
+            if not checkpoint["layers"] and numbers.start == 0:
+                drawn = repeated(drawn, pipeline, sampling, where, fields)
             images.write_images(folder, drawn, fields, part)
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
-            raise manifest.DataError(f"{checkpoint['model']}: {failure.reason}") from failure
+            raise manifest.DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)
 
 

@@ -35,10 +35,13 @@ def main(argv=None):
 
     import torch
 
+    from quantwatt import tokenizers
     from quantwatt.checkpoint import load_pipeline
 
     torch.set_num_threads(args.threads)
     texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling["texts"])
+    settings, location = checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"]
+    tokenizers.check(settings, location, texts[: sampling.get("items")])
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
         with failures.expected():
@@ -51,7 +54,8 @@ def main(argv=None):
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
-            raise manifest.DataError(f"{checkpoint['model']}: {failure.reason}") from failure
+            where = f"{checkpoint['model']}, sampling {args.sampling_name}"
+            raise manifest.DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         predictions.write_none(folder, failure.status, failure.reason, fields)
 
 

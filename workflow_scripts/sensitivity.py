@@ -48,11 +48,14 @@ def main(argv=None):
         gpus.claim(args.device)
         import torch
 
+        from quantwatt import tokenizers
         from quantwatt.families import load_family
         from quantwatt.sensitivity import Probe
 
         torch.set_num_threads(args.threads)
-        manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
+        location = manifest.PROJECT / model["location"]
+        manifest.verify_files(args.model, model["files"], location)
+        tokenizers.check(model["settings"], location, prompts)
         probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
         probe.draw_float(prompts)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):

@@ -226,7 +226,7 @@ def test_a_broken_quantized_model_is_a_result_and_a_broken_float_one_is_not(clas
     monkeypatch.setattr(family, "predict", lambda *_: broken)
     details = manifest.read_json(classifier.predictions("int8", items=1))
     assert details["status"] == "degenerate" and "NaN" in details["reason"] and details["n_items"] == 0
-    with pytest.raises(manifest.DataError, match="distilbert: item 0 has NaN"):
+    with pytest.raises(manifest.DataError, match="sampling .*: not quantized, in float32, item 0 has NaN.*; check"):
         classifier.predictions("fp32", items=1)
 
 

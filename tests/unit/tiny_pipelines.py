@@ -87,8 +87,8 @@ def dit(folder):
     return _saved(DiTPipeline(transformer, _vae(), DDIMScheduler()), folder)
 
 
-def stable_diffusion(folder):
-    """Stable Diffusion: a UNet with skip connections; text by CLIP."""
+def stable_diffusion(folder, censored=False):
+    """Stable Diffusion: a UNet with skip connections; text by CLIP. With a censor: one that blackens every image."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -99,9 +99,10 @@ def stable_diffusion(folder):
     )  # fmt: skip
     clip, tokenizer = _clip()
     scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
+    checker, extractor = _censor() if censored else (None, None)
     pipeline = StableDiffusionPipeline(
-        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
+        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=checker,
+        feature_extractor=extractor, requires_safety_checker=censored,
     )  # fmt: skip
     return _saved(pipeline, folder)
 
@@ -119,6 +120,19 @@ ARGUMENTS = {
 def _saved(pipeline, folder):
     pipeline.save_pretrained(folder)
     return folder
+
+
+def _censor():
+    """A safety checker to which every image is as near as it takes, and what reads images for it."""
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    narrow = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**narrow, "image_size": 16, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=narrow, vision_config=vision, projection_dim=8))
+    checker.concept_embeds_weights.data.fill_(-2)  # below every cosine
+    size = {"height": 16, "width": 16}
+    return checker.eval(), CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size)
 
 
 def _vae():
@@ -143,12 +157,18 @@ def _clip():
     return CLIPTextModel(config).eval(), tokenizer
 
 
-def _t5():
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+def t5_tokenizer():
+    """WORDS, each one piece."""
+    from transformers import T5Tokenizer
 
     pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>", "▁")]
-    pieces += [(f"▁{word}", -1.0 - i) for i, word in enumerate(WORDS)]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    return T5Tokenizer(vocab=pieces + [(f"▁{word}", -1.0 - i) for i, word in enumerate(WORDS)], extra_ids=0)
+
+
+def _t5():
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = t5_tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=WIDTH, num_layers=1, num_heads=2, dropout_rate=0.0
     )

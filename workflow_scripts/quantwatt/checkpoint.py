@@ -188,6 +188,11 @@ class QuantizedPipeline:
         self.compute, self.kernel, self.reason = compute, kernel, reason
         self.device, self.autocast = device, autocast
 
+    @property
+    def censor(self):
+        """None, "not loaded" or "loaded": the network by which a pipeline blackens images, where it has one."""
+        return getattr(self.pipeline, "censor", None)
+
     def modules(self):
         """The networks that it is made of: a text model's one, an image pipeline's several."""
         import torch

@@ -19,6 +19,18 @@ class ExpectedFailure(Exception):
         self.status, self.reason = status, reason
 
 
+def of_the_baseline(failure, checkpoint):
+    """One sentence on why a model that is not quantized gives nothing to compare with, and what to try.
+
+    Args:
+        failure: the ExpectedFailure.
+        checkpoint: the manifest of the model's checkpoint.
+    """
+    dtype = checkpoint["model_settings"]["dtype"]
+    remedy = "try dtype: float32" if dtype != "float32" else "check the model's files, and the sampling's entry"
+    return f"not quantized, in {dtype}, {failure.reason.rstrip('.')}; {remedy}."
+
+
 @contextlib.contextmanager
 def expected():
     """Turn memory that does not suffice, degenerate outputs and what cannot be computed or compiled here into an

@@ -64,13 +64,14 @@ def _call(pipeline, prompts, seeds, sampling):
     if steps > levels:
         raise DataError(f"steps: this model has {levels} noise levels, and cannot take {steps} steps.")
     schedule = pipeline.schedules.get(steps)
-    return pipeline(
+    return pipelines.draw(
+        pipeline,
+        seeds,
         batch_size=len(prompts),
         class_labels=_classes(prompts, config.num_class_embeds),
         # Without a schedule of its own the scheduler spaces the steps evenly over its levels.
         num_inference_steps=None if schedule else steps,
         timesteps=schedule,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
     ).images
 

@@ -124,10 +124,11 @@ def _call(pipeline, prompts, seeds, sampling):
         raise DataError(f"guidance: {type(pipeline).__name__} has none, and {asked['guidance_scale']} is asked for.")
     if "negative_prompt" not in takes and any(asked["negative_prompt"]):
         raise DataError(f"negative_prompt: {type(pipeline).__name__} takes none.")
-    return pipeline(
+    return pipelines.draw(
+        pipeline,
+        seeds,
         **_subjects(pipeline, takes, prompts),
         **{name: value for name, value in asked.items() if name in takes and value is not None},
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
         **pipeline.arguments,
     ).images

@@ -128,7 +128,11 @@ def _tokenized(pipeline, texts, settings):
     padded_to = settings.get("padded_to")
     length = pipeline.tokens(padded_to or settings["max_length"])
     padding = "max_length" if padded_to else True
-    return pipeline.tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
+    # On the right, whatever the tokenizer's files say: positions are counted from the left, so that with padding there
+    # what is said of a sentence would depend on its batch.
+    return pipeline.tokenizer(
+        list(texts), padding=padding, padding_side="right", truncation=True, max_length=length, return_tensors="pt"
+    )
 
 
 def _mask(tokens):

@@ -2,6 +2,7 @@
 
 import torch
 
+from quantwatt.manifest import DataError
 from quantwatt.progress import progress
 from quantwatt.text import blocks as network
 from quantwatt.text import pipeline as text_pipeline
@@ -106,8 +107,12 @@ def windows(pipeline, texts, settings):
     Returns:
         (ids [windows, tokens], how many tokens at the end of each no window before it has held). The first token of a
         window has nothing before it, and no likelihood.
+    Raises:
+        DataError: the texts give no two tokens.
     """
     ids = pipeline.tokenizer("\n\n".join(texts), verbose=False).input_ids
+    if len(ids) < 2:
+        raise DataError(f"the texts give {len(ids)} tokens, and the likelihood of one needs another before it.")
     length = min(pipeline.tokens(settings["max_length"]), len(ids))
     stride = min(settings.get("stride") or length, length)
     starts = range(0, len(ids) - length + 1, stride)[: settings.get("items")]

@@ -1,17 +1,40 @@
 """What the families of diffusers pipelines have in common. Classes are named, so that diffusers is imported late."""
 
 from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt import manifest, seeding, torchvision_ops  # noqa: F401  (torchvision_ops before diffusers)
 
 
 def load(kind, settings, location, **parts):
-    """A pipeline of a class on the CPU, in the model's type, with some parts in place of the stored ones."""
-    pipeline = _stored(kind, settings, location, **parts)
+    """A pipeline of a class on the CPU, in the model's type, with some parts in place of the stored ones.
+
+    Its attribute `censor` says what became of the network that blackens images: None where it has none, else
+    "not loaded" or, where its class cannot do without, "loaded".
+    """
+    listed = manifest.read_json(Path(location) / "model_index.json")
+    without = _without_censor(listed["_class_name"] if kind == "DiffusionPipeline" else kind)
+    pipeline = _stored(kind, settings, location, **without, **parts)
     pipeline.set_progress_bar_config(disable=True)
+    has_one = any(listed.get("safety_checker") or ())
+    pipeline.censor = ("not loaded" if without else "loaded") if has_one else None
     return pipeline
+
+
+def _without_censor(kind):
+    """What a class of pipelines is loaded with so that no image is blackened: a black one says nothing of a format."""
+    import diffusers
+
+    found = getattr(diffusers, kind, None) if isinstance(kind, str) else None
+    optional = getattr(found, "_optional_components", ())
+    if "safety_checker" not in optional or "requires_safety_checker" not in signature(found.__init__).parameters:
+        return {}
+    # The extractor reads images for the checker alone, and need not be there without it.
+    parts = {name: None for name in ("safety_checker", "feature_extractor") if name in optional}
+    return {**parts, "requires_safety_checker": False}
 
 
 def load_denoiser(part, kind, settings, location):
@@ -36,6 +59,19 @@ def _stored(kind, settings, location, **options):
     return getattr(diffusers, kind).from_pretrained(
         location, dtype=dtype, local_files_only=True, use_safetensors=True, **options
     )
+
+
+def draw(pipeline, seeds, **arguments):
+    """What a pipeline's call returns for a batch, as a function of the batch's seeds.
+
+    Latents, and with most schedulers every further noise, come from one CPU generator per image: image i is the same
+    for every method, device and batch. A scheduler that is not given them (DDPM in DiT's pipeline, SD3's with
+    `stochastic_sampling`) draws from the global generators, which begin anew with every batch, at what follows from its
+    first seed: image i is then the same for every method, in a batch of the same images on a device of the same kind.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with seeding.seeded(seeds[0]):
+        return pipeline(generator=generators, **arguments)
 
 
 @contextmanager

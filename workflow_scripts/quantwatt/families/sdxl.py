@@ -45,12 +45,13 @@ def _texts(prompts, sampling):
 
 
 def _call(pipeline, seeds, sampling, **inputs):
-    return pipeline(
+    return pipelines.draw(
+        pipeline,
+        seeds,
         num_inference_steps=sampling["steps"],
         guidance_scale=sampling["guidance"],
         height=sampling["height"],
         width=sampling["width"],
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         **inputs,
     ).images
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before transformers)
+from quantwatt import tokenizers, torchvision_ops  # noqa: F401  (torchvision_ops before transformers)
 
 ATTENTION = "sdpa"  # torch's own, which takes a mask as it is
 
@@ -58,7 +58,9 @@ def empty_model(auto_class, location):
 
 
 def load(model, location):
-    """The pipeline of a model with the tokenizer of a local folder."""
-    from transformers import AutoTokenizer
+    """The pipeline of a model with the tokenizer of a local folder.
 
-    return TextPipeline(model, AutoTokenizer.from_pretrained(location, local_files_only=True))
+    Raises:
+        DataError: as of `quantwatt.tokenizers.load`.
+    """
+    return TextPipeline(model, tokenizers.load(location))
