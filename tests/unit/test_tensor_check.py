@@ -3,13 +3,13 @@
 import json
 
 import pytest
+import tiny_pipelines
+import tiny_text
 import torch
+from linked_models import edit_json, edit_tensors, linked
 from safetensors.torch import load_file, save_file
 
 import fetch_model
-import tiny_pipelines
-import tiny_text
-from linked_models import edit_json, edit_tensors, linked
 from quantwatt import experiment, manifest, model_folder, tensor_check
 from quantwatt.families import distilbert, pipelines
 

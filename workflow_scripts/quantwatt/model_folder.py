@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantwatt import paths
 from quantwatt.manifest import DataError, read_json
 from quantwatt.methods import SCHEMAS, schema
 
@@ -98,22 +99,12 @@ def read_files(folder, settings):
     if index_of(settings["family"]) == PIPELINE:
         found.add(PIPELINE)
     for name, part in parts(folder, settings).items():
-        chosen = set(part.weights.files if part.weights else ())
-        deep = {str(path.relative_to(part.folder)) for path in _files(part.folder, nested=bool(name))}
-        kept = {file for file in deep if file in chosen or not file.endswith((".safetensors", *NEVER_READ))}
-        found |= {str(Path(name) / file) for file in kept}
+        chosen = part.weights.files if part.weights else ()
+        for file in paths.files(part.folder):
+            foreign = any(word.startswith(".") for word in Path(file).parts) or (not name and "/" in file)
+            if file in chosen or not (foreign or file.endswith((".safetensors", *NEVER_READ))):
+                found.add(str(Path(name) / file))
     return sorted(found)
-
-
-def _files(folder, nested):
-    """Files of a part; those of folders in it, too, for tokenizers may have some. Links are followed, a loop ends."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_file():
-            yield path
-        elif nested and path.is_dir() and path.resolve() not in (folder.resolve(), *folder.resolve().parents):
-            yield from _files(path, nested)
 
 
 def index_of(family):
@@ -265,9 +256,8 @@ def weights(folder, library, kind, settings):
         )
     stems = STEMS.get(library, (*STEMS["diffusers"], *STEMS["transformers"]))
     if file := config.get("transformers_weights"):  # transformers reads the file that this names, wherever it is
-        raise DataError(
-            f"{folder / TEXT_MODEL}: transformers_weights: '{file}'; name it {stems[0]}.safetensors instead."
-        )
+        wanted = f"{stems[0]}.safetensors"
+        raise DataError(f"{folder / TEXT_MODEL}: transformers_weights: '{file}'; drop the key, and name it {wanted}.")
     return _chosen(folder, stems, kind, settings.get("variant"))
 
 
