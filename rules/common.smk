@@ -19,6 +19,7 @@ from quantwatt import (
     image_parts,
     machine,
     methods,
+    model_folder,
     paths,
     schemas,
     slurm,
@@ -26,7 +27,7 @@ from quantwatt import (
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
 from quantwatt.kernels import KERNELS
-from quantwatt.manifest import canonical_json
+from quantwatt.manifest import DataError, canonical_json
 from quantwatt.score_memory import score_memory_mb
 
 command.use_this_interpreter()
@@ -214,7 +215,12 @@ def content(path):
     """A parameter that changes when a file or folder does, or None where nothing is local or a rule may make it."""
     if path and datasets.name_of(path) in datasets.YOURS:
         return paths.listing(path) if Path(path).is_dir() else None
-    return paths.fingerprint(path) if path and path != "download" and not datasets.name_of(path) else None
+    if not path or path == "download" or datasets.name_of(path):
+        return None
+    try:
+        return paths.fingerprint(path)
+    except DataError as error:
+        raise WorkflowError(str(error))
 
 
 def missing(names):
@@ -238,7 +244,14 @@ def reference_images(wildcards):
 
 
 def model_fingerprint(wildcards):
-    return content(entry("models", wildcards.model).get("path"))
+    """Likewise of what is read of a model's folder."""
+    model = entry("models", wildcards.model)
+    if not model.get("path"):
+        return None
+    try:
+        return paths.fingerprint(model["path"], model_folder.read_files(paths.ROOT / model["path"], model))
+    except DataError as error:
+        raise WorkflowError(str(error))
 
 
 def family(wildcards):

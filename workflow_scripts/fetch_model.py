@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from quantwatt import command, convolution, manifest, tokenizers
+from quantwatt import command, convolution, manifest, model_folder, tensor_check, tokenizers
 from quantwatt.families import BYTES, load_family
 from quantwatt.manifest import DataError
 
-ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is read of a part of a pipeline
+ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is fetched of a part of a pipeline
+VARIANT_FILES = "*.fp16*"  # beside the plain ones
 # What is read of a text model: its weights, its configuration and its tokenizer, not its other forms.
 TEXT_FILES = ("*.json", "*.txt", "model*.safetensors")
 
@@ -21,30 +23,24 @@ def fetch(settings):
     Raises:
         DataError: the folder is missing, or the hub refuses; says what to do.
     """
-    index = getattr(load_family(settings["family"]), "INDEX", "model_index.json")
     if settings.get("path"):
-        if not (Path(settings["path"]) / index).exists():
-            library = "diffusers pipeline" if index == "model_index.json" else "transformers model"
-            raise DataError(f"{settings['path']}: not a {library} (it has no {index}).")
         return settings["path"]
     from huggingface_hub import errors, hf_hub_download, snapshot_download
 
     where = f"{settings['hub']} at {settings['revision'][:12]}"
+    at = {"repo_id": settings["hub"], "revision": settings["revision"]}
     try:
-        if index != "model_index.json":
-            return snapshot_download(
-                settings["hub"], revision=settings["revision"], allow_patterns=TEXT_FILES, ignore_patterns=["*/*"]
-            )
-        listed = manifest.read_json(hf_hub_download(settings["hub"], index, revision=settings["revision"]))
-        parts = [name for name, value in listed.items() if isinstance(value, list) and value[0]]
-        if not settings.get("text_encoder_3", True):
-            parts = [name for name in parts if not name.endswith("_3")]
-        return snapshot_download(
-            settings["hub"],
-            revision=settings["revision"],
-            allow_patterns=["model_index.json", *(f"{part}/*{end}" for part in parts for end in ENDINGS)],
-            ignore_patterns=["*.fp16*"],
-        )
+        if model_folder.index_of(settings["family"]) == model_folder.TEXT_MODEL:
+            return snapshot_download(**at, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
+        index = hf_hub_download(at["repo_id"], model_folder.PIPELINE, revision=at["revision"])
+        parts = model_folder.listed_parts(Path(index).parent, settings)
+        wanted = [model_folder.PIPELINE, *(f"{part}/*{end}" for part in parts for end in ENDINGS)]
+        others = [] if settings.get("variant") else [VARIANT_FILES]
+        folder = snapshot_download(**at, allow_patterns=wanted, ignore_patterns=others)
+        if others and (lacking := [part for part in parts if _is_without_weights(Path(folder, part))]):
+            wanted = [f"{part}/*.safetensors*" for part in lacking]  # there as a variant only, or not at all
+            folder = snapshot_download(**at, allow_patterns=wanted)
+        return folder
     except errors.GatedRepoError as error:
         raise DataError(
             f"{where}: the model is gated; accept its licence on the hub, then set HF_TOKEN in the environment."
@@ -57,6 +53,11 @@ def fetch(settings):
         raise DataError(
             f"{where}: not on this machine and the hub cannot be reached ({type(error).__name__})."
         ) from error
+
+
+def _is_without_weights(folder):
+    """Whether a part that was fetched has a configuration of a network and none of its weights."""
+    return (folder / "config.json").exists() and not any(folder.glob("*.safetensors"))
 
 
 def describe(family, location, dtype):
@@ -89,12 +90,11 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="manifest.json to write")
     args = parser.parse_args(argv)
     location = Path(fetch(args.settings))
-    names = sorted(str(p.relative_to(location)) for p in location.rglob("*") if p.name.endswith(ENDINGS))
-    if not any(name.endswith(".safetensors") for name in names):
-        raise DataError(f"{location}: has no safetensors weights, and pickled ones are never read.")
-    for name in names:
-        if name.endswith(".safetensors"):
-            manifest.check_tensors(location / name, "fetch the model again.")
+    parts = model_folder.parts(location, args.settings)
+    checked = tensor_check.check(location, args.settings, parts)
+    for name, part in checked.items():
+        if part["variant"]:
+            print(f"{name or args.model}: weights of the variant '{part['variant']}' are read", file=sys.stderr)
     tokenizers.check(args.settings, location)
     manifest.write_json(
         args.output,
@@ -103,7 +103,8 @@ def main(argv=None):
             "settings": args.settings,
             "location": str(location),
             **describe(load_family(args.settings["family"]), location, args.settings["dtype"]),
-            "files": manifest.describe_files(location, names),
+            "parts": checked,
+            "files": manifest.describe_files(location, model_folder.read_files(location, args.settings)),
             "provenance": manifest.provenance(),
         },
     )

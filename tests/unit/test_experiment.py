@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from quantwatt import cross_checks, experiment, methods, paths, registry, schemas
+from quantwatt import cross_checks, experiment, manifest, methods, paths, registry, schemas
 
 ROOT = experiment.ROOT
 EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -196,18 +196,50 @@ def test_a_report_shows_the_evaluation_of_its_own_models(name, files):
 
 def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(paths, "WHOLE_FILE_BYTES", 100)
-    monkeypatch.setattr(paths, "EDGE_BYTES", 10)
     (tmp_path / "m").mkdir()
     (tmp_path / "m/small").write_bytes(b"a" * 50)
-    (tmp_path / "m/large").write_bytes(b"b" * 500)
     first = paths.fingerprint("m")
     (tmp_path / "m/small").touch()
     assert paths.fingerprint("m") == first
     (tmp_path / "m/small").write_bytes(b"a" * 49 + b"c")
     second = paths.fingerprint("m")
-    (tmp_path / "m/large").write_bytes(b"b" * 499 + b"c")
+    (tmp_path / "m/large").write_bytes(b"b" * 500)
     assert len({first, second, paths.fingerprint("m"), paths.fingerprint("m/small")}) == 4
+
+
+def test_a_fingerprint_reads_the_middle_of_a_large_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(70_000_000)
+    first = paths.fingerprint("large")
+    with (tmp_path / "large").open("r+b") as file:
+        file.seek(35_000_000)
+        file.write(b"1")
+    assert paths.fingerprint("large") != first
+
+
+def test_linked_files_and_folders_count_and_a_loop_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    for name in ("blobs/0a", "elsewhere/deep/weights", "m/plain"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    (tmp_path / "m/linked").symlink_to(tmp_path / "blobs/0a")  # as the hub's snapshots
+    (tmp_path / "m/unet").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "m/loop").symlink_to(tmp_path / "m")
+    (tmp_path / "elsewhere/deep/up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "m/nowhere").symlink_to(tmp_path / "none")
+    assert paths.files(tmp_path / "m") == ["linked", "plain", "unet/deep/weights"]
+    found = [(paths.fingerprint("m"), paths.listing("m"))]
+    for name, text in (("blobs/0a", "bc"), ("elsewhere/deep/weights", "bcd")):
+        (tmp_path / name).write_text(text)
+        found.append((paths.fingerprint("m"), paths.listing("m")))
+    assert len(set(found)) == len({content for content, _ in found}) == len({names for _, names in found}) == 3
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    with pytest.raises(manifest.DataError, match="gone: cannot be read: No such file"):
+        paths.fingerprint(".", ["gone"])
 
 
 def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):

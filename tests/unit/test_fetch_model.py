@@ -6,8 +6,7 @@ import httpx2 as httpx
 import pytest
 
 import fetch_model
-from quantwatt import experiment, manifest
-from quantwatt.families import load_family
+from quantwatt import experiment, manifest, methods, model_folder
 
 HUB = {"family": "sd3", "hub": "somebody/model", "revision": "0" * 40, "text_encoder_3": False, "dtype": "bfloat16"}
 STUDIES = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -54,32 +53,22 @@ def test_what_the_hub_refuses_is_one_sentence(monkeypatch, error, words):
 def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypatch, tmp_path):
     import huggingface_hub
 
-    index = {"_class_name": "X", "transformer": ["diffusers", "T"], "vae": ["diffusers", "V"],
-             "text_encoder_3": ["transformers", "T5"], "image_encoder": [None, None]}  # fmt: skip
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    index = {"transformer": ["diffusers", "T"], "vae": ["diffusers", "V"],
+             "text_encoder_3": ["transformers", "T5"], "tokenizer_3": ["transformers", "T5Tokenizer"],
+             "image_encoder": [None, None]}  # fmt: skip
     asked = {}
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: tmp_path / "model_index.json")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
 
     def folders_of(settings):
+        [kind, *_] = methods.schema(f"families/{settings['family']}").get("x-classes", ["X"])
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind, **index}))
         assert fetch_model.fetch(settings) == str(tmp_path) and asked["revision"] == settings["revision"]
         return {pattern.split("/")[0] for pattern in asked["allow_patterns"]}
 
     assert folders_of(HUB) == {"model_index.json", "transformer", "vae"}
     asked_for = [model for name in STUDIES for model in experiment.load_experiment(name)["models"].values()]
     for model in asked_for:  # as experiments complete their entries
-        if "hub" in model and not hasattr(load_family(model["family"]), "INDEX"):
+        if "hub" in model and model_folder.index_of(model["family"]) == model_folder.PIPELINE:
             assert folders_of(model) >= {"model_index.json", "transformer", "vae"}
     assert {"sd3", "sdxl", "consistency"} <= {model["family"] for model in asked_for}
-
-
-def test_a_folder_that_is_no_pipeline_or_has_only_pickles(tmp_path):
-    arguments = ["--model", "m", "--output", str(tmp_path / "manifest.json"), "--settings"]
-    settings = {**MODEL, "path": str(tmp_path)}
-    with pytest.raises(manifest.DataError, match="not a diffusers pipeline"):
-        fetch_model.main([*arguments, json.dumps(settings)])
-    (tmp_path / "model_index.json").write_text("{}")
-    (tmp_path / "weights.bin").write_bytes(b"pickle")
-    with pytest.raises(manifest.DataError, match="no safetensors weights"):
-        fetch_model.main([*arguments, json.dumps(settings)])
-    assert not (tmp_path / "manifest.json").exists()

@@ -164,10 +164,11 @@ def test_a_malicious_safetensors_file_is_refused_wherever_it_is_read(tmp_path, m
         feature_files.read_features(tmp_path / "features.json")
     assert "\n" not in str(caught.value)
     folder = tmp_path / "model"
-    for path in (MODELS / "tiny-sd3").rglob("*.json"):
-        copied = folder / path.relative_to(MODELS / "tiny-sd3")
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)
+    for path in (MODELS / "tiny-sd3").rglob("*.*"):
+        linked = folder / path.relative_to(MODELS / "tiny-sd3")
+        linked.parent.mkdir(parents=True, exist_ok=True)
+        linked.symlink_to(path)
+    (folder / "transformer/diffusion_pytorch_model.safetensors").unlink()
     (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(MALICIOUS[kind])
     entry = json.dumps({**MODEL, "path": str(folder)})
     with pytest.raises(manifest.DataError, match="not a safetensors file .*fetch the model again"):

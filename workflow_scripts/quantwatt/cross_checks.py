@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from quantwatt import datasets
+from quantwatt import datasets, model_folder
+from quantwatt.manifest import DataError
 from quantwatt.methods import is_external, is_quantized, needs_calibration, schema
 from quantwatt.paths import ROOT
 from quantwatt.schemas import ConfigurationError, nearest
@@ -70,6 +71,7 @@ def check_references(experiment, file):
             if ".texts" in entry and not hint:
                 hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
+    _check_models(experiment["models"], file)
     for where, entry in asked.items() if experiment["kind"] == "image" else ():
         try:
             lines = _prompts(entry["prompts"])
@@ -83,6 +85,18 @@ def check_references(experiment, file):
                 f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
                 f"{entry['prompts']} has {lines} (cycle: true takes them again from the first)."
             )
+
+
+def _check_models(models, file):
+    """Refuse a model's folder that is not whole or not of its family, by its names and JSON files alone."""
+    for name, model in models.items():
+        if not model.get("path") or datasets.name_of(model["path"]):
+            continue
+        try:
+            model_folder.parts(ROOT / model["path"], model)
+        except (DataError, OSError) as error:
+            reason = str(error).replace(f"{ROOT}{os.sep}", "")
+            raise ConfigurationError(f"{file}: models.{name}.path: {reason}") from error
 
 
 def _prompts(path):

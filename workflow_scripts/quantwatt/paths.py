@@ -4,10 +4,12 @@ import hashlib
 import os
 from pathlib import Path
 
+from quantwatt.file_hashes import FileHashes
 from quantwatt.manifest import PROJECT as ROOT
+from quantwatt.manifest import DataError
 
 EMBEDDED = Path("resources/models")  # ships with quantwatt
-WHOLE_FILE_BYTES, EDGE_BYTES = 64_000_000, 1_000_000
+HASHES = Path(".snakemake/file-hashes.json")
 
 
 def evaluations(models):
@@ -37,35 +39,50 @@ def listing(folder):
         hex string.
     """
     digest, top = hashlib.sha256(), ROOT / folder
-    for parent, folders, names in os.walk(top):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            digest.update(f"{os.path.relpath(path, top)} {os.path.getsize(path)}\n".encode())
+    for name in files(top):
+        digest.update(f"{name} {os.path.getsize(os.path.join(top, name))}\n".encode())
     return digest.hexdigest()
 
 
-def fingerprint(path):
-    """A hash of a file or of all files of a folder, so that other content under the same path is another input.
+def files(folder):
+    """The names, relative to a folder, of all files in it, sorted; links to files and folders are followed.
 
-    Files are named by content and not by date: a checkout or a touch reruns nothing. Of a file over 64 MB only its
-    size, its first and its last megabyte are read, which holds planning to milliseconds.
+    A link to a folder that it lies in is left out, and so is what is no plain file; one that leads nowhere, too.
+    """
+    return sorted(os.path.relpath(path, folder) for path in _walk(str(folder), ()))
+
+
+def _walk(folder, above):
+    """Paths of the files of a folder; `above` are the real paths of those that it lies in."""
+    above = (*above, os.path.realpath(folder))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield entry.path
+            elif entry.is_dir() and os.path.realpath(entry.path) not in above:
+                yield from _walk(entry.path, above)
+
+
+def fingerprint(path, names=None):
+    """A hash of a file or of the files of a folder, so that other content under the same path is another input.
+
+    Files are named by content and not by date: a checkout or a touch reruns nothing. All bytes are read, once for each
+    state of a file: see `quantwatt.file_hashes`.
 
     Args:
-        path: relative to the project.
+        path: relative to the project; links are followed.
+        names: of the files in the folder that count; all of them without it.
     Returns:
         hex string.
+    Raises:
+        DataError: a file cannot be read.
     """
-    digest = hashlib.sha256()
-    top = ROOT / path
-    for path in [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(top)} {size}\n".encode())
-        with path.open("rb") as file:
-            if size <= WHOLE_FILE_BYTES:
-                digest.update(file.read())
-            else:
-                digest.update(file.read(EDGE_BYTES))
-                file.seek(-EDGE_BYTES, os.SEEK_END)
-                digest.update(file.read())
+    digest, top = hashlib.sha256(), ROOT / path
+    try:
+        names = [""] if top.is_file() else files(top) if names is None else names
+        with FileHashes(ROOT / HASHES) as hashes:
+            for name in names:
+                digest.update(f"{name} {hashes.sha256(top / name)}\n".encode())
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()

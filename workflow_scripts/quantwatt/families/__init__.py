@@ -29,7 +29,6 @@ families has what those of diffusers pipelines do alike.
 
 A family of text models (its schema says "x-kind": "text") has the same but for generate and record, and in their place
 
-    INDEX                                                       the file that says what a model's folder holds
     read(path) -> (texts, labels or None)                       a file of texts, as the family takes them
     PHASES_APART = (...)                                phases that are no part of `prepare`'s run, if there are any
     record(pipeline, texts, calibration) -> {network input: [samples, ...]}

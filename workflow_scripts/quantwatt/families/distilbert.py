@@ -7,7 +7,6 @@ from quantwatt.text import blocks as network
 from quantwatt.text import pipeline as text_pipeline
 from quantwatt.text import sources
 
-INDEX = "config.json"  # the file that says what a folder holds
 LAYERS = "distilbert.transformer.layer"
 # The linear layers of a block; each line reads what those before it have computed.
 STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")

@@ -8,7 +8,6 @@ from quantwatt.text import blocks as network
 from quantwatt.text import pipeline as text_pipeline
 from quantwatt.text import sources
 
-INDEX = "config.json"  # the file that says what a folder holds
 LAYERS = "transformer.h"
 # The linear layers of a block; each line reads what those before it have computed.
 STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")

@@ -1,23 +1,36 @@
 """What the families of diffusers pipelines have in common. Classes are named, so that diffusers is imported late."""
 
+import inspect
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-from quantwatt import manifest, seeding, torchvision_ops  # noqa: F401  (torchvision_ops before diffusers)
+from quantwatt import (
+    manifest,
+    model_folder,
+    seeding,
+    torchvision_ops,  # noqa: F401  (before diffusers)
+)
+from quantwatt.manifest import DataError
 
 
 def load(kind, settings, location, **parts):
     """A pipeline of a class on the CPU, in the model's type, with some parts in place of the stored ones.
 
-    Its attribute `censor` says what became of the network that blackens images: None where it has none, else
-    "not loaded" or, where its class cannot do without, "loaded".
+    Parts whose weights are stored as a variant only (model.fp16.safetensors) are read from it. Its attribute `censor`
+    says what became of the network that blackens images: None where it has none, else "not loaded" or, where its class
+    cannot do without, "loaded".
     """
-    listed = manifest.read_json(Path(location) / "model_index.json")
+    import diffusers
+
+    listed = manifest.read_json(Path(location) / model_folder.PIPELINE)
     without = _without_censor(listed["_class_name"] if kind == "DiffusionPipeline" else kind)
-    pipeline = _stored(kind, settings, location, **without, **parts)
+    for name, part in model_folder.weighted_parts(location, settings, without={**without, **parts}).items():
+        if part.weights.variant:
+            parts[name] = _stored(part_class(part), settings, part.folder, variant=part.weights.variant)
+    pipeline = _stored(getattr(diffusers, kind), settings, location, **without, **parts)
     pipeline.set_progress_bar_config(disable=True)
     has_one = any(listed.get("safety_checker") or ())
     pipeline.censor = ("not loaded" if without else "loaded") if has_one else None
@@ -30,7 +43,10 @@ def _without_censor(kind):
 
     found = getattr(diffusers, kind, None) if isinstance(kind, str) else None
     optional = getattr(found, "_optional_components", ())
-    if "safety_checker" not in optional or "requires_safety_checker" not in signature(found.__init__).parameters:
+    if (
+        "safety_checker" not in optional
+        or "requires_safety_checker" not in inspect.signature(found.__init__).parameters
+    ):
         return {}
     # The extractor reads images for the checker alone, and need not be there without it.
     parts = {name: None for name in ("safety_checker", "feature_extractor") if name in optional}
@@ -39,7 +55,36 @@ def _without_censor(kind):
 
 def load_denoiser(part, kind, settings, location):
     """A pipeline's denoiser alone, on the CPU, in the model's type: the part of that name, of a class."""
-    return _stored(kind, settings, location, subfolder=part).eval()
+    import diffusers
+
+    variant = model_folder.weights(Path(location) / part, "diffusers", kind, settings).variant
+    return _stored(getattr(diffusers, kind), settings, location, subfolder=part, variant=variant).eval()
+
+
+def part_class(part):
+    """The class of a pipeline's part: diffusers', transformers', or one of a pipeline's module of diffusers.
+
+    Args:
+        part: `quantwatt.model_folder.Part`.
+    Raises:
+        DataError: the installed versions have no such class, or it needs a package that is missing.
+    """
+    import diffusers
+    import transformers
+
+    module = {"diffusers": diffusers, "transformers": transformers}.get(part.library)
+    module = module or getattr(diffusers.pipelines, part.library, None)
+    try:
+        found = getattr(module, part.kind, None) if isinstance(module, ModuleType) else None
+    except ImportError as error:  # a module of transformers whose packages are missing
+        raise DataError(f"{part.folder}: {part.kind} cannot be imported ({str(error).splitlines()[0]}).") from error
+    if not inspect.isclass(found):
+        versions = f"diffusers {diffusers.__version__} and transformers {transformers.__version__}"
+        raise DataError(
+            f"{part.folder}: {part.kind} of '{part.library}' is not in {versions}; "
+            "install the versions that the model was saved with, or newer ones."
+        )
+    return found
 
 
 def meta_denoiser(part, kind, location):
@@ -53,12 +98,9 @@ def meta_denoiser(part, kind, location):
 
 
 def _stored(kind, settings, location, **options):
-    import diffusers
-
+    """What is stored in a folder, of a class of diffusers or transformers, in the model's type."""
     dtype = getattr(torch, settings["dtype"])
-    return getattr(diffusers, kind).from_pretrained(
-        location, dtype=dtype, local_files_only=True, use_safetensors=True, **options
-    )
+    return kind.from_pretrained(location, dtype=dtype, local_files_only=True, use_safetensors=True, **options)
 
 
 def draw(pipeline, seeds, **arguments):

@@ -1,11 +1,16 @@
 """A text model and its tokenizer, as one thing that a checkpoint is loaded into."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from quantwatt import tokenizers, torchvision_ops  # noqa: F401  (torchvision_ops before transformers)
+from quantwatt import (
+    model_folder,
+    tokenizers,
+    torchvision_ops,  # noqa: F401  (before transformers)
+)
 
 ATTENTION = "sdpa"  # torch's own, which takes a mask as it is
 
@@ -39,12 +44,14 @@ def stored_model(auto_class, settings, location):
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per layer loaded, among ours
+    weights = model_folder.weights(Path(location), "transformers", auto_class.__name__, settings)
     return auto_class.from_pretrained(
         location,
         dtype=getattr(torch, settings["dtype"]),
         attn_implementation=ATTENTION,
         local_files_only=True,
         use_safetensors=True,
+        variant=weights.variant,
     ).eval()
 
 
