@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, gpus, manifest
+from quantwatt import command, gpus, manifest, prompts, text_files
 
 
 def main(argv=None):
@@ -33,7 +33,7 @@ def main(argv=None):
     if "texts" in args.calibration:
         record, asked = calibration.record_texts, family.read(args.calibration["texts"])[0]
     else:
-        record, asked = calibration.record, Path(args.calibration["prompts"]).read_text().splitlines()
+        record, asked = calibration.record, prompts.read_and_say(args.calibration["prompts"])
     tokenizers.check(model["settings"], location, asked)
     pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(
@@ -43,7 +43,13 @@ def main(argv=None):
         Path(args.output).parent,
         {name: tensor.cpu() for name, tensor in samples.items()},
         rows,
-        {"model": model["model"], "calibration": args.calibration, "cost": cost, "provenance": manifest.provenance()},
+        {
+            "model": model["model"],
+            "calibration": args.calibration,
+            "reading": text_files.said(args.calibration.get("prompts") or args.calibration["texts"]),
+            "cost": cost,
+            "provenance": manifest.provenance(),
+        },
     )
 
 

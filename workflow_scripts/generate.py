@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, failures, gpus, image_parts, images, manifest, prompts, repeat
+from quantwatt import command, failures, gpus, image_parts, images, manifest, prompts, repeat, text_files
 from quantwatt.progress import progress
 
 
@@ -59,6 +59,8 @@ def main(argv=None):
     if checkpoint["status"] != "ok":
         images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields, part)
         return
+    prompts.read_and_say(sampling["prompts"])  # what is wrong with it is told before the model is loaded
+    fields["reading"] = text_files.said(sampling["prompts"])
     gpus.claim(args.device)
 
     import torch

@@ -6,9 +6,8 @@ A format without a kernel here has no milliseconds and no joules, and the table 
 import argparse
 import contextlib
 import json
-from pathlib import Path
 
-from quantwatt import command, gpus, manifest, sensitivity_table
+from quantwatt import command, gpus, manifest, prompts, sensitivity_table
 from quantwatt.allocation import first_tokens, tried
 
 
@@ -39,9 +38,9 @@ def main(argv=None):
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
     images = measuring["images_per_batch"]
-    prompts = Path(entry["prompts"]).read_text().splitlines()[:images]
+    asked = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
-    shapes = costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, prompts, seeds, entry))
+    shapes = costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))
     if unseen := [name for name in names if name not in shapes]:
         raise manifest.DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from quantwatt import command, experiment, failures, fresh_process, machine, manifest, meters, methods
 from quantwatt.manifest import DataError
-from quantwatt.text import costs
+from quantwatt.text import class_names, costs
 
 METRICS = (
     *costs.TIMES, *costs.POWER, *costs.ENERGY,
@@ -199,6 +199,7 @@ def load_and_score(args, device):
         "method": details["settings"], "texts": texts_path.name, "texts_sha256": manifest.sha256(texts_path),
         "num_parameters": model["parameters"], "model_size_mb": details["size_bytes"] / 1e6, "dtype": dtype_of(details),
     }  # fmt: skip
+    labels, _ = class_names.of_outputs(labels, pipeline.pipeline.model, texts_path)
     fields |= quality(pipeline, texts, labels, {**sampling, "batch_size": PREDICTED_AT_ONCE})
     return pipeline, texts, timed, fields
 

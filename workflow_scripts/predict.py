@@ -5,9 +5,9 @@ import json
 import time
 from pathlib import Path
 
-from quantwatt import command, failures, gpus, manifest
+from quantwatt import command, failures, gpus, manifest, text_files
 from quantwatt.families import load_family
-from quantwatt.text import predictions
+from quantwatt.text import class_names, predictions
 
 
 def main(argv=None):
@@ -42,10 +42,12 @@ def main(argv=None):
     texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling["texts"])
     settings, location = checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"]
     tokenizers.check(settings, location, texts[: sampling.get("items")])
+    fields["reading"] = text_files.said(sampling["texts"])
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
+            labels, fields["labels"] = class_names.of_outputs(labels, pipeline.pipeline.model, sampling["texts"])
             started = time.perf_counter()
             items = pipeline.predict(texts, sampling)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from quantwatt import command, dependencies, gpus, manifest, sensitivity_table
+from quantwatt import command, dependencies, gpus, manifest, prompts, sensitivity_table
 from quantwatt.allocation import tried
 from quantwatt.objectives import metric_of
 from quantwatt.progress import progress
@@ -41,8 +41,8 @@ def main(argv=None):
     where = f"sensitivities.{args.sensitivity_name}"
     metrics = {name: {metric_of(own, name, layer, where) for own in entry["objectives"]} for name, layer in layers}
     wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
-    prompts = Path(entry["prompts"]).read_text().splitlines()[: entry["images"]]
-    key = depends_on(model, entry, layers, prompts, args.device)
+    asked = prompts.read_and_say(entry["prompts"])[: entry["images"]]
+    key = depends_on(model, entry, layers, asked, args.device)
     done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), key)
     if len(done.rows) < len(wanted):
         gpus.claim(args.device)
@@ -57,7 +57,7 @@ def main(argv=None):
         manifest.verify_files(args.model, model["files"], location)
         tokenizers.check(model["settings"], location, prompts)
         probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
-        probe.draw_float(prompts)
+        probe.draw_float(asked)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate, metrics[name]))
     sensitivity_table.write(args.output, done.rows)

@@ -6,9 +6,8 @@ one decides.
 
 import argparse
 import json
-from pathlib import Path
 
-from quantwatt import command, gpus, manifest, sensitivity_table
+from quantwatt import command, gpus, manifest, prompts, sensitivity_table
 from quantwatt.allocation import taken_apart
 from quantwatt.allocations import mixed
 from quantwatt.progress import progress
@@ -57,7 +56,7 @@ def main(argv=None):
     described = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
     layers = {name: described[name] for name in choices[0]["layers"]}
     probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
-    probe.draw_float(Path(entry["prompts"]).read_text().splitlines()[: entry["images"]])
+    probe.draw_float(prompts.read_and_say(entry["prompts"])[: entry["images"]])
     sensitivity_table.write(args.output, try_choices(probe, args.method, choices), sensitivity_table.TRIALS)
 
 

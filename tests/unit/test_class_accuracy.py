@@ -140,7 +140,7 @@ def test_prompts_are_taken_again_where_the_sampling_says_so(tmp_path):
     batches = fresh_process.batches_of(None, {**sampling, "cycle": True}, 2, 2)
     assert batches == [(["0", "1"], [5, 6]), (["2", "0"], [7, 8])]
     (tmp_path / "p.txt").write_text("")
-    with pytest.raises(DataError, match="no prompt in it"):
+    with pytest.raises(DataError, match="the file is empty"):
         prompts.first({**sampling, "cycle": True}, 7)
 
 

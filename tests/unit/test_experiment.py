@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from quantwatt import cross_checks, experiment, manifest, methods, paths, registry, schemas
+from quantwatt import cross_checks, experiment, manifest, methods, paths, prompts, registry, schemas
 
 ROOT = experiment.ROOT
 EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -351,3 +351,46 @@ def test_prompts_that_are_there_are_counted(raw, monkeypatch, tmp_path):
     prompts.write_text("a caption\n" * 7)
     raw["samplings"]["steps-20"] |= {"prompts": "data/coco-2017/captions-5000.txt", "images": 8}
     assert "captions-5000.txt has 7" in sentence_of(raw)
+
+
+@pytest.mark.parametrize("where", ["samplings.steps-20", "calibration"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ": the file is empty."),
+        ("ein grüner Ring\n".encode("latin-1"), ": line 1, byte 7 (0xFC) is not UTF-8"),
+        ("a cat\n".encode("utf-16-le"), ": line 1 holds a zero byte"),
+        (b"a cat\tanimal\na dog\tanimal\n", ": line 1 has tabs"),
+    ],
+)
+def test_files_of_prompts_are_read_before_any_job(raw, tmp_path, where, content, words):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(content)
+    change(raw, f"{where}.prompts", str(path))
+    assert f"{where}.prompts: {path}{words}" in sentence_of(raw)
+
+
+def test_as_many_prompts_are_planned_as_a_job_reads(raw, tmp_path, capsys):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\ufeffa cat\u2028on a mat\n\n\na dog\r\na bird\r\n\n")
+    raw["samplings"]["steps-20"] |= {"prompts": str(path), "images": 4}
+    assert f"{path} has {len(prompts.first({'prompts': path}, 9))}" in sentence_of(raw)
+    raw["samplings"]["steps-20"]["images"] = 3
+    experiment.check_experiment(raw, "mine.yaml")
+    assert capsys.readouterr().err.count("3 blank lines left out") == 1
+
+
+@pytest.mark.parametrize("where", ["samplings.held-out", "calibration"])
+def test_files_of_texts_are_read_before_any_job(raw_text, tmp_path, where):
+    """Each as the families of its models read it: a table without known headings may be running text."""
+    texts = tmp_path / "texts.tsv"
+    both = {"tiny-distilbert": str(texts), "tiny-gpt2": "resources/texts/manuals-test.txt"}
+    texts.write_text("comment\tlabel\ngood\t1\n")
+    change(raw_text, f"{where}.texts", both)
+    assert f"{where}.texts: {texts}: line 1 is 'comment\\tlabel'" in sentence_of(raw_text)
+    change(raw_text, f"{where}.texts", {**both, "tiny-distilbert": "resources/texts/reviews-test.tsv"})
+    raw_text = copy.deepcopy(raw_text)
+    change(raw_text, f"{where}.texts.tiny-gpt2", str(texts))
+    experiment.check_experiment(copy.deepcopy(raw_text), "mine.yaml")
+    texts.write_bytes("grün".encode("latin-1"))
+    assert f"{where}.texts: {texts}: line 1, byte 3 (0xFC) is not UTF-8" in sentence_of(raw_text)

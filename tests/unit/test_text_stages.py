@@ -220,6 +220,33 @@ def test_a_label_that_the_model_does_not_have_is_refused(classifier, tmp_path):
         classifier.predictions("fp32", texts=str(texts))
 
 
+def test_labels_are_those_that_the_models_own_names_mean(classifier, tmp_path, monkeypatch):
+    """A model that calls 0 POSITIVE is right where its data set calls 1 positive, not wherever it errs."""
+    sentences = tiny_text.sentences(12)
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n".join(sentences))
+    seen = [item["label"] for item in predictions.read(classifier.predictions("fp32", texts=str(plain)))]
+    load, names = checkpoint.load_pipeline, {0: "POSITIVE", 1: "NEGATIVE"}
+
+    def turned(*arguments, **options):
+        pipeline = load(*arguments, **options)
+        config = pipeline.pipeline.model.config
+        config.id2label, config.label2id = names, {name: number for number, name in names.items()}
+        return pipeline
+
+    monkeypatch.setattr(checkpoint, "load_pipeline", turned)
+    for called in ({0: "positive", 1: "negative"}, {0: 1, 1: 0}):  # by name, and as SST-2 numbers them
+        rows = (f"{text},{called[own]}" for text, own in zip(sentences, seen, strict=True))
+        texts = tmp_path / "texts.csv"
+        texts.write_text("\n".join(["text,label", *rows]))
+        path = classifier.predictions("fp32", texts=str(texts))
+        assert all(item["correct"] for item in predictions.read(path))
+    assert manifest.read_json(path)["labels"][0].startswith("labels are read as 0: negative")
+    texts.write_text("text,label\ngood,splendid\n")
+    with pytest.raises(manifest.DataError, match="texts.csv: a text has the label 'splendid'"):
+        classifier.predictions("fp32", texts=str(texts))
+
+
 def test_a_broken_quantized_model_is_a_result_and_a_broken_float_one_is_not(classifier, monkeypatch):
     family = checkpoint.load_family("distilbert")
     broken = [{"label": 0, "logits": [math.nan, 0.0]}]

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-from quantwatt import datasets, model_folder
+from quantwatt import datasets, model_folder, prompts, text_files
 from quantwatt.manifest import DataError
 from quantwatt.methods import is_external, is_quantized, needs_calibration, schema
 from quantwatt.paths import ROOT
 from quantwatt.schemas import ConfigurationError, nearest
+from quantwatt.text.sources import read_running_text, read_sentences
 
+READERS = {"sentences": read_sentences, "running": read_running_text}  # by a family's x-texts
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 
 
@@ -72,19 +74,45 @@ def check_references(experiment, file):
                 hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
             raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
     _check_models(experiment["models"], file)
-    for where, entry in asked.items() if experiment["kind"] == "image" else ():
-        try:
-            lines = _prompts(entry["prompts"])
-        except (OSError, UnicodeDecodeError) as error:
-            reason = "not a text in UTF-8" if isinstance(error, ValueError) else error.strerror
-            raise ConfigurationError(
-                f"{file}: {where}.prompts: '{entry['prompts']}' cannot be read: {reason}."
-            ) from error
-        if lines < (1 if entry.get("cycle") else entry["images"]):
-            raise ConfigurationError(
-                f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
-                f"{entry['prompts']} has {lines} (cycle: true takes them again from the first)."
-            )
+    if experiment["kind"] == "image":
+        for where, entry in sources.items():
+            _check_prompts(where, entry, file)
+    else:
+        for where, entry in sources.items():
+            _check_texts(where, entry, experiment["models"], file)
+
+
+def _check_prompts(where, entry, file):
+    """A file of prompts that is there must be read, and one that is not yet must have enough of them, too."""
+    path = entry["prompts"]
+    if (ROOT / path).exists():
+        found, notes = _read(prompts.read, path, f"{file}: {where}.prompts")
+        text_files.say(path, notes)
+        lines = len(found)
+    else:
+        lines = datasets.entries(path)
+    if lines < (1 if entry.get("cycle") else entry.get("images", 1)):
+        raise ConfigurationError(
+            f"{file}: {where}.images: {entry['images']} images need as many prompts, and {path} has {lines} (cycle: "
+            "true takes them again from the first)."
+        )
+
+
+def _check_texts(where, entry, models, file):
+    """A file of texts that is there must be one that the models' families read."""
+    for name, settings in models.items():
+        path = entry["texts"][name] if isinstance(entry["texts"], dict) else entry["texts"]
+        read = READERS[schema(f"families/{settings['family']}").get("x-texts", "running")]
+        if (ROOT / path).exists():
+            _read(read, path, f"{file}: {where}.texts")
+
+
+def _read(read, path, where):
+    """What a reader finds in a file of the project, its refusal as one of the configuration."""
+    try:
+        return read(ROOT / path)
+    except DataError as error:
+        raise ConfigurationError(f"{where}: {str(error).replace(str(ROOT / path), path)}") from error
 
 
 def _check_models(models, file):
@@ -97,12 +125,6 @@ def _check_models(models, file):
         except (DataError, OSError) as error:
             reason = str(error).replace(f"{ROOT}{os.sep}", "")
             raise ConfigurationError(f"{file}: models.{name}.path: {reason}") from error
-
-
-def _prompts(path):
-    """How many prompts a file has, or will have once it is made."""
-    there = ROOT / path
-    return len(there.read_text(encoding="utf-8").splitlines()) if there.exists() else datasets.entries(path)
 
 
 def _sources(entries, models, file):

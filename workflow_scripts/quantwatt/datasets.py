@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from quantwatt import prompts
+from quantwatt.manifest import DataError
 from quantwatt.text import captions, sources
 
 FOLDER = "data"
@@ -46,8 +48,16 @@ def _captions(content, entries):
     return "".join(f"{caption}\n" for caption in captions.draw(content, entries)).encode()
 
 
-def _sentences(path):
-    return len(sources.read_sentences(path)[0])
+def _labelled(path):
+    texts, labels = sources.read_sentences(path)
+    for line, label in enumerate(labels or (), start=2):
+        if not isinstance(label, int):
+            raise DataError(f"{path}: line {line}: the label is {label!r}, not a whole number.")
+    return len(texts)
+
+
+def _prompts(path):
+    return len(prompts.read(path)[0])
 
 
 def _lines(path):
@@ -56,7 +66,7 @@ def _lines(path):
 
 
 def _sst2(split, entries):
-    return Extract("sst2/SST-2.zip", f"SST-2/{split}.tsv", _as_it_is, _sentences, entries, "sentences")
+    return Extract("sst2/SST-2.zip", f"SST-2/{split}.tsv", _as_it_is, _labelled, entries, "sentences")
 
 
 def _wikitext(split, entries):
@@ -66,7 +76,7 @@ def _wikitext(split, entries):
 
 def _coco(split, entries):
     archive, member = "coco-2017/annotations_trainval2017.zip", f"annotations/captions_{split}2017.json"
-    return Extract(archive, member, _captions, _sentences, entries, "captions")
+    return Extract(archive, member, _captions, _prompts, entries, "captions")
 
 
 _COCO = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")

@@ -1,45 +1,51 @@
 """Files of texts: labelled sentences as the GLUE tasks have them, and running text."""
 
-import csv
-from pathlib import Path
-
+from quantwatt import text_files, text_tables
 from quantwatt.manifest import DataError
+
+HEADINGS = ("sentence", "text", "review")
 
 
 def read_sentences(path):
     """Sentences and their labels.
 
     Args:
-        path: a table with tabs between its columns and a header that names `sentence` and `label` (SST-2's dev.tsv), or
-            one sentence a line. Only line feeds end a line.
+        path: a table (`quantwatt.text_tables`) with tabs between its columns, or a .csv file, whose headings name
+            `sentence` (or `text`, `review`) and `label` (or `sentiment`, `class`, `target`), as SST-2's dev.tsv does;
+            or one sentence a line.
     Returns:
-        (sentences, labels); labels are whole numbers, or None where the file has none.
+        (sentences, labels); labels are whole numbers, or all of them names, or None where the file has none.
     Raises:
-        DataError: the file is missing or empty, its columns are separated by something else, or a row has no label.
+        DataError: the file is missing, empty or no text, its headings are not known, or a row has no label.
     """
-    lines = _text(path).split("\n")
-    header = lines[0].split("\t")
-    if "sentence" not in header:
-        for separator in ",;":
-            if {"sentence", "label"} <= {name.strip(' "') for name in lines[0].split(separator)}:
-                raise DataError(f"{path}: the columns are separated by {separator!r}; separate them by tabs.")
-        return [line for line in lines if line.strip()], None
-    rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    if "label" not in header:
-        return [row["sentence"].strip() for row in rows], None
-    for number, row in enumerate(rows, start=2):
-        if not (row["label"] or "").strip().isdecimal():
-            raise DataError(f"{path}: line {number}: the label is {row['label']!r}, not a whole number.")
-    return [row["sentence"].strip() for row in rows], [int(row["label"]) for row in rows]
+    column = text_tables.read_column(path, HEADINGS, text_tables.LABELS)
+    text_files.say(path, column.notes)
+    if column.labels is None:
+        return column.texts, None
+    return column.texts, _labels(path, column)
+
+
+def _labels(path, column):
+    """A column's labels: whole numbers, or all of them names."""
+    numbered = column.labels[0].isdecimal()
+    for label, line in zip(column.labels, column.numbers, strict=True):
+        if not label or label.startswith("-"):  # data sets mark a label that is not published by -1
+            raise DataError(f"{path}: line {line}: the label is {label!r}, not a whole number from 0 or a name.")
+        if label.isdecimal() != numbered:
+            kind = "a whole number" if numbered else "a name"
+            raise DataError(f"{path}: line {line}: the label is {label!r}, and the labels before it are each {kind}.")
+    return [int(label) for label in column.labels] if numbered else column.labels
 
 
 def read_running_text(path):
     """([the whole file], None): running text has no labels.
 
     Raises:
-        DataError: the file is missing or empty.
+        DataError: the file is missing, empty or no text.
     """
-    return [_text(path)], None
+    text, notes = text_files.read(path)
+    text_files.say(path, notes)
+    return [text], None
 
 
 def cut(items, size, count, what):
@@ -53,14 +59,3 @@ def cut(items, size, count, what):
     if len(items) < size * count:
         raise DataError(f"{len(items)} {what} are too few for {count} batch{'es' if count > 1 else ''} of {size}.")
     return [items[first : first + size] for first in range(0, size * count, size)]
-
-
-def _text(path):
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"{path}: the texts cannot be read ({reason}).") from error
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty.")
-    return text
