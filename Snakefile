@@ -25,8 +25,9 @@ include: "rules/study.smk"
 
 localrules:
     all,
-    fetch,  # where jobs run there may be no network, ...
-    model,  # ... and models come from a hub
+    fetch,  # where jobs run there may be no network: nothing else fetches
+    model,
+    fetch_weights,
 
 
 rule all:

@@ -43,12 +43,13 @@ rule sensitivity:
         runtime=CONFIG["runtime_min"]["light"],
     params:
         sensitivity=trying,
+        jobs=lambda wildcards: f"{RESULTS}/sensitivity/{wildcards.model}/{wildcards.sensitivity}",
         code=code("gather_sensitivity.py"),
     message:
         "Gather the sensitivity of layers: {wildcards.model}, {wildcards.sensitivity}"
     shell:
         "python workflow_scripts/gather_sensitivity.py --model {input.model}"
-        " --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q} --tables {input.tables}"
+        " --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q} --jobs {params.jobs}"
         " --output {output} > {log} 2>&1"
 
 

@@ -54,8 +54,7 @@ WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_m
 TORCH = machine.UNKNOWN if WITH_CONDA else machine.torch_build()
 DEVICE = machine.resolve_device(CONFIG["device"], TORCH)
 GPUS = 1 if DEVICE == "cuda" else 0  # of each job
-CELLS = canonical_json(EXPERIMENT["cells"])
-METRICS = canonical_json(list(EXPERIMENT["metrics"]))
+GRID = {"cells": EXPERIMENT["cells"], "metrics": list(EXPERIMENT["metrics"]), "baseline": EXPERIMENT["baseline"]}
 OUTPUTS = "predictions" if EXPERIMENT["kind"] == "text" else "images"  # what the models make
 METER = machine.resolve_meter(CONFIG["meter"], DEVICE)
 MEASURING = CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER}
@@ -177,6 +176,12 @@ def part_manifests(wildcards):
     """What vouches for the parts of an image set."""
     folder = f"{RESULTS}/images/{wildcards.model}/{wildcards.method}/{wildcards.sampling}"
     return [f"{folder}/{image_parts.part_name(part.start)}" for part in PARTS[wildcards.sampling]]
+
+
+def first_images(wildcards):
+    """`gather_images.py`'s argument for all parts: their first images, as a range, whose length has no limit."""
+    parts = PARTS[wildcards.sampling]
+    return f"0 {parts[-1].stop} {len(parts[0])}"
 
 
 def drawing(wildcards):
@@ -514,6 +519,11 @@ SENSITIVITIES = [  # by which some method chooses layers' formats
 SENSITIVITY_FILES = [f"{RESULTS}/sensitivity/{own['model']}/{own['sensitivity']}.csv" for own in SENSITIVITIES] + [
     f"{RESULTS}/models/{model}/manifest.json" for model in dict.fromkeys(own["model"] for own in SENSITIVITIES)
 ]
+# What scripts read of all cells, on standard input: no argument may be longer than 131,072 bytes, of 1,800 cells.
+CELLS = canonical_json(GRID)
+ENTRIES = canonical_json(  # likewise what the tables read, and hold the cells against
+    GRID | {key: EXPERIMENT[key] for key in ("methods", "samplings")} | {"sensitivities": SENSITIVITIES}
+)
 EVALUATION = paths.evaluations(EXPERIMENT["models"])
 
 for word in sys.argv[1:]:  # Snakemake tells a workflow its targets only after it has been read

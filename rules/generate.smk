@@ -65,7 +65,7 @@ rule gather_images:
         mem_mb=CONFIG["memory_mb"]["light"],
         runtime=CONFIG["runtime_min"]["light"],
     params:
-        first=lambda wildcards: [part.start for part in PARTS[wildcards.sampling]],
+        first=first_images,
         code=code("gather_images.py"),
     message:
         "Gather images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"

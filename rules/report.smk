@@ -19,21 +19,15 @@ rule tables:
         mem_mb=CONFIG["memory_mb"]["light"],
         runtime=CONFIG["runtime_min"]["light"],
     params:
-        cells=CELLS,
-        metrics=METRICS,
-        samplings=lambda wildcards: canonical_json(EXPERIMENT["samplings"]),  # whose {words} are no wildcards
-        sensitivities=canonical_json(SENSITIVITIES),
-        baseline=EXPERIMENT["baseline"],
+        grid=lambda wildcards: ENTRIES,  # whose {words} are no wildcards
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
         results=lambda wildcards: RESULTS,
         code=code("summarize.py"),
     message:
         "Write the tables"
     shell:
-        "python workflow_scripts/summarize.py --results {params.results} --cells {params.cells:q}"
-        " --metrics {params.metrics:q} --samplings {params.samplings:q} --baseline {params.baseline}"
-        " --sensitivities {params.sensitivities:q} {params.carbon} --summary {output.summary} --layers {output.layers}"
-        " --sensitivity {output.sensitivity} > {log} 2>&1"
+        "python workflow_scripts/summarize.py --results {params.results} {params.carbon} --summary {output.summary}"
+        " --layers {output.layers} --sensitivity {output.sensitivity} --grid - <<< {params.grid:q} > {log} 2>&1"
 
 
 rule figure:
@@ -60,13 +54,14 @@ rule figure:
         mem_mb=CONFIG["memory_mb"]["light"],
         runtime=CONFIG["runtime_min"]["light"],
     params:
-        cells=CELLS,
+        grid=lambda wildcards: CELLS,
         results=lambda wildcards: RESULTS,
         code=code("plot.py", figure),
     message:
         "Draw {wildcards.figure}"
     shell:
-        "python workflow_scripts/plot.py {wildcards.figure} --results {params.results} --cells {params.cells:q} > {log} 2>&1"
+        "python workflow_scripts/plot.py {wildcards.figure} --results {params.results} --grid - <<< {params.grid:q}"
+        " > {log} 2>&1"
 
 
 rule report:
@@ -91,14 +86,11 @@ rule report:
     params:
         name=CONFIG["experiment"],
         results=lambda wildcards: RESULTS,
-        cells=CELLS,
-        metrics=METRICS,
-        baseline=EXPERIMENT["baseline"],
+        grid=lambda wildcards: CELLS,
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
         code=code("write_report.py"),
     message:
         "Write the report"
     shell:
         "python workflow_scripts/write_report.py --experiment {params.name} --results {params.results}"
-        " --cells {params.cells:q} --metrics {params.metrics:q} --baseline {params.baseline} {params.evaluation}"
-        " --template {input.template} --output {output} > {log} 2>&1"
+        " {params.evaluation} --template {input.template} --output {output} --grid - <<< {params.grid:q} > {log} 2>&1"

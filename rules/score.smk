@@ -27,6 +27,7 @@ rule reference:
 rule features:
     input:
         images=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
+        weights=f"{RESULTS}/extractors/{{extractor}}.json",
     output:
         f"{RESULTS}/features/{{model}}/{{method}}/{{sampling}}/{{extractor}}.json",
     log:
@@ -41,20 +42,19 @@ rule features:
         runtime=CONFIG["runtime_min"]["features"],
         gpu=GPUS,
     params:
-        settings=lambda wildcards: EXTRACTORS[wildcards.extractor],
-        fingerprint=lambda wildcards: EXTRACTOR_FINGERPRINTS[wildcards.extractor],
         device=DEVICE,
         code=code("features.py", extractor),
     message:
         "Extract {wildcards.extractor} features: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/features.py --images {input.images} --extractor {wildcards.extractor}"
-        " --settings {params.settings:q} --device {params.device} --output {output} > {log} 2>&1"
+        "python workflow_scripts/features.py --images {input.images} --weights {input.weights}"
+        " --device {params.device} --output {output} > {log} 2>&1"
 
 
 use rule features as reference_features with:
     input:
         images=f"{RESULTS}/reference/manifest.json",
+        weights=f"{RESULTS}/extractors/{{extractor}}.json",
     output:
         f"{RESULTS}/features/reference/{{extractor}}.json",
     log:

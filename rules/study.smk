@@ -18,11 +18,11 @@ rule study:
         runtime=CONFIG["runtime_min"]["light"],
     params:
         study=lambda wildcards: EXPERIMENT["study"],
-        cells=CELLS,
+        grid=lambda wildcards: CELLS,
         results=lambda wildcards: RESULTS,
         code=code("write_study.py", study),
     message:
         "Write the study's tables"
     shell:
-        "python workflow_scripts/write_study.py {params.study} --results {params.results} --cells {params.cells:q}"
-        " --output {output.manifest} > {log} 2>&1"
+        "python workflow_scripts/write_study.py {params.study} --results {params.results}"
+        " --output {output.manifest} --grid - <<< {params.grid:q} > {log} 2>&1"

@@ -69,15 +69,16 @@ def measure(n, folder):
     """Rows {"images", "stage", "cpu_s", "peak_mb"} of all stages on `n` images, in a folder for what they write."""
     folder, found = Path(folder), {}
     parts = image_parts.parts({"images": n, "batch_size": BATCH}, IMAGES_PER_JOB)
+    run("fetch_weights.py", "--extractor", "judge", "--settings", JUDGE, "--output", folder / "judge.json")
     for name in SETS:
         written = [
             run("bench_scale.py", "--part", part.start, part.stop, "--name", name, "--output", folder / name)
             for part in parts
         ]
         gathered = run("gather_images.py", "--output", folder / name / "manifest.json", "--first",
-                       *(part.start for part in parts))  # fmt: skip
-        extracted = run("features.py", "--images", folder / name / "manifest.json", "--extractor", "judge",
-                        "--settings", JUDGE, "--output", folder / name / "judge.json")  # fmt: skip
+                       0, n, len(parts[0]))  # fmt: skip
+        extracted = run("features.py", "--images", folder / name / "manifest.json", "--weights", folder / "judge.json",
+                        "--output", folder / name / "judge.json")  # fmt: skip
     found["write"] = (sum(seconds for seconds, _ in written), max(peak for _, peak in written))
     found |= {"gather": gathered, "features": extracted}
     manifests = ["--images", folder / "method/manifest.json", "--baseline", folder / "baseline/manifest.json"]

@@ -1,39 +1,38 @@
 """Extract the features of an image set, for the metrics that compare features."""
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, extractors, feature_files, gpus, images, registry
-from quantwatt.manifest import DataError, provenance, read_json
+from quantwatt import command, feature_files, gpus, images, registry
+from quantwatt.manifest import PROJECT, DataError, provenance, read_json, verify_files
 from quantwatt.progress import progress
 
 CHUNK = 256  # images between two updates of the progress bar
-EXTRACTORS = sorted(path.stem for path in Path(extractors.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
-def extract(images_path, name, settings, device, output):
+def extract(images_path, weights_path, device, output):
     """Write the features of an image set.
 
     Args:
         images_path: manifest.json of the images (generated or reference).
-        name: a member of EXTRACTORS.
-        settings: the extractor's settings; see its module.
+        weights_path: EXTRACTOR.json of fetch_weights.py, which says what the extractor is and where its weights are.
         device: a torch device.
         output: EXTRACTOR.json; the tensors go to EXTRACTOR.safetensors beside it, and the moments of a reference's to
             EXTRACTOR-moments.safetensors.
     Raises:
-        DataError: an image is corrupted, or the extractor's weights cannot be loaded.
+        DataError: an image is corrupted, or the extractor's weights are not those that were fetched.
     """
-    manifest = read_json(images_path)
+    manifest, fetched = read_json(images_path), read_json(weights_path)
+    name = fetched["extractor"]
     fields = {"status": manifest["status"], "reason": manifest["reason"], "extractor": name}
     if manifest["status"] != "ok":
         return feature_files.write_features(output, {}, fields)
     files = images.image_files(images_path)
-    extractor = registry.load("extractors", name).load(settings, device)
+    check_weights(weights_path, fetched)
+    extractor = registry.load("extractors", name).load(fetched["settings"], device)
     fields |= {
         "library": extractor.library,
         "weights_sha256": extractor.weights_sha256,
@@ -48,6 +47,22 @@ def extract(images_path, name, settings, device, output):
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
         image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
         feature_files.write_features(output, tensors_of(image, prompts, extractor), fields)
+
+
+def check_weights(path, fetched):
+    """Refuse weights that this machine does not have, or that are others than those that were fetched.
+
+    Raises:
+        DataError: so it is; says what to do.
+    """
+    folder = PROJECT / fetched["location"]
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: the {fetched['extractor']}'s weights were fetched to there, and this machine does not see it; "
+            f"set HF_HOME, TORCH_HOME and XDG_CACHE_HOME to folders that all machines share, delete {path} and run "
+            "again where there is a network."
+        )
+    verify_files(path, fetched["files"], folder)
 
 
 def features_of(files, extractor, name, scratch):
@@ -77,20 +92,12 @@ def tensors_of(image, prompts, extractor):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", required=True, help="manifest.json of the image set")
-    parser.add_argument("--extractor", required=True, choices=EXTRACTORS)
-    parser.add_argument(
-        "--settings",
-        required=True,
-        type=json.loads,
-        help='JSON: judge {"model": "local-dir:PATH" or a hub name, "pretrained": TAG, "batch": 64}; '
-        'classifier {"network": "digits" or torchvision\'s name, "path": PATH, "batch": 64}; '
-        'inception {"weights": PATH or "download", "batch": 32}',
-    )
+    parser.add_argument("--weights", required=True, help="EXTRACTOR.json of fetch_weights.py")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it")
     args = parser.parse_args(argv)
     gpus.claim(args.device)
-    extract(args.images, args.extractor, args.settings, args.device, args.output)
+    extract(args.images, args.weights, args.device, args.output)
 
 
 if __name__ == "__main__":

@@ -111,4 +111,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, fetches=True)

@@ -86,13 +86,14 @@ def _remove_others(folder, found):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--first", required=True, nargs="+", type=int, help="number of the first image of each part, in order"
-    )
+        "--first", required=True, nargs=3, type=int, metavar=("START", "STOP", "STEP"),
+        help="numbers of the first images of parts, as those of Python's range",
+    )  # fmt: skip
     parser.add_argument(
         "--output", required=True, help="manifest.json to write; the parts and their images are beside it"
     )
     args = parser.parse_args(argv)
-    gather(Path(args.output).parent, args.first)
+    gather(Path(args.output).parent, range(*args.first))
 
 
 if __name__ == "__main__":

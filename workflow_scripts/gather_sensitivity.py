@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from quantwatt import command, manifest, sensitivity_table
 from quantwatt.allocation import tried
@@ -12,11 +13,12 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)
     parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
-    parser.add_argument("--tables", required=True, nargs="+", help="the jobs' CSV files, by sensitivity.py")
+    parser.add_argument("--jobs", required=True, type=Path, help="folder of the jobs' tables, job-N.csv")
     parser.add_argument("--output", required=True, help="CSV file to write")
     args = parser.parse_args(argv)
     layers = tried(manifest.read_json(args.model)["layers"], args.sensitivity, args.sensitivity_name)
-    rows = sensitivity_table.gathered(args.tables, layers, args.sensitivity["candidates"])
+    tables = [args.jobs / f"job-{job}.csv" for job in range(args.sensitivity["jobs"])]
+    rows = sensitivity_table.gathered(tables, layers, args.sensitivity["candidates"])
     sensitivity_table.write(args.output, rows)
 
 

@@ -6,10 +6,9 @@ writes results/embedded/figures/quality_vs_cost.png, quality_vs_cost.svg and qua
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from quantwatt import command, figures, tables
+from quantwatt import cells, command, figures, tables
 
 
 def main(argv=None):
@@ -17,8 +16,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=figures.NAMES, help="what to draw")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
-    parser.add_argument("--cells", type=json.loads, default=[],
-                        help="JSON list of {model, method, sampling}: the rows of image_grid")  # fmt: skip
+    parser.add_argument(
+        "--grid", help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}, the rows of image_grid'
+    )
     parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="input of layers' figures (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path,
@@ -29,7 +29,8 @@ def main(argv=None):
     folder = args.results / "tables"
     read = {"summary"} | figures.TABLES.get(args.figure, set())
     found = {name: tables.read_table(getattr(args, name) or folder / f"{name}.csv") for name in read}
-    inputs = figures.Inputs(**found, results=args.results, cells=tuple(args.cells))
+    listed = cells.read_grid(args.grid)["cells"] if args.grid else ()
+    inputs = figures.Inputs(**found, results=args.results, cells=tuple(listed))
     figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)
 
 

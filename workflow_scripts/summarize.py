@@ -1,12 +1,12 @@
 """Write tables/summary.csv, layers.csv and sensitivity.csv from the JSON files of the listed cells.
 
 Example:
-  python workflow_scripts/summarize.py --results results/embedded --baseline bf16 --metrics '["fid", "psnr"]' \
-      --cells '[{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}]'
+  python workflow_scripts/summarize.py --results results/embedded --grid grid.json
+where grid.json says which cells there are and how they were made:
+  {"cells": [{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}], "metrics": ["fid"], "baseline": "bf16"}
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from quantwatt import cells, command, layers, tables
@@ -29,25 +29,26 @@ def main(argv=None):
     """Read every listed cell and write the three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
-    parser.add_argument("--cells", type=json.loads, required=True, help="JSON list of {model, method, sampling}")
-    parser.add_argument("--metrics", type=json.loads, required=True, help='JSON list of names, as ["fid", "psnr"]')
-    parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
-    parser.add_argument("--samplings", type=json.loads, default={},
-                        help="JSON {name: settings}, to tell samplings that differ only by seed or steps")  # fmt: skip
-    parser.add_argument("--sensitivities", type=json.loads, default=[],
-                        help="JSON list of {model, sensitivity}, by which mixed methods choose formats")  # fmt: skip
+    parser.add_argument(
+        "--grid",
+        required=True,
+        help="JSON file, - for standard input: cells, metrics, the baseline that ratios refer to and, where known, "
+        "samplings {name: settings}, to tell those that differ only by seed or steps, methods {name: settings}, which "
+        "the cells are then held against, and sensitivities [{model, sensitivity}], by which mixed methods choose",
+    )
     parser.add_argument("--carbon", type=float, help="grams of CO2 equivalent per kWh of the grid")
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
     args = parser.parse_args(argv)
 
-    found = cells.read_cells(args.results, args.cells, args.metrics)
+    grid = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
+    found = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
     folder = args.results / "tables"
-    summary = tables.summary_table(found, args.baseline, args.samplings, args.carbon)
+    summary = tables.summary_table(found, grid["baseline"], grid["samplings"], args.carbon)
     tables.write_table(args.summary or folder / "summary.csv", summary)
     tables.write_table(args.layers or folder / "layers.csv", layers.layers_table(found))
-    sensitivity = layers.sensitivity_table(found, tried_in(args.results, args.sensitivities))
+    sensitivity = layers.sensitivity_table(found, tried_in(args.results, grid["sensitivities"]))
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
 
 

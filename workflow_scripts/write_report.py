@@ -1,13 +1,11 @@
 """Write the experiment's report: one HTML file with every picture inside.
 
 Example:
-  python workflow_scripts/write_report.py --experiment embedded --results results/embedded --baseline bf16 \
-      --metrics '["fid", "psnr"]' --cells '[{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}]' \
+  python workflow_scripts/write_report.py --experiment embedded --results results/embedded --grid grid.json \
       --evaluation resources/models/evaluation.json
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from quantwatt import cells, command, report, tables
@@ -21,9 +19,12 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, help="its name, for the title and the commands")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
-    parser.add_argument("--cells", type=json.loads, required=True, help="JSON list of {model, method, sampling}")
-    parser.add_argument("--metrics", type=json.loads, required=True, help='JSON list of names, as ["fid", "psnr"]')
-    parser.add_argument("--baseline", required=True, help="the method that ratios refer to")
+    parser.add_argument(
+        "--grid",
+        required=True,
+        help="JSON file, - for standard input: cells [{model, method, sampling}], metrics, and the baseline that "
+        "ratios refer to",
+    )
     parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="input (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path, help="input (default: RESULTS/tables/sensitivity.csv)")
@@ -39,19 +40,18 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="output (default: RESULTS/report.html)")
     args = parser.parse_args(argv)
 
-    folder = args.results / "tables"
+    folder, grid = args.results / "tables", cells.read_grid(args.grid)
+    is_text = any(cell.get("kind") == "text" for cell in grid["cells"])
     page = report.render(
         args.template,
         experiment=args.experiment,
-        cells=cells.read_cells(args.results, args.cells, args.metrics),
-        metrics=args.metrics,
-        baseline=args.baseline,
+        cells=cells.read_cells(args.results, grid["cells"], grid["metrics"]),
+        metrics=grid["metrics"],
+        baseline=grid["baseline"],
         summary=tables.read_table(args.summary or folder / "summary.csv"),
         layers=tables.read_table(args.layers or folder / "layers.csv"),
         sensitivity=tables.read_table(args.sensitivity or folder / "sensitivity.csv"),
-        figures=report.embed_figures(
-            args.figures or args.results / "figures", images=not any(cell.get("kind") == "text" for cell in args.cells)
-        ),
+        figures=report.embed_figures(args.figures or args.results / "figures", images=not is_text),
         evaluations={path.stem.removeprefix("evaluation-"): read_json(path) for path in args.evaluation},
     )
     with atomic_path(args.output or args.results / "report.html") as temporary:

@@ -1,20 +1,22 @@
 """Write a published study's own tables from the measurements of the listed cells."""
 
 import argparse
-import json
 from pathlib import Path
 
-from quantwatt import command, manifest, registry
+from quantwatt import cells, command, manifest, registry
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", help="a module of quantwatt/studies, such as sd35-large-energy")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
-    parser.add_argument("--cells", type=json.loads, required=True, help="JSON list of {model, method, sampling}")
+    parser.add_argument(
+        "--grid", required=True, help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}'
+    )
     parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the tables go beside it")
     args = parser.parse_args(argv)
-    names = registry.load("studies", args.study).write(args.output.parent, args.results, args.cells)
+    listed = cells.read_grid(args.grid)["cells"]
+    names = registry.load("studies", args.study).write(args.output.parent, args.results, listed)
     files = manifest.describe_files(args.output.parent, names)
     manifest.write_json(
         args.output, {"study": args.study, "files": files, "provenance": manifest.provenance(("pandas",))}

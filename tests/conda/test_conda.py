@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SCRIPTS = {
     "base": {"allocate.py", "reference.py", "summarize.py", "plot.py", "write_report.py", "write_study.py"},
-    "torch": {"fetch_model.py", "calibrate.py", "quantize.py", "generate.py", "measure_cell.py", "features.py",
-              "score.py"},
+    "torch": {"fetch_model.py", "fetch_weights.py", "calibrate.py", "quantize.py", "generate.py", "measure_cell.py",
+              "features.py", "score.py"},
 }  # fmt: skip
 OTHER_TQDM = "4.67.1"  # than that of the environments: one is given it in the tests' copy of the project
 BARE = "channels: [conda-forge]\ndependencies: [python=3.11, pip]\n"

@@ -171,6 +171,13 @@ def cells_of(model="tiny-sd3", sampling="steps-20", methods=METHODS):
     return [{"model": model, "method": method, "sampling": sampling} for method in methods]
 
 
+def write_grid(folder, cells, **settings):
+    """Write the file that summarize.py and write_report.py read of an experiment; its path."""
+    path = Path(folder) / "grid.json"
+    _write(path, {"cells": cells, "metrics": METRICS, "baseline": BASELINE, **settings})
+    return str(path)
+
+
 def write_many(results, **settings):
     """An experiment of 25 methods, three of which need a library that is not there, under three seeds; its cells."""
     return [

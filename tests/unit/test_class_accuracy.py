@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torchvision.models import get_model
 
 import features
+import fetch_weights
 import generate
 import score
 from quantwatt import digit_classifier, digits, feature_files, fresh_process, images, prompts, registry
@@ -58,8 +59,9 @@ def digits_folder(tmp_path):
 
 
 def extracted(manifest, settings, output):
-    arguments = ["--extractor", "classifier", "--settings", json.dumps(settings), "--output", str(output)]
-    features.main(["--images", str(manifest), *arguments])
+    weights = str(output.parent / "weights.json")
+    fetch_weights.main(["--extractor", "classifier", "--settings", json.dumps(settings), "--output", weights])
+    features.main(["--images", str(manifest), "--weights", weights, "--output", str(output)])
     return feature_files.read_features(output)
 
 

@@ -4,6 +4,10 @@ import quantwatt.torchvision_ops  # noqa: F401  open_clip imports torchvision
 
 # isort: split
 import json
+import os
+import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -13,7 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import features
-from quantwatt import feature_files, images, registry
+import fetch_weights
+from quantwatt import command, feature_files, images, registry
 from quantwatt.manifest import DataError, read_json
 
 PROMPTS = ["a red circle", "a blue square", "a green ring on a white background"]
@@ -73,9 +78,14 @@ def inception_file(tmp_path_factory):
     return path, network
 
 
+def fetch(name, settings, output):
+    fetch_weights.main(["--extractor", name, "--settings", json.dumps(settings), "--output", str(output)])
+    return output
+
+
 def run(manifest, name, settings, output):
-    arguments = ["--extractor", name, "--settings", json.dumps(settings), "--output", str(output)]
-    features.main(["--images", str(manifest), *arguments])
+    weights = fetch(name, settings, output.parent / "weights" / f"{name}.json")
+    features.main(["--images", str(manifest), "--weights", str(weights), "--output", str(output)])
     return feature_files.read_features(output)
 
 
@@ -141,22 +151,119 @@ def test_missing_and_broken_weights_are_one_sentence(clip_folder, inception_file
 
 def test_a_download_that_fails_leaves_no_file(tmp_path, monkeypatch):
     def interrupted(fpath):
-        (tmp_path / "checkpoints" / "inception-2015-12-05.pt").write_bytes(b"half")
+        (Path(fpath) / "inception-2015-12-05.pt").write_bytes(b"half")
         raise ConnectionResetError("the network is gone")
 
     monkeypatch.setattr("cleanfid.downloads_helper.check_download_inception", interrupted)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(DataError, match="the network is gone.*by hand"):
-        registry.load("extractors", "inception").load({"weights": "download"}, "cpu")
-    assert not list((tmp_path / "checkpoints").iterdir())
+        fetch("inception", {"weights": "download"}, tmp_path / "inception.json")
+    assert not list((tmp_path / "checkpoints").iterdir()) and not (tmp_path / "inception.json").exists()
+
+
+def test_what_was_downloaded_is_what_features_are_extracted_with(image_set, inception_file, tmp_path, monkeypatch):
+    asked, settings, output = [], {"weights": "download", "batch": 3}, tmp_path / "inception.json"
+
+    def downloaded(fpath):
+        asked.append(fpath)
+        return shutil.copy(inception_file[0], Path(fpath) / "inception-2015-12-05.pt")
+
+    monkeypatch.setattr("cleanfid.downloads_helper.check_download_inception", downloaded)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    weights = fetch("inception", settings, tmp_path / "weights.json")
+    fetch("inception", settings, tmp_path / "weights.json")
+    arguments = ["--images", str(image_set[0]), "--weights", str(weights), "--output", str(output)]
+    features.main(arguments)
+    assert len(asked) == 1 and read_json(output)["dims"] == 2048
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "of another node"))
+    with pytest.raises(DataError, match="no such file of Inception weights"):
+        features.main(arguments)
+    (tmp_path / "cache").rename(tmp_path / "not shared")
+    with pytest.raises(DataError, match="this machine does not see it; set HF_HOME, TORCH_HOME and XDG_CACHE_HOME"):
+        features.main(arguments)
+    assert len(asked) == 1  # and nothing is fetched by it
+
+
+def test_other_weights_than_those_that_were_fetched_are_refused(image_set, clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    weights = fetch("judge", {"model": f"local-dir:{tmp_path}/clip"}, tmp_path / "judge.json")
+    assert set(read_json(weights)["files"]) == {"open_clip_model.safetensors", "open_clip_config.json"}
+    with (tmp_path / "clip/open_clip_config.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(DataError, match="open_clip_config.json: .* bytes instead of .*; delete .*judge.json"):
+        features.main(["--images", str(image_set[0]), "--weights", str(weights), "--output", str(tmp_path / "x.json")])
+
+
+def test_a_judge_with_a_text_tower_of_a_hub_is_loaded_where_there_is_a_network(clip_folder, tmp_path, monkeypatch):
+    """Its configuration is asked of a hub even where its weights are local: mlfoundations/open_clip#772."""
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    config = json.loads((clip_folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_model_name": "somebody/bert", "hf_tokenizer_name": "somebody/bert"}
+    (tmp_path / "clip/open_clip_config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="somebody/bert"):
+        fetch("judge", {"model": f"local-dir:{tmp_path}/clip"}, tmp_path / "judge.json")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A hub's cache, empty, on a machine without a network; the addresses that were asked for all the same."""
+    asked = []
+
+    def refused(self, address):
+        asked.append(address)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("socket.socket.connect", refused)
+    yield asked
+    assert asked == []
+
+
+def test_a_judge_of_a_hub_is_read_from_the_cache_without_a_network(image_set, clip_folder, tmp_path, offline):
+    folder = tmp_path / "hub/models--somebody--judge"
+    shutil.copytree(clip_folder, folder / "snapshots" / ("0" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("0" * 40)
+    fields, tensors = run(image_set[0], "judge", {"model": "hf-hub:somebody/judge"}, tmp_path / "judge.json")
+    _, local = run(image_set[0], "judge", {"model": f"local-dir:{clip_folder}"}, tmp_path / "local.json")
+    assert np.array_equal(tensors["image"], local["image"]) and np.array_equal(tensors["text"], local["text"])
+    weights = read_json(tmp_path / "weights/judge.json")
+    assert fields["weights_sha256"] == weights["files"]["open_clip_model.safetensors"]["sha256"]
+
+
+def test_a_judge_that_is_not_in_the_cache_is_one_sentence_without_a_network(tmp_path, offline):
+    with pytest.raises(DataError, match="open_clip model ViT-B-32: cannot be loaded") as caught:
+        fetch("judge", {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, tmp_path / "judge.json")
+    assert "\n" not in str(caught.value) and not (tmp_path / "judge.json").exists()
+
+
+def test_a_judge_with_a_text_tower_of_a_hub_is_loaded_where_there_is_a_network(clip_folder, tmp_path, offline):
+    """Its configuration is asked of a hub even where its weights are local: mlfoundations/open_clip#772."""
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    config = json.loads((clip_folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_model_name": "somebody/bert", "hf_tokenizer_name": "somebody/bert"}
+    (tmp_path / "clip/open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="open_clip model local-dir:.*cannot be loaded .We couldn't connect"):
+        fetch("judge", {"model": f"local-dir:{tmp_path}/clip"}, tmp_path / "judge.json")
+
+
+@pytest.mark.parametrize(("fetches", "offline"), [(False, "1"), (True, "0")])
+def test_only_the_scripts_that_fetch_may_ask_a_hub(fetches, offline, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        command.run(lambda: None, fetches)
+    assert os.environ["HF_HUB_OFFLINE"] == offline
 
 
 def test_a_cell_without_images_has_features_without_tensors(image_set, clip_folder, tmp_path):
-    output = tmp_path / "judge.json"
-    run(image_set[0], "judge", {"model": f"local-dir:{clip_folder}"}, output)
+    output, settings = tmp_path / "judge.json", {"model": f"local-dir:{clip_folder}"}
+    run(image_set[0], "judge", settings, output)
     assert output.with_suffix(".safetensors").exists()
     images.write_no_images(tmp_path / "none", "oom", "too large", {})
-    fields, tensors = run(tmp_path / "none" / "manifest.json", "judge", {}, output)
+    fields, tensors = run(tmp_path / "none" / "manifest.json", "judge", settings, output)
     assert (fields["status"], fields["reason"], fields["n_images"]) == ("oom", "too large", 0)
     assert tensors == {} and not output.with_suffix(".safetensors").exists()
 
@@ -172,7 +279,7 @@ def test_features_of_a_reference_come_chunk_by_chunk_with_their_moments(image_se
     fields, moments = feature_files.read_moments(judge)
     np.testing.assert_allclose(moments.mean, found["image"].mean(axis=0, dtype=np.float64), rtol=1e-9)
     assert moments.n == 3 and set(fields["files"]) == {"judge.safetensors", "judge-moments.safetensors"}
-    expected = {"judge.json", *fields["files"], "set"}
+    expected = {"judge.json", *fields["files"], "set", "weights"}
     assert {path.name for path in tmp_path.iterdir()} == expected  # and nothing that they were made of
 
 

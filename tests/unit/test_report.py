@@ -495,13 +495,12 @@ def test_a_fake_device_is_watermarked(tmp_path, page):
 
 
 def test_the_scripts_make_the_page(tmp_path):
-    cells = json.dumps(synthetic.write_tree(tmp_path)[:3])
-    common = ["--results", str(tmp_path), "--cells", cells]
-    metrics = ["--metrics", '["fid", "psnr"]', "--baseline", "bf16"]
-    summarize.main([*common, *metrics])
+    grid = synthetic.write_grid(tmp_path, synthetic.write_tree(tmp_path)[:3], metrics=["fid", "psnr"])
+    common = ["--results", str(tmp_path), "--grid", grid]
+    summarize.main(common)
     for name in report.FIGURES:
         plot.main([name, *common])
-    write_report.main(["--experiment", "embedded", *common, *metrics])
+    write_report.main(["--experiment", "embedded", *common])
     text = (tmp_path / "report.html").read_text()
     assert (
         text.count("data:image/svg+xml;base64,") == 10

@@ -55,9 +55,10 @@ def results(tmp_path):
 
 
 def test_sd35_large_energy(results, tmp_path):
-    cells = json.dumps([{"model": "m", "method": method, "sampling": "s"} for method in LATENCY_S])
-    output = tmp_path / "study/manifest.json"
-    write_study.main(["sd35-large-energy", "--results", str(results), "--cells", cells, "--output", str(output)])
+    cells = [{"model": "m", "method": method, "sampling": "s"} for method in LATENCY_S]
+    grid, output = tmp_path / "grid.json", tmp_path / "study/manifest.json"
+    grid.write_text(json.dumps({"cells": cells}))
+    write_study.main(["sd35-large-energy", "--results", str(results), "--grid", str(grid), "--output", str(output)])
     manifest.verify_files(output, manifest.read_json(output)["files"])
     with (output.parent / "intermediate_power_readings.csv").open() as file:
         readings = [tuple(row.values()) for row in csv.DictReader(file)]

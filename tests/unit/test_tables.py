@@ -21,8 +21,7 @@ def tree(tmp_path_factory):
     results = tmp_path_factory.mktemp("tables") / "embedded"
     failures = {"gptq-w2a16": OOM, "nf4": ("unsupported", "bitsandbytes is not installed")}
     cells = synthetic.write_tree(results, failures=failures, with_images=False)
-    arguments = ["--results", results, "--cells", json.dumps(cells), "--metrics", json.dumps(synthetic.METRICS)]
-    summarize.main([str(a) for a in [*arguments, "--baseline", "bf16"]])
+    summarize.main(["--results", str(results), "--grid", synthetic.write_grid(results, cells)])
     return results, cells
 
 
@@ -192,9 +191,9 @@ def mixed(tmp_path_factory):
     """(cells, summary, sensitivity) of uniform and mixed methods, as the script writes them."""
     results = tmp_path_factory.mktemp("mixed")
     cells = synthetic.write_mixed(results, with_images=False)
-    arguments = ["--results", str(results), "--cells", json.dumps(cells), "--metrics", '["fid", "psnr"]']
-    sensitivities = '[{"model": "few-step", "sensitivity": "tried"}]'
-    summarize.main([*arguments, "--baseline", "fp16", "--sensitivities", sensitivities])
+    tried = [{"model": "few-step", "sensitivity": "tried"}]
+    grid = synthetic.write_grid(results, cells, metrics=["fid", "psnr"], baseline="fp16", sensitivities=tried)
+    summarize.main(["--results", str(results), "--grid", grid])
     found = (tables.read_table(results / "tables" / f"{name}.csv") for name in ("summary", "sensitivity"))
     return read_cells(results, cells, ["fid", "psnr"]), *found
 

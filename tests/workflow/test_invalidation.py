@@ -160,7 +160,8 @@ def test_another_judge_scores_anew(project):
     path.write_bytes(content)
     features = {f"Extract judge features: tiny-sd3, {method}, steps-4" for method in METHODS}
     scores = {f"Score {m}: tiny-sd3, {n}, steps-4" for m in ("fid", "kid", "clip-score") for n in METHODS}
-    assert project.plan() == {"Extract judge features: reference images"} | features | scores | SUMMARY
+    fetched = {"Fetch weights: judge", "Extract judge features: reference images"}
+    assert project.plan() == fetched | features | scores | SUMMARY
 
 
 def test_other_weights_under_the_same_path_are_another_model(project):

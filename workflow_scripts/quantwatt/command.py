@@ -17,12 +17,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DEAF_S = 5  # after a signal: how long others go unanswered, in seconds
 
 
-def run(main):
+def run(main, fetches=False):
     """Call `main()`; a DataError is printed as one sentence, exit code 1, and any other exception is a bug.
+
+    Only what `fetches` asks a hub: a node of a cluster may have no network, and a library that asks there whether a
+    model has changed would wait for an answer.
 
     SIGINT (Ctrl-C) and SIGTERM are a sentence, too, once what was half-written is removed.
     """
     answer_signals()
+    if not fetches:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, which no script does at its top
     if PROGRESS_FD in os.environ:  # a rule's job, which must not go on writing beside those of the next run
         end_with_parent()
     try:

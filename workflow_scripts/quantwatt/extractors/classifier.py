@@ -12,6 +12,19 @@ IMAGENET_SIZE = 224
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
 
 
+def fetch(settings):
+    """The files of a classifier's weights, which are always the user's own; settings as of `load`.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(settings["path"])
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise DataError(f"classifier {settings['network']}: {path} is missing or empty; name the weights' path.")
+    return files
+
+
 def load(settings, device):
     """Load a classifier.
 

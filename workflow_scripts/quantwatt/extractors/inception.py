@@ -1,5 +1,6 @@
 """Features of clean-fid's Inception v3: the ones that published FID figures use."""
 
+import os
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -11,33 +12,59 @@ from quantwatt.manifest import DataError, sha256
 FILE_NAME = "inception-2015-12-05.pt"  # the name InceptionV3W insists on
 
 
+def fetch(settings):
+    """The file of weights, fetched by clean-fid into PyTorch's cache where the settings say so; settings as of `load`.
+
+    A download is whole or not there at all, also where it is killed.
+
+    Raises:
+        DataError: the file is missing, or cannot be downloaded.
+    """
+    weights = _path(settings)
+    if settings["weights"] == "download" and not weights.is_file():
+        _download(weights)
+    if not weights.is_file():
+        raise DataError(f"{weights}: no such file of Inception weights; give the path of {FILE_NAME} or 'download'.")
+    return [weights]
+
+
+def _path(settings):
+    """Where the weights are, or will be: TORCH_HOME's folder has what was downloaded."""
+    if settings["weights"] != "download":
+        return Path(settings["weights"])
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+
+
+def _download(weights):
+    from cleanfid.downloads_helper import check_download_inception
+
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
+            os.replace(check_download_inception(fpath=folder), weights)
+    except OSError as error:  # URLError is one
+        raise DataError(
+            f"clean-fid's Inception weights cannot be downloaded ({error}); fetch {FILE_NAME} by hand "
+            "and name its path as the extractor's 'weights'."
+        ) from error
+
+
 def load(settings, device):
     """Load clean-fid's TorchScript Inception v3.
 
     Args:
-        settings: {"weights": path of inception-2015-12-05.pt, or "download" for clean-fid's own download into
-            PyTorch's cache, "batch": images at once (32)}.
+        settings: {"weights": path of inception-2015-12-05.pt, or "download" for where `fetch` has put it, "batch":
+            images at once (32)}.
     Raises:
-        DataError: the weights are missing, are no TorchScript file, or cannot be downloaded.
+        DataError: the weights are missing, or are no TorchScript file.
     """
     import quantwatt.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
     import torch
-    from cleanfid.downloads_helper import check_download_inception
     from cleanfid.inception_torchscript import InceptionV3W
 
-    weights = Path(settings["weights"])
-    if settings["weights"] == "download":
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        weights = cache / FILE_NAME
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            check_download_inception(fpath=str(cache))
-        except OSError as error:  # URLError is one
-            weights.unlink(missing_ok=True)
-            raise DataError(
-                f"clean-fid's Inception weights cannot be downloaded ({error}); fetch {FILE_NAME} by hand "
-                "and name its path as the extractor's 'weights'."
-            ) from error
+    weights = _path(settings)
     if not weights.is_file():
         raise DataError(f"{weights}: no such file of Inception weights; give the path of {FILE_NAME} or 'download'.")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,40 @@
 """The judge: an open_clip model, from a local folder or a hub, for image and text features."""
 
+import json
 import logging
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from quantwatt.manifest import DataError, sha256
+from quantwatt.manifest import DataError, read_json, sha256
+
+LOCAL_WEIGHTS = "open_clip_model.safetensors"
+
+
+def fetch(settings):
+    """The files of an open_clip model; settings as of `load`.
+
+    A name is loaded once, which brings its configuration, weights and tokenizer into the libraries' caches, and so is a
+    local folder that leaves its text tower's configuration to a hub.
+
+    Raises:
+        DataError: the model or its weights cannot be had.
+    """
+    schema, _, folder = settings["model"].partition(":")
+    if schema == "local-dir":
+        files = sorted(path for path in Path(folder).glob("*") if path.is_file())
+        config = Path(folder) / "open_clip_config.json"
+        if config in files and "hf_model_name" not in json.dumps(read_json(config)):
+            return [_local_weights(folder), *(path for path in files if path.name != LOCAL_WEIGHTS)]
+    return [load(settings, "cpu").weights]
+
+
+def _local_weights(folder):
+    path = Path(folder) / LOCAL_WEIGHTS
+    if not path.is_file():
+        raise DataError(f"open_clip model local-dir:{folder}: cannot be loaded ({path} does not exist).")
+    return path
 
 
 def load(settings, device):
@@ -51,7 +79,7 @@ class Clip:
         size = model.visual.image_size
         height, width = size if isinstance(size, tuple) else (size, size)
         self.resize = f"open_clip preprocessing to {height}x{width}"
-        self.weights_sha256 = sha256(weights)
+        self.weights, self.weights_sha256 = weights, sha256(weights)
 
     def image(self, files):
         """Features [n, d] float32 of image files: clean-fid reads and batches them, open_clip resizes."""
@@ -91,10 +119,7 @@ def _weights_file(open_clip, name, pretrained):
     """The file that open_clip takes the weights from; downloaded where it is not there yet."""
     schema, _, identifier = name.partition(":")
     if schema == "local-dir":
-        weights = Path(identifier) / "open_clip_model.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(f"{weights} does not exist")
-        return weights
+        return _local_weights(identifier)
     if schema == "hf-hub":
         return open_clip.pretrained.download_pretrained_from_hf(identifier)
     found = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
