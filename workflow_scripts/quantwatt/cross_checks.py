@@ -6,7 +6,8 @@ from pathlib import Path
 from quantwatt import datasets
 from quantwatt.methods import is_external, is_quantized, needs_calibration, schema
 from quantwatt.paths import ROOT
-from quantwatt.schemas import ConfigurationError, nearest
+from quantwatt.schemas import ConfigurationError
+from quantwatt.suggestions import near, nearest
 
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 
@@ -62,14 +63,7 @@ def check_references(experiment, file):
         if datasets.entries(path) if is_text else datasets.name_of(path):
             continue  # a rule makes it, or asks for it
         if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
-            known = (f"{datasets.FOLDER}/{name}" for name in datasets.EXTRACTS)
-            folder = (ROOT / path).parent
-            siblings = [str(Path(path).parent / name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-            siblings += [name for name in known if Path(name).parent == Path(path).parent]
-            hint = nearest(path, siblings)
-            if ".texts" in entry and not hint:
-                hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
-            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
+            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_way_out(path, entry, file)}.")
     for where, entry in asked.items() if experiment["kind"] == "image" else ():
         try:
             lines = _prompts(entry["prompts"])
@@ -83,6 +77,24 @@ def check_references(experiment, file):
                 f"{file}: {where}.images: {entry['images']} images need as many prompts, and "
                 f"{entry['prompts']} has {lines} (cycle: true takes them again from the first)."
             )
+
+
+def _way_out(path, entry, file):
+    """What to do about a path that does not exist: the end of a sentence."""
+    if path.startswith("~"):
+        return "; there is no such user, whose home folder it names"
+    if "$" in path:
+        return "; variables are not replaced in paths, so write it out"
+    parent = Path(path).parent
+    names = os.listdir(ROOT / parent) if os.path.isdir(ROOT / parent) else []
+    names += [Path(name).name for name in datasets.EXTRACTS if Path(datasets.FOLDER, name).parent == parent]
+    if match := near(Path(path).name, names):
+        return f"; did you mean '{parent / match}'"
+    if ".texts" in entry:
+        return f"; if it is a file of your own, put it there ({file} says what it holds)"
+    if not os.path.isabs(path):
+        return "; a path that does not begin with / is looked for in the project's folder, where Snakefile is"
+    return ""
 
 
 def _prompts(path):
