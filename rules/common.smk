@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
@@ -16,6 +17,7 @@ from quantwatt import (
     datasets,
     dependencies,
     gpus,
+    grid_size,
     image_parts,
     machine,
     methods,
@@ -23,6 +25,7 @@ from quantwatt import (
     paths,
     schemas,
     slurm,
+    targets,
 )
 from quantwatt import experiment as configuration
 from quantwatt.allocations import mixed
@@ -36,15 +39,31 @@ command.use_this_interpreter()
 # script Snakemake's own child, which ends with it: see quantwatt/command.py.
 shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; exec ")
 
-try:
-    CONFIG = configuration.load_config(config)
-    EXPERIMENT = configuration.load_experiment(CONFIG["experiment"])
-except schemas.ConfigurationError as error:
-    raise WorkflowError(str(error))
 
+def refuse(sentence):
+    """End with one sentence: Snakemake would put an exception between lines of this file, as if they were wrong."""
+    logger.error(str(sentence))
+    sys.exit(1)
+
+
+try:
+    SOURCES = configuration.sources(
+        workflow.config_settings.configfiles,
+        workflow.config_settings.config_args,
+        replaced=workflow.config_settings.replace_workflow_config,
+    )
+    CONFIG = configuration.load_config(SOURCES)
+    EXPERIMENT = configuration.load_experiment(CONFIG["experiment"], configuration.source_of("experiment", SOURCES))
+    grid_size.check_jobs(EXPERIMENT, CONFIG, f"resources/experiments/{CONFIG['experiment']}.yaml")
+except schemas.ConfigurationError as error:
+    refuse(error)
+
+if workflow.resource_settings.cores == 0 and not workflow.output_settings.dryrun:
+    refuse("--cores 0 leaves no core for any job; write --cores all, or a number.")
 if workflow.resource_settings.nodes is not None:  # of a cluster
     if CONFIG["device"] == "auto":
-        raise WorkflowError("config.yaml: device: auto asks this machine, and jobs run on others; name cuda or cpu.")
+        source = configuration.source_of("device", SOURCES)
+        refuse(f"{source}: device: auto asks this machine, and jobs run on others; write device=cuda or device=cpu.")
     slurm.replace_mute_sacct()
 
 RESULTS = f"{CONFIG['results']}/{CONFIG['experiment']}"
@@ -61,7 +80,6 @@ MEASURING = CONFIG["measuring"] | EXPERIMENT["measuring"] | {"meter": METER}
 MEASURED = MEASURING.pop("samplings")
 MEASURED = list(EXPERIMENT["samplings"]) if MEASURED is None else MEASURED
 MEASURING = canonical_json(MEASURING)
-SINGULAR = {"sensitivities": "sensitivity"}
 PARTS = {  # of the image sets that several jobs make: {sampling: ranges of images}
     name: parts
     for name, sampling in EXPERIMENT["samplings"].items()
@@ -78,9 +96,9 @@ if (
 
 onstart:
     try:
-        configuration.check_writable(CONFIG["results"])
+        configuration.check_writable(CONFIG["results"], configuration.source_of("results", SOURCES))
     except schemas.ConfigurationError as error:
-        raise WorkflowError(str(error))
+        refuse(error)
     check_device()
 
 
@@ -99,45 +117,15 @@ def check_device():
     """Refuse a device that torch cannot compute on here, where a job of this run needs it; of a cluster each job does."""
     needed = any("gpu" in job.rule.resources.keys() for job in workflow.dag.needrun_jobs())
     if workflow.local_exec and needed and (reason := machine.refusal(DEVICE, TORCH)):
-        raise WorkflowError(reason)
+        refuse(reason)
 
 
 def entry(kind, name):
     """One entry of the experiment, or a sentence with the nearest spelling."""
-    file = f"resources/experiments/{CONFIG['experiment']}.yaml"
     try:
-        return schemas.lookup(EXPERIMENT[kind], name, SINGULAR.get(kind, kind.removesuffix("s")), file)
+        return targets.entry(EXPERIMENT, kind, name, CONFIG["experiment"])
     except schemas.ConfigurationError as error:
         raise WorkflowError(str(error))
-
-
-def check_target(path):
-    """Refuse a target of an unknown model, method, sampling or metric before the graph is built.
-
-    Snakemake would say the same, wrapped in a traceback of input functions.
-    """
-    stage, *names = Path(path).relative_to(RESULTS).parts
-    names = names[1:] if stage == "solved" else names  # of a solver first
-    stages = (
-        "checkpoints",
-        "allocation",
-        "exchange",
-        "solved",
-        "images",
-        "predictions",
-        "measurements",
-        "features",
-        "scores",
-        "sensitivity",
-        "costs",
-    )
-    if stage in stages and names[:1] != ["reference"]:
-        kinds = ["models", "methods", "samplings"] + (["metrics"] if stage == "scores" else [])
-        kinds = {"allocation": kinds[:2]}.get(stage, kinds)
-        kinds = ["models", "sensitivities"] if stage in ("sensitivity", "costs") else kinds
-        names = [name.removesuffix(".csv") for name in names]
-        for kind, name in zip(kinds, [name for name in names if name != "manifest.json"]):
-            entry(kind, name.removesuffix(".json"))
 
 
 def settings(kind, *keys):
@@ -526,6 +514,9 @@ ENTRIES = canonical_json(  # likewise what the tables read, and hold the cells a
 )
 EVALUATION = paths.evaluations(EXPERIMENT["models"])
 
-for word in sys.argv[1:]:  # Snakemake tells a workflow its targets only after it has been read
-    if word.startswith(f"{RESULTS}/"):
-        check_target(word)
+try:
+    for option, word in zip(sys.argv, sys.argv[1:]):  # a workflow is told its targets only after it has been read
+        if option != "--report":  # which names a file to write
+            targets.check(word, EXPERIMENT, CONFIG)
+except schemas.ConfigurationError as error:
+    refuse(error)

@@ -5,15 +5,15 @@ the other rules by jobs.
 """
 
 import argparse
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from quantwatt import command, image_parts
-from quantwatt.experiment import load_config, load_experiment
+from quantwatt.experiment import load_config, load_experiment, values
 from quantwatt.manifest import read_json
 from quantwatt.paths import ROOT
-from quantwatt.schemas import ConfigurationError, read_yaml
+from quantwatt.schemas import ConfigurationError
+from quantwatt.yaml_files import read_yaml
 
 SCALED = ("generate", "features", "score")  # by images
 
@@ -165,12 +165,10 @@ def main(argv=None):
     for word in args.config:
         if "=" not in word:
             raise command.DataError(f"--config {word}: not of the form KEY=VALUE.")
-    own = dict(word.split("=", 1) for word in args.config)
-    own = {key: json.loads(value) if value.isdecimal() else value for key, value in own.items()}
-    own["experiment"] = args.experiment
     try:
-        config = load_config(read_yaml(ROOT / "config.yaml", "config.yaml") | own)
-        experiment = load_experiment(args.experiment)
+        own = values([*args.config, f"experiment={args.experiment}"])
+        config = load_config([("config.yaml", read_yaml(ROOT / "config.yaml", "config.yaml")), ("--config", own)])
+        experiment = load_experiment(args.experiment, "--experiment")
     except ConfigurationError as error:
         raise command.DataError(str(error)) from error
     folder = f"{config['results']}/{args.experiment}"

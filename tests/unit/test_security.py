@@ -280,7 +280,7 @@ def test_an_image_that_would_unpack_to_gigabytes_is_refused(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "entry",
     [{"experiment": "../../elsewhere"}, {"experiment": "/tmp/x"}, {"experiment": "a;b"}, {"results": "a b"},
-     {"results": "$(touch x)"}, {"results": "{model}"}, {"results": "-rf"}, {"results": "a\n"}, {"results": "~/x"}],
+     {"results": "$(touch x)"}, {"results": "{model}"}, {"results": "-rf"}, {"results": "a\n"}, {"results": "~z/x"}],
 )  # fmt: skip
 def test_an_experiment_or_a_folder_that_a_shell_would_read_otherwise_is_refused(entry):
     [key] = entry

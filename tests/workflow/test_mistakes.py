@@ -29,7 +29,7 @@ def scratch(finished, tmp_path):
         ("name: gptq", "name: gtpq", "methods.gptq-w3.solver.name: 'gtpq' is not known (known: auto-gptq, brecq, "
          "gptq, gptqmodel, hqq, qronos, rtn); did you mean 'gptq'."),
         ("steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch", "steps: four\n    batch",
-         "samplings.steps-4.steps: expected integer, got 'four'."),
+         "samplings.steps-4.steps: expected a whole number, got 'four'."),
         ("baseline: float32", "baseline: floa32", "baseline: there is no method 'floa32'; did you mean 'float32'."),
         ("path: resources/models/tiny-sd3", "path: resources/models/tiny", "'resources/models/tiny' does not exist"),
     ],

@@ -13,7 +13,7 @@ import yaml
 from conftest import Project, copy_of_the_tree
 
 import plan
-from quantwatt import schemas
+from quantwatt import yaml_files
 
 EXPERIMENT = "resources/experiments/smoke.yaml"
 FOLDER = "results/smoke/images/tiny-sd3/float32/steps-4"
@@ -87,7 +87,7 @@ MODELS, METHODS, SAMPLINGS, IMAGES = 5, 40, 4, 50_000
 
 def grid():
     """An experiment of MODELS x METHODS x SAMPLINGS cells, in the form of the smoke experiment."""
-    smoke = schemas.read_yaml(Path(plan.ROOT) / EXPERIMENT, EXPERIMENT)
+    smoke = yaml_files.read_yaml(Path(plan.ROOT) / EXPERIMENT, EXPERIMENT)
     sampling, model = smoke["samplings"]["steps-4"], smoke["models"]["tiny-sd3"]
     formats = [
         {"format": "integer", "bits": bits, "granularity": "group", "group_size": size}

@@ -7,7 +7,8 @@ from quantwatt import datasets, model_folder, prompts, text_files
 from quantwatt.manifest import DataError
 from quantwatt.methods import is_external, is_quantized, needs_calibration, schema
 from quantwatt.paths import ROOT
-from quantwatt.schemas import ConfigurationError, nearest
+from quantwatt.schemas import ConfigurationError
+from quantwatt.suggestions import near, nearest
 from quantwatt.text.sources import read_running_text, read_sentences
 
 READERS = {"sentences": read_sentences, "running": read_running_text}  # by a family's x-texts
@@ -65,14 +66,7 @@ def check_references(experiment, file):
         if datasets.entries(path) if is_text else datasets.name_of(path):
             continue  # a rule makes it, or asks for it
         if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
-            known = (f"{datasets.FOLDER}/{name}" for name in datasets.EXTRACTS)
-            folder = (ROOT / path).parent
-            siblings = [str(Path(path).parent / name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-            siblings += [name for name in known if Path(name).parent == Path(path).parent]
-            hint = nearest(path, siblings)
-            if ".texts" in entry and not hint:
-                hint = f"; if it is a file of your own, put it there ({file} says what it holds)"
-            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{hint}.")
+            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_way_out(path, entry, file)}.")
     _check_models(experiment["models"], file)
     if experiment["kind"] == "image":
         for where, entry in sources.items():
@@ -125,6 +119,24 @@ def _check_models(models, file):
         except (DataError, OSError) as error:
             reason = str(error).replace(f"{ROOT}{os.sep}", "")
             raise ConfigurationError(f"{file}: models.{name}.path: {reason}") from error
+
+
+def _way_out(path, entry, file):
+    """What to do about a path that does not exist: the end of a sentence."""
+    if path.startswith("~"):
+        return "; there is no such user, whose home folder it names"
+    if "$" in path:
+        return "; variables are not replaced in paths, so write it out"
+    parent = Path(path).parent
+    names = os.listdir(ROOT / parent) if os.path.isdir(ROOT / parent) else []
+    names += [Path(name).name for name in datasets.EXTRACTS if Path(datasets.FOLDER, name).parent == parent]
+    if match := near(Path(path).name, names):
+        return f"; did you mean '{parent / match}'"
+    if ".texts" in entry:
+        return f"; if it is a file of your own, put it there ({file} says what it holds)"
+    if not os.path.isabs(path):
+        return "; a path that does not begin with / is looked for in the project's folder, where Snakefile is"
+    return ""
 
 
 def _sources(entries, models, file):

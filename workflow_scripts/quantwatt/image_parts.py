@@ -30,9 +30,19 @@ def parts(sampling, images_per_job):
     Returns:
         list of range.
     """
-    batch = sampling["batch_size"]
-    size = -(-images_per_job // batch) * batch
+    size = _part_size(sampling, images_per_job)
     return [range(first, min(first + size, sampling["images"])) for first in range(0, sampling["images"], size)]
+
+
+def count(sampling, images_per_job):
+    """How many ranges `parts` returns."""
+    return -(-sampling["images"] // _part_size(sampling, images_per_job))
+
+
+def _part_size(sampling, images_per_job):
+    """Images of a full part: whole batches."""
+    batch = sampling["batch_size"]
+    return -(-images_per_job // batch) * batch
 
 
 def check_start(part, batch_size):

@@ -4,7 +4,8 @@ from quantwatt.allocation import TAKING_APART
 from quantwatt.allocations import mixed
 from quantwatt.method_entries import check_static, complete_transforms, complete_weights
 from quantwatt.methods import schema
-from quantwatt.schemas import ConfigurationError, complete, lookup, nearest
+from quantwatt.schemas import ConfigurationError, complete, lookup
+from quantwatt.suggestions import nearest
 
 TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 

@@ -4,21 +4,30 @@ Each solver, transform, format, allocation, family and metric has its own schema
 the entries of another.
 """
 
-import difflib
 import json
 import math
+import os
 import unicodedata
-from pathlib import Path
 
 import jsonschema
-import yaml
 
 from quantwatt.manifest import without_credentials
 from quantwatt.methods import SCHEMAS, schema
+from quantwatt.suggestions import instead, nearest, other_name, spelling
 
 DEEPEST, MOST_PARTS = 20, 100_000  # nested entries of a file, and all of them
 LONGEST_KEY, LONGEST_SHOWN = 100, 80  # characters; names are folders of the results
 BREAKS = str.maketrans("", "", "\t\n")  # that a text may have
+YES_OR_NO = {"yes": True, "on": True, "no": False, "off": False}  # where a boolean is expected, as YAML 1.1 has them
+IN_YAML = {  # JSON's words for kinds of values
+    "object": "a mapping of keys to values",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
 
 
 class ConfigurationError(Exception):
@@ -27,48 +36,6 @@ class ConfigurationError(Exception):
     def __init__(self, sentence):
         line = "".join(character if character.isprintable() else " " for character in sentence)
         super().__init__(without_credentials(line))
-
-
-def read_yaml(path, file):
-    """Parse a YAML file, refusing a key that stands twice (YAML itself would silently keep the last).
-
-    Raises:
-        ConfigurationError: not readable, not YAML, not a mapping, or a duplicate key.
-    """
-    try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}.") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise ConfigurationError(f"{file}:{f' line {mark.line + 1}:' if mark else ''} {error.problem}.") from error
-    except yaml.reader.ReaderError as error:
-        raise ConfigurationError(
-            f"{file}: the character {chr(error.character)!a} at place {error.position} cannot stand in YAML."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{file}: not a text in UTF-8 (byte {error.start}).") from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{file}: its entries are nested too deeply.") from error
-    except (ValueError, LookupError, AttributeError) as error:  # PyYAML's, of a value that its tag does not fit
-        raise ConfigurationError(f"{file}: a date, number or tag in it is none.") from error
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{file}: expected a mapping of keys to values.")
-    return value
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not a word", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def lookup(mapping, name, what, file):
@@ -82,9 +49,9 @@ def plugin(kind, name, file, where):
     """`name` if `resources/schemas/KIND/NAME.schema.json` exists."""
     known = sorted(p.name.removesuffix(".schema.json") for p in (SCHEMAS / kind).glob("*.schema.json"))
     if name not in known:
-        raise ConfigurationError(
-            f"{file}: {where}: '{name}' is not known (known: {', '.join(known)}){nearest(name, known)}."
-        )
+        schemas = [schema(f"{kind}/{known_name}") for known_name in known]
+        hint = instead(name, {"enum": known}, *schemas) or spelling(name, known)
+        raise ConfigurationError(f"{file}: {where}: {_shown(name)} is not known (known: {', '.join(known)}){hint}.")
     return name
 
 
@@ -97,8 +64,12 @@ def complete_plugin(entry, kind, key, file, where):
 
 
 def complete(value, schema, file, where):
-    """Check `value` and return a copy with the schema's defaults filled in."""
+    """Check `value` and return a copy with the schema's defaults filled in.
+
+    A `~` at the start of what the schema calls a path becomes the home folder here, so that every job is told the same.
+    """
     _check_parts(value, file, where)
+    value = _as_meant(value, schema)
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(value), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
     if errors:
@@ -131,6 +102,22 @@ def _check_parts(value, file, where):
         pending += [(f"{path}.{key}" if path else str(key), below) for key, below in pairs]
 
 
+def _as_meant(value, schema):
+    """A copy with home folders instead of `~` in paths, and true or false instead of yes or no."""
+    if isinstance(value, str):
+        if schema.get("x-path", False):
+            prefix = next((own for own in schema.get("x-prefixes", ()) if value.startswith(own)), "")
+            return prefix + os.path.expanduser(value.removeprefix(prefix))
+        return YES_OR_NO.get(value.lower(), value) if schema.get("type") == "boolean" else value
+    if isinstance(value, list):
+        return [_as_meant(part, schema.get("items", {})) for part in value]
+    if not isinstance(value, dict):
+        return value
+    known, others = schema.get("properties", {}), schema.get("additionalProperties")
+    others = others if isinstance(others, dict) else {}
+    return {key: _as_meant(part, known.get(key, others)) for key, part in value.items()}
+
+
 def _with_defaults(value, schema):
     if isinstance(value, float) and value.is_integer():
         types = schema.get("type", [])
@@ -158,32 +145,46 @@ def _sentence(error, file, where):
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         unknown = sorted(error.instance.keys() - known.keys())[0]
-        return f"{entry}: unknown key '{unknown}'{nearest(unknown, known)}."
+        return f"{entry}: unknown key '{unknown}'{other_name(unknown, known) or nearest(unknown, known)}."
     if error.validator in ("oneOf", "anyOf", "not") and "x-rule" in error.schema:
         return f"{entry}: {error.schema['x-rule']}."
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"{entry}: the key '{missing}' is missing."
     if error.validator == "enum":
-        allowed = ", ".join(str(v) for v in error.validator_value)
-        hint = nearest(error.instance, error.validator_value)
-        return f"{entry}: {_shown(error.instance)} is none of {allowed}{hint}."
-    if error.validator == "type":
-        expected = (
-            error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
-        )
-        return f"{entry}: expected {expected}, got {_shown(error.instance)}."
+        allowed = ["null" if value is None else str(value) for value in error.validator_value]
+        hint = instead(error.instance, error.schema) or spelling(error.instance, allowed)
+        return f"{entry}: {_shown(error.instance)} is none of {', '.join(allowed)}{hint}."
     hint = error.schema.get("description") if isinstance(error.schema, dict) else None
-    message = error.message.replace(repr(error.instance), _shown(error.instance))
-    return f"{entry}: {message}{f' ({hint})' if hint else ''}."
+    return f"{entry}: {_complaint(error)}{f' ({hint})' if hint else ''}."
+
+
+def _complaint(error):
+    """What is wrong with a value, without JSON's words."""
+    if error.validator == "type":
+        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        expected = " or ".join(IN_YAML[kind] for kind in kinds)
+        return f"expected {expected}, got {_shown(error.instance)}{_repair(error.instance, kinds)}"
+    if error.validator == "pattern":
+        return f"{_shown(error.instance)} does not fit"
+    if error.validator in ("minItems", "minProperties"):
+        return f"{_shown(error.instance)} is empty"
+    return error.message.replace(repr(error.instance), _shown(error.instance))
+
+
+def _repair(value, kinds):
+    """How to write a value of another kind than those expected; the end of a sentence, or nothing."""
+    numbers = {"integer", "number"}.intersection(kinds)
+    if numbers and isinstance(value, str) and value.strip("+-").replace(".", "", 1).isdecimal():
+        return "; leave out the quotation marks"
+    if "string" in kinds and isinstance(value, bool | int | float):
+        return "; put it in quotation marks"
+    if "object" in kinds and isinstance(value, list) and value and isinstance(value[0], str) and value[0].isprintable():
+        return f"; write '{value[0][:LONGEST_KEY]}:' in a line without a dash"
+    return ""
 
 
 def _shown(value):
-    """A value as a message shows it: cut where it is long."""
-    text = repr(value)
+    """A value as a message shows it, as YAML has it and cut where it is long."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-
-
-def nearest(name, known):
-    match = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'" if match else ""
