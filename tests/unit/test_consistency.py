@@ -11,7 +11,7 @@ from quantwatt.families import consistency
 from quantwatt.manifest import DataError
 
 # isort: split
-from diffusers import ConsistencyModelPipeline, UNet2DModel
+from diffusers import ConsistencyModelPipeline, KDPM2AncestralDiscreteScheduler, UNet2DModel
 
 SETTINGS = {"dtype": "float32", "timesteps": [[22, 0]]}
 SIZE = digits.IMAGE_SIZE
@@ -79,6 +79,16 @@ def test_recorded_inputs_give_the_trajectorys_outputs(pipe):
         assert set(inputs) == {"sample", "timestep", "class_labels"} and inputs["timestep"].shape == (2,)
         torch.testing.assert_close(pipe.unet(**inputs).sample, outputs[step])
     assert kept[0]["timestep"][0] == pytest.approx(250 * np.log(20), rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_to_its_end(folder):
+    pipeline = consistency.load({**SETTINGS, "timesteps": []}, folder)
+    pipeline.scheduler = KDPM2AncestralDiscreteScheduler()
+    kept = consistency.record(pipeline, ["3"], [5], {"steps": 4}, steps={0, 1, 3})
+    planned = pipeline.scheduler.timesteps.tolist()
+    assert len(planned) == 7 and kept.timesteps == {0: planned[0], 1: planned[2], 3: planned[6]}
+    assert {step: inputs["timestep"].item() for step, inputs in kept.items()} == pytest.approx(kept.timesteps)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import fetch_model
 from quantwatt import architecture, calibration, checkpoint, experiment, kernels, manifest, sequential, splits
 from quantwatt.allocation import allocate
-from quantwatt.denoiser_inputs import flat, nested, shared
-from quantwatt.families import load_family
+from quantwatt.denoiser_inputs import flat, nested, shared, stack
+from quantwatt.families import load_family, recording
 from quantwatt.images import to_uint8
 from quantwatt.manifest import DataError
 
@@ -245,9 +245,34 @@ def test_what_one_call_cannot_give_to_all_samples_is_refused():
     heads = {"mask": torch.ones(6, 5)}, {"mask": torch.ones(8, 5)}
     with pytest.raises(DataError, match="mask: 6 rows of 3 samples"):
         flat(heads[0], 3, shared(*heads))
-    parts = {"texts": [torch.ones(5)] * 2}, {"texts": [torch.ones(5)] * 3}
-    with pytest.raises(DataError, match=r"texts\.2: is there for one number of samples"):
-        shared(*parts)
+
+
+def test_a_list_of_one_entry_per_sample_is_told_from_a_list_of_the_call():
+    texts = [torch.arange(rows * 2.0).reshape(rows, 2) for rows in (3, 1)]
+    call = {"x": torch.randn(2, 5), "texts": texts, "sizes": [[(1, 4, 6)]] * 2, "rotary": [torch.ones(7), 0.5]}
+    other = {"x": torch.randn(3, 5), "texts": [*texts, texts[0]], "sizes": [[(1, 4, 6)]] * 3, "rotary": call["rotary"]}
+    stored = flat(call, 2, shared(call, other))
+    assert {len(tensor) for tensor in stored.values()} == {2} and stored["texts.*:rows"].tolist() == [3, 1]
+    again = nested(stored)
+    assert all(torch.equal(found, text) for found, text in zip(again["texts"], texts, strict=True))
+    assert again["sizes"] == call["sizes"] and again["rotary"][1] == 0.5
+    assert torch.equal(again["rotary"][0], torch.ones(7))
+    assert nested({n: tensor[1:] for n, tensor in stored.items()})["texts"][0].tolist() == [[0.0, 1.0]]
+
+
+def test_padding_is_put_into_one_call_where_a_mask_leaves_it_out():
+    short, long = torch.ones(2, 3), torch.ones(4, 3)
+    masked = [{"text": short}, {"text": long, "text_mask": torch.tensor([1, 1, 1, 0])}]  # a call of one has no mask
+    together = nested(stack(masked))
+    assert together["text"].shape == (2, 4, 3) and together["text_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+    alone = nested({name: tensor[:1] for name, tensor in stack(masked).items()})
+    assert torch.equal(alone["text"], short[None]) and alone["text_mask"].tolist() == [[1, 1]]
+    unmasked = stack([{"text": short}, {"text": long}])
+    assert torch.equal(nested({name: tensor[:1] for name, tensor in unmasked.items()})["text"], short[None])
+    with pytest.raises(DataError, match="text: differs between samples of one call; calibrate with batch_size: 1"):
+        nested(unmasked)
+    with pytest.raises(DataError, match="text_bias: is there for some samples and not for others"):
+        stack([{"text": short}, {"text": long, "text_bias": long}])
 
 
 def test_what_a_sampling_leaves_out_is_the_pipelines_own_default(pipelines):
@@ -261,10 +286,10 @@ def test_samples_of_different_shapes_are_refused():
     class Growing:
         @staticmethod
         def record(pipeline, prompts, seeds, calibration, steps):
-            return {0: {"sample": torch.zeros(1, 2), "text": torch.zeros(1, len(prompts[0]), 3)}}
+            return recording.Recorded({0: {"text": torch.zeros(1, 3, len(prompts[0]))}}, {0: 999.0})
 
     entry = {"steps": 1, "timesteps": 1, "timesteps_per_prompt": 1, "batch_size": 1, "seed": 0}
-    with pytest.raises(DataError, match=r"text: samples of different shapes, \(1, 3\) and \(2, 3\)"):
+    with pytest.raises(DataError, match=r"text: samples of different shapes, \(3, 1\) and \(3, 2\)"):
         calibration.record(Growing, None, ["a", "bc"], entry)
 
 
@@ -321,6 +346,88 @@ def test_pipelines_that_make_arrays_themselves_draw_in_bfloat16(ddpm, kind, tmp_
     assert 0 < np.abs(drawn[1] - drawn[0]).mean() < 0.05
 
 
+@pytest.mark.parametrize("name", ["flux"], indirect=True)
+def test_guidance_that_a_model_is_not_told_is_refused(name, folders):
+    """FLUX schnell: the pipeline takes `guidance_scale`, and its transformer has no input for it."""
+    entry = settings(name)
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    config = FAMILY.meta_denoiser(folders[name]).config
+    schnell = FluxTransformer2DModel.from_config({**config, "guidance_embeds": False}).eval()
+    pipeline = FAMILY.load(entry, folders[name], schnell)
+    for draw in (FAMILY.generate, lambda *inputs: FAMILY.record(*inputs, {0})):
+        with pytest.raises(DataError, match=r"guidance: 5.0 changes nothing in the images of this FluxPipeline; set 1"):
+            draw(pipeline, TEXTS[:1], [5], sampling(name, guidance=5.0))
+    neutral = [FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name, guidance=value)) for value in (0, 1.0)]
+    assert np.array_equal(*neutral)
+    pipeline.arguments = {**pipeline.arguments, "true_cfg_scale": 3.0}  # a second branch, whatever guidance says
+    unwanted = [
+        FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name, guidance=1, negative_prompt=text))
+        for text in ("", "a blue square")
+    ]
+    assert np.abs(unwanted[0] - unwanted[1]).max() > 1e-4
+    assert "step" not in vars(pipeline.scheduler) and not schnell._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "words"),
+    [
+        (
+            "stable-diffusion",
+            {"guidance": 1.0, "negative_prompt": "red"},
+            "negative_prompt: changes nothing .*guidance 1",
+        ),
+        ("flux", {"negative_prompt": "red"}, "negative_prompt: changes nothing in the images of this FluxPipeline"),
+        (
+            "stable-diffusion",
+            {"height": 17},
+            "height: StableDiffusionPipeline draws multiples of 2 pixels; set 16 or 18",
+        ),
+        ("flux", {"width": 18}, "width: FluxPipeline draws multiples of 4 pixels; set 16 or 20, not 18"),
+        ("pixart", {"width": 18}, "width: PixArtSigmaPipeline draws multiples of 4 pixels; set 16 or 20, not 18"),
+        ("stable-diffusion", {"steps": 1001}, "StableDiffusionPipeline does not draw this: .*1000"),
+    ],
+    indirect=["name"],
+)
+def test_what_would_change_nothing_or_be_rounded_is_refused_before_the_second_step(
+    name, pipeline, denoiser, entries, words
+):
+    calls = []
+    with denoiser.register_forward_hook(lambda *call: calls.append(1)), pytest.raises(DataError, match=words):
+        FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name, **entries))
+    assert len(calls) <= 1
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion"], indirect=True)
+def test_steps_that_a_call_takes_from_elsewhere_are_refused(name, folders):
+    entry = {**settings(name), "arguments": {"timesteps": [900, 600, 300]}}
+    pipeline = FAMILY.load(entry, folders[name])
+    from diffusers import EulerDiscreteScheduler
+
+    pipeline.scheduler = EulerDiscreteScheduler()
+    with pytest.raises(
+        DataError, match="steps: StableDiffusionPipeline with EulerDiscreteScheduler takes 3 steps, not 2"
+    ):
+        FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name))
+    assert FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name, steps=3)).any()
+
+
+@pytest.mark.parametrize("name", ["pixart", "sana"], indirect=True)
+def test_sizes_and_prompts_are_taken_as_they_are_written(name, folders):
+    """Under 512 pixels both would draw another size, and one would rewrite prompts if a library for it is installed."""
+    entry = {**settings(name), "arguments": {"max_sequence_length": 12}}
+    pipeline, seen = FAMILY.load(entry, folders[name]), []
+    encode = pipeline.encode_prompt
+    pipeline.encode_prompt = lambda *args, **kwargs: (
+        seen.append(kwargs.get("clean_caption")),
+        encode(*args, **kwargs),
+    )[1]
+    size = 2 * tiny_pipelines.SIZES.get(name, 16)
+    images = FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name, height=size))
+    assert images.shape[1:3] == (size, size // 2) and seen == [False]
+
+
 def test_guidance_is_refused_where_a_pipeline_has_none(ddpm):
     pipeline = FAMILY.load(settings("ddpm"), ddpm)
     with pytest.raises(DataError, match="guidance: DDPMPipeline has none, and 2.0 is asked for"):
@@ -341,17 +448,6 @@ def test_arguments_are_those_of_the_pipelines_call(folders):
         FAMILY.load({**entry, "arguments": {"guidance_scale": 2.0}}, folders["pixart"])
 
 
-def test_a_pipeline_that_needs_an_image_is_refused(folders, tmp_path):
-    index = manifest.read_json(folders["stable-diffusion"] / "model_index.json")
-    for part in folders["stable-diffusion"].iterdir():
-        if part.is_dir():
-            (tmp_path / part.name).symlink_to(part)
-    parts = {name: index[name] for name in ("unet", "vae", "scheduler", "text_encoder", "tokenizer")}
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "MarigoldDepthPipeline", **parts}))
-    with pytest.raises(DataError, match="MarigoldDepthPipeline needs 'image'"):
-        FAMILY.load(settings("stable-diffusion"), tmp_path)
-
-
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
@@ -364,7 +460,7 @@ def test_a_pipeline_that_needs_an_image_is_refused(folders, tmp_path):
 )
 def test_a_denoiser_that_cannot_be_told_is_asked_for(tmp_path, parts, words):
     (tmp_path / "model_index.json").write_text(
-        json.dumps({"_class_name": "X", "scheduler": ["diffusers", "DDIMScheduler"], **parts})
+        json.dumps({"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDIMScheduler"], **parts})
     )
     with pytest.raises(DataError, match=words):
         FAMILY.meta_denoiser(tmp_path)

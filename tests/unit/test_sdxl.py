@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 from quantwatt import architecture
 from quantwatt.embedded import tokenizer
 from quantwatt.families import sdxl
+from quantwatt.manifest import DataError
 
 PROMPTS = [
     "a large red circle on a white background",
@@ -140,6 +141,31 @@ def test_recorded_inputs_give_the_outputs_of_the_trajectory(pipeline, guidance):
         one = {name: tensor[1:2] for name, tensor in inputs.items()}
         assert torch.allclose(called(pipeline.unet, one), outputs[step][1:2], atol=1e-4)
     assert recorded[0]["timestep"].unique().tolist() == [999]
+
+
+@pytest.mark.parametrize("kind", ["HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
+def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_over_the_whole_trajectory(pipeline, kind):
+    import diffusers
+
+    usual = pipeline.scheduler
+    pipeline.scheduler = getattr(diffusers, kind).from_config(usual.config)
+    try:
+        calibration = {**SAMPLING, "steps": 5}
+        recorded = sdxl.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2, 4})
+        planned = pipeline.scheduler.timesteps.tolist()
+        assert len(planned) == 9
+        assert recorded.timesteps == {0: planned[0], 2: planned[4 if "KDPM2" in kind else 3], 4: planned[8]}
+        found = {step: inputs["timestep"].unique().tolist() for step, inputs in recorded.items()}
+        assert found == {step: [pytest.approx(timestep)] for step, timestep in recorded.timesteps.items()}
+    finally:
+        pipeline.scheduler = usual
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_a_negative_prompt_without_guidance_is_refused(pipeline, guidance):
+    sampling = {**SAMPLING, "guidance": guidance, "negative_prompt": "a red ring"}
+    with pytest.raises(DataError, match="negative_prompt: changes nothing .* StableDiffusionXLPipeline"):
+        sdxl.generate(pipeline, PROMPTS, SEEDS, sampling)
 
 
 def test_another_denoiser_takes_the_place_of_the_stored_one(folder, pipeline):

@@ -111,6 +111,8 @@ BUILDERS = {"flux": flux, "pixart": pixart, "sana": sana, "dit": dit, "stable-di
 SIZES = {"sana": 32}  # pixels; else 16
 # Further arguments of the calls: short texts, and sizes as they are asked for.
 ARGUMENTS = {
+    "z-image": {"max_sequence_length": 32},
+    "flux2-klein": {"max_sequence_length": 32, "text_encoder_out_layers": [1, 2, 3]},
     "flux": {"max_sequence_length": 12},
     "pixart": {"max_sequence_length": 12, "use_resolution_binning": False, "clean_caption": False},
     "sana": {"max_sequence_length": 12, "use_resolution_binning": False, "complex_human_instruction": None},
@@ -145,13 +147,13 @@ def _vae():
     )  # fmt: skip
 
 
-def _clip():
+def _clip(positions=None):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(CLIP_TOKENIZER)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=WIDTH, projection_dim=WIDTH,
-        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length,
+        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=positions or tokenizer.model_max_length,
         eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
     return CLIPTextModel(config).eval(), tokenizer
@@ -173,3 +175,134 @@ def _t5():
         vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=WIDTH, num_layers=1, num_heads=2, dropout_rate=0.0
     )
     return T5EncoderModel(config).eval(), tokenizer
+
+
+def z_image(folder):
+    """Z-Image: one list of samples and one of texts, which have lengths of their own; the time is called `t`."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(0)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=WIDTH, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=WIDTH,
+        axes_dims=[4, 6, 6], axes_lens=[256, 32, 32],
+    )  # fmt: skip
+    with torch.no_grad():  # what trained weights would be
+        transformer.x_pad_token.normal_()
+        transformer.cap_pad_token.normal_()
+    tokenizer = _qwen_tokenizer()
+    text = Qwen3Model(Qwen3Config(**_qwen(tokenizer), num_hidden_layers=2)).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return _saved(ZImagePipeline(scheduler, _vae(), text, tokenizer, transformer), folder)
+
+
+def qwen_image(folder):
+    """Qwen-Image: guidance by a second branch, texts of a batch as long as the longest, with a mask."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+
+    torch.manual_seed(0)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    tokenizer = _qwen_tokenizer()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return _saved(QwenImagePipeline(scheduler, vae, _qwen_vl(tokenizer), tokenizer, transformer), folder)
+
+
+def flux2_klein(folder):
+    """FLUX.2-klein: texts are layers of a language model, positions are one row per sample."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+    )  # fmt: skip
+    tokenizer = _qwen_tokenizer()
+    text = Qwen3ForCausalLM(Qwen3Config(**_qwen(tokenizer), num_hidden_layers=3)).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return _saved(Flux2KleinPipeline(scheduler, vae, text, tokenizer, transformer), folder)
+
+
+def kandinsky5(folder):
+    """Kandinsky 5: the output is called `image`, and texts of several lengths have no mask."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        Kandinsky5T2IPipeline,
+        Kandinsky5Transformer3DModel,
+    )
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    torch.manual_seed(0)
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=4, in_text_dim=WIDTH, in_text_dim2=WIDTH, time_dim=16, out_visual_dim=4, model_dim=WIDTH,
+        ff_dim=WIDTH, num_text_blocks=1, num_visual_blocks=2, axes_dims=(4, 6, 6),
+    )  # fmt: skip
+    with torch.no_grad():  # trained ones are not zero
+        for name, parameter in transformer.named_parameters():
+            if "modulation" in name:
+                parameter.normal_(std=0.5)
+    vae = AutoencoderKL(
+        block_out_channels=(4,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4,
+    )  # fmt: skip
+    clip, clip_tokenizer = _clip(positions=77)
+    tokenizer = _qwen_tokenizer()
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), tokenizer, Qwen2VLVideoProcessor())
+    pipeline = Kandinsky5T2IPipeline(
+        transformer, vae, _qwen_vl(tokenizer), processor, clip, clip_tokenizer, FlowMatchEulerDiscreteScheduler()
+    )
+    return _saved(pipeline, folder)
+
+
+RECENT = {"z-image": z_image, "qwen-image": qwen_image, "flux2-klein": flux2_klein, "kandinsky5": kandinsky5}
+
+
+def _qwen_tokenizer():
+    """One token a byte, and a template of conversations."""
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+    tokenizer.chat_template = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
+    return tokenizer
+
+
+def _qwen(tokenizer):
+    return {
+        "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+
+
+def _qwen_vl(tokenizer):
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    text = {**_qwen(tokenizer), "num_hidden_layers": 1, "rope_parameters": rope}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
-from quantwatt import manifest
+from quantwatt import denoiser_inputs, manifest
 from quantwatt.progress import progress
 
 
@@ -28,9 +27,10 @@ def record(family, pipeline, prompts, calibration):
         prompts: one string per sample of the prompt file.
         calibration: the experiment's completed `calibration` entry.
     Returns:
-        {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "branch"}.
+        {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "timestep", "branch"}; the timestep is
+        the scheduler's.
     Raises:
-        DataError: samples have different shapes.
+        DataError: samples have different shapes, or cannot be in one call.
     """
     chosen = strata(calibration["steps"], calibration["timesteps"])
     kept, rows = [], []
@@ -43,19 +43,18 @@ def record(family, pipeline, prompts, calibration):
                 inputs = recorded[step]
                 branches = len(next(iter(inputs.values()))) // len(batch)  # 2 with guidance
                 for branch in range(branches):
-                    kept.append({name: tensor[branch * len(batch) + i] for name, tensor in inputs.items()})
-                    rows.append({"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch})
-    return {name: _stacked(name, [sample[name] for sample in kept]) for name in kept[0]}, rows
+                    kept.append(denoiser_inputs.of_sample(inputs, branch * len(batch) + i))
+                    row = {"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch}
+                    rows.append(row | {"timestep": recorded.timesteps[step]})
+    samples = denoiser_inputs.stack(kept)
+    _check_calls(samples, calibration["batch_size"])
+    return samples, rows
 
 
-def _stacked(name, tensors):
-    shapes = {tuple(tensor.shape): None for tensor in tensors}
-    if len(shapes) > 1:
-        one, other, *_ = shapes
-        raise manifest.DataError(
-            f"calibration input {name}: samples of different shapes, {one} and {other}: pad all texts alike."
-        )
-    return torch.stack(tensors)
+def _check_calls(samples, batch):
+    """Refuse samples of which solvers could not make calls of `batch` ones."""
+    for first in range(0, len(next(iter(samples.values()))), batch):
+        denoiser_inputs.nested({name: tensor[first : first + batch] for name, tensor in samples.items()})
 
 
 def record_texts(family, pipeline, texts, calibration):

@@ -8,7 +8,7 @@ A family module offers
     generate(pipeline, prompts, seeds, sampling) -> images      float32 [n, height, width, 3] in 0..1
     prepare(pipeline, prompts, seeds, sampling) -> run()        one batch, whatever it needs on the device already
     phases(pipeline, prompts, seeds, sampling) -> {name: run()} its parts, in order, each by itself
-    record(pipeline, prompts, seeds, calibration, steps) -> {step: denoiser inputs}
+    record(pipeline, prompts, seeds, calibration, steps) -> {step: denoiser inputs}, as `recording.record` makes it
     blocks(denoiser) -> list of names                           what is quantized one after another
     quantizable(denoiser) -> list of names                      linear layers and convolutions, each in one block
     segments(denoiser) -> {layer: chunks}                       layers whose outputs are cut into chunks of equal size
@@ -24,8 +24,8 @@ and, where it has or knows them,
     content(denoiser) -> list of names                          layers that decide on what is in a picture, not on how
                                                                 well it is drawn (MixDQ)
 
-`quantwatt.architecture` finds blocks and layers of networks that nothing else is known of; `pipelines` beside the
-families has what those of diffusers pipelines do alike.
+`quantwatt.architecture` finds blocks and layers of networks that nothing else is known of; beside the families,
+`pipelines`, `recording` and `effects` have what those of diffusers pipelines do alike.
 
 A family of text models (its schema says "x-kind": "text") has the same but for generate and record, and in their place
 

@@ -3,7 +3,7 @@
 import torch
 
 from quantwatt.architecture import blocks, quantizable
-from quantwatt.families import pipelines
+from quantwatt.families import pipelines, recording
 from quantwatt.manifest import DataError
 
 __all__ = ["blocks", "quantizable"]
@@ -97,23 +97,8 @@ def phases(pipeline, prompts, seeds, sampling):
 
 
 def record(pipeline, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through.
-
-    Args:
-        steps: step indices to keep.
-    Returns:
-        {step: {input name: tensor [batch, ...]}}.
-    """
-
-    def named(args, kwargs):
-        sample, timestep = args
-        labels = kwargs["class_labels"]
-        inputs = {"sample": sample, "timestep": timestep.to(torch.float32).expand(len(sample))}
-        return inputs if labels is None else {**inputs, "class_labels": labels}
-
-    with pipelines.recorded(pipeline.unet, steps, named) as kept:
-        generate(pipeline, prompts, seeds, calibration)
-    return kept
+    """Denoiser inputs that a float trajectory passes through, as of `recording.record`."""
+    return recording.record(pipeline, pipeline.unet, generate, prompts, seeds, calibration, steps)
 
 
 def segments(denoiser):

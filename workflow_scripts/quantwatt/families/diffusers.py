@@ -1,20 +1,19 @@
 """Any diffusers pipeline that draws images and whose denoiser is made of linear layers and convolutions."""
 
-import functools
 import inspect
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from quantwatt import denoiser_inputs, manifest
 from quantwatt.architecture import blocks, quantizable, segments  # noqa: F401  (the family's own)
-from quantwatt.families import pipelines
+from quantwatt.families import effects, pipeline_classes, pipelines, recording
 from quantwatt.manifest import DataError
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
-OWN = {"prompt", "class_labels", "batch_size", "negative_prompt", "num_inference_steps", "guidance_scale", "height",
-       "width", "generator", "output_type", "return_dict", "self"}  # fmt: skip
+# What a call takes besides, unless the model's `arguments` say otherwise: images are drawn in the size that is asked
+# for, and of the prompts as they are written, whether or not a library that rewrites them is installed.
+AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False}
 
 
 def load(settings, location, denoiser=None):
@@ -23,6 +22,7 @@ def load(settings, location, denoiser=None):
     Raises:
         DataError: its call does not take one of the settings' `arguments`, or needs one that they do not have.
     """
+    check(location)
     parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
     pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
     _check_arguments(pipeline, settings["arguments"], location)
@@ -30,15 +30,21 @@ def load(settings, location, denoiser=None):
     return pipeline
 
 
+def check(location):
+    """Refuse a folder whose pipeline draws no images from prompts or classes alone; only model_index.json is read.
+
+    Raises:
+        DataError: names the pipeline's class and why.
+    """
+    pipeline_classes.check(pipeline_classes.of_folder(location), location)
+
+
 def _check_arguments(pipeline, arguments, location):
-    free = {name: parameter for name, parameter in _parameters(pipeline).items() if name not in OWN}
-    kind = type(pipeline).__name__
-    if unknown := sorted(arguments.keys() - free.keys()):
+    said = {*pipeline_classes.SAID_BY_SAMPLING, _guidance_name(pipeline)}  # by a sampling
+    free = [name for name in _parameters(pipeline) if name not in said]
+    if unknown := sorted(arguments.keys() - free):
+        kind = type(pipeline).__name__
         raise DataError(f"{location}: arguments: {kind} does not take '{unknown[0]}' (it takes {', '.join(free)}).")
-    for name, parameter in free.items():
-        needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        if needed and name not in arguments:
-            raise DataError(f"{location}: {kind} needs '{name}', and draws nothing from prompts or classes alone.")
 
 
 def load_denoiser(settings, location):
@@ -51,6 +57,7 @@ def meta_denoiser(location):
     """The denoiser's architecture: parameters on the meta device; what no file stores (position tables) is there."""
     from accelerate import init_empty_weights
 
+    check(location)
     name, kind = _stored_denoiser(location)
     config = kind.load_config(location, subfolder=name, local_files_only=True)
     with init_empty_weights():
@@ -81,9 +88,12 @@ def _denoiser_of(classes, where):
         name
         for name, kind in classes.items()
         if hasattr(kind, "forward")
-        and any(p.startswith("timestep") for p in inspect.signature(kind.forward).parameters)
+        and any(map(denoiser_inputs.is_timestep, inspect.signature(kind.forward).parameters))
     ]
     usual = [name for name in USUAL if name in found]
+    alike = [name for name in found if usual and classes[name] is classes[usual[0]]]
+    if len(alike) > 1:
+        raise DataError(f"{where}: two denoisers take turns ({', '.join(alike)}), and one alone can be quantized.")
     if len(found) != 1 and not usual:
         several = f"several parts take a timestep ({', '.join(found)})" if found else "no part takes a timestep"
         raise DataError(f"{where}: which part is the denoiser? {several}.")
@@ -101,7 +111,8 @@ def generate(pipeline, prompts, seeds, sampling):
     Raises:
         DataError: the pipeline cannot do what the sampling asks for.
     """
-    images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
+    with effects.checked(pipeline, _denoiser(pipeline), sampling, len(prompts)):
+        images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
     for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
         if sampling.get(key, drawn) != drawn:
             raise DataError(
@@ -112,26 +123,38 @@ def generate(pipeline, prompts, seeds, sampling):
 
 def _call(pipeline, prompts, seeds, sampling):
     """The pipeline's own call, with what its signature has of a sampling: images [n, channels, height, width]."""
-    takes = _parameters(pipeline)
-    asked = {
+    takes, guidance = _parameters(pipeline), _guidance_name(pipeline)
+    wanted = {
         "num_inference_steps": sampling.get("steps"),
-        "guidance_scale": sampling.get("guidance"),
+        guidance: sampling.get("guidance"),
         "height": sampling.get("height"),
         "width": sampling.get("width"),
         "negative_prompt": [sampling.get("negative_prompt", "")] * len(prompts),
+        **AS_WRITTEN,
     }
-    if "guidance_scale" not in takes and asked["guidance_scale"] not in (None, 0, 1):
-        raise DataError(f"guidance: {type(pipeline).__name__} has none, and {asked['guidance_scale']} is asked for.")
-    if "negative_prompt" not in takes and any(asked["negative_prompt"]):
+    if guidance not in takes and wanted[guidance] not in (None, 0, 1):
+        raise DataError(f"guidance: {type(pipeline).__name__} has none, and {wanted[guidance]} is asked for.")
+    if "negative_prompt" not in takes and any(wanted["negative_prompt"]):
         raise DataError(f"negative_prompt: {type(pipeline).__name__} takes none.")
-    return pipelines.draw(
-        pipeline,
-        seeds,
-        **_subjects(pipeline, takes, prompts),
-        **{name: value for name, value in asked.items() if name in takes and value is not None},
-        output_type="pt",
-        **pipeline.arguments,
-    ).images
+    return pipelines.pictures(
+        pipelines.draw(
+            pipeline,
+            seeds,
+            **_subjects(pipeline, takes, prompts),
+            **{name: value for name, value in wanted.items() if name in takes and value is not None}
+            | pipeline.arguments,
+            output_type="pt",
+        )
+    )
+
+
+def _guidance_name(pipeline):
+    """The name that the pipeline's call has for guidance: `true_cfg_scale` where it guides by a second branch by
+    default, unless the model was trained to be told how much; else `guidance_scale`."""
+    by_branch = _parameters(pipeline).get("true_cfg_scale")
+    if by_branch is None or by_branch.default <= 1:
+        return "guidance_scale"
+    return "guidance_scale" if getattr(_denoiser(pipeline).config, "guidance_embeds", False) else "true_cfg_scale"
 
 
 def _subjects(pipeline, takes, prompts):
@@ -160,103 +183,11 @@ def phases(pipeline, prompts, seeds, sampling):
 
 
 def record(pipeline, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through.
-
-    Args:
-        steps: step indices to keep.
-    Returns:
-        {step: {input name: tensor [batch, ...]}}, named as `quantwatt.denoiser_inputs` says; with guidance the batch
-        holds both branches one after the other, be it in one call of the denoiser or in two.
-    Raises:
-        DataError: the denoiser's calls do not hold the batch, or cannot be stored.
-    """
-    denoiser = getattr(pipeline, _denoiser_of(_modules(pipeline), type(pipeline).__name__))
-    entry = {**calibration, "negative_prompt": ""}
-    one_more = _first_arguments(pipeline, denoiser, [*prompts, prompts[0]], [*seeds, seeds[0]], entry)
-    evaluations, shared, calls = 0, None, {step: [] for step in steps}
-
-    def done():
-        nonlocal evaluations
-        evaluations += 1
-
-    def keep(module, args, kwargs):
-        nonlocal shared
-        named = _named(module, args, kwargs)
-        shared = denoiser_inputs.shared(named, one_more) if shared is None else shared
-        # A scheduler of higher order evaluates more often than it has steps; the first evaluation of a step is kept.
-        planned = len(pipeline.scheduler.timesteps)
-        for step in steps:
-            if evaluations == step * planned // calibration["steps"]:
-                calls[step].append(_inputs(module, named, shared, len(prompts)))
-
-    with denoiser.register_forward_pre_hook(keep, with_kwargs=True), _after_each_step(pipeline.scheduler, done):
-        generate(pipeline, prompts, seeds, entry)
-    return {step: _together(found) for step, found in calls.items()}
+    """Denoiser inputs that a float trajectory passes through, as of `recording.record`."""
+    return recording.record(pipeline, _denoiser(pipeline), generate, prompts, seeds, calibration, steps)
 
 
-class _Called(Exception):
-    """Ends a pipeline's call where the denoiser's begins; holds the denoiser's arguments."""
-
-
-def _first_arguments(pipeline, denoiser, prompts, seeds, sampling):
-    """The arguments, as of `_named`, of the denoiser's first call."""
-
-    def stop(module, args, kwargs):
-        raise _Called(_named(module, args, kwargs))
-
-    with denoiser.register_forward_pre_hook(stop, with_kwargs=True):
-        try:
-            return generate(pipeline, prompts, seeds, sampling)
-        except _Called as call:
-            return call.args[0]
-
-
-def _modules(pipeline):
+def _denoiser(pipeline):
     parts = pipeline.components.items()
-    return {name: type(part) for name, part in parts if type(part).__module__.startswith("diffusers.")}
-
-
-@contextmanager
-def _after_each_step(scheduler, done):
-    """While inside, `done()` is called whenever the scheduler has made the next sample."""
-    step = scheduler.step
-
-    @functools.wraps(step)
-    def counted(*args, **kwargs):
-        result = step(*args, **kwargs)
-        done()
-        return result
-
-    scheduler.step = counted
-    try:
-        yield
-    finally:
-        del scheduler.step
-
-
-def _named(denoiser, args, kwargs):
-    """A call's arguments by keyword; what says nothing, or what the default says, is left out."""
-    signature, named = inspect.signature(denoiser.forward), {}
-    for name, value in signature.bind(*args, **kwargs).arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            named |= value
-        elif name != "return_dict" and value is not signature.parameters[name].default:
-            named[name] = value
-    return named
-
-
-def _inputs(denoiser, named, shared, prompts):
-    """One call's arguments as named tensors; `shared` as of `quantwatt.denoiser_inputs`."""
-    first = next(iter(named.values()))
-    if not isinstance(first, torch.Tensor) or first.ndim == 0 or len(first) % prompts:
-        raise DataError(f"{type(denoiser).__name__}: its first input is not a batch of samples, so none can be kept.")
-    return denoiser_inputs.flat(named, len(first), shared)
-
-
-def _together(calls):
-    """The inputs of one step's calls, one batch behind the other."""
-    if not calls:
-        raise DataError("the pipeline's scheduler does not make the steps that calibration asks for.")
-    if any(inputs.keys() != calls[0].keys() for inputs in calls):
-        raise DataError("the denoiser is called with other inputs for one branch of guidance than for the other.")
-    return {name: torch.cat([inputs[name] for inputs in calls]) for name in calls[0]}
+    kinds = {name: type(part) for name, part in parts if type(part).__module__.startswith("diffusers.")}
+    return getattr(pipeline, _denoiser_of(kinds, type(pipeline).__name__))

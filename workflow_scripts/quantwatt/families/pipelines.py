@@ -1,7 +1,6 @@
 """What the families of diffusers pipelines have in common. Classes are named, so that diffusers is imported late."""
 
 import inspect
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +13,8 @@ from quantwatt import (
     torchvision_ops,  # noqa: F401  (before diffusers)
 )
 from quantwatt.manifest import DataError
+
+IMAGE_FIELDS = ("images", "image")  # of pipelines' outputs
 
 
 def load(kind, settings, location, **parts):
@@ -116,24 +117,16 @@ def draw(pipeline, seeds, **arguments):
         return pipeline(generator=generators, **arguments)
 
 
-@contextmanager
-def recorded(denoiser, steps, named):
-    """A mapping {step: {name: tensor}} that inputs of the denoiser are put into while inside, one call a step.
+def pictures(output):
+    """The images of a pipeline's output, whatever its field is called.
 
-    Args:
-        steps: numbers of the calls to keep.
-        named: named(args, kwargs) -> {name: tensor [batch, ...]} of a call.
+    Raises:
+        DataError: the output has none.
     """
-    kept, step = {}, 0
-
-    def keep(module, args, kwargs):
-        nonlocal step
-        if step in steps:
-            kept[step] = {name: tensor.detach().clone() for name, tensor in named(args, kwargs).items()}
-        step += 1
-
-    with denoiser.register_forward_pre_hook(keep, with_kwargs=True):
-        yield kept
+    for field in IMAGE_FIELDS:
+        if hasattr(output, field):
+            return getattr(output, field)
+    raise DataError(f"the pipeline gives {', '.join(output.keys())}, and no images.")
 
 
 def arrays(images):

@@ -5,12 +5,10 @@ import re
 import torch
 
 from quantwatt import architecture
-from quantwatt.families import pipelines
+from quantwatt.families import effects, pipelines, recording
 
 DEFAULTS = {"steps": 28, "guidance": 4.5}  # of a sampling
 DENOISER = ("transformer", "SD3Transformer2DModel")
-# Its inputs by keyword.
-DENOISER_INPUTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
 # The linear layers of a block, by what follows the block's name; each line reads what those before it have computed.
 STAGES = (
@@ -50,8 +48,11 @@ def generate(pipeline, prompts, seeds, sampling):
 
     Returns:
         [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN).
+    Raises:
+        DataError: a key of the sampling changes nothing, or the pipeline does not draw what it says.
     """
-    return _call(pipeline, seeds, sampling, output_type="np", **_texts(prompts, sampling))
+    with effects.checked(pipeline, pipeline.transformer, sampling, len(prompts)):
+        return _call(pipeline, seeds, sampling, output_type="np", **_texts(prompts, sampling))
 
 
 def _texts(prompts, sampling):
@@ -108,20 +109,9 @@ def phases(pipeline, prompts, seeds, sampling):
 
 
 def record(pipeline, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through.
-
-    Args:
-        steps: step indices to keep.
-    Returns:
-        {step: {input name: tensor [batch, ...]}}; with guidance the batch holds both branches, unconditional first.
-    """
-
-    def named(args, kwargs):
-        return {name: kwargs[name] for name in DENOISER_INPUTS}
-
-    with pipelines.recorded(pipeline.transformer, steps, named) as kept:
-        generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
-    return kept
+    """Denoiser inputs that a float trajectory passes through, as of `recording.record`; with guidance the batch holds
+    both branches, unconditional first."""
+    return recording.record(pipeline, pipeline.transformer, generate, prompts, seeds, calibration, steps)
 
 
 def blocks(denoiser):

@@ -3,7 +3,7 @@
 import torch
 
 from quantwatt.architecture import blocks, quantizable  # noqa: F401  (the family's own, too)
-from quantwatt.families import pipelines
+from quantwatt.families import effects, pipelines, recording
 
 DENOISER = ("unet", "UNet2DConditionModel")
 # A sampling that names neither is SDXL-Turbo's: one step, without a negative branch.
@@ -35,8 +35,11 @@ def generate(pipeline, prompts, seeds, sampling):
 
     Returns:
         [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN).
+    Raises:
+        DataError: a key of the sampling changes nothing, or the pipeline does not draw what it says.
     """
-    return _call(pipeline, seeds, sampling, output_type="np", **_texts(prompts, sampling))
+    with effects.checked(pipeline, pipeline.unet, sampling, len(prompts)):
+        return _call(pipeline, seeds, sampling, output_type="np", **_texts(prompts, sampling))
 
 
 def _texts(prompts, sampling):
@@ -104,27 +107,9 @@ def _decode(vae, latents):
 
 
 def record(pipeline, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through.
-
-    Args:
-        steps: step indices to keep.
-    Returns:
-        {step: {input name: tensor [batch, ...]}}, a dotted name for what lies in a mapping; with guidance the batch
-        holds both branches, unconditional first.
-    """
-
-    def named(args, kwargs):
-        sample, timestep = args
-        return {
-            "sample": sample,
-            "timestep": timestep.expand(len(sample)),
-            "encoder_hidden_states": kwargs["encoder_hidden_states"],
-            **{f"added_cond_kwargs.{name}": value for name, value in kwargs["added_cond_kwargs"].items()},
-        }
-
-    with pipelines.recorded(pipeline.unet, steps, named) as kept:
-        generate(pipeline, prompts, seeds, {**calibration, "negative_prompt": ""})
-    return kept
+    """Denoiser inputs that a float trajectory passes through, as of `recording.record`; with guidance the batch holds
+    both branches, unconditional first."""
+    return recording.record(pipeline, pipeline.unet, generate, prompts, seeds, calibration, steps)
 
 
 def segments(denoiser):
