@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantwatt import intervals, manifest
+from quantwatt import cpus, intervals, manifest
 from quantwatt.meters import MeterUnavailable, open_meter
 from quantwatt.progress import progress
 
@@ -139,7 +139,7 @@ def measure(interval_ms, seconds, turns, turn_s):
         "turns": turns,
         "turn_s": turn_s,
         "load_average": load,  # of the machine, before: others than this benchmark
-        "n_cpus": os.cpu_count(),
+        "n_cpus": cpus.count().machine,
         "provenance": manifest.provenance(("numpy", "nvidia-ml-py")),
     }
 

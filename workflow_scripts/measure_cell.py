@@ -255,6 +255,7 @@ def summarize(found, settings):
         "meter": mine[0]["meter"],
         "estimated": mine[0]["estimated"],
         "device": mine[0]["device"] | {"temperature_after_c": mine[-1]["device"]["temperature_after_c"]},
+        "others": [result["others"] for result in mine],
         "throttled_s": throttled([result["device"].get("throttled_s") for result in mine]),
         "sampler": summed(result["sampler"] for result in mine),
         "sampler_effect": sampler_effect(mine, images),

@@ -11,7 +11,8 @@
 // high), gain (10 % high), lost, unloaded, uninitialized, denied (NVML's errors of these names, from every call that
 // reads a device). FAKE_NVML_MIG: the device is in MIG mode. FAKE_NVML_COUNT: how many devices there are.
 // FAKE_NVML_UNLIKE: each device has a name of its own. FAKE_NVML_CLOSED: the index of a device that may not be opened.
-// FAKE_NVML_REASONS: the bits of the clocks' event reasons.
+// FAKE_NVML_REASONS: the bits of the clocks' event reasons. FAKE_NVML_PIDS: the processes that compute on each device, as
+// "7,8"; without it the driver does not tell them.
 // Compiled with -DWITHOUT_FIELDS the library lacks nvmlDeviceGetFieldValues, with -DWITHOUT_ENERGY also the old counter.
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6,
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
        DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15 };
 typedef struct {
     uint32_t fieldId, scopeId;
@@ -165,6 +166,21 @@ int nvmlDeviceGetViolationStatus(void *device, unsigned policy, unsigned long lo
     out[0] = now() * 1e9, out[1] = policy == 0 ? now() * 0.25e9 : 0;  // a quarter of the time at the power limit
     return refusal();
 }
+#ifndef WITHOUT_FIELDS  // an old driver has the call of an older version
+typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } process_info;
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, process_info *out) {
+    const char *rest = getenv("FAKE_NVML_PIDS");
+    unsigned n = 0, room = *count;
+    (void)device;
+    if (!rest) return NOT_SUPPORTED;
+    for (; *rest; rest += strcspn(rest, ","), rest += *rest == ',') {
+        if (n < room) out[n] = (process_info){atoi(rest), 1000, 0, 0};
+        n++;
+    }
+    *count = n;
+    return n > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+#endif
 #ifdef WITHOUT_FIELDS
 int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *out) {  // total, free, used
     (void)device;

@@ -112,7 +112,7 @@ def window(seconds=0.1, start_s=8, settings=None, torch_uuids=None):
         sys.modules.pop("torch", None)
     meter.start()
     clock.advance(round(seconds * 10))
-    return {**summary(meter.stop()), "device": meter.provenance()}
+    return {**summary(meter.stop()), "device": meter.provenance(), "processes": meter.processes()}
 
 
 def summary(trace):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quantwatt.meters.nvml import COUNTERS, NEEDED, POWERS
 from quantwatt.meters.nvml_boards import ALLOCATIONS
 
 HERE = Path(__file__).parent
@@ -274,6 +276,52 @@ def test_a_number_among_unlike_gpus_needs_the_same_order_on_both_sides(gpu):
     assert "CUDA_DEVICE_ORDER" in gpu("window", {}, visible="1", count=2, unlike=1)["unavailable"]
     assert hashes(gpu("window", {}, visible="1", count=2, unlike=1, order="PCI_BUS_ID")) == [uuid_hash(1)]
     assert hashes(gpu("window", {}, visible="GPU-fa4e0001", count=2, unlike=1)) == [uuid_hash(1)]
+
+
+def test_the_processes_on_the_gpu_are_told_or_unknown(gpu):
+    """Unknown on WSL 2 (NVIDIA/cudf#9955) and where the driver lacks the call (gpuopenanalytics/pynvml#43)."""
+    assert gpu("window", {}, pids="7,8,9")["processes"] == [7, 8, 9]
+    assert gpu("window", {}, pids="")["processes"] is None  # in a container: none, not even this one
+    assert gpu("window", {})["processes"] is None
+    assert gpu("window", {}, variant="no-fields")["processes"] is None
+    boards = gpu("window", {"settings": {"gpus": "all"}}, visible="0,1", count=2, pids="7")
+    assert boards["processes"] == [7, 7]
+
+
+OLD = """
+class NVMLError(Exception):
+    pass
+def nvmlInit():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (OLD, "/pynvml.py has no NVML_CLOCK_MEM: it is of another package"),  # XuehaiPan/nvitop#44
+        ("", "has no NVMLError: it is of another package"),
+        ("print 'of 2017'", "does not load (SyntaxError)"),  # wookayin/gpustat#27's, for Python 2
+        ("import of_that_name_there_is_none", "needs nvidia-ml-py"),
+    ],
+)
+def test_a_package_of_the_same_name_is_no_meter(tmp_path, source, said):
+    (tmp_path / "pynvml.py").write_text(source)
+    code = (
+        "from quantwatt.meters import MeterUnavailable, open_meter\ntry:\n    open_meter('nvml')\n"
+        "except MeterUnavailable as unavailable:\n    print(unavailable)"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{SCRIPTS}"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert said in found.stdout and "pip install" in found.stdout and found.stdout.count("\n") == 1, found.stderr
+
+
+def test_all_names_that_are_read_of_the_package_are_looked_for():
+    read = set(COUNTERS[1:] + POWERS[1:])
+    for module in ("nvml", "nvml_boards"):
+        source = (SCRIPTS / "quantwatt" / "meters" / f"{module}.py").read_text()
+        read |= set(re.findall(r"\b_?nvml\.((?:nvml|NVML|c_nvml)\w+)", source))
+    assert read == set(NEEDED)
 
 
 def test_no_gpu_at_all_is_refused(gpu):

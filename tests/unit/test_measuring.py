@@ -24,7 +24,7 @@ class Machine:
     `wrong`: {block: what the meter does to its samples}.
     """
 
-    name, estimated, reads = "synthetic", False, None
+    name, estimated, reads, whole = "synthetic", False, None, False
 
     def __init__(self, run_s=0.5, run_w=200.0, idle_w=20.0, gain=1.0, wrong=None):
         self.run_s, self.run_w, self.idle_w, self.gain, self.wrong = run_s, run_w, idle_w, gain, wrong or {}
@@ -267,6 +267,7 @@ def test_one_process_of_the_protocol_on_the_synthetic_machine():
     assert set(result["latency_s"]) == {0.5} and result["idle_w"] == [20.0, 20.0]
     assert [block.void for block in blocks] == [False, True, False, False, False]
     assert result["crosscheck"]["verdict"] == "ok"
+    assert set(result["others"]) == {"cpu_share", "gpu_processes"} and 0 <= result["others"]["cpu_share"] <= 1
     assert result["device"]["temperature_after_c"] > result["device"]["temperature_c"]
     assert [name for name, _ in traces] == ["idle-before", 0, 1, 2, 3, 4, "idle-after"]
     rested = traces[0][1].timestamps_s[-1]

@@ -1,4 +1,5 @@
-"""How many CPUs the machine has, and how many of them this process may use: its affinity and its cgroup's quota."""
+"""How many CPUs the machine has, how many of them this process may use by its affinity and its cgroup's quota, and the
+busy time that Linux counts of both."""
 
 import contextlib
 import os
@@ -49,7 +50,7 @@ def _machine(proc):
 def _quotas(proc, cgroups):
     """[(CPUs, file)] of the quotas of this process's cgroups and of all above them, of versions 2 and 1."""
     found = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for line in Path(proc, "self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
@@ -80,3 +81,14 @@ def _of_version_1(folder):
     quota = int((folder / "cpu.cfs_quota_us").read_text())
     period = int((folder / "cpu.cfs_period_us").read_text())
     return (quota / period, folder / "cpu.cfs_quota_us") if quota > 0 else None
+
+
+def machine_ticks(stat):
+    """Busy ticks of all CPUs in the text of /proc/stat: user, nice, system, irq, softirq (see proc(5))."""
+    user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in stat.split(maxsplit=8)[1:8])
+    return user + nice + system + irq + softirq
+
+
+def process_ticks(stat):
+    """Busy ticks in the text of /proc/PID/stat: fields 14 to 17, of the process and waited-for children."""
+    return sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from quantwatt import failures, manifest, measuring, prompts
-from quantwatt.meters import MeterUnavailable, Together, companions, open_meter
+from quantwatt import cpus, failures, manifest, measuring, prompts
+from quantwatt.meters import MeterUnavailable, Together, companions, neighbours, open_meter
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
@@ -85,6 +85,7 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
         "phases": {},
         "sampler": None,
         "crosscheck": None,
+        "others": None,
     }
 
     def rest(name):
@@ -112,10 +113,13 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
         fields["energy_reason"] = meter.stop().fault
         return fields, [], []
     tell(step="energy")
+    watch = neighbours.Watch(meter)
+    watch.start()
     blocks = measuring.measure_energy(
         measuring.Cycle(runs), meter, settings["block_s"], settings["blocks"], images, synchronize,
         after_block=tell_watts, clock=clock, cycle=cycle,
     )  # fmt: skip
+    fields["others"] = watch.stop().record()
     traces += [(block.block, block.trace) for block in blocks]
     fields["phases"], of_phases = measuring.measure_phases(
         make_phases(), meter, settings["phases_s"], images, synchronize, clock
@@ -208,7 +212,7 @@ def set_threads(threads):
     if threads is not None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, max(1, int(cpus.count().usable))))  # a quota would hold more up
 
 
 def synchronize_of(device):

@@ -27,6 +27,7 @@ class Meter(Protocol):
     name: str
     reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
     estimated: bool  # True: computed from something other than a power sensor, to be marked wherever it is shown
+    whole: bool  # True: reads what all programs of the device take together
 
     def start(self) -> None: ...
     def stop(self) -> Trace: ...
@@ -74,7 +75,7 @@ class Together:
     """A meter and its companions, as one meter whose traces tell in `beside` what the companions read meanwhile."""
 
     def __init__(self, primary, companions):
-        self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
+        self.name, self.reads, self.estimated, self.whole = primary.name, primary.reads, primary.estimated, True
         self._primary, self._companions = primary, companions
 
     def start(self):
@@ -92,20 +93,29 @@ class Together:
         beside = {name: meter.provenance() for name, meter in self._companions.items()}
         return {**self._primary.provenance(), "beside": beside}
 
+    def processes(self):
+        return self._primary.processes()
+
     def close(self):
         for meter in (self._primary, *self._companions.values()):
             meter.close()
 
 
 def metered(work, settings, device):
-    """Run `work()` under the meter that the settings name; an unreadable one leaves the energy empty, with the reason.
+    """Run `work()` under the meter that the settings name.
+
+    The energy is empty, with the reason, where the meter cannot be read, and where it counts a whole package or board
+    on which other programs computed meanwhile; the estimate of the process alone tells joules beside others.
 
     Args:
         settings: as for `open_meter`, with its name under "meter".
         device: "cpu" or "cuda", where the work is done.
     Returns:
-        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason"}, Trace of the work).
+        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason", "others"}, Trace of the work);
+        "others" is what other programs did meanwhile, of neighbours.Others.
     """
+    from quantwatt.meters import neighbours
+
     cost = {"energy_j": None, "meter": settings["meter"], "estimated": False, "reason": None}
     try:
         meter = open_meter(settings["meter"], settings, device)
@@ -113,9 +123,13 @@ def metered(work, settings, device):
         cost["reason"] = str(error)
         meter = open_meter("none")
     with contextlib.closing(meter):
+        watch = neighbours.Watch(meter)
+        watch.start()
         meter.start()
         start = time.perf_counter()
         result = work()
-        seconds, trace = time.perf_counter() - start, meter.stop()
-    cost["reason"] = cost["reason"] or trace.fault
+        seconds, trace, others = time.perf_counter() - start, meter.stop(), watch.stop()
+    if meter.whole and trace.energy_j is not None and (fault := others.fault(meter.reads)):
+        trace = dataclasses.replace(trace, energy_j=None, fault=fault)
+    cost |= {"reason": cost["reason"] or trace.fault, "others": others.record()}
     return result, {**cost, "seconds": seconds, "energy_j": trace.energy_j, "estimated": meter.estimated}, trace

@@ -1,4 +1,9 @@
-"""CPU energy estimated from busy time: idle_w + (full_w - idle_w) * busy CPUs / CPUs. Linux.
+"""CPU energy estimated from busy time: idle_w * share + (full_w - idle_w) * busy CPUs / CPUs. Linux.
+
+CPUs are those of the machine, as idle_w and full_w are its power with none and with all of them busy. A process that
+may use some of them only, by its affinity or its container's quota, is charged that share of the idle power: jobs that
+divide a machine so add up to it. Jobs that run at once without such limits are each charged all idle power. CPU time of
+children counts once they were waited for.
 
 It reads no power sensor: every figure from it is marked estimated. It knows nothing of frequency, vector
 units or memory traffic, so it ranks methods by CPU time alone.
@@ -8,6 +13,8 @@ import math
 import os
 import time
 
+from quantwatt import cpus
+from quantwatt.cpus import machine_ticks, process_ticks
 from quantwatt.meters import MeterUnavailable
 from quantwatt.meters.sampler import SampledMeter, Sampler
 
@@ -20,21 +27,26 @@ class EstimateMeter(SampledMeter):
     reads = "cpu"
     estimated = True
 
-    def __init__(self, sampler, source, arguments):
+    def __init__(self, sampler, source, arguments, found):
         super().__init__(sampler, source)
-        self._arguments = arguments
+        self._arguments, self._found = arguments, found
+        self.whole = arguments["scope"] == "machine"
 
     def provenance(self):
-        names = ("idle_w", "full_w", "scope", "n_cpus")
-        return {**super().provenance(), **{name: self._arguments[name] for name in names}}
+        """Beside the wattages: "n_cpus" of the machine and what counted them, those "usable_cpus" by a "cpu_limit"."""
+        cpus_found = self._found
+        found = {"n_cpus_source": cpus_found.source, "usable_cpus": cpus_found.usable, "cpu_limit": cpus_found.limit}
+        names = ("idle_w", "full_w", "scope", "n_cpus", "idle_share")
+        return {**super().provenance(), **{name: self._arguments[name] for name in names}, **found}
 
 
-def open_meter(settings, make_sampler=Sampler, proc="/proc"):
+def open_meter(settings, make_sampler=Sampler, proc="/proc", cgroups="/sys/fs/cgroup"):
     """A meter of the CPU.
 
     Args:
         settings: `idle_w` and `full_w`, watts of the machine with no and with every CPU busy; `scope`:
             "process" counts the CPU time of this process and its waited-for children, "machine" everyone's.
+        proc, cgroups: the kernel's trees, for tests.
     Raises:
         MeterUnavailable: a wattage is missing or impossible, or /proc is not there.
     """
@@ -49,13 +61,15 @@ def open_meter(settings, make_sampler=Sampler, proc="/proc"):
     scope = settings.get("scope", "process")
     if scope not in SCOPES:
         raise MeterUnavailable(f"the estimate's scope {scope!r} is unknown: choose {' or '.join(SCOPES)}.")
+    found = cpus.count(proc, cgroups)
     path = f"{proc}/stat" if scope == "machine" else f"{proc}/{os.getpid()}/stat"
     arguments = {
         "path": path,
         "scope": scope,
         "idle_w": idle_w,
         "full_w": full_w,
-        "n_cpus": os.cpu_count(),
+        "n_cpus": found.machine,
+        "idle_share": 1.0 if scope == "machine" else found.usable / found.machine,
     }
     try:
         reader(**arguments)()
@@ -68,10 +82,11 @@ def open_meter(settings, make_sampler=Sampler, proc="/proc"):
         make_sampler("estimate", arguments, max(INTERVAL_MS, settings.get("interval_ms", 0)) / 1000),
         source,
         arguments,
+        found,
     )
 
 
-def reader(path, scope, idle_w, full_w, n_cpus):
+def reader(path, scope, idle_w, full_w, n_cpus, idle_share=1.0):
     """A function that returns (NaN, joules since some fixed time, NaN): no power of its own, no clock of its own."""
     busy_ticks = machine_ticks if scope == "machine" else process_ticks
     ticks_per_s = os.sysconf("SC_CLK_TCK")
@@ -79,17 +94,7 @@ def reader(path, scope, idle_w, full_w, n_cpus):
     def read():
         with open(path) as file:
             busy_s = busy_ticks(file.read()) / ticks_per_s
-        return math.nan, idle_w * time.perf_counter() + (full_w - idle_w) * busy_s / n_cpus, math.nan
+        idle_j = idle_share * idle_w * time.perf_counter()
+        return math.nan, idle_j + (full_w - idle_w) * busy_s / n_cpus, math.nan
 
     return read
-
-
-def machine_ticks(stat):
-    """Busy ticks of all CPUs in the text of /proc/stat: user, nice, system, irq, softirq (see proc(5))."""
-    user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in stat.split(maxsplit=8)[1:8])
-    return user + nice + system + irq + softirq
-
-
-def process_ticks(stat):
-    """Busy ticks in the text of /proc/PID/stat: fields 14 to 17, of the process and waited-for children."""
-    return sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])

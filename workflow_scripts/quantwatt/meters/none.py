@@ -7,6 +7,7 @@ class NoMeter:
     name = "none"
     reads = None
     estimated = False
+    whole = False
 
     def start(self):
         pass

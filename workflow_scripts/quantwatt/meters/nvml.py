@@ -43,6 +43,15 @@ class NvmlMeter(SampledMeter):
         devices = [{**identity, **nvml_boards.state(self._nvml, handle)} for identity, handle in boards]
         return {**super().provenance(), **nvml_boards.together(devices), "driver": self._driver, "devices": devices}
 
+    def processes(self):
+        """Numbers of the processes that compute on the boards now; None where the driver does not tell, as on WSL 2."""
+        calls = (self._nvml.nvmlDeviceGetComputeRunningProcesses_v3, self._nvml.nvmlDeviceGetComputeRunningProcesses_v2)
+        for call in calls:  # the second for drivers before 510; each has its own layout
+            listed = [ask(self._nvml, call, board) for board in self._handles]
+            if None not in listed and any(listed):
+                return [process.pid for board in listed for process in board]
+        return None
+
 
 def open_meter(settings, make_sampler=Sampler):
     """A meter of the GPU, or GPUs, that this program may use.
@@ -162,11 +171,34 @@ def _refusal(nvml, handle):
         return error.value
 
 
+NEEDED = (  # of pynvml, here and in nvml_boards.py
+    "NVMLError", "NVML_CLOCK_MEM", "NVML_CLOCK_SM", "NVML_ERROR_DRIVER_NOT_LOADED", "NVML_ERROR_GPU_IS_LOST",
+    "NVML_ERROR_NO_PERMISSION", "NVML_ERROR_UNINITIALIZED", "NVML_PERF_POLICY_POWER", "NVML_PERF_POLICY_THERMAL",
+    "NVML_PSTATE_UNKNOWN", "NVML_SUCCESS", "NVML_TEMPERATURE_GPU", "c_nvmlFieldValue_t", "nvmlDeviceGetClockInfo",
+    "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetCount",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetHandleByIndex",
+    "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode", "nvmlDeviceGetName",
+    "nvmlDeviceGetPerformanceState", "nvmlDeviceGetPersistenceMode", "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetTemperature", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUUID",
+    "nvmlDeviceGetViolationStatus", "nvmlInit", "nvmlLib", "nvmlMemory_v2", "nvmlSystemGetDriverVersion",
+)  # fmt: skip
+REMEDY = "`pip uninstall pynvml nvidia-ml-py3`, then `pip install --force-reinstall nvidia-ml-py`"
+
+
 def _load():
     try:
         import pynvml as nvml
     except ImportError as error:
         raise MeterUnavailable("the meter nvml needs nvidia-ml-py: `pip install nvidia-ml-py`.") from error
+    except Exception as error:  # noqa: BLE001  (packages of the same name are for other Pythons)
+        raise MeterUnavailable(f"the module pynvml does not load ({type(error).__name__}): {REMEDY}.") from error
+    missing = [name for name in NEEDED if not hasattr(nvml, name)]
+    if missing:
+        raise MeterUnavailable(
+            f"the module pynvml at {nvml.__file__} has no {missing[0]}: it is of another package or an old one, which "
+            f"stands in front of nvidia-ml-py: {REMEDY}."
+        )
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -154,6 +154,11 @@ class SampledMeter:
     """A meter over a sampler; a subclass gives `name` and `provenance`. What goes wrong is the trace's fault."""
 
     estimated = False
+    whole = True
+
+    def processes(self):
+        """Numbers of the processes that compute on the device, where it tells them; None where not."""
+        return None
 
     def __init__(self, sampler, source):
         self._sampler, self._source, self._fault = sampler, source, None
