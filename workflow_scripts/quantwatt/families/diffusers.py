@@ -3,8 +3,6 @@
 import inspect
 from pathlib import Path
 
-import torch
-
 from quantwatt import denoiser_inputs, manifest
 from quantwatt.architecture import blocks, quantizable, segments  # noqa: F401  (the family's own)
 from quantwatt.families import effects, pipeline_classes, pipelines, recording
