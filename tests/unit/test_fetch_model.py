@@ -72,3 +72,22 @@ def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypa
         if "hub" in model and model_folder.index_of(model["family"]) == model_folder.PIPELINE:
             assert folders_of(model) >= {"model_index.json", "transformer", "vae"}
     assert {"sd3", "sdxl", "consistency"} <= {model["family"] for model in asked_for}
+
+
+def test_parts_that_have_weights_of_a_variant_only_are_fetched_again_with_it(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    index = {"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "T"], "vae": ["diffusers", "V"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    for name in ("transformer/config.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    calls = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: tmp_path / "model_index.json")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: calls.append(k) or str(tmp_path))
+    fetch_model.fetch(HUB)
+    assert [call.get("ignore_patterns") for call in calls] == [["*.fp16*"], None]
+    assert calls[1]["allow_patterns"] == ["transformer/*.safetensors*"]
+    calls.clear()
+    fetch_model.fetch(HUB | {"variant": "fp16"})
+    assert [call["ignore_patterns"] for call in calls] == [[]]

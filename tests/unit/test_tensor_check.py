@@ -108,6 +108,10 @@ BROKEN_TEXT = {
     ),
     "another width": (cut("classifier.weight"), "distilbert", ["classifier.weight is 1x32, and", "needs 2x32"]),
     "codes": (int8, "distilbert", ["SCB", "quantized already"]),
+    "codes without a scale": (
+        lambda t: t | {"classifier.weight": t["classifier.weight"].to(torch.int8)},
+        "distilbert", ["1 tensors are stored as I8 (classifier.weight is one)"],
+    ),
     "float8": (
         lambda t: {n: x.to(torch.float8_e4m3fn) if "lin" in n else x for n, x in t.items()},
         "distilbert", ["are stored as F8_E4M3", "float16"],
@@ -123,6 +127,12 @@ def test_a_text_model_with_other_tensors_is_refused_by_their_names(built, tmp_pa
     edit_tensors(folder / "model.safetensors", change)
     said = refusal(folder, {"distilbert": BERT, "gpt2": GPT2}[name])
     assert said.startswith(f"{folder / 'model.safetensors'}: ") and all(word in said for word in words), said
+
+
+def test_a_head_that_is_said_not_to_be_tied_must_be_there(built, tmp_path):
+    folder = linked(built["gpt2"], tmp_path / "m")
+    edit_json(folder / "config.json", tie_word_embeddings=False)
+    assert "lacks what GPT2LMHeadModel needs: lm_head.weight." in refusal(folder, GPT2)
 
 
 def untied(tensors):

@@ -264,7 +264,7 @@ def test_no_more_items_than_asked_for(stages):
 def test_folders_without_a_model_are_refused(tmp_path):
     settings = {"family": "gpt2", "path": str(tmp_path)}
     with pytest.raises(manifest.DataError, match=r"not a transformers model \(it has no config.json\)"):
-        fetch_model.fetch(settings)
+        fetch_model.main(["--model", "m", "--settings", json.dumps(settings), "--output", str(tmp_path / "x.json")])
 
 
 def test_of_the_hub_only_weights_configuration_and_tokenizer_are_fetched(monkeypatch, tmp_path):
