@@ -25,6 +25,7 @@ SETTINGS = {
     "sdxl": {"dtype": "float32"},
     "consistency": {"dtype": "float32", "timesteps": [[22, 0]]},
     "diffusers": {"dtype": "float32", "arguments": {}},
+    "flux": {"dtype": "float32", "arguments": tiny_pipelines.ARGUMENTS["flux"]},
 }  # fmt: skip
 SAMPLING = {"steps": 2, "guidance": 2.0, "height": 16, "width": 16, "negative_prompt": ""}
 
@@ -44,21 +45,22 @@ def with_scheduler(source, folder, kind=None, **config):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """{family: folder} of pipelines whose schedulers draw noise in the middle; {"sd": ...} takes the generators."""
+    """{name: folder} of pipelines whose schedulers draw noise in the middle, and are given no generator."""
     made = tmp_path_factory.mktemp("draws")
     dit = tiny_pipelines.dit(made / "plain-dit")
     return {
         "sd3": with_scheduler(MODELS / "tiny-sd3", made / "sd3", stochastic_sampling=True),
         "diffusers": with_scheduler(dit, made / "dit", "DDPMScheduler", clip_sample=False),
+        "flux": with_scheduler(tiny_pipelines.flux(made / "plain-flux"), made / "flux", stochastic_sampling=True),
     }
 
 
-@pytest.fixture(scope="module", params=["sd3", "diffusers"])
+@pytest.fixture(scope="module", params=["sd3", "diffusers", "flux"])
 def stochastic(request, folders):
-    """(family, pipeline, prompts, sampling) of a pipeline whose scheduler is given no generator."""
-    family = load_family(request.param)
+    """(family, pipeline, prompts, sampling) of such a pipeline."""
+    family = load_family("sd3" if request.param == "sd3" else "diffusers")
     pipeline = family.load(SETTINGS[request.param], folders[request.param])
-    return family, pipeline, PROMPTS if request.param == "sd3" else ["3", "7"], SAMPLING
+    return family, pipeline, ["3", "7"] if request.param == "diffusers" else PROMPTS, SAMPLING
 
 
 @pytest.fixture(autouse=True, scope="module")
