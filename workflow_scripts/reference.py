@@ -1,17 +1,14 @@
 """Make the set of real images that generated ones are compared with: rendered, or from a folder."""
 
 import argparse
-import contextlib
 import json
-import zipfile
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, images
+from quantwatt import command, images, photographs
 from quantwatt.manifest import DataError, provenance
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def rendered(renderer, seed, n):
@@ -39,10 +36,10 @@ def rendered(renderer, seed, n):
     yield pictures, captions, [None] * n
 
 
-def from_folder(folder, height, width, n=None, seed=0):
-    """Batches of one image of the PNG and JPEG files in a folder and its subfolders, sorted by path.
+def from_folder(folder, height, width, n=None, seed=0, record=None):
+    """Batches of one image of the pictures in a folder and its subfolders, or in a ZIP archive, sorted by path.
 
-    The shorter side is brought to size by PIL's bicubic filter, the longer one is cut evenly at both ends.
+    They are read as `quantwatt.photographs` says.
 
     Args:
         folder: where the files are; may be a ZIP archive.
@@ -50,39 +47,23 @@ def from_folder(folder, height, width, n=None, seed=0):
         n: how many to take, drawn without replacement, as the first ones of a folder may be of its first classes; None
             for all.
         seed: of that drawing.
+        record: mapping that gets, at the end, how the pictures were read.
     Raises:
-        DataError: a file is not an image, or there are too few.
+        DataError: a file is not an image, there are too few, or all are of one single colour.
     """
-    from PIL import Image, ImageOps
-
-    with _files(folder) as (names, opened):
-        files = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+    with photographs.opened(folder) as (files, open_file, found):
         if len(files) < (n or 1):
-            raise DataError(f"{folder}: {len(files)} PNG or JPEG files, but {n or 'at least one'} asked for.")
+            left = f" ({found.left_out.total()} other files)" if found.left_out else ""
+            raise DataError(f"{folder}: {len(files)} image files{left}, but {n or 'at least one'} asked for.")
         chosen = range(len(files)) if n is None else np.random.default_rng(seed).permutation(len(files))[:n]
         for name in (files[i] for i in sorted(chosen)):
-            try:
-                with opened(name) as file, Image.open(file) as image:
-                    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-            except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
-                raise DataError(f"{folder}/{name}: not a readable image; remove it or fetch it again.") from error
-            yield np.asarray(fitted)[None], [None], [None]
-
-
-@contextlib.contextmanager
-def _files(folder):
-    """(names of all files in a folder or a ZIP archive, a function that opens one by its name)."""
-    folder = Path(folder)
-    if folder.is_file():
-        try:
-            archive = zipfile.ZipFile(folder)
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{folder}: neither a folder nor a ZIP archive of images.") from error
-        with archive:
-            yield archive.namelist(), archive.open
-    else:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        yield names, lambda name: (folder / name).open("rb")
+            yield photographs.read(open_file, name, (width, height), found)[None], [None], [None]
+        if found.counts["one_colour"] + found.counts["alpha_only"] == found.read:
+            raise DataError(f"{folder}: all {found.read} pictures are of one single colour ({files[0]}, for one).")
+        for sentence in found.sentences():
+            print(sentence, file=sys.stderr)
+        if record is not None:
+            record.update(found.described())
 
 
 def make_reference(name, settings, folder):
@@ -92,13 +73,13 @@ def make_reference(name, settings, folder):
         settings: {"renderer": "shapes" or "digits", "seed": int, "images": int}, or
             {"folder": PATH, "height": int, "width": int, "images": int or None for all, "seed": int}.
     """
+    reading = {}
     if settings.get("folder"):
         if not (settings.get("height") and settings.get("width")):
             raise DataError(f"reference {name}: a folder needs the 'height' and 'width' to bring its images to.")
         resize = f"PIL bicubic and central crop to {settings['height']}x{settings['width']}"
-        found = from_folder(
-            settings["folder"], settings["height"], settings["width"], settings.get("images"), settings.get("seed") or 0
-        )
+        size, drawn = (settings["height"], settings["width"]), (settings.get("images"), settings.get("seed") or 0)
+        found = from_folder(settings["folder"], *size, *drawn, record=reading)
     else:
         resize = "none"
         found = rendered(settings["renderer"], settings["seed"], settings["images"])
@@ -106,9 +87,10 @@ def make_reference(name, settings, folder):
         "reference": name,
         "source": settings,
         "resize": resize,
+        "reading": reading,  # filled while the images are read
         "provenance": provenance(("numpy", "pillow")),
     }
-    return images.write_images(folder, found, fields)
+    return images.write_images(folder, found, fields, real=True)
 
 
 def main(argv=None):

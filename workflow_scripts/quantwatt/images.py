@@ -89,7 +89,7 @@ def clear(folder, part=None):
         (folder / image_name(number)).unlink(missing_ok=True)
 
 
-def write_images(folder, batches, fields, part=None):
+def write_images(folder, batches, fields, part=None, real=False):
     """Write an image set into `folder`, the manifest last; an earlier set in the folder is removed first.
 
     Args:
@@ -99,6 +99,7 @@ def write_images(folder, batches, fields, part=None):
         fields: further entries of the manifest (model, method, sampling, provenance, ...).
         part: range of the images' numbers, where they are a part of the set: part-FIRST.json is written in place of
             manifest.json, which is removed, and what other parts have written is left alone.
+        real: no model has made them, so that one of a single colour is a picture as any other.
     Returns:
         The manifest.
     Raises:
@@ -116,7 +117,8 @@ def write_images(folder, batches, fields, part=None):
             shape = shape or batch.shape[1:]
             if batch.dtype != np.uint8 or batch.shape[1:] != shape or shape[2:] != (3,):
                 raise TypeError(f"images of {shape} uint8 expected, not {batch.shape[1:]} {batch.dtype}")
-            check_images(batch, first=first + len(images))
+            if not real:
+                check_images(batch, first=first + len(images))
             for pixels, prompt, seed in zip(batch, prompts, seeds, strict=True):
                 name = image_name(first + len(images))
                 with atomic_path(folder / name) as temporary:
