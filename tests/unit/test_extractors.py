@@ -194,17 +194,6 @@ def test_other_weights_than_those_that_were_fetched_are_refused(image_set, clip_
         features.main(["--images", str(image_set[0]), "--weights", str(weights), "--output", str(tmp_path / "x.json")])
 
 
-def test_a_judge_with_a_text_tower_of_a_hub_is_loaded_where_there_is_a_network(clip_folder, tmp_path, monkeypatch):
-    """Its configuration is asked of a hub even where its weights are local: mlfoundations/open_clip#772."""
-    shutil.copytree(clip_folder, tmp_path / "clip")
-    config = json.loads((clip_folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"] |= {"hf_model_name": "somebody/bert", "hf_tokenizer_name": "somebody/bert"}
-    (tmp_path / "clip/open_clip_config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="somebody/bert"):
-        fetch("judge", {"model": f"local-dir:{tmp_path}/clip"}, tmp_path / "judge.json")
-
-
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
     """A hub's cache, empty, on a machine without a network; the addresses that were asked for all the same."""
