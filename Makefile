@@ -2,6 +2,8 @@
 # `make test` runs every check but those that need the libraries of `make backends`, or install conda environments,
 # which `make test-all` adds.
 
+.DEFAULT_GOAL := help
+
 EXPERIMENT ?= embedded
 DEVICE ?= cpu
 PYTHON ?= python3
@@ -11,11 +13,23 @@ TRITON := triton==3.7.1
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends slurm plan kernels clean
+.PHONY: help install report test test-all lint readme-figure embedded-models backends slurm plan kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
 
+help:
+	@echo "make install                     everything into .venv: about 2 GB"
+	@echo "make report [EXPERIMENT=smoke]   runs an experiment: results/EXPERIMENT/report.html"
+	@echo "            [DEVICE=cuda]        where (of itself: config.yaml's device)"
+	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
+	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
+	@echo "make test                        every check; make test-all: also those with libraries of their own"
+	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
+
+install: .venv/installed
+
+# DEVICE only where it was given: else config.yaml's.
 report: .venv/installed
-	$(BIN)/snakemake --config experiment=$(EXPERIMENT)
+	$(BIN)/snakemake --config experiment=$(EXPERIMENT) $(if $(filter-out file,$(origin DEVICE)),device=$(DEVICE))
 	@echo "The report: $(CURDIR)/results/$(EXPERIMENT)/report.html"
 
 # How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda

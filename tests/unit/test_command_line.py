@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -228,9 +229,13 @@ def test_a_target_of_another_experiment_names_it():
     sentence = refused(targets.check, "results/embedded/tables/summary.csv", loaded, config)
     assert "this belongs to experiment 'embedded'" in sentence and "add --config experiment=embedded" in sentence
     assert "did you mean 'smoke'" in refused(targets.check, "results/smok/report.html", loaded, config)
-    assert "there is no method 'rtn'" in refused(
-        targets.check, "results/smoke/solved/gptqmodel/tiny-sd3/rtn/manifest.json", loaded, config
-    )
+    for target, words in (
+        ("solved/gptqmodel/tiny-sd3/rtn/manifest.json", "there is no method 'rtn'"),
+        ("scores/tiny-sd3/float32/steps-5/psnr.json", "there is no sampling 'steps-5'; did you mean 'steps-4'"),
+        ("scores/tiny-sd3/float32/steps-4/fidd.json", "there is no metric 'fidd'; did you mean 'fid'"),
+        ("scores/tiny-sd/float32/steps-4/fid.json", "there is no model 'tiny-sd'; did you mean 'tiny-sd3'"),
+    ):
+        assert words in refused(targets.check, f"results/smoke/{target}", loaded, config)
     for word in ("all", "results/smoke/report.html", "results", "results/benchmarks/kernels.json", "results/smoke"):
         targets.check(word, loaded, config)
 
@@ -268,3 +273,21 @@ def test_an_experiment_of_another_suffix_is_to_be_renamed(monkeypatch, tmp_path)
     (tmp_path / "other.yml").write_text("models: {}\n")
     assert "there is no 'other'" in refused(experiment.load_experiment, "other")
     assert "; rename other.yml to other.yaml." in refused(experiment.load_experiment, "other")
+
+
+@pytest.mark.skipif((Path(sys.base_prefix) / "conda-meta").exists(), reason="conda's interpreter has its packages")
+def test_a_script_run_by_the_systems_interpreter_names_the_right_one():
+    command = [sys.executable, "-S", "workflow_scripts/generate.py", "--help"]  # -S: without the environment's packages
+    done = subprocess.run(command, cwd=experiment.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and "run .venv/bin/python (make install)" in done.stderr
+
+
+def test_make_alone_tells_what_there_is_and_installs_nothing():
+    done = subprocess.run(["make"], cwd=experiment.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "make report" in done.stdout and "smoke" in done.stdout
+    device = subprocess.run(
+        ["make", "-n", "-o", ".venv/installed", "report", "EXPERIMENT=smoke", "DEVICE=cuda"],
+        cwd=experiment.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "--config experiment=smoke device=cuda" in device.stdout

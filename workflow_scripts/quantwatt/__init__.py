@@ -1,6 +1,8 @@
 """quantwatt: what quantizing a generative model costs in quality, and really saves in time, memory and energy."""
 
 import importlib
+import os
+import sys
 
 __version__ = "0.1.0"
 
@@ -17,3 +19,17 @@ def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'quantwatt' has no attribute '{name}'")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def _name_the_interpreter(kind, error, traceback):
+    """Say which Python runs a script, where the system's was taken, which has none of the packages."""
+    if issubclass(kind, ModuleNotFoundError):
+        print(f"error: {sys.executable} has no '{error.name}'; run .venv/bin/python (make install)", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+_SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OF_THE_SYSTEM = sys.prefix == sys.base_prefix and not os.path.exists(os.path.join(sys.prefix, "conda-meta"))
+if _OF_THE_SYSTEM and os.path.dirname(os.path.abspath("".join(sys.argv[:1]))) == _SCRIPTS:  # a script, no notebook
+    sys.excepthook = _name_the_interpreter

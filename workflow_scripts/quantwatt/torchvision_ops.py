@@ -6,10 +6,11 @@ transformers import torchvision without using either operator, so the schemas ar
 before any of them. Where the operators load, nothing is declared.
 """
 
-import logging
 from pathlib import Path
 
 import torch
+
+from quantwatt import library_messages  # noqa: F401  (before all of these)
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -45,9 +46,5 @@ def declare_missing() -> list[str]:
         _libraries.append(library)
     return missing
 
-
-# diffusers and transformers load torchao where it is installed, which then tells of what it was not built for.
-for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
-    logging.getLogger(name).setLevel(logging.ERROR)
 
 DECLARED = declare_missing()

@@ -1,6 +1,5 @@
 """Consistency models (ConsistencyModelPipeline, UNet2DModel): a class number a prompt, a step or a few, no guidance."""
 
-
 from quantwatt.architecture import blocks, quantizable
 from quantwatt.families import pipelines, recording
 from quantwatt.manifest import DataError

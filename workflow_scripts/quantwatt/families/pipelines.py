@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 
 from quantwatt import (
+    library_messages,
     manifest,
     model_folder,
     seeding,
@@ -100,6 +101,7 @@ def meta_denoiser(part, kind, location):
 
 def _stored(kind, settings, location, **options):
     """What is stored in a folder, of a class of diffusers or transformers, in the model's type."""
+    library_messages.hide_bars()
     dtype = getattr(torch, settings["dtype"])
     return kind.from_pretrained(location, dtype=dtype, local_files_only=True, use_safetensors=True, **options)
 
