@@ -387,6 +387,7 @@ def test_guidance_that_a_model_is_not_told_is_refused(name, folders):
         ("flux", {"width": 18}, "width: FluxPipeline draws multiples of 4 pixels; set 16 or 20, not 18"),
         ("pixart", {"width": 18}, "width: PixArtSigmaPipeline draws multiples of 4 pixels; set 16 or 20, not 18"),
         ("stable-diffusion", {"steps": 1001}, "StableDiffusionPipeline does not draw this: .*1000"),
+        ("stable-diffusion", {"steps": 1000}, "steps: DDIMScheduler would begin 1000 steps at 1000, above its 1000"),
     ],
     indirect=["name"],
 )
@@ -397,6 +398,44 @@ def test_what_would_change_nothing_or_be_rounded_is_refused_before_the_second_st
     with denoiser.register_forward_hook(lambda *call: calls.append(1)), pytest.raises(DataError, match=words):
         FAMILY.generate(pipeline, TEXTS[:1], [5], sampling(name, **entries))
     assert len(calls) <= 1
+
+
+def with_class(folder, kind, new):
+    """The folder's pipeline as one of another class."""
+    for part in folder.iterdir():
+        if part.is_dir():
+            (new / part.name).symlink_to(part)
+    index = manifest.read_json(folder / "model_index.json") | {"_class_name": kind}
+    (new / "model_index.json").write_text(json.dumps(index))
+    return new
+
+
+def test_a_branch_of_perturbed_attention_is_neither_guidance_nor_a_negative_prompt(folders, tmp_path):
+    folder = with_class(folders["stable-diffusion"], "StableDiffusionPAGPipeline", tmp_path)
+    pipeline = FAMILY.load(settings("stable-diffusion"), folder)
+    entry = sampling("stable-diffusion", steps=1, guidance=1.0)
+    assert FAMILY.generate(pipeline, TEXTS[:1], [5], entry).any()
+    with pytest.raises(DataError, match="negative_prompt: changes nothing in the images of this StableDiffusionPAG"):
+        FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "negative_prompt": "red"})
+    guided = {**entry, "guidance": 3.0, "negative_prompt": "red"}
+    assert FAMILY.generate(pipeline, TEXTS[:1], [5], guided).any()
+
+
+def test_a_latent_consistency_model_is_told_its_guidance_and_takes_no_negative_prompt(folders):
+    from diffusers import LCMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    config = FAMILY.meta_denoiser(folders["stable-diffusion"]).config
+    unet = UNet2DConditionModel.from_config({**config, "time_cond_proj_dim": 8}).eval()
+    pipeline = FAMILY.load(settings("stable-diffusion"), folders["stable-diffusion"], unet)
+    pipeline.scheduler = LCMScheduler()
+    entry = sampling("stable-diffusion", guidance=8.0)
+    told = FAMILY.generate(pipeline, TEXTS[:1], [5], entry)
+    assert np.abs(FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "guidance": 2.0}) - told).max() > 1e-5
+    with pytest.raises(DataError, match="negative_prompt: changes nothing in the images"):
+        FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "negative_prompt": "red"})
+    with pytest.raises(DataError, match="StableDiffusionPipeline does not draw this: .*50 x 1.0 is smaller than .*60"):
+        FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "steps": 60})
 
 
 @pytest.mark.parametrize("name", ["stable-diffusion"], indirect=True)

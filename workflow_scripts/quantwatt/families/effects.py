@@ -32,6 +32,8 @@ def checked(pipeline, denoiser, sampling, count):
     kind, seen = type(pipeline).__name__, {"samples": 0, "told": False, "steps": 0}
 
     def look(module, args, kwargs):
+        if not seen["samples"]:
+            _check_steps(kind, sampling, pipeline.scheduler)
         named = recording.arguments(module, args, kwargs)
         seen["samples"] += recording.samples_of(named) or 0
         seen["told"] |= any(named.get(name) is not None for name in TOLD)
@@ -39,8 +41,9 @@ def checked(pipeline, denoiser, sampling, count):
     def done():
         seen["steps"] += 1
         if seen["steps"] == 1:
-            _check_branches(kind, sampling, seen["samples"] > count, seen["told"])
-            _check_steps(kind, sampling, pipeline.scheduler)
+            # Of perturbed attention a branch is part that neither guidance nor a negative prompt is.
+            perturbed = getattr(pipeline, "do_perturbed_attention_guidance", False)
+            _check_branches(kind, sampling, seen["samples"] > count * (2 if perturbed else 1), seen["told"])
 
     with (
         denoiser.register_forward_pre_hook(look, with_kwargs=True),
@@ -67,11 +70,13 @@ def _check_branches(kind, sampling, branches, told):
 
 def _check_steps(kind, sampling, scheduler):
     """A scheduler of a higher order evaluates more often than it has steps, and none less often."""
-    planned = len(scheduler.timesteps)
-    steps = sampling.get("steps", planned)
-    higher = getattr(scheduler, "order", 1) > 1 or type(scheduler).__name__ == "PNDMScheduler"
-    if planned < steps or (planned > steps and not higher):
-        raise DataError(f"steps: {kind} with {type(scheduler).__name__} takes {planned} steps, not {steps}; set that.")
+    planned, name = scheduler.timesteps, type(scheduler).__name__
+    steps, levels = sampling.get("steps", len(planned)), scheduler.config.get("num_train_timesteps")
+    higher = getattr(scheduler, "order", 1) > 1 or name == "PNDMScheduler"
+    if len(planned) < steps or (len(planned) > steps and not higher):
+        raise DataError(f"steps: {kind} with {name} takes {len(planned)} steps, not {steps}; set that.")
+    if levels and not planned.is_floating_point() and planned.max() >= levels:
+        raise DataError(f"steps: {name} would begin {steps} steps at {int(planned.max())}, above its {levels} levels.")
 
 
 def check_size(pipeline, sampling):
