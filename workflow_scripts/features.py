@@ -46,7 +46,9 @@ def extract(images_path, weights_path, device, output):
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
         image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
-        feature_files.write_features(output, tensors_of(image, prompts, extractor), fields)
+        tensors = tensors_of(image, prompts, extractor)
+        fields["prompts_cut"] = getattr(extractor, "cut", 0)  # of those that an extractor reads
+        feature_files.write_features(output, tensors, fields)
 
 
 def check_weights(path, fetched):
@@ -86,6 +88,11 @@ def tensors_of(image, prompts, extractor):
         tensors["classes"] = extractor.classes(image)
         if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
             tensors["asked"] = np.array([int(prompt) for prompt in prompts])
+            if (largest := tensors["asked"].max()) >= extractor.n_classes:
+                raise DataError(
+                    f"class {largest} is asked for, and the classifier knows {extractor.n_classes}, from 0; do the "
+                    "prompts count from 1?"
+                )
     return tensors
 
 

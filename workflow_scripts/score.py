@@ -140,7 +140,8 @@ def _change(module, settings, samples, baseline, compared):
         found = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))
     except metrics.Undefined:
         return None
-    return {key: finite(getattr(found, key)) for key in ("value", "low", "high")}
+    change = {key: finite(getattr(found, key)) for key in ("value", "low", "high")}
+    return None if change["value"] is None else change
 
 
 def _unscored(metric, module, source):
@@ -174,9 +175,14 @@ def _scored(module, settings, samples, compared):
     except metrics.Undefined as error:
         return {"status": "unsupported", "reason": str(error)}
     value, low, high = (finite(x) for x in score[:3])
+    if value is None:
+        return {"status": "unsupported", "reason": f"its value is not a finite number ({score.value})."}
+    reason = score.reason
+    if low is None and reason is None:
+        reason = "no interval: it takes at least two images or texts, each with a value."
     if low is not None:  # equal values' means differ in the last bit
         low, high = min(low, value), max(high, value)
-    return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": score.reason}
+    return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
 
 
 def main(argv=None):

@@ -157,3 +157,12 @@ def test_generate_gives_every_image_its_own_seed(tmp_path):
     sampling = {"prompts": str(tmp_path / "p.txt"), "cycle": True, "batch_size": 4, "seed": 10}
     found = [(asked, seeds) for _, asked, seeds in generate.batches(Pipeline(), range(5), sampling, "x")]
     assert found == [(list("0120"), [10, 11, 12, 13]), (["1"], [14])]
+
+
+def test_classes_that_count_from_one_are_refused(image_set, digits_folder, tmp_path):
+    """They would all be wrong, and nothing would say why."""
+    images.write_images(tmp_path / "other", [(image_set[1][:3], ["1", "9", "10"], [None] * 3)], {})
+    settings = {"network": "digits", "path": str(digits_folder)}
+    with pytest.raises(DataError, match="class 10 is asked for, and the classifier knows 10, from 0"):
+        extracted(tmp_path / "other" / "manifest.json", settings, tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()

@@ -283,3 +283,14 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(DataError, match="image features have NaN"):
         feature_files.write_features(tmp_path / "x.json", {"image": np.array([[1, np.inf]], np.float32)}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_prompts_beyond_what_the_judge_reads_are_counted(clip_folder, capsys):
+    """The model reads 16 tokens with the two at the ends: 14 words fit, and 15 do not."""
+    judge = registry.load("extractors", "judge").load({"model": f"local-dir:{clip_folder}", "batch": 2}, "cpu")
+    judge.text(["a " * 14, "a", "a " * 3])
+    assert judge.cut == 0 and capsys.readouterr().err == ""
+    judge.text(["a " * 15, "a " * 14, "a " * 40])
+    assert judge.cut == 2
+    expected = "2 of 3 prompts are longer than 16 tokens, and the judge reads no more.\n"
+    assert capsys.readouterr().err == expected

@@ -149,7 +149,7 @@ def test_clip_score():
     assert found.low < found.value < found.high
     with pytest.raises(DataError, match="pair up"):
         clip_score.score(image, text[:3])
-    with pytest.raises(DataError, match="prompt 2 is zero"):
+    with pytest.raises(Undefined, match="prompt 2 is zero"):
         clip_score.score(image, text * np.array([[1], [1], [0], [1]]))
 
 
@@ -204,6 +204,29 @@ def test_ssim_score():
     found = ssim.score(y, x)
     assert 0 < found.low < found.value < found.high < 1
     assert ssim.score(x, x).value == 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 64), (64, 10)])
+def test_ssim_is_undefined_below_its_window(height, width):
+    images = np.zeros((2, height, width, 3), np.uint8)
+    with pytest.raises(Undefined, match=f"window is 11 x 11 pixels, and images are {height} x {width}"):
+        ssim.score(images, images)
+    images = np.zeros((2, max(height, 11), max(width, 11), 3), np.uint8)
+    assert ssim.score(images, images).value == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distances_of_constant_features_are_their_closed_forms():
+    """A model that draws one image again and again has no spread, and is no error."""
+    reference = np.random.default_rng(0).normal(size=(60, 4))
+    same = np.full((50, 4), 2.0)
+    expected = np.square(2 - reference.mean(axis=0)).sum() + np.trace(np.cov(reference, rowvar=False))
+    assert fid.score(same, moments(reference), resamples=5).value == pytest.approx(expected)
+    assert fid.score(same, moments(same), resamples=5)[:3] == (0, 0, 0)
+    assert kid.score(same, same, resamples=5).value == pytest.approx(0, abs=1e-9)
+    assert kid.score(same, reference, resamples=5).value == pytest.approx(
+        plain_mmd(same[:50].tolist(), reference.tolist()), rel=0.3
+    )
 
 
 @pytest.mark.parametrize("name", ["fid", "kid", "clip-score", "psnr", "ssim"])

@@ -216,3 +216,32 @@ def test_pixel_metrics_import_no_torch_and_errors_are_one_sentence(cell):
     script = [sys.executable, str(scripts / "score.py"), *arguments]
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_one_image_has_a_value_and_no_interval(tmp_path):
+    found = np.random.default_rng(0).integers(0, 240, (1, 16, 16, 3), dtype=np.uint8)
+    for name, picture in (("bf16", found), ("w4", found + np.uint8(5))):
+        images.write_images(tmp_path / name, [(picture, ["a"], [0])], {"method": name})
+    manifests = [tmp_path / "w4" / "manifest.json", "--baseline", tmp_path / "bf16" / "manifest.json"]
+    for metric in ("psnr", "ssim"):
+        score_of_one = run(metric, tmp_path / "x.json", "--images", *manifests)
+        assert score_of_one["status"] == "ok" and score_of_one["value"] > 0 and score_of_one["low"] is None
+        assert "no interval: it takes at least two images" in score_of_one["reason"]
+
+
+def test_small_images_have_no_ssim_and_all_else(tmp_path):
+    for name, level in (("bf16", 0), ("w4", 5)):
+        found = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3) // 2 + np.uint8(level)
+        images.write_images(tmp_path / name, [(found, ["a", "b"], [0, 1])], {"method": name})
+    manifests = [tmp_path / "w4" / "manifest.json", "--baseline", tmp_path / "bf16" / "manifest.json"]
+    found = run("ssim", tmp_path / "x.json", "--images", *manifests)
+    assert (found["status"], found["value"]) == ("unsupported", None) and "images are 8 x 8" in found["reason"]
+    assert run("psnr", tmp_path / "x.json", "--images", *manifests)["value"] == pytest.approx(20 * np.log10(51))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_value_beyond_numbers_is_no_value(tmp_path):
+    here = features(tmp_path / "here.json", 30, shift=1e15)
+    reference = features(tmp_path / "r.json", 30, seed=1)
+    found = score.score_features("kid", {"resamples": 0}, here, reference)
+    assert (found["status"], found["value"]) == ("unsupported", None) and "not a finite number" in found["reason"]

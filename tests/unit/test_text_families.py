@@ -324,7 +324,7 @@ def test_only_line_ends_end_a_sentence_and_a_mark_of_byte_order_is_none(tmp_path
     [
         (None, "cannot be read"),
         ("  \n", "is empty"),
-        ("sentence\tlabel\nfine\tgood\n", "line 2: the label is 'good'"),
+        ("sentence\tlabel\nfine\t-1\n", "line 2: the label is '-1'"),
         ("sentence,label\nfine,1\n", "the columns are separated by ','; separate them by tabs"),
         ('"idx";"label";"sentence"\n0;1;fine\n', "separated by ';'"),
     ],

@@ -61,13 +61,13 @@ def _separator(path, head, names):
     """What is between the columns of a table with this first line; None of a list.
 
     Raises:
-        DataError: a .csv or .tsv without one of the headings, or a table of commas under another name.
+        DataError: a .csv without one of the headings, or a table of commas under another name.
     """
     named = {separator: _headings(head, separator) for separator in "\t,;"}
     fitting = [separator for separator, headings in named.items() if not headings.isdisjoint(names)]
     between = next((separator for separator in fitting if separator in head), None)
     suffix = Path(path).suffix.lower()
-    if suffix in (".csv", ".tsv") and not fitting:
+    if suffix == ".csv" and not fitting:
         raise DataError(
             f"{path}: line 1 is {head[:60]!r}, and no column is called {' or '.join(names)}; name it there."
         )

@@ -71,7 +71,7 @@ class Classifier:
 
         self.model, self.device, self.batch = model, device, batch
         self.head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-        self.of_digits = name == DIGITS
+        self.of_digits, self.n_classes = name == DIGITS, self.head.out_features
         self.size = model.image_size if self.of_digits else IMAGENET_SIZE
         self.library = f"clean-fid {metadata.version('clean-fid')}"
         if not self.of_digits:

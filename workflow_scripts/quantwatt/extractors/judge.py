@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Clip:
 
     def __init__(self, model, preprocess, tokenizer, device, batch, weights):
         self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
-        self.device, self.batch = device, batch
+        self.device, self.batch, self.cut = device, batch, 0
         self.library = f"open_clip {metadata.version('open_clip_torch')}, clean-fid {metadata.version('clean-fid')}"
         size = model.visual.image_size
         height, width = size if isinstance(size, tuple) else (size, size)
@@ -96,14 +97,20 @@ class Clip:
         ).astype(np.float32)
 
     def text(self, prompts):
-        """Features [n, d] float32 of texts."""
+        """Features [n, d] float32 of texts; those that are too long for the model are cut, counted and told."""
         import torch
 
-        found = []
+        found, self.cut = [], 0
         with torch.no_grad():
             for i in range(0, len(prompts), self.batch):
-                tokens = self.tokenizer(prompts[i : i + self.batch]).to(self.device)
-                found.append(self.model.encode_text(tokens).float().cpu().numpy())
+                tokens = self.tokenizer(prompts[i : i + self.batch])
+                length = tokens.shape[1]
+                longer = self.tokenizer(prompts[i : i + self.batch], context_length=length + 1)
+                self.cut += int((longer[:, :length] != tokens).any(dim=1).sum())  # the end of the text moves on
+                found.append(self.model.encode_text(tokens.to(self.device)).float().cpu().numpy())
+        if self.cut:
+            print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens, and the judge reads no more.",
+                  file=sys.stderr)  # fmt: skip
         return np.concatenate(found)
 
     def _embed(self, images):  # float [b, 3, h, w] in [0, 255], on the device

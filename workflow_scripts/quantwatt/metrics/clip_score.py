@@ -4,7 +4,7 @@ import numpy as np
 
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.manifest import DataError
-from quantwatt.metrics import Score
+from quantwatt.metrics import Score, Undefined
 
 COMPARED_WITH = "text"
 UNIT = "100 x cosine"
@@ -23,7 +23,8 @@ def score(samples, compared, resamples=None, seed=0):
         compared: [n, d] features of the prompts, row i of both belonging together.
         resamples: bootstrap resamples over images (10000).
     Raises:
-        DataError: the rows do not pair up, or an embedding is zero.
+        DataError: the rows do not pair up.
+        Undefined: an embedding is zero.
     """
     return _mean(_cosines(samples, compared), resamples, seed)
 
@@ -44,5 +45,5 @@ def _cosines(samples, compared):
         raise DataError(f"image and text features do not pair up: {samples.shape} and {compared.shape}.")
     lengths = np.linalg.norm(samples, axis=1) * np.linalg.norm(compared, axis=1)
     if not lengths.all():
-        raise DataError(f"the embedding of image or prompt {int(lengths.argmin())} is zero.")
+        raise Undefined(f"the embedding of image or prompt {int(lengths.argmin())} is zero.")
     return (samples * compared).sum(axis=1) / lengths

@@ -1,12 +1,15 @@
 """Structural similarity to the baseline's image of the same prompt and seed, by scikit-image."""
 
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.metrics import Score
+from quantwatt.metrics import Score, Undefined
 
 COMPARED_WITH = "baseline"
 UNIT = "1"
 HIGHER_IS_BETTER = True
 PACKAGE = "scikit-image"
+
+
+WINDOW = 11  # pixels
 
 
 def ssim(image, baseline):
@@ -28,7 +31,16 @@ def ssim(image, baseline):
 
 
 def score(samples, compared, resamples=None, seed=0):
-    """Mean over images of the SSIM of each; arguments as in `psnr.score`."""
-    values = [ssim(image, baseline) for image, baseline in zip(samples, compared, strict=True)]
+    """Mean over images of the SSIM of each; arguments as in `psnr.score`.
+
+    Raises:
+        Undefined: images are smaller than the window.
+    """
+    values = []
+    for image, baseline in zip(samples, compared, strict=True):
+        height, width = image.shape[:2]
+        if min(height, width) < WINDOW:
+            raise Undefined(f"SSIM's window is {WINDOW} x {WINDOW} pixels, and images are {height} x {width}.")
+        values.append(ssim(image, baseline))
     resamples = RESAMPLES if resamples is None else resamples
     return Score(*bootstrap_mean(values, resamples, seed), resamples)
