@@ -11,7 +11,7 @@ TRITON := triton==3.7.1
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: report test test-all lint readme-figure embedded-models backends slurm plan kernels clean
+.PHONY: report test test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
 
 report: .venv/installed
@@ -21,6 +21,10 @@ report: .venv/installed
 # How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
 plan: .venv/installed
 	$(BIN)/python workflow_scripts/plan.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
+
+# What this machine has and lacks, for everything and for one experiment: make doctor EXPERIMENT=smoke DEVICE=cuda
+doctor: .venv/installed
+	$(BIN)/python workflow_scripts/doctor.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
