@@ -13,7 +13,7 @@ TRITON := triton==3.7.1
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install report test test-all lint readme-figure embedded-models backends slurm plan kernels clean
+.PHONY: help install report test test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make report [EXPERIMENT=smoke]   runs an experiment: results/EXPERIMENT/report.html"
 	@echo "            [DEVICE=cuda]        where (of itself: config.yaml's device)"
 	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
+	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
 	@echo "make test                        every check; make test-all: also those with libraries of their own"
 	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
@@ -35,6 +36,10 @@ report: .venv/installed
 # How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
 plan: .venv/installed
 	$(BIN)/python workflow_scripts/plan.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
+
+# What this machine has and lacks, for everything and for one experiment: make doctor EXPERIMENT=smoke DEVICE=cuda
+doctor: .venv/installed
+	$(BIN)/python workflow_scripts/doctor.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
