@@ -12,7 +12,7 @@ rule sensitivity_job:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["generate"],
+        mem_mb=memory("generate"),
         runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
@@ -66,7 +66,7 @@ rule layer_costs:
         "../envs/torch.yaml"
     threads: whole_machine
     resources:
-        mem_mb=CONFIG["memory_mb"]["measure"],
+        mem_mb=memory("measure"),
         runtime=CONFIG["runtime_min"]["measure"],
         gpu=GPUS,
     params:
@@ -126,7 +126,7 @@ rule trials:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["generate"],
+        mem_mb=memory("generate"),
         runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:

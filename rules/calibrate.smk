@@ -13,7 +13,7 @@ rule calibrate:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["calibrate"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["calibrate"],
+        mem_mb=memory("calibrate"),
         runtime=CONFIG["runtime_min"]["calibrate"],
         gpu=GPUS,
     params:

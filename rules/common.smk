@@ -22,6 +22,8 @@ from quantwatt import (
     machine,
     methods,
     model_folder,
+    model_memory,
+    moved_results,
     paths,
     schemas,
     slurm,
@@ -447,6 +449,21 @@ def score_arguments(wildcards):
     return " ".join(options)
 
 
+def memory(stage):
+    """A resource function: megabytes of a job that loads a model, of its second attempt twice as many.
+
+    Until the model is there, a FileNotFoundError says so to Snakemake.
+    """
+
+    def megabytes(wildcards, input, attempt):
+        manifest = Path(RESULTS, "models", wildcards.model, "manifest.json")
+        Path(input.get("checkpoint") or input.model).stat()  # made after the model's manifest, or that itself
+        least = CONFIG["memory_mb"][stage]
+        return attempt * (model_memory.model_memory_mb(manifest, least) if manifest.exists() else least)
+
+    return megabytes
+
+
 def score_memory(wildcards, input):
     """Megabytes, from what vouches for the features; until that is there, a FileNotFoundError says so to Snakemake."""
     found = {name: json.loads(Path(path).read_text()) for name, path in input.items() if name.endswith("features")}
@@ -513,6 +530,9 @@ ENTRIES = canonical_json(  # likewise what the tables read, and hold the cells a
     GRID | {key: EXPERIMENT[key] for key in ("methods", "samplings")} | {"sensitivities": SENSITIVITIES}
 )
 EVALUATION = paths.evaluations(EXPERIMENT["models"])
+
+if workflow.is_main_process and (sentence := moved_results.warning(RESULTS, workflow.touch)):
+    print(sentence, file=sys.stderr)
 
 try:
     for option, word in zip(sys.argv, sys.argv[1:]):  # a workflow is told its targets only after it has been read

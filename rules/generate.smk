@@ -15,7 +15,7 @@ rule generate:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["generate"],
+        mem_mb=memory("generate"),
         runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:
@@ -88,7 +88,7 @@ rule predict:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["generate"],
+        mem_mb=memory("generate"),
         runtime=CONFIG["runtime_min"]["generate"],
         gpu=GPUS,
     params:

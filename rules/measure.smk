@@ -15,7 +15,7 @@ rule measure:
         "../envs/torch.yaml"
     threads: whole_machine
     resources:
-        mem_mb=CONFIG["memory_mb"]["measure"],
+        mem_mb=memory("measure"),
         runtime=CONFIG["runtime_min"]["measure"],
         gpu=GPUS,
     params:

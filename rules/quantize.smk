@@ -13,7 +13,7 @@ rule quantize:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["quantize"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["quantize"],
+        mem_mb=memory("quantize"),
         runtime=CONFIG["runtime_min"]["quantize"],
         gpu=GPUS,
     params:
