@@ -48,6 +48,25 @@ def unsupported(allocation, device):
     return None
 
 
+def check_agreement(allocation, method, where):
+    """Refuse formats that the method does not have: the checkpoint's manifest would say what it is not.
+
+    Args:
+        allocation: of allocate.py; method: a completed entry; where: the allocation's file, for the message.
+    Raises:
+        DataError: a layer has such a format.
+    """
+    chosen = method.get("allocation") or {}
+    entries = [method, *chosen.get("overrides", {}).values(), *chosen.get("candidates", {}).values()]
+    for side in ("weights", "activations"):
+        known = [entry[side] for entry in entries if side in entry] + [None]
+        if other := next((name for name, formats in allocation.items() if formats[side] not in known), None):
+            raise manifest.DataError(
+                f"{where}: layer {other}: the method has no such {side} ({json.dumps(allocation[other][side])}); pass "
+                "the file that allocate.py has written for this method."
+            )
+
+
 def write_without_weights(path, details, model, status, reason):
     """The manifest of the baseline, which is the model itself, or of a method that has no model here."""
     dtype = details["model_settings"]["dtype"]
@@ -88,6 +107,8 @@ def main(argv=None):
     }
     external = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
     machine.require(args.device)  # lest what lacks a GPU be written down as what lacks a kernel
+    if "unsupported" not in allocation:
+        check_agreement(allocation, args.method, args.allocation)
     missing = unsupported(allocation, args.device)
     if missing:
         external = {"status": "unsupported", "reason": missing}
@@ -110,10 +131,13 @@ def main(argv=None):
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
     samples = samples and in_type(samples, *(getattr(torch, entry["dtype"]) for entry in (model["settings"], settings)))
     batch = calibrated["calibration"]["batch_size"] if calibrated else None
+    origins = [row.get("prompt", row.get("item")) for row in calibrated["samples"]] if calibrated else None
     solved = args.solved and Path(args.solved).parent
     try:
         (states, reports), cost, trace = meters.metered(
-            lambda: sequential.quantize(denoiser, family, allocation, args.method, samples, batch, args.device, solved),
+            lambda: sequential.quantize(
+                denoiser, family, allocation, args.method, samples, batch, args.device, solved, origins
+            ),
             args.metering,
             args.device,
         )

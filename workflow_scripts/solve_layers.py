@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def main(argv=None):
     import torch
     from safetensors.torch import load_file
 
-    from quantwatt import exchange
+    from quantwatt import exchange, hold_out
     from quantwatt.progress import progress
 
     torch.set_num_threads(args.threads)
@@ -87,7 +88,10 @@ def main(argv=None):
         *solution, damping, fallback = solve(module, weight, inputs, weights, args.solver)
         layers[name] = {"seconds": time.perf_counter() - start, "damping": damping, "fallback": fallback}
         layers[name] |= errors(weight, inputs, solution[0], weights)
+        layers[name] |= {key: exported["layers"][name][key] for key in ("tokens", "in_features")}
         exchange.write_solved(folder / f"{name}.safetensors", *solution, weights["symmetric"], weights["bits"])
+    if warning := hold_out.few_tokens(layers):
+        print(f"warning: {warning}", file=sys.stderr)
     files = manifest.describe_files(folder, [f"{name}.safetensors" for name in layers])
     manifest.write_json(
         args.output,

@@ -87,7 +87,8 @@ class Sequential(torch.nn.Module):
 
 
 def method_of(name="gptq", bits=4, **entry):
-    entry = {"solver": {"name": name}, "weights": {"format": "integer", "bits": bits}, **entry}
+    solver = {"name": name} | ({"held_out": 0} if name in ("gptq", "qronos", "brecq") else {})
+    entry = {"solver": solver, "weights": {"format": "integer", "bits": bits}, **entry}
     return complete_method(entry, "test", "method")
 
 

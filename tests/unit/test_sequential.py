@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import quantize
 from quantwatt import registry, sequential
 from quantwatt.activations import ActivationFormat
 from quantwatt.experiment import complete_method
@@ -55,9 +56,12 @@ class Family:
         return [[name for name in names if name != "to_out.0"], [name for name in names if name == "to_out.0"]]
 
 
-def method_of(solver="gptq", bits=4, **entry):
+def method_of(solver="gptq", bits=4, held_out=0, **entry):
+    settings = {"held_out": held_out} if solver in ("gptq", "qronos", "brecq") else {}
     return complete_method(
-        {"solver": {"name": solver}, "weights": {"format": "integer", "bits": bits}, **entry}, "test", "method"
+        {"solver": {"name": solver, **settings}, "weights": {"format": "integer", "bits": bits}, **entry},
+        "test",
+        "method",
     )
 
 
@@ -240,7 +244,8 @@ def test_a_block_solver_gets_quantized_inputs_and_float_targets(monkeypatch):
     solver = registry.load("solvers", "brecq")
     calls = []
 
-    def solve_block(block, plans, batches, targets, family, settings):
+    def solve_block(block, plans, batches, targets, family, settings, held):
+        assert held == [None] * 5
         calls.append((list(plans), torch.cat([b["hidden_states"] for b in batches]), torch.cat(list(targets))))
         rtn = registry.load("solvers", "rtn")
         return {name: Solution(rtn.solve(plan.weight, plan.weight_format, {}).weight) for name, plan in plans.items()}
@@ -281,3 +286,36 @@ def test_memory_does_not_grow_with_depth(solver):
     shallow, deep = peaks
     assert deep["result_mb"] > 4 * shallow["result_mb"]
     assert deep["peak_mb"] < 1.25 * shallow["peak_mb"]
+
+
+def grouped(size):
+    return {"format": "integer", "bits": 4, "granularity": "group", "group_size": size}
+
+
+def test_a_group_larger_than_every_layer_is_refused():
+    with pytest.raises(DataError, match=r"blocks\.0\.to_q: a group_size of 100000 .* its 24 inputs.*channel"):
+        run(method_of("rtn", weights=grouped(100000)))
+
+
+def test_a_group_larger_than_some_layers_is_one_group_a_row_there(capsys):
+    denoiser = Denoiser(depth=1)
+    denoiser.transformer_blocks[0].to_k = torch.nn.Linear(24, 24, bias=False)
+    denoiser.transformer_blocks[0].to_out[0] = torch.nn.Linear(24, 24)
+    wide = torch.nn.Linear(64, 24)
+    denoiser.transformer_blocks[0].wide = wide
+    method = method_of("rtn", weights=grouped(48))
+    formats = {"weights": method["weights"], "activations": None}
+    allocation = {name: formats for name in SD3.quantizable(denoiser)}
+    _, reports = sequential.quantize(denoiser, Family, allocation, method)
+    groups = {name.rpartition("blocks.0.")[2]: report["groups_per_row"] for name, report in reports.items()}
+    assert groups == {"to_q": 1, "to_k": 1, "to_out.0": 1, "wide": 2}  # the last group of 64 inputs has 16
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warned) == 1 and "3 of 4 layers with group_size 48 (transformer_blocks.0.to_q: 24 inputs)" in warned[0]
+
+
+def test_an_allocation_of_another_method_is_refused():
+    method = method_of("rtn", bits=4)
+    allocation = {"layer": {"weights": method_of("rtn", bits=8)["weights"], "activations": None}}
+    with pytest.raises(DataError, match=r'other\.json: layer layer: the method has no such weights .*"bits": 8'):
+        quantize.check_agreement(allocation, method, "other.json")
+    quantize.check_agreement({"layer": {"weights": method["weights"], "activations": None}}, method, "own.json")

@@ -355,7 +355,10 @@ def test_what_solving_took_and_who_fell_back(many):
     assert brecq["fallbacks"] == {"rtn": 1} and brecq["layers"] == 81
     assert brecq["seconds"] == pytest.approx(0.03 * 81) and brecq["energy_j"] == pytest.approx(0.6 * 81)
     assert math.isnan(found["tiny-sd3", "torchao-int8"]["energy_j"])  # not metered: no sum, and never zero
-    assert found["tiny-sd3", "gptq-w4a8"]["fallbacks"] == {}
+    assert found["tiny-sd3", "gptq-w4a8"]["fallbacks"] == {} and found["tiny-sd3", "gptq-w4a8"]["few_tokens"] == 0
+    table = layers.layers_table(many[0]).assign(tokens=lambda rows: 100.0 + 28 * (rows["layer"].str.len() % 2))
+    counted = layers.solving_summary(table)["tiny-sd3", "gptq-w4a8"]  # of layers with 128 inputs
+    assert counted["few_tokens"] == (table[table["method"] == "gptq-w4a8"]["tokens"] == 100).sum() > 0
 
 
 # --- what may not enter

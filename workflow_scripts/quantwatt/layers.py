@@ -9,8 +9,13 @@ from quantwatt.manifest import DataError
 COLUMNS = [
     *"model method layer weight_bits activation_bits error_before relative_error error_of".split(),
     *"damping fallback seconds energy_j value_bits".split(),  # value_bits: of a weight, without scales
+    # Calibration tokens that the solver saw, the layer's inputs, and errors on tokens held out of the fit.
+    *"tokens in_features held_out_error held_out_rounding".split(),
 ]
-NUMBERS = "weight_bits value_bits activation_bits error_before relative_error damping seconds energy_j".split()
+NUMBERS = [
+    *"weight_bits value_bits activation_bits error_before relative_error damping seconds energy_j".split(),
+    *"tokens in_features held_out_error held_out_rounding".split(),
+]
 CODEBOOK_BITS = 4
 # What an error is of: outputs on the calibration inputs, outputs on the inputs from the quantized prefix against those
 # of the float model, or weights. They do not compare with one another.
@@ -89,13 +94,15 @@ def error_summary(layers, worst=2):
 
 
 def solving_summary(layers):
-    """{(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}}}; a sum with a gap is NaN."""
+    """{(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}, "few_tokens": layers that saw
+    fewer calibration tokens than they have inputs}}; a sum with a gap is NaN."""
     return {
         key: {
             "layers": len(rows),
             "seconds": rows["seconds"].sum(min_count=len(rows)),
             "energy_j": rows["energy_j"].sum(min_count=len(rows)),
             "fallbacks": rows["fallback"].value_counts().to_dict(),
+            "few_tokens": int((rows["tokens"] < rows["in_features"]).sum()),
         }
         for key, rows in layers.groupby(["model", "method"], sort=False)
     }

@@ -9,143 +9,26 @@ read. On an accelerator is only what is worked on.
 
 import copy
 import json
-import math
+import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
-from quantwatt import convolution, registry
+from quantwatt import convolution, hold_out, output_errors, registry
 from quantwatt.activations import ActivationFormat
 from quantwatt.convolution import Convolution
-from quantwatt.formats import QuantizedWeight, load_format, quantize_to_nearest, stored_bits
+from quantwatt.formats import QuantizedWeight, load_format, stored_bits, wide_groups
 from quantwatt.formats.library import library_of
 from quantwatt.kernels import Unsupported
+from quantwatt.layer_plan import LayerPlan
 from quantwatt.linear import SimulatedLinear
 from quantwatt.manifest import DataError, finite
 from quantwatt.progress import progress
 from quantwatt.solvers import Solution
-from quantwatt.statistics import Statistics, needs_of
+from quantwatt.statistics import needs_of
 from quantwatt.streams import Block, Streams
-
-
-@dataclass
-class LayerPlan:
-    """A layer, or several that share an input and their formats, stacked by rows, on the way to its quantized weight.
-
-    names: {layer: slice of its rows}; biases: {layer: [rows] or None}.
-    settings: the layer's entry of the allocation.
-    geometry: Convolution, or None of a linear layer.
-    original, weight: [rows, columns] float32 before and after the transforms.
-    input_factor, down, up, first_output: as the transforms left them.
-    activation_scale, activation_zero: [1] of a static activation format.
-    report: what the transforms say of it.
-    """
-
-    names: dict
-    biases: dict
-    settings: dict
-    geometry: Convolution | None
-    weight_format: object
-    activation_format: ActivationFormat | None
-    original: torch.Tensor
-    weight: torch.Tensor
-    dtype: torch.dtype
-    input_factor: torch.Tensor | None = None
-    down: torch.Tensor | None = None
-    up: torch.Tensor | None = None
-    first_output: torch.Tensor | None = None
-    activation_scale: torch.Tensor | None = None
-    activation_zero: torch.Tensor | None = None
-    report: dict = field(default_factory=dict)
-
-    @property
-    def groups(self):
-        """[slice of the rows] of every group of a convolution; all rows else."""
-        count = self.geometry.groups if self.geometry else 1
-        rows = len(self.weight) // count
-        return [slice(first * rows, (first + 1) * rows) for first in range(count)]
-
-    @property
-    def bias(self):
-        """[rows] or None, of a plan of one layer."""
-        (bias,) = self.biases.values()
-        return bias
-
-    @property
-    def static_grid(self):
-        return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)
-
-    def seen(self, inputs):
-        """Inputs as the layer's product gets them: multiplied by the factor and quantized."""
-        inputs = self.scaled(inputs)
-        if self.activation_format is not None:
-            inputs = convolution.rounded(inputs, self.activation_format, self.static_grid, self.geometry)
-        return inputs
-
-    def scaled(self, inputs):
-        """Inputs multiplied by the transforms' factor."""
-        return inputs if self.input_factor is None else inputs * self.input_factor.to(inputs.dtype)
-
-    def rest(self, inputs):
-        """Inputs without the first token where that is computed apart."""
-        return inputs[:, 1:] if self.settings.get("first_token") else inputs
-
-    def tokens(self, inputs, real=None, raw=False):
-        """What the rows of the weight are multiplied by: [tokens, columns] for every group of a convolution.
-
-        Args:
-            inputs: the layer's, in any shape that it takes.
-            real: [samples, tokens], which of them are no padding.
-            raw: before the transforms; of a convolution then the inputs themselves, [positions, channels].
-        """
-        if self.geometry is not None and not raw:
-            return self.geometry.patches(inputs)
-        inputs = convolution.positions(inputs, self.geometry)
-        return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
-
-    def statistics(self, needs, raw):
-        """Empty statistics of `tokens`; of a convolution's inputs (raw) only what its grid needs."""
-        columns, device = self.weight.shape[1], self.weight.device
-        if raw and self.geometry is not None:
-            channels = columns * self.geometry.groups // math.prod(self.geometry.kernel_size)
-            return [Statistics.new({"range"}.intersection(needs), channels, device)]
-        return [Statistics.new(needs, columns, device) for _ in self.groups]
-
-    def transform(self, transforms, statistics):
-        """Apply the transforms in order, then fix the activations' grid if it is static.
-
-        A convolution is left as it is, but for its activations' grid.
-        """
-        for module, settings in transforms if self.geometry is None else ():
-            if not self.settings.get(getattr(module, "MARK", "weights")):
-                continue
-            seen = statistics and statistics[0].scaled(self.input_factor)
-            result = module.apply(self.weight, self.weight_format, self.activation_format, settings, seen)
-            self.weight = result.weight
-            if result.input_factor is not None:
-                factor = result.input_factor
-                self.input_factor = factor if self.input_factor is None else self.input_factor * factor
-                self.down = self.down if self.down is None else self.down / factor
-            if result.down is not None:
-                self.down = result.down if self.down is None else torch.cat([self.down, result.down])
-                self.up = result.up if self.up is None else torch.cat([self.up, result.up], dim=1)
-            self.report |= result.report
-            if result.first_output is not None:
-                self.first_output = result.first_output
-        if self.activation_format is not None and not self.activation_format.dynamic:
-            observed = statistics[0].scaled(self.input_factor).range
-            self.activation_scale, self.activation_zero = self.activation_format.calibrated(observed)
-
-    def finish(self, weight):
-        """The solver's QuantizedWeight with what the layer does beside it; a learned activation grid is kept."""
-        weight.input_factor, weight.down, weight.up = self.input_factor, self.down, self.up
-        weight.first_output = self.first_output
-        if weight.activation_scale is None:
-            weight.activation_scale, weight.activation_zero = self.activation_scale, self.activation_zero
-        on_cpu = {part: tensor.cpu().contiguous() for part, tensor in vars(weight).items() if tensor is not None}
-        return replace(weight, **on_cpu)
 
 
 def _convert(denoiser, allocation):
@@ -183,7 +66,7 @@ def _convert(denoiser, allocation):
 
 
 @torch.no_grad()
-def quantize(denoiser, family, allocation, method, samples=None, batch=None, device="cpu", solved=None):
+def quantize(denoiser, family, allocation, method, samples=None, batch=None, device="cpu", solved=None, origins=None):
     """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer (or the library's) as it goes.
 
     Args:
@@ -195,22 +78,27 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
         batch: samples per forward pass.
         device: where blocks, statistics and solvers are while they are worked on.
         solved: folder of the layers that an external solver has solved.
+        origins: what each sample comes from, as of `hold_out.chosen`; None where each is by itself.
     Returns:
         {layer: state} with the tensors of a checkpoint, packed, and {layer: report}: format, bits, error_before
         (rounding to nearest on the plain format) and relative_error (the method's), error_of ("outputs" on the
         calibration inputs, "float outputs": against the float model's, "block outputs": the whole block's against the
-        float block's, or "weights"), damping, fallback, and
-        spans of transforming and solving: (start, stop, the layer's share) by time.perf_counter.
+        float block's, or "weights"), damping, fallback, tokens that the solver has seen and what it does to others
+        (`hold_out.report`), and spans of transforming and solving: (start, stop, the layer's share) by
+        time.perf_counter.
     Raises:
-        DataError: a weight is not finite, the external solver has not solved a layer, or a forward pass calls a block
-            twice and the solver compares with the float model's.
+        DataError: a group_size is larger than all layers, a weight is not finite, the external solver has not solved a
+            layer, or a forward pass calls a block twice and the solver compares with the float model's.
     """
     states, reports = _convert(denoiser, allocation)
     allocation = {name: formats for name, formats in allocation.items() if name not in states}
     if not allocation:
         return states, reports
+    columns = {name: denoiser.get_submodule(name).weight[0].numel() for name in allocation}
+    if said := wide_groups(allocation, columns):
+        print(f"warning: {said}", file=sys.stderr)
     walk = Walk(family, allocation, method, device, solved)
-    streams = Streams(denoiser, family, samples, batch, device, walk.paired) if walk.calibrated else None
+    streams = walk.streams(denoiser, samples, batch, origins) if walk.calibrated else None
     blocks = family.blocks(denoiser)
     places, done = iter(blocks), set()  # where nothing is calibrated; else the passes say where they are
     with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
@@ -231,6 +119,8 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
             bar.update()
     if unseen := allocation.keys() - states.keys():
         raise DataError(f"layer {min(unseen)}: the calibration data never reach it; exclude it in the allocation.")
+    if warning := hold_out.few_tokens(reports):
+        print(f"warning: {warning}", file=sys.stderr)
     return states, reports
 
 
@@ -249,6 +139,15 @@ class Walk:
         self.by_block = getattr(self.solver, "NEEDS_BLOCK", False)
         self.paired = "cross" in self.solving or self.by_block
         self.calibrated = bool(self.prepared or self.solving or self.by_block)
+        self.share = self.settings.get("held_out", 0)
+        if self.solving:
+            self.solving |= {"count", "held_out"} if self.share else {"count"}
+
+    def streams(self, denoiser, samples, batch, origins):
+        """The streams in front of the first block; some samples are held out where the solver asks for it."""
+        count = len(next(iter(samples.values())))
+        held = hold_out.chosen(origins or range(count), self.share) if self.share else None
+        return Streams(denoiser, self.family, samples, batch, self.device, self.paired, held)
 
     def block(self, block, streams):
         """Yield (layer, (state, report)) of one block and bring the streams behind it."""
@@ -319,36 +218,48 @@ class Walk:
             observed = streams.observe(block.module, plans, self.solving, reference=reference)
         for plan, statistics, own_spans in zip(plans, observed, spans, strict=True):
             with _span(own_spans):
-                solution = self._solve(block, plan, statistics)
-            weight = plan.finish(solution.weight)
-            errors = _errors(plan, weight, statistics)
-            yield from self._install(block, plan, solution, weight, errors, own_spans)
+                choice = hold_out.choose(plan, self._solve(block, plan, statistics), statistics)
+            errors = output_errors.relative(plan, choice.values, statistics)
+            yield from self._install(block, plan, choice, errors, own_spans)
 
     def _together(self, block, plans, streams, targets):
-        """Transform all layers of a block and solve them at once."""
+        """Transform all layers of a block and solve them at once; on the held-out samples the whole block is judged, as
+        each layer is fitted to what the others do."""
         spans = [[] for _ in plans]
         self._transform(block, plans, streams, spans)
+        seen = streams.observe(block.module, plans, {"count", "held_out"} if self.share else {"count"})
         named = {name: plan for plan in plans for name in plan.names}  # one layer each
         with _span(shared := []), torch.enable_grad():
             solutions = self.solver.solve_block(
-                block.module, named, streams.batches, targets, self.family, self.settings
+                block.module, named, streams.batches, targets, self.family, self.settings, streams.held
             )
-        rounded = copy.deepcopy(block.module)
-        for name, plan in named.items():
-            grid = {"activation_scale": plan.activation_scale, "activation_zero": plan.activation_zero}
-            nearest = quantize_to_nearest(plan.original, plan.weight_format)
-            nearest = replace(nearest, first_output=plan.first_output, **grid)
-            rounded.set_submodule(name, self._layer(plan, name, nearest))
-        before, done = streams.error(rounded, targets), []
+
+        def errors(weights):
+            return streams.errors(self._copy(block, named, weights), targets)
+
+        nearest = {name: plan.finish(plan.nearest) for name, plan in named.items()}
+        before, rounding = fitted, _ = errors(nearest)
+        if any(plan.weight is not plan.original for plan in plans):
+            before, _ = errors({name: plan.untransformed() for name, plan in named.items()})
+        weights = {name: plan.finish(solutions[name].weight) for name, plan in named.items()}
+        after, held_out = errors(weights)
+        if worse := hold_out.is_worse(held_out, rounding):
+            weights, after = nearest, fitted
+        reported = {"error_before": before, "relative_error": after, "error_of": "block outputs"}
         total = sum(plan.weight.numel() for plan in plans)
-        for (name, plan), own_spans in zip(named.items(), spans, strict=True):
+        for (name, plan), (statistics, *_), own_spans in zip(named.items(), seen, spans, strict=True):
             own_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
-            weight = plan.finish(solutions[name].weight)
-            done += self._install(block, plan, solutions[name], weight, {name: {}}, own_spans)
-        after = streams.error(block.module, targets)
-        errors = {"error_before": before, "relative_error": after, "error_of": "block outputs"}
-        for name, (state, report) in done:
-            yield name, (state, report | errors)
+            solution = replace(solutions[name], weight=weights[name], **(hold_out.REFUSED if worse else {}))
+            report = hold_out.report(solution, statistics, held_out, rounding)
+            choice = hold_out.Choice({name: weights[name]}, None, {name: report})
+            yield from self._install(block, plan, choice, {name: reported}, own_spans)
+
+    def _copy(self, block, plans, weights):
+        """A block's module with some layers' weights in place."""
+        copied = copy.deepcopy(block.module)
+        for name, plan in plans.items():
+            copied.set_submodule(name, self._layer(plan, name, weights[name]))
+        return copied
 
     def _transform(self, block, plans, streams, spans):
         prepared = [None] * len(plans)
@@ -365,10 +276,10 @@ class Walk:
         built = SimulatedLinear.build(weight, plan.weight_format, activations, bias, plan.dtype, plan.geometry)
         return built.to(self.device)
 
-    def _install(self, block, plan, solution, weight, errors, spans):
+    def _install(self, block, plan, choice, errors, spans):
         """Put a plan's layers into the block; yield (layer, (state, report)) of each."""
         for name, rows in plan.names.items():
-            own = weight.rows(rows.start, rows.stop)
+            own = choice.weights[name]
             block.module.set_submodule(name, self._layer(plan, name, own))
             share = (rows.stop - rows.start) / len(plan.weight)
             report = {
@@ -376,8 +287,7 @@ class Walk:
                 **_description(own, plan),
                 **plan.report,
                 **errors[name],
-                "damping": solution.damping,
-                "fallback": solution.fallback,
+                **choice.reports[name],
                 "spans": [(start, stop, share * part) for start, stop, part in spans],
             }
             yield block.layers[name], (own.state(plan.weight_format), report)
@@ -420,46 +330,8 @@ def _description(weight, plan):
         "in_features": columns,
         "out_features": rows,
         **(plan.geometry.settings() if plan.geometry else {}),
+        "groups_per_row": weight.scale.shape[1],
         "parts": sorted(weight.state(plan.weight_format)),
         "weight_bits": stored_bits(rows, columns, plan.weight_format) + branch,
         "activation_bits": plan.activation_format.bits if plan.activation_format else 8 * plan.dtype.itemsize,
     }
-
-
-def _errors(plan, weight, statistics):
-    """{layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
-
-    With a Hessian of the inputs it is the output's error, ‖X̃ΔWᵀ‖ / ‖X̃Wᵀ‖; with the float model's inputs beside them the
-    output's distance from the float model's, ‖XWᵀ - X̃Qᵀ‖ / ‖XWᵀ‖, on a sample of tokens; else ‖ΔW‖ / ‖W‖.
-    """
-    factor = 1 if plan.input_factor is None else plan.input_factor
-    target = plan.original / factor  # what the product and the branch stand for together
-    nearest = quantize_to_nearest(plan.original, plan.weight_format).dequantize(plan.weight_format) / factor
-    branch = 0 if plan.down is None else plan.up.float() @ plan.down.float()
-    found = weight.dequantize(plan.weight_format).to(target.device) + branch
-    parts = [
-        _squared_errors(target[rows], (nearest[rows], found[rows]), factor, own)
-        for rows, own in zip(plan.groups, statistics or [None] * len(plan.groups), strict=True)
-    ]
-    kind = parts[0][0]
-    norm, before, after = (torch.cat(values) for values in zip(*(part[1:] for part in parts), strict=True))  # [rows]
-
-    def relative(errors, rows):
-        return finite((errors[rows].sum().clamp(min=0) / norm[rows].sum()).sqrt()) if norm[rows].sum() != 0 else 0.0
-
-    return {
-        name: {"error_before": relative(before, rows), "relative_error": relative(after, rows), "error_of": kind}
-        for name, rows in plan.names.items()
-    }
-
-
-def _squared_errors(target, candidates, factor, statistics):
-    """(what is compared, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
-    if statistics is None or not hasattr(statistics, "hessian"):
-        return "weights", *((part * factor).square().sum(dim=1) for part in (target, *(c - target for c in candidates)))
-    if hasattr(statistics, "cross"):
-        inputs, outputs = statistics.cross.inputs.value, statistics.cross.references.value @ target.T
-        distances = ((outputs - inputs @ candidate.T).square().sum(dim=0) for candidate in candidates)
-        return "float outputs", outputs.square().sum(dim=0), *distances
-    hessian = statistics.hessian.value
-    return "outputs", *(((part @ hessian) * part).sum(dim=1) for part in (target, *(c - target for c in candidates)))

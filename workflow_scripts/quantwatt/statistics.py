@@ -97,6 +97,31 @@ class Cross:
         return self.sum * (2 / max(self.tokens, 1))
 
 
+class Count:
+    """How many tokens there were."""
+
+    def __init__(self, columns, device="cpu"):
+        self.value = 0
+
+    def observe(self, inputs, reference=None):
+        self.value += len(inputs)
+
+
+class HeldOut:
+    """Tokens that are in no other statistic: samples of the inputs, and of the float model's for the same tokens.
+
+    inputs, references: Tokens; references are empty where the float model's are not watched.
+    """
+
+    def __init__(self, columns, device="cpu"):
+        self.inputs, self.references = Tokens(columns, device), Tokens(columns, device)
+
+    def observe(self, inputs, reference=None):
+        self.inputs.observe(inputs)
+        if reference is not None:
+            self.references.observe(reference)
+
+
 class Maximum:
     """Largest magnitude of every input column over all tokens, [columns] float32."""
 
@@ -163,6 +188,8 @@ KINDS = {
     "maximum": Maximum,
     "range": Range,
     "tokens": Tokens,
+    "count": Count,
+    "held_out": HeldOut,
     "first_token": FirstToken,
 }
 
@@ -175,10 +202,19 @@ class Statistics(SimpleNamespace):
         """Empty statistics of the kinds in `needs` for inputs of `columns` columns."""
         return cls(**{need: KINDS[need](columns, device) for need in sorted(needs)})
 
-    def observe(self, inputs, reference=None):
-        """Add inputs [tokens, columns], and the float model's inputs for the same tokens where `cross` is needed."""
-        for kind in vars(self).values():
-            kind.observe(inputs, reference)
+    def observe(self, inputs, reference=None, held=None):
+        """Add inputs [tokens, columns], and the float model's inputs for the same tokens where `cross` is needed.
+
+        Args:
+            held: [tokens] bool, which of them only `held_out` sees; None for none.
+        """
+        if held is not None and held.any():
+            held = held.to(inputs.device)
+            self.held_out.observe(inputs[held], None if reference is None else reference[held])
+            inputs, reference = inputs[~held], None if reference is None else reference[~held]
+        for name, kind in vars(self).items():
+            if name != "held_out":
+                kind.observe(inputs, reference)
 
     def scaled(self, factor):
         """The statistics of inputs multiplied by a positive factor [columns]; None leaves them."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from quantwatt import hold_out
 from quantwatt.architecture import LAYERS
 from quantwatt.denoiser_inputs import nested
 from quantwatt.linear import QuantizedLinear
@@ -116,7 +117,7 @@ class Streams:
     for it, beside them in the float model. What a pass holds rests on the CPU.
     """
 
-    def __init__(self, denoiser, family, samples, batch, device="cpu", paired=False):
+    def __init__(self, denoiser, family, samples, batch, device="cpu", paired=False, held=None):
         """The streams in front of the first block.
 
         Args:
@@ -125,11 +126,13 @@ class Streams:
             batch: samples per forward pass.
             device: where blocks are run.
             paired: whether the float model's stream is kept beside.
+            held: [samples] bool, which of them solvers do not see, as of `hold_out.chosen`; None for none.
         """
         self.denoiser, self.family, self.device = denoiser, family, device
         self.blocks = family.blocks(denoiser)
         parts = range(0, len(next(iter(samples.values()))), batch)
         inputs = [nested({name: tensor[first : first + batch] for name, tensor in samples.items()}) for first in parts]
+        self.held = [None] * len(inputs) if held is None else [held] if len(inputs) == 1 else held.split(batch)
         self.passes = [Pass(denoiser, part) for part in inputs]
         self.float_passes = [Pass(denoiser, part) for part in inputs] if paired else []
         with stopping(denoiser, self.blocks):
@@ -190,7 +193,9 @@ class Streams:
             if reference is not None and "cross" in needs:
                 self.watch(reference, firsts, self.float_passes[index].inputs, float_inputs.__setitem__)
 
-            def observe(name, inputs, float_inputs=float_inputs, real=real):
+            held = self.held[index] if "held_out" in needs else None
+
+            def observe(name, inputs, float_inputs=float_inputs, real=real, held=held):
                 plan, own = plans[firsts.index(name)], statistics[firsts.index(name)]
                 if "first_token" in needs and plan.settings.get("first_token"):
                     own[0].first_token.see(inputs)
@@ -199,8 +204,10 @@ class Streams:
                 beside = [None] * len(parts)
                 if name in float_inputs:
                     beside = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)
+                of_samples = real if plan.geometry is None else None
                 for one, tokens, float_tokens in zip(own, parts, beside, strict=True):
-                    one.observe(tokens, float_tokens)
+                    apart = None if held is None else hold_out.rows_of(held, len(tokens), of_samples)
+                    one.observe(tokens, float_tokens, apart)
 
             self.watch(block, firsts, batch, observe)
         return statistics
@@ -221,22 +228,28 @@ class Streams:
         with hooks(block.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
             run(block, moved(batch, self.device))
 
-    def error(self, block, targets):
+    def errors(self, block, targets):
         """‖outputs - targets‖ / ‖targets‖ of a block on the quantized stream, over all batches and tensors it returns.
 
         Padding is left out.
 
         Args:
             targets: what the float block returned, as of `advance`.
+        Returns:
+            (on the samples that solvers see, on those that are held out or None where none are).
         """
-        missed = whole = 0.0
-        for batch, target in zip(self.batches, targets, strict=True):
+        missed, whole = [0.0, 0.0], [0.0, 0.0]
+        for batch, target, held in zip(self.batches, targets, self.held, strict=True):
             outputs = moved(block(**moved(batch, self.device)), "cpu")
             real = real_tokens(self.family, batch)
-            for found, expected in zip(*(tensors(side, real) for side in (outputs, target)), strict=True):
-                missed += (found.float() - expected.float()).square().sum().item()
-                whole += expected.float().square().sum().item()
-        return finite((missed / whole) ** 0.5) if whole else 0.0
+            for found, expected in zip(tensors(outputs), tensors(target), strict=True):
+                apart = hold_out.rows_of(torch.tensor([False]) if held is None else held, len(found))
+                for i, samples in enumerate((~apart, apart)):
+                    kept = samples if real is None else real.cpu() & samples[:, None]
+                    missed[i] += (found[kept].float() - expected[kept].float()).square().sum().item()
+                    whole[i] += expected[kept].float().square().sum().item()
+        fitted, held_out = (finite((m / w) ** 0.5) if w else 0.0 for m, w in zip(missed, whole, strict=True))
+        return fitted, held_out if whole[1] else None
 
     def outputs(self, reference):
         """What the float block returns, batch by batch."""

@@ -24,6 +24,7 @@ import torch
 
 from quantwatt import registry
 from quantwatt.formats.packing import pack, packed_bytes, unpack
+from quantwatt.manifest import DataError
 
 
 def load_format(settings):
@@ -155,3 +156,31 @@ def stored_bits(rows, columns, weight_format):
     groups = -(-columns // weight_format.group_size(columns))
     grid_bits = 8 * sum(dtype.itemsize for dtype in (weight_format.scale_dtype, weight_format.zero_dtype) if dtype)
     return (8 * packed_bytes(columns, weight_format.bits) + groups * grid_bits) / columns
+
+
+def wide_groups(allocation, columns):
+    """A sentence on layers with fewer inputs than a group is to have, whose rows are then one group; else None.
+
+    Args:
+        allocation: {layer: {"weights": settings}}; columns: {layer: its inputs}.
+    Raises:
+        DataError: no layer has as many inputs as a group_size, which then means what nobody would write.
+    """
+    sized = {}
+    for name, formats in allocation.items():
+        key = next((key for key in ("group_size", "block") if formats["weights"].get(key)), None)
+        if key:
+            sized.setdefault((key, formats["weights"][key]), []).append(name)
+    said = []
+    for (key, size), names in sized.items():
+        wide = [name for name in names if columns[name] < size]
+        if not wide:
+            continue
+        name = max(wide, key=columns.get)
+        if key == "group_size" and len(wide) == len(names):
+            raise DataError(
+                f"layer {name}: a group_size of {size} is more than its {columns[name]} inputs, and none of the layers "
+                "in this format has more; set a smaller one, or granularity: channel for one group a row."
+            )
+        said.append(f"{len(wide)} of {len(names)} layers with {key} {size} ({name}: {columns[name]} inputs)")
+    return f"one group a row, as a group is larger than a row: {'; '.join(said)}." if said else None

@@ -8,7 +8,7 @@ A solver module offers
 or, where it learns all layers of a block together,
 
     NEEDS_BLOCK = True
-    solve_block(block, plans, batches, targets, family, settings) -> {layer: Solution}      as solvers/brecq.py
+    solve_block(block, plans, batches, targets, family, settings, held) -> {layer: Solution}    as solvers/brecq.py
 
 or, where a library solves in an environment of its own,
 

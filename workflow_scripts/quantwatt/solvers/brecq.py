@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from quantwatt.hold_out import rows_of
 from quantwatt.progress import progress
 from quantwatt.solvers.adaround import RoundedLinear
 from quantwatt.streams import real_tokens, tensors
@@ -18,7 +19,7 @@ NEEDS_BLOCK = True
 
 
 @torch.enable_grad()
-def solve_block(block, plans, batches, targets, family, settings):
+def solve_block(block, plans, batches, targets, family, settings, held=None):
     """Choose the codes of all planned layers of a block.
 
     Args:
@@ -29,6 +30,7 @@ def solve_block(block, plans, batches, targets, family, settings):
         targets: what the float block returned for the same samples in the float model, one tensor or tuple per batch.
         family: says which tokens of padded samples are real; the others are in no error.
         settings: of resources/schemas/solvers/brecq.schema.json.
+        held: for every batch the samples [samples] bool that are not learned from, or None.
     Returns:
         {name: Solution}; `fallback` is "rtn" for a layer whose training diverged.
     """
@@ -37,7 +39,7 @@ def solve_block(block, plans, batches, targets, family, settings):
     layers = [RoundedLinear(plan) for plan in plans.values()]
     for name, layer in zip(plans, layers, strict=True):
         block.set_submodule(name, layer)
-    samples = Samples(batches, targets, settings["batch_size"], settings["seed"], device, family)
+    samples = Samples(batches, targets, settings["batch_size"], settings["seed"], device, family, held)
 
     if settings["activation_phase"] == "before":
         _learn_steps(block, layers, samples, settings)
@@ -105,10 +107,15 @@ def block_error(outputs, targets, real=None):
 class Samples:
     """A block's calibration samples, drawn at random from the batches they lie in without copying those together."""
 
-    def __init__(self, batches, targets, size, seed, device, family=None):
+    def __init__(self, batches, targets, size, seed, device, family=None, held=None):
         self.batches, self.targets, self.size = batches, [tensors(target) for target in targets], size
         self.family, self.device = family, device
-        self.index = [(i, row) for i, target in enumerate(self.targets) for row in range(len(target[0]))]
+        self.index = [
+            (i, row)
+            for i, (target, apart) in enumerate(zip(self.targets, held or [None] * len(targets), strict=True))
+            for row in range(len(target[0]))
+            if apart is None or not rows_of(apart, len(target[0]))[row]
+        ]
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self):
