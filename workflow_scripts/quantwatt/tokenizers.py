@@ -85,8 +85,10 @@ def load(folder, kind="AutoTokenizer"):
 
 
 def _stored(settings, location):
-    """The tokenizers of a model's folder, loaded one after the other."""
+    """The tokenizers of a model's folder, loaded one after the other; none where it holds no model that is known."""
     index = location / "model_index.json"
+    if not index.is_file() and not (location / "config.json").is_file():
+        return
     if not index.is_file():
         family = load_family(settings["family"])
         config = manifest.read_json(location / "config.json")
