@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from quantwatt import library_messages, torchvision_ops  # noqa: F401  (the second before diffusers)
+from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
 
 
 def load(kind, settings, location, **parts):
@@ -32,11 +32,20 @@ def meta_denoiser(part, kind, location):
 def _stored(kind, settings, location, **options):
     import diffusers
 
-    library_messages.hide_bars()
+    _hide_bars()
     dtype = getattr(torch, settings["dtype"])
     return getattr(diffusers, kind).from_pretrained(
         location, dtype=dtype, local_files_only=True, use_safetensors=True, **options
     )
+
+
+def _hide_bars():
+    """One for every part that is loaded, among ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager
