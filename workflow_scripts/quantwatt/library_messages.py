@@ -1,4 +1,4 @@
-"""Keeps out of logs what libraries say at import of things that nothing here uses, and their bars among ours.
+"""Keeps out of logs what libraries say at import of things that nothing here uses.
 
 Each message is named with its logger: another of the same logger comes through.
 """
@@ -23,15 +23,6 @@ class _Harmless(logging.Filter):
 
     def filter(self, record):
         return not self.pattern.match(record.getMessage())
-
-
-def hide_bars():
-    """No bars of diffusers and transformers, which draw one for every part that they load."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 for _name, _pattern in HARMLESS.items():

@@ -7,7 +7,6 @@ from types import ModuleType
 import torch
 
 from quantwatt import (
-    library_messages,
     manifest,
     model_folder,
     seeding,
@@ -101,9 +100,18 @@ def meta_denoiser(part, kind, location):
 
 def _stored(kind, settings, location, **options):
     """What is stored in a folder, of a class of diffusers or transformers, in the model's type."""
-    library_messages.hide_bars()
+    _hide_bars()
     dtype = getattr(torch, settings["dtype"])
     return kind.from_pretrained(location, dtype=dtype, local_files_only=True, use_safetensors=True, **options)
+
+
+def _hide_bars():
+    """One for every part that is loaded, among ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def draw(pipeline, seeds, **arguments):
