@@ -45,15 +45,16 @@ def configuration(words, name):
     found = {}
 
     def check():
-        from quantwatt.experiment import load_config
-        from quantwatt.schemas import read_yaml
+        from quantwatt.experiment import load_config, sources
+        from quantwatt.schemas import ConfigurationError
 
         if wrong := [word for word in words if "=" not in word]:
-            raise manifest.DataError(f"--config {wrong[0]}: not of the form KEY=VALUE.")
-        own = dict(word.split("=", 1) for word in words)
-        own = {key: json.loads(value) if value.isdecimal() else value for key, value in own.items()}
-        own |= {"experiment": name} if name else {}
-        found.update(load_config(read_yaml(manifest.PROJECT / "config.yaml", "config.yaml") | own))
+            return MISSING, f"--config {wrong[0]}: not of the form KEY=VALUE.", "correct it"
+        named = [f"experiment={name}"] if name else []
+        try:
+            found.update(load_config(sources([], [*words, *named], folder=manifest.PROJECT)))
+        except ConfigurationError as error:
+            return MISSING, str(error), "correct it"
         return OK, f"device {found['device']}, meter {found['meter']}, results in {found['results']}", ""
 
     findings = doctor.examine({"configuration": check})

@@ -9,11 +9,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from quantwatt import command, image_parts
-from quantwatt.experiment import load_config, load_experiment, values
+from quantwatt.experiment import load_config, load_experiment, sources, values
 from quantwatt.manifest import read_json
 from quantwatt.paths import ROOT
 from quantwatt.schemas import ConfigurationError
-from quantwatt.yaml_files import read_yaml
 
 SCALED = ("generate", "features", "score")  # by images
 
@@ -166,8 +165,8 @@ def main(argv=None):
         if "=" not in word:
             raise command.DataError(f"--config {word}: not of the form KEY=VALUE.")
     try:
-        own = values([*args.config, f"experiment={args.experiment}"])
-        config = load_config([("config.yaml", read_yaml(ROOT / "config.yaml", "config.yaml")), ("--config", own)])
+        words = [*args.config, f"experiment={args.experiment}"]
+        own, config = values(words), load_config(sources([], words, folder=ROOT))
         experiment = load_experiment(args.experiment, "--experiment")
     except ConfigurationError as error:
         raise command.DataError(str(error)) from error

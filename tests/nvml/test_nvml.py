@@ -301,7 +301,7 @@ def nvmlInit():
     [
         (OLD, "/pynvml.py has no NVML_CLOCK_MEM: it is of another package"),  # XuehaiPan/nvitop#44
         ("", "has no NVMLError: it is of another package"),
-        ("print 'of 2017'", "does not load (SyntaxError)"),  # wookayin/gpustat#27's, for Python 2
+        ("print 'of 2017'", "does not load (SyntaxError)"),  # one for Python 2
         ("import of_that_name_there_is_none", "needs nvidia-ml-py"),
     ],
 )

@@ -47,6 +47,22 @@ def test_a_broken_installation_is_a_row_and_no_traceback(tmp_path):
     assert SECRET not in done.stdout and str(home) not in done.stdout and " ~/.cache/huggingface" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("word", "status", "said"),
+    [
+        ("device=cuda", OK, "device cuda, meter auto, results in results"),
+        ("measuring={idle_w: 12}", OK, "device auto, meter auto, results in results"),
+        ("device=gpu", MISSING, "--config: device: 'gpu' is none of auto, cpu, cuda; write cuda."),
+        ("cuda", MISSING, "--config cuda: not of the form KEY=VALUE."),
+    ],
+)
+def test_the_configuration_is_read_as_snakemake_reads_it(word, status, said):
+    config, [finding] = script.configuration([word], "smoke")
+    assert (finding.status, finding.found) == (status, said)
+    assert "mend the installation" not in finding.remedy
+    assert config is script.DEFAULTS or config["experiment"] == "smoke"
+
+
 @pytest.mark.parametrize(("status", "code"), [(OK, 0), (NOTE, 0), (MISSING, 1)])
 def test_the_exit_code_tells_whether_something_needed_is_missing(monkeypatch, capsys, status, code):
     monkeypatch.setattr(script, "general", lambda config: {"a check": lambda: (status, "found", "do this")})

@@ -26,19 +26,20 @@ COMMAND_LINE = "--config"  # the name of that source in messages
 TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None), "object": dict}
 
 
-def sources(configfiles, words, replaced=False):
+def sources(configfiles, words, replaced=False, folder=None):
     """All that says how to run, each with its name in messages: `config.yaml`, --configfile, --config.
 
     Args:
         configfiles: paths given by --configfile.
         words: KEY=VALUE words given by --config.
         replaced: whether these replace `config.yaml`.
+        folder: where that is; the current folder without it.
     Returns:
         list of (name, mapping); the later win, key by key.
     Raises:
         ConfigurationError: a file or value is no YAML.
     """
-    here = Path.cwd()
+    here = folder or Path.cwd()
     paths = [*([] if replaced else [here / "config.yaml"]), *map(Path, configfiles)]
     names = [str(path.relative_to(here)) if path.is_relative_to(here) else str(path) for path in paths]
     files = [(name, read_yaml(path, name)) for name, path in zip(names, paths, strict=True)]
