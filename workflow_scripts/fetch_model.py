@@ -34,6 +34,8 @@ def fetch(settings):
             return snapshot_download(**at, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
         index = hf_hub_download(at["repo_id"], model_folder.PIPELINE, revision=at["revision"])
         parts = model_folder.listed_parts(Path(index).parent, settings)
+        if hasattr(family := load_family(settings["family"]), "check"):
+            family.check(Path(index).parent)  # before gigabytes are fetched
         wanted = [model_folder.PIPELINE, *(f"{part}/*{end}" for part in parts for end in ENDINGS)]
         others = [] if settings.get("variant") else [VARIANT_FILES]
         folder = snapshot_download(**at, allow_patterns=wanted, ignore_patterns=others)

@@ -55,7 +55,7 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
         location = manifest.PROJECT / model["location"]
         manifest.verify_files(args.model, model["files"], location)
-        tokenizers.check(model["settings"], location, prompts)
+        tokenizers.check(model["settings"], location, asked)
         probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
         probe.draw_float(asked)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):

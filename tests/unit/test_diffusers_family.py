@@ -299,7 +299,7 @@ def test_a_models_entry_is_completed_and_its_mistakes_are_refused():
     entry = experiment.check_experiment(raw, "x.yaml")["models"]["flux"]
     assert entry["arguments"] == {} and entry["dtype"] == "bfloat16"
     raw["models"]["flux"]["arguments"] = ["max_sequence_length"]
-    with pytest.raises(experiment.ConfigurationError, match=r"x.yaml: models.flux.arguments: expected object"):
+    with pytest.raises(experiment.ConfigurationError, match=r"x.yaml: models.flux.arguments: expected a mapping"):
         experiment.check_experiment(raw, "x.yaml")
 
 

@@ -25,7 +25,10 @@ UNKNOWN = TorchBuild("?", "0", None)  # of another environment: whatever driver 
 
 def torch_build():
     """The installed torch by its own version.py, without importing it; None where there is none."""
-    found = importlib.util.find_spec("torch")
+    try:
+        found = importlib.util.find_spec("torch")
+    except ModuleNotFoundError:  # by an import hook that hides it
+        found = None
     file = found and found.origin and Path(found.origin).with_name("version.py")
     if not file or not file.is_file():
         return None

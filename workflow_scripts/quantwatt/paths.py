@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from quantwatt import linked_folders
 from quantwatt.file_hashes import FileHashes
 from quantwatt.manifest import PROJECT as ROOT
 from quantwatt.manifest import DataError
@@ -49,18 +50,7 @@ def files(folder):
 
     A link to a folder that it lies in is left out, and so is what is no plain file; one that leads nowhere, too.
     """
-    return sorted(os.path.relpath(path, folder) for path in _walk(str(folder), ()))
-
-
-def _walk(folder, above):
-    """Paths of the files of a folder; `above` are the real paths of those that it lies in."""
-    above = (*above, os.path.realpath(folder))
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_file():
-                yield entry.path
-            elif entry.is_dir() and os.path.realpath(entry.path) not in above:
-                yield from _walk(entry.path, above)
+    return sorted(os.path.relpath(path, folder) for path in linked_folders.files(folder) if os.path.isfile(path))
 
 
 def fingerprint(path, names=None):
