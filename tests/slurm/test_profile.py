@@ -52,7 +52,7 @@ def test_the_profile_plans(tmp_path):
 def test_the_device_of_the_machine_that_submits_is_not_asked():
     done = plan()
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    assert "device: auto asks this machine, and jobs run on others; name cuda or cpu." in done.stdout
+    assert "device: auto asks this machine, and jobs run on others; write device=cuda or device=cpu." in done.stdout
 
 
 @pytest.mark.parametrize("accounting", ["exit 0", "exit 1", None])
