@@ -1,5 +1,6 @@
 """Mistakes a newcomer makes, and broken files: one clear sentence, a non-zero exit, nothing half-written."""
 
+import json
 import resource
 import shutil
 import subprocess
@@ -87,9 +88,7 @@ def limited(size):
 def test_a_full_disk_while_a_checkpoint_is_written(scratch):
     folder = scratch.path("results/smoke")
     output = folder / "checkpoints/full/manifest.json"
-    entry = (
-        '{"solver": {"name": "rtn"}, "weights": {"format": "nf4", "block": 64}, "activations": null, "transforms": []}'
-    )
+    entry = json.dumps(json.loads((folder / "checkpoints/tiny-sd3/rtn-w8a8/manifest.json").read_text())["settings"])
     allocation = scratch.snakemake("--cores", "1", "results/smoke/allocation/tiny-sd3/rtn-w8a8.json")
     assert allocation.returncode == 0
     command = [
