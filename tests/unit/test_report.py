@@ -547,3 +547,14 @@ def test_number(arguments, text):
 
 def test_megabytes():
     assert (numbers.megabytes(3.39), numbers.megabytes(5213.0)) == ("3.39 MB", "5.21 GB")
+
+
+def test_the_trust_box_tells_what_was_done_to_models_and_inputs(tmp_path):
+    cells = synthetic.write_tree(tmp_path)
+    for cell, told in zip(cells, [{"repeat_psnr": None}, {"repeat_psnr": 71.25}, {}], strict=False):
+        path = tmp_path / f"images/{cell['model']}/{cell['method']}/{cell['sampling']}/manifest.json"
+        own = {"reading": ["2 blank lines left out"], "safety_checker": "not loaded", **told}
+        path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    facts = dict(report.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
+    assert facts["Left out in reading"] == "2 blank lines left out" and facts["Safety checker"] == "not loaded"
+    assert facts["Drawn twice"] == "the same images; images of a PSNR of 71.2 dB to the first"

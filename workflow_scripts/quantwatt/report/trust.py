@@ -197,7 +197,10 @@ def _study_facts(cells):
         ("Images", _distinct(_images_text(s) for s in sets if "prompts_sha256" in s)),
         ("Prompts", _distinct(f"sha256 {s['prompts_sha256'][:12]}" for s in sets if "prompts_sha256" in s)),
         ("Texts", _distinct(_texts_text(s) for s in sets if "texts_sha256" in s)),
+        ("Left out in reading", _distinct(note for s in sets for note in s.get("reading") or ())),
         ("Seeds", _seeds_text(sets)),
+        ("Drawn twice", _distinct(_repeat_text(s) for s in sets if "repeat_psnr" in s)),
+        ("Safety checker", _distinct(s.get("safety_checker") for s in sets)),
         *((metric_of(name).title, _distinct(_score_text(s) for s in scores if s["metric"] == name))
           for name in dict.fromkeys(s["metric"] for s in scores)),
         ("Intervals", _intervals_text(scores)),
@@ -217,6 +220,12 @@ def _texts_text(record):
         f"{record['n_items']} of {record['texts']}, up to {record['max_length']} tokens, sha256 "
         + (record["texts_sha256"][:12])
     )
+
+
+def _repeat_text(record):
+    """How far apart two draws of the unquantized model's first batch are."""
+    psnr = record["repeat_psnr"]
+    return "the same images" if psnr is None else f"images of a PSNR of {psnr:.1f} dB to the first"
 
 
 def _images_text(record):
