@@ -29,8 +29,10 @@ help:
 install: .venv/installed
 
 # DEVICE only where it was given: else config.yaml's.
+GIVEN_DEVICE = $(if $(filter-out file,$(origin DEVICE)),device=$(DEVICE))
+
 report: .venv/installed
-	$(BIN)/snakemake --config experiment=$(EXPERIMENT) $(if $(filter-out file,$(origin DEVICE)),device=$(DEVICE))
+	$(BIN)/snakemake --config experiment=$(EXPERIMENT) $(GIVEN_DEVICE)
 	@echo "The report: $(CURDIR)/results/$(EXPERIMENT)/report.html"
 
 # How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
@@ -39,7 +41,7 @@ plan: .venv/installed
 
 # What this machine has and lacks, for everything and for one experiment: make doctor EXPERIMENT=smoke DEVICE=cuda
 doctor: .venv/installed
-	$(BIN)/python workflow_scripts/doctor.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
+	$(BIN)/python workflow_scripts/doctor.py --experiment $(EXPERIMENT) --config $(GIVEN_DEVICE)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"

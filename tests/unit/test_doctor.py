@@ -172,10 +172,12 @@ def test_a_model_is_there_or_to_be_fetched_or_has_no_weights(tmp_path, monkeypat
     with open(folder / "model.safetensors", "wb") as file:
         file.truncate(20_000_000_000)  # of nothing, which takes no room
     assert needs.model(hub) == (OK, "someone/model, 20.00 GB of weights", "")
-    config = {"memory_mb": {"calibrate": 4000, "quantize": 4000, "generate": 4000, "measure": 30000}, "device": "cpu"}
-    status, found, remedy = needs.sizes(config, {"models": {"large": hub}})
-    assert status == NOTE and "large takes 20.00 GB, loaded about 24,000 MB" in found
-    assert remedy.endswith("to more than 24,000 for calibrate, quantize, generate")
+    large = {"models": {"large": {**hub, "dtype": "bfloat16"}}}
+    monkeypatch.setattr(hardware, "memory_gb", lambda: (64.0, 60.0))
+    assert needs.sizes({"device": "cpu"}, large) == (OK, "large takes 20.00 GB, a job about 28,000 MB", "")
+    monkeypatch.setattr(hardware, "memory_gb", lambda: (16.0, 12.0))
+    status, found, remedy = needs.sizes({"device": "cpu"}, large)
+    assert status == NOTE and found.endswith("this machine has 16,000 MB") and "larger machine" in remedy
 
 
 def test_a_bug_report_asks_for_the_doctors_output():

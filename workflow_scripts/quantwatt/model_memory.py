@@ -25,7 +25,12 @@ def model_memory_mb(manifest_path, least):
         FileNotFoundError: the manifest is not there yet.
     """
     loaded = _loaded(str(manifest_path), os.stat(manifest_path).st_mtime_ns)
-    return max(least, LIBRARIES_MB + round(SHARE * loaded / 1e6))
+    return max(least, process_mb(loaded))
+
+
+def process_mb(loaded):
+    """Megabytes of a process that has loaded so many bytes of weights."""
+    return LIBRARIES_MB + round(SHARE * loaded / 1e6)
 
 
 @functools.lru_cache(maxsize=256)

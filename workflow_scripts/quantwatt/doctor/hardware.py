@@ -67,11 +67,19 @@ def processors():
     return NOTE, said, f"run snakemake with --cores {max(1, int(found.usable))}"
 
 
-def memory():
+def memory_gb():
+    """(all, free) memory of the machine in GB; None where the system does not tell."""
     if not Path("/proc/meminfo").exists():
-        return NOTE, "not told by this system", ""
+        return None
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, free = (int(lines[key].split()[0]) / 1e6 for key in ("MemTotal", "MemAvailable"))
+    return tuple(int(lines[key].split()[0]) / 1e6 for key in ("MemTotal", "MemAvailable"))
+
+
+def memory():
+    told = memory_gb()
+    if told is None:
+        return NOTE, "not told by this system", ""
+    total, free = told
     limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     found = [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdecimal()]
     held = f"; this container may use {min(found) / 1e9:.1f} GB" if found and min(found) / 1e9 < total else ""

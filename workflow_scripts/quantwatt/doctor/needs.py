@@ -4,11 +4,9 @@ import os
 from functools import partial
 from pathlib import Path
 
-from quantwatt import datasets
+from quantwatt import datasets, model_memory
 from quantwatt.doctor import MISSING, NOTE, OK, hardware
 from quantwatt.paths import ROOT
-
-LOADED = 1.2  # memory of a process that holds a model, by the bytes of its files
 
 
 def checks(config, experiment):
@@ -42,10 +40,14 @@ def model(entry):
     return OK, f"{entry.get('path') or entry['hub']}, {size(found) / 1e9:.2f} GB of weights", ""
 
 
+def files(folder):
+    """Those of a model's weights."""
+    return [path for path in folder.rglob("*.safetensors") if path.is_file() and ".fp16." not in path.name]
+
+
 def size(folder):
     """Bytes of a model's weights."""
-    files = (path for path in folder.rglob("*.safetensors") if path.is_file())
-    return sum(path.stat().st_size for path in files if ".fp16." not in path.name)
+    return sum(path.stat().st_size for path in files(folder))
 
 
 def _sources(experiment):
@@ -94,18 +96,21 @@ def weights(config, experiment):
 
 
 def sizes(config, experiment):
-    """The models' files against the memory asked of a scheduler, this machine's, and the disk of the results."""
-    found = {name: size(folder) for name, entry in experiment["models"].items() if (folder := location(entry))}
-    if not found:
+    """What a job that loads the largest model asks a scheduler for, against the memory of this machine."""
+    loaded = {}
+    for name, entry in experiment["models"].items():
+        if folder := location(entry):
+            computing = model_memory.COMPUTING.get(entry.get("dtype"), 4)
+            own = (model_memory.loaded_bytes(path, path.stat().st_size, computing) for path in files(folder))
+            loaded[name] = sum(own)
+    if not loaded:
         return NOTE, "no model is on this machine yet", ""
-    name = max(found, key=found.get)
-    needed_mb, asked = LOADED * found[name] / 1e6, config["memory_mb"]
-    short = [rule for rule in ("calibrate", "quantize", "generate", "measure") if asked[rule] < needed_mb]
-    on_gpu = " (of the machine; a GPU needs as much of its own)" if hardware.chosen_device(config) == "cuda" else ""
-    said = f"{name} takes {found[name] / 1e9:.2f} GB, loaded about {needed_mb:,.0f} MB{on_gpu}"
-    if short:
-        remedy = f"on a cluster set memory_mb in config.yaml to more than {needed_mb:,.0f} for {', '.join(short)}"
-        return NOTE, f"{said}; memory_mb asks for less", remedy
+    name, told = max(loaded, key=loaded.get), hardware.memory_gb()
+    needed_mb = model_memory.process_mb(loaded[name])
+    on_gpu = " (of the machine; a GPU needs memory of its own)" if hardware.chosen_device(config) == "cuda" else ""
+    said = f"{name} takes {loaded[name] / 1e9:.2f} GB, a job about {needed_mb:,} MB{on_gpu}"
+    if told and needed_mb > 1000 * told[0]:
+        return NOTE, f"{said}; this machine has {1000 * told[0]:,.0f} MB", "run it on a larger machine or a cluster"
     return OK, said, ""
 
 
