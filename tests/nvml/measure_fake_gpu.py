@@ -12,7 +12,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring import fresh_process, instruments, protocol
 from quantwatt.measuring.meters import MeterUnavailable, nvml
 from quantwatt.measuring.meters.sampler import Sampling
 
@@ -83,7 +83,7 @@ def virtual(start_s, block_s, blocks):
 
 def real(**settings):
     settings |= {"meter": "nvml", "images_per_batch": 1, "steady_s": 0, "phases_s": 0, "first": True, "last": True}
-    meter, reason = fresh_process.choose_meter(settings, "cpu")
+    meter, reason = instruments.choose_meter(settings, "cpu")
     result, blocks, traces = fresh_process.measure_process(
         [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None
     )

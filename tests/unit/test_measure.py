@@ -405,9 +405,9 @@ def test_results_of_another_model_or_device_are_not_written_over(run, folders, t
     monkeypatch.setattr(measure_text, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(DataError, match=f"holds {folders['distilbert'][0]} on .*, not {folders['gpt2'][0]} on"):
         run("gpt2")
-    described = measure_text.fresh_process.describe_device
+    described = measure_text.instruments.describe_device
     monkeypatch.setattr(
-        measure_text.fresh_process, "describe_device", lambda device: {**described(device), "name": "other"}
+        measure_text.instruments, "describe_device", lambda device: {**described(device), "name": "other"}
     )
     with pytest.raises(DataError, match="on other: choose another --output"):
         run("distilbert")

@@ -27,7 +27,7 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.config import experiment, methods
 from quantwatt.data import class_names
 from quantwatt.jobs import command, machine
-from quantwatt.measuring import fresh_process, meters, text_costs
+from quantwatt.measuring import instruments, meters, text_costs
 
 METRICS = (
     *text_costs.TIMES, *text_costs.POWER, *text_costs.ENERGY,
@@ -65,7 +65,7 @@ def main(argv=None):
     device = choose_device(args.device, args.gpu)
     folder = (args.output or RESULTS / Path(args.model).resolve().name) / args.precision
     paths = {n: folder / f"trial-{args.trial}{f'-batch-{n}' if n > 1 else ''}.json" for n in args.batch_size}
-    refuse_others(paths.values(), args.model, fresh_process.describe_device(device)["name"])
+    refuse_others(paths.values(), args.model, instruments.describe_device(device)["name"])
     for record in measure(args, device):
         path = paths[record["batch_size"]]
         write_row(path.with_suffix(".csv"), record)
@@ -344,7 +344,7 @@ def open_meter(args, device):
     config = experiment.load_config(experiment.read_yaml(experiment.ROOT / "config.yaml", "config.yaml"))
     name = machine.resolve_meter(args.meter, device)
     settings = {"meter": name, "interval_ms": args.power_interval_ms, "block_s": text_costs.BLOCK_S}
-    return fresh_process.choose_meter({**config["measuring"], **settings}, device)
+    return instruments.choose_meter({**config["measuring"], **settings}, device)
 
 
 def failed(record, failure, device):
@@ -357,7 +357,7 @@ def failed(record, failure, device):
 def closed(record, device):
     """The record with the reasons of its empty figures alone, and where it comes from."""
     packages = ("torch", "transformers", "tokenizers", "bitsandbytes", "nvidia-ml-py")
-    described = fresh_process.describe_device(device)
+    described = instruments.describe_device(device)
     return record | {
         "reasons": empty_alone(record),
         "device_name": described["name"],

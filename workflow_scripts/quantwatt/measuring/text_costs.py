@@ -10,7 +10,7 @@ import numpy as np
 
 from quantwatt.artifacts import manifest
 from quantwatt.jobs.progress import progress
-from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring import fresh_process, instruments, protocol
 
 TIMES = ("mean_latency", "std_latency", "throughput", "min_latency", "max_latency", "median_latency")
 POWER = ("mean_power_w", "std_power_w", "min_power_w", "max_power_w", "median_power_w", "num_power_samples")
@@ -29,7 +29,7 @@ def of_phase(phase, run, iterations, warm_up, items, meter, unavailable, device)
         items: inferences of one run.
         unavailable: why there is only the meter "none", or None.
     """
-    synchronize = fresh_process.synchronize_of(device)
+    synchronize = instruments.synchronize_of(device)
     found = latency(run, iterations, warm_up, items, synchronize, phase)
     found |= memory(device)
     reasons = {"std_latency": "one run has no spread"}
