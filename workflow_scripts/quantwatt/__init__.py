@@ -18,6 +18,8 @@ _PUBLIC = {
 def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'quantwatt' has no attribute '{name}'")
+    if not os.path.isdir(os.path.join(os.path.dirname(_SCRIPTS), "resources", "schemas")):
+        raise ImportError("quantwatt reads its project's resources/: install it by pip install --editable FOLDER")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
