@@ -386,7 +386,7 @@ def power_rows(traces, start):
 
 def write_rows(path, columns, rows):
     """A CSV file; only its header where nothing was measured."""
-    with manifest.atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with manifest.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

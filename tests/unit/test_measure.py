@@ -372,7 +372,9 @@ def test_threads_are_torchs_own_choice(folders, tmp_path, monkeypatch):
     """Which is that of the processors left to this process, and not all of the machine."""
     model, texts = folders["distilbert"]
     seen = []
-    monkeypatch.setattr(measure_text, "padded_alike", lambda *_: seen.append(torch.get_num_threads()) or pytest.fail())
+    monkeypatch.setattr(
+        measure_text, "padded_alike", lambda *_: seen.append(torch.get_num_threads()) or pytest.fail("padded")
+    )
     common = ["--model", str(model), "--texts", str(texts), "--device", "cpu", "--output", str(tmp_path)]
     for options in ([], ["--threads", "1"]):
         torch.set_num_threads(3)
@@ -382,7 +384,7 @@ def test_threads_are_torchs_own_choice(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "option, value, said",
+    ("option", "value", "said"),
     [
         ("--max-length", "1", "1 is not 2 or more"),
         ("--warm-up", "-1", "-1 is not 0 or more"),

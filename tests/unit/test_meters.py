@@ -685,7 +685,7 @@ def test_instant_power_comes_back_from_its_averages(sensor, latency):
 @settings(max_examples=60, deadline=None)
 @given(sensor=averaged(), cuts=st.tuples(*[st.floats(0, 15)] * 3))
 def test_windows_of_instant_power_add_up_to_the_true_energy(sensor, cuts):
-    times, power, first, window, means = sensor
+    times, power, _, window, means = sensor
     edges, found = instant_watts(times, means, window)
     a, b, c = np.sort(np.clip(cuts, 0, times[-1]))
     parts = hold_integral_j(edges[:-1], found, a, b) + hold_integral_j(edges[:-1], found, b, c)

@@ -71,7 +71,7 @@ def test_every_precision_is_a_row_with_its_accuracy(rows):
         assert bits["fp32"] == 32 and bits["bf16"] == 16 and 2 < bits["gptq-w2"] < 3
 
 
-@pytest.mark.parametrize("model, phases", [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
+@pytest.mark.parametrize(("model", "phases"), [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
 def test_an_inference_has_a_cost_and_its_phases(results, rows, model, phases):
     for method in ("fp32", "bf16", "int8-dynamic"):
         assert float(rows[model, method]["latency_s"]) > 0 and float(rows[model, method]["energy_j"]) > 0

@@ -119,7 +119,7 @@ def above_zero(text):
 
 
 def choose_device(device, gpu):
-    """ "cuda" with that one GPU visible, or "cpu", with a sentence where it was not asked for.
+    """The device: "cuda" with that one GPU visible, or "cpu", with a sentence where it was not asked for.
 
     GPUs are numbered as the driver does, or as a scheduler has listed those of this process; an empty list is none.
     """
@@ -373,7 +373,7 @@ def empty_alone(record):
 
 def write_row(path, record):
     """A header and one row; what is None is empty."""
-    with manifest.atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with manifest.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerow(record)
