@@ -24,6 +24,17 @@ COPIED = ("workflow_scripts", "rules", "envs", "resources/schemas", "resources/e
 LINKED = ("resources/models", "resources/report", "resources/texts")
 
 
+ACCEPTED = ("added", "added-models")  # experiments that use what is added
+ACCEPTED_TEST = f"""
+import pytest
+from quantwatt.config.experiment import load_experiment
+
+@pytest.mark.parametrize("name", {ACCEPTED})
+def test_it_loads(name):
+    load_experiment(name)
+"""
+
+
 def changed(text, diff):
     """A text after changes as `diff` writes them, one behind another: lines that stay begin with a space."""
     for hunk in diff.split("\n@@\n"):
@@ -75,13 +86,10 @@ def followed(tmp_path_factory):
     models = used.pop("models")
     write_experiment(copy, "smoke", "added", used)
     texts = {"texts": "resources/texts/reviews-test.tsv"}
-    write_experiment(
-        copy,
-        "embedded-text",
-        "added-models",
-        {"models": models, "samplings": {"held-out": texts}, "calibration": texts},
-    )
-    tests = [name for name in added if name.startswith("tests/")]
+    entries = {"models": models, "samplings": {"held-out": texts}, "calibration": texts}
+    write_experiment(copy, "embedded-text", "added-models", entries)
+    (copy / "tests/unit/test_accepted.py").write_text(ACCEPTED_TEST)
+    tests = ["tests/unit/test_accepted.py", *(name for name in added if name.startswith("tests/"))]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *tests]
     done = subprocess.run(command, cwd=copy, text=True, capture_output=True)
     return copy, added, done.stdout
@@ -115,10 +123,12 @@ def test_what_checklists_add_is_clean(followed):
         assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("experiment", ["added", "added-models"])
-def test_an_experiment_may_use_all_that_checklists_add(followed, experiment):
-    copy, _, _ = followed
-    command = [sys.executable, "-m", "snakemake", "-n", "-q", "rules", "--config", f"experiment={experiment}"]
+def test_an_experiment_may_use_all_that_checklists_add(followed):
+    copy, _, said = followed
+    assert re.findall(r"^PASSED tests/unit/test_accepted.py::test_it_loads\[([\w-]+)\]", said, flags=re.M) == [
+        *ACCEPTED
+    ]
+    command = [sys.executable, "-m", "snakemake", "-n", "-q", "rules", "--config", "experiment=added"]
     done = subprocess.run(command, cwd=copy, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -126,7 +136,7 @@ def test_an_experiment_may_use_all_that_checklists_add(followed, experiment):
 def test_every_file_that_guides_and_templates_name_exists():
     guides = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "Makefile")]
     guides += [*(ROOT / ".github").rglob("*.*ml"), *(ROOT / ".github").rglob("*.md"), ROOT / ".pre-commit-config.yaml"]
-    added = {name for steps in CHECKLISTS.values() for word, name, *_ in steps if word == "Write"}
+    added = {name for steps in CHECKLISTS.values() for word, *names, _ in steps if word != "Change" for name in names}
     named = r"(?<![\w/.])((?:workflow_scripts|resources|tests|rules|envs|\.ci)/[\w./-]*\w|[A-Z]+\.md|Makefile)"
     for guide in guides:
         for name in set(re.findall(named, guide.read_text())) - added - {"rules/NAME.smk"}:
