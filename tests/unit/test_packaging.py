@@ -23,6 +23,7 @@ import quantwatt
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NEIGHBOURS = ("benchmarks", "tools", "training")  # of the rules' scripts, which people run
 # Imported where they are installed only: solvers of environments of their own, and what PyTorch's CUDA build brings.
 OPTIONAL = {"auto_gptq", "gptqmodel", "triton"}
 # No module of ours imports them: transformers and diffusers do, for the tokenizers of text encoders.
@@ -107,7 +108,8 @@ def imported(folder):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.split(".")[0])
-    ours = {"quantwatt", *(path.stem for path in (ROOT / "workflow_scripts").glob("*.py"))}
+    scripts = (ROOT / "workflow_scripts").rglob("*")
+    ours = {path.stem for path in scripts if path.is_dir() or path.parent.name in ("workflow_scripts", *NEIGHBOURS)}
     return {canonicalize_name(owners[name][0]) for name in names - set(sys.stdlib_module_names) - ours - OPTIONAL}
 
 
