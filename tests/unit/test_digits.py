@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from image_sets import read_images
 from sklearn.datasets import load_digits
 
 import reference
@@ -13,7 +14,6 @@ from quantwatt import digit_classifier, digits, experiment
 from quantwatt.embedded import digit_reader, stages, tiny_consistency, training
 from quantwatt.families import consistency
 from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.images import read_images
 from quantwatt.manifest import DataError, read_json
 
 MODELS = experiment.ROOT / "resources" / "models"
