@@ -7,7 +7,7 @@ that this device cannot meet is a result: {"unsupported": why}, and no rows.
 import argparse
 import json
 
-from quantwatt import command, manifest, programs, sensitivity_table
+from quantwatt import command, csv_files, manifest, programs, sensitivity_table
 from quantwatt.allocation import taken_apart
 
 COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
@@ -36,13 +36,13 @@ def main(argv=None):
     try:
         choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
     except programs.OutOfReach as error:
-        sensitivity_table.write(args.table, [], COLUMNS)
+        csv_files.write(args.table, COLUMNS, [])
         manifest.write_json(args.output, {"unsupported": str(error)})
         return
     summed = [
         {**choice, "layers": counted(choice["layers"]), "scores": json.dumps(choice["scores"])} for choice in choices
     ]
-    sensitivity_table.write(args.table, summed, COLUMNS)
+    csv_files.write(args.table, COLUMNS, summed)
     manifest.write_json(args.output, choices)
 
 

@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import json
 
-from quantwatt import command, gpus, manifest, prompts, sensitivity_table
+from quantwatt import command, csv_files, gpus, manifest, prompts, sensitivity_table
 from quantwatt.allocation import first_tokens, tried
 
 
@@ -55,7 +55,7 @@ def main(argv=None):
         reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")
     for row in rows:
         row["reason"] = row["reason"] or (reason if row["joules"] is None else None)
-    sensitivity_table.write(args.output, rows, sensitivity_table.COSTS)
+    csv_files.write(args.output, sensitivity_table.COSTS, rows)
 
 
 if __name__ == "__main__":

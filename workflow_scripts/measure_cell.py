@@ -10,7 +10,6 @@ failure.
 
 import argparse
 import contextlib
-import csv
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, fresh_process, gpus, intervals, manifest, measuring
+from quantwatt import command, csv_files, fresh_process, gpus, intervals, manifest, measuring
 from quantwatt.progress import progress
 
 METHOD, BASELINE = "method", "baseline"
@@ -39,11 +38,11 @@ def main(argv=None):
     gpus.claim(args.device, every=args.measuring.get("gpus") == "all")  # for the fresh processes, too
     record, found = measure_cell(args)
     blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
-    write_rows(args.blocks, BLOCK_COLUMNS, blocks)
+    csv_files.write(args.blocks, BLOCK_COLUMNS, blocks)
     traces = sorted((row for row in rows_of(found, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
     start = traces[0]["t_s"][0] if traces else 0
-    write_rows(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
-    write_rows(args.power, POWER_COLUMNS, power_rows(traces, start))
+    csv_files.write(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
+    csv_files.write(args.power, POWER_COLUMNS, power_rows(traces, start))
     manifest.write_json(args.output, record)
 
 
@@ -377,14 +376,6 @@ def power_rows(traces, start):
         for t, watts, sensor_s in zip(trace["t_s"], trace["watts"], trace["sensor_s"], strict=True):
             yield {"t_s": f"{t - start:.6f}", "watts": "" if watts is None else f"{watts:.4f}", "sensor_s": sensor_s,
                    **where}  # fmt: skip
-
-
-def write_rows(path, columns, rows):
-    """A CSV file; only its header where nothing was measured."""
-    with manifest.atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

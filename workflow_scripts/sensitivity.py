@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from quantwatt import command, dependencies, gpus, manifest, prompts, sensitivity_table
+from quantwatt import command, csv_files, dependencies, gpus, manifest, prompts, sensitivity_table
 from quantwatt.allocation import tried
 from quantwatt.objectives import metric_of
 from quantwatt.progress import progress
@@ -60,7 +60,7 @@ def main(argv=None):
         probe.draw_float(asked)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate, metrics[name]))
-    sensitivity_table.write(args.output, done.rows)
+    csv_files.write(args.output, sensitivity_table.COLUMNS, done.rows)
     done.path.unlink()
 
 

@@ -7,7 +7,7 @@ one decides.
 import argparse
 import json
 
-from quantwatt import command, gpus, manifest, prompts, sensitivity_table
+from quantwatt import command, csv_files, gpus, manifest, prompts, sensitivity_table
 from quantwatt.allocation import taken_apart
 from quantwatt.allocations import mixed
 from quantwatt.progress import progress
@@ -42,7 +42,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     entry, model, choices = args.sensitivity, manifest.read_json(args.model), manifest.read_json(args.candidates)
     if "unsupported" in choices:
-        sensitivity_table.write(args.output, [], sensitivity_table.TRIALS)
+        csv_files.write(args.output, sensitivity_table.TRIALS, [])
         return
     gpus.claim(args.device)
 
@@ -57,7 +57,7 @@ def main(argv=None):
     layers = {name: described[name] for name in choices[0]["layers"]}
     probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
     probe.draw_float(prompts.read_and_say(entry["prompts"])[: entry["images"]])
-    sensitivity_table.write(args.output, try_choices(probe, args.method, choices), sensitivity_table.TRIALS)
+    csv_files.write(args.output, sensitivity_table.TRIALS, try_choices(probe, args.method, choices))
 
 
 if __name__ == "__main__":
