@@ -37,7 +37,7 @@ def main(argv=None):
     names = tried(model["layers"], entry, args.sensitivity_name)
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
-    images = measuring["images_per_batch"]
+    images = measuring["images_per_batch"] or 1
     asked = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
     shapes = costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))

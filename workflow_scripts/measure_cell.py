@@ -66,7 +66,10 @@ def parse_arguments(argv=None):
     parser.add_argument("--power", required=True, type=Path, help=f"power.csv: {', '.join(POWER_COLUMNS)}")
     parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
     parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.measuring["images_per_batch"] is None:
+        args.measuring["images_per_batch"] = args.sampling["batch_size"]
+    return args
 
 
 def measure_cell(args):
@@ -89,6 +92,7 @@ def measure_cell(args):
         "energy_reason": None,
         "memory_mb": None,
         "phases": {},
+        "processes": [],
         "baseline": None,
         "ratio": {"energy_j": None, "latency_s": None},
         "ratio_reason": None,
@@ -246,6 +250,10 @@ def summarize(found, settings):
     """Fields of measurement.json from the results of the processes."""
     mine, images = found[METHOD], settings["images_per_batch"]
     fields = {**summarize_configuration(mine, settings), "n_processes": len(mine)}
+    fields["processes"] = [
+        {"latency_s": measuring.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
+        for result in mine
+    ]
     blocks = [block for result in mine for block in result["blocks"]]
     parts = {name: phase for name, phase in mine[0]["phases"].items() if name not in mine[0]["phases_apart"]}
     fields |= {
