@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantwatt.images import iterate_images
+from quantwatt.artifacts.images import iterate_images
 
 
 def read_images(manifest_path):

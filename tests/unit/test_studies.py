@@ -6,9 +6,12 @@ import math
 
 import pytest
 
-import write_study
-from quantwatt import experiment, manifest, measuring
-from quantwatt.text import predictions
+import study
+from quantwatt.artifacts import manifest
+from quantwatt.config import experiment
+from quantwatt.config.schemas import ConfigurationError
+from quantwatt.measuring import protocol
+from quantwatt.score import predictions
 
 RUNS = """configuration,process,block,run,prompt,t_s,seconds,energy_j
 method,0,0,0,0,10,2,100
@@ -60,7 +63,7 @@ def test_sd35_large_energy(results, tmp_path):
     cells = [{"model": "m", "method": method, "sampling": "s"} for method in LATENCY_S]
     grid, output = tmp_path / "grid.json", tmp_path / "study/manifest.json"
     grid.write_text(json.dumps({"cells": cells}))
-    write_study.main(["sd35-large-energy", "--results", str(results), "--grid", str(grid), "--output", str(output)])
+    study.main(["sd35-large-energy", "--results", str(results), "--grid", str(grid), "--output", str(output)])
     manifest.verify_files(output, manifest.read_json(output)["files"])
     with (output.parent / "intermediate_power_readings.csv").open() as file:
         readings = [tuple(row.values()) for row in csv.DictReader(file)]
@@ -105,7 +108,7 @@ def write_text_cell(results, method, layers, items=ITEMS, memory=GPU, **changes)
     measured.mkdir(parents=True)
     for name, content in (("power", POWER), ("blocks", BLOCKS)):
         (measured / f"{name}.csv").write_text(content)
-    processes = [{"latency_s": measuring.summarize_latency([seconds], 2), "memory": memory} for seconds in SECONDS]
+    processes = [{"latency_s": protocol.summarize_latency([seconds], 2), "memory": memory} for seconds in SECONDS]
     record = {"status": "ok", "reason": None, "images_per_batch": 2, "device": {"kind": "cuda"}, "meter": "nvml",
               "estimated": False, "energy_j": {"value": 60.0}, "energy_reason": None,
               "processes": processes}  # fmt: skip
@@ -124,7 +127,7 @@ def trials(tmp_path):
     def rows(*cells):
         grid, output = tmp_path / "grid.json", tmp_path / "study/manifest.json"
         grid.write_text(json.dumps({"cells": cells}))
-        write_study.main(["text-energy", "--results", str(tmp_path), "--grid", str(grid), "--output", str(output)])
+        study.main(["text-energy", "--results", str(tmp_path), "--grid", str(grid), "--output", str(output)])
         manifest.verify_files(output, manifest.read_json(output)["files"])
         with (output.parent / "trials.csv").open() as file:
             return {(row["precision"], row["trial"]): row for row in csv.DictReader(file)}
@@ -196,5 +199,5 @@ def test_texts_without_labels_have_no_accuracy(trials, tmp_path):
 )
 def test_a_study_of_other_models_is_refused(name, study, other):
     raw = experiment.read_yaml(experiment.EXPERIMENTS / f"{name}.yaml", "x.yaml") | {"study": study}
-    with pytest.raises(experiment.ConfigurationError, match=f"x.yaml: study: {study} is one of {other}, and"):
+    with pytest.raises(ConfigurationError, match=f"x.yaml: study: {study} is one of {other}, and"):
         experiment.check_experiment(raw, "x.yaml")
