@@ -1,5 +1,6 @@
 rule study:
     input:
+        models=expand(f"{RESULTS}/models/{{model}}/manifest.json", model=EXPERIMENT["models"]),
         cells=CELL_FILES,
         traces=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
         runs=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/runs.csv"),

@@ -8,7 +8,7 @@ import contextlib
 import json
 
 from quantwatt.allocate.allocation import first_tokens, tried
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
@@ -42,7 +42,7 @@ def main(argv=None):
     names = tried(model["layers"], entry, args.sensitivity_name)
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
-    images = measuring["images_per_batch"]
+    images = measuring["images_per_batch"] or 1
     asked = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
     shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))
@@ -60,7 +60,7 @@ def main(argv=None):
         reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")
     for row in rows:
         row["reason"] = row["reason"] or (reason if row["joules"] is None else None)
-    sensitivity_table.write(args.output, rows, sensitivity_table.COSTS)
+    csv_files.write(args.output, sensitivity_table.COSTS, rows)
 
 
 if __name__ == "__main__":

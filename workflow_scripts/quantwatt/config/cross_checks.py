@@ -53,6 +53,10 @@ def check_references(experiment, file):  # noqa: C901  (many checks, one after a
         if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
             other = {"image": "text models", "text": "images"}[experiment["kind"]]
             raise ConfigurationError(f"{file}: metrics.{name}: a metric of {other}, and this experiment has none.")
+    study = experiment["study"]
+    if study and schema("experiment")["properties"]["study"]["x-kind"][study] != experiment["kind"]:
+        other = {"image": "text models", "text": "images"}[experiment["kind"]]
+        raise ConfigurationError(f"{file}: study: {study} is one of {other}, and this experiment has none.")
     for name, model in experiment["models"].items():
         if model.get("path"):
             files[f"models.{name}.path"] = model["path"]
