@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from quantwatt.config import experiment
-from quantwatt.jobs import cpus, cuda_driver, machine
-from quantwatt.measuring import meters
+from quantwatt.jobs import cuda_driver, machine
+from quantwatt.measuring import cpus, meters
 from tools import doctor as script
 from tools import examination
 from tools.examination import MISSING, NOTE, OK, hardware, installation, needs

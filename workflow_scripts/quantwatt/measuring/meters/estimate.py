@@ -14,8 +14,8 @@ import os
 import time
 from pathlib import Path
 
-from quantwatt.jobs import cpus
-from quantwatt.jobs.cpus import machine_ticks, process_ticks
+from quantwatt.measuring import cpus
+from quantwatt.measuring.cpus import machine_ticks, process_ticks
 from quantwatt.measuring.meters import MeterUnavailable
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 
