@@ -41,8 +41,8 @@ SNAKEMAKE = """snakemake.cli snakemake.profiles snakemake.report.html_reporter s
 docutils.core docutils.parsers.rst.directives.images smart_open PIL.Image dpath difflib packaging.version
 requests""".split()
 # What jobs import: classes of diffusers and transformers by name, as their modules are imported when one is asked for.
-JOBS = """torch quantwatt.torchvision_ops torchvision torch._dynamo scipy.special scipy.stats pandas matplotlib.figure
-matplotlib.backends.backend_agg skimage.metrics jinja2 greenlet safetensors.torch PIL.Image
+JOBS = """torch quantwatt.jobs.torchvision_ops torchvision torch._dynamo scipy.special scipy.stats pandas
+matplotlib.figure matplotlib.backends.backend_agg skimage.metrics jinja2 greenlet safetensors.torch PIL.Image
 diffusers.StableDiffusion3Pipeline diffusers.StableDiffusionXLPipeline diffusers.ConsistencyModelPipeline
 transformers.CLIPTextModelWithProjection transformers.AutoModelForCausalLM transformers.GPT2LMHeadModel
 transformers.DistilBertForSequenceClassification transformers.PreTrainedTokenizerFast

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse"  # in the environment of every run, and of no output: test_faults.py looks for it
+# Of a run: tests of other workers are neighbours, and threads that wait for each other on one core take minutes.
+CORES = str(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 SECRETS = {"HF_TOKEN": f"hf_{SECRET}", "https_proxy": f"http://me:{SECRET}@127.0.0.1:1"}  # nobody answers there
 
 
@@ -97,7 +99,7 @@ def copy_of_the_tree(folder):
 def finished(tmp_path_factory):
     """The project after one whole run of the smoke experiment, in which each script has been started for real once."""
     project = copy_of_the_tree(tmp_path_factory.mktemp("project"))
-    done = project.snakemake("--cores", "all", python=preloaded.jobs().first_real)
+    done = project.snakemake("--cores", CORES, python=preloaded.jobs().first_real)
     assert done.returncode == 0, done.stdout
     project.output = done.stdout
     return project
