@@ -343,8 +343,10 @@ def open_meter(args, device):
     """(meter, why there is no energy or None): beside a GPU's also the processor's, where it can be read."""
     config = experiment.load_config(experiment.read_yaml(experiment.ROOT / "config.yaml", "config.yaml"))
     name = machine.resolve_meter(args.meter, device)
-    settings = {"meter": name, "interval_ms": args.power_interval_ms, "block_s": text_costs.BLOCK_S}
-    return fresh_process.choose_meter({**config["measuring"], **settings}, device)
+    settings = meters.Metering.from_settings(
+        {**config["measuring"], "meter": name, "interval_ms": args.power_interval_ms}
+    )
+    return fresh_process.choose_meter(settings, text_costs.BLOCK_S, device)
 
 
 def failed(record, failure, device):
