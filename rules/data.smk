@@ -2,24 +2,23 @@ rule fetch:
     output:
         "data/{archive}",
     log:
-        f"{LOGS}/fetch/{{archive}}.log",
+        logs("fetch"),
     benchmark:
-        f"{BENCHMARKS}/fetch/{{archive}}.tsv"
+        benchmarks("fetch")
     wildcard_constraints:
-        archive=missing(datasets.ARCHIVES | datasets.YOURS),
+        archive=one_of(datasets.missing(datasets.ARCHIVES | datasets.YOURS)),
     retries: 2
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        code=code("fetch_data.py"),
+        **parameters("fetch"),
     message:
         "Fetch {output}"
     shell:
-        "python workflow_scripts/fetch_data.py --output {output} > {log} 2>&1"
+        run("fetch", "--output {output}")
 
 
 rule dataset:
@@ -28,20 +27,19 @@ rule dataset:
     output:
         "data/{file}",
     log:
-        f"{LOGS}/dataset/{{file}}.log",
+        logs("dataset"),
     benchmark:
-        f"{BENCHMARKS}/dataset/{{file}}.tsv"
+        benchmarks("dataset")
     wildcard_constraints:
-        file=missing(datasets.EXTRACTS),
+        file=one_of(datasets.missing(datasets.EXTRACTS)),
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        code=code("fetch_data.py"),
+        **parameters("dataset"),
     message:
         "Make {output}"
     shell:
-        "python workflow_scripts/fetch_data.py --archive {input.archive} --output {output} > {log} 2>&1"
+        run("dataset", "--archive {input.archive} --output {output}")

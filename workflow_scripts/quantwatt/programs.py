@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from quantwatt import integer_program
-from quantwatt.allocations.mixed import FLOAT_BITS, bits_of, is_swept, names_of, sides
+from quantwatt.allocations.mixed import FLOAT_BITS, OF_DEVICE, bits_of, is_swept, names_of, sides
 from quantwatt.families import BYTES
 from quantwatt.integer_program import Infeasible, Unsolved
 from quantwatt.manifest import DataError
@@ -19,7 +19,6 @@ from quantwatt.objectives import group_of, metric_of
 # Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
 SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
 UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
-OF_DEVICE = ("milliseconds", "joules")  # what another device may take less of
 EVERY = "all"  # the one group of layers that are scored alike
 
 

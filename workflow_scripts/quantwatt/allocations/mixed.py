@@ -3,6 +3,7 @@
 from quantwatt import manifest, sensitivity_table
 
 SIDES = ("weights", "activations")
+OF_DEVICE = ("milliseconds", "joules")  # budgets of what another device may take less of
 FLOAT_BITS = 16  # what stays as it is counts with in an average, whatever type computes here
 
 
@@ -76,3 +77,8 @@ def bits_of(formats, side):
 def has_several_choices(method):
     """Whether images decide between choices of a mixed method's programs."""
     return any(is_swept(program) for program in method["allocation"]["programs"])
+
+
+def needs_costs(method):
+    """Whether a mixed method's programs have budgets of what layers take on this device."""
+    return any(unit in OF_DEVICE for program in method["allocation"]["programs"] for unit in program["budget"])
