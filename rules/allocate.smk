@@ -5,9 +5,9 @@ rule sensitivity_job:
     output:
         plan.pattern("sensitivity_job"),
     log:
-        logs("sensitivity_job"),
+        plan.log("sensitivity_job"),
     benchmark:
-        benchmarks("sensitivity_job")
+        plan.benchmark("sensitivity_job")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
@@ -33,7 +33,7 @@ rule sensitivity:
     output:
         plan.pattern("sensitivity"),
     log:
-        logs("sensitivity"),
+        plan.log("sensitivity"),
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -59,7 +59,7 @@ rule layer_costs:
     output:
         plan.pattern("costs"),
     log:
-        logs("layer_costs"),
+        plan.log("layer_costs"),
     retries: 0
     conda:
         "../envs/torch.yaml"
@@ -87,9 +87,9 @@ rule candidates:
         choices=plan.pattern("candidates"),
         table=plan.pattern("candidates_table"),
     log:
-        logs("candidates"),
+        plan.log("candidates"),
     benchmark:
-        benchmarks("candidates")
+        plan.benchmark("candidates")
     conda:
         "../envs/allocate.yaml"
     threads: 1
@@ -116,9 +116,9 @@ rule trials:
     output:
         plan.pattern("trials"),
     log:
-        logs("trials"),
+        plan.log("trials"),
     benchmark:
-        benchmarks("trials")
+        plan.benchmark("trials")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
@@ -144,9 +144,9 @@ rule allocate:
     output:
         plan.pattern("allocation"),
     log:
-        logs("allocate"),
+        plan.log("allocate"),
     benchmark:
-        benchmarks("allocate")
+        plan.benchmark("allocate")
     conda:
         "../envs/base.yaml"
     threads: 1

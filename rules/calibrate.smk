@@ -6,9 +6,9 @@ rule calibrate:
         manifest=plan.pattern("calibration"),
         samples=plan.pattern("calibration_samples"),
     log:
-        logs("calibrate"),
+        plan.log("calibrate"),
     benchmark:
-        benchmarks("calibrate")
+        plan.benchmark("calibrate")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["calibrate"]

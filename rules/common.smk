@@ -11,12 +11,13 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, datasets, dependencies, gpus, grid_size, layout, machine, model_memory, moved_results
+from quantwatt import command, datasets, dependencies, gpus, grid_size, machine, model_memory, moved_results
 from quantwatt import experiment as configuration
 from quantwatt import paths, schemas, score_memory, slices, slurm, targets
 from quantwatt.kernels import KERNELS
 from quantwatt.manifest import DataError
 from quantwatt.plan import Plan
+from quantwatt.slices import run
 
 command.use_this_interpreter()
 
@@ -110,19 +111,6 @@ def parameters(rule):
     for name in slices.unwatched(rule):  # Snakemake never compares what a function of threads returned
         found[name] = lambda wildcards, threads, answer=found[name]: answer(wildcards)
     return found | {"code": ask(plan.code, rule)}
-
-
-def run(rule, *arguments, python="python"):
-    """The command of a rule: its script with arguments, and all that this says into the rule's log."""
-    return " ".join([python, f"workflow_scripts/{slices.script(rule)}", *arguments, "> {log} 2>&1"])
-
-
-def logs(rule):
-    return f"{plan.results}/logs/{layout.JOBS[rule]}.log"
-
-
-def benchmarks(rule):
-    return f"{plan.results}/benchmarks/{layout.JOBS[rule]}.tsv"
 
 
 def resources_of(stage):

@@ -2,9 +2,9 @@ rule fetch:
     output:
         "data/{archive}",
     log:
-        logs("fetch"),
+        plan.log("fetch"),
     benchmark:
-        benchmarks("fetch")
+        plan.benchmark("fetch")
     wildcard_constraints:
         archive=one_of(datasets.missing(datasets.ARCHIVES | datasets.YOURS)),
     retries: 2
@@ -27,9 +27,9 @@ rule dataset:
     output:
         "data/{file}",
     log:
-        logs("dataset"),
+        plan.log("dataset"),
     benchmark:
-        benchmarks("dataset")
+        plan.benchmark("dataset")
     wildcard_constraints:
         file=one_of(datasets.missing(datasets.EXTRACTS)),
     conda:

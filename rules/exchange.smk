@@ -5,9 +5,9 @@ rule export_layers:
     output:
         manifest=plan.pattern("exchange"),
     log:
-        logs("export_layers"),
+        plan.log("export_layers"),
     benchmark:
-        benchmarks("export_layers")
+        plan.benchmark("export_layers")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["quantize"]
@@ -33,9 +33,9 @@ rule solve_layers:
     output:
         manifest=plan.pattern("solved"),
     log:
-        logs("solve_layers"),
+        plan.log("solve_layers"),
     benchmark:
-        benchmarks("solve_layers")
+        plan.benchmark("solve_layers")
     wildcard_constraints:
         backend="auto-gptq|gptqmodel",
     conda:

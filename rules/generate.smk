@@ -5,9 +5,9 @@ rule generate:
     output:
         manifest=plan.pattern("images"),
     log:
-        logs("generate"),
+        plan.log("generate"),
     benchmark:
-        benchmarks("generate")
+        plan.benchmark("generate")
     wildcard_constraints:
         sampling=one_of(plan.whole_sets),
     retries: 1
@@ -34,9 +34,9 @@ use rule generate as generate_part with:
     output:
         manifest=plan.pattern("part"),
     log:
-        logs("generate_part"),
+        plan.log("generate_part"),
     benchmark:
-        benchmarks("generate_part")
+        plan.benchmark("generate_part")
     wildcard_constraints:
         sampling=one_of(plan.parts),
     params:
@@ -53,7 +53,7 @@ rule gather_images:
     output:
         manifest=plan.pattern("images"),
     log:
-        logs("gather_images"),
+        plan.log("gather_images"),
     wildcard_constraints:
         sampling=one_of(plan.parts),
     conda:
@@ -77,9 +77,9 @@ rule predict:
     output:
         manifest=plan.pattern("predictions"),
     log:
-        logs("predict"),
+        plan.log("predict"),
     benchmark:
-        benchmarks("predict")
+        plan.benchmark("predict")
     retries: 1
     conda:
         "../envs/torch.yaml"

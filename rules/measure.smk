@@ -9,7 +9,7 @@ rule measure:
         blocks=plan.pattern("blocks"),
         runs=plan.pattern("runs"),
     log:
-        logs("measure"),
+        plan.log("measure"),
     retries: 0
     conda:
         "../envs/torch.yaml"

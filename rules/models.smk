@@ -2,9 +2,9 @@ rule fetch_weights:
     output:
         plan.pattern("extractor"),
     log:
-        logs("fetch_weights"),
+        plan.log("fetch_weights"),
     benchmark:
-        benchmarks("fetch_weights")
+        plan.benchmark("fetch_weights")
     retries: 1
     conda:
         "../envs/torch.yaml"
@@ -27,9 +27,9 @@ rule model:
     output:
         manifest=plan.pattern("model"),
     log:
-        logs("model"),
+        plan.log("model"),
     benchmark:
-        benchmarks("model")
+        plan.benchmark("model")
     conda:
         "../envs/torch.yaml"
     threads: 1

@@ -6,9 +6,9 @@ rule quantize:
     output:
         manifest=plan.pattern("checkpoint"),
     log:
-        logs("quantize"),
+        plan.log("quantize"),
     benchmark:
-        benchmarks("quantize")
+        plan.benchmark("quantize")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["quantize"]

@@ -7,9 +7,9 @@ rule tables:
         layers=plan.pattern("layers"),
         sensitivity=plan.pattern("sensitivities"),
     log:
-        logs("tables"),
+        plan.log("tables"),
     benchmark:
-        benchmarks("tables")
+        plan.benchmark("tables")
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -37,9 +37,9 @@ rule figure:
         svg=plan.pattern("figure_svg"),
         narrow=plan.pattern("figure_narrow"),
     log:
-        logs("figure"),
+        plan.log("figure"),
     benchmark:
-        benchmarks("figure")
+        plan.benchmark("figure")
     wildcard_constraints:
         figure=one_of(plan.figures),
     conda:
@@ -66,9 +66,9 @@ rule report:
     output:
         plan.pattern("report"),
     log:
-        logs("report"),
+        plan.log("report"),
     benchmark:
-        benchmarks("report")
+        plan.benchmark("report")
     conda:
         "../envs/base.yaml"
     threads: 1

@@ -4,9 +4,9 @@ rule reference:
     output:
         plan.pattern("reference"),
     log:
-        logs("reference"),
+        plan.log("reference"),
     benchmark:
-        benchmarks("reference")
+        plan.benchmark("reference")
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -28,9 +28,9 @@ rule features:
     output:
         plan.pattern("features"),
     log:
-        logs("features"),
+        plan.log("features"),
     benchmark:
-        benchmarks("features")
+        plan.benchmark("features")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["features"]
@@ -56,9 +56,9 @@ use rule features as reference_features with:
     output:
         plan.pattern("reference_features"),
     log:
-        logs("reference_features"),
+        plan.log("reference_features"),
     benchmark:
-        benchmarks("reference_features")
+        plan.benchmark("reference_features")
     message:
         "Extract {wildcards.extractor} features: reference images"
 
@@ -69,9 +69,9 @@ rule score:
     output:
         plan.pattern("score"),
     log:
-        logs("score"),
+        plan.log("score"),
     benchmark:
-        benchmarks("score")
+        plan.benchmark("score")
     conda:
         "../envs/torch.yaml"
     threads: 1

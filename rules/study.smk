@@ -7,9 +7,9 @@ rule study:
     output:
         manifest=plan.pattern("study"),
     log:
-        logs("study"),
+        plan.log("study"),
     benchmark:
-        benchmarks("study")
+        plan.benchmark("study")
     conda:
         "../envs/base.yaml"
     threads: 1

@@ -9,7 +9,7 @@ where grid.json says which cells there are and how they were made:
 import argparse
 from pathlib import Path
 
-from quantwatt import cells, command, layers, tables
+from quantwatt import cells, command, layers, layout, tables
 from quantwatt.allocation import TAKING_APART, taken_apart
 from quantwatt.manifest import read_json
 
@@ -17,11 +17,12 @@ from quantwatt.manifest import read_json
 def tried_in(results, entries):
     """What `layers.sensitivity_table` reads, of entries {"model", "sensitivity"}."""
     found = []
-    for model, name in ((entry["model"], entry["sensitivity"]) for entry in entries):
-        table = tables.read_table(results / "sensitivity" / model / f"{name}.csv")
-        described = read_json(results / "models" / model / "manifest.json")["layers"]
+    for entry in entries:
+        table = tables.read_table(layout.path(results, "sensitivity", entry))
+        described = read_json(layout.path(results, "model", entry))["layers"]
         described |= taken_apart(described, TAKING_APART)  # a table may name parts of a layer
-        found.append((model, name, table, {layer: settings.get("group") for layer, settings in described.items()}))
+        groups = {layer: settings.get("group") for layer, settings in described.items()}
+        found.append((entry["model"], entry["sensitivity"], table, groups))
     return found
 
 

@@ -4,6 +4,7 @@ Rules take the patterns as their files, with Snakemake's wildcards in them; scri
 """
 
 import re
+from pathlib import Path
 
 FILES = {  # below results/EXPERIMENT/
     "extractor": "extractors/{extractor}.json",
@@ -82,7 +83,7 @@ class _Wildcards(dict):
 
 
 def path(results, file, names=()):
-    """The path of one file.
+    """The Path of one file.
 
     Args:
         results: the experiment's folder, results/EXPERIMENT.
@@ -91,11 +92,11 @@ def path(results, file, names=()):
     Raises:
         KeyError: a name of the pattern is not given.
     """
-    return f"{results}/{FILES[file].format_map(dict(names))}"
+    return Path(results, FILES[file].format_map(dict(names)))
 
 
 def pattern(results, file, names=()):
-    """The same with wildcards for what is not among `names`."""
+    """The same as a text, with wildcards for what is not among `names`."""
     return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
 
 

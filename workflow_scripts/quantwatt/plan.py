@@ -172,11 +172,19 @@ class Plan:
 
     def path(self, file, names):
         """The path of a file of `layout.FILES`."""
-        return layout.path(self.results, file, names)
+        return str(layout.path(self.results, file, names))
 
     def pattern(self, file, **names):
         """The same with wildcards for what is not given."""
         return layout.pattern(self.results, file, names)
+
+    def log(self, rule):
+        """The pattern of a rule's log."""
+        return f"{self.results}/logs/{layout.JOBS[rule]}.log"
+
+    def benchmark(self, rule):
+        """The pattern of the file with a rule's time and memory."""
+        return f"{self.results}/benchmarks/{layout.JOBS[rule]}.tsv"
 
     def of_cells(self, file, **names):
         """A file of every cell of the experiment: an explicit list, never a glob."""

@@ -138,3 +138,8 @@ def script(rule):
 def unwatched(rule):
     """Parameters of a rule that do not rerun it."""
     return [parameter for parameter, own in READS.get(rule, {}).items() if not own.watched]
+
+
+def run(rule, *arguments, python="python"):
+    """The shell command of a rule: its script with arguments, and all that this says into the rule's log."""
+    return " ".join([python, f"workflow_scripts/{script(rule)}", *arguments, "> {log} 2>&1"])

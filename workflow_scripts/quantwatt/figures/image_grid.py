@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from quantwatt import scenes
+from quantwatt import layout, scenes
 from quantwatt.figures import DPI, GREY, sentence
 from quantwatt.manifest import read_json, verify_files
 from quantwatt.tables import first_samplings
@@ -41,7 +41,7 @@ def draw(inputs, narrow):
 
 
 def _image_set(results, cell):
-    path = Path(results) / "images" / cell["model"] / cell["method"] / cell["sampling"] / "manifest.json"
+    path = layout.path(results, "images", cell)
     return path, read_json(path)["images"]
 
 
