@@ -1,5 +1,6 @@
 """The checked configuration, and what rules take of it. No rules here; which keys and plugins each rule reads, and
-where its files are, is in quantwatt/slices.py, plan.py and layout.py."""
+where its files are, is in quantwatt/config/slices.py, plan.py and
+artifacts/layout.py."""
 
 import re
 import sys
@@ -11,18 +12,19 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import command, datasets, dependencies, gpus, grid_size, machine, model_memory, moved_results
-from quantwatt import experiment as configuration
-from quantwatt import paths, schemas, score_memory, slices, slurm, targets
-from quantwatt.kernels import KERNELS
-from quantwatt.manifest import DataError
-from quantwatt.plan import Plan
-from quantwatt.slices import run
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment as configuration
+from quantwatt.config import grid_size, schemas, slices, targets
+from quantwatt.config.plan import Plan
+from quantwatt.config.slices import run
+from quantwatt.data import datasets
+from quantwatt.inference.kernel_choice import KERNELS
+from quantwatt.jobs import command, fingerprints, gpus, machine, model_memory, moved_results, score_memory, slurm
 
 command.use_this_interpreter()
 
-# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py. The last exec makes the
-# script Snakemake's own child, which ends with it: see quantwatt/command.py.
+# A job's output goes to its log, its progress bars to the terminal: see quantwatt/jobs/progress.py. The last exec makes
+# the script Snakemake's own child, which ends with it: see quantwatt/jobs/command.py.
 shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; exec ")
 
 
@@ -59,7 +61,7 @@ WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_m
 TORCH = machine.UNKNOWN if WITH_CONDA else machine.torch_build()
 DEVICE = machine.resolve_device(CONFIG["device"], TORCH)
 GPUS = 1 if DEVICE == "cuda" else 0  # of each job
-EVALUATION = paths.evaluations(EXPERIMENT["models"])
+EVALUATION = fingerprints.evaluations(EXPERIMENT["models"])
 plan = Plan(CONFIG, EXPERIMENT, DEVICE, machine.resolve_meter(CONFIG["meter"], DEVICE), KERNELS[DEVICE])
 
 if GPUS and workflow.local_exec and "gpu" not in workflow.global_resources:  # else a scheduler's, or the user's, to say

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from peak_memory import resident_mb
 
-from quantwatt import checkpoint, experiment, sequential
-from quantwatt.allocation import allocate
-from quantwatt.families import load_family
+from quantwatt.allocate.allocation import allocate
+from quantwatt.config import experiment
+from quantwatt.inference import checkpoint
+from quantwatt.models.families import load_family
+from quantwatt.quantize import sequential
 
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 TINY = Path(__file__).parents[2] / MODEL["path"]

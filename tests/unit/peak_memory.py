@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from quantwatt import experiment, sequential
-from quantwatt.allocation import allocate
-from quantwatt.families import load_family
+from quantwatt.allocate.allocation import allocate
+from quantwatt.config import experiment
+from quantwatt.models.families import load_family
+from quantwatt.quantize import sequential
 
 WIDTH, SAMPLES = 256, 8
 

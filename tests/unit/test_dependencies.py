@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from quantwatt import dependencies
-from quantwatt.dependencies import SCRIPTS, closure
+from quantwatt.jobs import dependencies
+from quantwatt.jobs.dependencies import SCRIPTS, closure
 
 SCRIPT_NAMES = sorted(path.name for path in SCRIPTS.glob("*.py"))
 
@@ -48,7 +48,7 @@ def test_c_source_belongs_to_the_module_of_its_name():
 def test_a_score_does_not_depend_on_quantizing():
     names = {path.name for path in closure("score.py", ["metrics/psnr"])}
     assert "psnr.py" in names and "intervals.py" in names
-    assert not names & {"gptq.py", "checkpoint.py", "sequential.py", "fid.py", "measuring.py", "experiment.py"}
+    assert not names & {"gptq.py", "checkpoint.py", "sequential.py", "fid.py", "protocol.py", "experiment.py"}
 
 
 def test_plugins_bring_their_own_imports():
@@ -74,7 +74,7 @@ def test_digest_follows_the_content_of_every_file(tmp_path, monkeypatch):
     monkeypatch.setattr(dependencies, "SCRIPTS", copy)
     before, changed = digest(), copy / "quantwatt/intervals.py"
     changed.touch()
-    (copy / "quantwatt/metrics/fid.py").write_text("# another metric\n")
+    (copy / "quantwatt/score/metrics/fid.py").write_text("# another metric\n")
     assert digest() == before
     text = changed.read_text()
     changed.write_text(text + "# changed\n")

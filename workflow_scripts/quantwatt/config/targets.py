@@ -1,0 +1,65 @@
+"""Check what somebody asks Snakemake for, before the graph of jobs is built.
+
+Snakemake would say that no rule makes it, or wrap the same sentence in a traceback of input functions.
+"""
+
+from pathlib import Path
+
+from quantwatt.artifacts import layout
+from quantwatt.config.experiment import EXPERIMENTS
+from quantwatt.config.schemas import ConfigurationError, lookup
+from quantwatt.config.suggestions import nearest
+
+PLURAL = {  # what a wildcard names is an entry of
+    "model": "models",
+    "method": "methods",
+    "sampling": "samplings",
+    "sensitivity": "sensitivities",
+    "metric": "metrics",
+}
+
+
+def check(word, experiment, config):
+    """Refuse a target of another experiment, or of an unknown model, method, sampling or metric.
+
+    Args:
+        word: of the command line; what is no file of results passes.
+        experiment, config: complete.
+    Raises:
+        ConfigurationError: it is such a target.
+    """
+    results = Path(config["results"])
+    target = Path(word.split("=", 1)[0])  # a word such as results=PATH sets something
+    if target == results or not target.is_relative_to(results):
+        return
+    name, *parts = target.relative_to(results).parts
+    if name != config["experiment"] and parts:
+        _refuse_other(word, name, config["experiment"])
+        return
+    stage, *names = parts or [""]
+    if names[:1] == ["reference"]:
+        return
+    names = [part.removesuffix(".json").removesuffix(".csv") for part in names if part != "manifest.json"]
+    for kind, part in zip(layout.names_below(stage), names, strict=False):
+        if kind in PLURAL:
+            entry(experiment, kind, part, config["experiment"])
+
+
+def entry(experiment, kind, name, title):
+    """One entry of an experiment; `kind` is one of PLURAL.
+
+    Raises:
+        ConfigurationError: there is none; with the nearest spelling.
+    """
+    return lookup(experiment[PLURAL[kind]], name, kind, f"resources/experiments/{title}.yaml")
+
+
+def _refuse_other(word, name, current):
+    known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+    if name in known:
+        raise ConfigurationError(
+            f"{word}: this belongs to experiment '{name}', and '{current}' is the one that runs; add --config "
+            f"experiment={name} after the targets."
+        )
+    if hint := nearest(name, known):
+        raise ConfigurationError(f"{word}: there is no experiment '{name}'{hint}.")
