@@ -28,7 +28,7 @@ rule sensitivity_job:
 
 rule sensitivity:
     input:
-        unpack(ask(plan.inputs, "sensitivity")),
+        unpack(ask(inputs.files, plan, "sensitivity")),
         model=plan.pattern("model"),
     output:
         plan.pattern("sensitivity"),
@@ -81,7 +81,7 @@ rule layer_costs:
 
 rule candidates:
     input:
-        unpack(ask(plan.inputs, "candidates")),
+        unpack(ask(inputs.files, plan, "candidates")),
         model=plan.pattern("model"),
     output:
         choices=plan.pattern("candidates"),
@@ -97,7 +97,7 @@ rule candidates:
         **resources_of("light"),
     params:
         **parameters("candidates"),
-        inputs=ask(plan.arguments, "candidates"),
+        inputs=ask(inputs.arguments, plan, "candidates"),
     message:
         "Solve integer programs: {wildcards.model}, {wildcards.method}"
     shell:
@@ -139,7 +139,7 @@ rule trials:
 
 rule allocate:
     input:
-        unpack(ask(plan.inputs, "allocate")),
+        unpack(ask(inputs.files, plan, "allocate")),
         model=plan.pattern("model"),
     output:
         plan.pattern("allocation"),
@@ -154,7 +154,7 @@ rule allocate:
         **resources_of("light"),
     params:
         **parameters("allocate"),
-        inputs=ask(plan.arguments, "allocate"),
+        inputs=ask(inputs.arguments, plan, "allocate"),
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:

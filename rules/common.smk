@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment as configuration
-from quantwatt.config import grid_size, schemas, slices, targets
+from quantwatt.config import grid_size, inputs, schemas, slices, targets
 from quantwatt.config.plan import Plan
 from quantwatt.config.slices import run
 from quantwatt.data import datasets

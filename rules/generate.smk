@@ -41,7 +41,7 @@ use rule generate as generate_part with:
         sampling=one_of(plan.parts),
     params:
         **parameters("generate_part"),
-        part=ask(plan.part_argument),
+        part=ask(inputs.part, plan),
         device=DEVICE,
     message:
         "Generate images from {wildcards.first}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
@@ -49,7 +49,7 @@ use rule generate as generate_part with:
 
 rule gather_images:
     input:
-        unpack(ask(plan.inputs, "gather_images")),
+        unpack(ask(inputs.files, plan, "gather_images")),
     output:
         manifest=plan.pattern("images"),
     log:
@@ -63,7 +63,7 @@ rule gather_images:
         **resources_of("light"),
     params:
         **parameters("gather_images"),
-        first=ask(plan.first_images),
+        first=ask(inputs.first_images, plan),
     message:
         "Gather images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:

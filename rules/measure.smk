@@ -1,7 +1,7 @@
 rule measure:
     input:
         checkpoint=plan.pattern("checkpoint"),
-        baseline=plan.pattern("checkpoint", method=EXPERIMENT["baseline"]),
+        baseline=plan.pattern("checkpoint", method=plan.baseline),
         prompts=ask(plan.texts, "measure"),
     output:
         measurement=plan.pattern("measurement"),

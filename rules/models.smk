@@ -13,7 +13,7 @@ rule fetch_weights:
         **resources_of("features"),
     params:
         **parameters("fetch_weights"),
-        fingerprint=ask(plan.fingerprint, "fetch_weights"),
+        fingerprint=ask(inputs.fingerprint, plan, "fetch_weights"),
     message:
         "Fetch weights: {wildcards.extractor}"
     shell:
@@ -37,7 +37,7 @@ rule model:
         **resources_of("quantize"),
     params:
         **parameters("model"),
-        fingerprint=ask(plan.fingerprint, "model"),
+        fingerprint=ask(inputs.fingerprint, plan, "model"),
     message:
         "Describe model {wildcards.model}"
     shell:

@@ -1,6 +1,6 @@
 rule quantize:
     input:
-        unpack(ask(plan.inputs, "quantize")),
+        unpack(ask(inputs.files, plan, "quantize")),
         model=plan.pattern("model"),
         allocation=plan.pattern("allocation"),
     output:
@@ -16,7 +16,7 @@ rule quantize:
         **model_resources("quantize"),
     params:
         **parameters("quantize"),
-        inputs=ask(plan.arguments, "quantize"),
+        inputs=ask(inputs.arguments, plan, "quantize"),
         device=DEVICE,
     message:
         "Quantize {wildcards.model}, {wildcards.method}"

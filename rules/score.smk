@@ -1,6 +1,6 @@
 rule reference:
     input:
-        unpack(ask(plan.inputs, "reference")),
+        unpack(ask(inputs.files, plan, "reference")),
     output:
         plan.pattern("reference"),
     log:
@@ -14,7 +14,7 @@ rule reference:
         **resources_of("light"),
     params:
         **parameters("reference"),
-        fingerprint=ask(plan.fingerprint, "reference"),
+        fingerprint=ask(inputs.fingerprint, plan, "reference"),
     message:
         "Make the reference images"
     shell:
@@ -65,7 +65,7 @@ use rule features as reference_features with:
 
 rule score:
     input:
-        unpack(ask(plan.inputs, "score")),
+        unpack(ask(inputs.files, plan, "score")),
     output:
         plan.pattern("score"),
     log:
@@ -80,7 +80,7 @@ rule score:
         runtime=CONFIG["runtime_min"]["features"],
     params:
         **parameters("score"),
-        inputs=ask(plan.arguments, "score"),
+        inputs=ask(inputs.arguments, plan, "score"),
     message:
         "Score {wildcards.metric}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:

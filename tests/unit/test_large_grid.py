@@ -58,7 +58,7 @@ def test_what_reads_all_cells_takes_them_on_standard_input(rule):
 
 def test_no_command_lists_files_whose_number_has_no_limit():
     assert "{input.tables" not in shell_of("sensitivity") and "{input.parts" not in shell_of("gather_images")
-    assert "first=ask(plan.first_images)," in RULES
+    assert "first=ask(inputs.first_images, plan)," in RULES
 
 
 def test_a_million_images_are_gathered_by_their_range(tmp_path, monkeypatch):

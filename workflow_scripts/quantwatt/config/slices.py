@@ -56,9 +56,8 @@ def but(entry, *keys):
 
 
 FORMATS = ("weights", "activations", "transforms", "allocation")  # of a method: all but how its solver computes
-METERING = Slice(
-    "measuring", watched=False
-)  # a job's time and energy go into its manifest; another meter makes no other
+# Time and energy of a job are written into its manifest: another meter or wattage shall not make it anew.
+METERING = Slice("measuring", watched=False)
 TRYING = but("sensitivity", "costs")  # how layers are tried, not how their costs are measured
 
 READS = {  # {rule: {parameter: the slice}}; a rule that is not here reads no configuration
