@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from quantwatt import registry
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.inference import checkpoint, exports
+from quantwatt.inference import exports
 from quantwatt.inference.exports import gptq as gptq_form
 from quantwatt.models.families import load_family
 from tools import export
@@ -69,7 +69,7 @@ class Checkpoint:
                              "in_features": layer.in_features, "out_features": layer.out_features}  # fmt: skip
         details = {"status": "ok", "reason": None, "model_settings": model, "location": str(location),
                    "settings": {"solver": {"name": "gptq", "damping": 0.005, "static_groups": True}}}  # fmt: skip
-        checkpoint.save(folder, self.denoiser, states, reports, details)
+        checkpoint_files.save(folder, self.denoiser, states, reports, details)
 
     def export(self, form, name="out"):
         exports.export(self.folder, form, self.folder / name)

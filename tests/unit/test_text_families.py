@@ -185,7 +185,7 @@ def test_padding_changes_neither_what_brecq_learns_nor_its_error(folders):
     family, found = load_family("distilbert"), []
     pipeline = family.load(SETTINGS, folders["distilbert"])
     method = method_of("brecq", solver={"name": "brecq", "iterations": 40, "learning_rate": 0.05, "batch_size": 24})
-    for settings in ({}, {"padded_to": 24}):
+    for settings in ({}, {"padding": "max_length"}):
         samples = family.record(pipeline, texts("distilbert"), {"samples": 24, "max_length": 24, **settings})
         network, reports = quantized(family, folders["distilbert"], method, samples, batch=24)
         weights = torch.cat([p.flatten() for p in network.state_dict().values() if p.is_floating_point()])
@@ -269,7 +269,7 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padded_to": 12}], ids=["longest", "padded"])
+@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padding": "max_length"}], ids=["longest", "padded"])
 def test_the_host_waits_for_nothing_while_it_is_timed(family, pipeline, name, settings):
     runs = family.phases(pipeline, first_batch(family, pipeline, name), None, settings)
     with Waits() as waits:
