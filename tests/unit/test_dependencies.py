@@ -12,31 +12,59 @@ from quantwatt.dependencies import SCRIPTS, closure
 
 SCRIPT_NAMES = sorted(path.name for path in SCRIPTS.glob("*.py"))
 
-# Import a script and everything its functions import lazily, then list the package's modules that were loaded.
+# Import a script and everything its functions import lazily, then list the package's modules that were loaded: each in a
+# fork of one process that has the libraries, and those that ask a hub only for the scripts that are named last.
 PROBE = """
-import ast, importlib, json, sys
+import ast, importlib, json, os, sys
 from pathlib import Path
-sys.path.insert(0, {folder!r})
-tree = ast.parse(Path({path!r}).read_text())
-importlib.import_module({name!r})
-asks_a_hub = "huggingface_hub" in sys.modules
-for node in ast.walk(tree):
-    if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
-        module = importlib.import_module(node.module)
-        for alias in node.names:
-            if not hasattr(module, alias.name):
-                importlib.import_module(f"{{node.module}}.{{alias.name}}")
-files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "quantwatt" and m.__file__]
-print(json.dumps([files, asks_a_hub]))
+
+def probe(path):
+    importlib.import_module(path.stem)
+    asks_a_hub = "huggingface_hub" in sys.modules
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+    files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "quantwatt" and m.__file__]
+    print(json.dumps([path.name, files, asks_a_hub]), flush=True)
+
+folder, *names = sys.argv[1:]
+sys.path.insert(0, folder)
+for libraries in (
+    ["torch", "scipy.stats", "pandas", "matplotlib.figure", "skimage.metrics", "jsonschema", "yaml"],
+    ["quantwatt.torchvision_ops", "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3", "open_clip",
+     "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+     "transformers.models.distilbert.modeling_distilbert", "transformers.models.gpt2.modeling_gpt2"],
+):
+    for library in libraries:
+        importlib.import_module(library)
+    kept = [sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "quantwatt"]
+    while names and names[0] != "--":
+        if os.fork() == 0:
+            probe(Path(folder, names[0]))
+            os._exit(0)
+        os.wait()
+        del names[0]
+    del names[:1]
 """
 
 
+@pytest.fixture(scope="module")
+def probed():
+    """{script: ({file of the package that it loads}, whether it asks a hub before command.run can keep it from it)}."""
+    trains = [name for name in SCRIPT_NAMES if name.startswith("train_")]
+    names = [*(name for name in SCRIPT_NAMES if name not in trains), "--", *trains]
+    done = subprocess.run([sys.executable, "-c", PROBE, str(SCRIPTS), *names], stdout=subprocess.PIPE, text=True)
+    lines = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    return {name: (set(files), asks_a_hub) for name, files, asks_a_hub in lines}
+
+
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
-def test_closure_covers_every_module_a_script_loads(name):
-    code = PROBE.format(folder=str(SCRIPTS), path=str(SCRIPTS / name), name=name.removesuffix(".py"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded, asks_a_hub = json.loads(done.stdout.splitlines()[-1])
-    assert loaded and set(loaded) <= {str(path) for path in closure(name)}
+def test_closure_covers_every_module_a_script_loads(probed, name):
+    loaded, asks_a_hub = probed[name]
+    assert loaded and loaded <= {str(path) for path in closure(name)}
     assert not asks_a_hub or name.startswith("train_")  # else command.run is too late to keep it from the network
 
 
