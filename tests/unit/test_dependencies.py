@@ -12,8 +12,8 @@ from quantwatt.dependencies import SCRIPTS, closure
 
 SCRIPT_NAMES = sorted(path.name for path in SCRIPTS.glob("*.py"))
 
-# Import a script and everything its functions import lazily, then list the package's modules that were loaded: each in a
-# fork of one process that has the libraries, and those that ask a hub only for the scripts that are named last.
+# Import scripts and everything their functions import lazily, and list the package's modules that were loaded: each in
+# a fork of one process that has the libraries, and those that ask a hub only for the scripts that are named last.
 PROBE = """
 import ast, importlib, json, os, sys
 from pathlib import Path
