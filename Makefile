@@ -37,11 +37,11 @@ report: .venv/installed
 
 # How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
 plan: .venv/installed
-	$(BIN)/python workflow_scripts/plan.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
+	$(BIN)/python workflow_scripts/tools/plan.py --experiment $(EXPERIMENT) --config device=$(DEVICE)
 
 # What this machine has and lacks, for everything and for one experiment: make doctor EXPERIMENT=smoke DEVICE=cuda
 doctor: .venv/installed
-	$(BIN)/python workflow_scripts/doctor.py --experiment $(EXPERIMENT) --config $(GIVEN_DEVICE)
+	$(BIN)/python workflow_scripts/tools/doctor.py --experiment $(EXPERIMENT) --config $(GIVEN_DEVICE)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -56,6 +56,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+	PYTHONPATH=workflow_scripts $(BIN)/lint-imports
 
 # README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, of
 # `make bench-solvers` and `make bench-kernels`.
@@ -69,35 +70,35 @@ readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/s
 
 # Trains the models of resources/models/ again, from a seed (hours on two cores; texts five minutes, digits twenty).
 embedded-models: .venv/installed
-	$(BIN)/python workflow_scripts/train_embedded.py
-	$(BIN)/python workflow_scripts/train_text.py
-	$(BIN)/python workflow_scripts/train_few_step.py
-	$(BIN)/python workflow_scripts/train_digits.py
+	$(BIN)/python workflow_scripts/training/train_embedded.py
+	$(BIN)/python workflow_scripts/training/train_text.py
+	$(BIN)/python workflow_scripts/training/train_few_step.py
+	$(BIN)/python workflow_scripts/training/train_digits.py
 
 # Which kernel computes each format on this machine, how fast, and why where none does: a minute.
 kernels: .venv/installed
-	$(BIN)/python workflow_scripts/list_kernels.py --device $(DEVICE)
+	$(BIN)/python workflow_scripts/tools/list_kernels.py --device $(DEVICE)
 
 # Times every kernel against float products and other libraries, whole blocks by their width, and the embedded model:
 # results/benchmarks/kernels.json, kernels.png and pipeline.json. Most of an hour on two cores, alone; README says how its shorter run was made.
 bench-kernels: .venv/installed
-	$(BIN)/python workflow_scripts/bench_kernels.py --device $(DEVICE)
+	$(BIN)/python workflow_scripts/benchmarks/bench_kernels.py --device $(DEVICE)
 
 # Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png.
 bench-solvers: .venv/installed backends
-	$(BIN)/python workflow_scripts/bench_solvers.py
+	$(BIN)/python workflow_scripts/benchmarks/bench_solvers.py
 
 # What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
 bench-measure: .venv/installed
-	$(BIN)/python workflow_scripts/bench_measure.py
+	$(BIN)/python workflow_scripts/benchmarks/bench_measure.py
 
 # Stable Diffusion 3.5's transformers, of random weights, in every format on a GPU: results/benchmarks/transformers.json.
 bench-transformers: .venv/installed
-	$(BIN)/python workflow_scripts/bench_transformers.py
+	$(BIN)/python workflow_scripts/benchmarks/bench_transformers.py
 
 # Memory and time of writing, features and scores of 1,000, 4,000 and 16,000 images: results/benchmarks/scale.json.
 bench-scale: .venv/installed
-	$(BIN)/python workflow_scripts/bench_scale.py
+	$(BIN)/python workflow_scripts/benchmarks/bench_scale.py
 
 # SLURM from Debian's packages, for the tests that bring it up: root's make installs it by apt-get, else they are skipped.
 slurm:

@@ -18,11 +18,11 @@ rule sensitivity_job:
     params:
         sensitivity=trying,
         device=DEVICE,
-        code=code("sensitivity.py", family, tried_formats),
+        code=code("sensitivity_job.py", family, tried_formats),
     message:
         "Try layers alone: {wildcards.model}, {wildcards.sensitivity}, job {wildcards.job}"
     shell:
-        "python workflow_scripts/sensitivity.py --model {input.model} --sensitivity-name {wildcards.sensitivity}"
+        "python workflow_scripts/sensitivity_job.py --model {input.model} --sensitivity-name {wildcards.sensitivity}"
         " --sensitivity {params.sensitivity:q} --job {wildcards.job} --device {params.device} --threads {threads}"
         " --output {output} > {log} 2>&1"
 
@@ -44,11 +44,11 @@ rule sensitivity:
     params:
         sensitivity=trying,
         jobs=lambda wildcards: f"{RESULTS}/sensitivity/{wildcards.model}/{wildcards.sensitivity}",
-        code=code("gather_sensitivity.py"),
+        code=code("sensitivity.py"),
     message:
         "Gather the sensitivity of layers: {wildcards.model}, {wildcards.sensitivity}"
     shell:
-        "python workflow_scripts/gather_sensitivity.py --model {input.model}"
+        "python workflow_scripts/sensitivity.py --model {input.model}"
         " --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q} --jobs {params.jobs}"
         " --output {output} > {log} 2>&1"
 

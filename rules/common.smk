@@ -11,34 +11,22 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
-from quantwatt import (
-    command,
-    cross_checks,
-    datasets,
-    dependencies,
-    gpus,
-    grid_size,
-    image_parts,
-    machine,
-    methods,
-    model_folder,
-    model_memory,
-    moved_results,
-    paths,
-    schemas,
-    slurm,
-    targets,
-)
-from quantwatt import experiment as configuration
-from quantwatt.allocations import mixed
-from quantwatt.kernels import KERNELS
-from quantwatt.manifest import DataError, canonical_json
-from quantwatt.score_memory import score_memory_mb
+from quantwatt.artifacts import image_parts
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import canonical_json
+from quantwatt.config import cross_checks
+from quantwatt.config import experiment as configuration
+from quantwatt.config import grid_size, methods, programs, schemas, targets
+from quantwatt.data import datasets
+from quantwatt.inference.kernel_choice import KERNELS
+from quantwatt.jobs import command, dependencies, fingerprints, gpus, machine, model_memory, moved_results, slurm
+from quantwatt.jobs.score_memory import score_memory_mb
+from quantwatt.models import model_folder
 
 command.use_this_interpreter()
 
-# A job's output goes to its log, its progress bars to the terminal: see quantwatt/progress.py. The last exec makes the
-# script Snakemake's own child, which ends with it: see quantwatt/command.py.
+# A job's output goes to its log, its progress bars to the terminal: see quantwatt/jobs/progress.py. The last exec makes
+# the script Snakemake's own child, which ends with it: see quantwatt/jobs/command.py.
 shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; exec ")
 
 
@@ -209,11 +197,11 @@ def whole_machine(wildcards):
 def content(path):
     """A parameter that changes when a file or folder does, or None where nothing is local or a rule may make it."""
     if path and datasets.name_of(path) in datasets.YOURS:
-        return paths.listing(path) if Path(path).is_dir() else None
+        return fingerprints.listing(path) if Path(path).is_dir() else None
     if not path or path == "download" or datasets.name_of(path):
         return None
     try:
-        return paths.fingerprint(path)
+        return fingerprints.fingerprint(path)
     except DataError as error:
         raise WorkflowError(str(error))
 
@@ -244,7 +232,9 @@ def model_fingerprint(wildcards):
     if not model.get("path"):
         return None
     try:
-        return paths.fingerprint(model["path"], model_folder.read_files(paths.ROOT / model["path"], model))
+        return fingerprints.fingerprint(
+            model["path"], model_folder.read_files(fingerprints.ROOT / model["path"], model)
+        )
     except DataError as error:
         raise WorkflowError(str(error))
 
@@ -349,7 +339,7 @@ def allocate_inputs(wildcards):
     folder, inputs = f"{RESULTS}/allocation/{wildcards.model}/{wildcards.method}", {}
     if methods.is_mixed(method):
         inputs["candidates"] = f"{folder}/candidates.json"
-        if mixed.has_several_choices(method):
+        if programs.has_several_choices(method):
             inputs["trials"] = f"{folder}/trials.csv"
     return inputs
 
@@ -529,7 +519,7 @@ CELLS = canonical_json(GRID)
 ENTRIES = canonical_json(  # likewise what the tables read, and hold the cells against
     GRID | {key: EXPERIMENT[key] for key in ("methods", "samplings")} | {"sensitivities": SENSITIVITIES}
 )
-EVALUATION = paths.evaluations(EXPERIMENT["models"])
+EVALUATION = fingerprints.evaluations(EXPERIMENT["models"])
 
 if workflow.is_main_process and (sentence := moved_results.warning(RESULTS, workflow.touch)):
     print(sentence, file=sys.stderr)

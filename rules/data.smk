@@ -15,11 +15,11 @@ rule fetch:
         mem_mb=CONFIG["memory_mb"]["light"],
         runtime=CONFIG["runtime_min"]["light"],
     params:
-        code=code("fetch_data.py"),
+        code=code("fetch.py"),
     message:
         "Fetch {output}"
     shell:
-        "python workflow_scripts/fetch_data.py --output {output} > {log} 2>&1"
+        "python workflow_scripts/fetch.py --output {output} > {log} 2>&1"
 
 
 rule dataset:
@@ -40,8 +40,8 @@ rule dataset:
         mem_mb=CONFIG["memory_mb"]["light"],
         runtime=CONFIG["runtime_min"]["light"],
     params:
-        code=code("fetch_data.py"),
+        code=code("fetch.py"),
     message:
         "Make {output}"
     shell:
-        "python workflow_scripts/fetch_data.py --archive {input.archive} --output {output} > {log} 2>&1"
+        "python workflow_scripts/fetch.py --archive {input.archive} --output {output} > {log} 2>&1"

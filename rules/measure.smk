@@ -23,11 +23,11 @@ rule measure:
         measuring=MEASURING,
         asked=lambda wildcards: "" if wildcards.sampling in MEASURED else "--not-asked",
         device=DEVICE,
-        code=code("measure_cell.py", family, formats, kernels, meter),
+        code=code("measure.py", family, formats, kernels, meter),
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/measure_cell.py --checkpoint {input.checkpoint} --baseline {input.baseline}"
+        "python workflow_scripts/measure.py --checkpoint {input.checkpoint} --baseline {input.baseline}"
         " --sampling {params.sampling:q}"
         " --measuring {params.measuring:q} --device {params.device} --threads {threads}"
         " {params.asked} --names {wildcards.model} {wildcards.method} {wildcards.sampling}"

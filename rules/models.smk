@@ -39,9 +39,9 @@ rule model:
     params:
         settings=settings("models"),
         fingerprint=model_fingerprint,
-        code=code("fetch_model.py", family),
+        code=code("model.py", family),
     message:
         "Describe model {wildcards.model}"
     shell:
-        "python workflow_scripts/fetch_model.py --model {wildcards.model} --settings {params.settings:q}"
+        "python workflow_scripts/model.py --model {wildcards.model} --settings {params.settings:q}"
         " --output {output.manifest} > {log} 2>&1"

@@ -22,11 +22,11 @@ rule tables:
         grid=lambda wildcards: ENTRIES,  # whose {words} are no wildcards
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
         results=lambda wildcards: RESULTS,
-        code=code("summarize.py"),
+        code=code("tables.py"),
     message:
         "Write the tables"
     shell:
-        "python workflow_scripts/summarize.py --results {params.results} {params.carbon} --summary {output.summary}"
+        "python workflow_scripts/tables.py --results {params.results} {params.carbon} --summary {output.summary}"
         " --layers {output.layers} --sensitivity {output.sensitivity} --grid - <<< {params.grid:q} > {log} 2>&1"
 
 
@@ -56,11 +56,11 @@ rule figure:
     params:
         grid=lambda wildcards: CELLS,
         results=lambda wildcards: RESULTS,
-        code=code("plot.py", figure),
+        code=code("figure.py", figure),
     message:
         "Draw {wildcards.figure}"
     shell:
-        "python workflow_scripts/plot.py {wildcards.figure} --results {params.results} --grid - <<< {params.grid:q}"
+        "python workflow_scripts/figure.py {wildcards.figure} --results {params.results} --grid - <<< {params.grid:q}"
         " > {log} 2>&1"
 
 
@@ -88,9 +88,9 @@ rule report:
         results=lambda wildcards: RESULTS,
         grid=lambda wildcards: CELLS,
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
-        code=code("write_report.py"),
+        code=code("report.py"),
     message:
         "Write the report"
     shell:
-        "python workflow_scripts/write_report.py --experiment {params.name} --results {params.results}"
+        "python workflow_scripts/report.py --experiment {params.name} --results {params.results}"
         " {params.evaluation} --template {input.template} --output {output} --grid - <<< {params.grid:q} > {log} 2>&1"

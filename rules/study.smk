@@ -20,9 +20,9 @@ rule study:
         study=lambda wildcards: EXPERIMENT["study"],
         grid=lambda wildcards: CELLS,
         results=lambda wildcards: RESULTS,
-        code=code("write_study.py", study),
+        code=code("study.py", study),
     message:
         "Write the study's tables"
     shell:
-        "python workflow_scripts/write_study.py {params.study} --results {params.results}"
+        "python workflow_scripts/study.py {params.study} --results {params.results}"
         " --output {output.manifest} --grid - <<< {params.grid:q} > {log} 2>&1"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt import cuda_driver
+from quantwatt.jobs import cuda_driver
 
 SOURCE = Path(__file__).parent / "nvml" / "fakecuda.c"
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc compiles the fake CUDA driver")

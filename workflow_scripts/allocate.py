@@ -3,8 +3,10 @@
 import argparse
 import json
 
-from quantwatt import command, manifest, registry
-from quantwatt.allocation import allocate
+from quantwatt import registry
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import manifest
+from quantwatt.jobs import command
 
 
 def main(argv=None):

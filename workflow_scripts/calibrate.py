@@ -4,7 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, gpus, manifest, prompts, text_files
+from quantwatt.artifacts import manifest, text_files
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.data import prompts
+from quantwatt.jobs import command, gpus
 
 
 def main(argv=None):
@@ -22,8 +25,10 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import calibration, meters, offload, tokenizers
-    from quantwatt.families import load_family
+    from quantwatt.measuring import meters
+    from quantwatt.models import offload, tokenizers
+    from quantwatt.models.families import load_family
+    from quantwatt.quantize import calibration
 
     torch.set_num_threads(args.threads)
     model = manifest.read_json(args.model)
@@ -48,7 +53,7 @@ def main(argv=None):
             "calibration": args.calibration,
             "reading": text_files.said(args.calibration.get("prompts") or args.calibration["texts"]),
             "cost": cost,
-            "provenance": manifest.provenance(),
+            "provenance": provenance(),
         },
     )
 

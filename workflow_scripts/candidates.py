@@ -7,8 +7,10 @@ that this device cannot meet is a result: {"unsupported": why}, and no rows.
 import argparse
 import json
 
-from quantwatt import command, manifest, programs, sensitivity_table
-from quantwatt.allocation import taken_apart
+from quantwatt.allocate import programs
+from quantwatt.allocate.allocation import taken_apart
+from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.jobs import command
 
 COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
 
@@ -24,7 +26,7 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
-    parser.add_argument("--sensitivity", required=True, help="CSV file of gather_sensitivity.py")
+    parser.add_argument("--sensitivity", required=True, help="CSV file of sensitivity.py")
     parser.add_argument("--costs", help="CSV file of layer_costs.py, for a budget of time or energy")
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument("--table", required=True, help=f"CSV file to write: {', '.join(COLUMNS)}")

@@ -4,7 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from quantwatt import command, gpus, manifest
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.jobs import command, gpus
 
 
 def main(argv=None):
@@ -19,8 +21,8 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import calibration, exchange
-    from quantwatt.families import load_family
+    from quantwatt.models.families import load_family
+    from quantwatt.quantize import calibration, exchange
 
     torch.set_num_threads(args.threads)
     model = manifest.read_json(args.model)
@@ -38,7 +40,7 @@ def main(argv=None):
         args.output,
         {"model": model["model"], "seconds": time.perf_counter() - start, "calibration": calibrated["cost"],
          "layers": layers,
-         "files": manifest.describe_files(folder, names), "provenance": manifest.provenance()},
+         "files": manifest.describe_files(folder, names), "provenance": provenance()},
     )  # fmt: skip
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, feature_files, gpus, images, registry
-from quantwatt.manifest import PROJECT, DataError, provenance, read_json, verify_files
-from quantwatt.progress import progress
+from quantwatt import registry
+from quantwatt.artifacts import feature_files, images
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import PROJECT, read_json, verify_files
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.jobs import command, gpus
+from quantwatt.jobs.progress import progress
 
 CHUNK = 256  # images between two updates of the progress bar
 

@@ -7,8 +7,11 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, manifest, registry
-from quantwatt.extractors import NAMES
+from quantwatt import registry
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.jobs import command
+from quantwatt.score.extractors import NAMES
 
 
 def main(argv=None):
@@ -33,7 +36,7 @@ def main(argv=None):
             "settings": args.settings,
             "location": str(folder),
             "files": manifest.describe_files(folder, [path.relative_to(folder).as_posix() for path in files]),
-            "provenance": manifest.provenance(("torch", "torchvision", "clean-fid", "open_clip_torch")),
+            "provenance": provenance(("torch", "torchvision", "clean-fid", "open_clip_torch")),
         },
     )
 

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from quantwatt import command
-from quantwatt.image_parts import image_name, part_name
-from quantwatt.images import prompts_sha256
-from quantwatt.manifest import DataError, read_json, write_json
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.image_parts import image_name, part_name
+from quantwatt.artifacts.images import prompts_sha256
+from quantwatt.artifacts.manifest import read_json, write_json
+from quantwatt.jobs import command
 
 # What parts may differ in; the first is the one of which a batch may have been drawn twice.
 OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr")

@@ -4,8 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, failures, gpus, image_parts, images, manifest, prompts, repeat, text_files
-from quantwatt.progress import progress
+from quantwatt.artifacts import errors, image_parts, images, manifest, text_files
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.data import prompts
+from quantwatt.jobs import command, gpus
+from quantwatt.jobs.progress import progress
+from quantwatt.models import repeat
 
 
 def batches(pipeline, part, sampling, description):
@@ -21,7 +26,7 @@ def batches(pipeline, part, sampling, description):
 
 def repeated(drawn, pipeline, sampling, where, fields):
     """The batches `drawn`, the first compared with another draw of it; fields["repeat_psnr"] then says how far apart
-    they are, as of `quantwatt.repeat.check`.
+    they are, as of `quantwatt.models.repeat.check`.
 
     Raises:
         DataError: they are different images.
@@ -54,7 +59,7 @@ def main(argv=None):
         "method": checkpoint["method"],
         "sampling": args.sampling_name,
         **{key: sampling[key] for key in ("seed", "steps", "guidance")},
-        "provenance": manifest.provenance(("torch", "diffusers", "transformers", "bitsandbytes")),
+        "provenance": provenance(("torch", "diffusers", "transformers", "bitsandbytes")),
     }
     if checkpoint["status"] != "ok":
         images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields, part)
@@ -65,8 +70,8 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import tokenizers
-    from quantwatt.checkpoint import load_pipeline
+    from quantwatt.inference.checkpoint import load_pipeline
+    from quantwatt.models import tokenizers
 
     torch.set_num_threads(args.threads)
     numbers = range(sampling["images"]) if part is None else part
@@ -74,17 +79,17 @@ def main(argv=None):
     texts = [*prompts.first(sampling, numbers.stop)[numbers.start :], sampling.get("negative_prompt", "")]
     tokenizers.check(checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"], texts)
     try:
-        with failures.expected():
+        with errors.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
             if not checkpoint["layers"] and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)
             images.write_images(folder, drawn, fields, part)
-    except failures.ExpectedFailure as failure:
+    except errors.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
-            raise manifest.DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
+            raise DataError(f"{where}: {errors.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)
 
 

@@ -7,8 +7,11 @@ import argparse
 import contextlib
 import json
 
-from quantwatt import command, gpus, manifest, prompts, sensitivity_table
-from quantwatt.allocation import first_tokens, tried
+from quantwatt.allocate.allocation import first_tokens, tried
+from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts.errors import DataError
+from quantwatt.data import prompts
+from quantwatt.jobs import command, gpus
 
 
 def main(argv=None):
@@ -26,8 +29,10 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import costs, fresh_process, offload, splits
-    from quantwatt.families import load_family
+    from quantwatt.allocate import layer_costs
+    from quantwatt.measuring import fresh_process
+    from quantwatt.models import offload, splits
+    from quantwatt.models.families import load_family
 
     fresh_process.set_threads(args.threads)
     location = manifest.PROJECT / model["location"]
@@ -40,14 +45,14 @@ def main(argv=None):
     images = measuring["images_per_batch"]
     asked = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
-    shapes = costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))
+    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))
     if unseen := [name for name in names if name not in shapes]:
-        raise manifest.DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
+        raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}
     meter, reason = fresh_process.choose_meter({**measuring, "block_s": entry["costs"]["block_s"]}, args.device)
     with contextlib.closing(meter), torch.no_grad():
         rows = list(
-            costs.table(
+            layer_costs.table(
                 layers, shapes, first_tokens(names, entry), entry["candidates"], entry["costs"], meter, args.device,
                 fresh_process.synchronize_of(args.device), measuring["warmup_s"],
             )

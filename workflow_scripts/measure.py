@@ -1,376 +1,395 @@
-"""Measure a text model in one precision: latency, power, energy, memory and accuracy, as one row and one JSON.
+"""Measure latency, energy and memory of one model under one method and one sampling, beside the unquantized baseline.
 
-  .venv/bin/python workflow_scripts/measure.py --model resources/models/tiny-distilbert --precision int8
+Both are measured in fresh processes that take turns, so that whatever drifts meets both alike, and the ratio of the two
+is that of neighbours. The baseline's own cell measures it twice: the A/A control, whose interval is the noise floor.
 
-writes OUTPUT/int8/trial-1.csv and trial-1.json. Run it once for every trial. `--batch-size 1 8 32` sweeps, each size in
-files of its own (trial-1-batch-8.csv), its sentences padded to the length of the largest batch. Latency is measured
-without the power sampler, energy afterwards in blocks of its own; both compute one batch, again and again, that is on
-the device before the clock starts. What cannot be read or computed here is empty, and the JSON says why. Seconds,
-watts, joules, 10^6 or 10^9 bytes; an inference is one sentence (DistilBERT) or one window of text (GPT-2). For GPT-2
-the JSON also holds `decode`: writing one token after the other.
+Writes measurement.json, every energy block (blocks.csv), every run in them (runs.csv) and the power samples
+(power.csv). A method that is simulated on this device is not measured at all; running out of memory is a result, not a
+failure.
 """
 
 import argparse
 import contextlib
 import csv
 import json
+import math
 import os
+import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
-from quantwatt import command, experiment, failures, fresh_process, machine, manifest, meters, methods
-from quantwatt.manifest import DataError
-from quantwatt.text import class_names, costs
+import numpy as np
 
-METRICS = (
-    *costs.TIMES, *costs.POWER, *costs.ENERGY,
-    "accuracy", "num_correct", "num_samples_accuracy",
-    *costs.MEMORY, "num_parameters", "model_size_mb", "dtype",
-    costs.COUNT, "perplexity", "meter",
-)  # fmt: skip
-COLUMNS = ("model", "precision", "trial", "batch_size", "device", *METRICS, "energy_estimated", "texts")
-QUALITY = ("accuracy", "num_correct", "num_samples_accuracy", "perplexity")
+from quantwatt import intervals
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.jobs import command, gpus
+from quantwatt.jobs.progress import progress
+from quantwatt.measuring import fresh_process, protocol
 
-INT8 = {"format": "integer", "bits": 8, "symmetric": True}
-PRECISIONS = {  # as methods of an experiment
-    "fp32": {"dtype": "float32"},
-    "fp16": {"dtype": "float16"},
-    "fp16-autocast": {"dtype": "float32", "autocast": "float16"},
-    "bf16": {"dtype": "bfloat16"},
-    "int8": {"weights": INT8, "activations": {"bits": 8}},
-    "int8-static": {"weights": INT8, "activations": {"bits": 8, "granularity": "tensor", "dynamic": False}},
-    "w4": {"dtype": "float16", "weights": {"format": "nf4"}},
-}
-REVISIONS = {  # of the models of the study
-    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": "714eb0fa89d2f80546fda750413ed43d93601a13",
-    "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
-}
-TEXTS = {  # what is read without --texts and --calibration-texts
-    "distilbert": ("resources/texts/reviews-test.tsv", "resources/texts/reviews-calibration.tsv"),
-    "gpt2": ("resources/texts/manuals-test.txt", "resources/texts/manuals-train.txt"),
-}
-RESULTS = Path("results/text-study")
-PREDICTED_AT_ONCE = 32
+METHOD, BASELINE = "method", "baseline"
+WHERE = ("configuration", "process")
+BLOCK_COLUMNS = (*WHERE, *fresh_process.BLOCK_FIELDS, "beside")
+RUN_COLUMNS = (*WHERE, "block", "run", "prompt", "t_s", "seconds", "energy_j")
+POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
+LOADING_S = 8  # of a process, a first guess for the progress bar
 
 
 def main(argv=None):
     args = parse_arguments(argv)
-    device = choose_device(args.device, args.gpu)
-    folder = (args.output or RESULTS / Path(args.model).resolve().name) / args.precision
-    paths = {n: folder / f"trial-{args.trial}{f'-batch-{n}' if n > 1 else ''}.json" for n in args.batch_size}
-    refuse_others(paths.values(), args.model, fresh_process.describe_device(device)["name"])
-    for record in measure(args, device):
-        path = paths[record["batch_size"]]
-        write_row(path.with_suffix(".csv"), record)
-        manifest.write_json(path, record)
-        print(path)
+    gpus.claim(args.device, every=args.measuring.get("gpus") == "all")  # for the fresh processes, too
+    record, found = measure_cell(args)
+    blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
+    write_rows(args.blocks, BLOCK_COLUMNS, blocks)
+    traces = sorted((row for row in rows_of(found, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
+    start = traces[0]["t_s"][0] if traces else 0
+    write_rows(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
+    write_rows(args.power, POWER_COLUMNS, power_rows(traces, start))
+    manifest.write_json(args.output, record)
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpWithDefaults)
-    parser.add_argument("--model", type=model_name, default=next(iter(REVISIONS)), help="folder, or name on the hub")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the whole model or its layers")
-    parser.add_argument("--iterations", type=at_least(1), default=1000, help="timed runs")
-    parser.add_argument("--warm-up", type=at_least(0), default=100, help="runs before them")
-    parser.add_argument("--power-interval-ms", type=above_zero, default=100, help="of power sampling")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="the CPU where there is no CUDA")
-    parser.add_argument("--gpu", type=at_least(0), default=0, help="number of the GPU")
-    parser.add_argument("--trial", type=at_least(0), default=1, help="number of the trial, in the files' names")
-    parser.add_argument("--batch-size", type=at_least(1), nargs="+", default=[1], help="inferences in one run; several")
-    parser.add_argument("--output", type=Path, help=f"folder of the results; else {RESULTS}/MODEL")
-    parser.add_argument("--revision", help="commit of the hub's repository; known for the study's models")
-    parser.add_argument("--texts", type=Path, help="SST-2's dev.tsv or the like, or running text; else ours")
-    parser.add_argument("--calibration-texts", type=Path, help="for int8-static; else ours")
-    parser.add_argument("--max-length", type=at_least(2), default=128, help="tokens")
-    parser.add_argument("--new-tokens", type=at_least(1), default=32, help="GPT-2: tokens of a run of decode")
-    parser.add_argument("--meter", choices=("auto", *meters.NAMES), default="auto", help="what reads energy")
-    parser.add_argument("--threads", type=at_least(1), help="of the CPU; else as many as torch takes by itself")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True, type=Path, help="the checkpoint's manifest.json")
+    parser.add_argument("--baseline", required=True, type=Path, help="the unquantized checkpoint's manifest.json")
+    parser.add_argument("--sampling", required=True, type=json.loads, metavar="JSON")
+    parser.add_argument(
+        "--measuring",
+        required=True,
+        type=json.loads,
+        metavar="JSON",
+        help="meter and the keys of config.yaml's `measuring`",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
+    parser.add_argument("--not-asked", action="store_true", help="leave it unmeasured")
+    parser.add_argument("--names", required=True, nargs=3, metavar=("MODEL", "METHOD", "SAMPLING"))
+    parser.add_argument("--output", required=True, type=Path, help="measurement.json")
+    parser.add_argument("--power", required=True, type=Path, help=f"power.csv: {', '.join(POWER_COLUMNS)}")
+    parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
+    parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
     return parser.parse_args(argv)
 
 
-class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside every option, and the description as it is written."""
+def measure_cell(args):
+    """(measurement.json's content, {configuration: [result of each process]}) of the cell that the arguments name."""
+    from quantwatt.inference import checkpoint
 
-
-def model_name(text):
-    return str(Path(text))  # one name with and without a slash at its end
-
-
-def at_least(least):
-    def whole(text):
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
-        return int(text)
-
-    return whole
-
-
-def above_zero(text):
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return float(text)
-
-
-def choose_device(device, gpu):
-    """ "cuda" with that one GPU visible, or "cpu", with a sentence where it was not asked for.
-
-    GPUs are numbered as the driver does, or as a scheduler has listed those of this process; an empty list is none.
-    """
-    if device == "cpu":
-        return device
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(gpu)] if listed is None else [name for name in listed.split(",") if name.strip()][gpu : gpu + 1]
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "".join(names)  # read once, when CUDA is first asked for anything
-    import torch
-
-    if torch.cuda.is_available():
-        return device
-    print(f"no CUDA device {gpu}: measuring on the CPU, whose figures do not compare with a GPU's.", file=sys.stderr)
-    return "cpu"
-
-
-def refuse_others(paths, model, device_name):
-    """Let a trial be repeated, and nothing else be written over.
-
-    Raises:
-        DataError: one of the files holds another model or another device.
-    """
-    for there, path in ((manifest.read_json(path), path) for path in paths if path.exists()):
-        held = there.get("model"), there.get("device_name")
-        if held != (model, device_name):
-            raise DataError(
-                f"{path} holds {held[0]} on {held[1]}, not {model} on {device_name}: choose another --output."
-            )
-
-
-def measure(args, device):
-    """Everything that the row and the JSON say, one batch size after the other; an expected failure is a result."""
-    common = {
-        "model": args.model, "precision": args.precision, "trial": args.trial, "batch_size": None, "device": device,
-        "status": "ok", "reason": None, **dict.fromkeys(METRICS), "energy_estimated": False, "texts": None,
-        "iterations": args.iterations, "warm_up": args.warm_up, "power_interval_ms": args.power_interval_ms,
-        "max_length": args.max_length, "compute": None, "kernel": None, "reasons": {},
-    }  # fmt: skip
-    try:
-        with failures.expected():
-            pipeline, texts, sampling, fields = load_and_score(args, device)
-    except failures.ExpectedFailure as failure:
-        for size in args.batch_size:
-            yield failed({**common, "batch_size": size}, failure, device)
-        return
-    common |= fields
-    for size in args.batch_size:
-        record = {**common, "batch_size": size}
-        try:
-            with failures.expected():
-                found = cost(args, pipeline, texts, {**sampling, "batch_size": size}, device)
-        except failures.ExpectedFailure as failure:
-            yield failed(record, failure, device)
+    model, method, sampling = args.names
+    settings = args.measuring
+    record = {
+        "status": "ok",
+        "reason": None,
+        "model": model,
+        "method": method,
+        "sampling": sampling,
+        "compute": None,
+        "kernel": None,
+        "images_per_batch": settings["images_per_batch"],
+        "latency_s": None,
+        "energy_j": None,
+        "energy_reason": None,
+        "memory_mb": None,
+        "phases": {},
+        "baseline": None,
+        "ratio": {"energy_j": None, "latency_s": None},
+        "ratio_reason": None,
+        "meter": settings["meter"],
+        "estimated": False,
+        "block_s": settings["block_s"],
+        "measuring": settings,
+        "n_blocks": 0,
+        "n_processes": 0,
+        "sampler": None,
+        "device": {"name": None, "kind": args.device, "fake": False},
+        "crosscheck": None,
+    }
+    found = {}
+    details = manifest.read_json(args.checkpoint)
+    if details["status"] != "ok":
+        record.update(status=details["status"], reason=details["reason"])
+    else:
+        compute, kernel, reason = checkpoint.compute_of(args.checkpoint, args.device)
+        record.update(compute=compute, kernel=kernel)
+        if compute != "real":
+            record.update(status=compute, reason=reason)
+        elif args.not_asked:
+            record.update(status="unmeasured", reason="measuring.samplings leaves it out")
         else:
-            yield closed({**record, **found, "reasons": {**record["reasons"], **found["reasons"]}}, device)
+            found, no_baseline = take_turns(args)
+            [failed] = [one for one in found[METHOD] if one["status"] != "ok"][:1] or [None]
+            if failed:
+                record.update(status=failed["status"], reason=failed["reason"])
+                found = {}
+            else:
+                record.update(summarize(found, settings))
+                record["ratio_reason"] = no_baseline or record["ratio_reason"]
+    if record["status"] != "ok":
+        record["energy_reason"] = record["reason"]
+    packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
+    record["provenance"] = {
+        **provenance(packages),
+        "seed": args.sampling.get("seed"),
+        "checkpoint_sha256": manifest.sha256(args.checkpoint),
+    }
+    return record, found
 
 
-def load_and_score(args, device):
-    """(pipeline, texts, the sampling of what is timed, fields of the record that every batch size shares).
+def schedule(n_processes, configurations):
+    """[(configuration, process)]: pairs of neighbours, the order within a pair turning from one to the next."""
+    turns = [configurations[:: 1 if process % 2 == 0 else -1] for process in range(n_processes)]
+    return [(name, process) for process, turn in enumerate(turns) for name in turn]
+
+
+def take_turns(args):
+    """({configuration: [result of each process]}, why there is no baseline or None).
+
+    A configuration that fails is not tried again; where it is the method, the rest is not run.
+    """
+    settings = args.measuring
+    n = settings["processes"]
+    shared = {
+        "sampling": args.sampling,
+        "measuring": settings,
+        "device": args.device,
+        "threads": args.threads,
+        "blocks": math.ceil(settings["blocks"] / n),
+        "latency_s": settings["latency_s"] / n,
+    }
+    paths = {METHOD: args.checkpoint, BASELINE: args.baseline}
+    found, baseline_failure = {METHOD: [], BASELINE: []}, None
+    with tempfile.TemporaryDirectory() as folder, Bar(args.names[1], settings) as bar:
+        for name, process in schedule(n, [BASELINE, METHOD]):
+            if name == BASELINE and baseline_failure:
+                continue
+            task = {**shared, "checkpoint": str(paths[name].resolve()), "first": process == 0, "last": process == n - 1,
+                    "output": f"{folder}/result.json"}  # fmt: skip
+            result = run_process(task, f"{folder}/task.json", bar)
+            found[name].append(result)
+            if result["status"] != "ok" and name == METHOD:
+                return {METHOD: [result]}, None
+            if result["status"] != "ok":
+                baseline_failure = f"the baseline: {result['reason']}"
+    if baseline_failure:
+        del found[BASELINE]
+    return found, baseline_failure
+
+
+def run_process(task, path, bar):
+    """The result of one fresh process.
 
     Raises:
-        ExpectedFailure: there is no such checkpoint for this device.
-        DataError: the texts are too few for the largest batch.
+        DataError: it ended with an error, which it has printed.
     """
-    import torch
-
-    from quantwatt import checkpoint
-
-    threads = args.threads or torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path, texts_path = make_checkpoint(args, Path(folder), device, threads)
-        details, model = manifest.read_json(path), manifest.read_json(f"{folder}/model/manifest.json")
-        if details["status"] != "ok":
-            raise failures.ExpectedFailure(details["status"], details["reason"])
-        torch.set_num_threads(threads)
-        pipeline = checkpoint.load_pipeline(path, device, simulate=True)
-    texts, labels = pipeline.family.read(texts_path)
-    sampling = {"max_length": args.max_length, "stride": None, "items": None, "new_tokens": args.new_tokens}
-    timed = padded_alike(pipeline, texts, sampling, max(args.batch_size))
-    fields = {
-        "compute": pipeline.compute, "kernel": pipeline.kernel, "location": details["location"],
-        "method": details["settings"], "texts": texts_path.name, "texts_sha256": manifest.sha256(texts_path),
-        "num_parameters": model["parameters"], "model_size_mb": details["size_bytes"] / 1e6, "dtype": dtype_of(details),
-    }  # fmt: skip
-    labels, _ = class_names.of_outputs(labels, pipeline.pipeline.model, texts_path)
-    fields |= quality(pipeline, texts, labels, {**sampling, "batch_size": PREDICTED_AT_ONCE})
-    return pipeline, texts, timed, fields
+    manifest.write_json(path, task)
+    scripts = str(Path(__file__).parent)
+    paths = [scripts, *filter(None, [os.environ.get("PYTHONPATH")])]
+    command_line = [sys.executable, "-m", "quantwatt.measuring.fresh_process", path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout:
+            bar.update(line)
+    if process.returncode == -9:
+        reason = "the process was killed, which the system does most often for want of memory"
+        return {"status": "oom", "reason": reason}
+    if process.returncode != 0:
+        raise DataError(f"measuring {task['checkpoint']} failed; the error is printed above.")
+    result = manifest.read_json(task["output"])
+    Path(task["output"]).unlink()
+    return result
 
 
-def make_checkpoint(args, folder, device, threads):
-    """The stages of the workflow up to the checkpoint, in a folder.
+class Bar:
+    """Seconds done of those planned, what is being done, and the watts of the last block."""
 
-    Returns:
-        (checkpoint's manifest.json, the file of texts).
-    """
-    import calibrate
-    import fetch_model
-    import quantize
-    from quantwatt.allocation import allocate
+    def __init__(self, method, settings):
+        phases = 3 * settings["phases_s"]
+        once = 2 * settings["idle_s"] + phases
+        each = (
+            LOADING_S
+            + settings["warmup_s"]
+            + (settings["latency_s"] + settings["blocks"] * settings["block_s"]) / (settings["processes"])
+        )
+        self.total = 2 * (once + settings["processes"] * each)
+        self.method, self.start = method, time.perf_counter()
 
-    method = experiment.complete_method(PRECISIONS[args.precision], "measure.py", args.precision)
-    settings = model_settings(args)
-    fetch_model.main(
-        ["--model", "model", "--settings", json.dumps(settings), "--output", str(folder / "model" / "manifest.json")]
-    )
-    model = manifest.read_json(folder / "model" / "manifest.json")
-    texts, calibration_texts = (
-        Path(given or manifest.PROJECT / own)
-        for given, own in zip((args.texts, args.calibration_texts), TEXTS[settings["family"]], strict=True)
-    )
-    manifest.write_json(folder / "allocation.json", allocate(model["layers"], method, args.precision))
-    common = ["--model", str(folder / "model" / "manifest.json"), "--threads", str(threads)]
-    output = folder / "checkpoint" / "manifest.json"
-    options = ["--allocation", str(folder / "allocation.json"), "--method-name", args.precision]
-    options += ["--method", json.dumps(method), "--device", device, "--output", str(output)]
-    if methods.needs_calibration(method):
-        calibrated = folder / "calibration" / "manifest.json"
-        entry = {"texts": str(calibration_texts), "samples": 128, "max_length": args.max_length, "batch_size": 8}
-        calibrate.main([*common, "--calibration", json.dumps(entry), "--device", device, "--output", str(calibrated)])
-        options += ["--calibration", str(calibrated)]
-    quantize.main([*common, *options])
-    return output, texts
+    def __enter__(self):
+        self.bar = progress(total=round(self.total), description=f"measuring {self.method}", unit="s")
+        self.ended, self.ticking = threading.Event(), threading.Thread(target=self.tick, daemon=True)
+        self.ticking.start()
+        return self
 
+    def __exit__(self, *exception):
+        self.ended.set()
+        self.ticking.join()
+        self.bar.close()
 
-def model_settings(args):
-    """The model's entry as an experiment has it: a local folder, or the hub's repository at a commit.
+    def tick(self):
+        """Move on every second, also while a long block or warm-up says nothing."""
+        while not self.ended.wait(1):
+            elapsed = round(time.perf_counter() - self.start)
+            self.bar.total = max(self.bar.total, elapsed + 1)
+            self.bar.update(elapsed - self.bar.n)
 
-    Raises:
-        DataError: the folder holds no model of a family of text models, or the hub cannot be reached.
-    """
-    if not Path(args.model).is_dir():
-        revision = args.revision or REVISIONS.get(args.model)
-        if revision is None:
-            raise DataError(f"--model {args.model}: no such folder; of a model on the hub, give the --revision too.")
-        family = "gpt2" if "gpt2" in Path(args.model).name else "distilbert"
-        return {"family": family, "hub": args.model, "revision": revision, "dtype": "float32"}
-    config = manifest.read_json(Path(args.model) / "config.json")
-    if config.get("model_type") not in TEXTS:
-        raise DataError(f"--model {args.model}: a {config.get('model_type')} model, not one of {', '.join(TEXTS)}.")
-    return {"family": config["model_type"], "path": str(Path(args.model).resolve()), "dtype": "float32"}
+    def update(self, line):
+        """A line that a process wrote: its own words, or a library's, which go to the log."""
+        told = None
+        with contextlib.suppress(json.JSONDecodeError):
+            told = json.loads(line)
+        if not isinstance(told, dict):
+            print(line, end="", file=sys.stderr)
+            return
+        if "watts" in told:
+            self.bar.set_postfix(watts=f"{told['watts']:.1f}", refresh=False)
+        self.bar.set_description(f"measuring {self.method}, {told.get('step', '')}")
 
 
-def dtype_of(details):
-    """The format of a quantized model's weights; else the type that the model is stored in."""
-    if not details["layers"]:
-        return details["model_settings"]["dtype"]
-    weights = next(iter(details["layers"].values()))["weights"]
-    return f"int{weights['bits']}" if weights["format"] == "integer" else weights["format"]
+def summarize(found, settings):
+    """Fields of measurement.json from the results of the processes."""
+    mine, images = found[METHOD], settings["images_per_batch"]
+    fields = {**summarize_configuration(mine, settings), "n_processes": len(mine)}
+    blocks = [block for result in mine for block in result["blocks"]]
+    parts = {name: phase for name, phase in mine[0]["phases"].items() if name not in mine[0]["phases_apart"]}
+    fields |= {
+        "n_blocks": sum(not block["void"] for block in blocks),
+        "blocks": rows_of({METHOD: mine}, "blocks"),
+        "meter": mine[0]["meter"],
+        "estimated": mine[0]["estimated"],
+        "device": mine[0]["device"] | {"temperature_after_c": mine[-1]["device"]["temperature_after_c"]},
+        "others": [result["others"] for result in mine],
+        "throttled_s": throttled([result["device"].get("throttled_s") for result in mine]),
+        "sampler": summed(result["sampler"] for result in mine),
+        "sampler_effect": sampler_effect(mine, images),
+        "crosscheck": protocol.verdict_of(*sums(result["crosscheck"] for result in mine)),
+        "warm_up": [result["warm_up"] for result in mine],
+        "phases": mine[0]["phases"],
+        "phases_apart": mine[0]["phases_apart"],
+        "phases_check": {
+            key: protocol.check_phases(parts, (fields[key] or {}).get(centre), key)
+            for key, centre in (("latency_s", "median"), ("energy_j", "value"))
+        },
+    }
+    if BASELINE in found:
+        other = found[BASELINE]
+        fields["baseline"] = summarize_configuration(other, settings)
+        seconds = [[np.divide(result["latency_s"], images) for result in side] for side in (mine, other)]
+        ratio = {"latency_s": intervals.nested_ratio(*seconds, np.median), "energy_j": None}
+        if fields["energy_j"] and fields["baseline"]["energy_j"]:
+            ratio["energy_j"] = intervals.nested_ratio(*map(protocol.joules_per_image, map(blocks_of, (mine, other))))
+        fields["ratio"] = {key: value and with_bounds(value) for key, value in ratio.items()}
+        why = fields["baseline"]["energy_reason"]
+        fields["ratio_reason"] = why and f"the baseline: {why}"
+    return fields
 
 
-def padded_alike(pipeline, texts, sampling, size):
-    """The sampling with which batches up to a size are as long as the largest, so that sizes differ in nothing else.
-
-    Raises:
-        DataError: there are fewer texts.
-    """
-    [(batch, _)] = pipeline.batches(texts, sampling, size, 1)
-    work = pipeline.family.work(pipeline.pipeline, batch, sampling)
-    if work["tokens"] == work["padded_tokens"]:
-        return sampling
-    return {**sampling, "padded_to": work["padded_tokens"] // work["items"]}
+def with_bounds(interval):
+    return dict(zip(("value", "low", "high"), map(manifest.finite, interval), strict=True))
 
 
-def quality(pipeline, texts, labels, sampling):
-    """Accuracy and perplexity, with the reasons of those that are empty.
-
-    Raises:
-        DegeneratePredictions: the model computes NaN or infinity.
-    """
-    from quantwatt.metrics import Undefined, accuracy, perplexity
-    from quantwatt.text import predictions
-
-    items = pipeline.predict(texts, sampling)
-    predictions.check(items)
-    items = predictions.judged(items, labels)
-    try:
-        found = {
-            "accuracy": accuracy.score(items, resamples=100).value,
-            "num_correct": sum(item["correct"] for item in items),
-            "num_samples_accuracy": sum(item["tokens"] for item in items),
-            "perplexity": manifest.finite(perplexity.score(items, resamples=100).value),
-        }
-    except Undefined as error:
-        return {"reasons": dict.fromkeys(QUALITY, str(error))}
-    return {**found, "reasons": {"perplexity": "it is beyond any number"}}
+def sampler_effect(results, images):
+    """How much longer an image takes in the blocks, with the sampler, than in the latency runs; None without blocks."""
+    sampled = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["void"]] for result in results]
+    if not all(sampled):
+        return None
+    alone = [np.divide(result["latency_s"], images) for result in results]
+    return with_bounds(intervals.nested_ratio(sampled, alone))
 
 
-def cost(args, pipeline, texts, sampling, device):
-    """Latency, power, energy and memory of one batch size, with the reasons of those that are empty."""
-    if pipeline.compute != "real":
-        return {"reasons": dict.fromkeys((*costs.ALL, "meter"), f"simulated: {pipeline.reason}")}
-    [batch] = pipeline.batches(texts, sampling, sampling["batch_size"], 1)
-    work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
-    items, tokens = work["items"], work["tokens"] / work["items"]
-    costs.free(device)
-    meter, unavailable = open_meter(args, device)
-    with contextlib.closing(meter):
-        common = {"warm_up": args.warm_up, "items": items, "meter": meter, "unavailable": unavailable, "device": device}
-        found = costs.of_phase("forward", pipeline.prepare(*batch, sampling), args.iterations, **common)
-        found |= {
-            "tokens_per_inference": tokens, "padded_tokens_per_inference": work["padded_tokens"] / items,
-            "tokens_per_second": found["throughput"] * tokens,
-            "meter": meter.name, "metering": meter.provenance(), "energy_estimated": meter.estimated,
-        }  # fmt: skip
-        # Made only now: what a phase keeps on the device, such as keys and values, is no memory of `forward`.
-        for phase in getattr(pipeline.family, "PHASES_APART", ()):
-            iterations, written = max(1, args.iterations // args.new_tokens), work["new_tokens"] / items
-            costs.free(device)
-            run = pipeline.phases(*batch, sampling)[phase]
-            apart = costs.of_phase(phase, run, iterations, **common)
-            joules = apart["energy_per_inference_j"]
-            apart["tokens_per_second"] = apart["throughput"] * written
-            apart["energy_per_token_j"] = joules and joules / written
-            apart["reasons"] = empty_alone(apart)
-            found[phase] = apart
-    return found
+def throttled(spells):
+    """{cause: seconds} that the clocks were held down, from before the blocks until after the phases, of all processes;
+    None where that is not told."""
+    if None in spells:
+        return None
+    return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
 
 
-def open_meter(args, device):
-    """(meter, why there is no energy or None): beside a GPU's also the processor's, where it can be read."""
-    config = experiment.load_config(experiment.read_yaml(experiment.ROOT / "config.yaml", "config.yaml"))
-    name = machine.resolve_meter(args.meter, device)
-    settings = {"meter": name, "interval_ms": args.power_interval_ms, "block_s": costs.BLOCK_S}
-    return fresh_process.choose_meter({**config["measuring"], **settings}, device)
-
-
-def failed(record, failure, device):
-    """The record of what did not fit or broke: its status, and the reason for all that is empty."""
-    fields = {"status": failure.status, "reason": failure.reason}
-    reasons = {**dict.fromkeys(METRICS, failure.reason), **record["reasons"]}
-    return closed({**record, **fields, "reasons": reasons}, device)
-
-
-def closed(record, device):
-    """The record with the reasons of its empty figures alone, and where it comes from."""
-    packages = ("torch", "transformers", "tokenizers", "bitsandbytes", "nvidia-ml-py")
-    described = fresh_process.describe_device(device)
-    return record | {
-        "reasons": empty_alone(record),
-        "device_name": described["name"],
-        "threads": described["threads"],
-        "provenance": manifest.provenance(packages),
+def summarize_configuration(results, settings):
+    """Latency, energy and memory of one configuration from the results of its processes."""
+    idle = [watts for result in results for watts in result["idle_w"]]
+    energy, reason = None, results[0]["energy_reason"]
+    if not reason:
+        owed = math.ceil(settings["blocks"] / settings["processes"])
+        idle_w = sum(idle) / len(idle) if idle else None
+        energy, reason = protocol.summarize_energy(blocks_of(results), owed, idle_w)
+    return {
+        "latency_s": protocol.summarize_latency(
+            [result["latency_s"] for result in results], settings["images_per_batch"]
+        ),
+        "energy_j": energy,
+        "energy_reason": reason,
+        "beside_j": beside([block for result in results for block in result["blocks"]]),
+        "memory_mb": summarize_memory([result["memory"] for result in results]),
     }
 
 
-def empty_alone(record):
-    """The reasons of those figures that are empty."""
-    return {key: reason for key, reason in record["reasons"].items() if record[key] is None}
+def beside(blocks):
+    """{device: joules per image} that were read beside the meter's own device, over good blocks; None with a gap."""
+    good = [block for block in blocks if not block["void"]]
+    images = sum(block["images"] for block in good)
+    names = dict.fromkeys(name for block in good for name in block["beside"])
+    joules = {name: [block["beside"].get(name) for block in good] for name in names}
+    return {name: None if None in found else sum(found) / images for name, found in joules.items()}
 
 
-def write_row(path, record):
-    """A header and one row; what is None is empty."""
+def summarize_memory(peaks):
+    value, low, high = intervals.student_mean([peak["peak_mb"] for peak in peaks])
+    reserved = [peak["reserved_mb"] for peak in peaks]
+    return {"value": value, "low": manifest.finite(low), "high": manifest.finite(high), "source": peaks[0]["source"],
+            "model": peaks[0]["model_mb"],
+            "reserved": None if None in reserved else sum(reserved) / len(reserved)}  # fmt: skip
+
+
+def blocks_of(results):
+    """The processes' blocks as objects again, without their traces."""
+    fields = fresh_process.BLOCK_FIELDS
+    return [
+        [protocol.Block(**{name: row[name] for name in fields}, trace=None) for row in result["blocks"]]
+        for result in results
+    ]
+
+
+def summed(samplers):
+    """Counts of several processes' samplers in one; None where there was none."""
+    samplers = [sampler for sampler in samplers if sampler]
+    if not samplers:
+        return None
+    counts = {key: sum(sampler[key] for sampler in samplers) for key in samplers[0] if key != "interval_ms"}
+    return {"interval_ms": samplers[0]["interval_ms"], **counts}
+
+
+def sums(checks):
+    checks = [check for check in checks if check]
+    return sum(check["counter_j"] for check in checks), sum(check["integral_j"] for check in checks)
+
+
+def rows_of(found, key):
+    return [
+        {"configuration": name, "process": process, **row}
+        for name, results in found.items()
+        for process, result in enumerate(results)
+        for row in result.get(key, [])
+    ]
+
+
+def power_rows(traces, start):
+    """Samples in order of time, in seconds since `start`; watts are empty where a reading failed."""
+    for trace in traces:
+        where = {key: trace[key] for key in (*WHERE, "block")}
+        for t, watts, sensor_s in zip(trace["t_s"], trace["watts"], trace["sensor_s"], strict=True):
+            yield {"t_s": f"{t - start:.6f}", "watts": "" if watts is None else f"{watts:.4f}", "sensor_s": sensor_s,
+                   **where}  # fmt: skip
+
+
+def write_rows(path, columns, rows):
+    """A CSV file; only its header where nothing was measured."""
     with manifest.atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerow(record)
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

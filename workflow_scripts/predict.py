@@ -5,9 +5,13 @@ import json
 import time
 from pathlib import Path
 
-from quantwatt import command, failures, gpus, manifest, text_files
-from quantwatt.families import load_family
-from quantwatt.text import class_names, predictions
+from quantwatt.artifacts import errors, manifest, text_files
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.data import class_names
+from quantwatt.jobs import command, gpus
+from quantwatt.models.families import load_family
+from quantwatt.score import predictions
 
 
 def main(argv=None):
@@ -26,7 +30,7 @@ def main(argv=None):
         "sampling": args.sampling_name,
         "seed": None,  # nothing is drawn at random
         **{key: sampling[key] for key in ("texts", "batch_size", "max_length", "stride")},
-        "provenance": manifest.provenance(("torch", "transformers", "tokenizers", "bitsandbytes")),
+        "provenance": provenance(("torch", "transformers", "tokenizers", "bitsandbytes")),
     }
     if checkpoint["status"] != "ok":
         predictions.write_none(folder, checkpoint["status"], checkpoint["reason"], fields)
@@ -35,8 +39,8 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import tokenizers
-    from quantwatt.checkpoint import load_pipeline
+    from quantwatt.inference.checkpoint import load_pipeline
+    from quantwatt.models import tokenizers
 
     torch.set_num_threads(args.threads)
     texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling["texts"])
@@ -45,7 +49,7 @@ def main(argv=None):
     fields["reading"] = text_files.said(sampling["texts"])
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
-        with failures.expected():
+        with errors.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             labels, fields["labels"] = class_names.of_outputs(labels, pipeline.pipeline.model, sampling["texts"])
             started = time.perf_counter()
@@ -53,11 +57,11 @@ def main(argv=None):
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
             fields["seconds"] = time.perf_counter() - started
             predictions.write(folder, predictions.judged(items, labels and labels[: len(items)]), fields)
-    except failures.ExpectedFailure as failure:
+    except errors.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
             where = f"{checkpoint['model']}, sampling {args.sampling_name}"
-            raise manifest.DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
+            raise DataError(f"{where}: {errors.of_the_baseline(failure, checkpoint)}") from failure
         predictions.write_none(folder, failure.status, failure.reason, fields)
 
 

@@ -4,9 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt import command, gpus, machine, manifest
-from quantwatt.families import BYTES
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError, Unsupported
+from quantwatt.artifacts.provenance import provenance
 from quantwatt.formats.library import library_of
+from quantwatt.jobs import command, gpus, machine
+from quantwatt.models.families import BYTES
 
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
@@ -61,7 +64,7 @@ def check_agreement(allocation, method, where):
     for side in ("weights", "activations"):
         known = [entry[side] for entry in entries if side in entry] + [None]
         if other := next((name for name, formats in allocation.items() if formats[side] not in known), None):
-            raise manifest.DataError(
+            raise DataError(
                 f"{where}: layer {other}: the method has no such {side} ({json.dumps(allocation[other][side])}); pass "
                 "the file that allocate.py has written for this method."
             )
@@ -74,7 +77,7 @@ def write_without_weights(path, details, model, status, reason):
     manifest.write_json(
         path,
         {**details, "status": status, "reason": reason, **average_bits(model["layers"], {}, dtype), "size_bytes": size,
-         "files": {}, "layers": {}, "quantize": None, "calibration": None, "provenance": manifest.provenance()},
+         "files": {}, "layers": {}, "quantize": None, "calibration": None, "provenance": provenance()},
     )  # fmt: skip
 
 
@@ -119,8 +122,11 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt import calibration, checkpoint, kernels, meters, sequential, splits
-    from quantwatt.families import load_family
+    from quantwatt.inference import checkpoint
+    from quantwatt.measuring import meters
+    from quantwatt.models import splits
+    from quantwatt.models.families import load_family
+    from quantwatt.quantize import calibration, sequential
 
     torch.set_num_threads(args.threads)
     family = load_family(settings["family"])
@@ -141,7 +147,7 @@ def main(argv=None):
             args.metering,
             args.device,
         )
-    except kernels.Unsupported as error:
+    except Unsupported as error:
         write_without_weights(args.output, details, model, "unsupported", str(error))
         return
     for report in reports.values():
@@ -166,7 +172,7 @@ def main(argv=None):
         reports,
         {**details, **average_bits(model["layers"], reports, settings["dtype"]), "quantize": cost,
          "calibration": calibrated,
-         "provenance": manifest.provenance(PACKAGES)},
+         "provenance": provenance(PACKAGES)},
     )  # fmt: skip
 
 

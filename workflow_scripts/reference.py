@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from quantwatt import command, images, photographs
-from quantwatt.manifest import DataError, provenance
+from quantwatt.artifacts import images
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.data import photographs
+from quantwatt.jobs import command
 
 
 def rendered(renderer, seed, n):
@@ -20,11 +23,11 @@ def rendered(renderer, seed, n):
         DataError: no such renderer, or it has fewer images.
     """
     if renderer == "shapes":
-        from quantwatt import scenes
+        from quantwatt.data import scenes
 
         pictures, captions = scenes.dataset(n, seed)
     elif renderer == "digits":
-        from quantwatt import digits
+        from quantwatt.data import digits
 
         if n > digits.COUNT:
             raise DataError(f"scikit-learn has {digits.COUNT} digits, and {n} are asked for.")
@@ -39,7 +42,7 @@ def rendered(renderer, seed, n):
 def from_folder(folder, height, width, n=None, seed=0, record=None):
     """Batches of one image of the pictures in a folder and its subfolders, or in a ZIP archive, sorted by path.
 
-    They are read as `quantwatt.photographs` says.
+    They are read as `quantwatt.data.photographs` says.
 
     Args:
         folder: where the files are; may be a ZIP archive.

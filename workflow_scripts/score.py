@@ -5,9 +5,13 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-from quantwatt import command, feature_files, images, intervals, metrics, registry
-from quantwatt.manifest import DataError, finite, provenance, read_json, write_json
-from quantwatt.text import predictions
+from quantwatt import intervals, registry
+from quantwatt.artifacts import feature_files, images
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import finite, read_json, write_json
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.jobs import command
+from quantwatt.score import metrics, predictions
 
 EXTRACTION = ("extractor", "weights_sha256", "resize")  # what two sets of features must have in common
 METRICS = sorted(

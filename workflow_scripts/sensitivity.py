@@ -1,29 +1,12 @@
-"""Try each of some layers alone in each of several formats: what images and outputs lose by it.
-
-A layer is scored by what methods choose by: images, which take longest, are drawn for those of a group alone whose
-metric is one of images. The other metrics are empty.
-An interrupted run goes on where it was: what is done is kept beside the table until the table is whole.
-"""
+"""Gather what several jobs have found of layers alone into one table, in the model's order."""
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
-from quantwatt import command, dependencies, gpus, manifest, prompts, sensitivity_table
-from quantwatt.allocation import tried
-from quantwatt.objectives import metric_of
-from quantwatt.progress import progress
-
-
-def depends_on(model, entry, layers, prompts, device):
-    """A hash of all that a job's rows depend on: also the prompts themselves, and what computes."""
-    formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
-    plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
-    code = [manifest.sha256(path) for path in dependencies.closure(Path(__file__).name, plugins)]
-    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
-             "prompts": prompts, "device": device, "versions": manifest.provenance()["versions"]}  # fmt: skip
-    return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()
+from quantwatt.allocate.allocation import tried
+from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.jobs import command
 
 
 def main(argv=None):
@@ -31,37 +14,13 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)
     parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
-    parser.add_argument("--job", type=int, default=0, help="which of the entry's jobs: layers job, job + jobs, ...")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, type=Path, help=f"CSV file: {', '.join(sensitivity_table.COLUMNS)}")
+    parser.add_argument("--jobs", required=True, type=Path, help="folder of the jobs' tables, job-N.csv")
+    parser.add_argument("--output", required=True, help="CSV file to write")
     args = parser.parse_args(argv)
-    entry, model = args.sensitivity, manifest.read_json(args.model)
-    layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
-    where = f"sensitivities.{args.sensitivity_name}"
-    metrics = {name: {metric_of(own, name, layer, where) for own in entry["objectives"]} for name, layer in layers}
-    wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
-    asked = prompts.read_and_say(entry["prompts"])[: entry["images"]]
-    key = depends_on(model, entry, layers, asked, args.device)
-    done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), key)
-    if len(done.rows) < len(wanted):
-        gpus.claim(args.device)
-        import torch
-
-        from quantwatt import tokenizers
-        from quantwatt.families import load_family
-        from quantwatt.sensitivity import Probe
-
-        torch.set_num_threads(args.threads)
-        location = manifest.PROJECT / model["location"]
-        manifest.verify_files(args.model, model["files"], location)
-        tokenizers.check(model["settings"], location, asked)
-        probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
-        probe.draw_float(asked)
-        for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
-            done.add(probe.row(name, candidate, metrics[name]))
-    sensitivity_table.write(args.output, done.rows)
-    done.path.unlink()
+    layers = tried(manifest.read_json(args.model)["layers"], args.sensitivity, args.sensitivity_name)
+    tables = [args.jobs / f"job-{job}.csv" for job in range(args.sensitivity["jobs"])]
+    rows = sensitivity_table.gathered(tables, layers, args.sensitivity["candidates"])
+    sensitivity_table.write(args.output, rows)
 
 
 if __name__ == "__main__":

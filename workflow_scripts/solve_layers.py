@@ -7,7 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from quantwatt import command, manifest, registry
+from quantwatt import registry
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.jobs import command
 
 PACKAGES = {"auto-gptq": "auto_gptq", "gptqmodel": "gptqmodel"}
 
@@ -20,7 +24,7 @@ def solve(module, weight, inputs, weights, settings):
     """
     import torch
 
-    from quantwatt.formats import load_format, quantize_to_nearest
+    from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 
     for attempt in range(module.DAMPING_TRIES):
         raised = {**settings, "damping": settings["damping"] * 10**attempt}
@@ -38,7 +42,7 @@ def solve(module, weight, inputs, weights, settings):
 
 def errors(weight, inputs, values, weights):
     """Relative output error on the inputs, of rounding to nearest and of the solution, as quantize.py reports them."""
-    from quantwatt.formats import load_format, quantize_to_nearest
+    from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 
     weight_format, size = load_format(weights), (inputs @ weight.T).norm().clamp(min=1e-30)
     nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
@@ -70,8 +74,8 @@ def main(argv=None):
     import torch
     from safetensors.torch import load_file
 
-    from quantwatt import exchange, hold_out
-    from quantwatt.progress import progress
+    from quantwatt.jobs.progress import progress
+    from quantwatt.quantize import exchange, hold_out
 
     torch.set_num_threads(args.threads)
     module = registry.load("solvers", args.backend)
@@ -81,7 +85,7 @@ def main(argv=None):
     for name, formats in progress(allocation.items(), description=f"solving by {args.backend}", unit="layer"):
         weights = {"clip_search": False, **formats["weights"]}
         if name not in exported["layers"]:
-            raise manifest.DataError(f"{args.exchange}: no layer '{name}', or the calibration data never reach it.")
+            raise DataError(f"{args.exchange}: no layer '{name}', or the calibration data never reach it.")
         files = exported["layers"][name]
         weight, inputs = (load_file(Path(args.exchange).parent / files[part])[part] for part in ("weight", "inputs"))
         start = time.perf_counter()
@@ -97,7 +101,7 @@ def main(argv=None):
         args.output,
         {"status": "ok", "reason": None, "backend": args.backend, "layers": layers, "files": files,
          "export_s": exported["seconds"], "calibration": exported["calibration"],
-         "provenance": manifest.provenance(("torch", "transformers", args.backend))},
+         "provenance": provenance(("torch", "transformers", args.backend))},
     )  # fmt: skip
 
 

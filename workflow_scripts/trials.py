@@ -7,10 +7,12 @@ one decides.
 import argparse
 import json
 
-from quantwatt import command, gpus, manifest, prompts, sensitivity_table
-from quantwatt.allocation import taken_apart
-from quantwatt.allocations import mixed
-from quantwatt.progress import progress
+from quantwatt.allocate.allocation import taken_apart
+from quantwatt.allocate.allocations import mixed
+from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.data import prompts
+from quantwatt.jobs import command, gpus
+from quantwatt.jobs.progress import progress
 
 
 def try_choices(probe, method, choices):
@@ -48,8 +50,8 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt.families import load_family
-    from quantwatt.sensitivity import Probe
+    from quantwatt.allocate.sensitivity import Probe
+    from quantwatt.models.families import load_family
 
     torch.set_num_threads(args.threads)
     manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt import command
+from quantwatt.jobs import command
 
 HERE = Path(__file__).parent
 

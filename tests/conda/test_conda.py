@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SCRIPTS = {
-    "base": {"allocate.py", "reference.py", "summarize.py", "plot.py", "write_report.py", "write_study.py"},
-    "torch": {"fetch_model.py", "fetch_weights.py", "calibrate.py", "quantize.py", "generate.py", "measure_cell.py",
+    "base": {"allocate.py", "reference.py", "tables.py", "figure.py", "report.py", "study.py"},
+    "torch": {"model.py", "fetch_weights.py", "calibrate.py", "quantize.py", "generate.py", "measure.py",
               "features.py", "score.py"},
 }  # fmt: skip
 OTHER_TQDM = "4.67.1"  # than that of the environments: one is given it in the tests' copy of the project

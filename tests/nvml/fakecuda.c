@@ -1,4 +1,4 @@
-// A CUDA driver without a GPU: the few symbols that quantwatt/cuda_driver.py asks, over what the environment says.
+// A CUDA driver without a GPU: the few symbols that quantwatt/jobs/cuda_driver.py asks, over what the environment says.
 //
 // FAKE_CUDA_COUNT: how many devices there are (1). FAKE_CUDA_VERSION: of CUDA, as 12040. FAKE_CUDA_INIT: what cuInit
 // returns. FAKE_CUDA_HANG: cuInit does not return. FAKE_CUDA_MIG: each device is a MIG slice. FAKE_CUDA_NOISE: a line

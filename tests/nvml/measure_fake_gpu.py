@@ -12,9 +12,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-from quantwatt import fresh_process, measuring
-from quantwatt.meters import MeterUnavailable, nvml
-from quantwatt.meters.sampler import Sampling
+from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring.meters import MeterUnavailable, nvml
+from quantwatt.measuring.meters.sampler import Sampling
 
 IMAGES_PER_SECOND = 4
 
@@ -61,7 +61,7 @@ class DrivenSampler:
 def virtual(start_s, block_s, blocks):
     clock = VirtualClock(start_s)
     meter = nvml.open_meter({}, lambda name, arguments, interval_s: DrivenSampler(clock, arguments))
-    measured = measuring.measure_energy(
+    measured = protocol.measure_energy(
         lambda: clock.advance(min(10, round(block_s * 10))),
         meter,
         block_s,
@@ -69,12 +69,12 @@ def virtual(start_s, block_s, blocks):
         images_per_run=IMAGES_PER_SECOND,
         clock=clock,
     )
-    energy, reason = measuring.summarize_energy([measured], blocks)
+    energy, reason = protocol.summarize_energy([measured], blocks)
     return {
         "energy": energy,
         "reason": reason,
         "blocks": [fresh_process.block_row(block) for block in measured],
-        "crosscheck": measuring.crosscheck(*(block.trace for block in measured)),
+        "crosscheck": protocol.crosscheck(*(block.trace for block in measured)),
         "n_zero": sum(block.trace.n_zero for block in measured),
         "n_missed": sum(block.trace.n_missed for block in measured),
         "device": meter.provenance(),
@@ -85,7 +85,7 @@ def real(**settings):
     settings |= {"meter": "nvml", "images_per_batch": 1, "steady_s": 0, "phases_s": 0, "first": True, "last": True}
     meter, reason = fresh_process.choose_meter(settings, "cpu")
     result, blocks, traces = fresh_process.measure_process(
-        [lambda: time.sleep(0.05)], dict, meter, settings, measuring.nothing, lambda: None
+        [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None
     )
     meter.close()
     steps = [trace.timestamps_s[1:] - trace.timestamps_s[:-1] for _, trace in traces]

@@ -11,7 +11,7 @@ import time
 def main(seconds):
     from zeus.monitor import ZeusMonitor
 
-    from quantwatt.meters import open_meter
+    from quantwatt.measuring.meters import open_meter
 
     zeus = ZeusMonitor(gpu_indices=[0], cpu_indices=[])
     meter = open_meter("nvml", {"interval_ms": 10})

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantwatt.meters.nvml import COUNTERS, NEEDED, POWERS
-from quantwatt.meters.nvml_boards import ALLOCATIONS
+from quantwatt.measuring.meters.nvml import COUNTERS, NEEDED, POWERS
+from quantwatt.measuring.meters.nvml_boards import ALLOCATIONS
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "workflow_scripts"
@@ -308,7 +308,7 @@ def nvmlInit():
 def test_a_package_of_the_same_name_is_no_meter(tmp_path, source, said):
     (tmp_path / "pynvml.py").write_text(source)
     code = (
-        "from quantwatt.meters import MeterUnavailable, open_meter\ntry:\n    open_meter('nvml')\n"
+        "from quantwatt.measuring.meters import MeterUnavailable, open_meter\ntry:\n    open_meter('nvml')\n"
         "except MeterUnavailable as unavailable:\n    print(unavailable)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{SCRIPTS}"}
@@ -319,7 +319,7 @@ def test_a_package_of_the_same_name_is_no_meter(tmp_path, source, said):
 def test_all_names_that_are_read_of_the_package_are_looked_for():
     read = set(COUNTERS[1:] + POWERS[1:])
     for module in ("nvml", "nvml_boards"):
-        source = (SCRIPTS / "quantwatt" / "meters" / f"{module}.py").read_text()
+        source = (SCRIPTS / "quantwatt" / "measuring" / "meters" / f"{module}.py").read_text()
         read |= set(re.findall(r"\b_?nvml\.((?:nvml|NVML|c_nvml)\w+)", source))
     assert read == set(NEEDED)
 

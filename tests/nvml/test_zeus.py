@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt.meters.nvml_boards import ALLOCATIONS
+from quantwatt.measuring.meters.nvml_boards import ALLOCATIONS
 
 HERE = Path(__file__).parent
 PUBLICATION_S, PEAK_W = 0.1, 600  # of the fake GPU

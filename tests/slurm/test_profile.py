@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantwatt import slurm
+from quantwatt.jobs import slurm
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [path.read_text() for path in sorted((ROOT / "rules").glob("*.smk"))]

@@ -13,9 +13,11 @@ from pathlib import Path
 import forked
 import torch
 
-from quantwatt import checkpoint, experiment, sequential
-from quantwatt.allocation import allocate
-from quantwatt.families import sd3
+from quantwatt.allocate.allocation import allocate
+from quantwatt.config import experiment
+from quantwatt.inference import checkpoint
+from quantwatt.models.families import sd3
+from quantwatt.quantize import sequential
 
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline  # noqa: F401, isort: skip  (once, for all forks)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import kernel_cases as cases
 import torch
 
-from quantwatt.kernels import triton_w4a8
+from quantwatt.inference.kernels import triton_w4a8
 
 SHAPES = {"even": (64, 256), "odd": (37, 129), "narrow": (5, 64), "wide": (130, 448)}
 GRIDS = {

@@ -2,8 +2,8 @@
 
 import torch
 
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.linear import SimulatedLinear
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.inference.linear import SimulatedLinear
 
 INPUTS = ("many", "one-token", "empty", "three-dimensional", "non-contiguous")
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from quantwatt import scenes
+from quantwatt.data import scenes
 
 BASELINE = "bf16"
 METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
@@ -167,12 +167,12 @@ EVALUATION = {
 
 
 def cells_of(model="tiny-sd3", sampling="steps-20", methods=METHODS):
-    """The list that a rule hands to summarize.py."""
+    """The list that a rule hands to tables.py."""
     return [{"model": model, "method": method, "sampling": sampling} for method in methods]
 
 
 def write_grid(folder, cells, **settings):
-    """Write the file that summarize.py and write_report.py read of an experiment; its path."""
+    """Write the file that tables.py and report.py read of an experiment; its path."""
     path = Path(folder) / "grid.json"
     _write(path, {"cells": cells, "metrics": METRICS, "baseline": BASELINE, **settings})
     return str(path)

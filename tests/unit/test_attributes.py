@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from quantwatt import attributes, scenes
-from quantwatt.scenes import Scene, Shape
+from quantwatt.data import scenes
+from quantwatt.data.scenes import Scene, Shape
+from training import attributes
 
 SAVED = Path(__file__).parents[2] / "resources" / "models" / "attributes"
 ONE = Scene((Shape("small", "green", "cross"),), None, "black")

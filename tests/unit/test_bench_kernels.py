@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench_kernels
-import measure_cell
-from quantwatt import benchmark, kernels, layer_speed, manifest, model_speed, peers
+import measure
+from benchmarks import bench_kernels, harness, layer_speed, model_speed, peers
+from quantwatt.artifacts import manifest
+from quantwatt.inference import kernel_choice
 
 FEW = {name: layer_speed.FORMATS[name] for name in ("W8A8", "W4A16 group 128")}
 
@@ -33,7 +34,7 @@ def test_a_blocks_layers_are_all_quantized_and_close_to_the_float_block():
 
 
 def test_a_block_without_kernels_says_so(monkeypatch):
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     rows = list(model_speed.widths("cpu", torch.float32, [64], rounds=2, turn_s=0.001, tokens={4: 3}))
     assert rows[2]["ms"] is rows[2]["ratio_to_fp32"] is None
     assert rows[2]["reason"].startswith("no kernel computes integer W8A8")
@@ -97,7 +98,7 @@ def test_a_figure_of_gaps_is_drawn(tmp_path):
 
 
 def test_an_unfinished_figure_is_not_left_behind(tmp_path):
-    with pytest.raises(ZeroDivisionError), benchmark.figure(tmp_path / "a.json", (1, 1)):
+    with pytest.raises(ZeroDivisionError), harness.figure(tmp_path / "a.json", (1, 1)):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
@@ -112,7 +113,7 @@ def test_the_embedded_models_processes_take_turns(monkeypatch):
         assert details["model_settings"]["dtype"] == ("bfloat16" if order[-1] == peers.BFLOAT16 else "float32")
         return {"status": "ok", "reason": None, "latency_s": [seconds[order[-1]] * drift for drift in (0.9, 1.0, 1.1)]}
 
-    monkeypatch.setattr(measure_cell, "run_process", process)
+    monkeypatch.setattr(measure, "run_process", process)
     args = bench_kernels.parse_arguments(["--processes", "2", "--latency-s", "1", "--steps", "1"])
     rows = {row["configuration"]: row for row in bench_kernels.pipeline(args, "float32")}
     assert order == [*seconds, *list(seconds)[::-1]]

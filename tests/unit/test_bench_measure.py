@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import bench_measure
-from quantwatt.manifest import DataError
+from benchmarks import bench_measure
+from quantwatt.artifacts.errors import DataError
 
 SCRIPT = Path(bench_measure.__file__)
 FOUND = {

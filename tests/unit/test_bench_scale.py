@@ -6,8 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import bench_scale
-from quantwatt import images, intervals
+from benchmarks import bench_scale
+from quantwatt import intervals
+from quantwatt.artifacts import images
 
 
 def test_written_parts_are_a_set_that_can_be_scored(tmp_path):

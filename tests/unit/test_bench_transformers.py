@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import bench_transformers as bench
+from benchmarks import bench_transformers as bench
 
 SCRIPT = Path(bench.__file__)
 

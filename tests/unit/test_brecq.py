@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantwatt.activations import ActivationFormat
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.linear import SimulatedLinear
-from quantwatt.sequential import LayerPlan
-from quantwatt.solvers import brecq
-from quantwatt.solvers.adaround import RoundedLinear, inverse_rectified_sigmoid, rectified_sigmoid
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.inference.linear import SimulatedLinear
+from quantwatt.quantize.sequential import LayerPlan
+from quantwatt.quantize.solvers import brecq
+from quantwatt.quantize.solvers.adaround import RoundedLinear, inverse_rectified_sigmoid, rectified_sigmoid
 
 SCHEMA = Path(__file__).parents[2] / "resources/schemas/solvers/brecq.schema.json"
 PAPER = {key: entry.get("default") for key, entry in json.loads(SCHEMA.read_text())["properties"].items()}

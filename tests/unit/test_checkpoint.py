@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-import fetch_model
-from quantwatt import calibration, checkpoint, experiment, kernels, manifest, sequential, splits
-from quantwatt.allocation import allocate
-from quantwatt.families import load_family
-from quantwatt.kernels import unpacked
-from quantwatt.streams import Streams
+import model as model_rule
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError, Unsupported
+from quantwatt.config import experiment
+from quantwatt.inference import checkpoint, kernel_choice
+from quantwatt.inference.kernels import unpacked
+from quantwatt.models import splits
+from quantwatt.models.families import load_family
+from quantwatt.quantize import calibration, sequential
+from quantwatt.quantize.streams import Streams
 
 ROOT = Path(__file__).parents[2]
 METHODS = experiment.load_experiment("embedded")["methods"]
@@ -133,9 +138,9 @@ def test_loading_says_what_computes_how_many_layers(nf4, monkeypatch, capsys, la
     checkpoint.load_pipeline(nf4)
     [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{nf4.parent} on cpu: ")]
     assert f": {len(layers)} layers by {unpacked.NAME}, " in said and said.endswith(" unquantized in float32")
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     reason = f"no kernel computes nf4 W4A16 on cpu (layer {next(iter(layers))} and {len(layers) - 1} more)"
-    with pytest.raises(kernels.Unsupported, match="simulate=True") as caught:
+    with pytest.raises(Unsupported, match="simulate=True") as caught:
         checkpoint.load_pipeline(nf4)
     assert reason in str(caught.value)
     checkpoint.load_pipeline(nf4, simulate=True)
@@ -150,7 +155,7 @@ def test_real_compute_agrees_with_the_simulation(tmp_path, monkeypatch, family, 
     linear = dict(real.pipeline.transformer.named_modules())["transformer_blocks.0.attn.to_q"]
     assert not isinstance(linear, torch.nn.Linear)
     assert not [p for p in linear.parameters() if p.is_floating_point() and p.numel() > 1000]  # no float weight left
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     simulated = checkpoint.load_pipeline(path, simulate=True)
     assert simulated.compute == "simulated" and "no kernel" in simulated.reason
     first, second = (p.generate(PROMPTS, [0, 1], SAMPLING).astype(float) for p in (real, simulated))
@@ -195,7 +200,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, family, samples, kind):
     method = experiment.complete_method(KINDS[kind], "test", kind)
-    layers = fetch_model.describe(family, LOCATION, "bfloat16")["layers"]
+    layers = model_rule.describe(family, LOCATION, "bfloat16")["layers"]
     allocation = allocate(layers, method, kind)
     denoiser = family.load_denoiser(MODEL, LOCATION)
     splits.split(denoiser, splits.of_layers(layers, allocation))
@@ -204,7 +209,7 @@ def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, 
     path = save(tmp_path, denoiser, states, reports)
     with torch.no_grad():
         before = denoiser(**tensors, return_dict=False)[0]
-        monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
+        monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
         after = checkpoint.load_pipeline(path, simulate=True).pipeline.transformer(**tensors, return_dict=False)[0]
     assert torch.equal(before, after)
     monkeypatch.undo()
@@ -235,11 +240,11 @@ def test_a_layer_without_a_kernel_is_named_with_what_it_would_take():
     weights = {"format": "integer", "bits": 8, "granularity": "group", "group_size": 32, "symmetric": True}
     layer = {"weights": weights, "in_features": 64, "out_features": 64, "library": None, "parts": []}
     inputs = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
-    compute, _, reason = kernels.compute_of({"to_q": layer | {"activations": inputs}}, "cpu")
+    compute, _, reason = kernel_choice.compute_of({"to_q": layer | {"activations": inputs}}, "cpu")
     assert compute == "simulated"
     said = "no kernel computes integer W8A8 per group with static asymmetric inputs per tensor on cpu (layer to_q)"
     assert reason == said
-    assert kernels.describe(layer | {"activations": None}) == "integer W8A16 per group"
+    assert kernel_choice.describe(layer | {"activations": None}) == "integer W8A16 per group"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "missing"])
@@ -250,7 +255,7 @@ def test_damaged_checkpoint_is_refused(nf4, tmp_path, damage):
     if damage != "missing":
         (tmp_path / WEIGHTS).write_bytes(content[:-100] if damage == "truncate" else content)
     words = {"flip": "corrupted", "truncate": "truncated", "missing": "missing"}
-    with pytest.raises(manifest.DataError, match=words[damage]) as caught:
+    with pytest.raises(DataError, match=words[damage]) as caught:
         checkpoint.load_pipeline(tmp_path)
     assert "delete" in str(caught.value) and str(tmp_path) in str(caught.value)
 
@@ -260,7 +265,7 @@ def test_allocation_excludes_by_pattern_and_refuses_one_that_matches_nothing(lay
     chosen = allocate(layers, method, "nf4")
     assert 0 < len(chosen) < len(layers) and not [name for name in chosen if name.endswith("norm1.linear")]
     method["allocation"]["exclude"] = ["*.norm9"]
-    with pytest.raises(manifest.DataError, match=r"methods\.nf4\.allocation\.exclude.*norm9"):
+    with pytest.raises(DataError, match=r"methods\.nf4\.allocation\.exclude.*norm9"):
         allocate(layers, method, "nf4")
     assert allocate(layers, METHODS["float32"], "float32") == {}
 

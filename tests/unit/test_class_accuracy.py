@@ -1,6 +1,6 @@
 """Class accuracy: the metric, the classifiers that it rests on, and the prompts that are taken again."""
 
-import quantwatt.torchvision_ops  # noqa: F401  before torchvision
+import quantwatt.jobs.torchvision_ops  # noqa: F401  before torchvision
 
 # isort: split
 import json
@@ -16,10 +16,15 @@ import features
 import fetch_weights
 import generate
 import score
-from quantwatt import digit_classifier, digits, feature_files, fresh_process, images, prompts, registry
-from quantwatt.embedded import training
-from quantwatt.manifest import DataError, read_json
-from quantwatt.metrics import class_accuracy
+from quantwatt import registry
+from quantwatt.artifacts import feature_files, images
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.data import digits, prompts
+from quantwatt.measuring import fresh_process
+from quantwatt.score import digit_classifier
+from quantwatt.score.metrics import class_accuracy
+from training import loop
 
 
 def test_value_is_the_share_of_right_ones_and_its_interval_holds_the_truth():
@@ -70,7 +75,7 @@ def test_features_are_the_digit_classifiers(image_set, digits_folder, tmp_path):
     fields, tensors = extracted(
         manifest, {"network": "digits", "path": str(digits_folder), "batch": 5}, tmp_path / "x.json"
     )
-    expected, seen = digit_classifier.read(digit_classifier.load(digits_folder), training.to_tensor(found))
+    expected, seen = digit_classifier.read(digit_classifier.load(digits_folder), loop.to_tensor(found))
     np.testing.assert_allclose(tensors["image"], expected.numpy(), atol=1e-5)
     assert np.array_equal(tensors["classes"], seen.numpy()) and tensors["asked"].tolist() == [*range(10), 0, 1]
     assert (fields["extractor"], fields["dims"], fields["resize"]) == ("classifier", 64, "PIL bicubic to 16x16")

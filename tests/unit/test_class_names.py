@@ -2,8 +2,9 @@
 
 import pytest
 
-from quantwatt.manifest import DataError
-from quantwatt.text import class_names, predictions
+from quantwatt.artifacts.errors import DataError
+from quantwatt.data import class_names
+from quantwatt.score import predictions
 
 USUAL = {0: "NEGATIVE", 1: "POSITIVE"}
 TURNED = {0: "POSITIVE", 1: "NEGATIVE"}

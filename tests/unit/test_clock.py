@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt import measuring
+from quantwatt.measuring import protocol
 
-SCRIPTS = Path(measuring.__file__).parents[1]
+SCRIPTS = Path(protocol.__file__).parents[1]
 JUMPING = r"""
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -64,7 +64,9 @@ def test_a_measurement_under_a_clock_that_jumps(tmp_path):
     assert 0 < energy["value"] < 65 * 10  # W of the loaded processor, for longer than any block took
 
 
-SOURCES = sorted(set(SCRIPTS.rglob("*.py")) - {SCRIPTS / "quantwatt/file_hashes.py"})  # which reads files' dates, too
+SOURCES = sorted(
+    set(SCRIPTS.rglob("*.py")) - {SCRIPTS / "quantwatt/artifacts/file_hashes.py"}
+)  # which reads files' dates, too
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(SCRIPTS)))

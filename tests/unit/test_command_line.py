@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt import command_line, experiment, grid_size, targets, yaml_files
-from quantwatt.schemas import ConfigurationError
+from quantwatt.config import command_line, experiment, grid_size, targets, yaml_files
+from quantwatt.config.schemas import ConfigurationError
 
 SMOKE = yaml_files.read_yaml(experiment.EXPERIMENTS / "smoke.yaml", "smoke.yaml")
 FILE = "mine.yaml"

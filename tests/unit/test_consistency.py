@@ -5,10 +5,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from quantwatt import digits
-from quantwatt.embedded import tiny_consistency, training  # before diffusers
-from quantwatt.families import consistency
-from quantwatt.manifest import DataError
+from quantwatt.artifacts.errors import DataError
+from quantwatt.data import digits
+from quantwatt.models.families import consistency
+from training import (
+    loop,  # before diffusers
+    tiny_consistency,  # before diffusers
+)
 
 # isort: split
 from diffusers import ConsistencyModelPipeline, KDPM2AncestralDiscreteScheduler, UNet2DModel
@@ -149,7 +152,7 @@ def flow():
 
 def test_the_denoiser_is_the_mean_of_a_classs_pictures(flow):
     images, classes = digits.dataset(held=False)
-    pictures = training.to_tensor(images[:40])[:, 0].flatten(1).double()
+    pictures = loop.to_tensor(images[:40])[:, 0].flatten(1).double()
     x = torch.randn(10, 2, SIZE**2, generator=torch.Generator().manual_seed(0))
     found = flow.denoised(x, torch.tensor(3.0))
     for label in (0, 9):
@@ -180,7 +183,7 @@ def test_a_step_of_every_pictures_own_noise_is_that_of_all_at_once(flow):
 
 def test_drawn_pictures_are_of_their_class(flow):
     images, classes = digits.dataset(held=False)
-    pictures = training.to_tensor(images[:40])[:, 0].flatten(1)
+    pictures = loop.to_tensor(images[:40])[:, 0].flatten(1)
     drawn = flow.draw(30, torch.Generator().manual_seed(0))
     for label in range(10):
         own = pictures[torch.from_numpy(classes[:40] == label)]

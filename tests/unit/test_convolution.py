@@ -5,14 +5,24 @@ import copy
 import pytest
 import torch
 
-from quantwatt import architecture, checkpoint, convolution, registry, sequential, splits, torchvision_ops  # noqa: F401
-from quantwatt.allocation import allocate
-from quantwatt.convolution import Convolution
-from quantwatt.experiment import complete_method
-from quantwatt.formats import load_format
-from quantwatt.manifest import DataError
-from quantwatt.statistics import FirstToken, Statistics
-from quantwatt.streams import Block, Streams
+from quantwatt import (
+    registry,  # noqa: F401
+    torchvision_ops,  # noqa: F401
+)
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config.experiment import complete_method
+from quantwatt.formats import convolution  # noqa: F401
+from quantwatt.formats.convolution import Convolution
+from quantwatt.formats.quantized_weight import load_format
+from quantwatt.inference import checkpoint  # noqa: F401
+from quantwatt.models import (
+    architecture,  # noqa: F401
+    splits,  # noqa: F401
+)
+from quantwatt.quantize import sequential  # noqa: F401
+from quantwatt.quantize.observers import FirstToken, Statistics
+from quantwatt.quantize.streams import Block, Streams
 
 GEOMETRIES = [
     {"kernel_size": 3, "padding": 1},
@@ -61,7 +71,7 @@ def test_a_manifest_keeps_the_geometry(geometry):
 
 
 def test_one_grid_per_image_where_a_linear_layer_has_one_per_token():
-    from quantwatt.activations import ActivationFormat
+    from quantwatt.formats.activations import ActivationFormat
 
     inputs = random(2, 8, 4, 4)
     inputs[1] *= 100

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantwatt import fused, kernels, linear
-from quantwatt.activations import ActivationFormat
-from quantwatt.convolution import Convolution
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.kernels import avx2_int8, int4pack, onednn_convolution, onednn_int8, unpacked
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.convolution import Convolution
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.inference import fused, kernel_choice, linear
+from quantwatt.inference.kernels import avx2_int8, int4pack, onednn_convolution, onednn_int8, unpacked
 
 SCRIPTS = Path(__file__).parents[2] / "workflow_scripts"
 # Norm of the error relative to that of the outputs: sums in another order, and rounded to bfloat16 in other places.
@@ -307,12 +307,12 @@ def described(weights, activations, columns=256, rows=64, **more):
     ],
 )
 def test_each_format_finds_its_kernel(layer, kernel):
-    assert kernels.kernel_for(layer, "cpu")[0] is kernel
+    assert kernel_choice.kernel_for(layer, "cpu")[0] is kernel
 
 
 def test_without_a_compiler_the_log_says_so_and_the_outputs_are_right(tmp_path):
     code = (
-        "import torch; from quantwatt import probe; from quantwatt.kernels import onednn_int8\n"
+        "import torch; from quantwatt import probe; from quantwatt.inference.kernel_choice import onednn_int8\n"
         f"print(probe.relative_error(onednn_int8, {integer(8)}, {inputs_of(8)}, 'cpu'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}

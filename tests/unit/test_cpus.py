@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from quantwatt import cpus
-from quantwatt.meters import estimate
+from quantwatt.jobs import cpus
+from quantwatt.measuring.meters import estimate
 
 
 @pytest.fixture

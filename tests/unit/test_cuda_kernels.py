@@ -12,8 +12,9 @@ import kernel_cases as cases
 import pytest
 import torch
 
-from quantwatt import kernels, registry
-from quantwatt.kernels import fused_int_mm, int_mm, tinygemm, triton_w4a8
+from quantwatt import registry
+from quantwatt.inference import kernel_choice
+from quantwatt.inference.kernels import fused_int_mm, int_mm, tinygemm, triton_w4a8
 
 HERE = Path(__file__).parent
 HALF = 2e-2  # of bfloat16 outputs, which two ways of rounding set apart
@@ -150,23 +151,23 @@ def test_a_kernel_that_lacks_triton_leaves_its_layers_to_the_next(monkeypatch):
         return "1"
 
     monkeypatch.setattr(metadata, "version", version)
-    monkeypatch.setattr("quantwatt.probe.failure", lambda name, layer, device: None)
+    monkeypatch.setattr("quantwatt.inference.probe.failure", lambda name, layer, device: None)
     for weights, activations, name in (
         (cases.integer(8, True), cases.TOKEN, "int_mm"),
         (cases.integer(4, False), cases.STATIC, "int_mm"),
         (cases.integer(4, False, 64), None, "tinygemm"),
     ):
         layer = {**LAYER, "weights": weights, "activations": activations}
-        assert kernels.kernel_for(layer, "cuda") == (registry.load("kernels", name), None)
+        assert kernel_choice.kernel_for(layer, "cuda") == (registry.load("kernels", name), None)
     layer = {**LAYER, "weights": cases.integer(4, False, 64), "activations": cases.TOKEN}
-    assert kernels.kernel_for(layer, "cuda")[1].endswith("on cuda: triton is not installed")
+    assert kernel_choice.kernel_for(layer, "cuda")[1].endswith("on cuda: triton is not installed")
 
 
 @pytest.mark.skipif(not CUDA, reason="there is no GPU")
-@pytest.mark.parametrize("name", kernels.KERNELS["cuda"]["integer"])
+@pytest.mark.parametrize("name", kernel_choice.KERNELS["cuda"]["integer"])
 def test_a_gpu_computes_what_the_kernels_take(name):
     kernel, tried = registry.load("kernels", name), 0
-    from quantwatt import probe
+    from quantwatt.inference import probe
 
     for weights in (cases.integer(8, True), cases.integer(4, False), cases.integer(4, True, 128)):
         for activations in (None, cases.TOKEN, cases.STATIC):

@@ -7,65 +7,63 @@ import sys
 
 import pytest
 
-from quantwatt import dependencies
-from quantwatt.dependencies import SCRIPTS, closure
+from quantwatt.jobs import dependencies
+from quantwatt.jobs.dependencies import SCRIPTS, closure
 
 SCRIPT_NAMES = sorted(path.name for path in SCRIPTS.glob("*.py"))
+OTHER_PROGRAMS = sorted(str(path.relative_to(SCRIPTS)) for folder in ("benchmarks", "tools")
+                        for path in (SCRIPTS / folder).glob("*.py"))  # fmt: skip
 
-# Import scripts and everything their functions import lazily, and list the package's modules that were loaded: each in
-# a fork of one process that has the libraries, and those that ask a hub only for the scripts that are named last.
+# Import programs and everything their functions import lazily, and list the package's modules that were loaded: each in
+# a fork of one process that has the libraries which ask no hub.
 PROBE = """
 import ast, importlib, json, os, sys
 from pathlib import Path
 
-def probe(path):
-    importlib.import_module(path.stem)
+def probe(folder, name):
+    importlib.import_module(name.removesuffix(".py").replace("/", "."))
     asks_a_hub = "huggingface_hub" in sys.modules
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(Path(folder, name).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
             module = importlib.import_module(node.module)
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
     files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "quantwatt" and m.__file__]
-    print(json.dumps([path.name, files, asks_a_hub]), flush=True)
+    print(json.dumps([name, files, asks_a_hub]), flush=True)
 
 folder, *names = sys.argv[1:]
 sys.path.insert(0, folder)
-for libraries in (
-    ["torch", "scipy.stats", "pandas", "matplotlib.figure", "skimage.metrics", "jsonschema", "yaml"],
-    ["quantwatt.torchvision_ops", "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3", "open_clip",
-     "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
-     "transformers.models.distilbert.modeling_distilbert", "transformers.models.gpt2.modeling_gpt2"],
-):
-    for library in libraries:
-        importlib.import_module(library)
-    kept = [sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "quantwatt"]
-    while names and names[0] != "--":
-        if os.fork() == 0:
-            probe(Path(folder, names[0]))
-            os._exit(0)
-        os.wait()
-        del names[0]
-    del names[:1]
+for library in ("torch", "scipy.stats", "pandas", "matplotlib.figure", "skimage.metrics", "jsonschema", "yaml"):
+    importlib.import_module(library)
+assert "huggingface_hub" not in sys.modules
+for name in names:
+    if os.fork() == 0:
+        probe(folder, name)
+        os._exit(0)
+    os.wait()
 """
 
 
 @pytest.fixture(scope="module")
 def probed():
-    """{script: ({file of the package that it loads}, whether it asks a hub before command.run can keep it from it)}."""
-    trains = [name for name in SCRIPT_NAMES if name.startswith("train_")]
-    names = [*(name for name in SCRIPT_NAMES if name not in trains), "--", *trains]
-    done = subprocess.run([sys.executable, "-c", PROBE, str(SCRIPTS), *names], stdout=subprocess.PIPE, text=True)
+    """{program: ({file of the package that it loads}, whether it asks a hub before command.run can keep it off)}."""
+    command = [sys.executable, "-c", PROBE, str(SCRIPTS), *SCRIPT_NAMES, *OTHER_PROGRAMS]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     lines = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
     return {name: (set(files), asks_a_hub) for name, files, asks_a_hub in lines}
 
 
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
 def test_closure_covers_every_module_a_script_loads(probed, name):
-    loaded, asks_a_hub = probed[name]
+    loaded, _ = probed[name]
     assert loaded and loaded <= {str(path) for path in closure(name)}
-    assert not asks_a_hub or name.startswith("train_")  # else command.run is too late to keep it from the network
+
+
+@pytest.mark.parametrize("name", [*SCRIPT_NAMES, *OTHER_PROGRAMS])
+def test_no_program_asks_a_hub_before_it_runs(probed, name):
+    _, asks_a_hub = probed[name]
+    assert not asks_a_hub  # else command.run is too late to keep it from the network
 
 
 def test_c_source_belongs_to_the_module_of_its_name():
@@ -76,7 +74,7 @@ def test_c_source_belongs_to_the_module_of_its_name():
 def test_a_score_does_not_depend_on_quantizing():
     names = {path.name for path in closure("score.py", ["metrics/psnr"])}
     assert "psnr.py" in names and "intervals.py" in names
-    assert not names & {"gptq.py", "checkpoint.py", "sequential.py", "fid.py", "measuring.py", "experiment.py"}
+    assert not names & {"gptq.py", "checkpoint.py", "sequential.py", "fid.py", "protocol.py", "experiment.py"}
 
 
 def test_plugins_bring_their_own_imports():
@@ -102,7 +100,7 @@ def test_digest_follows_the_content_of_every_file(tmp_path, monkeypatch):
     monkeypatch.setattr(dependencies, "SCRIPTS", copy)
     before, changed = digest(), copy / "quantwatt/intervals.py"
     changed.touch()
-    (copy / "quantwatt/metrics/fid.py").write_text("# another metric\n")
+    (copy / "quantwatt/score/metrics/fid.py").write_text("# another metric\n")
     assert digest() == before
     text = changed.read_text()
     changed.write_text(text + "# changed\n")

@@ -10,13 +10,17 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-import fetch_model
-from quantwatt import architecture, calibration, checkpoint, experiment, kernels, manifest, sequential, splits
-from quantwatt.allocation import allocate
-from quantwatt.denoiser_inputs import flat, nested, shared, stack
-from quantwatt.families import load_family, recording
-from quantwatt.images import to_uint8
-from quantwatt.manifest import DataError
+import model
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.images import to_uint8
+from quantwatt.config import experiment
+from quantwatt.inference import checkpoint, kernel_choice
+from quantwatt.models import architecture, splits
+from quantwatt.models.denoiser_inputs import flat, nested, shared, stack
+from quantwatt.models.families import load_family, recording
+from quantwatt.quantize import calibration, sequential
 
 FAMILY = load_family("diffusers")
 NAMES = list(tiny_pipelines.BUILDERS)
@@ -538,7 +542,7 @@ def samples(pipelines):
 
 def quantized(name, folder, method, samples):
     """(denoiser, states, reports) with every layer quantized."""
-    layers = fetch_model.describe(FAMILY, folder, "float32")["layers"]
+    layers = model.describe(FAMILY, folder, "float32")["layers"]
     denoiser = FAMILY.load_denoiser(settings(name), folder)
     allocated = allocate(layers, method, "method")
     splits.split(denoiser, splits.of_layers(layers, allocated))
@@ -561,7 +565,7 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folders[name])}
     checkpoint.save(tmp_path, denoiser, states, reports, details)
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
     loaded = checkpoint.load_pipeline(tmp_path, simulate=True)
     expected = FAMILY.load(settings(name), folders[name], denoiser)
     images = FAMILY.generate(expected, subjects(name), [5, 6, 7], sampling(name))
@@ -572,13 +576,13 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
 def test_what_no_file_stores_is_the_same_in_16_bit(folders, samples, tmp_path, monkeypatch):
     entry, folder = {**settings("dit"), "dtype": "bfloat16"}, folders["dit"]
     denoiser, method = FAMILY.load_denoiser(entry, folder), method_of("rtn")
-    allocated = allocate(fetch_model.describe(FAMILY, folder, "bfloat16")["layers"], method, "method")
+    allocated = allocate(model.describe(FAMILY, folder, "bfloat16")["layers"], method, "method")
     states, reports = sequential.quantize(denoiser, FAMILY, allocated, method)
     for report in reports.values():
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": entry, "location": str(folder)}
     checkpoint.save(tmp_path, denoiser, states, reports, details)
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
     loaded = checkpoint.load_pipeline(tmp_path, simulate=True).pipeline.transformer
     assert loaded.pos_embed.pos_embed.any() and "pos_embed.pos_embed" not in denoiser.state_dict()
     inputs = nested({n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in samples["dit"].items()})

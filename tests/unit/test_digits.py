@@ -8,13 +8,15 @@ import torch
 from sklearn.datasets import load_digits
 
 import reference
-import train_digits
-from quantwatt import digit_classifier, digits, experiment
-from quantwatt.embedded import digit_reader, stages, tiny_consistency, training
-from quantwatt.families import consistency
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.images import read_images
-from quantwatt.manifest import DataError, read_json
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.images import read_images
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.config import experiment
+from quantwatt.data import digits
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.models.families import consistency
+from quantwatt.score import digit_classifier
+from training import digit_reader, loop, stages, tiny_consistency, train_digits
 
 MODELS = experiment.ROOT / "resources" / "models"
 
@@ -64,7 +66,7 @@ def test_reference_draws_digits_without_replacement(tmp_path):
 
 def test_classifier_reads_digits_that_it_has_not_seen(classifier):
     images, classes = digits.dataset(held=True)
-    features, found = digit_classifier.read(classifier, training.to_tensor(images), batch=100)
+    features, found = digit_classifier.read(classifier, loop.to_tensor(images), batch=100)
     assert (found.numpy() == classes).mean() >= 0.97 and features.shape == (360, digit_classifier.FEATURES)
 
 
@@ -85,7 +87,7 @@ def test_the_model_draws_as_many_kinds_of_a_digit_as_there_are(pipe):
         return torch.stack([pictures[classes == c, 0].var(0).mean() for c in range(10)]).mean()
 
     images, classes = digits.dataset(held=True)
-    real = variance(training.to_tensor(images), torch.from_numpy(classes))
+    real = variance(loop.to_tensor(images), torch.from_numpy(classes))
     drawn = variance(train_digits.draw(pipe, 1, 200), torch.arange(200) % 10)
     assert 0.8 < drawn / real < 1.25
 
@@ -120,7 +122,7 @@ def test_unknown_stage_is_refused(capsys):
 
 
 def test_a_short_training_saves_models_and_their_evaluation(tmp_path, monkeypatch):
-    short = training.Recipe(steps=2, batch=20, learning_rate=1e-3)
+    short = loop.Recipe(steps=2, batch=20, learning_rate=1e-3)
     monkeypatch.setattr(digit_reader.train, "__defaults__", (short,))
     monkeypatch.setattr(tiny_consistency.train, "__defaults__", ((short, short),))
     monkeypatch.setattr(train_digits, "STEPS", (1, 2))

@@ -10,9 +10,12 @@ import fake_cuda
 import pytest
 import yaml
 
-import doctor as script
-from quantwatt import cpus, cuda_driver, doctor, experiment, machine, meters
-from quantwatt.doctor import MISSING, NOTE, OK, hardware, installation, needs
+from quantwatt.config import experiment
+from quantwatt.jobs import cpus, cuda_driver, machine
+from quantwatt.measuring import meters
+from tools import doctor as script
+from tools import examination
+from tools.examination import MISSING, NOTE, OK, hardware, installation, needs
 
 SECRET = "correct-horse"
 BROKEN = """
@@ -37,7 +40,7 @@ def test_a_broken_installation_is_a_row_and_no_traceback(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr, done.stderr
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= doctor.WIDTH
+    assert max(map(len, lines)) <= examination.WIDTH
     assert any(
         line.startswith("torch          missing  2.9.0, a build for CUDA 12.8; it does not load:") for line in lines
     )
@@ -132,7 +135,7 @@ def test_the_network_is_only_said(monkeypatch):
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://me:{SECRET}@127.0.0.1:1")
-    [finding] = doctor.examine({"network": hardware.network})
+    [finding] = examination.examine({"network": hardware.network})
     assert finding.status == NOTE and "cannot be reached" in finding.found and SECRET not in finding.found
 
 
@@ -149,7 +152,7 @@ def smoke():
 
 def test_what_an_experiment_reads_is_looked_for(smoke, tmp_path, monkeypatch):
     entries, config = smoke
-    findings = doctor.examine(needs.checks(config, entries))
+    findings = examination.examine(needs.checks(config, entries))
     assert {finding.status for finding in findings} == {OK}
     changed = entries | {"reference": {"folder": "data/imagenet/train"}}
     assert needs.data(changed)[0] == MISSING and "ImageNet may not be passed on" in needs.data(changed)[2]
@@ -183,5 +186,5 @@ def test_a_model_is_there_or_to_be_fetched_or_has_no_weights(tmp_path, monkeypat
 def test_a_bug_report_asks_for_the_doctors_output():
     template = yaml.safe_load((needs.ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text())
     asked = {part["id"]: part for part in template["body"]}
-    assert "workflow_scripts/doctor.py" in asked["doctor"]["attributes"]["description"]
+    assert "workflow_scripts/tools/doctor.py" in asked["doctor"]["attributes"]["description"]
     assert asked["doctor"]["validations"]["required"]

@@ -1,6 +1,6 @@
 """One seed, one image: whatever a scheduler or a library draws noise from, and whatever was drawn before."""
 
-import quantwatt.torchvision_ops  # noqa: F401  before diffusers
+import quantwatt.jobs.torchvision_ops  # noqa: F401  before diffusers
 
 # isort: split
 import json
@@ -13,10 +13,13 @@ import tiny_pipelines
 import torch
 
 import generate
-from quantwatt import calibration, image_parts, manifest, repeat, seeding
-from quantwatt.families import load_family
-from quantwatt.manifest import DataError, read_json
-from quantwatt.paths import ROOT
+from quantwatt.artifacts import image_parts, manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.jobs.fingerprints import ROOT
+from quantwatt.models import repeat, seeding
+from quantwatt.models.families import load_family
+from quantwatt.quantize import calibration
 
 MODELS = ROOT / "resources/models"
 PROMPTS = ["a large red circle on a white background", "a small blue ring on a gray background"]

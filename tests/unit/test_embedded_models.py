@@ -8,11 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from quantwatt import attributes, experiment, scenes
-from quantwatt.embedded import judge, muon, tokenizer, training, vae  # before open_clip
-from quantwatt.families import sd3
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.images import to_uint8
+from quantwatt.artifacts.images import to_uint8
+from quantwatt.config import experiment
+from quantwatt.data import scenes
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.models.families import sd3
+from training import (
+    attributes,
+    judge,  # before open_clip
+    loop,  # before open_clip
+    muon,  # before open_clip
+    tokenizer,  # before open_clip
+    vae,  # before open_clip
+)
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
@@ -98,7 +106,7 @@ def test_damage_grows_as_bits_shrink(pipe, one_thread):
 
 
 def test_evaluation_meets_the_bar():
-    """The figures shown in the report; `train_embedded.py evaluate` makes them."""
+    """The figures shown in the report; `training/train_embedded.py evaluate` makes them."""
     found = json.loads((MODELS / "evaluation.json").read_text())
     assert found["classifier_right_on_renders"]["all"] >= 0.99
     assert found["generated_right"]["one_object"] >= 0.9 and found["generated_right"]["two_objects"] >= 0.75
@@ -129,11 +137,11 @@ def test_judge_is_an_open_clip_model(critic):
     with torch.no_grad():
         assert torch.allclose(model.encode_text(ids, normalize=True), critic.captions(texts), atol=1e-5)
     prepared = torch.stack([preprocess(Image.fromarray(image)) for image in images])
-    assert torch.allclose(prepared, training.to_tensor(images), atol=1e-5)
+    assert torch.allclose(prepared, loop.to_tensor(images), atol=1e-5)
 
 
 def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
-    recipe = training.Recipe(steps=8, batch=4, learning_rate=0.01, muon=True, warmup=2)
+    recipe = loop.Recipe(steps=8, batch=4, learning_rate=0.01, muon=True, warmup=2)
     target = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
     class Interrupted(Exception):
@@ -149,7 +157,7 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
             x = torch.randn(recipe.batch, 8, generator=generator)
             return {"loss": (model(x) - x @ target.T).pow(2).mean()}
 
-        training.train("line", model, loss_of, recipe, checkpoint, seed=0, every=3)
+        loop.train("line", model, loss_of, recipe, checkpoint, seed=0, every=3)
         return model.weight.detach()
 
     expected = run(tmp_path / "whole.pt")
@@ -159,8 +167,8 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
 
 
 def test_learning_rate_warms_up_holds_and_decays():
-    recipe = training.Recipe(steps=100, batch=1, learning_rate=1.0, warmup=10, decay=0.5, final=0.2)
-    factors = [training.rate_factor(step, recipe) for step in (0, 9, 40, 75, 100)]
+    recipe = loop.Recipe(steps=100, batch=1, learning_rate=1.0, warmup=10, decay=0.5, final=0.2)
+    factors = [loop.rate_factor(step, recipe) for step in (0, 9, 40, 75, 100)]
     assert factors == pytest.approx([0.1, 1, 1, 0.6, 0.2])
 
 

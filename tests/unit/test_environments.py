@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantwatt.dependencies import SCRIPTS, closure
+from quantwatt import registry
+from quantwatt.jobs.dependencies import SCRIPTS, closure
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -62,25 +63,25 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "cleanfid": "clean-fid",
                  "open_clip": "open-clip-torch", "optimum": "optimum-quanto", "pynvml": "nvidia-ml-py",
                  "huggingface_hub": "diffusers", "triton": "torch"}  # fmt: skip
-# Folders of what a registry loads by name, by the helper of rules/common.smk that names it among a rule's code.
+# Kinds of what a registry loads by name, by the helper of rules/common.smk that names it among a rule's code.
 PLUGINS = {"family": ["families"], "formats": ["formats"], "tried_formats": ["formats"], "kernels": ["kernels"],
            "tried_kernels": ["kernels"], "solver": ["solvers", "transforms"], "meter": ["meters"],
            "allocation": ["allocations"], "extractor": ["extractors"], "figure": ["figures"], "study": ["studies"],
            "metric": ["metrics"]}  # fmt: skip
 # What modules import in functions that no script of an environment calls: those of libraries solve layers of integer
 # weights alone, those without torch write no tensors; a classifier of digits reads images, and draws none.
-WRITING = {"quantwatt/manifest.py": {"safetensors"}}
-SOLVERS = {f"quantwatt/solvers/{name.replace('-', '_')}.py": {name} for name in ("auto-gptq", "gptqmodel")}
+WRITING = {"quantwatt/artifacts/manifest.py": {"safetensors"}}
+SOLVERS = {f"quantwatt/quantize/solvers/{name.replace('-', '_')}.py": {name} for name in ("auto-gptq", "gptqmodel")}
 FORMATS = {"quantwatt/formats/bitsandbytes_int8.py": {"bitsandbytes"},
            "quantwatt/formats/quanto.py": {"optimum-quanto"}}  # fmt: skip
-BLOCKS = {"quantwatt/architecture.py": {"diffusers"}, "quantwatt/streams.py": {"greenlet"}}
+BLOCKS = {"quantwatt/models/architecture.py": {"diffusers"}, "quantwatt/quantize/streams.py": {"greenlet"}}
 NOT_CALLED = {
     "allocate": WRITING,
     "auto-gptq": FORMATS | BLOCKS | {"quantwatt/formats/torchao.py": {"torchao"}}
-    | {"quantwatt/solvers/gptqmodel.py": {"gptqmodel"}},
+    | {"quantwatt/quantize/solvers/gptqmodel.py": {"gptqmodel"}},
     "base": WRITING,
-    "gptqmodel": FORMATS | BLOCKS | {"quantwatt/solvers/auto_gptq.py": {"auto-gptq"}},
-    "torch": SOLVERS | {"quantwatt/digits.py": {"scikit-learn"}},
+    "gptqmodel": FORMATS | BLOCKS | {"quantwatt/quantize/solvers/auto_gptq.py": {"auto-gptq"}},
+    "torch": SOLVERS | {"quantwatt/data/digits.py": {"scikit-learn"}},
 }  # fmt: skip
 
 
@@ -102,10 +103,16 @@ def imported(path):
     return loaded, called - loaded
 
 
+def plugins_in(kind):
+    """Modules of a kind of plugin."""
+    folder = SCRIPTS.joinpath("quantwatt", *registry.PACKAGES[kind].split("."))
+    return [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+
+
 def modules_of(script, helpers):
     """Every module of the package that a rule's script may load: its closure, with each plugin that it may be given."""
     folders = [folder for helper in helpers for folder in PLUGINS[helper]]
-    plugins = [f"{folder}/{path.stem}" for folder in folders for path in (SCRIPTS / "quantwatt" / folder).glob("*.py")]
+    plugins = [f"{folder}/{path.stem}" for folder in folders for path in plugins_in(folder)]
     return closure(script, plugins)
 
 

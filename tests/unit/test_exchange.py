@@ -9,11 +9,14 @@ from safetensors.torch import load_file
 
 import export_layers
 import solve_layers
-from quantwatt import calibration, exchange, experiment, manifest
-from quantwatt.families import load_family
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.solvers import gptq
-from quantwatt.statistics import Statistics
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.models.families import load_family
+from quantwatt.quantize import calibration, exchange
+from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.solvers import gptq
 
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 WEIGHTS = {"format": "integer", "bits": 4, "granularity": "group", "group_size": 64, "symmetric": False,
@@ -141,11 +144,11 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
             return self[0](inputs=x)
 
     samples = {"x": torch.full((2, 3, 4), float("inf"))}
-    with pytest.raises(manifest.DataError, match="0.proj: its inputs are not finite"):
+    with pytest.raises(DataError, match="0.proj: its inputs are not finite"):
         exchange.export_layers(Denoiser(Block()), Family, samples, 1, tmp_path)
 
 
-# A library's solver, as a module of quantwatt/solvers: rounds to nearest, and fails as often as it is told to.
+# A library's solver, as a module of quantwatt/quantize/solvers: rounds to nearest, and fails as often as it is told to.
 class Nearest:
     DAMPING_TRIES = 4
 
@@ -212,11 +215,11 @@ def test_damping_is_raised_where_the_library_gives_up(exported, tmp_path, monkey
 
 def test_a_layer_that_was_not_solved_or_is_corrupted_is_refused(exported, tmp_path, monkeypatch):
     name = next(iter(solve(exported[0], tmp_path, monkeypatch, Nearest())["layers"]))
-    with pytest.raises(manifest.DataError, match="'nothing' was not solved"):
+    with pytest.raises(DataError, match="'nothing' was not solved"):
         exchange.read(tmp_path / "solved", "nothing")
     file = tmp_path / f"solved/{name}.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(manifest.DataError, match="sha256"):
+    with pytest.raises(DataError, match="sha256"):
         exchange.read(tmp_path / "solved", name)
 
 

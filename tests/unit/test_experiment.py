@@ -5,7 +5,12 @@ import copy
 import pytest
 import yaml
 
-from quantwatt import cross_checks, experiment, manifest, methods, paths, prompts, registry, schemas
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import cross_checks, experiment, schemas
+from quantwatt.data import prompts
+from quantwatt.jobs import fingerprints
+from quantwatt.registry import schema
 
 ROOT = experiment.ROOT
 EXPERIMENTS = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -48,7 +53,7 @@ def test_defaults_are_filled_in_and_the_input_is_untouched(raw):
 
 def test_every_default_of_an_experiment_may_be_written_out():
     short = yaml.safe_load((experiment.EXPERIMENTS / "embedded-mixdq.yaml").read_text())
-    known = methods.schema("experiment")["properties"]
+    known = schema("experiment")["properties"]
     defaults = {key: copy.deepcopy(own["default"]) for key, own in known.items() if "default" in own}
     assert {"reference", "classifier"} <= defaults.keys() - short.keys()
     assert experiment.check_experiment(defaults | short, "x.yaml") == experiment.check_experiment(short, "x.yaml")
@@ -190,36 +195,36 @@ def test_a_password_in_an_address_is_not_repeated(raw):
     ],
 )
 def test_a_report_shows_the_evaluation_of_its_own_models(name, files):
-    found = paths.evaluations(experiment.load_experiment(name)["models"])
+    found = fingerprints.evaluations(experiment.load_experiment(name)["models"])
     assert found == [f"resources/models/{file}.json" for file in files]
 
 
 def test_fingerprint_sees_content_and_not_dates(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
     (tmp_path / "m").mkdir()
     (tmp_path / "m/small").write_bytes(b"a" * 50)
-    first = paths.fingerprint("m")
+    first = fingerprints.fingerprint("m")
     (tmp_path / "m/small").touch()
-    assert paths.fingerprint("m") == first
+    assert fingerprints.fingerprint("m") == first
     (tmp_path / "m/small").write_bytes(b"a" * 49 + b"c")
-    second = paths.fingerprint("m")
+    second = fingerprints.fingerprint("m")
     (tmp_path / "m/large").write_bytes(b"b" * 500)
-    assert len({first, second, paths.fingerprint("m"), paths.fingerprint("m/small")}) == 4
+    assert len({first, second, fingerprints.fingerprint("m"), fingerprints.fingerprint("m/small")}) == 4
 
 
 def test_a_fingerprint_reads_the_middle_of_a_large_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(70_000_000)
-    first = paths.fingerprint("large")
+    first = fingerprints.fingerprint("large")
     with (tmp_path / "large").open("r+b") as file:
         file.seek(35_000_000)
         file.write(b"1")
-    assert paths.fingerprint("large") != first
+    assert fingerprints.fingerprint("large") != first
 
 
 def test_linked_files_and_folders_count_and_a_loop_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
     for name in ("blobs/0a", "elsewhere/deep/weights", "m/plain"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a")
@@ -228,35 +233,35 @@ def test_linked_files_and_folders_count_and_a_loop_ends(tmp_path, monkeypatch):
     (tmp_path / "m/loop").symlink_to(tmp_path / "m")
     (tmp_path / "elsewhere/deep/up").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "m/nowhere").symlink_to(tmp_path / "none")
-    assert paths.files(tmp_path / "m") == ["linked", "plain", "unet/deep/weights"]
-    found = [(paths.fingerprint("m"), paths.listing("m"))]
+    assert fingerprints.files(tmp_path / "m") == ["linked", "plain", "unet/deep/weights"]
+    found = [(fingerprints.fingerprint("m"), fingerprints.listing("m"))]
     for name, text in (("blobs/0a", "bc"), ("elsewhere/deep/weights", "bcd")):
         (tmp_path / name).write_text(text)
-        found.append((paths.fingerprint("m"), paths.listing("m")))
+        found.append((fingerprints.fingerprint("m"), fingerprints.listing("m")))
     assert len(set(found)) == len({content for content, _ in found}) == len({names for _, names in found}) == 3
 
 
 def test_what_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    with pytest.raises(manifest.DataError, match="gone: cannot be read: No such file"):
-        paths.fingerprint(".", ["gone"])
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
+    with pytest.raises(DataError, match="gone: cannot be read: No such file"):
+        fingerprints.fingerprint(".", ["gone"])
 
 
 def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
     pictures = tmp_path / "train"
     for name in ("n01/a.jpg", "n02/b.jpg"):
         (pictures / name).parent.mkdir(parents=True)
         (pictures / name).write_bytes(b"a" * 50)
-    found = [paths.listing("train")]
+    found = [fingerprints.listing("train")]
     (pictures / "n01/a.jpg").touch()
-    assert paths.listing("train") == found[0]
+    assert fingerprints.listing("train") == found[0]
     (pictures / "n01/a.jpg").write_bytes(b"a" * 51)
-    found.append(paths.listing("train"))
+    found.append(fingerprints.listing("train"))
     (pictures / "n01/a.jpg").rename(pictures / "n02/a.jpg")
-    found.append(paths.listing("train"))
+    found.append(fingerprints.listing("train"))
     (pictures / "n02/c.jpg").write_bytes(b"")
-    found.append(paths.listing("train"))
+    found.append(fingerprints.listing("train"))
     assert len(set(found)) == 4
 
 

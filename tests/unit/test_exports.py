@@ -11,11 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import export
-from quantwatt import checkpoint, experiment, exports, manifest, registry
-from quantwatt.exports import gptq as gptq_form
-from quantwatt.families import load_family
-from quantwatt.formats import load_format, quantize_to_nearest
+from quantwatt import registry
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.inference import checkpoint, exports
+from quantwatt.inference.exports import gptq as gptq_form
+from quantwatt.models.families import load_family
+from tools import export
 
 ROOT = Path(__file__).parents[2]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"] | {"dtype": "bfloat16"}  # as hubs store models
@@ -209,14 +213,14 @@ def test_gptq_zero_points_begin_with_1(tmp_path):
     def full(name, weight):
         weight.zero[5, 1], weight.codes[5, 64] = 0, 15
 
-    with pytest.raises(manifest.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         Checkpoint(tmp_path / "full", integer(4, 64), change=full).export("gptq")
     assert refused(caught, LAYERS[0], "zero point 0", "code 15", "gptq-v2")
 
 
 def test_gptq_v2_has_a_zero_point_0(tmp_path):
     saved = Checkpoint(tmp_path, integer(2, 64))  # with two bits such groups are found
-    with pytest.raises(manifest.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         saved.export("gptq", "version-1")
     assert refused(caught, "zero point 0", "gptq-v2")
     folder = saved.export("gptq-v2")
@@ -415,7 +419,7 @@ def test_what_is_not_quantized_is_as_the_original_stores_it(tmp_path, models, fa
     """To the byte, under its names, in its layout; and config.json has the quantization and nothing else."""
     saved, original = saved_partly(models, family, form, tmp_path / "checkpoint")
     if (family, form) == ("gpt2", "torchao"):
-        with pytest.raises(manifest.DataError) as caught:
+        with pytest.raises(DataError) as caught:
             saved.export(form)
         assert refused(caught, "transformer.h.1.attn.c_attn", "Conv1D", "torchao")
         return
@@ -510,7 +514,7 @@ REFUSALS = {
 def test_what_a_form_cannot_express_is_refused_in_one_sentence(tmp_path, case):
     form, weights, activations, change, words = REFUSALS[case]
     saved = Checkpoint(tmp_path / "checkpoint", weights, activations, change)
-    with pytest.raises(manifest.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         exports.export(saved.folder, form, tmp_path / "out")
     assert refused(caught, form, str(saved.folder), *words)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
@@ -521,7 +525,7 @@ def test_chunks_of_a_layer_are_refused(tmp_path):
     details = manifest.read_json(tmp_path / "manifest.json")
     details["layers"][LAYERS[3]]["part_of"] = f"{BLOCK}norm1.whole"
     manifest.write_json(tmp_path / "manifest.json", details)
-    with pytest.raises(manifest.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         saved.export("gptq")
     assert refused(caught, LAYERS[3], "one part of", "norm1.whole")
 
@@ -538,14 +542,14 @@ def test_the_command_exits_with_one_sentence(tmp_path):
     def arguments(form, output):
         return ["--checkpoint", str(tmp_path / "checkpoint"), "--form", form, "--output", str(tmp_path / output)]
 
-    command = [sys.executable, "workflow_scripts/export.py", *arguments("bitsandbytes", "refused")]
+    command = [sys.executable, "workflow_scripts/tools/export.py", *arguments("bitsandbytes", "refused")]
     failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in failed.stderr and not (tmp_path / "refused").exists()
     export.main(arguments("gptq", "out"))
     written = ["config.json", "model.safetensors", "quantize_config.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
-    with pytest.raises(manifest.DataError, match="exists already"):
+    with pytest.raises(DataError, match="exists already"):
         export.main(arguments("gptq", "out"))
 
 
@@ -557,7 +561,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gptq_form, "finish", full)
-    with pytest.raises(manifest.DataError, match="No space left"):
+    with pytest.raises(DataError, match="No space left"):
         exports.export(saved.folder, "gptq", tmp_path / "deep/out")
     assert [path.name for path in tmp_path.iterdir() if path.name != "deep"] == ["checkpoint"]
     assert not list((tmp_path / "deep").iterdir())
@@ -568,5 +572,5 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     content = bytearray((tmp_path / WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / WEIGHTS).write_bytes(content)
-    with pytest.raises(manifest.DataError, match="corrupted"):
+    with pytest.raises(DataError, match="corrupted"):
         saved.export("gptq")

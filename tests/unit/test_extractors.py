@@ -1,6 +1,6 @@
 """Extractors, with small random models through the real code of open_clip and clean-fid."""
 
-import quantwatt.torchvision_ops  # noqa: F401  open_clip imports torchvision
+import quantwatt.jobs.torchvision_ops  # noqa: F401  open_clip imports torchvision
 
 # isort: split
 import json
@@ -18,8 +18,11 @@ from safetensors.torch import save_file
 
 import features
 import fetch_weights
-from quantwatt import command, feature_files, images, registry
-from quantwatt.manifest import DataError, read_json
+from quantwatt import registry
+from quantwatt.artifacts import feature_files, images
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.jobs import command
 
 PROMPTS = ["a red circle", "a blue square", "a green ring on a white background"]
 

@@ -9,10 +9,10 @@ import fetched_from
 import pytest
 import yaml
 
-import fetch_data
-from quantwatt import datasets, experiment
-from quantwatt.manifest import DataError
-from quantwatt.text import captions, sources
+import fetch
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.data import captions, datasets, sources
 
 SST2 = fetched_from.archive(fetched_from.SST2)
 
@@ -43,7 +43,7 @@ def registry(monkeypatch):
 
 def refused(*arguments):
     with pytest.raises(DataError) as caught:
-        fetch_data.main(["--output", *arguments])
+        fetch.main(["--output", *arguments])
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -55,10 +55,10 @@ def put(name, content):
 
 
 def test_an_archive_is_fetched_and_a_file_made_of_it(server):
-    fetch_data.main(["--output", "data/sst2/SST-2.zip"])
+    fetch.main(["--output", "data/sst2/SST-2.zip"])
     assert server.asked == ["/SST-2.zip"] and Path("data/sst2/SST-2.zip").read_bytes() == SST2
     known("sst2/dev.tsv", entries=2)
-    fetch_data.main(["--archive", "data/sst2/SST-2.zip", "--output", "data/sst2/dev.tsv"])
+    fetch.main(["--archive", "data/sst2/SST-2.zip", "--output", "data/sst2/dev.tsv"])
     assert sources.read_sentences("data/sst2/dev.tsv") == (["a fine film .", 'a "poor" one .'], [1, 0])
     assert sorted(path.name for path in Path("data/sst2").iterdir()) == ["SST-2.zip", "dev.tsv"]
 
@@ -83,13 +83,13 @@ def test_an_address_that_does_not_give_it(server, address, words):
     assert sentence.endswith("fetch it on another machine and put it there.")
     assert list(Path("data/sst2").iterdir()) == []
     known("sst2/SST-2.zip", addresses=(address, *good))  # the next address is asked
-    fetch_data.main(["--output", "data/sst2/SST-2.zip"])
+    fetch.main(["--output", "data/sst2/SST-2.zip"])
     assert Path("data/sst2/SST-2.zip").read_bytes() == SST2
 
 
 def test_a_mirror_is_asked_first(server, tmp_path):
     (tmp_path / "mirror.zip").write_bytes(SST2)
-    fetch_data.main(["--output", "data/sst2/SST-2.zip", "--address", f"file://{tmp_path}/mirror.zip"])
+    fetch.main(["--output", "data/sst2/SST-2.zip", "--address", f"file://{tmp_path}/mirror.zip"])
     assert server.asked == [] and Path("data/sst2/SST-2.zip").read_bytes() == SST2
 
 
@@ -126,7 +126,7 @@ def test_files_of_the_true_layouts(monkeypatch, tmp_path, name, entries, members
     known(name, entries=entries + 1)
     assert f"{entries} " in refused(f"data/{name}") and not Path("data", name).exists()
     known(name, entries=entries)
-    fetch_data.main(["--output", f"data/{name}"])
+    fetch.main(["--output", f"data/{name}"])
     text = Path("data", name).read_text()
     if name.startswith("coco"):
         lines = text.splitlines()

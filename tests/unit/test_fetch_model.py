@@ -5,8 +5,12 @@ import json
 import httpx2 as httpx
 import pytest
 
-import fetch_model
-from quantwatt import experiment, manifest, methods, model_folder
+import model as model_rule
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.models import model_folder
+from quantwatt.registry import schema
 
 HUB = {"family": "sd3", "hub": "somebody/model", "revision": "0" * 40, "text_encoder_3": False, "dtype": "bfloat16"}
 STUDIES = sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml"))
@@ -15,7 +19,7 @@ MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 
 def test_a_local_model_is_described_from_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(experiment.ROOT)
-    fetch_model.main(["--model", "m", "--settings", json.dumps(MODEL), "--output", str(tmp_path / "manifest.json")])
+    model_rule.main(["--model", "m", "--settings", json.dumps(MODEL), "--output", str(tmp_path / "manifest.json")])
     found = manifest.read_json(tmp_path / "manifest.json")
     weights = experiment.ROOT / MODEL["path"] / "transformer/diffusion_pytorch_model.safetensors"
     stored = weights.stat().st_size  # in bfloat16, where the model computes in float32
@@ -45,8 +49,8 @@ def test_what_the_hub_refuses_is_one_sentence(monkeypatch, error, words):
         raise kind("refused")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(manifest.DataError, match=words) as caught:
-        fetch_model.fetch(HUB)
+    with pytest.raises(DataError, match=words) as caught:
+        model_rule.fetch(HUB)
     assert str(caught.value).startswith("somebody/model at 000000000000: ") and "\n" not in str(caught.value)
 
 
@@ -61,9 +65,9 @@ def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
 
     def folders_of(settings):
-        [kind, *_] = methods.schema(f"families/{settings['family']}").get("x-classes", ["X"])
+        [kind, *_] = schema(f"families/{settings['family']}").get("x-classes", ["X"])
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind, **index}))
-        assert fetch_model.fetch(settings) == str(tmp_path) and asked["revision"] == settings["revision"]
+        assert model_rule.fetch(settings) == str(tmp_path) and asked["revision"] == settings["revision"]
         return {pattern.split("/")[0] for pattern in asked["allow_patterns"]}
 
     assert folders_of(HUB) == {"model_index.json", "transformer", "vae"}
@@ -85,9 +89,9 @@ def test_parts_that_have_weights_of_a_variant_only_are_fetched_again_with_it(mon
     calls = []
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: tmp_path / "model_index.json")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: calls.append(k) or str(tmp_path))
-    fetch_model.fetch(HUB)
+    model_rule.fetch(HUB)
     assert [call.get("ignore_patterns") for call in calls] == [["*.fp16*"], None]
     assert calls[1]["allow_patterns"] == ["transformer/*.safetensors*"]
     calls.clear()
-    fetch_model.fetch(HUB | {"variant": "fp16"})
+    model_rule.fetch(HUB | {"variant": "fp16"})
     assert [call["ignore_patterns"] for call in calls] == [[]]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-import fetch_model
-import train_few_step
-from quantwatt import allocation, experiment, scenes, sequential
-from quantwatt.embedded import few_step, tokenizer
-from quantwatt.families import sdxl
+import model as model_rule
+from quantwatt.allocate import allocation
+from quantwatt.config import experiment
+from quantwatt.data import scenes
+from quantwatt.models.families import sdxl
+from quantwatt.quantize import sequential
+from training import few_step, tokenizer, train_few_step
 
 ROOT = experiment.ROOT
 MODELS = ROOT / "resources" / "models"
@@ -117,14 +119,14 @@ def test_the_pipeline_computes_what_was_trained(untrained, words):
 
 def test_the_pipelines_pictures_are_those_that_were_encoded(words):
     """Latents as training sees them, mean and deviation taken off, are decoded to the renders they were made of."""
-    from quantwatt.embedded import training, vae
+    from training import loop, vae
 
     model = train_few_step.load_vae(MODELS)
     pictures, _ = scenes.dataset(8, seed=4)
-    latents = vae.normalise(model, model.encode(training.to_tensor(pictures)).latent_dist.mean)
+    latents = vae.normalise(model, model.encode(loop.to_tensor(pictures)).latent_dist.mean)
     pipeline = few_step.pipeline(few_step.new(TEACHER, 0), model, words).to(torch.float32)
-    decoded = training.to_images(sdxl._decode(pipeline.vae, latents))
-    assert training.psnr_db(decoded, pictures).mean() > 35
+    decoded = loop.to_images(sdxl._decode(pipeline.vae, latents))
+    assert loop.psnr_db(decoded, pictures).mean() > 35
 
 
 def test_folding_leaves_outputs_as_they_were(untrained, words):
@@ -206,7 +208,7 @@ def test_a_static_grid_must_leave_its_first_token_out(one_thread):
     """Eight bits of a grid that also holds token 0 say little of the others: MixDQ's observation of SDXL-Turbo."""
     folder, sampling = MODELS / "tiny-sdxl", train_few_step.SAMPLING | {"steps": 1}
     texts, seeds = PROMPTS[:8], list(range(8))
-    model, layers = sdxl.load(train_few_step.FLOAT, folder), fetch_model.describe(sdxl, folder, "float32")["layers"]
+    model, layers = sdxl.load(train_few_step.FLOAT, folder), model_rule.describe(sdxl, folder, "float32")["layers"]
     samples = sdxl.record(model, PROMPTS[-8:], seeds, sampling, {0})[0]
     expected, psnr_db = sdxl.generate(model, texts, seeds, sampling), {}
     activations = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}

@@ -7,10 +7,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-import summarize
-from quantwatt import figures, labels, layers, scenes, tables
-from quantwatt.cells import read_cells
-from quantwatt.figures import (
+import tables as tables_rule
+from quantwatt.artifacts.errors import DataError
+from quantwatt.data import scenes
+from quantwatt.report import figures, labels, layer_table, tables
+from quantwatt.report.cells import read_cells
+from quantwatt.report.figures import (
     budget,
     image_grid,
     layer_depth,
@@ -21,7 +23,6 @@ from quantwatt.figures import (
     sensitivity,
     steps,
 )
-from quantwatt.manifest import DataError
 
 NAMES = figures.NAMES
 
@@ -30,8 +31,8 @@ def inputs_of(results, cells, baseline="bf16", samplings=synthetic.SEEDS, metric
     read = read_cells(results, cells, metrics)
     written = {
         "summary": tables.summary_table(read, baseline, samplings),
-        "layers": layers.layers_table(read),
-        "sensitivity": layers.sensitivity_table(read, summarize.tried_in(results, tried)),
+        "layers": layer_table.layers_table(read),
+        "sensitivity": layer_table.sensitivity_table(read, tables_rule.tried_in(results, tried)),
     }
     for name, table in written.items():
         tables.write_table(results / "tables" / f"{name}.csv", table)
@@ -430,7 +431,7 @@ def test_a_layer_that_breaks_the_model_is_a_cross(mixed):
 
 
 def test_layers_that_are_not_quantized_have_sixteen_bits(mixed):
-    part = layers.by_group(mixed.sensitivity)[0]
+    part = layer_table.by_group(mixed.sensitivity)[0]
     kept = mixed.layers[mixed.layers["layer"] != "conv_in"]
     found = {label: bits for _, label, bits in sensitivity.strips(figures.Inputs(mixed.summary, kept), part)}
     assert found["mixdq-w4 weights"]["conv_in"] == 16 and found["mixdq-w4a8 activations"]["conv_in"] == 16
@@ -456,7 +457,7 @@ def test_parts_of_a_layer_have_bits_of_their_own(tmp_path):
             checkpoint["layers"][f"conv_out.{i}"] = whole | own
         path.write_text(json.dumps(checkpoint))
     found = inputs_of(tmp_path, cells, "fp16", {}, ["fid", "psnr"], [{"model": "few-step", "sensitivity": "tried"}])
-    part = next(part for part in layers.by_group(found.sensitivity) if part[2] == "quality")
+    part = next(part for part in layer_table.by_group(found.sensitivity) if part[2] == "quality")
     for _, label, bits in sensitivity.strips(found, part):
         if label.endswith("weights"):
             assert (bits["conv_out.0"], bits["conv_out.1"]) == (8, 2), label

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from quantwatt import file_hashes
-from quantwatt.file_hashes import FileHashes
+from quantwatt.artifacts import file_hashes
+from quantwatt.artifacts.file_hashes import FileHashes
 
 
 @pytest.fixture

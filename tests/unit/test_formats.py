@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantwatt import experiment
-from quantwatt.formats import (
+from quantwatt.config import experiment
+from quantwatt.formats.packing import pack, packed_bytes, unpack
+from quantwatt.formats.quantized_weight import (
     QuantizedWeight,
     fit_groups,
     join_groups,
@@ -18,7 +19,6 @@ from quantwatt.formats import (
     split_groups,
     stored_bits,
 )
-from quantwatt.formats.packing import pack, packed_bytes, unpack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

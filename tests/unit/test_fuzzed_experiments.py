@@ -8,7 +8,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quantwatt import experiment
+from quantwatt.config import experiment
 
 FILE = "resources/experiments/mine.yaml"
 SHIPPED = {path.stem: path.read_text() for path in sorted(experiment.EXPERIMENTS.glob("*.yaml"))}

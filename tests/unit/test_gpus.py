@@ -9,7 +9,8 @@ from pathlib import Path
 import fake_cuda
 import pytest
 
-from quantwatt import cuda_driver, gpus, manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.jobs import cuda_driver, gpus
 
 SCRIPTS = Path(gpus.__file__).parents[1]
 UUIDS = [fake_cuda.uuid(board) for board in range(3)]
@@ -156,7 +157,7 @@ def test_without_a_driver_or_on_the_processor_nothing_is_taken(machine, tmp_path
     gpus.claim("cpu")
     fake_cuda.without_driver(monkeypatch, tmp_path)
     assert gpus.count() == 1
-    with pytest.raises(manifest.DataError, match="no NVIDIA driver .*set device: cpu"):
+    with pytest.raises(DataError, match="no NVIDIA driver .*set device: cpu"):
         gpus.claim("cuda")
     assert gpus.VISIBLE not in os.environ and not (tmp_path / "quantwatt").exists()
 
@@ -165,6 +166,6 @@ def test_locks_are_kept_in_a_folder_of_the_users_own(machine, tmp_path):
     machine(1)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "quantwatt").symlink_to("elsewhere")
-    with pytest.raises(manifest.DataError, match="quantwatt: not a folder of this user's"):
+    with pytest.raises(DataError, match="quantwatt: not a folder of this user's"):
         gpus.claim("cuda")
     assert not list((tmp_path / "elsewhere").iterdir())

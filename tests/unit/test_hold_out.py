@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_sequential import SD3, Denoiser, Family, method_of
 
-from quantwatt import hold_out, sequential
-from quantwatt.statistics import Statistics
+from quantwatt.quantize import hold_out, sequential
+from quantwatt.quantize.observers import Statistics
 
 REFUSED = hold_out.REFUSED["fallback"]
 WIDTH = 48

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.solvers import hqq
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.quantize.solvers import hqq
 
 RECORDED = Path(__file__).parents[1] / "peers" / "hqq.safetensors"
 SETTINGS = {"p": 0.7, "beta": 10, "growth": 1.01, "iterations": 20}

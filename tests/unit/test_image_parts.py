@@ -1,6 +1,6 @@
 """Image sets made in parts: the same images as in one job, and a part that fails or is lost is made again alone."""
 
-import quantwatt.torchvision_ops  # noqa: F401  before diffusers
+import quantwatt.jobs.torchvision_ops  # noqa: F401  before diffusers
 
 # isort: split
 import json
@@ -10,9 +10,10 @@ import pytest
 
 import gather_images
 import generate
-from quantwatt import image_parts, images
-from quantwatt.manifest import DataError, read_json, write_json
-from quantwatt.paths import ROOT
+from quantwatt.artifacts import image_parts, images
+from quantwatt.artifacts.errors import DataError, DegenerateImages
+from quantwatt.artifacts.manifest import read_json, write_json
+from quantwatt.jobs.fingerprints import ROOT
 
 SAMPLING = {
     "prompts": str(ROOT / "resources/prompts/digits.txt"), "cycle": True, "images": 21, "steps": 1, "guidance": 1.0,
@@ -126,7 +127,7 @@ def test_a_set_fails_with_its_part_for_that_parts_reason(tmp_path):
 
 
 def test_a_degenerate_image_is_named_by_its_number_in_the_set(tmp_path):
-    with pytest.raises(images.DegenerateImages, match="image 13 is all black"):
+    with pytest.raises(DegenerateImages, match="image 13 is all black"):
         pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
         batches = [(np.concatenate([pixels, 0 * pixels]), ["x", "x"], [0, 1])]
         images.write_images(tmp_path, batches, {}, range(12, 14))

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 import reference
-from quantwatt import image_parts, images, scenes
-from quantwatt.manifest import DataError, read_json
+from quantwatt.artifacts import image_parts, images
+from quantwatt.artifacts.errors import DataError, DegenerateImages
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.data import scenes
 
 SCRIPTS = Path(images.__file__).parents[1]
 
@@ -127,11 +129,11 @@ def test_broken_computations_are_refused_before_they_are_converted():
     assert np.abs(images.to_uint8(good) / 255.0 - good).max() < 0.5 / 255 + 1e-6
     broken = good.copy()
     broken[2, 3, 3, 1] = np.nan
-    with pytest.raises(images.DegenerateImages, match="image 12 has NaN"):
+    with pytest.raises(DegenerateImages, match="image 12 has NaN"):
         images.to_uint8(broken, first=10)
     black = good.copy()
     black[1] = 0
-    with pytest.raises(images.DegenerateImages, match="image 1 is all black"):
+    with pytest.raises(DegenerateImages, match="image 1 is all black"):
         images.to_uint8(black)
     plain = pictures(3)
     plain[2] = (10, 20, 30)
@@ -142,7 +144,7 @@ def test_broken_computations_are_refused_before_they_are_converted():
 
 
 def test_black_images_are_never_written(tmp_path):
-    with pytest.raises(images.DegenerateImages, match="image 5 is all black"):
+    with pytest.raises(DegenerateImages, match="image 5 is all black"):
         write(tmp_path, np.concatenate([pictures(5), np.zeros((1, 16, 16, 3), np.uint8)]))
     assert not list(tmp_path.iterdir())
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from quantwatt import integer_program
-from quantwatt.integer_program import Infeasible, Unsolved, solve, total
+from quantwatt.allocate import integer_program
+from quantwatt.allocate.integer_program import Infeasible, Unsolved, solve, total
 
 
 def choices(costs):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt import manifest
-from quantwatt.command import PROGRESS_FD
+from quantwatt.artifacts import manifest
+from quantwatt.jobs.command import PROGRESS_FD
 
 SCRIPTS = Path(manifest.__file__).parents[1]
 WRITING = """

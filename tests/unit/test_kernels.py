@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from quantwatt import kernels, probe, registry
-from quantwatt.kernels import int_mm
-from quantwatt.manifest import DataError
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.inference import kernel_choice, probe
+from quantwatt.inference.kernels import int_mm
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
@@ -20,7 +21,7 @@ def tried_anew():
 
 
 def only(monkeypatch, *names):
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {"integer": list(names)}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {"integer": list(names)}})
 
 
 def test_a_kernel_whose_sums_saturate_is_refused(monkeypatch):
@@ -30,10 +31,10 @@ def test_a_kernel_whose_sums_saturate_is_refused(monkeypatch):
         return sums.sum(-1).int()
 
     only(monkeypatch, "int_mm")
-    assert kernels.kernel_for(LAYER, "cpu") == (int_mm, None)
+    assert kernel_choice.kernel_for(LAYER, "cpu") == (int_mm, None)
     probe._trial.cache_clear()
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    kernel, reason = kernels.kernel_for(LAYER, "cpu")
+    kernel, reason = kernel_choice.kernel_for(LAYER, "cpu")
     assert kernel is None
     assert (
         "no kernel computes integer W8A8" in reason and "computes something else: its outputs are off by 0." in reason
@@ -46,14 +47,14 @@ def test_a_kernel_that_is_missing_says_so_in_its_own_words(monkeypatch):
 
     only(monkeypatch, "int_mm")
     monkeypatch.setattr(torch, "_int_mm", missing)
-    reason = kernels.kernel_for(LAYER, "cpu")[1]
+    reason = kernel_choice.kernel_for(LAYER, "cpu")[1]
     assert reason.endswith("on cpu: torch._int_mm cannot compute it: not implemented for this CPU")
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
     only(monkeypatch, "int_mm")
     monkeypatch.setattr(int_mm, "PACKAGE", "no-such-package")
-    assert kernels.kernel_for(LAYER, "cpu")[1].endswith("on cpu: no-such-package is not installed")
+    assert kernel_choice.kernel_for(LAYER, "cpu")[1].endswith("on cpu: no-such-package is not installed")
 
 
 @pytest.mark.parametrize(
@@ -72,23 +73,23 @@ def test_a_device_that_torch_cannot_compute_on_is_no_missing_kernel(monkeypatch,
     probe.check_device.cache_clear()
     monkeypatch.setattr(torch, "ones", ones)
     with pytest.raises(DataError, match=f"device: cuda: .*cannot compute there \\({str(refused)[:30]}.*device: cpu"):
-        kernels.compute_of({"linear": LAYER}, "cuda")
+        kernel_choice.compute_of({"linear": LAYER}, "cuda")
 
 
 def test_layers_are_counted_by_kernel_and_the_first_without_one_is_named(monkeypatch):
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {"integer": ["int_mm"], "nf4": ["bitsandbytes_four_bit"]}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {"integer": ["int_mm"], "nf4": ["bitsandbytes_four_bit"]}})
     nf4 = LAYER | {"weights": {"format": "nf4", "block": 64, "clip_search": False}, "activations": None}
     layers = {"q": LAYER, "k": LAYER, "mlp": nf4}
     computed = {"bitsandbytes matmul_4bit": 1, "torch._int_mm": 2}
-    assert kernels.compute_of(layers, "cpu") == ("real", computed, None)
+    assert kernel_choice.compute_of(layers, "cpu") == ("real", computed, None)
     without = {"v": LAYER | {"activations": None}, "o": LAYER | {"activations": None}}
     said = "no kernel computes integer W8A16 per channel on cpu (layer v and 1 more)"
-    assert kernels.compute_of(layers | without, "cpu") == ("simulated", None, said)
+    assert kernel_choice.compute_of(layers | without, "cpu") == ("simulated", None, said)
 
 
-@pytest.mark.parametrize("device", kernels.KERNELS)
+@pytest.mark.parametrize("device", kernel_choice.KERNELS)
 def test_every_kernel_is_described(device):
-    for names in kernels.KERNELS[device].values():
+    for names in kernel_choice.KERNELS[device].values():
         for name in names:
             kernel = registry.load("kernels", name)
             assert kernel.NAME and kernel.PACKAGE and 0 < kernel.BOUND < 0.1

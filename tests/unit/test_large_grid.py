@@ -11,9 +11,10 @@ import pytest
 from snakemake.utils import format as fill
 
 import gather_images
-from quantwatt import cells
-from quantwatt.image_parts import part_name
-from quantwatt.manifest import DataError, canonical_json, write_json
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.image_parts import part_name
+from quantwatt.artifacts.manifest import canonical_json, write_json
+from quantwatt.report import cells
 
 ROOT = Path(__file__).parents[2]
 RULES = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))

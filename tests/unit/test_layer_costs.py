@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import fetch_model
-import layer_costs
-from quantwatt import costs, experiment, mixed_entries, sensitivity_table
-from quantwatt.meters import open_meter
+import layer_costs as costs
+import model
+from quantwatt.allocate import layer_costs
+from quantwatt.artifacts import sensitivity_table
+from quantwatt.config import experiment, mixed_entries
+from quantwatt.measuring.meters import open_meter
 
 ROOT = Path(__file__).parents[2]
 W8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
@@ -121,7 +123,7 @@ def measured(tmp_path_factory):
     settings = {"family": "sd3", "path": "resources/models/tiny-sd3", "dtype": "float32", "text_encoder_3": False,
                 "max_sequence_length": 1}  # fmt: skip
     with contextlib.chdir(ROOT):
-        fetch_model.main(["--model", "m", "--settings", json.dumps(settings), "--output", f"{folder}/model.json"])
+        model.main(["--model", "m", "--settings", json.dumps(settings), "--output", f"{folder}/model.json"])
         entry = {"candidates": {name: CANDIDATES[name] for name in ("int8", "w4a8")}, "steps": 1, "height": 64,
                  "width": 64, "prompts": "resources/prompts/shapes-calibration.txt",
                  "costs": SETTINGS | {"rounds": 1, "blocks": 0}}  # fmt: skip

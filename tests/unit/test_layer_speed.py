@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-import list_kernels
-from quantwatt import kernels, layer_speed, peers, probe
+from benchmarks import layer_speed, peers
+from quantwatt.inference import kernel_choice, probe
+from tools import list_kernels
 
 KEYS = (
     "device format kernel provider dtype tokens in_features out_features ms ms_p10 ms_p90 rounds ratio_to_bf16 "
@@ -112,9 +113,9 @@ def test_kernels_and_peers_of_this_machine():
 
 
 def test_a_wrong_kernel_is_shown_as_refused(monkeypatch, linear):
-    from quantwatt.kernels import int_mm
+    from quantwatt.inference.kernels import int_mm
 
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {"integer": ["int_mm"]}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {"integer": ["int_mm"]}})
     product = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda codes, weight: product(codes, weight) // 2)
     probe._trial.cache_clear()

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantwatt import experiment, methods, registry
-from quantwatt.checkpoint import QuantizedPipeline
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment, methods
 from quantwatt.formats import trial
-from quantwatt.manifest import DataError
+from quantwatt.inference.checkpoint import QuantizedPipeline
 
 ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS, TOKENS = 48, 256, 20

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from quantwatt import library_messages
+from quantwatt.jobs import library_messages
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_only_messages_without_consequence_are_kept_out(logger, message, shown):
 
 
 def test_loading_a_pipeline_says_nothing(capfd):
-    from quantwatt import experiment
-    from quantwatt.families import sd3
+    from quantwatt.config import experiment
+    from quantwatt.models.families import sd3
 
     settings = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
     capfd.readouterr()

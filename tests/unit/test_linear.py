@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from quantwatt import convolution, torchvision_ops  # noqa: F401  (the second before diffusers)
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.held import held_bytes
-from quantwatt.kernels import int_mm
-from quantwatt.linear import QuantizedLinear, SimulatedLinear
+from quantwatt.formats import convolution  # noqa: F401  (the second before diffusers)
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.inference.kernels import int_mm
+from quantwatt.inference.linear import QuantizedLinear, SimulatedLinear
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (the second before diffusers)
+from quantwatt.measuring.module_memory import held_bytes
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from quantwatt import linear
-from quantwatt.formats import load_format
-from quantwatt.solvers import rtn
-from quantwatt.statistics import Statistics, needs_of
-from quantwatt.transforms import low_rank
+from quantwatt.formats.quantized_weight import load_format
+from quantwatt.inference import linear
+from quantwatt.quantize.observers import Statistics, needs_of
+from quantwatt.quantize.solvers import rtn
+from quantwatt.quantize.transforms import low_rank
 
 INTEGER = {"format": "integer", "bits": 4, "granularity": "group", "group_size": 32, "symmetric": True}
 SETTINGS = {"rank": 8, "iterations": 100, "early_stop": True}

@@ -9,9 +9,9 @@ from pathlib import Path
 import fake_cuda
 import pytest
 
-from quantwatt import cuda_driver, machine
-from quantwatt.machine import TorchBuild
-from quantwatt.manifest import DataError
+from quantwatt.artifacts.errors import DataError
+from quantwatt.jobs import cuda_driver, machine
+from quantwatt.jobs.machine import TorchBuild
 
 CUDA_12, CPU, ROCM = TorchBuild("2.9.0", "12.8", None), TorchBuild("2.9.0+cpu", None, None), TorchBuild("2", None, "6")
 pytestmark = fake_cuda.needs_gcc

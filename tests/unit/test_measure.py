@@ -8,11 +8,11 @@ import pytest
 import tiny_text
 import torch
 
-import measure
-from quantwatt import checkpoint, kernels
-from quantwatt.manifest import DataError
-from quantwatt.meters.trace import Trace
-from quantwatt.text import costs
+from quantwatt.artifacts.errors import DataError
+from quantwatt.inference import checkpoint, kernel_choice
+from quantwatt.measuring import text_costs
+from quantwatt.measuring.meters.trace import Trace
+from tools import measure_text
 
 STUDY = (
     "mean_latency std_latency throughput min_latency max_latency median_latency mean_power_w std_power_w min_power_w "
@@ -64,12 +64,12 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def run(folders, tmp_path, monkeypatch):
     """run(family, *options) -> (row of the CSV, JSON), with 5 iterations."""
-    monkeypatch.setattr(costs, "BLOCK_S", 0.01)
+    monkeypatch.setattr(text_costs, "BLOCK_S", 0.01)
 
     def run(name, *options):
         model, texts = folders[name]
         precision = options[options.index("--precision") + 1] if "--precision" in options else "fp32"
-        measure.main(
+        measure_text.main(
             ["--model", str(model), "--texts", str(texts), "--calibration-texts", str(texts), "--device", "cpu",
              "--iterations", "5", "--warm-up", "1", "--max-length", "12", "--new-tokens", "2", "--threads", "1",
              "--meter", "none", "--output", str(tmp_path), *options]
@@ -83,12 +83,12 @@ def run(folders, tmp_path, monkeypatch):
 
 
 def metered(monkeypatch, meter):
-    monkeypatch.setattr(measure, "open_meter", lambda args, device: (meter, None))
+    monkeypatch.setattr(measure_text, "open_meter", lambda args, device: (meter, None))
     return meter
 
 
 def test_arguments_are_the_studys_by_default():
-    args = measure.parse_arguments([])
+    args = measure_text.parse_arguments([])
     assert args.model == "distilbert/distilbert-base-uncased-finetuned-sst-2-english" and args.precision == "fp32"
     assert (args.iterations, args.warm_up, args.power_interval_ms) == (1000, 100, 100)
     assert (args.device, args.gpu, args.trial, args.batch_size) == ("cuda", 0, 1, [1])
@@ -129,11 +129,11 @@ def test_energy_is_that_of_its_blocks(run, monkeypatch):
 
 def test_blocks_last_as_long_as_all_iterations(monkeypatch):
     asked = []
-    monkeypatch.setattr(costs, "BLOCK_S", 0.01)
-    monkeypatch.setattr(costs, "latency", lambda *_: {"mean_latency": 0.5})
-    monkeypatch.setattr(costs.measuring, "measure_energy", lambda *args, **_: asked.append(args[2]) or [])
+    monkeypatch.setattr(text_costs, "BLOCK_S", 0.01)
+    monkeypatch.setattr(text_costs, "latency", lambda *_: {"mean_latency": 0.5})
+    monkeypatch.setattr(text_costs.measuring, "measure_energy", lambda *args, **_: asked.append(args[2]) or [])
     for iterations in (16, 0):
-        costs.of_phase("forward", None, iterations, 0, 1, Meter(), None, "cpu")
+        text_costs.of_phase("forward", None, iterations, 0, 1, Meter(), None, "cpu")
     assert asked == [2.0, 0.01]
 
 
@@ -166,7 +166,7 @@ def test_every_empty_figure_has_a_reason(run, monkeypatch):
     metered(monkeypatch, Meter(watts=[np.nan] * 3))
     row, record = run("distilbert", "--iterations", "1")
     empty = {name for name, value in row.items() if value == ""}
-    assert empty == set(record["reasons"]) == {"std_latency", *costs.POWER, *costs.MEMORY}
+    assert empty == set(record["reasons"]) == {"std_latency", *text_costs.POWER, *text_costs.MEMORY}
     assert record["energy_per_inference_j"] > 0
 
 
@@ -195,20 +195,20 @@ def test_a_sweep_pads_all_sizes_alike_and_writes_each_to_its_own_files(run, tmp_
 
 
 def test_a_batch_larger_than_the_texts_is_refused_before_anything_is_measured(run, monkeypatch):
-    monkeypatch.setattr(measure, "quality", lambda *_: pytest.fail("predicted"))
+    monkeypatch.setattr(measure_text, "quality", lambda *_: pytest.fail("predicted"))
     with pytest.raises(DataError, match="20 sentences are too few for 1 batch of 21"):
         run("distilbert", "--batch-size", "1", "21")
 
 
 def test_memory_that_does_not_suffice_is_a_result(run, tmp_path, monkeypatch):
-    of_phase = costs.of_phase
+    of_phase = text_costs.of_phase
 
     def full(phase, run, iterations, **settings):
         if settings["items"] > 4:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
         return of_phase(phase, run, iterations, **settings)
 
-    monkeypatch.setattr(costs, "of_phase", full)
+    monkeypatch.setattr(text_costs, "of_phase", full)
     row, record = run("distilbert", "--batch-size", "8", "4", "8")
     assert (record["status"], record["batch_size"]) == ("oom", 8) and "Tried to allocate" in record["reason"]
     assert record["accuracy"] is not None and record["mean_latency"] is None
@@ -221,7 +221,7 @@ def test_memory_that_does_not_suffice_is_a_result(run, tmp_path, monkeypatch):
 def test_broken_predictions_are_a_result_that_is_not_timed(run, monkeypatch):
     family = checkpoint.load_family("distilbert")
     monkeypatch.setattr(family, "predict", lambda *_: [{"label": 0, "logits": [np.nan, 0.0]}])
-    monkeypatch.setattr(measure, "cost", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(measure_text, "cost", lambda *_: pytest.fail("timed"))
     row, record = run("distilbert")
     assert record["status"] == "degenerate" and "NaN" in record["reason"]
     assert row["accuracy"] == "" and record["reasons"]["mean_latency"] == record["reason"]
@@ -271,10 +271,10 @@ class OneSentence:
 
 
 def cost_of(pipeline, monkeypatch, device="cpu"):
-    monkeypatch.setattr(costs, "BLOCK_S", 0.0)
+    monkeypatch.setattr(text_costs, "BLOCK_S", 0.0)
     metered(monkeypatch, pipeline.meter)
-    args = measure.parse_arguments(["--iterations", "8", "--warm-up", "3", "--new-tokens", "2"])
-    return measure.cost(args, pipeline, None, {"batch_size": 1}, device)
+    args = measure_text.parse_arguments(["--iterations", "8", "--warm-up", "3", "--new-tokens", "2"])
+    return measure_text.cost(args, pipeline, None, {"batch_size": 1}, device)
 
 
 def test_latency_is_measured_without_the_sampler_and_energy_with_it(monkeypatch):
@@ -309,7 +309,7 @@ def test_decoding_is_measured_apart(run, monkeypatch):
     metered(monkeypatch, Meter())
     _, record = run("gpt2")
     decode = record["decode"]
-    assert set(decode["reasons"]) == set(costs.MEMORY)
+    assert set(decode["reasons"]) == set(text_costs.MEMORY)
     assert decode["tokens_per_second"] == pytest.approx(2 * decode["throughput"])
     assert decode["energy_per_token_j"] == pytest.approx(decode["energy_per_inference_j"] / 2)
 
@@ -341,7 +341,7 @@ def test_every_precision_is_measured(run, folders, name, precision):
 
 
 def test_what_is_simulated_is_not_timed(run, monkeypatch):
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     _, record = run("distilbert", "--precision", "int8")
     assert record["compute"] == "simulated" and record["accuracy"] is not None
     assert record["mean_latency"] is None and record["reasons"]["mean_latency"].startswith("simulated: no kernel")
@@ -351,10 +351,10 @@ def test_without_cuda_one_sentence_says_so(monkeypatch, capsys):
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # which the program sets for good
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert measure.choose_device("cuda", 1) == "cpu"
+    assert measure_text.choose_device("cuda", 1) == "cpu"
     said = capsys.readouterr().err.strip()
     assert said.startswith("no CUDA device 1: measuring on the CPU") and "\n" not in said
-    assert measure.choose_device("cpu", 0) == "cpu" and capsys.readouterr().err == ""
+    assert measure_text.choose_device("cpu", 0) == "cpu" and capsys.readouterr().err == ""
 
 
 def test_the_gpu_is_one_of_those_left_to_the_process(monkeypatch):
@@ -364,20 +364,20 @@ def test_the_gpu_is_one_of_those_left_to_the_process(monkeypatch):
     for listed, gpu, chosen in ((None, 2, "2"), ("3,5", 1, "5"), ("3,5", 2, ""), ("", 0, ""), ("-1", 0, "-1")):
         if listed is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-        assert measure.choose_device("cuda", gpu) == "cuda"
-        assert measure.os.environ["CUDA_VISIBLE_DEVICES"] == chosen
+        assert measure_text.choose_device("cuda", gpu) == "cuda"
+        assert measure_text.os.environ["CUDA_VISIBLE_DEVICES"] == chosen
 
 
 def test_threads_are_torchs_own_choice(folders, tmp_path, monkeypatch):
     """Which is that of the processors left to this process, and not all of the machine."""
     model, texts = folders["distilbert"]
     seen = []
-    monkeypatch.setattr(measure, "padded_alike", lambda *_: seen.append(torch.get_num_threads()) or pytest.fail())
+    monkeypatch.setattr(measure_text, "padded_alike", lambda *_: seen.append(torch.get_num_threads()) or pytest.fail())
     common = ["--model", str(model), "--texts", str(texts), "--device", "cpu", "--output", str(tmp_path)]
     for options in ([], ["--threads", "1"]):
         torch.set_num_threads(3)
         with pytest.raises(pytest.fail.Exception):
-            measure.main([*common, *options])
+            measure_text.main([*common, *options])
     assert seen == [3, 1]
 
 
@@ -394,7 +394,7 @@ def test_threads_are_torchs_own_choice(folders, tmp_path, monkeypatch):
 )
 def test_values_that_cannot_be_are_refused(capsys, option, value, said):
     with pytest.raises(SystemExit):
-        measure.parse_arguments([f"{option}={value}"])
+        measure_text.parse_arguments([f"{option}={value}"])
     assert f"argument {option}: {said}" in capsys.readouterr().err
 
 
@@ -402,11 +402,13 @@ def test_results_of_another_model_or_device_are_not_written_over(run, folders, t
     run("distilbert")
     _, again = run("distilbert")  # the trial once more
     written = (tmp_path / "fp32/trial-1.json").read_bytes()
-    monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measure_text, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(DataError, match=f"holds {folders['distilbert'][0]} on .*, not {folders['gpt2'][0]} on"):
         run("gpt2")
-    described = measure.fresh_process.describe_device
-    monkeypatch.setattr(measure.fresh_process, "describe_device", lambda device: {**described(device), "name": "other"})
+    described = measure_text.fresh_process.describe_device
+    monkeypatch.setattr(
+        measure_text.fresh_process, "describe_device", lambda device: {**described(device), "name": "other"}
+    )
     with pytest.raises(DataError, match="on other: choose another --output"):
         run("distilbert")
     assert (tmp_path / "fp32/trial-1.json").read_bytes() == written and again["device_name"] != "other"
@@ -414,17 +416,17 @@ def test_results_of_another_model_or_device_are_not_written_over(run, folders, t
 
 def test_results_of_a_model_lie_in_a_folder_of_its_name(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "measure", lambda args, device: [{"batch_size": 1}, {"batch_size": 8}])
-    measure.main(["--model", f"{folders['gpt2'][0]}/", "--device", "cpu", "--batch-size", "1", "8"])
+    monkeypatch.setattr(measure_text, "measure", lambda args, device: [{"batch_size": 1}, {"batch_size": 8}])
+    measure_text.main(["--model", f"{folders['gpt2'][0]}/", "--device", "cpu", "--batch-size", "1", "8"])
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json")}
     assert found == {f"results/text-study/model/fp32/trial-1{end}.json" for end in ("", "-batch-8")}
 
 
 def test_models_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such folder; of a model on the hub, give the --revision"):
-        measure.main(["--model", str(tmp_path / "model"), "--device", "cpu"])
+        measure_text.main(["--model", str(tmp_path / "model"), "--device", "cpu"])
     with pytest.raises(DataError, match="--model somebody/gpt2: no such folder"):  # its commit is not the study's
-        measure.main(["--model", "somebody/gpt2", "--device", "cpu", "--output", str(tmp_path / "results")])
+        measure_text.main(["--model", "somebody/gpt2", "--device", "cpu", "--output", str(tmp_path / "results")])
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="a bert model, not one of distilbert, gpt2"):
-        measure.main(["--model", str(tmp_path), "--device", "cpu"])
+        measure_text.main(["--model", str(tmp_path), "--device", "cpu"])

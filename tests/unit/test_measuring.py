@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import measure_cell
-from quantwatt import experiment, fresh_process, manifest, measuring
-from quantwatt.meters.none import NoMeter
-from quantwatt.meters.trace import trace_of
+import measure as measure_rule
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring.meters.none import NoMeter
+from quantwatt.measuring.meters.trace import trace_of
 
 
 class Machine:
@@ -72,7 +75,7 @@ def frozen(samples):
 
 
 def blocks_of(machine, n_blocks=4, block_s=10, **options):
-    return measuring.measure_energy(
+    return protocol.measure_energy(
         machine.run, machine, block_s, n_blocks, 2, machine.synchronize, clock=machine.clock, **options
     )
 
@@ -81,7 +84,7 @@ def test_energy_per_image_is_exact():
     machine = Machine(run_s=0.5, run_w=200)
     blocks = blocks_of(machine)
     assert [(block.images, block.seconds, block.energy_j) for block in blocks] == [(40, 10.0, 2000.0)] * 4
-    energy, reason = measuring.summarize_energy([blocks, blocks], 4, idle_w=20.0)
+    energy, reason = protocol.summarize_energy([blocks, blocks], 4, idle_w=20.0)
     assert reason is None
     expected = {"value": 50.0, "low": 50.0, "high": 50.0, "net": 45.0, "idle_w": 20.0, "mean_w": 200.0}
     assert energy == pytest.approx(expected)
@@ -99,7 +102,7 @@ def test_the_interval_is_over_blocks_and_holds_the_mean():
     machine = Machine(run_s=[4.0, 5.0, 6.0, 7.0, 8.0])
     blocks = blocks_of(machine, n_blocks=8, block_s=1)
     per_image = [block.energy_j / block.images for block in blocks]
-    energy, _ = measuring.summarize_energy([blocks], 8)
+    energy, _ = protocol.summarize_energy([blocks], 8)
     assert energy["value"] == pytest.approx(np.mean(per_image))
     assert min(per_image) < energy["low"] < energy["value"] < energy["high"] < max(per_image)
     assert energy["net"] is None and energy["idle_w"] is None
@@ -107,7 +110,7 @@ def test_the_interval_is_over_blocks_and_holds_the_mean():
 
 
 def test_one_block_has_no_interval():
-    energy, _ = measuring.summarize_energy([blocks_of(Machine(), n_blocks=1)], 1)
+    energy, _ = protocol.summarize_energy([blocks_of(Machine(), n_blocks=1)], 1)
     assert (energy["value"], energy["low"], energy["high"]) == (50.0, None, None)
 
 
@@ -116,8 +119,8 @@ def test_a_void_block_is_kept_repeated_and_left_out_of_the_energy():
     blocks = blocks_of(machine)
     assert [block.void for block in blocks] == [False, True, False, False, False]
     assert blocks[1].reason == "the energy counter did not move" and blocks[1].energy_j is None
-    assert measuring.summarize_energy([blocks], 4)[0]["value"] == 50.0
-    energy, reason = measuring.summarize_energy([blocks_of(Machine()), blocks[:4]], 4)
+    assert protocol.summarize_energy([blocks], 4)[0]["value"] == 50.0
+    energy, reason = protocol.summarize_energy([blocks_of(Machine()), blocks[:4]], 4)
     assert energy is None and "1 of 8 blocks were void" in reason  # each process owes its blocks
 
 
@@ -125,7 +128,7 @@ def test_void_blocks_are_repeated_only_so_often():
     machine = Machine(wrong=dict.fromkeys(range(100), frozen))
     blocks = blocks_of(machine, void_limit=2)
     assert len(blocks) == 3
-    energy, reason = measuring.summarize_energy([blocks], 4)
+    energy, reason = protocol.summarize_energy([blocks], 4)
     assert energy is None
     assert reason == "3 of 3 blocks were void, the last because the energy counter did not move"
 
@@ -137,30 +140,30 @@ def test_void_blocks_are_repeated_only_so_often():
 def test_counter_and_integral_are_compared(gain, verdict):
     machine = Machine(gain=gain)
     blocks = blocks_of(machine, n_blocks=2)
-    check = measuring.crosscheck(*(block.trace for block in blocks))
+    check = protocol.crosscheck(*(block.trace for block in blocks))
     assert check["verdict"] == verdict
     assert check["difference"] == pytest.approx(gain - 1)
     assert check["integral_j"] == pytest.approx(gain * check["counter_j"])
     assert all(block.void == (verdict == "fail") for block in blocks)
-    assert (measuring.summarize_energy([blocks], 2)[0] is None) == (verdict == "fail")
+    assert (protocol.summarize_energy([blocks], 2)[0] is None) == (verdict == "fail")
 
 
 def test_a_counter_alone_checks_nothing():
     trace = trace_of([(0.0, None, 0.0), (1.0, None, 50.0)], 0, "rapl")
-    assert measuring.crosscheck(trace) is None
+    assert protocol.crosscheck(trace) is None
 
 
 def test_idle_power():
     machine = Machine(idle_w=33.0)
-    watts, trace = measuring.idle_power(machine, 30, machine.sleep)
+    watts, trace = protocol.idle_power(machine, 30, machine.sleep)
     assert watts == pytest.approx(33.0) and trace.energy_j == pytest.approx(990)
-    assert measuring.idle_power(Machine(wrong={0: frozen}), 30, Machine().sleep)[0] is None
+    assert protocol.idle_power(Machine(wrong={0: frozen}), 30, Machine().sleep)[0] is None
 
 
 def test_warm_up_runs_for_its_time_and_at_least_twice():
     machine = Machine(run_s=0.5)
-    assert measuring.warm_up(machine.run, 3, machine.synchronize, machine.clock) == (6, None)
-    assert measuring.warm_up(machine.run, 0, machine.synchronize, machine.clock) == (2, None)
+    assert protocol.warm_up(machine.run, 3, machine.synchronize, machine.clock) == (6, None)
+    assert protocol.warm_up(machine.run, 0, machine.synchronize, machine.clock) == (2, None)
 
 
 def test_warm_up_goes_on_until_the_temperature_stands_still():
@@ -169,14 +172,14 @@ def test_warm_up_goes_on_until_the_temperature_stands_still():
     def temperature():  # °C, nearing 80 with a time constant of 60 s
         return 80 - 40 * np.exp(-machine.clock() / 60)
 
-    _, slope = measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=temperature, steady_s=20)
+    _, slope = protocol.warm_up(machine.run, 3, clock=machine.clock, temperature=temperature, steady_s=20)
     # 40 °C per minute at first; below 1 °C per minute after 60 s · ln 40 and half the window.
     assert 0 < slope < 1 and machine.clock() == pytest.approx(60 * np.log(40) + 10, abs=2)
     machine = Machine(run_s=0.5)
-    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: machine.clock(), steady_s=20)
-    assert machine.clock() == measuring.STEADY_LIMIT_S  # it heats for ever: that must end
+    protocol.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: machine.clock(), steady_s=20)
+    assert machine.clock() == protocol.STEADY_LIMIT_S  # it heats for ever: that must end
     machine = Machine(run_s=0.5)
-    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: None, steady_s=20)
+    protocol.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: None, steady_s=20)
     assert machine.clock() == 3  # no thermometer
 
 
@@ -184,31 +187,31 @@ def test_warm_up_needs_a_slope_that_whole_degrees_can_show():
     """2.5 °C per minute on a thermometer that tells whole degrees, and runs longer than the window."""
     machine = Machine(run_s=0.5)
     heating = lambda: int(60 + min(machine.clock(), 300) * 2.5 / 60)  # noqa: E731
-    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=heating, steady_s=60)
+    protocol.warm_up(machine.run, 3, clock=machine.clock, temperature=heating, steady_s=60)
     assert 300 < machine.clock() < 400
     machine = Machine(run_s=25.0)
-    n_runs, slope = measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: 70, steady_s=20)
-    assert (n_runs, slope) == (measuring.STEADY_READINGS, pytest.approx(0, abs=1e-9))
+    n_runs, slope = protocol.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: 70, steady_s=20)
+    assert (n_runs, slope) == (protocol.STEADY_READINGS, pytest.approx(0, abs=1e-9))
 
 
 def test_the_thermometer_is_read_once_a_second():
     machine, readings = Machine(run_s=0.001), []
-    measuring.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: readings.append(1) or 50, steady_s=20)
+    protocol.warm_up(machine.run, 3, clock=machine.clock, temperature=lambda: readings.append(1) or 50, steady_s=20)
     assert 20 <= len(readings) <= 22 and machine.n_runs > 19_000
 
 
 def test_spells_hold_whole_cycles():
     machine = Machine(run_s=4.0)
-    blocks = measuring.measure_energy(machine.run, machine, 10, 2, 1, clock=machine.clock, cycle=8)
+    blocks = protocol.measure_energy(machine.run, machine, 10, 2, 1, clock=machine.clock, cycle=8)
     assert [len(block.runs) for block in blocks] == [8, 8]
-    assert len(measuring.measure_latency(machine.run, 10, clock=machine.clock, cycle=8)) == 8
+    assert len(protocol.measure_latency(machine.run, 10, clock=machine.clock, cycle=8)) == 8
 
 
 def test_latency_is_that_of_each_run_per_image():
     machine = Machine(run_s=[1.0, 2.0, 3.0, 4.0, 10.0])
-    seconds = measuring.measure_latency(machine.run, repeats=5, clock=machine.clock)
+    seconds = protocol.measure_latency(machine.run, repeats=5, clock=machine.clock)
     assert seconds.tolist() == [1, 2, 3, 4, 10]
-    latency = measuring.summarize_latency([seconds], images_per_run=2)
+    latency = protocol.summarize_latency([seconds], images_per_run=2)
     assert (latency["median"], latency["mean"], latency["min"], latency["max"]) == (1.5, 2.0, 0.5, 5.0)
     assert (latency["p10"], latency["p90"], latency["n"]) == (pytest.approx(0.7), pytest.approx(3.8), 5)
     assert latency["std"] == pytest.approx(np.std([0.5, 1, 1.5, 2, 5], ddof=1))
@@ -217,14 +220,14 @@ def test_latency_is_that_of_each_run_per_image():
 
 def test_latency_lasts_for_its_seconds():
     machine = Machine(run_s=0.5)
-    assert len(measuring.measure_latency(machine.run, seconds=10, clock=machine.clock)) == 20
-    assert len(measuring.measure_latency(machine.run, seconds=0.1, clock=machine.clock)) == 5
+    assert len(protocol.measure_latency(machine.run, seconds=10, clock=machine.clock)) == 20
+    assert len(protocol.measure_latency(machine.run, seconds=0.1, clock=machine.clock)) == 5
 
 
 def test_latency_waits_for_the_device_before_it_reads_the_clock():
     machine = Machine()
     late = []  # an asynchronous device: the time passes in synchronize
-    seconds = measuring.measure_latency(
+    seconds = protocol.measure_latency(
         lambda: late.append(1),
         repeats=3,
         synchronize=lambda: late and (late.pop(), machine.run()),
@@ -299,12 +302,12 @@ def test_phases_are_looped_and_divided():
     phases = result["phases"]
     assert phases["text"] == {"latency_s": 0.125, "energy_j": 10.0, "mean_w": 80.0, "runs": 40}
     assert phases["denoise"]["runs"] == 7 and phases["denoise"]["energy_j"] == pytest.approx(127.5)
-    check = measuring.check_phases(phases, 150.0, "energy_j")
+    check = protocol.check_phases(phases, 150.0, "energy_j")
     assert check["sum"] == pytest.approx(150.0) and check["verdict"] == "ok"
-    assert measuring.check_phases(phases, 160.0, "energy_j")["verdict"] == "apart"
-    assert measuring.check_phases({}, 160.0, "energy_j") is None
+    assert protocol.check_phases(phases, 160.0, "energy_j")["verdict"] == "apart"
+    assert protocol.check_phases({}, 160.0, "energy_j") is None
     phases["text"]["energy_j"] = None
-    assert measuring.check_phases(phases, 160.0, "energy_j") is None
+    assert protocol.check_phases(phases, 160.0, "energy_j") is None
 
 
 def test_without_a_meter_there_is_latency_and_a_reason_for_no_energy():
@@ -313,7 +316,7 @@ def test_without_a_meter_there_is_latency_and_a_reason_for_no_energy():
 
 
 def results_of(machine, n=2, **changes):
-    """What measure_cell.py reads back from `n` processes."""
+    """What measure.py reads back from `n` processes."""
     found = []
     for process in range(n):
         result, blocks, traces = process_of(machine, first=process == 0, last=process == n - 1, blocks=2, **changes)
@@ -334,7 +337,7 @@ def results_of(machine, n=2, **changes):
 def test_a_method_beside_its_baseline():
     mine, other = Machine(run_s=0.4, run_w=150), Machine(run_s=0.5, run_w=200)
     found = {"method": results_of(mine), "baseline": results_of(other)}
-    fields = measure_cell.summarize(found, settings_of())
+    fields = measure_rule.summarize(found, settings_of())
     assert fields["energy_j"]["value"] == pytest.approx(30) and fields["baseline"]["energy_j"]["value"] == 50
     assert fields["ratio"]["energy_j"] == pytest.approx({"value": 0.6, "low": 0.6, "high": 0.6})
     assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
@@ -344,41 +347,41 @@ def test_a_method_beside_its_baseline():
     assert fields["memory_mb"] == memory
     assert fields["sampler_effect"] == pytest.approx({"value": 1, "low": 1, "high": 1})  # as long with it as without
     json.dumps(fields, allow_nan=False)
-    alone = measure_cell.summarize({"method": found["method"]}, settings_of())
+    alone = measure_rule.summarize({"method": found["method"]}, settings_of())
     assert "ratio" not in alone and alone["energy_j"] == fields["energy_j"]
 
 
 def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_there():
     broken = results_of(Machine(wrong=dict.fromkeys(range(100), frozen)))
-    fields = measure_cell.summarize({"method": broken, "baseline": results_of(Machine())}, settings_of())
+    fields = measure_rule.summarize({"method": broken, "baseline": results_of(Machine())}, settings_of())
     assert fields["energy_j"] is None and "did not move" in fields["energy_reason"]
     assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
-    fields = measure_cell.summarize({"method": results_of(Machine()), "baseline": broken}, settings_of())
+    fields = measure_rule.summarize({"method": results_of(Machine()), "baseline": broken}, settings_of())
     assert fields["ratio_reason"].startswith("the baseline: ") and "did not move" in fields["ratio_reason"]
 
 
 def test_joules_beside_the_device_are_per_image_and_a_gap_is_none():
     blocks = [{"void": False, "images": 10, "beside": {"dram": 5.0, "cpu package": None}}] * 2
     blocks += [{"void": True, "images": 10, "beside": {"dram": 900.0}}]
-    assert measure_cell.beside(blocks) == {"dram": 0.5, "cpu package": None}
+    assert measure_rule.beside(blocks) == {"dram": 0.5, "cpu package": None}
 
 
 def test_neighbours_take_turns():
-    turns = measure_cell.schedule(3, ["baseline", "method"])
+    turns = measure_rule.schedule(3, ["baseline", "method"])
     assert turns == [("baseline", 0), ("method", 0), ("method", 1), ("baseline", 1), ("baseline", 2), ("method", 2)]
 
 
 @pytest.fixture
 def cell(tmp_path, monkeypatch):
-    """Run measure_cell.py on a checkpoint with given contents; its processes are calls of `fake(task)`."""
+    """Run measure.py on a checkpoint with given contents; its processes are calls of `fake(task)`."""
 
     def run(checkpoint, compute=("real", "a kernel", None), fake=None, more=(), **changes):
-        stub = types.ModuleType("quantwatt.checkpoint")
+        stub = types.ModuleType("quantwatt.inference.checkpoint")
         stub.compute_of = lambda path, device: compute
-        monkeypatch.setitem(sys.modules, "quantwatt.checkpoint", stub)
-        monkeypatch.setattr("quantwatt.checkpoint", stub, raising=False)
+        monkeypatch.setitem(sys.modules, "quantwatt.inference.checkpoint", stub)
+        monkeypatch.setattr("quantwatt.inference.checkpoint", stub, raising=False)
         fake = fake or (lambda task: pytest.fail("a process was started"))
-        monkeypatch.setattr(measure_cell, "run_process", lambda task, path, bar: fake(task))
+        monkeypatch.setattr(measure_rule, "run_process", lambda task, path, bar: fake(task))
         manifest.write_json(tmp_path / "checkpoint.json", checkpoint)
         manifest.write_json(tmp_path / "baseline.json", {"status": "ok"})
         values = {
@@ -390,7 +393,7 @@ def cell(tmp_path, monkeypatch):
             "output": tmp_path / "measurement.json",
         }
         arguments = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-        measure_cell.main([*arguments, *more, "--names", "tiny", "rtn-w4a16", "steps-20"])
+        measure_rule.main([*arguments, *more, "--names", "tiny", "rtn-w4a16", "steps-20"])
         return manifest.read_json(tmp_path / "measurement.json")
 
     return run
@@ -480,7 +483,7 @@ def test_a_baseline_that_does_not_fit_leaves_the_method_measured(cell):
 
 
 def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsys):
-    with measure_cell.Bar("nf4", settings_of()) as bar:
+    with measure_rule.Bar("nf4", settings_of()) as bar:
         bar.update('{"step": "energy", "watts": 123.4}\n')
         time.sleep(1.5)
         bar.update("100\n")  # a library's own line, which happens to be JSON
@@ -492,7 +495,7 @@ def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsy
 
 def run_task(tmp_path):
     bar = types.SimpleNamespace(update=lambda line: None)
-    return measure_cell.run_process(
+    return measure_rule.run_process(
         {"checkpoint": "x", "output": str(tmp_path / "r.json")}, str(tmp_path / "t.json"), bar
     )
 
@@ -507,7 +510,7 @@ def test_a_process_that_ends_early(tmp_path, monkeypatch, program, status):
     if status:
         assert run_task(tmp_path)["status"] == status
     else:
-        with pytest.raises(manifest.DataError, match="measuring x failed"):
+        with pytest.raises(DataError, match="measuring x failed"):
             run_task(tmp_path)
 
 
@@ -543,22 +546,22 @@ def test_every_method_gets_the_same_first_prompts_and_seeds(tmp_path):
     sampling = {"prompts": str(tmp_path / "prompts.txt"), "seed": 7}
     assert fresh_process.batches_of(None, sampling, 2, 1) == [(["a circle", "a square"], [7, 8])]
     assert fresh_process.batches_of(None, sampling, 1, 2) == [(["a circle"], [7]), (["a square"], [8])]
-    with pytest.raises(manifest.DataError, match="3 prompts are too few"):
+    with pytest.raises(DataError, match="3 prompts are too few"):
         fresh_process.batches_of(None, sampling, 2, 2)
-    with pytest.raises(manifest.DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         fresh_process.batches_of(None, {**sampling, "prompts": "nowhere.txt"}, 1, 1)
 
 
 def test_the_peak_memory_of_a_process_is_its_own():
     """Not its parent's, whose peak a child starts from in Linux's ru_maxrss."""
     code = (
-        "import numpy; from quantwatt.fresh_process import peak_resident_bytes\n"
+        "import numpy; from quantwatt.measuring.fresh_process import peak_resident_bytes\n"
         "before = peak_resident_bytes(); block = numpy.ones(60_000_000, numpy.uint8)\n"
         "print(before, peak_resident_bytes())"
     )
     held = np.ones(300_000_000, np.uint8)  # in this process, the parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(measure_cell.__file__).parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=Path(measure_rule.__file__).parent, capture_output=True, text=True, check=True
     )
     before, after = map(int, done.stdout.split())
     assert 0.9 * 60e6 < after - before < 1.2 * 60e6 and after < held.nbytes
@@ -566,10 +569,10 @@ def test_the_peak_memory_of_a_process_is_its_own():
 
 def test_memory_has_an_interval_over_processes():
     peaks = [{"peak_mb": peak, "reserved_mb": None, "source": "", "model_mb": 9.0} for peak in (100.0, 101.0, 102.0)]
-    memory = measure_cell.summarize_memory(peaks)
+    memory = measure_rule.summarize_memory(peaks)
     half = 4.302653 / 3**0.5  # Student's t of two degrees of freedom, deviation 1
     assert [memory[key] for key in ("value", "low", "high")] == pytest.approx([101, 101 - half, 101 + half])
-    assert measure_cell.summarize_memory(peaks[:1])["low"] is None
+    assert measure_rule.summarize_memory(peaks[:1])["low"] is None
 
 
 def test_any_callable_in_three_lines():

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantwatt import meters
-from quantwatt.meters import MeterUnavailable, Together, companions, estimate, open_meter, rapl, sampler
-from quantwatt.meters.sampler import SampledMeter, Sampler, Sampling
-from quantwatt.meters.trace import hold_integral_j, instant_watts, trace_of
+from quantwatt.measuring import meters
+from quantwatt.measuring.meters import MeterUnavailable, Together, companions, estimate, open_meter, rapl, sampler
+from quantwatt.measuring.meters.sampler import SampledMeter, Sampler, Sampling
+from quantwatt.measuring.meters.trace import hold_integral_j, instant_watts, trace_of
 
 RANGE_UJ = 262_143_328_850
 
@@ -257,7 +257,7 @@ def test_a_meter_of_another_device_is_refused():
 
 
 def test_opening_a_meter_imports_no_other_meter_and_no_torch():
-    code = "import sys; from quantwatt.meters import open_meter; open_meter('none'); print(*sys.modules)"
+    code = "import sys; from quantwatt.measuring.meters import open_meter; open_meter('none'); print(*sys.modules)"
     scripts = meters.__file__.rpartition("/quantwatt/")[0]
     loaded = subprocess.run(
         [sys.executable, "-c", code],
@@ -265,8 +265,8 @@ def test_opening_a_meter_imports_no_other_meter_and_no_torch():
         stdout=subprocess.PIPE,
         text=True,
     ).stdout.split()
-    assert "quantwatt.meters.none" in loaded
-    assert not {"torch", "pynvml", "quantwatt.meters.nvml", "quantwatt.meters.rapl"} & set(loaded)
+    assert "quantwatt.measuring.meters.none" in loaded
+    assert not {"torch", "pynvml", "quantwatt.measuring.meters.nvml", "quantwatt.measuring.meters.rapl"} & set(loaded)
 
 
 def test_a_sampling_process_that_fails_is_reported():
@@ -399,7 +399,7 @@ import os, runpy
 def refuse(*arguments):
     raise PermissionError
 os.setpriority = os.sched_setscheduler = refuse
-runpy.run_module("quantwatt.meters.sampler", run_name="__main__", alter_sys=True)
+runpy.run_module("quantwatt.measuring.meters.sampler", run_name="__main__", alter_sys=True)
 """
 
 

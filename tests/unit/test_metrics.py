@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from quantwatt import registry
-from quantwatt.manifest import DataError
-from quantwatt.metrics import Undefined, clip_score, fid, kid, psnr, ssim
-from quantwatt.moments import CHUNK, moments
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.moments import CHUNK, moments
+from quantwatt.score.metrics import Undefined, clip_score, fid, kid, psnr, ssim
 
 
 def gaussian(n, mean, deviations, seed):

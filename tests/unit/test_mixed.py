@@ -12,10 +12,11 @@ import yaml
 import allocate
 import candidates
 import quantize
-from quantwatt import allocation, integer_program, manifest, programs, sensitivity_table
-from quantwatt.allocations import mixed
-from quantwatt.experiment import ConfigurationError, check_experiment, complete_method
-from quantwatt.manifest import DataError
+from quantwatt.allocate import allocation, integer_program, mixed, programs
+from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config.experiment import ConfigurationError, check_experiment, complete_method
+from quantwatt.config.programs import names_of
 
 ROOT = Path(__file__).parents[2]
 W = {f"w{bits}": {"weights": {"format": "integer", "bits": bits}} for bits in (8, 4, 2)}
@@ -55,7 +56,7 @@ def method_of(*own, **entry):
     allocation = {"name": "mixed", "sensitivity": "s", "programs": programs}
     method = complete_method({"allocation": allocation, **entry}, "mine.yaml", "methods.m")
     method["allocation"]["candidates"] = {
-        name: formats for name, formats in (W | A | BOTH).items() if any(name in mixed.names_of(p) for p in programs)
+        name: formats for name, formats in (W | A | BOTH).items() if any(name in names_of(p) for p in programs)
     }
     return method
 

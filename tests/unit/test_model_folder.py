@@ -7,7 +7,10 @@ import shutil
 import pytest
 from linked_models import edit_json, linked
 
-from quantwatt import experiment, manifest, model_folder, paths
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.jobs import fingerprints
+from quantwatt.models import model_folder
 
 MODELS = experiment.ROOT / "resources/models"
 SD3 = {"family": "sd3", "text_encoder_3": False}
@@ -25,7 +28,7 @@ def bert(tmp_path):
 
 
 def refusal(folder, settings):
-    with pytest.raises(manifest.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         model_folder.parts(folder, settings)
     assert "\n" not in str(caught.value)
     return str(caught.value).replace(f"{folder}/", "")
@@ -178,19 +181,19 @@ def test_shards_of_every_naming_are_found(bert, index):
 
 
 def test_only_what_is_read_counts(sdxl, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", sdxl)
+    monkeypatch.setattr(fingerprints, "ROOT", sdxl)
     names = model_folder.read_files(sdxl, SDXL)
     assert set(names) == {str(p.relative_to(MODELS / "tiny-sdxl")) for p in (MODELS / "tiny-sdxl").rglob("*.*")}
-    first = paths.fingerprint(".", names)
+    first = fingerprints.fingerprint(".", names)
     for name in ("README.md", "unet/diffusion_pytorch_model.bin", "unet/x.fp16.safetensors", ".git/HEAD", "ema/w.json",
                  f"{UNET}.fp16.safetensors"):  # fmt: skip
         (sdxl / name).parent.mkdir(exist_ok=True)
         (sdxl / name).write_text("x")
-    assert model_folder.read_files(sdxl, SDXL) == names and paths.fingerprint(".", names) == first
+    assert model_folder.read_files(sdxl, SDXL) == names and fingerprints.fingerprint(".", names) == first
     (sdxl / "tokenizer/merges.of").write_text("x")  # whatever a tokenizer may read
     assert model_folder.read_files(sdxl, SDXL) == sorted([*names, "tokenizer/merges.of"])
     write(sdxl / "tokenizer/tokenizer_config.json", "{}")
-    assert paths.fingerprint(".", names) != first
+    assert fingerprints.fingerprint(".", names) != first
 
 
 def test_folders_of_parts_may_be_links_and_lead_in_circles(sdxl, tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from quantwatt import manifest, model_memory
+from quantwatt.artifacts import manifest
+from quantwatt.jobs import model_memory
 
 
 def described(folder, dtype, stored, values=1_000_000):

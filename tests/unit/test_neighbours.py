@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from quantwatt import meters
-from quantwatt.meters import neighbours
-from quantwatt.meters.trace import trace_of
+from quantwatt.measuring import meters
+from quantwatt.measuring.meters import neighbours
+from quantwatt.measuring.meters.trace import trace_of
 
 HZ = os.sysconf("SC_CLK_TCK")
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantwatt import experiment, offload
-from quantwatt.families import load_family
-from quantwatt.manifest import DataError
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.models import offload
+from quantwatt.models.families import load_family
 
 ROOT = Path(__file__).parents[2]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"] | {"offload": "text-encoders"}

@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from quantwatt import manifest
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.solvers import auto_gptq, gptq, gptqmodel, qronos
+from quantwatt.artifacts import manifest
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.quantize.solvers import auto_gptq, gptq, gptqmodel, qronos
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "tests/peers"

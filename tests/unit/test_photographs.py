@@ -1,6 +1,6 @@
 """Real pictures as people have them: each as clean-fid reads it, or named with its file."""
 
-import quantwatt.torchvision_ops  # noqa: F401  before clean-fid imports torchvision
+import quantwatt.jobs.torchvision_ops  # noqa: F401  before clean-fid imports torchvision
 
 # isort: split
 import io
@@ -14,8 +14,8 @@ from cleanfid.utils import ResizeDataset
 from PIL import Image
 
 import reference
-from quantwatt import images, linked_folders
-from quantwatt.manifest import DataError
+from quantwatt.artifacts import images, linked_folders
+from quantwatt.artifacts.errors import DataError, DegenerateImages
 
 SIZE = 16
 
@@ -124,7 +124,7 @@ def test_pictures_of_one_colour_are_kept_and_named(folder, grey, capsys):
 
 
 def test_a_model_still_may_not_give_one_colour(tmp_path):
-    with pytest.raises(images.DegenerateImages, match="the model gives no picture"):
+    with pytest.raises(DegenerateImages, match="the model gives no picture"):
         images.write_images(tmp_path, [(np.zeros((1, 8, 8, 3), np.uint8), ["a"], [0])], {})
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import plan
-from quantwatt.manifest import DataError, write_json
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import write_json
+from tools import plan
 
 EXPERIMENT = {"samplings": {"large": {"images": 2500, "steps": 20, "batch_size": 1}}}
 FOLDER = Path("results/big")

@@ -8,11 +8,13 @@ import sys
 import termios
 from pathlib import Path
 
-from quantwatt.progress import PROGRESS_FD
+from quantwatt.jobs.progress import PROGRESS_FD
 
-CODE = (
-    "from quantwatt.progress import progress\nfor _ in progress(range(3), description='counting'): pass\nprint('done')"
-)
+CODE = """
+from quantwatt.jobs.progress import progress
+for _ in progress(range(3), description="counting"): pass
+print("done")
+"""
 
 
 def run(**environment):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from quantwatt.formats import fit_groups, load_format, quantize_to_nearest
-from quantwatt.solvers import gptq, qronos
-from quantwatt.statistics import Statistics
+from quantwatt.formats.quantized_weight import fit_groups, load_format, quantize_to_nearest
+from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.solvers import gptq, qronos
 
 SETTINGS = {"alpha": 1e-6, "damping": 0.01, "act_order": True, "static_groups": True, "block_size": 128}
 

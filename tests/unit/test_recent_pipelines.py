@@ -8,13 +8,15 @@ import pytest
 import tiny_pipelines
 import torch
 
-import fetch_model
-from quantwatt import calibration, checkpoint, experiment, kernels, sequential
-from quantwatt.allocation import allocate
-from quantwatt.denoiser_inputs import nested
-from quantwatt.families import load_family
-from quantwatt.images import to_uint8
-from quantwatt.manifest import DataError
+import model
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.images import to_uint8
+from quantwatt.config import experiment
+from quantwatt.inference import checkpoint, kernel_choice
+from quantwatt.models.denoiser_inputs import nested
+from quantwatt.models.families import load_family
+from quantwatt.quantize import calibration, sequential
 
 FAMILY = load_family("diffusers")
 BATCHED = ["z-image", "qwen-image", "flux2-klein"]
@@ -79,7 +81,7 @@ def test_its_layers_are_quantized_on_what_was_recorded_and_the_checkpoint_draws(
     samples, _ = calibration.record(FAMILY, pipelines[name], TEXTS, entry)
     method = {"solver": {"name": "gptq"}, "weights": {"format": "integer", "bits": 4}}
     method = experiment.complete_method(method, "test", "gptq")
-    layers = fetch_model.describe(FAMILY, folder, "float32")["layers"]
+    layers = model.describe(FAMILY, folder, "float32")["layers"]
     denoiser = FAMILY.load_denoiser(settings(name), folder)
     states, reports = sequential.quantize(
         denoiser, FAMILY, allocate(layers, method, "method"), method, samples, batch=2
@@ -89,7 +91,7 @@ def test_its_layers_are_quantized_on_what_was_recorded_and_the_checkpoint_draws(
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folder)}
     checkpoint.save(tmp_path, denoiser, states, reports, details)
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     images = checkpoint.load_pipeline(tmp_path, simulate=True).generate(TEXTS[:1], [5], SAMPLING)
     plain = to_uint8(FAMILY.generate(pipelines[name], TEXTS[:1], [5], SAMPLING))
     assert images.shape == (1, 16, 16, 3) and not np.array_equal(images, plain)

@@ -6,9 +6,9 @@ import diffusers
 import pytest
 import torch
 
-from quantwatt.calibration import record, strata
-from quantwatt.families import load_family
-from quantwatt.families.recording import evaluation_of
+from quantwatt.models.families import load_family
+from quantwatt.models.families.recording import evaluation_of
+from quantwatt.quantize.calibration import record, strata
 
 STEPS = 8
 TINY_SD3 = Path(__file__).parents[2] / "resources/models/tiny-sd3"

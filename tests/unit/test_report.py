@@ -5,17 +5,18 @@ from pathlib import Path
 import pytest
 import synthetic_results as synthetic
 
-import plot
-import summarize
-import write_report
-from quantwatt import figures, layers, report, tables
-from quantwatt.cells import read_cells
-from quantwatt.report import numbers
-from quantwatt.report.evaluation import EVALUATION_TITLES, evaluation_sections
+import figure
+import report as report_rule
+import tables as tables_rule
+from quantwatt.report import figures, layer_table, tables
+from quantwatt.report import page as report_page
+from quantwatt.report.cells import read_cells
+from quantwatt.report.page import numbers
+from quantwatt.report.page.evaluation import EVALUATION_TITLES, evaluation_sections
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
-FIGURES = {name: {"wide": PIXEL, "narrow": PIXEL} for name in report.FIGURES}
+FIGURES = {name: {"wide": PIXEL, "narrow": PIXEL} for name in report_page.FIGURES}
 
 
 def summary_of(results, **settings):
@@ -28,21 +29,21 @@ def summary_of(results, **settings):
 
 def page_of(results, evaluations=None, experiment="embedded", **settings):
     cells, summary = summary_of(results, **settings)
-    return report.render(
-        write_report.TEMPLATE,
+    return report_page.render(
+        report_rule.TEMPLATE,
         experiment=experiment,
         cells=cells,
         metrics=synthetic.METRICS,
         baseline="bf16",
         summary=summary,
-        layers=layers.layers_table(cells),
+        layers=layer_table.layers_table(cells),
         figures=FIGURES,
         evaluations=evaluations,
     )
 
 
 def sentence(results, **settings):
-    [(_, segments)] = report.answers(summary_of(results, **settings)[1])
+    [(_, segments)] = report_page.answers(summary_of(results, **settings)[1])
     return "".join(text for text, _ in segments)
 
 
@@ -111,7 +112,7 @@ def test_no_energy(tmp_path):
 def test_overlapping_memory_is_not_a_saving(tmp_path):
     _, summary = summary_of(tmp_path)
     summary.loc[summary["method"] == "rtn-w8a8", "memory_mb_high"] = 720.0
-    [(_, segments)] = report.answers(summary)
+    [(_, segments)] = report_page.answers(summary)
     assert "no distinguishable change in memory" in segments[-1][0]
 
 
@@ -199,7 +200,7 @@ def test_an_unsupported_method_is_reported_once_with_its_reason(many):
 
 def test_methods_that_miss_the_same_share_a_line(tmp_path):
     cells, _ = summary_of(tmp_path, meter="rapl", energy_reason="rapl is unreadable")
-    [row] = report.failures(cells)
+    [row] = report_page.failures(cells)
     assert row["methods"] == ["bf16", "rtn-w8a8", "nf4"] and row["what"] == "energy" and row["samplings"] == ()
 
 
@@ -209,7 +210,7 @@ def test_a_cost_that_was_not_asked_for_is_no_failure(tmp_path):
     unmeasured = {"status": "unmeasured", "reason": "measuring.samplings leaves it out", "latency_s": None}
     path.write_text(json.dumps(json.loads(path.read_text()) | unmeasured))
     cells = read_cells(tmp_path, written, synthetic.METRICS)
-    assert not [row for row in report.failures(cells) if row["status"] == "unmeasured"]
+    assert not [row for row in report_page.failures(cells) if row["status"] == "unmeasured"]
     row = tables.summary_table(cells, "bf16").set_index(["method", "sampling"]).loc["rtn-w8a8", "seed-1000"]
     assert row["status"] == "unmeasured" and row["psnr_db"] > 0 and row["latency_s"] != row["latency_s"]
 
@@ -218,7 +219,7 @@ def test_a_failure_under_one_seed_only_names_it(tmp_path):
     written = synthetic.write_many(tmp_path, with_images=False)
     path = tmp_path / "images/tiny-sd3/rtn-w2a16/seed-1000/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "degenerate", "reason": "image 3 is black"}))
-    found = report.failures(read_cells(tmp_path, written, synthetic.METRICS))
+    found = report_page.failures(read_cells(tmp_path, written, synthetic.METRICS))
     row = next(row for row in found if row["methods"] == ["rtn-w2a16"])
     assert (row["what"], row["samplings"], row["reason"]) == ("outputs", ("seed-1000",), "image 3 is black")
 
@@ -244,7 +245,7 @@ def test_the_answer_does_not_choose_among_seeds(tmp_path):
     _, summary = summary_of(tmp_path, write=synthetic.write_many)
     lucky = (summary["sampling"] == "seed-2000") & (summary["method"] == "rtn-w8a8")
     summary.loc[lucky, ["energy_ratio", "energy_ratio_low", "energy_ratio_high"]] = 0.5, 0.49, 0.51
-    [(_, segments)] = report.answers(summary)
+    [(_, segments)] = report_page.answers(summary)
     assert "20.0 %" in "".join(text for text, _ in segments)
 
 
@@ -254,15 +255,15 @@ def test_the_answer_does_not_choose_among_seeds(tmp_path):
 def page_with(results, cells, baseline, metrics, samplings=None, tried=()):
     read = read_cells(results, cells, metrics)
     tables.write_table(results / "summary.csv", tables.summary_table(read, baseline, samplings))
-    return report.render(
-        write_report.TEMPLATE,
+    return report_page.render(
+        report_rule.TEMPLATE,
         experiment="few-step",
         cells=read,
         metrics=metrics,
         baseline=baseline,
         summary=tables.read_table(results / "summary.csv"),
-        layers=layers.layers_table(read),
-        sensitivity=layers.sensitivity_table(read, summarize.tried_in(results, tried)),
+        layers=layer_table.layers_table(read),
+        sensitivity=layer_table.sensitivity_table(read, tables_rule.tried_in(results, tried)),
         figures=FIGURES,
     )
 
@@ -336,7 +337,7 @@ def test_what_more_steps_change(tmp_path, change, text):
         summary[["fid_low", "fid_high"]] = None
         at_most, two_bits = summary["steps"] == 8, summary["method"].str.contains("w2|float")
         summary["fid"] = 10.0 - (at_most & ~two_bits)
-    [part] = report.step_tables(summary)
+    [part] = report_page.step_tables(summary)
     assert re.match(text, part["sentence"])
 
 
@@ -345,13 +346,13 @@ def test_more_steps_are_judged_by_a_metric_with_intervals_that_compares_with_not
     summary = tables.summary_table(cells, "float32", synthetic.steps_settings())
     summary[["fid_low", "fid_high"]] = None  # Inception's features have none
     summary[["class_accuracy", "class_accuracy_low", "class_accuracy_high"]] = [0.9, 0.89, 0.91]
-    [part] = report.step_tables(summary)
+    [part] = report_page.step_tables(summary)
     assert part["metric"].column == "class_accuracy" and "share read as the class asked for at 8" in part["sentence"]
     summary[["class_accuracy", "class_accuracy_low", "class_accuracy_high"]] = None
-    [part] = report.step_tables(summary)
+    [part] = report_page.step_tables(summary)
     assert part["metric"].column == "fid"
     summary["fid"] = None
-    [part] = report.step_tables(summary)
+    [part] = report_page.step_tables(summary)
     assert part["metric"].column == "psnr_db" and part["sentence"] == (
         "Whether more steps help, the PSNR to the unquantized image does not tell: each number of steps is held "
         "against unquantized images of its own."
@@ -389,7 +390,7 @@ def test_mixed_methods_are_held_against_uniform_ones(mixed):
 def test_a_sentence_on_mixed_methods(tmp_path, methods, text):
     cells = read_cells(tmp_path, synthetic.write_mixed(tmp_path, with_images=False), ["psnr"])
     summary = tables.summary_table(cells, "fp16")
-    [part] = report.budget_comparisons(summary[summary["method"].isin(["fp16", *methods])])
+    [part] = report_page.budget_comparisons(summary[summary["method"].isin(["fp16", *methods])])
     assert part["sentence"].startswith(text) and part["sentence"].count(".") == 1
 
 
@@ -445,7 +446,7 @@ def test_without_a_control_the_trust_box_says_so(tmp_path):
     path = tmp_path / "measurements" / cells[0]["model"] / "bf16" / cells[0]["sampling"] / "measurement.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"ratio": {"energy_j": None, "latency_s": None}}))
-    facts = dict(report.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
+    facts = dict(report_page.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
     assert facts["Baseline against itself"].startswith("no control was measured")
 
 
@@ -497,10 +498,10 @@ def test_a_fake_device_is_watermarked(tmp_path, page):
 def test_the_scripts_make_the_page(tmp_path):
     grid = synthetic.write_grid(tmp_path, synthetic.write_tree(tmp_path)[:3], metrics=["fid", "psnr"])
     common = ["--results", str(tmp_path), "--grid", grid]
-    summarize.main(common)
-    for name in report.FIGURES:
-        plot.main([name, *common])
-    write_report.main(["--experiment", "embedded", *common])
+    tables_rule.main(common)
+    for name in report_page.FIGURES:
+        figure.main([name, *common])
+    report_rule.main(["--experiment", "embedded", *common])
     text = (tmp_path / "report.html").read_text()
     assert (
         text.count("data:image/svg+xml;base64,") == 10
@@ -509,19 +510,19 @@ def test_the_scripts_make_the_page(tmp_path):
 
 
 def test_every_figure_is_in_the_page_and_has_a_caption():
-    captions = (write_report.TEMPLATE.parent / "captions" / "figure.rst").read_text()
-    template = write_report.TEMPLATE.read_text()
-    assert sorted(report.FIGURES) == sorted(figures.NAMES)
+    captions = (report_rule.TEMPLATE.parent / "captions" / "figure.rst").read_text()
+    template = report_rule.TEMPLATE.read_text()
+    assert sorted(report_page.FIGURES) == sorted(figures.NAMES)
     for name in figures.NAMES:
         assert f'\n"{name}": "' in captions and f'picture("{name}", ' in template
 
 
 def test_text_models_have_no_figures_of_images(tmp_path):
-    for name in report.FIGURES:
+    for name in report_page.FIGURES:
         for end in (".svg", "-narrow.svg"):
             (tmp_path / f"{name}{end}").write_text("<svg/>")
-    assert list(report.embed_figures(tmp_path)) == list(report.FIGURES)
-    left_out = set(report.FIGURES) - set(report.embed_figures(tmp_path, images=False))
+    assert list(report_page.embed_figures(tmp_path)) == list(report_page.FIGURES)
+    left_out = set(report_page.FIGURES) - set(report_page.embed_figures(tmp_path, images=False))
     assert left_out == {"image_grid", "steps", "budget", "sensitivity"}
 
 
@@ -555,6 +556,6 @@ def test_the_trust_box_tells_what_was_done_to_models_and_inputs(tmp_path):
         path = tmp_path / f"images/{cell['model']}/{cell['method']}/{cell['sampling']}/manifest.json"
         own = {"reading": ["2 blank lines left out"], "safety_checker": "not loaded", **told}
         path.write_text(json.dumps(json.loads(path.read_text()) | own))
-    facts = dict(report.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
+    facts = dict(report_page.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
     assert facts["Left out in reading"] == "2 blank lines left out" and facts["Safety checker"] == "not loaded"
     assert facts["Drawn twice"] == "the same images; images of a PSNR of 71.2 dB to the first"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantwatt.text import manuals, reviews
+from training import manuals, reviews
 
 
 def pairs(text):

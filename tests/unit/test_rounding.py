@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from quantwatt import architecture, sequential
-from quantwatt.convolution import Convolution, positions
-from quantwatt.experiment import complete_method
-from quantwatt.formats import load_format, quantize_to_nearest
-from quantwatt.rounding import RoundedLayer, megabytes, round_weight
-from quantwatt.statistics import Range
+from quantwatt.allocate.rounding import RoundedLayer, megabytes, round_weight
+from quantwatt.config.experiment import complete_method
+from quantwatt.formats.convolution import Convolution, positions
+from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.models import architecture
+from quantwatt.quantize import sequential
+from quantwatt.quantize.observers import Range
 
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True}
 W4, W8 = INTEGER | {"bits": 4}, INTEGER | {"bits": 8}

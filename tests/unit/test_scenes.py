@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantwatt import scenes
-from quantwatt.scenes import Scene, Shape
+from quantwatt.data import scenes
+from quantwatt.data.scenes import Scene, Shape
 
 PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
 TWO = Scene((Shape("large", "red", "circle"), Shape("small", "blue", "ring")), "right of", "white")

@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import score
-from quantwatt import feature_files, images
-from quantwatt.manifest import DataError, read_json
-from quantwatt.metrics import kid
-from quantwatt.score_memory import score_memory_mb
+from quantwatt.artifacts import feature_files, images
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.jobs.score_memory import score_memory_mb
+from quantwatt.score.metrics import kid
 
 KEYS = set(
     "status reason metric value low high change n_images unit higher_is_better library features resize reference "

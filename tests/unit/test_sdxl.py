@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from quantwatt import architecture
-from quantwatt.embedded import tokenizer
-from quantwatt.families import sdxl
-from quantwatt.manifest import DataError
+from quantwatt.artifacts.errors import DataError
+from quantwatt.models import architecture
+from quantwatt.models.families import sdxl
+from training import tokenizer
 
 PROMPTS = [
     "a large red circle on a white background",

@@ -17,11 +17,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-import fetch_data
-import fetch_model
+import fetch as fetch_rule
 import gather_images
-from quantwatt import checkpoint, datasets, experiment, feature_files, images, manifest
-from quantwatt.text import predictions
+import model
+from quantwatt.artifacts import feature_files, images, manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.data import datasets
+from quantwatt.inference import checkpoint
+from quantwatt.score import predictions
 
 ROOT = experiment.ROOT
 SCRIPTS = ROOT / "workflow_scripts"
@@ -160,7 +164,7 @@ def test_a_malicious_safetensors_file_is_refused_wherever_it_is_read(tmp_path, m
     (tmp_path / "features.safetensors").write_bytes(MALICIOUS[kind])
     files = manifest.describe_files(tmp_path, ["features.safetensors"])
     manifest.write_json(tmp_path / "features.json", {"status": "ok", "files": files})
-    with pytest.raises(manifest.DataError, match="features.safetensors: not a safetensors file .*delete") as caught:
+    with pytest.raises(DataError, match="features.safetensors: not a safetensors file .*delete") as caught:
         feature_files.read_features(tmp_path / "features.json")
     assert "\n" not in str(caught.value)
     folder = tmp_path / "model"
@@ -171,8 +175,8 @@ def test_a_malicious_safetensors_file_is_refused_wherever_it_is_read(tmp_path, m
     (folder / "transformer/diffusion_pytorch_model.safetensors").unlink()
     (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(MALICIOUS[kind])
     entry = json.dumps({**MODEL, "path": str(folder)})
-    with pytest.raises(manifest.DataError, match="not a safetensors file .*fetch the model again"):
-        fetch_model.main(["--model", "m", "--settings", entry, "--output", str(tmp_path / "manifest.json")])
+    with pytest.raises(DataError, match="not a safetensors file .*fetch the model again"):
+        model.main(["--model", "m", "--settings", entry, "--output", str(tmp_path / "manifest.json")])
     assert not (tmp_path / "manifest.json").exists()
 
 
@@ -205,7 +209,7 @@ def test_a_checkpoint_of_other_shapes_than_the_models_is_refused_before_they_are
              "activations": None, "library": None}  # fmt: skip
     state = {f"{name}.codes": np.zeros((128, 128), np.uint8), f"{name}.scale": np.ones((128, 1), np.float32)}
     path = checkpoint_of(tmp_path / "c", layer | change, state)
-    with pytest.raises(manifest.DataError, match=rf"not this model's weights \(at {name}\)"):
+    with pytest.raises(DataError, match=rf"not this model's weights \(at {name}\)"):
         checkpoint.load_pipeline(path)
 
 
@@ -222,14 +226,14 @@ def test_a_manifest_that_lists_a_file_outside_its_folder_is_refused(tmp_path, na
     listed = {"images": [{"file": name, **found}], "files": {name: found}}
     manifest.write_json(path, {"status": "ok", "n_images": 1, **listed})
     for read in (images.image_files, predictions.read):
-        with pytest.raises(manifest.DataError, match="which is not in its folder; delete"):
+        with pytest.raises(DataError, match="which is not in its folder; delete"):
             read(path)
     assert feature_files.read_features(path)[1] == {}  # of any name but their own
 
 
 def test_a_pipe_or_a_device_in_the_place_of_a_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a.png")  # opening it would wait for ever
-    with pytest.raises(manifest.DataError, match="a.png: the file is missing"):
+    with pytest.raises(DataError, match="a.png: the file is missing"):
         manifest.verify_files(tmp_path / "manifest.json", {"a.png": {"sha256": "", "bytes": 0}})
 
 
@@ -247,7 +251,7 @@ def test_what_a_link_leads_to_is_neither_written_nor_removed(tmp_path):
     assert not (folder / "manifest.json").is_symlink() and len(images.read_images(folder / "manifest.json")) == 1
     (folder / "shard-000/00000.png").unlink()
     (folder / "shard-000/00000.png").symlink_to("/dev/zero")
-    with pytest.raises(manifest.DataError, match="00000.png: the file is missing"):
+    with pytest.raises(DataError, match="00000.png: the file is missing"):
         images.read_images(folder / "manifest.json")
 
 
@@ -273,7 +277,7 @@ def test_an_image_that_would_unpack_to_gigabytes_is_refused(tmp_path, monkeypatc
     Image.new("1", (30_000, 30_000)).save(path)
     found = {"file": "shard-000/00000.png", **manifest.describe_files(tmp_path, ["shard-000/00000.png"]).popitem()[1]}
     manifest.write_json(tmp_path / "manifest.json", {"status": "ok", "n_images": 1, "images": [found]})
-    with pytest.raises(manifest.DataError, match="00000.png: not a readable image"):
+    with pytest.raises(DataError, match="00000.png: not a readable image"):
         images.read_images(tmp_path / "manifest.json")
 
 
@@ -324,7 +328,7 @@ def test_a_hub_that_repeats_the_token_does_not_bring_it_into_a_log(tmp_path, cod
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "no_proxy": "127.0.0.1",
                    "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}  # fmt: skip
-    command = [sys.executable, SCRIPTS / "fetch_model.py", "--model", "m", "--settings", json.dumps(hub), "--output",
+    command = [sys.executable, SCRIPTS / "model.py", "--model", "m", "--settings", json.dumps(hub), "--output",
                tmp_path / "manifest.json"]  # fmt: skip
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     server.shutdown()
@@ -336,8 +340,8 @@ def test_a_hub_that_repeats_the_token_does_not_bring_it_into_a_log(tmp_path, cod
 
 def test_an_address_of_data_is_shown_without_its_credentials(tmp_path):
     archive = datasets.Archive(("http://me:secret@127.0.0.1:1/a.zip?token=secret",), "0" * 64)
-    with pytest.raises(manifest.DataError, match=r"from http://\*\*\*@127.0.0.1:1/a.zip\?\*\*\* \(") as caught:
-        fetch_data.fetch(tmp_path / "a.zip", archive)
+    with pytest.raises(DataError, match=r"from http://\*\*\*@127.0.0.1:1/a.zip\?\*\*\* \(") as caught:
+        fetch_rule.fetch(tmp_path / "a.zip", archive)
     assert "secret" not in str(caught.value)
 
 

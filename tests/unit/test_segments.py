@@ -5,14 +5,15 @@ import copy
 import pytest
 import torch
 
-import fetch_model
-from quantwatt import experiment, splits
-from quantwatt.allocation import allocate, taken_apart
-from quantwatt.families import load_family
-from quantwatt.formats import load_format
-from quantwatt.manifest import DataError
-from quantwatt.solvers import rtn
-from quantwatt.transforms import segments as transform
+import model as model_rule
+from quantwatt.allocate.allocation import allocate, taken_apart
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.formats.quantized_weight import load_format
+from quantwatt.models import splits
+from quantwatt.models.families import load_family
+from quantwatt.quantize.solvers import rtn
+from quantwatt.quantize.transforms import segments as transform
 
 EXPERIMENT = experiment.load_experiment("embedded")
 LOCATION = str(experiment.ROOT / EXPERIMENT["models"]["tiny-sd3"]["path"])
@@ -145,7 +146,7 @@ def test_segments_are_read_off_the_modules(family, denoiser):
 
 
 def test_the_manifest_says_how_many(family):
-    layers = fetch_model.describe(family, LOCATION, "bfloat16")["layers"]
+    layers = model_rule.describe(family, LOCATION, "bfloat16")["layers"]
     chunks = family.segments(family.meta_denoiser(LOCATION))
     assert {name: layer["segments"] for name, layer in layers.items() if "segments" in layer} == chunks
     assert 0 < len(chunks) < len(layers)

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-import sensitivity as script
+import sensitivity_job as script
 import trials
-from quantwatt import families, manifest, sensitivity_table
-from quantwatt.allocation import tried
-from quantwatt.manifest import DataError
-from quantwatt.method_entries import complete_method
-from quantwatt.metrics.psnr import psnr
-from quantwatt.metrics.ssim import ssim
-from quantwatt.mixed_entries import complete_sensitivity
-from quantwatt.rounding import RoundedLayer
-from quantwatt.sensitivity import Probe
+from quantwatt.allocate.allocation import tried
+from quantwatt.allocate.rounding import RoundedLayer
+from quantwatt.allocate.sensitivity import Probe
+from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config.method_entries import complete_method
+from quantwatt.config.mixed_entries import complete_sensitivity
+from quantwatt.models import families
+from quantwatt.score.metrics.psnr import psnr
+from quantwatt.score.metrics.ssim import ssim
 
 CANDIDATES = {
     "w4": {"weights": {"format": "integer", "bits": 4}},

@@ -4,14 +4,15 @@ import pytest
 import torch
 
 import quantize
-from quantwatt import registry, sequential
-from quantwatt.activations import ActivationFormat
-from quantwatt.experiment import complete_method
-from quantwatt.families import load_family
-from quantwatt.formats import load_format
-from quantwatt.manifest import DataError
-from quantwatt.solvers import Solution
-from quantwatt.statistics import Statistics
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config.experiment import complete_method
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.quantized_weight import load_format
+from quantwatt.models.families import load_family
+from quantwatt.quantize import sequential
+from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.solvers import Solution
 
 SD3 = load_family("sd3")
 

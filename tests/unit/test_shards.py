@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantwatt import shards
+from quantwatt.artifacts import shards
 
 TENSORS = {f"layer.{i}.codes": torch.arange(1000, dtype=torch.int32) + i for i in range(5)}  # of 4000 bytes each
 

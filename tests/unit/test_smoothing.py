@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantwatt import experiment, linear, schemas
-from quantwatt.activations import ActivationFormat
-from quantwatt.formats import load_format
-from quantwatt.kernels import bitsandbytes_four_bit, onednn_int8
-from quantwatt.solvers import gptq, rtn
-from quantwatt.statistics import Hessian, Statistics, needs_of
-from quantwatt.transforms import smoothing
+from quantwatt.config import experiment, schemas
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.quantized_weight import load_format
+from quantwatt.inference import linear
+from quantwatt.inference.kernels import bitsandbytes_four_bit, onednn_int8
+from quantwatt.quantize.observers import Hessian, Statistics, needs_of
+from quantwatt.quantize.solvers import gptq, rtn
+from quantwatt.quantize.transforms import smoothing
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
 NF4 = {"format": "nf4", "block": 64}

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-import write_study
-from quantwatt import manifest
+import study
+from quantwatt.artifacts import manifest
 
 RUNS = """configuration,process,block,run,prompt,t_s,seconds,energy_j
 method,0,0,0,0,10,2,100
@@ -58,7 +58,7 @@ def test_sd35_large_energy(results, tmp_path):
     cells = [{"model": "m", "method": method, "sampling": "s"} for method in LATENCY_S]
     grid, output = tmp_path / "grid.json", tmp_path / "study/manifest.json"
     grid.write_text(json.dumps({"cells": cells}))
-    write_study.main(["sd35-large-energy", "--results", str(results), "--grid", str(grid), "--output", str(output)])
+    study.main(["sd35-large-energy", "--results", str(results), "--grid", str(grid), "--output", str(output)])
     manifest.verify_files(output, manifest.read_json(output)["files"])
     with (output.parent / "intermediate_power_readings.csv").open() as file:
         readings = [tuple(row.values()) for row in csv.DictReader(file)]

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import synthetic_results as synthetic
 
-import summarize
-from quantwatt import layers, tables
-from quantwatt.cells import read_cells
-from quantwatt.manifest import DataError
+import tables as tables_rule
+from quantwatt.artifacts.errors import DataError
+from quantwatt.report import layer_table, tables
+from quantwatt.report.cells import read_cells
 
 OOM = ("oom", "out of memory: 23.1 GB asked, 21.9 GB free")
 
@@ -21,7 +21,7 @@ def tree(tmp_path_factory):
     results = tmp_path_factory.mktemp("tables") / "embedded"
     failures = {"gptq-w2a16": OOM, "nf4": ("unsupported", "bitsandbytes is not installed")}
     cells = synthetic.write_tree(results, failures=failures, with_images=False)
-    summarize.main(["--results", str(results), "--grid", synthetic.write_grid(results, cells)])
+    tables_rule.main(["--results", str(results), "--grid", synthetic.write_grid(results, cells)])
     return results, cells
 
 
@@ -119,7 +119,7 @@ def test_tokens_and_what_was_read_beside_the_gpu_have_columns(tmp_path):
 
 def test_layers(tree):
     found = tables.read_table(tree[0] / "tables" / "layers.csv")
-    assert list(found.columns) == layers.COLUMNS
+    assert list(found.columns) == layer_table.COLUMNS
     assert len(found) == 8 * len(synthetic.LAYERS)  # neither the baseline nor the unsupported method has any
     assert found["damping"].notna().sum() == 3 * len(synthetic.LAYERS)
     manifest = json.loads((tree[0] / "checkpoints/tiny-sd3/gptq-w4a8/manifest.json").read_text())
@@ -133,7 +133,7 @@ def test_layers(tree):
 def test_a_weights_bits_are_told_without_its_scales():
     formats = {"nf4": {"format": "nf4"}, "integer": {"format": "integer", "bits": 2}, "quanto": {"format": "quanto"}}
     checkpoint = {"layers": {name: {"weights": weights, "weight_bits": 4.5} for name, weights in formats.items()}}
-    found = layers.layers_table([SimpleNamespace(model="m", method="n", checkpoint=checkpoint)]).set_index("layer")
+    found = layer_table.layers_table([SimpleNamespace(model="m", method="n", checkpoint=checkpoint)]).set_index("layer")
     assert (found["weight_bits"] == 4.5).all()
     assert found.loc["nf4", "value_bits"] == 4 and found.loc["integer", "value_bits"] == 2
     assert pd.isna(found.loc["quanto", "value_bits"])
@@ -193,7 +193,7 @@ def mixed(tmp_path_factory):
     cells = synthetic.write_mixed(results, with_images=False)
     tried = [{"model": "few-step", "sensitivity": "tried"}]
     grid = synthetic.write_grid(results, cells, metrics=["fid", "psnr"], baseline="fp16", sensitivities=tried)
-    summarize.main(["--results", str(results), "--grid", grid])
+    tables_rule.main(["--results", str(results), "--grid", grid])
     found = (tables.read_table(results / "tables" / f"{name}.csv") for name in ("summary", "sensitivity"))
     return read_cells(results, cells, ["fid", "psnr"]), *found
 
@@ -226,13 +226,13 @@ def test_intervals_that_lie_apart(here, there, higher, lower):
 
 def test_sensitivities_stand_with_the_metric_that_methods_choose_by(mixed, tmp_path):
     found = mixed[2]
-    assert list(found.columns) == layers.SENSITIVITY_COLUMNS
+    assert list(found.columns) == layer_table.SENSITIVITY_COLUMNS
     assert list(dict.fromkeys(found["layer"])) == synthetic.unet_layers(2)
     assert set(zip(found["group"], found["metric"], strict=True)) == {("content", "ssim"), ("quality", "sqnr")}
     for group, metric in (("content", "ssim"), ("quality", "sqnr")):
         own = found[found["group"] == group]
         assert (own["value"] == own[metric]).all()
-    parts = [(group, metric, len(rows)) for _, _, group, metric, rows in layers.by_group(found)]
+    parts = [(group, metric, len(rows)) for _, _, group, metric, rows in layer_table.by_group(found)]
     assert parts == [("quality", "sqnr", 4 * 48), ("content", "ssim", 5 * 30)]
 
 
@@ -246,21 +246,23 @@ def test_parts_of_a_layer_are_of_its_group(tmp_path):
     parts = [line.replace("conv_out,", f"conv_out.{part},") for part in (0, 1) for line in own]
     kept = [line for line in table.read_text().splitlines() if line not in own]
     table.write_text("\n".join([*kept, *parts]) + "\n")
-    tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
+    tried = tables_rule.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
     found = (
-        layers.sensitivity_table(read_cells(tmp_path, cells, []), tried).groupby("layer")[["group", "metric"]].first()
+        layer_table.sensitivity_table(read_cells(tmp_path, cells, []), tried)
+        .groupby("layer")[["group", "metric"]]
+        .first()
     )
     assert found.loc[["conv_out.0", "conv_out.1"]].to_numpy().tolist() == [["quality", "sqnr"]] * 2
 
 
 def test_without_groups_one_metric_compares_all_layers(tmp_path):
     cells = synthetic.write_mixed(tmp_path, decoupled=False, with_images=False)
-    tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
-    found = layers.sensitivity_table(read_cells(tmp_path, cells, []), tried)
-    [(_, name, group, metric, rows)] = layers.by_group(found)
+    tried = tables_rule.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
+    found = layer_table.sensitivity_table(read_cells(tmp_path, cells, []), tried)
+    [(_, name, group, metric, rows)] = layer_table.by_group(found)
     assert (name, group, metric) == ("tried", None, "sqnr") and rows["layer"].nunique() == 78
     with pytest.raises(DataError, match="no mixed method among the cells chooses by the sensitivity 'tried'"):
-        layers.sensitivity_table(read_cells(tmp_path, cells[:3], []), tried)
+        layer_table.sensitivity_table(read_cells(tmp_path, cells[:3], []), tried)
 
 
 def test_every_objective_that_methods_choose_by_has_rows(tmp_path):
@@ -269,9 +271,9 @@ def test_every_objective_that_methods_choose_by_has_rows(tmp_path):
     manifest = json.loads(path.read_text())
     manifest["settings"]["allocation"]["programs"][0]["objective"] = "noise"
     path.write_text(json.dumps(manifest))
-    tried = summarize.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
-    found = layers.sensitivity_table(read_cells(tmp_path, cells, []), tried)
-    parts = {(group, metric): rows for _, _, group, metric, rows in layers.by_group(found)}
+    tried = tables_rule.tried_in(tmp_path, [{"model": "few-step", "sensitivity": "tried"}])
+    found = layer_table.sensitivity_table(read_cells(tmp_path, cells, []), tried)
+    parts = {(group, metric): rows for _, _, group, metric, rows in layer_table.by_group(found)}
     assert set(parts) == {("quality", "sqnr"), ("content", "ssim"), (None, "noise")}
     noise = parts[None, "noise"]
     assert noise["layer"].nunique() == 78 and (noise["value"] == noise["noise"]).all()
@@ -279,7 +281,7 @@ def test_every_objective_that_methods_choose_by_has_rows(tmp_path):
 
 
 def test_the_most_sensitive_layers_by_their_worst_candidate(mixed):
-    content = next(part for part in layers.most_sensitive(mixed[2]) if part["group"] == "content")
+    content = next(part for part in layer_table.most_sensitive(mixed[2]) if part["group"] == "content")
     assert content["candidates"] == ["w8", "w4", "w2", "a8", "a4"] and content["layers"] == 30
     rows = mixed[2][mixed[2]["group"] == "content"]
     worst = rows.groupby("layer")["ssim"].min().sort_values()
@@ -287,33 +289,33 @@ def test_the_most_sensitive_layers_by_their_worst_candidate(mixed):
     layer, values = content["rows"][0]
     own = rows[rows["layer"] == layer].set_index("candidate")["ssim"]
     assert values == pytest.approx([own[candidate] for candidate in content["candidates"]])
-    quality = next(part for part in layers.most_sensitive(mixed[2]) if part["group"] == "quality")
+    quality = next(part for part in layer_table.most_sensitive(mixed[2]) if part["group"] == "quality")
     assert "w2" not in quality["candidates"]
 
 
 def test_a_layer_that_breaks_the_model_is_the_most_sensitive(mixed):
     broken = (mixed[2]["layer"] == "conv_out") & (mixed[2]["candidate"] == "w4")
     table = mixed[2].assign(value=mixed[2]["value"].mask(broken))
-    quality = next(part for part in layers.most_sensitive(table) if part["group"] == "quality")
+    quality = next(part for part in layer_table.most_sensitive(table) if part["group"] == "quality")
     layer, values = quality["rows"][0]
     assert layer == "conv_out" and [math.isnan(value) for value in values] == [False, True, False, False]
 
 
 def test_a_candidate_that_rounds_nothing_is_no_news(mixed):
     floats = mixed[2][mixed[2]["candidate"] == "w8"].assign(candidate="float", value=144.5, sqnr=144.5, noise=0.0)
-    for part in layers.most_sensitive(pd.concat([mixed[2], floats])):
+    for part in layer_table.most_sensitive(pd.concat([mixed[2], floats])):
         assert "float" not in part["candidates"] and "w8" in part["candidates"]
     alone = mixed[2][mixed[2]["layer"] == "conv_in"]
-    assert layers.most_sensitive(alone)[0]["candidates"] == ["w8", "w4", "a8", "a4"]
+    assert layer_table.most_sensitive(alone)[0]["candidates"] == ["w8", "w4", "a8", "a4"]
 
 
 def test_of_noise_the_most_is_the_worst(mixed):
     by_noise = mixed[2].assign(group=None, metric="noise", value=mixed[2]["noise"])
-    [found] = layers.most_sensitive(by_noise, count=2)
+    [found] = layer_table.most_sensitive(by_noise, count=2)
     worst = mixed[2].groupby("layer")["noise"].max().sort_values(ascending=False)
     assert [layer for layer, _ in found["rows"]] == list(worst.index[:2])
     assert {len(values) for _, values in found["rows"]} == {5}
-    lacking = [layer for layer, values in layers.most_sensitive(by_noise, 99)[0]["rows"] if np.isnan(values[4])]
+    lacking = [layer for layer, values in layer_table.most_sensitive(by_noise, 99)[0]["rows"] if np.isnan(values[4])]
     assert len(lacking) == 48  # quality layers, which w2 was not tried on
 
 
@@ -332,8 +334,8 @@ def test_a_library_stands_for_the_solver(many):
 
 
 def test_errors_of_a_method_before_and_after(many):
-    table = layers.layers_table(many[0])
-    found = {line["method"]: line for line in layers.error_summary(table)}
+    table = layer_table.layers_table(many[0])
+    found = {line["method"]: line for line in layer_table.error_summary(table)}
     checkpoint = next(cell.checkpoint for cell in many[0] if cell.method == "qronos-w4a8-segments")
     errors = {name: layer["relative_error"] for name, layer in checkpoint["layers"].items()}
     line = found["qronos-w4a8-segments"]
@@ -344,20 +346,20 @@ def test_errors_of_a_method_before_and_after(many):
     name, error = line["worst"][0]
     assert error == max(errors.values()) == errors[f"transformer_blocks.{name}"]
     assert math.isnan(found["torchao-int8"]["before"])
-    kinds = [line["error_of"] for line in layers.error_summary(table)]
+    kinds = [line["error_of"] for line in layer_table.error_summary(table)]
     found = list(dict.fromkeys(kinds))
-    assert len(found) == 3 and found == [kind for kind in layers.ERRORS.values() if kind in found]
+    assert len(found) == 3 and found == [kind for kind in layer_table.ERRORS.values() if kind in found]
 
 
 def test_what_solving_took_and_who_fell_back(many):
-    found = layers.solving_summary(layers.layers_table(many[0]))
+    found = layer_table.solving_summary(layer_table.layers_table(many[0]))
     brecq = found["tiny-sd3", "brecq-w4a8"]
     assert brecq["fallbacks"] == {"rtn": 1} and brecq["layers"] == 81
     assert brecq["seconds"] == pytest.approx(0.03 * 81) and brecq["energy_j"] == pytest.approx(0.6 * 81)
     assert math.isnan(found["tiny-sd3", "torchao-int8"]["energy_j"])  # not metered: no sum, and never zero
     assert found["tiny-sd3", "gptq-w4a8"]["fallbacks"] == {} and found["tiny-sd3", "gptq-w4a8"]["few_tokens"] == 0
-    table = layers.layers_table(many[0]).assign(tokens=lambda rows: 100.0 + 28 * (rows["layer"].str.len() % 2))
-    counted = layers.solving_summary(table)["tiny-sd3", "gptq-w4a8"]  # of layers with 128 inputs
+    table = layer_table.layers_table(many[0]).assign(tokens=lambda rows: 100.0 + 28 * (rows["layer"].str.len() % 2))
+    counted = layer_table.solving_summary(table)["tiny-sd3", "gptq-w4a8"]  # of layers with 128 inputs
     assert counted["few_tokens"] == (table[table["method"] == "gptq-w4a8"]["tokens"] == 100).sum() > 0
 
 

@@ -9,9 +9,12 @@ import torch
 from linked_models import edit_json, edit_tensors, linked
 from safetensors.torch import load_file, save_file
 
-import fetch_model
-from quantwatt import experiment, manifest, model_folder, tensor_check
-from quantwatt.families import distilbert, pipelines
+import model
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.models import model_folder, tensor_check
+from quantwatt.models.families import distilbert, pipelines
 
 MODELS = experiment.ROOT / "resources/models"
 SD3 = {"family": "sd3", "dtype": "float32", "text_encoder_3": False}
@@ -27,7 +30,7 @@ def check(folder, settings):
 
 
 def refusal(folder, settings):
-    with pytest.raises(manifest.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         check(folder, settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -253,7 +256,7 @@ def test_the_only_variant_is_read_by_all_and_said_in_the_manifest(built, tmp_pat
     (tmp_path / UNET).rename(folder / "vae" / UNET)
     settings = ANY | {"path": str(folder)}
     output = tmp_path / "manifest.json"
-    fetch_model.main(["--model", "m", "--settings", json.dumps(settings), "--output", str(output)])
+    model.main(["--model", "m", "--settings", json.dumps(settings), "--output", str(output)])
     found = manifest.read_json(output)
     assert {name: part["variant"] for name, part in found["parts"].items()} == {
         "text_encoder": "fp16", "unet": "fp16", "vae": None,

@@ -7,10 +7,12 @@ import tiny_text
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantwatt import experiment, registry, schemas, sequential
-from quantwatt.families import load_family
-from quantwatt.manifest import DataError
-from quantwatt.text import sources
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment, schemas
+from quantwatt.data import sources
+from quantwatt.models.families import load_family
+from quantwatt.quantize import sequential
 
 SETTINGS = {"dtype": "float32"}
 CALIBRATION = {"samples": 24, "max_length": 12}
@@ -93,7 +95,7 @@ def test_stages_hold_every_layer_of_a_block_once(family, pipeline):
 
 
 def test_blocks_walked_one_by_one_give_the_networks_output(family, pipeline, name):
-    from quantwatt.streams import Streams
+    from quantwatt.quantize.streams import Streams
 
     samples = family.record(pipeline, texts(name), CALIBRATION)
     streams, walked, blocks = Streams(pipeline.model, family, samples, 8), [], []

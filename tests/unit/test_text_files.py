@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from quantwatt import prompts, text_files
-from quantwatt.manifest import DataError
-from quantwatt.text import sources
+from quantwatt.artifacts import text_files
+from quantwatt.artifacts.errors import DataError
+from quantwatt.data import prompts, sources
 
 PROMPTS = ["a red circle", "ein grüner Ring", "猫", "a cat"]
 PLAIN = "\n".join(PROMPTS) + "\n"
@@ -193,5 +193,5 @@ def test_shipped_prompts_are_what_they_were():
 
 def test_the_reader_imports_no_torch():
     program = f"import sys; sys.path.insert(0, {str(Path(prompts.__file__).parents[1])!r}); "
-    program += "import quantwatt.prompts, quantwatt.text.sources; print('torch' in sys.modules)"
+    program += "import quantwatt.data.prompts, quantwatt.data.sources; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from quantwatt.metrics import Undefined, accuracy, perplexity
+from quantwatt.score.metrics import Undefined, accuracy, perplexity
 
 
 def windows(rng, n=60, harder=0.0):

@@ -8,13 +8,16 @@ import tiny_text
 import torch
 
 import calibrate
-import fetch_model
+import model as model_rule
 import predict
 import quantize
 import score
-from quantwatt import checkpoint, experiment, manifest
-from quantwatt.allocation import allocate
-from quantwatt.text import predictions
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.inference import checkpoint
+from quantwatt.score import predictions
 
 NAMES = ("distilbert", "gpt2")
 INT8 = {"format": "integer", "bits": 8, "symmetric": True}
@@ -46,7 +49,7 @@ class Stages:
             self.texts.write_text(" ".join(sentences))
         self.model, self.calibration = folder / "manifest.json", folder / "calibration" / "manifest.json"
         settings = {"family": name, "path": str(model), "dtype": "float32"}
-        fetch_model.main(["--model", name, "--settings", json.dumps(settings), "--output", str(self.model)])
+        model_rule.main(["--model", name, "--settings", json.dumps(settings), "--output", str(self.model)])
         entry = {"texts": str(self.texts), "samples": 20, "max_length": 12, "batch_size": 8}
         calibrate.main(
             ["--model", str(self.model), "--calibration", json.dumps(entry), "--output", str(self.calibration)]
@@ -126,10 +129,10 @@ def test_autocast_computes_products_in_its_type_alone(stages):
 
 @pytest.mark.parametrize("method", ["int8", "int8-static", "gptq-w2", "bf16-nf4"])
 def test_checkpoints_come_back_as_quantizing_left_them(stages, method, monkeypatch):
-    from quantwatt import kernels
+    from quantwatt.inference import kernel_choice
 
     real = logits_of(stages, method).float()
-    monkeypatch.setattr(kernels, "KERNELS", {"cpu": {}})
+    monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     pipeline = model_of(stages, method)
     assert pipeline.compute == "simulated"
     simulated = logits_of(stages, method).float()
@@ -192,7 +195,7 @@ def test_predictions_of_other_texts_are_not_compared(stages, tmp_path):
     details = manifest.read_json(stages.predictions("fp32"))
     (tmp_path / predictions.ITEMS).write_bytes((stages.predictions("fp32").parent / predictions.ITEMS).read_bytes())
     manifest.write_json(tmp_path / "manifest.json", {**details, "texts_sha256": "other"})
-    with pytest.raises(manifest.DataError, match="texts_sha256 is .* but other in its baseline"):
+    with pytest.raises(DataError, match="texts_sha256 is .* but other in its baseline"):
         stages.score("accuracy", "int8", "--baseline", str(tmp_path / "manifest.json"))
 
 
@@ -200,7 +203,7 @@ def test_damaged_predictions_are_refused(stages):
     path = stages.predictions("int8")
     items = path.parent / predictions.ITEMS
     items.write_text(items.read_text().replace("1", "2", 1))
-    with pytest.raises(manifest.DataError, match="corrupted"):
+    with pytest.raises(DataError, match="corrupted"):
         predictions.read(path)
 
 
@@ -216,7 +219,7 @@ def test_sentences_without_labels_have_no_score(classifier, tmp_path):
 def test_a_label_that_the_model_does_not_have_is_refused(classifier, tmp_path):
     texts = tmp_path / "texts.tsv"
     texts.write_text("sentence\tlabel\ngood\t2\n")
-    with pytest.raises(manifest.DataError, match="the label 2, and the model knows 2, from 0"):
+    with pytest.raises(DataError, match="the label 2, and the model knows 2, from 0"):
         classifier.predictions("fp32", texts=str(texts))
 
 
@@ -243,7 +246,7 @@ def test_labels_are_those_that_the_models_own_names_mean(classifier, tmp_path, m
         assert all(item["correct"] for item in predictions.read(path))
     assert manifest.read_json(path)["labels"][0].startswith("labels are read as 0: negative")
     texts.write_text("text,label\ngood,splendid\n")
-    with pytest.raises(manifest.DataError, match="texts.csv: a text has the label 'splendid'"):
+    with pytest.raises(DataError, match="texts.csv: a text has the label 'splendid'"):
         classifier.predictions("fp32", texts=str(texts))
 
 
@@ -253,7 +256,7 @@ def test_a_broken_quantized_model_is_a_result_and_a_broken_float_one_is_not(clas
     monkeypatch.setattr(family, "predict", lambda *_: broken)
     details = manifest.read_json(classifier.predictions("int8", items=1))
     assert details["status"] == "degenerate" and "NaN" in details["reason"] and details["n_items"] == 0
-    with pytest.raises(manifest.DataError, match="sampling .*: not quantized, in float32, item 0 has NaN.*; check"):
+    with pytest.raises(DataError, match="sampling .*: not quantized, in float32, item 0 has NaN.*; check"):
         classifier.predictions("fp32", items=1)
 
 
@@ -263,8 +266,8 @@ def test_no_more_items_than_asked_for(stages):
 
 def test_folders_without_a_model_are_refused(tmp_path):
     settings = {"family": "gpt2", "path": str(tmp_path)}
-    with pytest.raises(manifest.DataError, match=r"not a transformers model \(it has no config.json\)"):
-        fetch_model.main(["--model", "m", "--settings", json.dumps(settings), "--output", str(tmp_path / "x.json")])
+    with pytest.raises(DataError, match=r"not a transformers model \(it has no config.json\)"):
+        model_rule.main(["--model", "m", "--settings", json.dumps(settings), "--output", str(tmp_path / "x.json")])
 
 
 def test_of_the_hub_only_weights_configuration_and_tokenizer_are_fetched(monkeypatch, tmp_path):
@@ -274,7 +277,7 @@ def test_of_the_hub_only_weights_configuration_and_tokenizer_are_fetched(monkeyp
     asked = {}
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
     settings = {"family": "distilbert", "hub": "somebody/model", "revision": "0" * 40, "dtype": "float32"}
-    assert fetch_model.fetch(settings) == str(tmp_path) and asked["revision"] == "0" * 40
+    assert model_rule.fetch(settings) == str(tmp_path) and asked["revision"] == "0" * 40
     needed = ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
     there = [*needed, "README.md", "pytorch_model.bin", "rust_model.ot", "tf_model.h5", "onnx/config.json"]
     patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}

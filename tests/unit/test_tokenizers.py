@@ -1,6 +1,6 @@
 """Tokenizers that know no words are refused, whatever is missing; those that do pass, whatever they are made of."""
 
-import quantwatt.torchvision_ops  # noqa: F401  before transformers
+import quantwatt.jobs.torchvision_ops  # noqa: F401  before transformers
 
 # isort: split
 import json
@@ -12,13 +12,15 @@ import tiny_text
 import torch
 
 import calibrate
-import fetch_model
 import generate
+import model as model_rule
 import predict
-from quantwatt import manifest, tokenizers
-from quantwatt.families import load_family
-from quantwatt.manifest import DataError, read_json
-from quantwatt.paths import ROOT
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.jobs.fingerprints import ROOT
+from quantwatt.models import tokenizers
+from quantwatt.models.families import load_family
 
 MODELS = ROOT / "resources/models"
 PROMPTS = ["a large red circle on the left", "a small blue square on a white background"]
@@ -266,7 +268,7 @@ def test_the_model_stage_and_predictions_refuse_a_text_model_without_words(tmp_p
         path.unlink()
     settings = {"family": "gpt2", "path": str(folder), "dtype": "float32"}
     with pytest.raises(DataError, match="knows no words"):
-        run(fetch_model, model="m", settings=json.dumps(settings), output=output)
+        run(model_rule, model="m", settings=json.dumps(settings), output=output)
     texts = tmp_path / "texts.txt"
     texts.write_text("the film was good\n")
     made = {"status": "ok", "model": "m", "method": "base", "model_settings": settings, "location": str(folder)}

@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-import train_embedded
-from quantwatt import attributes
-from quantwatt.embedded import classifier, stages, training
+from training import attributes, classifier, loop, stages, train_embedded
 
 
 def test_unknown_stage_is_refused(capsys):
@@ -23,7 +21,7 @@ def test_prompts_are_written_as_they_lie_in_the_repository(tmp_path, request):
 
 
 def test_a_short_training_saves_a_classifier(tmp_path, monkeypatch):
-    recipe = training.Recipe(steps=3, batch=4, learning_rate=1e-3)
+    recipe = loop.Recipe(steps=3, batch=4, learning_rate=1e-3)
     monkeypatch.setattr(train_embedded, "TRAINING_PICTURES", 32)
     monkeypatch.setattr(classifier.train, "__defaults__", (recipe,))
     folders = ["--models", str(tmp_path / "models"), "--checkpoints", str(tmp_path / "checkpoints")]

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-import train_text
-from quantwatt import experiment, sequential
-from quantwatt.embedded import stages, tiny_distilbert, tiny_gpt2
-from quantwatt.families import distilbert, gpt2, load_family
-from quantwatt.text import predictions
+from quantwatt.config import experiment
+from quantwatt.models.families import distilbert, gpt2, load_family
+from quantwatt.quantize import sequential
+from quantwatt.score import predictions
+from training import stages, tiny_distilbert, tiny_gpt2, train_text
 
 ROOT = experiment.ROOT
 MODELS, TEXTS = ROOT / "resources" / "models", ROOT / "resources" / "texts"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
 
 CLIP_TOKENIZER = Path(__file__).parents[2] / "resources/models/tiny-sd3/tokenizer"
 WIDTH = 32  # of every denoiser and every text encoder

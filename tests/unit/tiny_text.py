@@ -2,7 +2,7 @@
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before transformers)
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before transformers)
 
 WORDS = "the a film plot was good bad dull fine not very and but acting music long short sharp weak".split()
 

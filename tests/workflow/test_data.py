@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, copy_of_the_tree
 from PIL import Image
 
-from quantwatt import datasets
+from quantwatt.data import datasets
 
 LONG_AGO = 1_000_000_000
 REFERENCE = "results/sd35-medium-gptq/reference/manifest.json"
@@ -34,7 +34,7 @@ def bare(tmp_path, monkeypatch):
     files = {"sst2/SST-2.zip": SST2, "coco-2017/val2017.zip": photographs(0)}
     project = copy_of_the_tree(tmp_path / "project")
     with fetched_from.Server({f"/{name}": content for name, content in files.items()}) as server:
-        path = project.path("workflow_scripts/quantwatt/datasets.py")
+        path = project.path("workflow_scripts/quantwatt/data/datasets.py")
         text = path.read_text().replace('_sst2("dev", 872)', '_sst2("dev", 2)')
         for name, content in files.items():
             archive = datasets.ARCHIVES[name]
@@ -69,7 +69,7 @@ def test_what_is_missing_is_fetched_once(bare):
     assert done.returncode == 0, done.stdout
     assert bare.path("data/sst2/dev.tsv").read_text() == fetched_from.SST2["SST-2/dev.tsv"]
     assert bare.server.asked == ["/sst2/SST-2.zip"]
-    with bare.path("workflow_scripts/fetch_data.py").open("a") as file:
+    with bare.path("workflow_scripts/fetch.py").open("a") as file:
         file.write("# changed\n")
     for arguments in ((), ("--forceall",)):
         assert of_data(bare.plan(*arguments, experiment="distilbert-energy")) == {train}

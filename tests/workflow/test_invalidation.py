@@ -90,7 +90,7 @@ def test_a_methods_format(project):
 
 @pytest.mark.parametrize(("module", "method"), [("gptq", "gptq-w3"), ("rtn", "rtn-w8a8")])
 def test_a_solvers_module(project, module, method):
-    with project.path(f"workflow_scripts/quantwatt/solvers/{module}.py").open("a") as file:
+    with project.path(f"workflow_scripts/quantwatt/quantize/solvers/{module}.py").open("a") as file:
         file.write("# changed\n")
     assert project.plan() == quantized(method) | SUMMARY
 
@@ -103,7 +103,7 @@ def test_a_metrics_settings(project, metric, settings):
 
 @pytest.mark.parametrize("metric", ["psnr", "clip-score"])
 def test_a_metrics_module(project, metric):
-    with project.path(f"workflow_scripts/quantwatt/metrics/{metric.replace('-', '_')}.py").open("a") as file:
+    with project.path(f"workflow_scripts/quantwatt/score/metrics/{metric.replace('-', '_')}.py").open("a") as file:
         file.write("# changed\n")
     assert project.plan() == {f"Score {metric}: tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 
@@ -141,7 +141,7 @@ def test_longer_blocks_only_measure_again(project):
 
 
 def test_what_stands_in_for_a_meter_only_measures_again(project):
-    with project.path("workflow_scripts/quantwatt/meters/none.py").open("a") as file:
+    with project.path("workflow_scripts/quantwatt/measuring/meters/none.py").open("a") as file:
         file.write("\n")
     assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from quantwatt.figures import NAMES as FIGURES
+from quantwatt.report.figures import NAMES as FIGURES
 
 EXPERIMENT = """
 models:
@@ -120,9 +120,9 @@ def rerun(*methods):
     [
         ("formats/torchao", {"torchao-int8", "torchao-float8-dynamic"}),
         ("formats/trial", {"torchao-int8", "torchao-float8-dynamic"}),
-        ("transforms/segments", {"svdquant-w4a4"}),
-        ("solvers/adaround", {"brecq-w2"}),
-        ("solvers/hqq", {"hqq-w4"}),
+        ("quantize/transforms/segments", {"svdquant-w4a4"}),
+        ("quantize/solvers/adaround", {"brecq-w2"}),
+        ("quantize/solvers/hqq", {"hqq-w4"}),
     ],
 )
 def test_a_module_reruns_the_methods_that_use_it(results, project, module, methods):
@@ -137,7 +137,7 @@ def test_the_chain_of_an_external_solver(results, project):
     solved = {"Export layers: tiny-sd3", "Solve layers by auto-gptq: tiny-sd3, auto-gptq-w4"}
     assert project.plan(experiment="kinds") == solved | rerun("auto-gptq-w4")
     project.restore()
-    with project.path("workflow_scripts/quantwatt/solvers/auto_gptq.py").open("a") as file:
+    with project.path("workflow_scripts/quantwatt/quantize/solvers/auto_gptq.py").open("a") as file:
         file.write("# changed\n")
     assert project.plan(experiment="kinds") == {max(solved)} | rerun("auto-gptq-w4")
 

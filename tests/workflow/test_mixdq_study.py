@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import copy_of_the_tree
 
-from quantwatt.figures import NAMES as FIGURES
+from quantwatt.report.figures import NAMES as FIGURES
 
 NAME = "embedded-mixdq"
 FILE = f"resources/experiments/{NAME}.yaml"

@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import copy_of_the_tree
 
-from quantwatt import sensitivity_table
+from quantwatt.artifacts import sensitivity_table
 
 EXPERIMENT = """
 models:
@@ -193,16 +193,16 @@ def test_a_candidate_that_was_tried_is_only_chosen_from(project):
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("programs", CHOSEN),
-        ("integer_program", CHOSEN),
-        ("costs", {COSTS} | chosen("mixed-time")),
-        ("sensitivity", TRIED),
-        ("rounding", TRIED | {COSTS}),
+        ("allocate/programs", CHOSEN),
+        ("allocate/integer_program", CHOSEN),
+        ("allocate/layer_costs", {COSTS} | chosen("mixed-time")),
+        ("allocate/sensitivity", TRIED),
+        ("allocate/rounding", TRIED | {COSTS}),
         ("formats/integer", TRIED | {COSTS}),
         ("formats/nf4", set()),
-        ("families/sd3", TRIED | {COSTS, MODEL}),
-        ("families/sdxl", set()),
-        ("allocations/uniform", set()),
+        ("models/families/sd3", TRIED | {COSTS, MODEL}),
+        ("models/families/sdxl", set()),
+        ("allocate/allocations/uniform", set()),
     ],
 )
 def test_a_module(project, module, jobs):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import copy_of_the_tree
 
-from quantwatt import moved_results
+from quantwatt.jobs import moved_results
 
 MODEL = "results/smoke/models/tiny-sd3/manifest.json"
 UNKNOWN = "Snakemake has no record of how these results were made, and goes by dates alone"

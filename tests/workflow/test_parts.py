@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import Project, copy_of_the_tree
 
-import plan
-from quantwatt import yaml_files
+from quantwatt.config import yaml_files
+from tools import plan
 
 EXPERIMENT = "resources/experiments/smoke.yaml"
 FOLDER = "results/smoke/images/tiny-sd3/float32/steps-4"
@@ -106,7 +106,7 @@ def test_a_large_grid_is_planned_in_a_minute(tmp_path):
     """800 cells of 50,000 images, in seconds of the processor; the bound is generous, as machines of tests are slow."""
     project = copy_of_the_tree(tmp_path)
     project.path("resources/experiments/grid.yaml").write_text(yaml.safe_dump(grid()))
-    command = [sys.executable, "workflow_scripts/plan.py", "--experiment", "grid"]
+    command = [sys.executable, "workflow_scripts/tools/plan.py", "--experiment", "grid"]
     command += ["--config", "device=cpu"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     printed = subprocess.run(command, cwd=project.folder, check=True, capture_output=True, text=True).stdout

@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 # What a notebook uses. Loaded on first use: a script that reads a JSON file should not import torch, nor should it
 # count as depending on the modules behind these names.
 _PUBLIC = {
-    "load_pipeline": "quantwatt.checkpoint",
-    "measure": "quantwatt.measurement",
-    "open_meter": "quantwatt.meters",
+    "load_pipeline": "quantwatt.inference.checkpoint",
+    "measure": "quantwatt.measuring.callables",
+    "open_meter": "quantwatt.measuring.meters",
 }
 
 
@@ -31,5 +31,5 @@ def _name_the_interpreter(kind, error, traceback):
 
 _SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OF_THE_SYSTEM = sys.prefix == sys.base_prefix and not os.path.exists(os.path.join(sys.prefix, "conda-meta"))
-if _OF_THE_SYSTEM and os.path.dirname(os.path.abspath("".join(sys.argv[:1]))) == _SCRIPTS:  # a script, no notebook
+if _OF_THE_SYSTEM and os.path.abspath("".join(sys.argv[:1])).startswith(_SCRIPTS + os.sep):  # a script, no notebook
     sys.excepthook = _name_the_interpreter

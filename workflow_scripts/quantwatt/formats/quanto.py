@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import torch
 
-from quantwatt import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
+from quantwatt.artifacts.errors import DataError
 from quantwatt.formats import trial
 from quantwatt.formats.library import aligned
-from quantwatt.manifest import DataError
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
 
 LIBRARY = "optimum-quanto"
 

@@ -7,10 +7,10 @@ import logging
 
 import torch
 
+from quantwatt.artifacts.errors import DataError
 from quantwatt.formats import trial
 from quantwatt.formats.library import aligned
 from quantwatt.formats.packing import pack, unpack
-from quantwatt.manifest import DataError
 
 LIBRARY = "torchao"
 

@@ -1,0 +1,286 @@
+"""Time every kernel of this device against float products and other libraries, in one run in which all take turns.
+
+Three parts: single layers of Stable Diffusion 3.5 Medium's shapes; whole transformer blocks by their width, which
+shows from where on 8 bits pay; and the embedded model end to end, in fresh processes. Ratios are speeds, above 1 where
+faster. They are to be read beside what the device does at best, which is measured too and printed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+
+from benchmarks import harness
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment
+from quantwatt.jobs import command, machine
+
+LAYERS = {"1536 to 1536": (1536, 1536), "1536 to 6144": (1536, 6144), "6144 to 1536": (6144, 1536)}
+MODULATION = (1536, 9216)  # of the time's embedding, one token
+TOKENS = (1, 64, 1357, 4096)
+DRAWN = (1, 1357)  # numbers of tokens in the figure
+SUMMED_UP = 1357
+PACKAGES = ("torch", "torchao", "optimum-quanto", "bitsandbytes", "diffusers")
+MODEL = {"family": "sd3", "path": "resources/models/tiny-sd3", "text_encoder_3": False, "max_sequence_length": 1}
+WIDTH, IMAGE_TOKENS = 128, 64  # of that model
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    machine.require(args.device)
+
+    import torch
+
+    from benchmarks import layer_speed, model_speed, peak, peers
+    from quantwatt.jobs.progress import progress
+    from quantwatt.measuring import fresh_process
+
+    fresh_process.set_threads(args.threads)
+    dtype = getattr(torch, args.dtype) if args.dtype else layer_speed.computing_type(args.device)
+    rates = peak.rates(args.device, args.peak_sizes)
+    print(f"At best: {', '.join(f'{kind} {rate:,.0f} Gop/s' for kind, rate in rates.items())}.")
+    settings = {"rounds": args.rounds, "turn_s": args.turn_s}
+    others = peers.LIBRARIES | ({} if args.eager else peers.COMPILED)
+    shapes = [LAYERS[name] for name in args.layers]
+    common = {"device": args.device, "dtype": dtype, "others": others, "limit_s": args.limit_s, **settings}
+    rows = layer_speed.table(shapes, args.tokens, **common)
+    rows = list(progress(rows, description="layers", unit="row"))
+    if 1 in args.tokens:
+        rows += layer_speed.table([MODULATION], [1], **common)
+    rows = [row | {"share_of_peak": share_of_peak(row, rates)} for row in rows]
+    device = {"threads": torch.get_num_threads(), "peak_gops": rates, **fresh_process.describe_device(args.device)}
+    harness.write(args.output, rows, PACKAGES, device)
+    widths = list(progress(model_speed.widths(args.device, dtype, args.widths, **settings), description="blocks"))
+    if args.processes:
+        widths += pipeline(args, str(dtype).removeprefix("torch."))
+    manifest.write_json(Path(args.output).with_name("pipeline.json"), widths)
+    draw(rows, widths, args.output)
+    for line in sentences(rows, widths):
+        print(line)
+
+
+def parse_arguments(argv=None):
+    from benchmarks import layer_speed, model_speed, peak
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of inputs; else what the device is best at")
+    parser.add_argument("--layers", nargs="*", choices=LAYERS, default=list(LAYERS))
+    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
+    parser.add_argument("--widths", type=int, nargs="*", default=list(model_speed.WIDTHS), help="of blocks")
+    parser.add_argument("--rounds", type=int, default=layer_speed.ROUNDS)
+    parser.add_argument("--turn-s", type=float, default=layer_speed.TURN_S, help="seconds of one's turn in a round")
+    parser.add_argument("--limit-s", type=float, default=layer_speed.LIMIT_S, help="what takes longer is called once")
+    parser.add_argument("--eager", action="store_true", help="leave out the libraries under torch.compile")
+    parser.add_argument("--processes", type=int, default=4, help="of the embedded model in each type; 0: none")
+    parser.add_argument("--latency-s", type=float, default=20, help="seconds of latency in all of one's processes")
+    parser.add_argument("--steps", type=int, default=4, help="of the embedded model")
+    parser.add_argument("--peak-sizes", type=int, nargs="+", default=list(peak.SIZES), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--output", default="results/benchmarks/kernels.json",
+        help="rows as JSON; a figure goes beside it, and pipeline.json with blocks and the embedded model",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def share_of_peak(row, rates):
+    """A row's operations a second over the most that the device does of its kind, or None where that is unknown."""
+    if row["format"] == "float8":
+        return None
+    kinds = ("int8",) if "A8" in row["format"] or "A4" in row["format"] else ("float32", "bfloat16")
+    most = max((rates[kind] for kind in kinds if kind in rates), default=None)
+    return most and row["gops"] and row["gops"] / most
+
+
+def pipeline(args, dtype):
+    """Rows of the embedded model drawing one image: in float32, bfloat16, and W8A8 by rounding.
+
+    The processes take turns; the interval is Student's t over the pairs of neighbours.
+    """
+    import measure
+    from benchmarks import model_speed, peers
+    from quantwatt.inference import checkpoint
+
+    methods = {
+        peers.FLOAT32: {"dtype": "float32"},
+        peers.BFLOAT16: {"dtype": "bfloat16"},
+        model_speed.QUANTIZED: {
+            **{"dtype": dtype, "weights": {"format": "integer", "bits": 8, "symmetric": True}},
+            "activations": {"bits": 8},
+        },
+    }
+    measuring = experiment.load_config({})["measuring"] | {
+        **{"meter": "none", "idle_s": 0, "phases_s": 0, "blocks": 0},
+        **{"processes": args.processes, "latency_s": args.latency_s},
+    }
+    prompts = str(manifest.PROJECT / "resources/prompts/shapes-calibration.txt")
+    sampling = {"prompts": prompts, "seed": 0, "steps": args.steps, "guidance": 3.0}
+    task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads, "blocks": 0,
+            "latency_s": args.latency_s / args.processes, "first": False, "last": False}  # fmt: skip
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = checkpoints(methods, Path(folder), args.device)
+        for name, path in paths.items():
+            _, kernel, reason = checkpoint.compute_of(path, args.device)
+            found[name] = (kernel, methods[name]["dtype"], [], reason)
+        real = [name for name, (*_, reason) in found.items() if reason is None]
+        for name, _ in measure.schedule(args.processes, real):
+            told = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
+            with measure.Bar(f"tiny-sd3 in {name}", {**measuring, "processes": 1}) as bar:
+                result = measure.run_process(told, f"{folder}/task.json", bar)
+            if result["status"] != "ok":
+                raise DataError(f"the embedded model in {name}: {result['reason']}.")
+            found[name][2].append(result["latency_s"])
+    return list(model_speed.rows_of("pipeline", args.device, WIDTH, IMAGE_TOKENS, found))
+
+
+def checkpoints(methods, folder, device):
+    """{method: manifest.json of its checkpoint} of the embedded model, by the workflow's own stages."""
+    import torch
+
+    import model as model_rule
+    import quantize
+    from quantwatt.allocate.allocation import allocate
+    from quantwatt.config.methods import is_quantized
+
+    model, paths = folder / "model.json", {}
+    settings = {**MODEL, "path": str(manifest.PROJECT / MODEL["path"]), "dtype": "float32"}
+    model_rule.main(["--model", "tiny-sd3", "--settings", json.dumps(settings), "--output", str(model)])
+    layers = manifest.read_json(model)["layers"]
+    for name, entry in methods.items():
+        method = experiment.complete_method(entry, "benchmarks/bench_kernels.py", name)
+        allocation = allocate(layers, method, name) if is_quantized(method) else {}
+        manifest.write_json(folder / f"{name}.json", allocation)
+        paths[name] = folder / name / "manifest.json"
+        quantize.main(
+            ["--model", str(model), "--allocation", f"{folder}/{name}.json", "--method-name", name, "--method",
+             json.dumps(method), "--device", device, "--threads", str(torch.get_num_threads()),
+             "--output", str(paths[name])]
+        )  # fmt: skip
+    return paths
+
+
+def sentences(rows, widths):
+    """What the terminal says in the end: each kernel's mean speed, and from which width on 8 bits pay."""
+    from benchmarks import model_speed
+
+    timed = [row for row in rows if row["tokens"] == SUMMED_UP and row["ms"]]
+    for kernel, name in dict.fromkeys((row["kernel"], row["format"]) for row in timed):
+        own = [row for row in timed if (row["kernel"], row["format"]) == (kernel, name)]
+        speeds = []
+        for key, other in (("fp32", "float32"), ("bf16", "bfloat16"), ("bf16_prepacked", "prepacked bfloat16")):
+            ratios = [row[f"ratio_to_{key}"] for row in own if row[f"ratio_to_{key}"]]
+            speeds += [f"{statistics.geometric_mean(ratios):.2f} times {other}"] if ratios else []
+        shares = [row["share_of_peak"] for row in own if row["share_of_peak"]]
+        share = f", {statistics.mean(shares):.0%} of the peak" if shares else ""
+        error = statistics.mean(row["relative_error"] for row in own)
+        yield f"{called(name, kernel)}, {SUMMED_UP} tokens: {', '.join(speeds)}{share}, error {error:.2g}."
+    for tokens in dict.fromkeys(row["tokens"] for row in widths if row["part"] == "block"):
+        blocks = [row for row in widths if (row["part"], row["tokens"]) == ("block", tokens)]
+        for key, other in (("ratio_to_bf16", "bfloat16"), ("ratio_to_fp32", "float32")):
+            least = model_speed.pays_from(blocks, key)
+            said = "at no width measured" if least is None else f"from width {least} on"
+            yield f"A block of {tokens} image tokens in W8A8 is faster than in {other} {said}."
+    for row in widths:
+        if row["part"] == "pipeline" and row["configuration"] == model_speed.QUANTIZED:
+            yield f"tiny-sd3 in W8A8: {spoken(row)}."
+
+
+def called(format_name, kernel):
+    return kernel if format_name in kernel else f"{format_name}, {kernel}"
+
+
+def spoken(row):
+    """A row's speed with its intervals, or why there is none."""
+    if row["ms"] is None:
+        return row["reason"]
+    said = []
+    for key, other in (("ratio_to_bf16", "bfloat16"), ("ratio_to_fp32", "float32")):
+        low, high = (row[f"{key}_{side}"] for side in ("low", "high"))
+        within = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+        said += [f"{row[key]:.2f}{within} times {other}"] if row[key] else []
+    return f"{row['ms']:.0f} ms an image, {', '.join(said)}"
+
+
+def draw(rows, widths, output):
+    """Speeds of all that computes a layer, and those of blocks by their width below them."""
+    shown = [row for row in rows if row["tokens"] in DRAWN and row["ratio_to_fp32"]]
+    names = list(dict.fromkeys((row["format"], row["kernel"]) for row in shown))[::-1]
+    heights = [0.2 * len(names) + 1.2, 3]
+    with harness.figure(output, (9, sum(heights))) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=heights)
+        if shown:
+            draw_layers(above, shown, names)
+        if widths:
+            draw_widths(below, widths)
+
+
+def draw_layers(figure, rows, names):
+    """One panel a number of tokens; a point is a layer's shape.
+
+    Args:
+        names: [(format, kernel)], from below.
+    """
+    from quantwatt.report.figures import GREY, PALE, PALETTE, plain_log_ticks
+
+    counts = sorted({row["tokens"] for row in rows})
+    shapes = list(dict.fromkeys((row["in_features"], row["out_features"]) for row in rows))
+    labels = [called(*name) for name in names]
+    all_axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    for axes, count in zip(all_axes, counts, strict=True):
+        for colour, shape in zip(PALETTE, shapes, strict=False):
+            own = [row for row in rows if (row["tokens"], row["in_features"], row["out_features"]) == (count, *shape)]
+            places = [names.index((row["format"], row["kernel"])) for row in own]
+            speeds = [row["ratio_to_fp32"] for row in own]
+            axes.scatter(speeds, places, s=14, color=colour, label="{} to {}".format(*shape), zorder=2)
+        axes.axvline(1, color=GREY, lw=0.8, zorder=0)
+        axes.grid(axis="y", color=PALE, lw=0.5)
+        axes.set_xscale("log")
+        plain_log_ticks(axes)
+        axes.set_title(f"A layer, {count:,} token{'s' if count > 1 else ''}")
+        axes.set_xlabel("speed, float32 = 1", color=GREY)
+        axes.set_yticks(range(len(names)), labels, fontsize=7.5)
+    handles = {label: mark for axes in all_axes for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=8)
+
+
+def draw_widths(figure, rows):
+    """Speeds of blocks by width, and of the whole embedded model, with their intervals."""
+    from matplotlib import ticker
+
+    from quantwatt.report.figures import GREY, PALETTE
+
+    axes = figure.subplots()
+    kinds = dict.fromkeys((row["part"], row["tokens"]) for row in rows)
+    for colour, (part, tokens) in zip(PALETTE, kinds, strict=False):
+        for name, mark, line in (("bfloat16", "o", "--"), ("W8A8", "s", "-")):
+            own = [row for row in rows if (row["part"], row["tokens"], row["configuration"]) == (part, tokens, name)]
+            own = [row for row in own if row["ratio_to_fp32_low"]]
+            speeds = [row["ratio_to_fp32"] for row in own]
+            low = [row["ratio_to_fp32"] - row["ratio_to_fp32_low"] for row in own]
+            high = [row["ratio_to_fp32_high"] - row["ratio_to_fp32"] for row in own]
+            what = "tiny-sd3, whole" if part == "pipeline" else f"{tokens:,} image tokens"
+            axes.errorbar(
+                [row["width"] for row in own], speeds, (low, high), color=colour, marker=mark, ls=line, lw=1.2,
+                markersize=4, capsize=2, label=f"{what}, {name}",
+            )  # fmt: skip
+    axes.axhline(1, color=GREY, lw=0.8, zorder=0)
+    axes.set_yscale("log", base=2)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({row["width"] for row in rows}))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_title("Transformer blocks of Stable Diffusion 3")
+    axes.set_xlabel("width", color=GREY)
+    axes.set_ylabel("speed, float32 = 1", color=GREY)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+
+
+if __name__ == "__main__":
+    command.run(main)

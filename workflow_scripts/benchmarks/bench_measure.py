@@ -1,0 +1,188 @@
+"""What reading the GPU's power costs the measured program, at the interval that measurements use.
+
+Three figures: the CPU time and the lateness of the sampling process while nothing else runs, the CPU time of a process
+that only wakes as often (which no sampler can undercut on this machine), and how much slower a fixed
+single-thread loop is with the sampler on than off, the two taking turns (off, on, on, off) so that a machine that warms
+up or gets busy disturbs both alike. Where there is no GPU the real binding reads tests/nvml/fakenvml.c, compiled for
+the purpose: what is measured then is the sampler's own work, without a driver's.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+
+from quantwatt import intervals
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.jobs import cpus
+from quantwatt.jobs.progress import progress
+from quantwatt.measuring.meters import MeterUnavailable, open_meter
+
+FAKE_SOURCE = Path(__file__).resolve().parents[2] / "tests/nvml/fakenvml.c"
+LIBRARY = "libnvidia-ml.so.1"
+GOAL_CPU_SHARE, GOAL_P99_MS = 0.01, 2.0
+
+
+@contextlib.contextmanager
+def nvml_meter(interval_ms):
+    """The meter of this machine's GPU, or of the fake one where NVML does not start.
+
+    Raises:
+        DataError: there is no driver, and no compiler either.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        settings = {"interval_ms": interval_ms}
+        try:
+            meter = open_meter("nvml", settings)
+        except MeterUnavailable as unavailable:
+            print(f"the fake NVML is read: {unavailable}", file=sys.stderr)
+            load_fake(folder)
+            meter = open_meter("nvml", settings)
+        yield stack.enter_context(contextlib.closing(meter))
+
+
+def load_fake(folder):
+    """Compile the fake NVML and load it into this process, and into those begun from now on."""
+    library = f"{folder}/{LIBRARY}"
+    command = ["gcc", "-O2", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", "-o", library, FAKE_SOURCE]
+    try:
+        subprocess.run(command, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DataError(f"there is no NVML, and the fake one cannot be compiled: {error}.") from error
+    ctypes.CDLL(library)  # pynvml opens it by the name it was given
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    os.environ["LD_LIBRARY_PATH"] = folder if inherited is None else f"{folder}:{inherited}"
+
+
+def idle_cost(meter, seconds):
+    """The sampler's cost (as in Trace) over `seconds` in which this program does nothing."""
+    meter.start()
+    time.sleep(seconds)
+    trace = meter.stop()
+    if trace.fault:
+        raise DataError(f"the sampler gave nothing to measure: {trace.fault}.")
+    return trace.sampler
+
+
+WAKE = """
+import sys, time
+interval_s, seconds = map(float, sys.argv[1:])
+start, cpu, due = time.perf_counter(), time.process_time(), time.perf_counter()
+while time.perf_counter() - start < seconds:
+    due += interval_s
+    time.sleep(max(0.0, due - time.perf_counter()))
+print((time.process_time() - cpu) / (time.perf_counter() - start))
+"""
+
+
+def waking_share(interval_ms, seconds):
+    """Share of a core that a process takes which wakes every `interval_ms` and does nothing."""
+    command = [sys.executable, "-c", WAKE, str(interval_ms / 1000), str(seconds)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def loop_seconds(loops, values):
+    """Seconds of `loops` rounds of the fixed loop: work of one thread, on values that fit its cache."""
+    start = time.perf_counter()
+    for _ in range(loops):
+        np.sort(np.tanh(values))
+    return time.perf_counter() - start
+
+
+def loop_effect(meter, turns, turn_s):
+    """[turns] logarithms of the loop's time with the sampler on over its time with it off; off, on, on, off each."""
+    values = np.random.default_rng(0).standard_normal(4096)
+    loop_seconds(100, values)
+    loops = max(1, round(turn_s / (loop_seconds(100, values) / 100)))
+
+    def turn(sampled):  # the meter is asked twice either way: a busy machine's scheduler minds who has waited
+        meter.start()
+        if not sampled:
+            meter.stop()
+        seconds = loop_seconds(loops, values)
+        if sampled:
+            meter.stop()
+        return np.log(seconds)
+
+    effects = []
+    for _ in progress(range(turns), description="loop", unit="turn"):
+        off, on, on_again, off_again = turn(False), turn(True), turn(True), turn(False)
+        effects.append((on + on_again - off - off_again) / 2)
+    return np.array(effects)
+
+
+def measure(interval_ms, seconds, turns, turn_s):
+    """The content of the JSON file: see `sentence` for what it says."""
+    with nvml_meter(interval_ms) as meter:
+        provenance = meter.provenance()
+        load = os.getloadavg()[0]
+        cost, waking = idle_cost(meter, seconds), waking_share(interval_ms, seconds)
+        effects = loop_effect(meter, turns, turn_s)
+    effect, low, high = intervals.bootstrap_mean(effects)
+    return {
+        "sensor": "fake NVML" if provenance["fake"] else provenance["name"],
+        "source": provenance["source"],
+        "interval_ms": interval_ms,
+        "cpu_share": cost["cpu_s"] / cost["wall_s"],
+        "waking_cpu_share": waking,
+        "jitter_p50_ms": cost["late_p50_ms"],
+        "jitter_p99_ms": cost["late_p99_ms"],
+        "seconds": cost["wall_s"],
+        "loop_effect": float(np.expm1(effect)),
+        "loop_effect_low": manifest.finite(np.expm1(low)),
+        "loop_effect_high": manifest.finite(np.expm1(high)),
+        "turns": turns,
+        "turn_s": turn_s,
+        "load_average": load,  # of the machine, before: others than this benchmark
+        "n_cpus": cpus.count().machine,
+        "provenance": provenance(("numpy", "nvidia-ml-py")),
+    }
+
+
+def sentence(found):
+    """One sentence for the terminal, with the goals that were missed."""
+    missed = []
+    if found["cpu_share"] > GOAL_CPU_SHARE:
+        missed.append(f"more than {GOAL_CPU_SHARE:.0%} of a core")
+    if found["jitter_p99_ms"] > GOAL_P99_MS:
+        missed.append(f"later than {GOAL_P99_MS:g} ms")
+    if found["loop_effect_low"] is not None and not found["loop_effect_low"] <= 0 <= found["loop_effect_high"]:
+        missed.append("a loop whose time it changes")
+    low, high = ("?" if found[key] is None else f"{found[key]:+.2%}" for key in ("loop_effect_low", "loop_effect_high"))
+    return (
+        f"Reading {found['sensor']} every {found['interval_ms']:g} ms takes {found['cpu_share']:.2%} of a core "
+        f"({found['waking_cpu_share']:.2%} for waking alone), "
+        f"{found['jitter_p50_ms']:.2f} ms late (median; 99 in 100 within {found['jitter_p99_ms']:.2f} ms), and changes "
+        f"the time of a single-thread loop by {found['loop_effect']:+.2%} [{low}, {high}]"
+        f" at a load of {found['load_average']:.1f} on {found['n_cpus']} CPUs"
+        + (f". Not within the goals: {', '.join(missed)}." if missed else ": within the goals.")
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--interval-ms", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=20, help="of the sampler alone")
+    parser.add_argument("--turns", type=int, default=40, help="of the loop: off, on, on, off")
+    parser.add_argument("--turn-s", type=float, default=0.25, help="seconds of the loop each time")
+    parser.add_argument("--output", default="results/benchmarks/measure.json")
+    args = parser.parse_args(argv)
+    found = measure(args.interval_ms, args.seconds, args.turns, args.turn_s)
+    manifest.write_json(args.output, found)
+    print(sentence(found))
+
+
+if __name__ == "__main__":
+    from quantwatt.jobs import command
+
+    command.run(main)

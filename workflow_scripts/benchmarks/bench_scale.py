@@ -1,0 +1,132 @@
+"""What writing, gathering, extracting features of and scoring N images takes in memory and time, as N grows.
+
+Images are small random ones, written by the real writer in parts; features are the embedded judge's, and scores those
+of score.py. Every stage runs in a process of its own, whose CPU time and peak memory count.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+
+from benchmarks import harness
+from quantwatt.artifacts import image_parts
+from quantwatt.artifacts.errors import DataError
+from quantwatt.jobs.fingerprints import EMBEDDED, ROOT
+from quantwatt.jobs.progress import progress
+
+COUNTS = (1000, 4000, 16_000)
+SIZE, BATCH, IMAGES_PER_JOB = 16, 50, 1000
+JUDGE = json.dumps({"model": f"local-dir:{ROOT / EMBEDDED / 'judge'}", "pretrained": None})
+SETS = ("baseline", "method", "reference")
+METRICS = ("fid", "kid", "clip-score", "psnr", "ssim")
+RUN = """
+import resource, runpy, sys
+script, sys.argv = sys.argv[1], sys.argv[1:]
+sys.path.insert(0, str(__import__("pathlib").Path(script).parent))
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+"""
+
+
+def write_part(folder, part, name):
+    """Random images as generate.py writes those of a model, one of SETS."""
+    import numpy as np
+
+    from quantwatt.artifacts import images
+
+    def batches():
+        for first in part[::BATCH]:
+            numbers = range(first, min(first + BATCH, part.stop))
+            rng = np.random.default_rng([SETS.index(name), first])
+            pixels = rng.integers(0, 256, (len(numbers), SIZE, SIZE, 3), dtype=np.uint8)
+            yield pixels, [f"a large red circle {number}" for number in numbers], list(numbers)
+
+    fields = {"reference": name} if name == "reference" else {"model": "random", "method": name, "sampling": "s"}
+    fields["provenance"] = None
+    images.write_images(folder, batches(), fields, part)
+
+
+def run(script, *arguments):
+    """(CPU seconds, peak MB) of a script of this folder, in a process of its own.
+
+    Raises:
+        DataError: it failed.
+    """
+    command = [sys.executable, "-c", RUN, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"{script} failed: {done.stderr.strip().splitlines()[-1]}")
+    seconds, peak = done.stdout.split()[-2:]
+    return float(seconds), float(peak)
+
+
+def measure(n, folder):
+    """Rows {"images", "stage", "cpu_s", "peak_mb"} of all stages on `n` images, in a folder for what they write."""
+    folder, found = Path(folder), {}
+    parts = image_parts.parts({"images": n, "batch_size": BATCH}, IMAGES_PER_JOB)
+    run("fetch_weights.py", "--extractor", "judge", "--settings", JUDGE, "--output", folder / "judge.json")
+    for name in SETS:
+        written = [
+            run("benchmarks/bench_scale.py", "--part", part.start, part.stop, "--name", name, "--output", folder / name)
+            for part in parts
+        ]
+        gathered = run("gather_images.py", "--output", folder / name / "manifest.json", "--first",
+                       0, n, len(parts[0]))  # fmt: skip
+        extracted = run("features.py", "--images", folder / name / "manifest.json", "--weights", folder / "judge.json",
+                        "--output", folder / name / "judge.json")  # fmt: skip
+    found["write"] = (sum(seconds for seconds, _ in written), max(peak for _, peak in written))
+    found |= {"gather": gathered, "features": extracted}
+    manifests = ["--images", folder / "method/manifest.json", "--baseline", folder / "baseline/manifest.json"]
+    features = ["--features", folder / "method/judge.json", "--baseline-features", folder / "baseline/judge.json"]
+    for metric in METRICS:
+        inputs = manifests if metric in ("psnr", "ssim") else features
+        if metric in ("fid", "kid"):
+            inputs = [*inputs, "--reference-features", folder / "reference/judge.json"]
+        found[metric] = run("score.py", "--metric", metric, *inputs, "--output", folder / f"{metric}.json")
+    return [
+        {"images": n, "stage": stage, "cpu_s": seconds, "peak_mb": peak} for stage, (seconds, peak) in found.items()
+    ]
+
+
+def table(rows):
+    """The lines to print: a stage a line, and CPU seconds and megabytes at each number of images."""
+    counts = sorted({row["images"] for row in rows})
+    lines = [f"{'stage':12}" + "".join(f"{count:>22,}" for count in counts)]
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        own = {row["images"]: row for row in rows if row["stage"] == stage}
+        cells = [f"{own[count]['cpu_s']:.1f} s, {own[count]['peak_mb']:.0f} MB" for count in counts]
+        lines.append(f"{stage:12}" + "".join(f"{cell:>22}" for cell in cells))
+    return lines
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--part", type=int, nargs=2, metavar=("FIRST", "STOP"), help="write these images and no more")
+    parser.add_argument("--name", choices=SETS, default="method", help="of --part: the set that they are of")
+    parser.add_argument("--output", default="results/benchmarks/scale.json", help="JSON file; of --part, a folder")
+    args = parser.parse_args(argv)
+    if args.part:
+        write_part(args.output, range(*args.part), args.name)
+        return
+    rows = []
+    for n in progress(sorted(args.images), description="image sets", unit="set"):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(n, folder)
+    settings = {"size": SIZE, "images_per_job": IMAGES_PER_JOB, "features": "judge"}
+    harness.write(args.output, rows, ("numpy", "torch", "pillow", "clean-fid", "scikit-image"), settings)
+    print(*table(rows), sep="\n")
+
+
+if __name__ == "__main__":
+    from quantwatt.jobs import command
+
+    command.run(main)

@@ -1,0 +1,243 @@
+"""Time solvers against their peers: Hessian and solve, on the same layers, interleaved in one run.
+
+Each implementation is a process of its own interpreter (.venvs/NAME, as `make backends` makes them; quantwatt's own
+otherwise) that keeps one layer's tensors and times one repetition when it is asked to, so that all take turns and a
+busy machine disturbs them alike. Peers that are not installed are left out, in so many words.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+
+from benchmarks import harness
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = {  # name: (columns, rows of each layer that is fed the input)
+    "1536 to 6144": (1536, (6144,)),
+    "6144 to 1536": (6144, (1536,)),
+    "q+k+v": (1536, (1536, 1536, 1536)),
+}
+IMPLEMENTATIONS = {  # name: (environment, solver)
+    "quantwatt": (None, "gptq"),
+    "quantwatt qronos": (None, "qronos"),
+    "auto-gptq": ("auto-gptq", "gptq"),
+    "gptqmodel": ("gptqmodel", "gptq"),
+}
+REFERENCE = "auto-gptq"
+BITS, GROUP, DAMPING, SEQUENCE = 4, 128, 0.01, 1024
+
+
+def layer(columns, rows, tokens, device):
+    """Weights and bfloat16 inputs of a layer as trained transformers have them: a few strong directions, and columns
+    whose magnitudes differ by orders; the quantized model's inputs differ from the float model's by a few per cent."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    strong = torch.randn(tokens, 64, generator=generator) @ torch.randn(64, columns, generator=generator)
+    noise = torch.randn(tokens, columns, generator=generator)
+    magnitude = torch.exp(0.8 * torch.randn(columns, generator=generator))
+    reference = ((strong / 8 + noise) * magnitude).to(torch.bfloat16)
+    inputs = (reference + 0.03 * magnitude * torch.randn(tokens, columns, generator=generator)).to(torch.bfloat16)
+    weights = [torch.randn(count, columns, generator=generator) / columns**0.5 for count in rows]
+    return [weight.to(device) for weight in weights], inputs.to(device), reference.to(device)
+
+
+def quantwatt_run(clock, weights, inputs, reference, solver):
+    """(seconds of the Hessian, seconds of the solve, dequantized weights)."""
+    import torch
+
+    from quantwatt import registry
+    from quantwatt.formats.quantized_weight import load_format
+    from quantwatt.quantize.observers import Statistics
+
+    settings = {"format": "integer", "bits": BITS, "granularity": "group", "group_size": GROUP, "symmetric": False}
+    weight_format, module = load_format(settings), registry.load("solvers", solver)
+    start = clock()
+    observed = Statistics.new(module.NEEDS, inputs.shape[1], inputs.device)
+    for part in range(0, len(inputs), SEQUENCE):
+        observed.observe(inputs[part : part + SEQUENCE], reference[part : part + SEQUENCE])
+    middle = clock()
+    chosen = {"damping": DAMPING, "alpha": 1e-6, "act_order": True, "static_groups": False, "block_size": 128}
+    solved = module.solve(torch.cat(weights), weight_format, chosen, observed).weight
+    stop = clock()
+    found = solved.dequantize(weight_format).split([len(weight) for weight in weights])
+    return middle - start, stop - middle, found
+
+
+def library_run(clock, weights, inputs, reference, environment):
+    """As `quantwatt_run`, by the library itself, which knows layers one by one."""
+    import torch
+
+    if environment == "auto-gptq":
+        from auto_gptq.quantization.gptq import GPTQ
+
+        def task_of(linear):
+            task = GPTQ(linear)
+            task.quantizer.configure(BITS, perchannel=True, sym=False, mse=False)
+            return task
+
+        def solve(task):
+            task.fasterquant(blocksize=128, percdamp=DAMPING, group_size=GROUP, actorder=True, static_groups=False)
+            return task.layer.weight.data
+
+    else:
+        from gptqmodel.quantization import QuantizeConfig
+        from gptqmodel.quantization.gptq import GPTQ
+
+        config = QuantizeConfig(
+            bits=BITS, group_size=GROUP, sym=False, desc_act=True, act_group_aware=False, static_groups=False,
+            damp_percent=DAMPING, fallback=None, offload_to_disk=False,
+        )  # fmt: skip
+
+        def task_of(linear):
+            task = GPTQ(linear, config)
+            task.quantizer.configure(perchannel=True)
+            return task
+
+        def solve(task):
+            return task.quantize(blocksize=128)[0]
+
+    if not torch.cuda.is_available():  # auto-gptq calls it whatever the device
+        torch.cuda.synchronize = lambda device=None: None
+    hessian_s, solve_s, found = 0.0, 0.0, []
+    for weight in weights:
+        linear = torch.nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
+        linear.weight.data = weight.clone()
+        start = clock()
+        task = task_of(linear)
+        for part in range(0, len(inputs), SEQUENCE):
+            task.add_batch(inputs[part : part + SEQUENCE][None], None)
+        middle = clock()
+        values = solve(task)
+        hessian_s, solve_s = hessian_s + middle - start, solve_s + clock() - middle
+        found.append(values.float().reshape(weight.shape))
+    return hessian_s, solve_s, found
+
+
+def work(name, threads, device):
+    """A worker: answer each line of stdin, a layer's name and number of tokens, with one repetition as JSON."""
+    import torch
+
+    environment, solver = IMPLEMENTATIONS[name]
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    answers, current = os.fdopen(os.dup(sys.stdout.fileno()), "w"), None
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
+
+    def clock():
+        if device == "cuda":
+            torch.cuda.synchronize()
+        # One thread's seconds are those it computed; several threads' are those that passed.
+        return time.process_time() if threads == 1 and device == "cpu" else time.perf_counter()
+
+    for line in sys.stdin:
+        task = json.loads(line)
+        if task != current:
+            weights, inputs, reference = layer(*LAYERS[task["layer"]], task["tokens"], device)
+            current = task
+        run = library_run if environment else quantwatt_run
+        hessian_s, solve_s, found = run(clock, weights, inputs, reference, environment or solver)
+        x, y = inputs.float(), reference.float()
+        target = y if solver == "qronos" else x  # what the solver minimizes the distance to
+        missed = sum((target @ w.T - x @ q.T).square().sum().item() for w, q in zip(weights, found, strict=True))
+        whole = sum((target @ w.T).square().sum().item() for w in weights)
+        print(
+            json.dumps({"hessian_s": hessian_s, "solve_s": solve_s, "error": missed / whole}), file=answers, flush=True
+        )
+
+
+def commands(names, threads, device):
+    """{implementation: arguments of its worker}, those left out that are not installed."""
+    found = {}
+    for name in names:
+        environment = IMPLEMENTATIONS[name][0]
+        python = ROOT / f".venvs/{environment}/bin/python" if environment else sys.executable
+        if environment and not (ROOT / f".venvs/{environment}/installed").exists():
+            print(f"{name}: left out, it is not installed (make backends)", file=sys.stderr)
+            continue
+        found[name] = [python, __file__, "--worker", name, "--threads", str(threads), "--device", device]
+    return found
+
+
+def measure(threads, layers, tokens, repetitions, device):
+    """Rows of one number of threads: medians over repetitions, in which all implementations take turns."""
+    rows = []
+    own = commands(IMPLEMENTATIONS, threads, device)
+    with harness.workers(own, {"OMP_NUM_THREADS": str(threads)}) as run:
+        for name in layers:
+            times = {implementation: [] for implementation in run}
+            for repetition in range(repetitions + 1):  # the first warms up
+                for implementation, once in run.items():
+                    result = once(layer=name, tokens=tokens)
+                    print(f"{threads} threads, {name}, {implementation}: {result}", file=sys.stderr)
+                    if repetition:
+                        times[implementation].append(result)
+            medians = {
+                implementation: {key: statistics.median(row[key] for row in found) for key in found[0]}
+                for implementation, found in times.items()
+            }
+            total = {key: row["hessian_s"] + row["solve_s"] for key, row in medians.items()}
+            for implementation, row in medians.items():
+                ratio = total[REFERENCE] / total[implementation] if REFERENCE in total else None
+                rows.append({"implementation": implementation, "solver": IMPLEMENTATIONS[implementation][1],
+                             "layer": name, "threads": threads, **row, "ratio_to_auto_gptq": ratio,
+                             "clock": "cpu" if threads == 1 and device == "cpu" else "wall", "tokens": tokens,
+                             "bits": BITS, "group": GROUP, "repetitions": repetitions})  # fmt: skip
+    return rows
+
+
+def draw(rows, output):
+    """Bars of Hessian and solve, one panel a layer and number of threads."""
+    from quantwatt.report.figures import GREY, INK, PALETTE
+
+    panels = list(dict.fromkeys((row["layer"], row["threads"]) for row in rows))
+    threads = sorted({count for _, count in panels})
+    names = list(dict.fromkeys(name for name, _ in panels))
+    with harness.figure(output, (9, 1.9 * len(names) + 0.7)) as figure:
+        axes = figure.subplots(len(names), len(threads), squeeze=False)
+        for (name, count), axis in zip([(n, t) for n in names for t in threads], axes.flat, strict=True):
+            shown = [row for row in rows if (row["layer"], row["threads"]) == (name, count)][::-1]
+            labels = [row["implementation"] for row in shown]
+            hessian = [row["hessian_s"] for row in shown]
+            axis.barh(labels, hessian, color=PALETTE[5], label="Hessian")
+            axis.barh(labels, [row["solve_s"] for row in shown], left=hessian, color=PALETTE[0], label="solve")
+            for place, row in enumerate(shown):
+                total, ratio = row["hessian_s"] + row["solve_s"], row["ratio_to_auto_gptq"]
+                text = f" {total:.2f} s" + (f" ({ratio:.1f}×)" if ratio and row["implementation"] != REFERENCE else "")
+                axis.text(total, place, text, va="center", fontsize=8, color=INK)
+            axis.set_title(f"{name}, {count} thread{'s' if count > 1 else ''}")
+            axis.set_xlabel("seconds, median", color=GREY)
+            axis.margins(x=0.3)
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
+    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--output", default="results/benchmarks/solvers.json", help="rows as JSON; a figure goes beside it"
+    )
+    parser.add_argument("--worker", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        work(args.worker, args.threads[0], args.device)
+        return
+    rows = [row for t in args.threads for row in measure(t, args.layers, args.tokens, args.repetitions, args.device)]
+    harness.write(args.output, rows, ("torch", "numpy"))
+    draw(rows, args.output)
+
+
+if __name__ == "__main__":
+    from quantwatt.jobs import command
+
+    command.run(main)

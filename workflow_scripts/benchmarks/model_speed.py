@@ -1,0 +1,138 @@
+"""From which width on low bits pay: transformer blocks of Stable Diffusion 3's kind, random weights, in W8A8.
+
+A whole block counts: attention, normalization and the quantizing of inputs gain nothing, and take the more of it the
+narrower it is.
+"""
+
+import copy
+import time
+
+import numpy as np
+import torch
+
+from benchmarks import peers
+from benchmarks.layer_speed import FORMATS, own_words
+from quantwatt import intervals
+from quantwatt.allocate import layer_costs
+from quantwatt.artifacts import manifest
+from quantwatt.measuring import fresh_process
+from quantwatt.measuring.meters import open_meter
+
+WIDTHS = (128, 256, 512, 1024, 1536)
+TOKENS = {64: 78, 1024: 333}  # of the image: of the text; the embedded model, and 3.5 Medium at 512 pixels
+HEAD = 64  # width of one
+QUANTIZED = "W8A8"
+COLUMNS = (
+    *("part", "device", "configuration", "kernel", "dtype", "width", "tokens", "pairs", "ms"),
+    *("ratio_to_bf16", "ratio_to_bf16_low", "ratio_to_bf16_high"),
+    *("ratio_to_fp32", "ratio_to_fp32_low", "ratio_to_fp32_high", "reason"),
+)
+
+
+def rows_of(part, device, width, tokens, found):
+    """Rows of COLUMNS of configurations that took turns.
+
+    Args:
+        found: {configuration: (kernel, dtype, seconds, reason)}, seconds: list of [n], one array for each turn or fresh
+            process, empty where there is none.
+    """
+    for name, (kernel, dtype, groups, reason) in found.items():
+        row = {"part": part, "device": device, "configuration": name, "kernel": kernel, "dtype": dtype, "width": width,
+               "tokens": tokens, "pairs": len(groups), "ms": None}  # fmt: skip
+        if groups:
+            row["ms"] = 1000 * float(np.mean([np.median(group) for group in groups]))
+        for key, baseline in (("ratio_to_bf16", peers.BFLOAT16), ("ratio_to_fp32", peers.FLOAT32)):
+            ratio = [None] * 3
+            if groups and found[baseline][2]:
+                ratio = map(manifest.finite, intervals.nested_ratio(found[baseline][2], groups, np.median))
+            row |= dict(zip((key, f"{key}_low", f"{key}_high"), ratio, strict=True))
+        yield row | {"reason": reason}
+
+
+def block(width):
+    """A block that reads image and text, in float32 on the CPU."""
+    from diffusers.models.attention import JointTransformerBlock
+
+    torch.manual_seed(0)
+    return JointTransformerBlock(width, max(1, width // HEAD), min(HEAD, width), qk_norm="rms_norm").eval()
+
+
+def block_inputs(width, tokens, text_tokens):
+    """What a block reads with guidance on, a batch of two."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"hidden_states": (2, tokens, width), "encoder_hidden_states": (2, text_tokens, width), "temb": (2, width)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@torch.no_grad()
+def quantize(model, run, device, formats=FORMATS[QUANTIZED]):
+    """Put kernels' layers in the place of a model's linear ones.
+
+    Args:
+        run: calls the model once, for what its layers are fed.
+    Returns:
+        names of the kernels.
+    Raises:
+        LookupError: the device has none for one of them.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    shapes, found = layer_costs.input_shapes(model, names, run), set()
+    for name, shape in shapes.items():
+        layer = model.get_submodule(name)
+        weights, activations = formats
+        built, kernel, reason = layer_costs.build(
+            layer, torch.zeros(shape), {"weights": weights, "activations": activations}, device
+        )
+        if built is None:
+            raise LookupError(f"{reason} (layer {name})")
+        model.set_submodule(name, built)
+        found.add(kernel)
+    return ", ".join(sorted(found))
+
+
+@torch.no_grad()
+def widths(device, dtype, chosen, rounds, turn_s, tokens=None, clock=time.perf_counter):
+    """Rows of COLUMNS of blocks; pairs are rounds, in which the configurations take turns."""
+    for width in chosen:
+        model = block(width)
+        for count, text_tokens in (tokens or TOKENS).items():
+            inputs = block_inputs(width, count, text_tokens)
+            cases = {}
+            for name, own in {peers.FLOAT32: torch.float32, peers.BFLOAT16: torch.bfloat16, QUANTIZED: dtype}.items():
+                cases[name] = own, _case(model, inputs, own, device, name == QUANTIZED)
+            settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}
+            synchronize = fresh_process.synchronize_of(device)
+            layer_costs.measure(
+                [case for _, case in cases.values()], settings, open_meter("none"), synchronize, 0.0, clock
+            )
+            found = {
+                name: (case.kernel, str(own).removeprefix("torch."), [[s] for s in case.seconds], case.reason)
+                for name, (own, case) in cases.items()
+            }
+            yield from rows_of("block", device, width, count, found)
+
+
+def _case(model, inputs, dtype, device, quantized):
+    own = copy.deepcopy(model).to(device, dtype)
+    fed = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
+    kernel = "torch linear"
+    if quantized:
+        try:
+            kernel = quantize(own, lambda: own(**fed), device)
+        except LookupError as missing:
+            return layer_costs.Case(None, own_words(missing))
+    return layer_costs.Case(kernel, None, lambda: own(**fed))
+
+
+def pays_from(rows, key="ratio_to_bf16"):
+    """The least width from which on a block in W8A8 is faster, interval and all; None where it never is.
+
+    Args:
+        rows: of one number of tokens.
+    """
+    found = None
+    for row in sorted((r for r in rows if r["configuration"] == QUANTIZED), key=lambda r: -r["width"]):
+        if row[f"{key}_low"] is None or row[f"{key}_low"] <= 1:
+            break
+        found = row["width"]
+    return found

@@ -1,0 +1,39 @@
+"""Draw one figure of the report as PNG and SVG, and a second SVG for a phone's width.
+
+Example:
+  python workflow_scripts/figure.py quality_vs_cost --results results/embedded
+writes results/embedded/figures/quality_vs_cost.png, quality_vs_cost.svg and quality_vs_cost-narrow.svg.
+"""
+
+import argparse
+from pathlib import Path
+
+from quantwatt.jobs import command
+from quantwatt.report import cells, figures, tables
+
+
+def main(argv=None):
+    """Read the tables and draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=figures.NAMES, help="what to draw")
+    parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
+    parser.add_argument(
+        "--grid", help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}, the rows of image_grid'
+    )
+    parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
+    parser.add_argument("--layers", type=Path, help="input of layers' figures (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--sensitivity", type=Path,
+                        help="input of its figure (default: RESULTS/tables/sensitivity.csv)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="without suffix (default: RESULTS/figures/FIGURE)")
+    args = parser.parse_args(argv)
+
+    folder = args.results / "tables"
+    read = {"summary"} | figures.TABLES.get(args.figure, set())
+    found = {name: tables.read_table(getattr(args, name) or folder / f"{name}.csv") for name in read}
+    listed = cells.read_grid(args.grid)["cells"] if args.grid else ()
+    inputs = figures.Inputs(**found, results=args.results, cells=tuple(listed))
+    figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)
+
+
+if __name__ == "__main__":
+    command.run(main)

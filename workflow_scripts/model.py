@@ -1,0 +1,120 @@
+"""Make a model available locally and describe it: revision, files with sha256, sizes, quantizable layers."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.formats import convolution
+from quantwatt.jobs import command
+from quantwatt.models import model_folder, tensor_check, tokenizers
+from quantwatt.models.families import BYTES, load_family
+
+ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is fetched of a part of a pipeline
+VARIANT_FILES = "*.fp16*"  # beside the plain ones
+# What is read of a text model: its weights, its configuration and its tokenizer, not its other forms.
+TEXT_FILES = ("*.json", "*.txt", "model*.safetensors")
+
+
+def fetch(settings):
+    """Local folder of a model: its `path`, or a hub snapshot of exactly its revision.
+
+    A hub token is read from the environment (HF_TOKEN) by huggingface_hub and never written.
+
+    Raises:
+        DataError: the folder is missing, or the hub refuses; says what to do.
+    """
+    if settings.get("path"):
+        return settings["path"]
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
+
+    where = f"{settings['hub']} at {settings['revision'][:12]}"
+    at = {"repo_id": settings["hub"], "revision": settings["revision"]}
+    try:
+        if model_folder.index_of(settings["family"]) == model_folder.TEXT_MODEL:
+            return snapshot_download(**at, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
+        index = hf_hub_download(at["repo_id"], model_folder.PIPELINE, revision=at["revision"])
+        parts = model_folder.listed_parts(Path(index).parent, settings)
+        if hasattr(family := load_family(settings["family"]), "check"):
+            family.check(Path(index).parent)  # before gigabytes are fetched
+        wanted = [model_folder.PIPELINE, *(f"{part}/*{end}" for part in parts for end in ENDINGS)]
+        others = [] if settings.get("variant") else [VARIANT_FILES]
+        folder = snapshot_download(**at, allow_patterns=wanted, ignore_patterns=others)
+        if others and (lacking := [part for part in parts if _is_without_weights(Path(folder, part))]):
+            wanted = [f"{part}/*.safetensors*" for part in lacking]  # there as a variant only, or not at all
+            folder = snapshot_download(**at, allow_patterns=wanted)
+        return folder
+    except errors.GatedRepoError as error:
+        raise DataError(
+            f"{where}: the model is gated; accept its licence on the hub, then set HF_TOKEN in the environment."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise DataError(f"{where}: no such repository, or it is private: check the name, or set HF_TOKEN.") from error
+    except errors.RevisionNotFoundError as error:
+        raise DataError(f"{where}: the repository has no such commit.") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise DataError(
+            f"{where}: not on this machine and the hub cannot be reached ({type(error).__name__})."
+        ) from error
+
+
+def _is_without_weights(folder):
+    """Whether a part that was fetched has a configuration of a network and none of its weights."""
+    return (folder / "config.json").exists() and not any(folder.glob("*.safetensors"))
+
+
+def describe(family, location, dtype):
+    """Layers, blocks and size of the denoiser in its computing type, from its architecture alone."""
+    denoiser = family.meta_denoiser(location)
+    layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
+    for name, count in family.segments(denoiser).items():
+        layers[name] |= {"segments": count} if count > 1 else {}
+    for name, channels in family.skips(denoiser).items() if hasattr(family, "skips") else ():
+        layers[name]["skips"] = list(channels)
+    for name in family.first_token(denoiser) if hasattr(family, "first_token") else ():
+        layers[name]["first_token"] = True
+    if hasattr(family, "content"):
+        content = set(family.content(denoiser))
+        for name, layer in layers.items():
+            layer["group"] = "content" if name in content else "quality"
+    stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once
+    return {
+        "layers": layers,
+        "blocks": family.blocks(denoiser),
+        "parameters": sum(p.numel() for p in denoiser.parameters()),
+        "denoiser_bytes": sum(tensor.numel() for tensor in stored.values()) * BYTES[dtype],
+    }
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="name of the model in the experiment")
+    parser.add_argument("--settings", required=True, type=json.loads, help="the model's entry, as JSON")
+    parser.add_argument("--output", required=True, help="manifest.json to write")
+    args = parser.parse_args(argv)
+    location = Path(fetch(args.settings))
+    parts = model_folder.parts(location, args.settings)
+    checked = tensor_check.check(location, args.settings, parts)
+    for name, part in checked.items():
+        if part["variant"]:
+            print(f"{name or args.model}: weights of the variant '{part['variant']}' are read", file=sys.stderr)
+    tokenizers.check(args.settings, location)
+    manifest.write_json(
+        args.output,
+        {
+            "model": args.model,
+            "settings": args.settings,
+            "location": str(location),
+            **describe(load_family(args.settings["family"]), location, args.settings["dtype"]),
+            "parts": checked,
+            "files": manifest.describe_files(location, model_folder.read_files(location, args.settings)),
+            "provenance": provenance(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    command.run(main, fetches=True)

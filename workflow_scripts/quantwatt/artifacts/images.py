@@ -1,0 +1,222 @@
+"""Write and read sets of images: PNG files in shards, and a manifest that vouches for every one of them.
+
+A set may be made in parts (`quantwatt.artifacts.image_parts`): every image has its place by its number in the
+whole set.
+"""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from quantwatt.artifacts.errors import DataError, DegenerateImages
+from quantwatt.artifacts.image_parts import image_name, part_name
+from quantwatt.artifacts.manifest import (
+    atomic_path,
+    canonical_json,
+    describe_files,
+    read_json,
+    verify_files,
+    write_json,
+)
+
+
+def check_images(images, first=0):
+    """Refuse images that came out of a broken computation, before they are converted or scored.
+
+    Args:
+        images: [n, h, w, 3], uint8, or floating point before its conversion.
+        first: index of images[0] in the whole set, for the message.
+    Raises:
+        DegenerateImages: a NaN or infinite value, or an image of one single colour (black, say).
+    """
+    images = np.asarray(images)
+    if np.issubdtype(images.dtype, np.floating):
+        broken = ~np.isfinite(images).all(axis=(1, 2, 3))
+        if broken.any():
+            raise DegenerateImages(
+                f"image {first + int(broken.argmax())} has NaN or infinite values "
+                f"({broken.sum()} of {len(images)} in its batch): the computation overflowed."
+            )
+    constant = (images.max(axis=(1, 2)) == images.min(axis=(1, 2))).all(axis=1)
+    if constant.any():
+        i = int(constant.argmax())
+        name = "black" if not images[i].any() else "of one single colour"
+        raise DegenerateImages(
+            f"image {first + i} is all {name} ({constant.sum()} of {len(images)} in its batch): "
+            "the model gives no picture in this format."
+        )
+
+
+def to_uint8(images, first=0):
+    """Convert floating-point images [n, h, w, 3] in [0, 1] to uint8, after `check_images`."""
+    check_images(images, first)
+    return (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+
+
+def prompts_sha256(prompts):
+    """Hash of a list of prompts in its order; None where the images have none."""
+    if all(prompt is None for prompt in prompts):
+        return None
+    return hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
+
+
+def images_sha256(manifest):
+    """Hash of all image files of a manifest in order: equal for equal pictures, whenever they were made."""
+    return hashlib.sha256("\n".join(image["sha256"] for image in manifest["images"]).encode()).hexdigest()
+
+
+def clear(folder, part=None):
+    """Remove an earlier image set from `folder`, or of a part its images: what vouches for them first.
+
+    A link in the place of a shard goes, too, and what it leads to stays as it is.
+    """
+    folder = Path(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    for path in folder.glob("part-*.json") if part is None else [folder / part_name(part.start)]:
+        path.unlink(missing_ok=True)
+    for shard in folder.glob("shard-*"):
+        if shard.is_symlink():
+            shard.unlink(missing_ok=True)  # by another part's job, perhaps
+        elif part is None:
+            shutil.rmtree(shard)
+    for number in part or ():
+        (folder / image_name(number)).unlink(missing_ok=True)
+
+
+def write_images(folder, batches, fields, part=None, real=False):
+    """Write an image set into `folder`, the manifest last; an earlier set in the folder is removed first.
+
+    Args:
+        folder: gets shard-000/00000.png, ... and manifest.json. Files are numbered through all shards.
+        batches: iterable of (images uint8 [b, h, w, 3], prompts [b] of str or None, seeds [b] of int or
+            None). It may generate while it is iterated: the manifest's `seconds` is the time of it all.
+        fields: further entries of the manifest (model, method, sampling, provenance, ...).
+        part: range of the images' numbers, where they are a part of the set: part-FIRST.json is written in place of
+            manifest.json, which is removed, and what other parts have written is left alone.
+        real: no model has made them, so that one of a single colour is a picture as any other.
+    Returns:
+        The manifest.
+    Raises:
+        DegenerateImages: see `check_images`.
+        DataError: nothing to write, or the disk is full. No manifest and no image is left then.
+    """
+    from PIL import Image
+
+    folder, first = Path(folder), 0 if part is None else part.start
+    clear(folder, part)
+    started = time.perf_counter()
+    images, shape = [], None
+    try:
+        for batch, prompts, seeds in batches:
+            shape = shape or batch.shape[1:]
+            if batch.dtype != np.uint8 or batch.shape[1:] != shape or shape[2:] != (3,):
+                raise TypeError(f"images of {shape} uint8 expected, not {batch.shape[1:]} {batch.dtype}")
+            if not real:
+                check_images(batch, first=first + len(images))
+            for pixels, prompt, seed in zip(batch, prompts, seeds, strict=True):
+                name = image_name(first + len(images))
+                with atomic_path(folder / name) as temporary:
+                    Image.fromarray(pixels).save(temporary)
+                images.append({"file": name, "prompt": prompt, "seed": seed})
+        if not images:
+            raise DataError(f"{folder}: an image set needs at least one image.")
+        seconds = time.perf_counter() - started
+        files = describe_files(folder, [image["file"] for image in images])
+        manifest = {
+            "status": "ok",
+            "reason": None,
+            **fields,
+            "n_images": len(images),
+            "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
+            "height": shape[0],
+            "width": shape[1],
+            "seconds": seconds,
+            "images": [{**image, **files[image["file"]]} for image in images],
+        }
+        write_json(_manifest_path(folder, part), manifest)
+    except BaseException:
+        clear(folder, part)
+        raise
+    return manifest
+
+
+def write_no_images(folder, status, reason, fields, part=None):
+    """Write and return the manifest of a cell, or of a part, that has no images, and why; earlier ones are removed."""
+    clear(folder, part)
+    manifest = {"status": status, "reason": reason, **fields, "n_images": 0, "images": []}
+    write_json(_manifest_path(folder, part), manifest)
+    return manifest
+
+
+def _manifest_path(folder, part):
+    return Path(folder) / ("manifest.json" if part is None else part_name(part.start))
+
+
+def image_files(manifest_path):
+    """The paths of an image set's files in order, each checked against its size and sha256.
+
+    Raises:
+        DataError: the set has no images, or a file is missing, truncated or corrupted.
+    """
+    return [path for path, _ in _checked(manifest_path)]
+
+
+def iterate_images(manifest_path):
+    """The images of a set one by one, uint8 [h, w, 3], all files checked first; raises as `image_files`."""
+    return (_decode(path, vouching) for path, vouching in _checked(manifest_path))
+
+
+def _checked(manifest_path):
+    """[(path, what to delete to have the image made anew)] of all images, once the files are checked."""
+    manifest, folder, found = read_json(manifest_path), Path(manifest_path).parent, []
+    if manifest["status"] != "ok":
+        raise DataError(f"{manifest_path}: there are no images ({manifest['status']}: {manifest['reason']}).")
+    for part in manifest.get("parts", [{"file": None, "n_images": manifest["n_images"]}]):
+        images = manifest["images"][len(found) : len(found) + part["n_images"]]
+        vouching = f"{folder / part['file']} and {manifest_path}" if part["file"] else manifest_path
+        verify_files(vouching, {image["file"]: image for image in images}, folder)
+        found += [(folder / image["file"], vouching) for image in images]
+    return found
+
+
+def read_images(manifest_path):
+    """All images of a set at once, uint8 [n, h, w, 3]; raises as `image_files`."""
+    return np.stack(list(iterate_images(manifest_path)))
+
+
+def paired_images(manifest_path, baseline_path):
+    """Two iterators over uint8 [h, w, 3], image i of both from the same prompt and seed.
+
+    Raises:
+        DataError: the sets differ in size, in a prompt or in a seed; and as `image_files`.
+    """
+    here, there = read_json(manifest_path), read_json(baseline_path)
+    for key in ("n_images", "height", "width"):
+        if here[key] != there[key]:
+            raise DataError(f"{manifest_path}: {key} is {here[key]}, but {there[key]} in its baseline {baseline_path}.")
+    for i, (image, baseline) in enumerate(zip(here["images"], there["images"], strict=True)):
+        for key in ("prompt", "seed"):
+            if image[key] != baseline[key]:
+                raise DataError(
+                    f"{manifest_path}: image {i} has {key} {image[key]!r}, but {baseline[key]!r} in its "
+                    f"baseline {baseline_path}; delete the older of both manifests and run again."
+                )
+    return iterate_images(manifest_path), iterate_images(baseline_path)
+
+
+def _decode(path, vouching):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # a PNG that was already broken when it was vouched for
+        raise DataError(f"{path}: not a readable image; delete {vouching} and run again.") from error

@@ -1,0 +1,151 @@
+"""Read and write the small JSON files that link the stages, and check the large files they vouch for.
+
+A stage writes its large files first and its manifest last, each under a temporary name that is renamed when it is
+complete. An interrupted or failed write therefore never leaves a file that a later run would trust.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from quantwatt.artifacts.errors import DataError
+
+PROJECT = Path(__file__).resolve().parents[3]  # what relative paths in manifests are relative to
+
+
+def sha256(path):
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value):
+    """One string per value: sorted keys, no spaces, so that equal settings compare equal."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
+
+    What a killed program has left of the same file goes, too. A link in the place of `path` is replaced, and what it
+    led to stays as it is.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.part{re.escape(path.suffix)}")  # of no w3.5 beside w3
+        for name in filter(left.fullmatch, os.listdir(path.parent)):
+            path.with_name(name).unlink(missing_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Write `value` as JSON, whole or not at all. NaN and infinity are refused (ValueError)."""
+    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_tensors(path, tensors):
+    """Write `{name: torch tensor}` as safetensors, whole or not at all.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:  # its name for a failed write
+            raise OSError(str(error)) from error
+
+
+def read_json(path):
+    """Parse a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the file does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
+
+
+def describe_files(folder, names):
+    """`{name: {"sha256", "bytes"}}` of files in `folder`, for a manifest."""
+    folder = Path(folder)
+    return {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+
+
+def verify_files(manifest_path, files, folder=None):
+    """Check every file that a manifest vouches for against its size and sha256, and that it is what its name says.
+
+    Args:
+        manifest_path: the manifest.
+        files: `{name: {"sha256": str, "bytes": int}}`.
+        folder: what the names are relative to; the manifest's own folder without it.
+    Raises:
+        DataError: a file is missing, truncated or changed, or lies outside the folder; says what to delete.
+    """
+    folder = Path(folder or Path(manifest_path).parent)
+    for name, expected in files.items():
+        path = folder / name
+        remedy = f"delete {manifest_path} and run again to make it anew."
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{manifest_path}: lists '{name}', which is not in its folder; {remedy}")
+        if not path.is_file():
+            raise DataError(f"{path}: the file is missing although its manifest lists it; {remedy}")
+        if path.stat().st_size != expected["bytes"]:
+            raise DataError(
+                f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']} (truncated?); {remedy}"
+            )
+        if sha256(path) != expected["sha256"]:
+            raise DataError(f"{path}: its sha256 differs from the manifest (corrupted?); {remedy}")
+        if path.suffix == ".safetensors":
+            check_tensors(path, remedy)
+
+
+def check_tensors(path, remedy):
+    """Refuse a safetensors file whose header promises other than what the file holds; no tensor is read.
+
+    Raises:
+        DataError: its length, offsets, shapes or types are wrong; ends in `remedy`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a safetensors file ({error}); {remedy}") from error
+
+
+def without_credentials(text):
+    """A text to show, without the user, password or token that a URL in it may have."""
+    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    return re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]+", r"\1***", text)
+
+
+def finite(value):
+    """`value` as a float, or None where it is NaN or infinite (JSON has neither)."""
+    value = float(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,97 @@
+"""The table of what each layer alone does in each candidate's formats: which rows there are, and how they are kept."""
+
+import csv
+import json
+
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+
+METRICS = ("ssim", "psnr", "sqnr", "noise")
+COLUMNS = ("layer", "candidate", *METRICS, "inputs", "megabytes")
+COSTS = ("layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason")
+TRIALS = ("program", "number", "image_error", "psnr")
+WORDS = {"layer", "candidate", "kernel", "reason"}  # columns without numbers
+
+
+def write(path, rows, columns=COLUMNS):
+    """Write rows as CSV, whole or not at all; None is an empty cell."""
+    with manifest.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+
+
+def _text(value):
+    """Every digit of a float, whatever its type."""
+    return repr(float(value)) if isinstance(value, float) else value
+
+
+def read(path, columns=COLUMNS):
+    """The rows of a table, its numbers as floats and empty cells as None.
+
+    Raises:
+        DataError: the file is missing, or another table.
+    """
+    try:
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the file does not exist.") from error
+    if tuple(reader.fieldnames or ()) != tuple(columns):
+        raise DataError(f"{path}: its columns are not {', '.join(columns)}; delete it and run again.")
+    return [{key: _value(key, text) for key, text in row.items()} for row in rows]
+
+
+def _value(column, text):
+    if text == "":
+        return None
+    return text if column in WORDS else float(text)
+
+
+def gathered(tables, names, candidates):
+    """Rows of several jobs in the model's order of layers.
+
+    Raises:
+        DataError: a layer is missing, or stands there twice.
+    """
+    found = {}
+    for path in tables:
+        for row in read(path):
+            key = row["layer"], row["candidate"]
+            if key in found:
+                raise DataError(f"{path}: layer {key[0]} in {key[1]} stands in another job's table, too; delete both.")
+            found[key] = row
+    wanted = [(name, candidate) for name in names for candidate in candidates]
+    if lacking := [key for key in wanted if key not in found]:
+        raise DataError(f"no job has tried layer {lacking[0][0]} in {lacking[0][1]}; delete the jobs' tables.")
+    return [found[key] for key in wanted]
+
+
+def by_layer(rows):
+    """{layer: {candidate: row}}."""
+    table = {}
+    for row in rows:
+        table.setdefault(row["layer"], {})[row["candidate"]] = row
+    return table
+
+
+class Unfinished:
+    """Rows of a job as they come, in a file of their own, so that an interrupted job goes on where it was.
+
+    rows: those of an earlier run with the same key, which says all that they depend on.
+    """
+
+    def __init__(self, path, key):
+        self.path, self.rows, head = path, [], json.dumps({"key": key})
+        if path.exists():
+            first, *lines = path.read_text().split("\n")
+            if first == head:
+                self.rows = [json.loads(line) for line in lines[:-1]]  # the last is empty, or was cut off
+        with manifest.atomic_path(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in [head, *map(json.dumps, self.rows)]))
+
+    def add(self, row):
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)

@@ -1,0 +1,61 @@
+"""Tensors in safetensors files of bounded size, with the index that Hugging Face's libraries write beside several.
+
+Read back one at a time: no more than what is asked for is in memory, and nothing stays of the files.
+"""
+
+from pathlib import Path
+
+from quantwatt.artifacts import manifest
+
+PATTERN = "weights{suffix}.safetensors"  # suffix: nothing of a single file, else -00001-of-0000N
+INDEX = "weights.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9  # at most, of one file; a single tensor may be larger
+
+
+def write(folder, tensors, shard_bytes=SHARD_BYTES):
+    """Write {name: tensor}, and remove what an earlier checkpoint has left in the folder under these names.
+
+    Returns:
+        names of the files.
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    folder = Path(folder)
+    split = split_torch_state_dict_into_shards(tensors, filename_pattern=PATTERN, max_shard_size=shard_bytes)
+    for stale in folder.glob(PATTERN.format(suffix="*") + "*"):
+        stale.unlink()
+    for file, names in split.filename_to_tensors.items():
+        manifest.write_tensors(folder / file, {name: tensors[name] for name in names})
+    if not split.is_sharded:
+        return list(split.filename_to_tensors)
+    manifest.write_json(folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+    return [*split.filename_to_tensors, INDEX]
+
+
+class Shards:
+    """The tensors of such files, each read when it is asked for.
+
+    Args:
+        folder: where they are; files: their names, as `write` returned them.
+    """
+
+    def __init__(self, folder, files):
+        from safetensors import safe_open
+
+        self.path = {}  # {name of a tensor: its file}
+        for path in (Path(folder) / file for file in files if file.endswith(".safetensors")):
+            with safe_open(path, framework="pt") as file:
+                self.path |= dict.fromkeys(file.keys(), path)
+
+    def read(self, name, device="cpu"):
+        """One tensor, in memory of its own.
+
+        The file is opened for it alone: it is mapped into memory, and what has been read of it counts as the
+        process's own until it is closed.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.path[name], framework="pt") as file:
+            return file.get_tensor(name).to(device, copy=True)

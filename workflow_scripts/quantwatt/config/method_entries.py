@@ -1,0 +1,105 @@
+"""Complete and check the entries of methods: what each part is by itself, and what the parts ask of one another."""
+
+from quantwatt.config.methods import is_external, is_library, is_mixed, is_quantized
+from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
+from quantwatt.registry import schema
+
+
+def complete_method(entry, file, where):
+    """Complete one method; an entry without `weights` is an unquantized one, unless its allocation is mixed."""
+    method = complete(entry, schema("method"), file, where)
+    if not is_quantized(method):
+        for key in ("solver", "activations", "transforms"):
+            if method[key]:
+                raise ConfigurationError(
+                    f"{file}: {where}.{key}: there is nothing to quantize with it, because {where}.weights is missing."
+                )
+        return method
+    method["solver"] = complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
+    method["weights"] = complete_weights(method["weights"], file, f"{where}.weights")
+    method["transforms"] = complete_transforms(method["transforms"], file, f"{where}.transforms")
+    method["allocation"] = complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
+    for pattern, changed in method["allocation"].get("overrides", {}).items():
+        _complete_override(method, changed, file, f"{where}.allocation.overrides.{pattern}")
+    _check_combination(method, file, where)
+    return method
+
+
+def complete_transforms(entries, file, where):
+    return [complete_plugin(entry, "transforms", "name", file, f"{where}.{i}") for i, entry in enumerate(entries)]
+
+
+def complete_weights(weights, file, where):
+    """Complete a weight format; None is 16 bit."""
+    if weights is None:
+        return None
+    weights = complete_plugin(weights, "formats", "format", file, where)
+    if weights.get("granularity") == "group" and weights.get("group_size") is None:
+        raise ConfigurationError(
+            f"{file}: {where}.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
+        )
+    if weights.get("granularity") != "group" and weights.get("group_size") is not None:
+        raise ConfigurationError(
+            f"{file}: {where}.group_size: only granularity 'group' has groups; set it or drop the key."
+        )
+    return weights
+
+
+def _complete_override(method, changed, file, where):
+    """Fill in, from the method's own, what an override of some layers' formats does not say."""
+    if "weights" in changed:
+        changed["weights"] = complete_weights({**method["weights"], **changed["weights"]}, file, f"{where}.weights")
+    if changed.get("activations"):
+        activations = {**(method["activations"] or {}), **changed["activations"]}
+        settings = schema("method")["properties"]["activations"]
+        changed["activations"] = complete(activations, settings, file, f"{where}.activations")
+
+
+def _check_combination(method, file, where):
+    """What a method's parts ask of one another."""
+    solver, weights, activations = method["solver"], method["weights"], method["activations"]
+    library = is_library(method)
+    own = library or is_external(method)
+    if is_mixed(method) and own:
+        name = weights["format"] if library else solver["name"]
+        raise ConfigurationError(f"{file}: {where}.allocation.name: '{name}' knows uniform allocations only.")
+    if library and solver["name"] != "rtn":
+        raise ConfigurationError(
+            f"{file}: {where}.solver.name: '{solver['name']}' cannot choose values for '{weights['format']}', a format "
+            "that its library rounds itself; use rtn or drop the key."
+        )
+    if own and method["transforms"]:
+        name = weights["format"] if library else solver["name"]
+        raise ConfigurationError(f"{file}: {where}.transforms: '{name}' takes layers as they are; drop the key.")
+    if library and activations:
+        raise ConfigurationError(
+            f"{file}: {where}.activations: format '{weights['format']}' decides on activations itself; drop the key."
+        )
+    if is_external(method):
+        _check_external(solver["name"], weights, file, f"{where}.weights")
+    names = [transform["name"] for transform in method["transforms"]]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{file}: {where}.transforms: each transform can be used once.")
+    if "low-rank" in names and names[-1] != "low-rank":
+        raise ConfigurationError(f"{file}: {where}.transforms: 'low-rank' splits what the others leave; put it last.")
+    check_static(activations, file, f"{where}.activations")
+
+
+def check_static(activations, file, where):
+    if activations and not activations["dynamic"] and activations["granularity"] != "tensor":
+        raise ConfigurationError(
+            f"{file}: {where}.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."
+        )
+
+
+def _check_external(name, weights, file, where):
+    """The grids that GPTQ's libraries know."""
+    if weights["format"] != "integer":
+        raise ConfigurationError(
+            f"{file}: {where}.format: '{name}' knows integer grids only, not '{weights['format']}'."
+        )
+    for key, refused, instead in (("granularity", "tensor", "channel or group"), ("zero_point", "float", "integer")):
+        if weights[key] == refused:
+            raise ConfigurationError(f"{file}: {where}.{key}: '{name}' has no '{refused}'; set {instead}.")
+    if weights["symmetric"] and weights["narrow"]:
+        raise ConfigurationError(f"{file}: {where}.narrow: '{name}' has no narrow symmetric grid; set false.")

@@ -1,0 +1,137 @@
+"""Complete and check sensitivities, and the programs of mixed methods, which choose by them."""
+
+from quantwatt.config.method_entries import check_static, complete_transforms, complete_weights
+from quantwatt.config.methods import TAKING_APART
+from quantwatt.config.programs import names_of
+from quantwatt.config.programs import sides as sides_of
+from quantwatt.config.schemas import ConfigurationError, complete, lookup
+from quantwatt.config.suggestions import nearest
+from quantwatt.registry import schema
+
+TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
+
+
+def complete_sensitivity(entry, file, where):
+    """Complete what is tried on each layer alone."""
+    entry = complete(entry, schema("sensitivity"), file, where)
+    for name, candidate in entry["candidates"].items():
+        place = f"{where}.candidates.{name}"
+        formats = {"weights": None, "activations": None} | candidate
+        if formats["activations"]:
+            settings = schema("method")["properties"]["activations"]
+            formats["activations"] = complete(formats["activations"], settings, file, f"{place}.activations")
+        formats["weights"] = complete_weights(formats["weights"], file, f"{place}.weights")
+        if formats["weights"] and schema(f"formats/{formats['weights']['format']}").get("x-library", False):
+            raise ConfigurationError(
+                f"{file}: {place}.weights.format: '{formats['weights']['format']}' is stored by its library, and a "
+                "candidate is rounded here; use integer, nf4 or fp4."
+            )
+        check_static(formats["activations"], file, f"{place}.activations")
+        entry["candidates"][name] = {side: formats[side] for side in candidate}
+    entry["transforms"] = complete_transforms(entry["transforms"], file, f"{where}.transforms")
+    for i, transform in enumerate(entry["transforms"]):
+        if transform["name"] not in TRIED_TRANSFORMS:
+            raise ConfigurationError(
+                f"{file}: {where}.transforms.{i}.name: '{transform['name']}' belongs to a method; layers are tried "
+                f"with {', '.join(TRIED_TRANSFORMS)} only."
+            )
+    return entry
+
+
+def check_mixed(method, sensitivities, file, where):
+    """Names that the programs of a mixed method use; adds the candidates that they name."""
+    allocation, where = method["allocation"], f"{where}.allocation"
+    try:
+        sensitivity = lookup(sensitivities, allocation["sensitivity"], "entry of sensitivities", file)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {where}.sensitivity: {str(error).removeprefix(f'{file}: ')}") from error
+    candidates, decided = {}, {}
+    for i, program in enumerate(allocation["programs"]):
+        place = f"{where}.programs.{i}"
+        names = names_of(program)
+        for name in names:
+            if name not in sensitivity["candidates"]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{allocation['sensitivity']}' tries no '{name}'"
+                    f"{nearest(name, sensitivity['candidates'])}."
+                )
+            candidates[name] = sensitivity["candidates"][name]
+        sides = sides_of(program, candidates)
+        for name in names:
+            if unsaid := [side for side in sides if side not in candidates[name]]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{name}' says nothing of {' and '.join(unsaid)}, and others do; "
+                    "candidates of one program set the same (null: 16 bit)."
+                )
+        for side in sides:
+            if side in decided:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: program {decided[side]} decides on {side} already."
+                )
+            decided[side] = i
+        for name in names:
+            formats = candidates[name]
+            if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
+                raise ConfigurationError(
+                    f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
+                )
+        _check_program(program, sides, file, place)
+    for side in decided:
+        if method[side]:
+            raise ConfigurationError(
+                f"{file}: {where.removesuffix('.allocation')}.{side}: the programs of its allocation decide on {side}; "
+                "drop the key."
+            )
+    if "weights" not in decided and method["weights"] is None:
+        raise ConfigurationError(
+            f"{file}: {where}.programs: none decides on weights, and layers of 16-bit weights keep 16-bit activations; "
+            "give the method weights, or add a program."
+        )
+    _check_same_transforms(method, sensitivity, allocation["sensitivity"], file, f"{where}.sensitivity")
+    allocation["candidates"] = candidates
+
+
+def _check_same_transforms(method, sensitivity, name, file, where):
+    """What layers were tried with must be the method's, and what a sensitivity may have must be in both alike."""
+    mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
+    if lacking := sorted(tried - mine):
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
+            "transforms."
+        )
+    if "bos" in mine - tried:
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries layers whose first token is rounded, and 'bos' here leaves it in 16 bit; "
+            "give it that transform."
+        )
+    if apart := sorted((mine - tried).intersection(TAKING_APART)):
+        raise ConfigurationError(
+            f"{file}: {where}: '{name}' tries whole layers that '{apart[0]}' takes apart here; give it that transform."
+        )
+
+
+def _check_program(program, sides, file, where):
+    """What a program's budget, objective and sweep ask of one another."""
+    bits = "bits" in program["budget"]
+    if bits and len(sides) > 1:
+        raise ConfigurationError(
+            f"{file}: {where}.budget.bits: these candidates set weights and activations, whose bits are two budgets; "
+            "make two programs, or budget megabytes, milliseconds or joules."
+        )
+    if not bits and "weights" not in sides:
+        raise ConfigurationError(
+            f"{file}: {where}.budget: these candidates set activations alone, which take nothing by themselves; "
+            "give it in bits, or let the candidates set weights, too."
+        )
+    if isinstance(program["objective"], dict) and not bits:
+        raise ConfigurationError(
+            f"{file}: {where}.objective: a metric for each group splits a budget in bits; with another name one metric."
+        )
+    if program["protect"] and (not bits or sides != ["activations"]):
+        raise ConfigurationError(
+            f"{file}: {where}.protect: layers keep 16-bit activations in a program of activations and bits only."
+        )
+    if program["split"] and not isinstance(program["objective"], dict):
+        raise ConfigurationError(f"{file}: {where}.split: one objective does not split the budget; drop the key.")
+    if program["split"] and program["split"]["low"] > program["split"]["high"]:
+        raise ConfigurationError(f"{file}: {where}.split.low: {program['split']['low']} is above high.")

@@ -1,0 +1,33 @@
+"""Captions of MS-COCO: one for each image."""
+
+import json
+import zlib
+
+from quantwatt.artifacts.errors import DataError
+
+
+def draw(annotations, images, seed=0):
+    """One caption of each of some images, in the order of the images' numbers.
+
+    Which images, and which of an image's captions, follows from a checksum of the image's number and the seed: the same
+    on every machine, and of any other choice independent.
+
+    Args:
+        annotations: bytes of COCO's captions_*.json, {"annotations": [{"id", "image_id", "caption"}, ...]}.
+        images: how many images.
+    Returns:
+        list of str, each on one line.
+    Raises:
+        DataError: the file is not COCO's, or has fewer images.
+    """
+    captions = {}
+    try:
+        for annotation in sorted(json.loads(annotations)["annotations"], key=lambda entry: entry["id"]):
+            captions.setdefault(annotation["image_id"], []).append(" ".join(annotation["caption"].split()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"these are not COCO's captions ({type(error).__name__}: {error}).") from error
+    if len(captions) < images:
+        raise DataError(f"the captions are of {len(captions)} images, and {images} are asked for.")
+    drawn = {image: zlib.crc32(f"{seed} {image}".encode()) for image in captions}
+    chosen = sorted(sorted(drawn, key=lambda image: (drawn[image], image))[:images])
+    return [captions[image][drawn[image] // images % len(captions[image])] for image in chosen]

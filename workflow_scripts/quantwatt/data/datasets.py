@@ -1,0 +1,131 @@
+"""The data under data/ that experiments read: where it comes from, and what is in it.
+
+What is there is used as it is, whoever put it there. Of what is missing, rules/data.smk fetches the archives as their
+publishers offer them, held against their sha256, and makes the files out of them; what a licence reserves is the user's
+to bring, and is asked for in one sentence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.data import captions, prompts, sources
+
+FOLDER = "data"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A ZIP archive as it is published; every address has the same bytes."""
+
+    addresses: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A file made of one member of an archive.
+
+    make: from the member's bytes and `entries` to the file's bytes.
+    count: entries of the file at a path; raises DataError where it is not what it should be.
+    """
+
+    archive: str
+    member: str
+    make: Callable[[bytes, int], bytes]
+    count: Callable[[str], int]
+    entries: int
+    unit: str
+
+
+def _as_it_is(content, entries):
+    return content
+
+
+def _captions(content, entries):
+    return "".join(f"{caption}\n" for caption in captions.draw(content, entries)).encode()
+
+
+def _labelled(path):
+    texts, labels = sources.read_sentences(path)
+    for line, label in enumerate(labels or (), start=2):
+        if not isinstance(label, int):
+            raise DataError(f"{path}: line {line}: the label is {label!r}, not a whole number.")
+    return len(texts)
+
+
+def _prompts(path):
+    return len(prompts.read(path)[0])
+
+
+def _lines(path):
+    """Lines of running text, blank ones too, as WikiText's are counted."""
+    return len(sources.read_running_text(path)[0][0].rstrip("\n").split("\n"))
+
+
+def _sst2(split, entries):
+    return Extract("sst2/SST-2.zip", f"SST-2/{split}.tsv", _as_it_is, _labelled, entries, "sentences")
+
+
+def _wikitext(split, entries):
+    archive, member = "wikitext-2-raw/wikitext-2-raw-v1.zip", f"wikitext-2-raw/wiki.{split}.raw"
+    return Extract(archive, member, _as_it_is, _lines, entries, "lines")
+
+
+def _coco(split, entries):
+    archive, member = "coco-2017/annotations_trainval2017.zip", f"annotations/captions_{split}2017.json"
+    return Extract(archive, member, _captions, _prompts, entries, "captions")
+
+
+_COCO = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
+ARCHIVES = {
+    "sst2/SST-2.zip": Archive(  # as GLUE distributes it
+        ("https://dl.fbaipublicfiles.com/glue/data/SST-2.zip",),
+        "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+    ),
+    "wikitext-2-raw/wikitext-2-raw-v1.zip": Archive(  # Salesforce's own bytes; their address is gone
+        (
+            "https://huggingface.co/datasets/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/"
+            "wikitext-2-raw-v1.zip",
+            "https://wikitext.smerity.com/wikitext-2-raw-v1.zip",
+        ),
+        "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
+    ),
+    "coco-2017/annotations_trainval2017.zip": Archive(
+        tuple(f"{place}/annotations/annotations_trainval2017.zip" for place in _COCO),
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ),
+    "coco-2017/val2017.zip": Archive(  # 5,000 images
+        tuple(f"{place}/zips/val2017.zip" for place in _COCO),
+        "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+    ),
+}
+EXTRACTS = {
+    "sst2/train.tsv": _sst2("train", 67_349),
+    "sst2/dev.tsv": _sst2("dev", 872),
+    "wikitext-2-raw/wiki.train.raw": _wikitext("train", 36_718),
+    "wikitext-2-raw/wiki.test.raw": _wikitext("test", 4_358),
+    "coco-2017/captions-5000.txt": _coco("val", 5_000),  # one of each validation image
+    "coco-2017/captions-train-64.txt": _coco("train", 64),  # for calibration
+    "coco-2017/captions-train-32.txt": _coco("train", 32),
+}
+YOURS = {
+    "imagenet/train": (
+        "ImageNet may not be passed on: put its training images there yourself, as PNG or JPEG files of any size, in "
+        "folders or not (ILSVRC 2012, from https://image-net.org/download)."
+    ),
+}
+
+
+def name_of(path):
+    """What a path under data/ is called here, or None where nothing is known of it."""
+    path = PurePosixPath(path)
+    name = str(path.relative_to(FOLDER)) if path.is_relative_to(FOLDER) else None
+    return name if name in ARCHIVES or name in EXTRACTS or name in YOURS else None
+
+
+def entries(path):
+    """Entries of a file that may still have to be made, or None where that is not known."""
+    extract = EXTRACTS.get(name_of(path))
+    return extract and extract.entries

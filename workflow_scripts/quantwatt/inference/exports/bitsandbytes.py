@@ -1,0 +1,68 @@
+"""bitsandbytes' weights as diffusers and transformers store them: NF4 and FP4 blocks, and LLM.int8().
+
+Of 4 bits: weight uint8 [codes / 2, 1] with weight.absmax, weight.quant_map and weight.quant_state.bitsandbytes__nf4
+(JSON as bytes), which Params4bit.from_prequantized reads. Of 8 bits: weight int8 with SCB.
+"""
+
+import torch
+
+from quantwatt.formats.quantized_weight import pack
+from quantwatt.inference.exports import Refused, model_file, weight_of
+
+PARTS = {"codes", "scale"}
+CONV1D = True
+FORMATS = ("nf4", "fp4", "bitsandbytes-int8")
+
+file_name = model_file
+
+
+def tensors(name, layer, state, dtype):
+    """See quantwatt.inference.exports."""
+    if layer["activations"]:
+        raise Refused("its activations are quantized on a grid that bitsandbytes does not have")
+    if layer["weights"]["format"] == "bitsandbytes-int8":
+        row_major = torch.tensor(0, dtype=torch.uint8)
+        return {f"{name}.weight": state["codes"], f"{name}.SCB": state["scale"], f"{name}.weight_format": row_major}
+    weight_format, weight = weight_of(layer, state)
+    rows, columns = weight.codes.shape
+    if columns % weight_format.block:
+        raise Refused(f"blocks of {weight_format.block} do not divide its {columns} inputs")
+    from bitsandbytes.functional import QuantState
+
+    quant_state = QuantState(
+        absmax=weight.scale.reshape(-1).float(),
+        shape=torch.Size((rows, columns)),
+        code=weight_format.codebook.clone(),
+        blocksize=weight_format.block,
+        quant_type=layer["weights"]["format"],
+        dtype=dtype,
+    )
+    parts = {f"{name}.weight.{part}": tensor for part, tensor in quant_state.as_dict(packed=True).items()}
+    return {f"{name}.weight": pack(weight.codes, 4).reshape(-1, 1), **parts}
+
+
+def configuration(details, skipped):
+    """See quantwatt.inference.exports."""
+    formats = {layer["weights"]["format"] for layer in details["layers"].values()}
+    for other in sorted(formats - set(FORMATS)):
+        raise Refused(f"it has no '{other}' weights ({', '.join(FORMATS)})")
+    if len(formats) > 1:
+        raise Refused(f"its layers differ ({', '.join(sorted(formats))}), and the form has one format for all")
+    kind = formats.pop()
+    thresholds = {layer["weights"].get("threshold", 6.0) for layer in details["layers"].values()}
+    if len(thresholds) > 1:
+        raise Refused("its layers' thresholds differ, and the form has one for all")
+    four_bits = kind != "bitsandbytes-int8"
+    return {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": four_bits,
+        "load_in_8bit": not four_bits,
+        "bnb_4bit_quant_type": kind if four_bits else "fp4",
+        "bnb_4bit_compute_dtype": details["model_settings"]["dtype"],
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_use_double_quant": False,
+        "llm_int8_threshold": thresholds.pop(),
+        "llm_int8_has_fp16_weight": False,
+        "llm_int8_enable_fp32_cpu_offload": False,
+        "llm_int8_skip_modules": skipped,
+    }

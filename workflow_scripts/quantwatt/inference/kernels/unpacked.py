@@ -1,0 +1,55 @@
+"""Any weight of ours, 16-bit or float32 inputs: the weight stays packed, and every call unpacks it and multiplies.
+
+It takes the format's memory, and for many tokens more time than the unquantized layer. Large weights are unpacked and
+multiplied in parts, so that no float weight of a whole layer is ever there, and the same memory serves again. Few
+tokens meet the codes in C as they are unpacked: reading a weight from memory is then what takes the time.
+"""
+
+import torch
+
+from quantwatt.formats import convolution
+from quantwatt.formats.quantized_weight import QuantizedWeight, pack
+from quantwatt.inference import fused
+from quantwatt.inference.linear import QuantizedLinear
+
+NAME, PACKAGE, BOUND = "unpack and multiply in float", "torch", 1e-3
+FEW = 16  # tokens, up to which C's product is the faster one
+PART = 1 << 22  # weights unpacked at once: 16 MB in float32, which the allocator keeps; it maps larger ones anew
+
+
+def refusal(layer, device):
+    return None if layer["activations"] is None else "takes inputs that are not quantized"
+
+
+class Layer(QuantizedLinear):
+    def _hold(self, quantized, weight_format, dtype):
+        self.weight_format = weight_format
+        self._buffer("codes", pack(quantized.codes, weight_format.bits), torch.uint8)
+        self._buffer("scale", quantized.scale.contiguous(), weight_format.scale_dtype)
+        self._buffer("zero", quantized.zero, weight_format.zero_dtype)
+        self._buffer("group_index", quantized.group_index, torch.int32)
+
+    def _packed(self):
+        """The codes as `quantwatt.formats.quantized_weight.pack` has them, and in how many bits."""
+        return self.codes, self.weight_format.bits
+
+    def _product(self, inputs):
+        codes, bits = self._packed()
+        held = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
+        if self.geometry is None and 0 < inputs.numel() <= FEW * self.in_features:
+            flat = inputs.reshape(-1, self.in_features)
+            outputs = fused.multiply_packed(flat, held, self.weight_format, bits, self.bias)
+            if outputs is not None:
+                return outputs.reshape(*inputs.shape[:-1], self.out_features)
+        rows = max(1, PART // self.in_features) if self.geometry is None else self.out_features
+        if rows >= self.out_features:
+            return self._part(inputs, held, bits, self.bias)
+        starts = range(0, self.out_features, rows)
+        biases = [None for _ in starts] if self.bias is None else self.bias.split(rows)
+        parts = [held.rows(start, start + rows) for start in starts]
+        products = [self._part(inputs, part, bits, bias) for part, bias in zip(parts, biases, strict=True)]
+        return torch.cat(products, dim=-1)
+
+    def _part(self, inputs, held, bits, bias):
+        weight = fused.dequantize(held, self.weight_format, self.in_features, inputs.dtype, bits)
+        return convolution.product(inputs, weight, bias, self.geometry)

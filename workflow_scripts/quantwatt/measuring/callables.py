@@ -1,0 +1,74 @@
+"""Latency and energy of any callable, in three lines of a notebook.
+
+from quantwatt import measure
+print(measure(lambda: model(inputs)))
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+from quantwatt.config import experiment
+from quantwatt.jobs import machine
+from quantwatt.measuring import protocol
+from quantwatt.measuring.fresh_process import choose_meter
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one callable takes: `latency_s` and `energy_j` per image (of `images_per_run`), with 95 % intervals."""
+
+    latency_s: dict  # of `summarize_latency`
+    energy_j: dict | None  # of `summarize_energy`; None where there is none, and why:
+    energy_reason: str | None
+    meter: str
+    estimated: bool
+    blocks: list  # of Block, with their traces
+
+    def __str__(self):
+        time_text = f"{self.latency_s['median']:.4g} s{_bounds_text(self.latency_s)}"
+        if self.energy_j is None:
+            return f"{time_text}; no energy: {self.energy_reason}"
+        how = "estimated" if self.estimated else f"meter {self.meter}"
+        return f"{time_text}, {self.energy_j['value']:.4g} J{_bounds_text(self.energy_j)} ({how})"
+
+
+def _bounds_text(summary):
+    return "" if summary["low"] is None else f" [{summary['low']:.4g}, {summary['high']:.4g}]"
+
+
+def measure(run, meter="auto", device="cpu", images_per_run=1, **changes):
+    """Latency and energy of any callable, in this process.
+
+    Args:
+        run: does one batch, on data that is on the device already.
+        meter: auto, nvml, rapl, estimate or none.
+        device: "cpu" or "cuda", what it computes on.
+        changes: keys of config.yaml's `measuring` with other values, such as block_s, blocks, latency_s, idle_w.
+    Returns:
+        Measurement. One process: what differs from one run of the program to the next is not in its intervals.
+    Raises:
+        ConfigurationError: a key is unknown or a value is wrong.
+        DataError: block_s is too short for the meter.
+    """
+    settings = experiment.load_config({"measuring": changes})["measuring"]
+    opened, reason = choose_meter(settings | {"meter": machine.resolve_meter(meter, device)}, device)
+    synchronize = protocol.nothing
+    if device == "cuda":
+        import torch
+
+        synchronize = torch.cuda.synchronize
+    with contextlib.closing(opened):
+        protocol.warm_up(
+            run, settings["warmup_s"], synchronize,
+            temperature=lambda: opened.provenance().get("temperature_c"), steady_s=settings["steady_s"],
+        )  # fmt: skip
+        latency = protocol.summarize_latency(
+            [protocol.measure_latency(run, settings["latency_s"], synchronize=synchronize)], images_per_run
+        )
+        if opened.name == "none":
+            return Measurement(latency, None, reason or opened.stop().fault, "none", False, [])
+        blocks = protocol.measure_energy(
+            run, opened, settings["block_s"], settings["blocks"], images_per_run, synchronize
+        )
+    energy, reason = protocol.summarize_energy([blocks], settings["blocks"])
+    return Measurement(latency, energy, reason, opened.name, opened.estimated, blocks)

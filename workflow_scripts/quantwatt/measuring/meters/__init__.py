@@ -1,0 +1,135 @@
+"""Energy meters, by name: nvml, rapl, estimate, none; each a module of this folder, imported when asked for.
+
+meter = open_meter("rapl")
+meter.start(); work(); trace = meter.stop()
+print(trace.energy_j)
+"""
+
+import contextlib
+import dataclasses
+import time
+from typing import Protocol
+
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.measuring.meters.trace import Trace
+
+NAMES = ("nvml", "rapl", "estimate", "none")
+
+
+class MeterUnavailable(DataError):
+    """This machine cannot be read by this meter; the message is one sentence that says what to do."""
+
+
+class Meter(Protocol):
+    """`stop` returns the trace since `start`; `close` ends whatever the meter keeps running."""
+
+    name: str
+    reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
+    estimated: bool  # True: computed from something other than a power sensor, to be marked wherever it is shown
+    whole: bool  # True: reads what all programs of the device take together
+
+    def start(self) -> None: ...
+    def stop(self) -> Trace: ...
+    def provenance(self) -> dict: ...
+    def close(self) -> None: ...
+
+
+def open_meter(name, settings=None, device=None):
+    """The meter called `name`, ready to start.
+
+    Args:
+        name: one of NAMES.
+        settings: dict; `interval_ms` of sampling, `gpu` (a UUID) and `gpus` for nvml, `domains` for rapl, `idle_w`,
+            `full_w` and `scope` for estimate.
+        device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
+    Raises:
+        MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
+    """
+    settings = {**(settings or {}), "device": device}
+    if name not in NAMES:
+        raise MeterUnavailable(f"there is no meter {name!r}; choose one of {', '.join(NAMES)}.")
+    meter = registry.load("meters", name).open_meter(settings)
+    if None not in (device, meter.reads) and meter.reads != device and not meter.provenance()["fake"]:
+        meter.close()
+        raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
+    return meter
+
+
+def companions(meter, settings, device):
+    """{name: meter} of what works beside a GPU and has counters that this user may read: "cpu package" and "dram".
+
+    Args:
+        meter: the GPU's; there are none beside a meter of the processor.
+        settings, device: as for `open_meter`; where the processor computes ("cpu"), it is no companion.
+    """
+    found = {}
+    if meter.reads == "cuda" and device != "cpu":
+        for name, domains in (("cpu package", "package"), ("dram", "dram")):
+            with contextlib.suppress(MeterUnavailable):
+                found[name] = open_meter("rapl", {**(settings or {}), "domains": domains})
+    return found
+
+
+class Together:
+    """A meter and its companions, as one meter whose traces tell in `beside` what the companions read meanwhile."""
+
+    def __init__(self, primary, companions):
+        self.name, self.reads, self.estimated, self.whole = primary.name, primary.reads, primary.estimated, True
+        self._primary, self._companions = primary, companions
+
+    def start(self):
+        for meter in (*self._companions.values(), self._primary):
+            meter.start()
+
+    def stop(self):
+        trace = self._primary.stop()
+        others = {name: meter.stop() for name, meter in self._companions.items()}
+        edges = trace.timestamps_s[[0, -1]] if len(trace.timestamps_s) else None
+        beside = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
+        return dataclasses.replace(trace, beside=beside)
+
+    def provenance(self):
+        beside = {name: meter.provenance() for name, meter in self._companions.items()}
+        return {**self._primary.provenance(), "beside": beside}
+
+    def processes(self):
+        return self._primary.processes()
+
+    def close(self):
+        for meter in (self._primary, *self._companions.values()):
+            meter.close()
+
+
+def metered(work, settings, device):
+    """Run `work()` under the meter that the settings name.
+
+    The energy is empty, with the reason, where the meter cannot be read, and where it counts a whole package or board
+    on which other programs computed meanwhile; the estimate of the process alone tells joules beside others.
+
+    Args:
+        settings: as for `open_meter`, with its name under "meter".
+        device: "cpu" or "cuda", where the work is done.
+    Returns:
+        (result of work, {"seconds", "energy_j", "meter", "estimated", "reason", "others"}, Trace of the work);
+        "others" is what other programs did meanwhile, of neighbours.Others.
+    """
+    from quantwatt.measuring.meters import neighbours
+
+    cost = {"energy_j": None, "meter": settings["meter"], "estimated": False, "reason": None}
+    try:
+        meter = open_meter(settings["meter"], settings, device)
+    except MeterUnavailable as error:
+        cost["reason"] = str(error)
+        meter = open_meter("none")
+    with contextlib.closing(meter):
+        watch = neighbours.Watch(meter)
+        watch.start()
+        meter.start()
+        start = time.perf_counter()
+        result = work()
+        seconds, trace, others = time.perf_counter() - start, meter.stop(), watch.stop()
+    if meter.whole and trace.energy_j is not None and (fault := others.fault(meter.reads)):
+        trace = dataclasses.replace(trace, energy_j=None, fault=fault)
+    cost |= {"reason": cost["reason"] or trace.fault, "others": others.record()}
+    return result, {**cost, "seconds": seconds, "energy_j": trace.energy_j, "estimated": meter.estimated}, trace

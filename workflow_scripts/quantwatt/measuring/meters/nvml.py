@@ -1,0 +1,208 @@
+"""NVIDIA GPUs, by NVML through nvidia-ml-py (module `pynvml`).
+
+Energy is the board's counter (field 83, mJ since the driver was loaded), instant power (field 186, mW) stands
+beside it as a check; both with scope 0, the GPU. Older drivers have neither field: then the calls of the same
+meaning are used and recorded. nvmlDeviceGetPowerUsage is an average over 1 s on most boards since Ampere.
+Values are published about every 100 ms, so a window of less than 5 s is not resolved. Of several boards, energies and
+powers are summed.
+"""
+
+import ctypes
+import math
+from functools import partial
+
+from quantwatt.measuring.meters import MeterUnavailable, nvml_boards
+from quantwatt.measuring.meters.nvml_boards import ask
+from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
+
+INTERVAL_MS = 10
+VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
+FIELDS = {"field 83, scope 0": 83, "field 186 (instant), scope 0": 186}
+COUNTERS = ("field 83, scope 0", "nvmlDeviceGetTotalEnergyConsumption")  # mJ, the best first
+POWERS = ("field 186 (instant), scope 0", "nvmlDeviceGetPowerUsage")  # mW, the best first
+
+
+class NvmlMeter(SampledMeter):
+    name = "nvml"
+    reads = "cuda"
+
+    def __init__(self, sampler, nvml, handles, counter, power):
+        energy = f"energy: {counter}" if counter else "energy: integral of the power (no counter)"
+        super().__init__(sampler, f"{energy}; power: {power or 'slope of the counter'}")
+        self._nvml, self._handles = nvml, handles
+        self._driver = nvml.nvmlSystemGetDriverVersion()
+        self._identities = [nvml_boards.identity(nvml, handle) for handle in handles]
+
+    def provenance(self):
+        """Driver, boards and their state at this moment; what the driver does not tell is None.
+
+        Each board stands under "devices". Of several, power limit, memory and throttled seconds are summed, the
+        temperature is the highest, the throttle reasons are any board's, and whatever else differs is None.
+        """
+        boards = zip(self._identities, self._handles, strict=True)
+        devices = [{**identity, **nvml_boards.state(self._nvml, handle)} for identity, handle in boards]
+        return {**super().provenance(), **nvml_boards.together(devices), "driver": self._driver, "devices": devices}
+
+    def processes(self):
+        """Numbers of the processes that compute on the boards now; None where the driver does not tell, as on WSL 2."""
+        calls = (self._nvml.nvmlDeviceGetComputeRunningProcesses_v3, self._nvml.nvmlDeviceGetComputeRunningProcesses_v2)
+        for call in calls:  # the second for drivers before 510; each has its own layout
+            listed = [ask(self._nvml, call, board) for board in self._handles]
+            if None not in listed and any(listed):
+                return [process.pid for board in listed for process in board]
+        return None
+
+
+def open_meter(settings, make_sampler=Sampler):
+    """A meter of the GPU, or GPUs, that this program may use.
+
+    Args:
+        settings: `gpu`, a UUID; without it the GPU that torch uses (where `device` is "cuda"), or else the first that
+            CUDA_VISIBLE_DEVICES names, by index in NVML's order or the beginning of a UUID, or else SLURM, or else the
+            only GPU. `gpus`: "all" of them, summed.
+    Raises:
+        MeterUnavailable: no driver, no GPU allocated, no permission, a MIG slice, or neither energy nor power is told.
+    """
+    nvml = _load()
+    try:
+        handles = nvml_boards.allocated(nvml, settings)
+        if settings.get("gpus") != "all":
+            handles = handles[:1]
+        if not handles:
+            raise MeterUnavailable("NVML sees no GPU that this program may use: choose rapl, estimate or none.")
+        for handle in handles:
+            if (ask(nvml, nvml.nvmlDeviceGetMigMode, handle) or [0])[0]:
+                raise MeterUnavailable("the GPU is in MIG mode, whose slices have no power reading: use a whole GPU.")
+        counter = next((name for name in COUNTERS if _all_tell(nvml, handles, name)), None)
+        power = next((name for name in POWERS if _all_tell(nvml, handles, name)), None)
+        if counter is None and power is None:
+            if nvml.NVML_ERROR_NO_PERMISSION in [_refusal(nvml, handle) for handle in handles]:
+                raise nvml.NVMLError(nvml.NVML_ERROR_NO_PERMISSION)
+            raise MeterUnavailable("this GPU's driver tells neither energy nor power: choose the meter none.")
+        uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        arguments = {"uuids": uuids, "counter": counter, "power": power}
+        sampler = make_sampler("nvml", arguments, settings.get("interval_ms", INTERVAL_MS) / 1000)
+        return NvmlMeter(sampler, nvml, handles, counter, power)
+    except nvml.NVMLError as error:
+        if error.value == nvml.NVML_ERROR_NO_PERMISSION:
+            raise MeterUnavailable(
+                f"NVML does not let this user read the GPU ({error}): ask for access to /dev/nvidia*, or for a job "
+                "that the GPU is allocated to."
+            ) from error
+        raise MeterUnavailable(f"NVML cannot read the GPU ({error}): see whether nvidia-smi can.") from error
+
+
+def reader(uuids, counter, power):
+    """A function that returns (W, J, the sensor's own time in s), of all boards together; NaN where one does not tell.
+
+    Args:
+        uuids: the boards.
+        counter, power: of COUNTERS and POWERS, or None.
+    """
+    nvml = _load()
+    lost = (nvml.NVML_ERROR_UNINITIALIZED, nvml.NVML_ERROR_DRIVER_NOT_LOADED, nvml.NVML_ERROR_GPU_IS_LOST)
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
+    except nvml.NVMLError as error:
+        raise MeterUnavailable(f"NVML finds the GPU no more ({error}).") from error
+    boards = [_board_reader(nvml, handle, power, counter, lost) for handle in handles]
+
+    def read():
+        try:
+            milliwatts, millijoules, sensor_s = boards[0]()
+            for read_board in boards[1:]:
+                told = read_board()
+                milliwatts, millijoules, sensor_s = milliwatts + told[0], millijoules + told[1], sensor_s + told[2]
+        except nvml.NVMLError as error:
+            raise MeterUnavailable(f"the driver lost the GPU in between ({error})") from error
+        return milliwatts / 1000, millijoules / 1000, sensor_s / len(boards)
+
+    return read
+
+
+def _board_reader(nvml, handle, power=None, counter=None, fatal=()):
+    """A function that returns [mW, mJ, the sensor's own time in s] of one board; NaN where it does not tell.
+
+    Fields are read by one call into memory that is laid out here: pynvml's own function lays it out each time, which
+    costs more than the call. NVMLErrors with one of the codes `fatal` are raised.
+    """
+    names = (power, counter)
+    calls = [
+        (place, partial(ask, nvml, getattr(nvml, name), handle, fatal=fatal))
+        for place, name in enumerate(names)
+        if name is not None and name not in FIELDS
+    ]
+    places = [place for place, name in enumerate(names) if name in FIELDS]
+    values = (nvml.c_nvmlFieldValue_t * len(places))()  # scope 0, the GPU
+    fields = [(place, value, value.value) for place, value in zip(places, values, strict=True)]
+    for place, value, _ in fields:
+        value.fieldId = FIELDS[names[place]]
+    get_fields = getattr(nvml.nvmlLib, "nvmlDeviceGetFieldValues", None) if fields else None
+    count, address = ctypes.c_int(len(fields)), ctypes.byref(values)
+
+    def read():
+        told = [math.nan, math.nan, math.nan]
+        for place, call in calls:
+            answer = call()
+            told[place] = math.nan if answer is None else answer
+        if get_fields is not None:
+            refused = get_fields(handle, count, address)
+            for place, value, union in fields:
+                code = refused or value.nvmlReturn
+                if code == nvml.NVML_SUCCESS:
+                    told[place] = getattr(union, VALUE_MEMBERS[value.valueType])
+                    told[2] = value.timestamp / 1e6 or math.nan
+                elif code in fatal:
+                    raise nvml.NVMLError(code)
+        return told
+
+    return read
+
+
+def _all_tell(nvml, handles, name):
+    return all(not math.isnan(_board_reader(nvml, handle, power=name)()[0]) for handle in handles)
+
+
+def _refusal(nvml, handle):
+    """NVML's code for the power of a board that tells none."""
+    try:
+        nvml.nvmlDeviceGetPowerUsage(handle)
+    except nvml.NVMLError as error:
+        return error.value
+
+
+NEEDED = (  # of pynvml, here and in nvml_boards.py
+    "NVMLError", "NVML_CLOCK_MEM", "NVML_CLOCK_SM", "NVML_ERROR_DRIVER_NOT_LOADED", "NVML_ERROR_GPU_IS_LOST",
+    "NVML_ERROR_NO_PERMISSION", "NVML_ERROR_UNINITIALIZED", "NVML_PERF_POLICY_POWER", "NVML_PERF_POLICY_THERMAL",
+    "NVML_PSTATE_UNKNOWN", "NVML_SUCCESS", "NVML_TEMPERATURE_GPU", "c_nvmlFieldValue_t", "nvmlDeviceGetClockInfo",
+    "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetCount",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetHandleByIndex",
+    "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode", "nvmlDeviceGetName",
+    "nvmlDeviceGetPerformanceState", "nvmlDeviceGetPersistenceMode", "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetTemperature", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUUID",
+    "nvmlDeviceGetViolationStatus", "nvmlInit", "nvmlLib", "nvmlMemory_v2", "nvmlSystemGetDriverVersion",
+)  # fmt: skip
+REMEDY = "`pip uninstall pynvml nvidia-ml-py3`, then `pip install --force-reinstall nvidia-ml-py`"
+
+
+def _load():
+    try:
+        import pynvml as nvml
+    except ImportError as error:
+        raise MeterUnavailable("the meter nvml needs nvidia-ml-py: `pip install nvidia-ml-py`.") from error
+    except Exception as error:  # noqa: BLE001  (packages of the same name are for other Pythons)
+        raise MeterUnavailable(f"the module pynvml does not load ({type(error).__name__}): {REMEDY}.") from error
+    missing = [name for name in NEEDED if not hasattr(nvml, name)]
+    if missing:
+        raise MeterUnavailable(
+            f"the module pynvml at {nvml.__file__} has no {missing[0]}: it is of another package or an old one, which "
+            f"stands in front of nvidia-ml-py: {REMEDY}."
+        )
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        raise MeterUnavailable(
+            f"NVML does not start ({error}): install the NVIDIA driver, or choose rapl, estimate or none."
+        ) from error
+    return nvml

@@ -1,0 +1,304 @@
+"""Latency and energy of any callable, with intervals: `run` does one batch, `meter` reads energy.
+
+No torch and no files. `synchronize` waits for the device; `clock` returns seconds and is replaced in tests.
+The unit is the block inside a fresh process: samples of one sensor are not independent, blocks and processes are.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quantwatt import intervals
+from quantwatt.artifacts.manifest import finite
+from quantwatt.measuring.meters.trace import Trace, hold_integral_j
+
+WARN_DIFFERENCE = 0.03  # counter against integral of power
+FAIL_DIFFERENCE = 0.05
+VOID_LIMIT = 3  # void blocks that are repeated before the energy is given up
+MIN_REPEATS, MAX_REPEATS = 5, 1000
+STEADY_SLOPE = 1.0  # °C per minute
+STEADY_LIMIT_S = 600
+STEADY_EVERY_S = 1.0  # a thermometer is read no more often: what reads it is work that is not measured
+STEADY_READINGS = 3  # a slope is drawn through no fewer
+PHASES_DIFFERENCE = 0.05  # of the sum of phases from the whole
+
+
+@dataclass(frozen=True)
+class Block:
+    """One energy block; a `void` one is kept, with its `reason`."""
+
+    block: int  # position in time, void blocks included
+    images: int
+    seconds: float
+    energy_j: float | None  # None where the meter gave none
+    integral_j: float | None  # None where power was not read apart from the counter
+    void: bool
+    reason: str | None
+    trace: Trace
+    runs: list = field(default_factory=list)  # (start, stop) of each run, seconds of the clock
+
+
+class Cycle:
+    """A callable that does the next of several runs, over and over. Spells that are multiples of its length see all
+    prompts alike."""
+
+    def __init__(self, runs):
+        self.runs, self.next = list(runs), 0
+
+    def __call__(self):
+        self.runs[self.next]()
+        self.next = (self.next + 1) % len(self.runs)
+
+    def __len__(self):
+        return len(self.runs)
+
+
+def nothing():
+    """The `synchronize` of a device that computes in step, such as the CPU."""
+
+
+def warm_up(run, seconds, synchronize=nothing, clock=time.perf_counter, temperature=None, steady_s=0):
+    """Run for `seconds` and at least twice (the first run allocates and compiles), then until the device is warm.
+
+    Args:
+        temperature: function that returns °C or None; where it tells, running goes on until its slope over the last
+            `steady_s` seconds is below STEADY_SLOPE, for at most STEADY_LIMIT_S.
+    Returns:
+        (runs, slope in °C per minute or None).
+    """
+    start, n_runs, seen, slope, due = clock(), 0, [], None, clock()
+    while True:
+        run()
+        synchronize()
+        n_runs += 1
+        if temperature is not None and steady_s > 0 and clock() >= due:
+            due = clock() + STEADY_EVERY_S
+            degrees = temperature()
+            if degrees is not None:
+                seen.append((clock(), degrees))
+                slope = slope_per_minute(seen, steady_s)
+        warm = not seen or (slope is not None and abs(slope) < STEADY_SLOPE) or clock() - start >= STEADY_LIMIT_S
+        if n_runs >= 2 and clock() - start >= seconds and warm:
+            return n_runs, slope
+
+
+def slope_per_minute(seen, window_s):
+    """Slope of the least-squares line through the last `window_s` seconds or STEADY_READINGS, whichever is more.
+
+    Args:
+        seen: [(seconds, value)], in order.
+    Returns:
+        The slope, or None before so much was seen.
+    """
+    end = seen[-1][0]
+    count = max(STEADY_READINGS, sum(seconds >= end - window_s for seconds, _ in seen))
+    if len(seen) < STEADY_READINGS or end - seen[0][0] < window_s:
+        return None
+    recent = np.array(seen[-count:])
+    return float(60 * np.polyfit(recent[:, 0] - end, recent[:, 1], 1)[0])
+
+
+def measure_latency(run, seconds=0.0, repeats=MIN_REPEATS, synchronize=nothing, clock=time.perf_counter, cycle=1):
+    """Seconds of each run, one after another, for `seconds`, at least `repeats` times and in whole cycles. [n]"""
+    times, start = [], clock()
+    while len(times) < repeats or len(times) % cycle or (clock() - start < seconds and len(times) < MAX_REPEATS):
+        synchronize()
+        before = clock()
+        run()
+        synchronize()
+        times.append(clock() - before)
+    return np.array(times)
+
+
+def summarize_latency(processes, images_per_run):
+    """Seconds per image: the median with its 95 % interval over processes and runs, and the spread of the runs.
+
+    Args:
+        processes: list of [n] of `measure_latency`, one per fresh process.
+    """
+    processes = [np.asarray(seconds, np.float64) / images_per_run for seconds in processes]
+    per_image = np.concatenate(processes)
+    _, low, high = intervals.nested_mean(processes, np.median)
+    p10, p90 = np.percentile(per_image, [10, 90])
+    return {
+        "median": float(np.mean([np.median(seconds) for seconds in processes])),
+        "low": finite(low),
+        "high": finite(high),
+        "mean": float(per_image.mean()),
+        "std": finite(per_image.std(ddof=1)) if len(per_image) > 1 else None,
+        "min": float(per_image.min()),
+        "max": float(per_image.max()),
+        "p10": float(p10),
+        "p90": float(p90),
+        "n": len(per_image),
+    }
+
+
+def measure_energy(
+    run,
+    meter,
+    block_s,
+    n_blocks,
+    images_per_run,
+    synchronize=nothing,
+    after_block=None,
+    void_limit=VOID_LIMIT,
+    clock=time.perf_counter,
+    cycle=1,
+):
+    """Blocks of at least `block_s` seconds until `n_blocks` are good or more than `void_limit` were void.
+
+    Args:
+        run: generates `images_per_run` images; a block holds a multiple of `cycle` runs.
+        after_block: function of each Block as it ends, for a progress bar; or None.
+    Returns:
+        [Block], in order of time, void ones included.
+    """
+    blocks, n_good = [], 0
+    while n_good < n_blocks and len(blocks) - n_good <= void_limit:
+        block = _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, len(blocks))
+        blocks.append(block)
+        n_good += not block.void
+        if after_block is not None:
+            after_block(block)
+    return blocks
+
+
+def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, index):
+    synchronize()
+    meter.start()
+    start, runs = clock(), []
+    while not runs or len(runs) % cycle or runs[-1][1] - start < block_s:
+        before = clock()
+        run()
+        synchronize()
+        runs.append((before, clock()))
+    seconds, images = runs[-1][1] - start, len(runs) * images_per_run
+    trace = meter.stop()
+    check, reason = crosscheck(trace), trace.fault
+    if reason is None and check is not None and check["verdict"] == "fail":
+        reason = f"counter and integral of power differ by {check['difference']:.1%}"
+    integral_j = None if check is None else check["integral_j"]
+    return Block(index, images, seconds, trace.energy_j, integral_j, reason is not None, reason, trace, runs)
+
+
+def crosscheck(*traces):
+    """The energy counter against the integral of the sampled power, over the same edges.
+
+    Returns:
+        {"counter_j", "integral_j", "difference", "verdict": "ok" | "warn" | "fail"}, summed over `traces`;
+        None where no trace has both as separate readings. `difference` is signed and relative to the counter.
+    """
+    counter_j, integral_j = 0.0, 0.0
+    for trace in traces:
+        if trace.energy_j is None or trace.counter_j is None or trace.watts_from_counter:
+            continue
+        times = trace.timestamps_s
+        counter_j += trace.energy_j
+        integral_j += hold_integral_j(times, trace.watts, times[0], times[-1])
+    return verdict_of(counter_j, integral_j)
+
+
+def verdict_of(counter_j, integral_j):
+    """`crosscheck`'s answer from the two sums; None where nothing was compared."""
+    if counter_j == 0:
+        return None
+    difference = integral_j / counter_j - 1
+    verdict = "ok" if abs(difference) <= WARN_DIFFERENCE else "warn"
+    verdict = "fail" if abs(difference) > FAIL_DIFFERENCE else verdict
+    return {
+        "counter_j": counter_j,
+        "integral_j": integral_j,
+        "difference": difference,
+        "verdict": verdict,
+    }
+
+
+def idle_power(meter, seconds, sleep=time.sleep):
+    """(mean watts or None, Trace) over `seconds` of doing nothing."""
+    meter.start()
+    sleep(seconds)
+    trace = meter.stop()
+    if trace.energy_j is None:
+        return None, trace
+    return trace.energy_j / float(trace.timestamps_s[-1] - trace.timestamps_s[0]), trace
+
+
+def measure_phases(phases, meter, seconds, images_per_run, synchronize=nothing, clock=time.perf_counter):
+    """Each phase looped alone for `seconds` or more, which a sensor can resolve where it cannot resolve one pass.
+
+    Args:
+        phases: {name: callable that does it once}.
+    Returns:
+        ({name: {"latency_s", "energy_j", "mean_w", "runs"}} per image, {name: Trace}); joules are None where a trace
+        has none.
+    """
+    found, traces = {}, {}
+    for name, phase in phases.items():
+        phase()
+        [block] = measure_energy(phase, meter, seconds, 1, images_per_run, synchronize, void_limit=0, clock=clock)
+        joules = None if block.void else block.energy_j
+        found[name] = {
+            "latency_s": block.seconds / block.images,
+            "energy_j": None if joules is None else joules / block.images,
+            "mean_w": None if joules is None else joules / block.seconds,
+            "runs": len(block.runs),
+        }
+        traces[name] = block.trace
+    return found, traces
+
+
+def check_phases(phases, whole, key):
+    """The sum of the phases against the whole, or None where a figure is missing.
+
+    Args:
+        phases: of `measure_phases`; whole: seconds or joules per image; key: "latency_s" or "energy_j".
+    Returns:
+        {"sum", "whole", "difference", "verdict": "ok" | "apart"}.
+    """
+    parts = [phase[key] for phase in phases.values()]
+    if not parts or None in parts or not whole:
+        return None
+    difference = sum(parts) / whole - 1
+    verdict = "ok" if abs(difference) <= PHASES_DIFFERENCE else "apart"
+    return {"sum": sum(parts), "whole": whole, "difference": difference, "verdict": verdict}
+
+
+def summarize_energy(processes, n_blocks, idle_w=None):
+    """Joules per image, the mean over processes of their good blocks, and its interval.
+
+    Args:
+        processes: list of lists of Block, one per fresh process.
+        n_blocks: good blocks that each process owes.
+        idle_w: mean idle power in watts, or None where it was not read.
+    Returns:
+        (energy, None) with energy = {"value", "low", "high", "net", "idle_w", "mean_w"}, `value` gross and
+        `net` less the idle power; or (None, reason) where a process has fewer than `n_blocks` good blocks.
+    """
+    everything = [block for blocks in processes for block in blocks]
+    if any(len(good_blocks(blocks)) < n_blocks for blocks in processes):
+        void = [block for block in everything if block.void]
+        last = void[-1].reason if void else "they were not run"
+        return None, f"{len(void)} of {len(everything)} blocks were void, the last because {last}"
+    good = good_blocks(everything)
+    value, low, high = intervals.nested_mean(joules_per_image(processes))
+    seconds_per_image = np.mean([block.seconds / block.images for block in good])
+    energy = {
+        "value": value,
+        "low": finite(low),
+        "high": finite(high),
+        "net": None if idle_w is None else float(value - idle_w * seconds_per_image),
+        "idle_w": idle_w,
+        "mean_w": sum(block.energy_j for block in good) / sum(block.seconds for block in good),
+    }
+    return energy, None
+
+
+def good_blocks(blocks):
+    return [block for block in blocks if not block.void]
+
+
+def joules_per_image(processes):
+    """[good blocks] of each process."""
+    return [np.array([block.energy_j / block.images for block in good_blocks(blocks)]) for blocks in processes]

@@ -1,0 +1,107 @@
+"""What of a sampling changes a pipeline's images: what changes nothing is refused before images are drawn."""
+
+import math
+from contextlib import contextmanager
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.models.families import recording
+
+NEUTRAL = (0, 1)  # values of guidance that ask for none
+# Inputs of denoisers that are told how much guidance there is.
+TOLD = ("guidance", "guidance_scale", "embedded_guidance", "timestep_cond")
+
+
+@contextmanager
+def checked(pipeline, denoiser, sampling, count):
+    """While inside, the pipeline's call ends at its first step where a key of the sampling changes nothing.
+
+    Guidance acts through a second branch, which makes the denoiser evaluate more samples in a step than there are
+    images, or as an input of the denoiser. A negative prompt acts through the second branch alone. What a pipeline
+    itself says of inputs that it does not take comes as DataError.
+
+    Args:
+        sampling: steps, guidance, height, width, negative_prompt; what it leaves out is not checked.
+        count: images of the call.
+    Raises:
+        DataError: names the key and what to set.
+    """
+    if getattr(denoiser, "_compiled_call_impl", None) is not None:  # a hook would make it compile once more
+        yield
+        return
+    check_size(pipeline, sampling)
+    kind, seen = type(pipeline).__name__, {"samples": 0, "told": False, "steps": 0}
+
+    def look(module, args, kwargs):
+        if not seen["samples"]:
+            _check_steps(kind, sampling, pipeline.scheduler)
+        named = recording.arguments(module, args, kwargs)
+        seen["samples"] += recording.samples_of(named) or 0
+        seen["told"] |= any(named.get(name) is not None for name in TOLD)
+
+    def done():
+        seen["steps"] += 1
+        if seen["steps"] == 1:
+            # Of perturbed attention a branch is part that neither guidance nor a negative prompt is.
+            perturbed = getattr(pipeline, "do_perturbed_attention_guidance", False)
+            _check_branches(kind, sampling, seen["samples"] > count * (2 if perturbed else 1), seen["told"])
+
+    with (
+        denoiser.register_forward_pre_hook(look, with_kwargs=True),
+        recording.after_each_step(pipeline.scheduler, done),
+    ):
+        try:
+            yield
+        except ValueError as error:  # as pipelines refuse what they are called with
+            if seen["samples"]:
+                raise
+            raise DataError(f"{kind} does not draw this: {' '.join(str(error).split())}") from error
+
+
+def _check_branches(kind, sampling, branches, told):
+    guidance, unwanted = sampling.get("guidance", 1), sampling.get("negative_prompt", "")
+    if guidance not in NEUTRAL and not branches and not told:
+        raise DataError(f"guidance: {guidance} changes nothing in the images of this {kind}; set 1, which is none.")
+    if unwanted and not branches:
+        raise DataError(
+            f"negative_prompt: changes nothing in the images of this {kind} with guidance {guidance}; leave it out, or "
+            "set a guidance above 1 that acts through a second branch."
+        )
+
+
+def _check_steps(kind, sampling, scheduler):
+    """A scheduler of a higher order evaluates more often than it has steps, and none less often."""
+    planned, name = scheduler.timesteps, type(scheduler).__name__
+    steps, levels = sampling.get("steps", len(planned)), scheduler.config.get("num_train_timesteps")
+    higher = getattr(scheduler, "order", 1) > 1 or name == "PNDMScheduler"
+    if len(planned) < steps or (len(planned) > steps and not higher):
+        raise DataError(f"steps: {kind} with {name} takes {len(planned)} steps, not {steps}; set that.")
+    if levels and not planned.is_floating_point() and planned.max() >= levels:
+        raise DataError(f"steps: {name} would begin {steps} steps at {int(planned.max())}, above its {levels} levels.")
+
+
+def check_size(pipeline, sampling):
+    """Refuse a height or width that the pipeline would round.
+
+    Raises:
+        DataError: names the nearest sizes that are drawn exactly.
+    """
+    kind, sizes = type(pipeline).__name__, getattr(pipeline, "resolutions", None)
+    wanted = tuple(sampling.get(key) for key in ("width", "height"))
+    if sizes and None not in wanted and wanted not in sizes:
+        listed = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise DataError(f"width, height: {kind} draws {listed} pixels only, not {wanted[0]}x{wanted[1]}.")
+    multiple = _multiple(pipeline)
+    for key in ("height", "width"):
+        if (size := sampling.get(key, multiple)) % multiple:
+            below = size // multiple * multiple
+            near = " or ".join(str(value) for value in (below, below + multiple) if value)
+            raise DataError(f"{key}: {kind} draws multiples of {multiple} pixels; set {near}, not {size}.")
+
+
+def _multiple(pipeline):
+    """What heights and widths are multiples of: the autoencoder's factor times the width of a patch."""
+    denoiser = getattr(pipeline, "transformer", None)
+    patch = getattr(getattr(denoiser, "config", None), "patch_size", None) or 1
+    patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
+    processor = getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor") or 1
+    return math.lcm(getattr(pipeline, "vae_scale_factor", 1) * patch, processor)

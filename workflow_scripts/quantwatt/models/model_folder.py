@@ -1,0 +1,345 @@
+"""What a model's folder holds: its parts, their classes and the files that are read of them.
+
+Only names and JSON are read here, no tensor and no library, so that planning can refuse a folder before any job does.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.jobs import fingerprints
+from quantwatt.registry import SCHEMAS, schema
+
+PIPELINE, TEXT_MODEL = "model_index.json", "config.json"  # the file that says what a folder holds
+STEMS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model",)}  # of weights' names, by library
+# Classes of parts that have no weights: schedulers, tokenizers, image processors, guiders.
+WITHOUT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor|Guid(er|ance)")
+VARIANT = r"(?P<variant>(?!.*-\d+-of-\d+)[\w-]+)"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Files of a part that no loading reads: weights in other forms, notes, pictures.
+NEVER_READ = (*PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".md", ".png", ".jpg", ".jpeg", ".webp")
+# What blackens images, and the extractor that reads images for it: pipelines are loaded without them.
+CENSOR = ("safety_checker", "feature_extractor")
+LFS_POINTER, POINTER_BYTES = b"version https://git-lfs", 1024
+
+
+@dataclass(frozen=True)
+class Weights:
+    """files: names in the part's folder, an index before its shards; variant: of their names, None where plain."""
+
+    files: tuple
+    variant: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a pipeline, or a whole text model.
+
+    folder: where its files are; library, kind: of its class; weights: None where it has none (schedulers, tokenizers).
+    """
+
+    folder: Path
+    library: str
+    kind: str
+    weights: Weights | None
+
+
+def parts(folder, settings):
+    """The parts that a model's settings read of its folder, each with its weights.
+
+    Args:
+        folder: of a diffusers pipeline or a transformers model, on this machine.
+        settings: a model's completed entry.
+    Returns:
+        {name: Part}; a text model is one part of the name "".
+    Raises:
+        DataError: the folder is none of the family's, or not whole; one sentence that says what to do.
+    """
+    folder = Path(folder)
+    _check_is_folder(folder, settings["family"])
+    if index_of(settings["family"]) == TEXT_MODEL:
+        _check_text_model(folder, settings["family"])
+        kind = schema(f"families/{settings['family']}")["x-classes"][0]
+        return {"": Part(folder, "transformers", kind, weights(folder, "transformers", kind, settings))}
+    listed = listed_parts(folder, settings)
+    found = {
+        name: Part(folder / name, library, kind, _part_weights(folder, name, library, kind, settings))
+        for name, (library, kind) in listed.items()
+    }
+    named, there = (
+        settings.get("variant"),
+        sorted({part.weights.variant or "" for part in found.values() if part.weights}),
+    )
+    if named and named not in there:
+        known = ", ".join(filter(None, there)) or "only plain ones"
+        raise DataError(f"{folder}: variant: no part has weights of variant '{named}' (there are: {known}).")
+    return found
+
+
+def weighted_parts(folder, settings, without=()):
+    """{name: Part} of a pipeline's parts that have weights and a folder, but for some names.
+
+    Raises:
+        DataError: a part's weights are not whole.
+    """
+    return {
+        name: Part(Path(folder) / name, library, kind, weights(Path(folder) / name, library, kind, settings))
+        for name, (library, kind) in _named_parts(folder).items()
+        if name not in without and (Path(folder) / name).is_dir() and not WITHOUT_WEIGHTS.search(kind)
+    }
+
+
+def read_files(folder, settings):
+    """The names, relative to a model's folder, of all files that loading the model may read, sorted.
+
+    Raises:
+        DataError: as of `parts`.
+    """
+    folder, found = Path(folder), set()
+    if index_of(settings["family"]) == PIPELINE:
+        found.add(PIPELINE)
+    for name, part in parts(folder, settings).items():
+        chosen = part.weights.files if part.weights else ()
+        for file in fingerprints.files(part.folder):
+            foreign = any(word.startswith(".") for word in Path(file).parts) or (not name and "/" in file)
+            if file in chosen or not (foreign or file.endswith((".safetensors", *NEVER_READ))):
+                found.add(str(Path(name) / file))
+    return sorted(found)
+
+
+def index_of(family):
+    """The name of the file that says what a folder of a family holds."""
+    return TEXT_MODEL if schema(f"families/{family}").get("x-kind") == "text" else PIPELINE
+
+
+def left_out(settings):
+    """Parts of a pipeline that the settings do not load: their family's schema says which key decides on which."""
+    properties = schema(f"families/{settings['family']}")["properties"]
+    return [name for key, entry in properties.items() if not settings.get(key) for name in entry.get("x-parts", ())]
+
+
+def listed_parts(folder, settings):
+    """{name: (library, class)} of the parts that a pipeline's model_index.json names and the settings load.
+
+    Raises:
+        DataError: the pipeline's class is none of the family's, or it lacks a part that the settings load.
+    """
+    index = Path(folder) / PIPELINE
+    _check_class(_read_mapping(index).get("_class_name"), index, settings["family"])
+    named = _named_parts(folder)
+    for key, entry in schema(f"families/{settings['family']}")["properties"].items():
+        missing = [name for name in entry.get("x-parts", ()) if settings.get(key) and name not in named]
+        if missing:
+            raise DataError(f"{folder}: {key}: the pipeline has no {missing[0]}; set {key}: false.")
+    censor = CENSOR if "safety_checker" in named else ()
+    return {name: value for name, value in named.items() if name not in (*left_out(settings), *censor)}
+
+
+def _named_parts(folder):
+    """{name: (library, class)} of all parts in model_index.json; one of [null, null] is not there."""
+    return {
+        name: tuple(value)
+        for name, value in _read_mapping(Path(folder) / PIPELINE).items()
+        if not name.startswith("_") and isinstance(value, list) and [type(word) for word in value] == [str, str]
+    }
+
+
+def _check_is_folder(folder, family):
+    index = index_of(family)
+    if (folder / index).is_file():
+        return
+    if folder.is_file():
+        raise DataError(f"{folder}: is one file, and a folder with {index} is needed{_from_file(folder, family)}.")
+    library = "diffusers pipeline" if index == PIPELINE else "transformers model"
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    single = next((path for path in inside if path.suffix == ".safetensors"), None)
+    if not inside:
+        hint = ": the folder is empty" if folder.is_dir() else ": there is no such folder"
+    elif index == PIPELINE and single and not (folder / TEXT_MODEL).exists():
+        hint = _from_file(single, family)
+    elif index == PIPELINE and (folder / TEXT_MODEL).exists():
+        hint = "; it holds a model alone: give the folder of the whole pipeline"
+    elif index == TEXT_MODEL and (folder / PIPELINE).exists():
+        hint = "; it holds a diffusers pipeline: name a family of image models"
+    else:
+        hint = ""
+    raise DataError(f"{folder}: not a {library} (it has no {index}){hint}.")
+
+
+def _from_file(path, family):
+    """How one file becomes a folder, in words."""
+    kinds = schema(f"families/{family}").get("x-classes", ["DiffusionPipeline"])
+    if path.suffix != ".safetensors" or index_of(family) == TEXT_MODEL:
+        return "; save the model with save_pretrained, in safetensors"
+    return f"; make one: diffusers.{kinds[0]}.from_single_file('{path}').save_pretrained(FOLDER)"
+
+
+def _check_class(kind, file, family):
+    """A pipeline's class must be one of the family's, where the family's schema names some."""
+    if not isinstance(kind, str):
+        reason = "names no class" if kind is None else "names a class of the model's own code, which is never run"
+        raise DataError(f"{file}: _class_name: it {reason}; save the pipeline anew with save_pretrained.")
+    expected = schema(f"families/{family}").get("x-classes")
+    if expected and kind not in expected:
+        raise DataError(
+            f"{file}: _class_name: family '{family}' takes {' or '.join(expected)}, and this is {kind}; "
+            f"{_other_family(kind, PIPELINE)}."
+        )
+
+
+def _check_text_model(folder, family):
+    """Likewise a text model's type and class."""
+    config, known = _read_mapping(folder / TEXT_MODEL), schema(f"families/{family}")
+    kind = config.get("model_type")
+    expected, named = known["x-classes"], config.get("architectures")
+    if kind is not None and kind != known["x-model-type"]:
+        other = _other_family(((named or [None])[0]), TEXT_MODEL)
+        raise DataError(
+            f"{folder / TEXT_MODEL}: model_type: family '{family}' takes {known['x-model-type']}, and this is {kind}; "
+            f"{other}."
+        )
+    if isinstance(named, list) and named and not set(named) & set(expected):
+        raise DataError(
+            f"{folder / TEXT_MODEL}: architectures: family '{family}' takes {' or '.join(expected)}, and this is "
+            f"{named[0]}; give a model that was trained and saved as {expected[0]}."
+        )
+
+
+def _other_family(kind, index):
+    """Which family takes a class, in words."""
+    families = [path.name.removesuffix(".schema.json") for path in sorted((SCHEMAS / "families").glob("*.json"))]
+    takes = next((name for name in families if kind in schema(f"families/{name}").get("x-classes", ())), None)
+    if takes:
+        return f"write family: {takes}"
+    if index == PIPELINE:
+        return "family 'diffusers' takes any pipeline that draws images from texts or classes"
+    texts = [name for name in families if index_of(name) == TEXT_MODEL]
+    return f"families of text models are {', '.join(texts)}"
+
+
+def _part_weights(folder, name, library, kind, settings):
+    """The weights of a pipeline's part, or None where its class has none."""
+    if not (folder / name).is_dir():
+        properties = schema(f"families/{settings['family']}")["properties"].items()
+        key = next((key for key, entry in properties if name in entry.get("x-parts", ())), None)
+        hint = f"; set {key}: false to leave it out, or fetch it" if key else "; fetch the model again"
+        raise DataError(f"{folder / name}: {PIPELINE} names this part ({kind}), and the folder is missing{hint}.")
+    if WITHOUT_WEIGHTS.search(kind):
+        return None
+    return weights(folder / name, library, kind, settings)
+
+
+def weights(folder, library, kind, settings):
+    """The files of weights that are read in the folder of a part or a text model.
+
+    Args:
+        library, kind: of the class that reads them.
+        settings: `variant` says which where there are several.
+    Returns:
+        Weights.
+    Raises:
+        DataError: there are none, or not all, in safetensors; or they are no plain weights.
+    """
+    if not (folder / TEXT_MODEL).is_file():
+        raise DataError(f"{folder}: has no {TEXT_MODEL}, which {kind} is built by; fetch the model again.")
+    config = _read_mapping(folder / TEXT_MODEL)
+    quantized = config.get("quantization_config")
+    if quantized:
+        how = quantized.get("quant_method", "some library") if isinstance(quantized, dict) else "some library"
+        raise DataError(
+            f"{folder / TEXT_MODEL}: quantization_config: these weights are quantized already ({how}); "
+            "give the model that they were made of."
+        )
+    if (folder / "adapter_config.json").exists():
+        raise DataError(
+            f"{folder}: holds an adapter (adapter_config.json) beside the model; merge it (PEFT's merge_and_unload), "
+            "and save the whole model."
+        )
+    stems = STEMS.get(library, (*STEMS["diffusers"], *STEMS["transformers"]))
+    if file := config.get("transformers_weights"):  # transformers reads the file that this names, wherever it is
+        wanted = f"{stems[0]}.safetensors"
+        raise DataError(f"{folder / TEXT_MODEL}: transformers_weights: '{file}'; drop the key, and name it {wanted}.")
+    return _chosen(folder, stems, kind, settings.get("variant"))
+
+
+def _chosen(folder, stems, kind, asked):
+    """The weights that are read where there may be several: those of the variant asked for, or the plain ones, or the
+    only others."""
+    found = _stored(folder, stems)
+    if not found:
+        raise DataError(f"{folder}: {_no_weights(folder, stems, kind)}")
+    variant = asked if asked in found else None
+    if variant is None and None not in found:
+        if len(found) > 1:
+            raise DataError(
+                f"{folder}: has weights of the variants {', '.join(sorted(found))} and no plain ones; "
+                f"name one of them (variant: {min(found)})."
+            )
+        [variant] = found
+    files = (found[variant],)
+    if found[variant].endswith(".json"):
+        files += _shards(folder, found[variant])
+    for file in files:
+        _check_is_no_pointer(folder / file)
+    return Weights(files, variant)
+
+
+def _stored(folder, stems):
+    """{variant: file of weights, or the index of its shards} of a part, as its library finds them."""
+    found, names = {}, sorted(path.name for path in folder.iterdir())
+    for stem in stems:
+        single = rf"{stem}(\.{VARIANT})?\.safetensors"
+        index = rf"{stem}\.safetensors(\.{VARIANT})?\.index\.json|{stem}\.safetensors\.index(\.{VARIANT})?\.json"
+        index = index.replace("variant>", "legacy>", 1)
+        # Where both are there, diffusers reads the shards and transformers the one file: what comes last here.
+        patterns = (single, index) if stem == "diffusion_pytorch_model" else (index, single)
+        for pattern in patterns:
+            for name in names:
+                if match := re.fullmatch(pattern, name):
+                    groups = match.groupdict()
+                    found[groups["variant"] or groups.get("legacy")] = name
+    return found
+
+
+def _no_weights(folder, stems, kind):
+    names = sorted(path.name for path in folder.iterdir())
+    wanted = " or ".join(f"{stem}.safetensors" for stem in stems)
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        return f"has no {wanted}, and {others[0]} is not read under this name; rename it, or save the model anew."
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
+        return (
+            f"its weights are in {pickles[0]} only, and pickled ones are never read; save it as safetensors "
+            f"({kind}.from_pretrained(...).save_pretrained(...), where you trust the file)."
+        )
+    return f"has no weights ({wanted} is missing); fetch the model again."
+
+
+def _shards(folder, index):
+    """The files that an index of weights names."""
+    named = _read_mapping(folder / index).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise DataError(f"{folder / index}: has no weight_map of tensors and files; fetch the model again.")
+    files = tuple(sorted(set(named.values())))
+    for file in files:
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise DataError(f"{folder / index}: names '{file}', which is no safetensors file of its folder.")
+        if not (folder / file).is_file():
+            raise DataError(f"{folder / index}: names {file}, and the file is missing; fetch the model again.")
+    return files
+
+
+def _check_is_no_pointer(path):
+    if path.stat().st_size < POINTER_BYTES and path.read_bytes().startswith(LFS_POINTER):
+        raise DataError(
+            f"{path}: is a pointer of Git LFS and not the weights; run `git lfs pull` in the model's folder."
+        )
+
+
+def _read_mapping(path):
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, got {json.dumps(value)[:40]}; fetch the model again.")
+    return value

@@ -1,0 +1,48 @@
+"""Where a pipeline's parts are: on the device, or text encoders there only while they encode prompts."""
+
+import functools
+
+from quantwatt.artifacts.errors import DataError
+
+
+def place(pipeline, settings, device):
+    """Move a pipeline to a device, as the model's `offload` says, in place.
+
+    On a CPU nothing is moved, whatever it says: there, a part takes the same memory wherever it is.
+
+    Raises:
+        DataError: text encoders are to leave the device, and the pipeline has none.
+    """
+    if settings.get("offload") is None or device == "cpu":
+        return pipeline.to(device)
+    return without_text_encoders(pipeline, device)
+
+
+def without_text_encoders(pipeline, device):
+    """Move all to a device but the text encoders: one after the other comes when it is called, and leaves for the next;
+    the last leaves at the end of the pipeline's `encode_prompt`. In place."""
+    from accelerate import cpu_offload_with_hook
+
+    parts = {name: part for name, part in sorted(pipeline.components.items()) if hasattr(part, "parameters")}
+    encoders = [name for name in parts if name.startswith("text_encoder")]
+    if not encoders or not hasattr(pipeline, "encode_prompt"):
+        raise DataError(f"offload: {type(pipeline).__name__} has no text encoders to move.")
+    hooks = []
+    for name, part in parts.items():
+        if name in encoders:
+            _, hook = cpu_offload_with_hook(part, device, hooks[-1] if hooks else None)
+            hooks.append(hook)
+        else:
+            part.to(device)
+    encode = pipeline.encode_prompt
+
+    @functools.wraps(encode)
+    def encode_prompt(*args, **kwargs):
+        try:
+            return encode(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.offload()
+
+    pipeline.encode_prompt = encode_prompt
+    return pipeline

@@ -1,0 +1,106 @@
+"""Layers taken apart into parts that are quantized by themselves: by outputs (the transform `segments`), or by inputs
+(`split-skips`). A layer NAME becomes NAME.0, NAME.1, ..."""
+
+import torch
+
+
+class SegmentedLinear(torch.nn.Module):
+    """Linear layers "0", "1", ... of one input; their outputs side by side."""
+
+    def __init__(self, layers):
+        super().__init__()
+        for index, layer in enumerate(layers):
+            self.add_module(str(index), layer)
+
+    def forward(self, inputs):
+        return torch.cat([layer(inputs) for layer in self.children()], dim=-1)
+
+
+class SplitConv2d(torch.nn.Module):
+    """Convolutions "0", "1", ... of consecutive channels of one input; their outputs added. The first has the bias."""
+
+    def __init__(self, layers, channels):
+        super().__init__()
+        for index, layer in enumerate(layers):
+            self.add_module(str(index), layer)
+        self.channels = list(channels)
+
+    def forward(self, inputs):
+        parts = inputs.split(self.channels, dim=1)
+        return sum(layer(part) for layer, part in zip(self.children(), parts, strict=True))
+
+
+def of_layers(layers, allocation):
+    """{layer: parts} of the layers that an allocation names by parts, be it only some of them.
+
+    Args:
+        layers: of the model manifest.
+        allocation: {layer: formats} as `quantwatt.allocate.allocation.allocate` returns.
+    Returns:
+        parts: a number of segments, or the list of channels of each part.
+    """
+    parents = {name.rpartition(".")[0] for name in allocation}
+    return {
+        name: layer.get("segments") or layer["skips"]
+        for name, layer in layers.items()
+        if name in parents and ("segments" in layer or "skips" in layer)
+    }
+
+
+def split(denoiser, parts):
+    """Replace layers by their parts, in place.
+
+    Args:
+        parts: as of `of_layers`.
+    Raises:
+        RuntimeError: a layer's outputs do not divide by its number of segments, or its input is not those channels.
+    """
+    for name, of in parts.items():
+        whole = denoiser.get_submodule(name)
+        apart = _empty(whole, of)
+        weights = whole.weight.detach().split(of, dim=1) if isinstance(of, list) else _segments(whole.weight, of)
+        biases = [whole.bias] if isinstance(of, list) else _segments(whole.bias, of)
+        for layer, weight in zip(apart.children(), weights, strict=True):
+            # Copies: files of tensors refuse two that share memory.
+            layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+        for layer, bias in zip(apart.children(), biases, strict=False):
+            if bias is not None:
+                layer.bias = torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+        denoiser.set_submodule(name, apart)
+
+
+def restore(denoiser, layers):
+    """Give a denoiser the parts that a checkpoint was saved with: on the meta device, in place of the whole layers.
+
+    Args:
+        layers: {name: {"out_features"}, and "skips" of a convolution's part} of the checkpoint's manifest; NAME.0, ...
+            where NAME was taken apart. A part may be missing, in 16 bit.
+    """
+    for name, layer in layers.items():
+        parent, _, last = name.rpartition(".")
+        whole = denoiser.get_submodule(parent) if last.isdecimal() else None
+        if isinstance(whole, torch.nn.Linear):
+            denoiser.set_submodule(parent, _empty(whole, whole.out_features // layer["out_features"]))
+        elif isinstance(whole, torch.nn.Conv2d):
+            denoiser.set_submodule(parent, _empty(whole, layer["skips"]))
+
+
+def _segments(tensor, count):
+    """A weight or bias in `count` parts of equal rows; of no bias, nothing."""
+    return [] if tensor is None else tensor.detach().reshape(count, -1, *tensor.shape[1:])
+
+
+def _empty(whole, of):
+    """Parts of a layer, without memory."""
+    options = {"device": "meta", "dtype": whole.weight.dtype}
+    bias = whole.bias is not None
+    if not isinstance(of, list):
+        rows = whole.out_features // of
+        return SegmentedLinear(torch.nn.Linear(whole.in_features, rows, bias, **options) for _ in range(of))
+    options |= {"padding_mode": whole.padding_mode}
+    geometry = whole.kernel_size, whole.stride, whole.padding, whole.dilation
+    convolutions = (
+        torch.nn.Conv2d(channels, whole.out_channels, *geometry, bias=bias and index == 0, **options)
+        for index, channels in enumerate(of)
+    )
+    return SplitConv2d(convolutions, of)

@@ -1,0 +1,69 @@
+"""A text model and its tokenizer, as one thing that a checkpoint is loaded into."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantwatt.models import model_folder, tokenizers
+
+ATTENTION = "sdpa"  # torch's own, which takes a mask as it is
+
+
+@dataclass
+class TextPipeline:
+    """model: a transformers model in evaluation mode; tokenizer: as AutoTokenizer loads it."""
+
+    model: Any
+    tokenizer: Any
+
+    def to(self, device):
+        self.model.to(device)
+        return self
+
+    @property
+    def device(self):
+        return self.model.device
+
+    def tokens(self, asked):
+        """The length of a sample in tokens: what is asked for, or less where the model ends before."""
+        return min(asked, self.model.config.max_position_embeddings)
+
+
+def stored_model(auto_class, settings, location):
+    """The model of a local folder on the CPU, in the type of the settings.
+
+    Args:
+        auto_class: transformers' class for the task.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar per layer loaded, among ours
+    weights = model_folder.weights(Path(location), "transformers", auto_class.__name__, settings)
+    return auto_class.from_pretrained(
+        location,
+        dtype=getattr(torch, settings["dtype"]),
+        attn_implementation=ATTENTION,
+        local_files_only=True,
+        use_safetensors=True,
+        variant=weights.variant,
+    ).eval()
+
+
+def empty_model(auto_class, location):
+    """Its architecture on the meta device."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(location, local_files_only=True)
+    with torch.device("meta"):
+        return auto_class.from_config(config, attn_implementation=ATTENTION).eval()
+
+
+def load(model, location):
+    """The pipeline of a model with the tokenizer of a local folder.
+
+    Raises:
+        DataError: as of `quantwatt.models.tokenizers.load`.
+    """
+    return TextPipeline(model, tokenizers.load(location))

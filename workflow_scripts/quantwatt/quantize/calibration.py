@@ -1,0 +1,89 @@
+"""Denoiser inputs of the float trajectory: what solvers see, stored instead of every layer's activations."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from quantwatt.artifacts import manifest
+from quantwatt.jobs.progress import progress
+from quantwatt.models import denoiser_inputs
+
+
+def strata(steps, timesteps):
+    """The middle step of each of `timesteps` equal parts of a trajectory of `steps` steps."""
+    count = min(steps, timesteps)
+    return [int((i + 0.5) * steps / count) for i in range(count)]
+
+
+def strata_of_prompt(index, chosen, per_prompt):
+    """Steps recorded of prompt `index`: `per_prompt` of the chosen ones, evenly spread and rotating with the prompt."""
+    count = min(per_prompt, len(chosen))
+    return sorted({chosen[(index + k * len(chosen) // count) % len(chosen)] for k in range(count)})
+
+
+def record(family, pipeline, prompts, calibration):
+    """Run the float pipeline and keep its denoiser inputs.
+
+    Args:
+        prompts: one string per sample of the prompt file.
+        calibration: the experiment's completed `calibration` entry.
+    Returns:
+        {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "timestep", "branch"}; the timestep is
+        the scheduler's.
+    Raises:
+        DataError: samples have different shapes, or cannot be in one call.
+    """
+    chosen = strata(calibration["steps"], calibration["timesteps"])
+    kept, rows = [], []
+    for first in progress(range(0, len(prompts), calibration["batch_size"]), description="calibrating", unit="batch"):
+        batch = prompts[first : first + calibration["batch_size"]]
+        seeds = [calibration["seed"] + first + i for i in range(len(batch))]
+        recorded = family.record(pipeline, batch, seeds, calibration, set(chosen))
+        for i in range(len(batch)):
+            for step in strata_of_prompt(first + i, chosen, calibration["timesteps_per_prompt"]):
+                inputs = recorded[step]
+                branches = len(next(iter(inputs.values()))) // len(batch)  # 2 with guidance
+                for branch in range(branches):
+                    kept.append(denoiser_inputs.of_sample(inputs, branch * len(batch) + i))
+                    row = {"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch}
+                    rows.append(row | {"timestep": recorded.timesteps[step]})
+    samples = denoiser_inputs.stack(kept)
+    _check_calls(samples, calibration["batch_size"])
+    return samples, rows
+
+
+def _check_calls(samples, batch):
+    """Refuse samples of which solvers could not make calls of `batch` ones."""
+    for first in range(0, len(next(iter(samples.values()))), batch):
+        denoiser_inputs.nested({name: tensor[first : first + batch] for name, tensor in samples.items()})
+
+
+def record_texts(family, pipeline, texts, calibration):
+    """Network inputs of calibration texts, which have no trajectory.
+
+    Args:
+        calibration: the completed `calibration` entry of an experiment of text models.
+    Returns:
+        {input name: [samples, ...]}, and per sample {"item"}.
+    """
+    samples = family.record(pipeline, texts, calibration)
+    return samples, [{"item": i} for i in range(len(next(iter(samples.values()))))]
+
+
+def save(folder, samples, rows, details):
+    """Write samples.safetensors and, last, manifest.json."""
+    folder = Path(folder)
+    manifest.write_tensors(folder / "samples.safetensors", samples)
+    files = manifest.describe_files(folder, ["samples.safetensors"])
+    manifest.write_json(folder / "manifest.json", {**details, "n_samples": len(rows), "samples": rows, "files": files})
+
+
+def load(manifest_path):
+    """({input name: [samples, ...]}, the manifest).
+
+    Raises:
+        DataError: a file is missing, truncated or corrupted.
+    """
+    details = manifest.read_json(manifest_path)
+    manifest.verify_files(manifest_path, details["files"])
+    return load_file(Path(manifest_path).parent / "samples.safetensors"), details

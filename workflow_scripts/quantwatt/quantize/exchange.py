@@ -1,0 +1,132 @@
+"""Layers in files, for libraries that solve them in environments of their own and never see the model.
+
+Outwards goes, for every layer, its float weight and as few equivalent inputs as have its real inputs' Σ x xᵀ, which is
+all that GPTQ reads of them. Back come codes, the grid they stand on, and each column's group.
+
+    exchange/MODEL/           LAYER.safetensors {weight [rows, columns] float32}
+                              LAYER.inputs.safetensors {inputs [at most columns, columns] float32}, one for all layers
+                              that are fed the same tensor, manifest.json
+    solved/SOLVER/MODEL/METHOD/   LAYER.safetensors {codes [rows, columns] uint8, scale [rows, groups] float32,
+                              zero [rows, groups] uint8 where the format has one, g_idx [columns] int32}, manifest.json
+"""
+
+from pathlib import Path
+
+import torch
+
+from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
+from quantwatt.formats.quantized_weight import QuantizedWeight
+from quantwatt.jobs.progress import progress
+
+
+@torch.no_grad()
+def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
+    """Write every linear layer that the samples reach; all inputs are the float model's.
+
+    Args:
+        denoiser: float module on the CPU.
+        samples: {denoiser input: [samples, ...]}.
+        batch: samples per forward pass.
+        device: where a block and its sums of x xᵀ are while it is walked.
+    Returns:
+        {layer: {"weight", "inputs" (file names), "in_features", "out_features", "tokens"}}.
+    Raises:
+        DataError: a layer's inputs are not finite.
+    """
+    from quantwatt.quantize.streams import (
+        Block,  # not there in the libraries' environments
+        Streams,  # not there in the libraries' environments
+        real_tokens,  # not there in the libraries' environments
+    )
+
+    streams, layers = Streams(denoiser, family, samples, batch, device), {}
+    linear = [n for n in family.quantizable(denoiser) if isinstance(denoiser.get_submodule(n), torch.nn.Linear)]
+    bar = progress(total=len(streams.blocks), description="exporting layers", unit="block")
+    while streams.block:
+        block = Block(denoiser, streams.block, [name for name in linear if name not in layers], device)
+        groups = {group[0]: group for group in streams.sharing(block.module, list(block.layers))}
+        grams, tokens = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
+        for kwargs in streams.batches if groups else ():
+            real = real_tokens(family, kwargs)
+
+            def observe(name, inputs, grams=grams, tokens=tokens, real=real):
+                inputs = inputs.reshape(-1, inputs.shape[-1]).float()
+                inputs = inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]
+                grams[name] = grams[name] + (inputs.T @ inputs).double()
+                tokens[name] += len(inputs)
+
+            streams.watch(block.module, list(groups), kwargs, observe)
+        streams.advance(block.module)
+        block.put_back()
+        bar.update()
+        for first, group in groups.items():
+            owner = block.layers[first]
+            if not grams[first].isfinite().all():
+                raise DataError(f"{owner}: its inputs are not finite on the calibration data.")
+            manifest.write_tensors(
+                folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(grams[first]).cpu()}
+            )
+            for name in (block.layers[member] for member in group):
+                weight = denoiser.get_submodule(name).weight
+                files = {"weight": f"{name}.safetensors", "inputs": f"{owner}.inputs.safetensors"}
+                manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
+                shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+                layers[name] = {**files, **shape, "tokens": tokens[first]}
+    bar.close()
+    return layers
+
+
+def equivalent_inputs(gram):
+    """Rows R [at most columns, columns] float32 with Rᵀ R = gram: a library that sums x xᵀ over them finds gram.
+
+    Args:
+        gram: Σ x xᵀ, [columns, columns].
+    """
+    gram = gram.double()
+    rows, failed = torch.linalg.cholesky_ex(gram, upper=True)
+    if failed:  # singular: fewer tokens than columns, or columns that depend on one another
+        values, vectors = torch.linalg.eigh(gram)
+        kept = values >= values[-1] * len(gram) * torch.finfo(torch.float64).eps
+        rows = (vectors[:, kept] * values[kept].clamp(min=0).sqrt()).T
+    rows[:, gram.diagonal() == 0] = 0  # exactly: solvers look for such columns
+    return rows.float()
+
+
+def write_solved(path, values, scale, zero, g_idx, symmetric, bits):
+    """Write a solved layer.
+
+    Args:
+        values: [rows, columns] the library's dequantized weight.
+        scale, zero: [rows, groups] of (code - zero) * scale.
+        g_idx: [columns] each column's group.
+        symmetric: whether zero is the format's, 2**(bits-1), and is not stored.
+    Raises:
+        ValueError: the values do not lie on the grid.
+    """
+    group = g_idx.long()
+    codes = torch.round(values / scale[:, group]) + zero[:, group]
+    off_grid = ((codes - zero[:, group]) * scale[:, group] - values).abs() > 1e-3 * scale[:, group]
+    if off_grid.any() or codes.amin() < 0 or codes.amax() > 2**bits - 1:
+        raise ValueError(f"{path}: the weight is not on the {bits}-bit grid that came with it")
+    solved = {"codes": codes.to(torch.uint8), "scale": scale.float(), "g_idx": g_idx.to(torch.int32)}
+    manifest.write_tensors(path, solved if symmetric else {**solved, "zero": zero.to(torch.uint8)})
+
+
+def read(folder, layer):
+    """The QuantizedWeight of a solved layer; `folder` holds manifest.json.
+
+    Raises:
+        DataError: the layer was not solved, or its file is missing, truncated or corrupted.
+    """
+    from safetensors.torch import load_file
+
+    path, name = Path(folder) / "manifest.json", f"{layer}.safetensors"
+    files = manifest.read_json(path)["files"]
+    if name not in files:
+        raise DataError(f"{path}: layer '{layer}' was not solved.")
+    manifest.verify_files(path, {name: files[name]})
+    solved = load_file(Path(folder) / name)
+    consecutive = bool((solved["g_idx"].diff() >= 0).all())  # then they are column // group size
+    group_index = None if consecutive else solved["g_idx"]
+    return QuantizedWeight(solved["codes"], solved["scale"], solved.get("zero"), group_index=group_index)

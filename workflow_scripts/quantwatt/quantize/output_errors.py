@@ -1,0 +1,90 @@
+"""How far a quantized layer's outputs are from those of the float layer, by what is known of its inputs."""
+
+import torch
+
+from quantwatt.artifacts.manifest import finite
+
+
+def stands_for(plan, weight):
+    """[rows, columns] float32 that a layer multiplies its scaled input by: the codes' values and the branch."""
+    branch = 0 if plan.down is None else plan.up.float() @ plan.down.float()
+    return weight.dequantize(plan.weight_format).to(plan.original.device) + branch
+
+
+def relative(plan, values, statistics):
+    """{layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
+
+    With a Hessian of the inputs it is the output's error, ‖X̃ΔWᵀ‖ / ‖X̃Wᵀ‖; with the float model's inputs beside them the
+    output's distance from the float model's, ‖XWᵀ - X̃Qᵀ‖ / ‖XWᵀ‖, on a sample of tokens; else ‖ΔW‖ / ‖W‖.
+
+    Args:
+        plan: LayerPlan; values: of `stands_for`.
+        statistics: list of Statistics, one for each group of a convolution, or None.
+    """
+    factor = _factor(plan)
+    nearest = plan.plain.dequantize(plan.weight_format) / factor
+    target = plan.original / factor  # what the product and the branch stand for together
+    parts = [
+        _squared(target[rows], (nearest[rows], values[rows]), factor, own)
+        for rows, own in zip(plan.groups, statistics or [None] * len(plan.groups), strict=True)
+    ]
+    norm, before, after = (torch.cat(errors) for errors in zip(*(part[1:] for part in parts), strict=True))  # [rows]
+    return {
+        name: {
+            "error_before": _relative(before[rows], norm[rows]),
+            "relative_error": _relative(after[rows], norm[rows]),
+            "error_of": parts[0][0],
+        }
+        for name, rows in plan.names.items()
+    }
+
+
+def held_out(plan, candidates, samples):
+    """{layer: (relative error of each candidate)} of the outputs on held-out tokens.
+
+    Inputs that are not finite are left out, as solvers leave them out.
+
+    Args:
+        plan: LayerPlan; candidates: of `stands_for`.
+        samples: list of statistics.HeldOut, one for each group of a convolution.
+    """
+    target = plan.original / _factor(plan)
+    parts = []
+    for rows, own in zip(plan.groups, samples, strict=True):
+        inputs = own.inputs.value
+        references = own.references.value if own.references.seen else inputs
+        usable = inputs.isfinite().all(dim=0) & references.isfinite().all(dim=0)
+        inputs, references = (torch.where(usable, part, 0.0) for part in (inputs, references))
+        parts.append(_on_tokens(target[rows], [one[rows] for one in candidates], inputs, references))
+    norm, *errors = (torch.cat(values) for values in zip(*parts, strict=True))  # [rows]
+    return {name: tuple(_relative(one[rows], norm[rows]) for one in errors) for name, rows in plan.names.items()}
+
+
+def _factor(plan):
+    return 1 if plan.input_factor is None else plan.input_factor
+
+
+def _relative(errors, norm):
+    return finite((errors.sum().clamp(min=0) / norm.sum()).sqrt()) if norm.sum() != 0 else 0.0
+
+
+def _squared(target, candidates, factor, statistics):
+    """(what is compared, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
+    if statistics is None or not hasattr(statistics, "hessian"):
+        return "weights", *((part * factor).square().sum(dim=1) for part in (target, *(c - target for c in candidates)))
+    if hasattr(statistics, "cross"):
+        inputs, references = statistics.cross.inputs.value, statistics.cross.references.value
+        return "float outputs", *_on_tokens(target, candidates, inputs, references)
+    hessian = statistics.hessian.value
+    return "outputs", *(((part @ hessian) * part).sum(dim=1) for part in (target, *(c - target for c in candidates)))
+
+
+def _on_tokens(target, candidates, inputs, references):
+    """Squared norm of the float outputs, and each candidate's squared distance from them, [rows] each.
+
+    Args:
+        inputs: [tokens, columns] of the quantized model; references: the float model's for the same tokens.
+    """
+    outputs = references @ target.T
+    distances = ((outputs - inputs @ candidate.T).square().sum(dim=0) for candidate in candidates)
+    return outputs.square().sum(dim=0), *distances

@@ -1,0 +1,339 @@
+"""Walk a denoiser block by block and, in a block, stage by stage, so that every layer is calibrated on inputs from the
+layers before it as they are after quantization.
+
+Two streams of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that ask for it, X from
+the float model. Memory holds one block, the statistics of one stage and what a forward pass holds at one depth, for all
+samples, whatever the number of blocks: in a transformer the tokens, in a UNet also the skip connections still to be
+read. On an accelerator is only what is worked on.
+"""
+
+import copy
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError, Unsupported
+from quantwatt.artifacts.manifest import finite
+from quantwatt.formats import convolution
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.convolution import Convolution
+from quantwatt.formats.library import library_of
+from quantwatt.formats.quantized_weight import QuantizedWeight, load_format, stored_bits, wide_groups
+from quantwatt.inference.linear import SimulatedLinear
+from quantwatt.jobs.progress import progress
+from quantwatt.quantize import hold_out, output_errors
+from quantwatt.quantize.layer_plan import LayerPlan
+from quantwatt.quantize.observers import needs_of
+from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.streams import Block, Streams
+
+
+def _convert(denoiser, allocation):
+    """States and reports of the layers whose format is a library's: it rounds and stores them itself."""
+    states, reports = {}, {}
+    for name, formats in allocation.items():
+        if (library := library_of(formats["weights"])) is None:
+            continue
+        layer, spans = denoiser.get_submodule(name), []
+        with _span(spans):
+            try:
+                built = library.convert(layer, formats["weights"], layer.weight.dtype)
+            except DataError as error:
+                raise Unsupported(f"layer {name}: {error}") from error
+        denoiser.set_submodule(name, built)
+        states[name] = library.state(built)
+        shape, weight = convolution.describe(layer), layer.weight.float()
+        found = library.dequantize(states[name], formats["weights"], shape)
+        stored = sum(8 * part.numel() * part.element_size() for part in states[name].values())
+        reports[name] = {
+            **formats,
+            **shape,
+            "library": library.LIBRARY,
+            "parts": sorted(states[name]),
+            "weight_bits": stored / weight.numel(),
+            "activation_bits": library.describe(formats["weights"])[1] or 8 * layer.weight.dtype.itemsize,
+            "error_before": None,
+            "relative_error": finite((found - weight).norm() / weight.norm()) if weight.any() else 0.0,
+            "error_of": "weights",
+            "damping": None,
+            "fallback": None,
+            "spans": spans,
+        }
+    return states, reports
+
+
+@torch.no_grad()
+def quantize(denoiser, family, allocation, method, samples=None, batch=None, device="cpu", solved=None, origins=None):
+    """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer (or the library's) as it goes.
+
+    Args:
+        denoiser: float module on the CPU; changed in place.
+        allocation: {layer: {"weights", "activations"}} as `quantwatt.allocate.allocation.allocate` returns.
+        method: a completed method, for its solver and its transforms.
+        samples: {denoiser input: [samples, ...]}; needed where a solver, a transform or a static activation format
+            reads statistics. Named as `quantwatt.models.denoiser_inputs` says.
+        batch: samples per forward pass.
+        device: where blocks, statistics and solvers are while they are worked on.
+        solved: folder of the layers that an external solver has solved.
+        origins: what each sample comes from, as of `hold_out.chosen`; None where each is by itself.
+    Returns:
+        {layer: state} with the tensors of a checkpoint, packed, and {layer: report}: format, bits, error_before
+        (rounding to nearest on the plain format) and relative_error (the method's), error_of ("outputs" on the
+        calibration inputs, "float outputs": against the float model's, "block outputs": the whole block's against the
+        float block's, or "weights"), damping, fallback, tokens that the solver has seen and what it does to others
+        (`hold_out.report`), and spans of transforming and solving: (start, stop, the layer's share) by
+        time.perf_counter.
+    Raises:
+        DataError: a group_size is larger than all layers, a weight is not finite, the external solver has not solved a
+            layer, or a forward pass calls a block twice and the solver compares with the float model's.
+    """
+    states, reports = _convert(denoiser, allocation)
+    allocation = {name: formats for name, formats in allocation.items() if name not in states}
+    if not allocation:
+        return states, reports
+    columns = {name: denoiser.get_submodule(name).weight[0].numel() for name in allocation}
+    if said := wide_groups(allocation, columns):
+        print(f"warning: {said}", file=sys.stderr)
+    walk = Walk(family, allocation, method, device, solved)
+    streams = walk.streams(denoiser, samples, batch, origins) if walk.calibrated else None
+    blocks = family.blocks(denoiser)
+    places, done = iter(blocks), set()  # where nothing is calibrated; else the passes say where they are
+    with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
+        while name := streams.block if streams else next(places, None):
+            block = Block(denoiser, name, allocation, device)
+            if name in done:  # the denoiser calls it again: it is as the inputs of its first call have made it
+                if walk.paired and any(layer == name or layer.startswith(f"{name}.") for layer in states):
+                    raise DataError(
+                        f"block {name}: a forward pass calls it twice; exclude its layers in the allocation."
+                    )
+                streams.advance(block.module, block.module)
+                block.put_back()
+                continue
+            for layer, (state, report) in walk.block(block, streams):
+                states[layer], reports[layer] = state, report
+            block.put_back()
+            done.add(name)
+            bar.update()
+    if unseen := allocation.keys() - states.keys():
+        raise DataError(f"layer {min(unseen)}: the calibration data never reach it; exclude it in the allocation.")
+    if warning := hold_out.few_tokens(reports):
+        print(f"warning: {warning}", file=sys.stderr)
+    return states, reports
+
+
+class Walk:
+    """One method's way through the blocks: what it needs of each, and what it makes of it."""
+
+    def __init__(self, family, allocation, method, device, solved):
+        self.family, self.allocation, self.device, self.solved = family, allocation, device, solved
+        self.settings = method["solver"]
+        self.solver = registry.load("solvers", self.settings["name"])
+        self.transforms = [(registry.load("transforms", t["name"]), t) for t in method["transforms"]]
+        self.prepared = {need for module, settings in self.transforms for need in needs_of(module, settings)}
+        if any(formats["activations"] and not formats["activations"]["dynamic"] for formats in allocation.values()):
+            self.prepared.add("range")
+        self.solving = set(needs_of(self.solver, self.settings))
+        self.by_block = getattr(self.solver, "NEEDS_BLOCK", False)
+        self.paired = "cross" in self.solving or self.by_block
+        self.calibrated = bool(self.prepared or self.solving or self.by_block)
+        self.share = self.settings.get("held_out", 0)
+        if self.solving:
+            self.solving |= {"count", "held_out"} if self.share else {"count"}
+
+    def streams(self, denoiser, samples, batch, origins):
+        """The streams in front of the first block; some samples are held out where the solver asks for it."""
+        count = len(next(iter(samples.values())))
+        held = hold_out.chosen(origins or range(count), self.share) if self.share else None
+        return Streams(denoiser, self.family, samples, batch, self.device, self.paired, held)
+
+    def block(self, block, streams):
+        """Yield (layer, (state, report)) of one block and bring the streams behind it."""
+        reference = copy.deepcopy(block.module) if self.paired else None
+        names = list(block.layers)
+        groups = streams.sharing(block.module, names) if self.calibrated else [[name] for name in names]
+        targets = streams.outputs(reference) if self.by_block else None
+        for stage in self._stages(names, groups):
+            plans = [
+                self._plan(block, part)
+                for group in groups
+                for part in self._alike(block, [name for name in group if name in stage])
+            ]
+            if plans and self.by_block:
+                yield from self._together(block, plans, streams, targets)
+            elif plans:
+                yield from self._stage(block, plans, streams, reference)
+        if self.calibrated:
+            streams.advance(block.module, reference, targets)
+
+    def _stages(self, names, groups):
+        """Layers of a block that are solved one after another, each seeing what those before it have become."""
+        if not self.calibrated or self.by_block:
+            return [names]
+        return self.family.stages(names) if hasattr(self.family, "stages") else groups
+
+    def _alike(self, block, group):
+        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing: a
+        scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own."""
+        coupled = any(needs_of(module, given) for module, given in self.transforms if not hasattr(module, "MARK"))
+        own = self.by_block or not self.solving or coupled
+        parts = {}
+        for name in group:
+            formats, layer = self.allocation[block.layers[name]], block.module.get_submodule(name)
+            geometry = Convolution.of(layer)
+            apart = own or formats["weights"].get("granularity") == "tensor" or (geometry and geometry.groups > 1)
+            key = json.dumps(formats, sort_keys=True), geometry, name if apart else None
+            parts.setdefault(key, []).append(name)
+        return list(parts.values())
+
+    def _plan(self, block, names):
+        layers = [block.module.get_submodule(name) for name in names]
+        settings = self.allocation[block.layers[names[0]]]
+        rows, last = {}, 0
+        for name, layer in zip(names, layers, strict=True):
+            rows[name] = slice(last, last := last + len(layer.weight))
+            if not layer.weight.isfinite().all():
+                raise DataError(f"layer {block.layers[name]}: its weights hold NaN or infinity.")
+        weight = torch.cat([layer.weight.detach().float().flatten(1) for layer in layers])
+        return LayerPlan(
+            rows,
+            {name: layer.bias for name, layer in zip(names, layers, strict=True)},
+            settings,
+            Convolution.of(layers[0]),
+            load_format(settings["weights"]),
+            ActivationFormat.from_settings(settings["activations"]),
+            weight,
+            weight,
+            layers[0].weight.dtype,
+        )
+
+    def _stage(self, block, plans, streams, reference):
+        """Transform and solve layers that do not depend on one another."""
+        spans = [[] for _ in plans]
+        self._transform(block, plans, streams, spans)
+        observed = [None] * len(plans)
+        if self.solving:
+            observed = streams.observe(block.module, plans, self.solving, reference=reference)
+        for plan, statistics, own_spans in zip(plans, observed, spans, strict=True):
+            with _span(own_spans):
+                choice = hold_out.choose(plan, self._solve(block, plan, statistics), statistics)
+            errors = output_errors.relative(plan, choice.values, statistics)
+            yield from self._install(block, plan, choice, errors, own_spans)
+
+    def _together(self, block, plans, streams, targets):
+        """Transform all layers of a block and solve them at once; on the held-out samples the whole block is judged, as
+        each layer is fitted to what the others do."""
+        spans = [[] for _ in plans]
+        self._transform(block, plans, streams, spans)
+        seen = streams.observe(block.module, plans, {"count", "held_out"} if self.share else {"count"})
+        named = {name: plan for plan in plans for name in plan.names}  # one layer each
+        with _span(shared := []), torch.enable_grad():
+            solutions = self.solver.solve_block(
+                block.module, named, streams.batches, targets, self.family, self.settings, streams.held
+            )
+
+        def errors(weights):
+            return streams.errors(self._copy(block, named, weights), targets)
+
+        nearest = {name: plan.finish(plan.nearest) for name, plan in named.items()}
+        before, rounding = fitted, _ = errors(nearest)
+        if any(plan.weight is not plan.original for plan in plans):
+            before, _ = errors({name: plan.untransformed() for name, plan in named.items()})
+        weights = {name: plan.finish(solutions[name].weight) for name, plan in named.items()}
+        after, held_out = errors(weights)
+        if worse := hold_out.is_worse(held_out, rounding):
+            weights, after = nearest, fitted
+        reported = {"error_before": before, "relative_error": after, "error_of": "block outputs"}
+        total = sum(plan.weight.numel() for plan in plans)
+        for (name, plan), (statistics, *_), own_spans in zip(named.items(), seen, spans, strict=True):
+            own_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
+            solution = replace(solutions[name], weight=weights[name], **(hold_out.REFUSED if worse else {}))
+            report = hold_out.report(solution, statistics, held_out, rounding)
+            choice = hold_out.Choice({name: weights[name]}, None, {name: report})
+            yield from self._install(block, plan, choice, {name: reported}, own_spans)
+
+    def _copy(self, block, plans, weights):
+        """A block's module with some layers' weights in place."""
+        copied = copy.deepcopy(block.module)
+        for name, plan in plans.items():
+            copied.set_submodule(name, self._layer(plan, name, weights[name]))
+        return copied
+
+    def _transform(self, block, plans, streams, spans):
+        prepared = [None] * len(plans)
+        if self.prepared:
+            prepared = streams.observe(block.module, plans, self.prepared, raw=True)
+        for plan, statistics, own_spans in zip(plans, prepared, spans, strict=True):
+            with _span(own_spans):
+                plan.transform(self.transforms, statistics)
+
+    def _layer(self, plan, name, weight):
+        """The simulated layer of one of a plan's names."""
+        activations = plan.settings["activations"]
+        bias = plan.biases[name]
+        built = SimulatedLinear.build(weight, plan.weight_format, activations, bias, plan.dtype, plan.geometry)
+        return built.to(self.device)
+
+    def _install(self, block, plan, choice, errors, spans):
+        """Put a plan's layers into the block; yield (layer, (state, report)) of each."""
+        for name, rows in plan.names.items():
+            own = choice.weights[name]
+            block.module.set_submodule(name, self._layer(plan, name, own))
+            share = (rows.stop - rows.start) / len(plan.weight)
+            report = {
+                **plan.settings,
+                **_description(own, plan),
+                **plan.report,
+                **errors[name],
+                **choice.reports[name],
+                "spans": [(start, stop, share * part) for start, stop, part in spans],
+            }
+            yield block.layers[name], (own.state(plan.weight_format), report)
+
+    def _solve(self, block, plan, statistics):
+        if hasattr(self.solver, "EXTERNAL"):
+            return Solution(self.solver.read(self.solved, block.layers[next(iter(plan.names))]))
+        settings = self.settings
+        if len(plan.groups) == 1 or statistics is None:
+            return self.solver.solve(plan.weight, plan.weight_format, settings, statistics and statistics[0])
+        if settings.get("act_order"):
+            settings = {**settings, "act_order": False}  # each group of channels would have an order of its own
+        parts = [
+            self.solver.solve(plan.weight[rows], plan.weight_format, settings, own)
+            for rows, own in zip(plan.groups, statistics, strict=True)
+        ]
+        worst = max(parts, key=lambda part: (part.fallback is not None, part.damping or 0))
+        return replace(worst, weight=QuantizedWeight.of_rows([part.weight for part in parts]))
+
+
+@contextmanager
+def _span(spans):
+    """Append (start, stop, 1) of what is done inside, with all that an accelerator still has to do of it."""
+    start = _now()
+    yield
+    spans.append((start, _now(), 1.0))
+
+
+def _now():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _description(weight, plan):
+    """What a report says of a layer's shape and bits."""
+    rows, columns = weight.codes.shape
+    branch = 0 if plan.down is None else 16 * len(plan.down) * (rows + columns) / (rows * columns)
+    return {
+        "in_features": columns,
+        "out_features": rows,
+        **(plan.geometry.settings() if plan.geometry else {}),
+        "groups_per_row": weight.scale.shape[1],
+        "parts": sorted(weight.state(plan.weight_format)),
+        "weight_bits": stored_bits(rows, columns, plan.weight_format) + branch,
+        "activation_bits": plan.activation_format.bits if plan.activation_format else 8 * plan.dtype.itemsize,
+    }

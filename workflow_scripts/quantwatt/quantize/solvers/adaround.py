@@ -1,0 +1,112 @@
+"""AdaRound (arXiv 2004.10568): a linear or convolution layer whose rounding can be trained.
+
+Each weight stands between its two neighbours on the grid, low and high; h in 0..1 says where,
+
+    value = low + h (high - low),    h = clamp(sigmoid(alpha) (ZETA - GAMMA) + GAMMA, 0, 1),
+
+and starts where the float weight is. The stretched sigmoid reaches 0 and 1 at finite alpha.
+"""
+
+import torch
+
+from quantwatt.formats import convolution
+from quantwatt.formats.quantized_weight import QuantizedWeight, fit_groups, quantize_to_nearest
+from quantwatt.quantize.solvers import Solution
+
+ZETA, GAMMA = 1.1, -0.1
+
+
+def rectified_sigmoid(alpha):
+    """h of alpha, elementwise. (hardtanh is a clamp whose gradient takes one pass.)"""
+    return torch.nn.functional.hardtanh(torch.sigmoid(alpha) * (ZETA - GAMMA) + GAMMA, 0, 1)
+
+
+def inverse_rectified_sigmoid(h):
+    """alpha of h in 0..1, elementwise."""
+    return torch.logit((h - GAMMA) / (ZETA - GAMMA))
+
+
+class RoundedLinear(torch.nn.Module):
+    """The layer of a LayerPlan in float32, its weight between grid points until `fix_rounding`.
+
+    alpha: [rows, columns], where between them.
+    log_step: [1], logarithm of the scale of a static activation grid; None where the layer has none. A logarithm keeps
+        the scale positive, and makes a learning rate mean the same for inputs of any size.
+    Neither is trained before it is told to be.
+    """
+
+    def __init__(self, plan):
+        super().__init__()
+        self.plan, self.activation_format = plan, plan.activation_format
+        self.scale, self.zero = fit_groups(plan.weight, plan.weight_format)
+        column = torch.arange(plan.weight.shape[1], device=plan.weight.device)
+        group = column // plan.weight_format.group_size(len(column))
+        grid = self.scale[:, group], None if self.zero is None else self.zero[:, group]
+        self.codes = plan.weight_format.bracket(plan.weight, *grid)  # (low, high), [rows, columns] each
+        self.low, high = (plan.weight_format.decode(codes, *grid) for codes in self.codes)
+        self.gap = high - self.low
+        # Beyond an end of the grid both neighbours are the same: nothing to choose, and 0/0 is to be avoided.
+        fraction = ((plan.weight - self.low) / torch.where(self.gap == 0, 1, self.gap)).clamp(0, 1)
+        self.alpha = torch.nn.Parameter(inverse_rectified_sigmoid(fraction), requires_grad=False)
+        step = plan.activation_scale
+        self.log_step = None if step is None else torch.nn.Parameter(step.float().log(), requires_grad=False)
+        self.bias = None if plan.bias is None else plan.bias.detach().float()
+        self.quantized = self.fallback = None
+
+    def forward(self, inputs):
+        plan, inputs = self.plan, self.plan.rest(inputs)
+        if plan.input_factor is not None:
+            inputs = inputs * plan.input_factor
+        outputs = convolution.product(self._quantize(inputs), self._weight(), self.bias, plan.geometry)
+        if plan.down is not None:
+            down, up = (part.to(plan.dtype).float() for part in (plan.down, plan.up))
+            outputs = outputs + inputs @ down.T @ up.T
+        if plan.first_output is not None:
+            first = plan.first_output if self.bias is None else plan.first_output + self.bias
+            outputs = torch.cat([first.expand(len(outputs), 1, -1), outputs], dim=1)
+        return outputs
+
+    def _weight(self):
+        if self.quantized is not None:
+            return self.weight
+        self.h = rectified_sigmoid(self.alpha)
+        return self.low + self.h * self.gap
+
+    def _quantize(self, inputs):
+        """Inputs on their grid; gradients pass straight through to inputs inside it, and as in LSQ to a static step."""
+        if self.activation_format is None:
+            return inputs
+        if self.log_step is None:
+            return inputs + (self._rounded(inputs) - inputs).detach()
+        step = self.log_step.exp()
+        level = self._rounded(inputs, (step.detach(), self.plan.activation_zero)) / step.detach()  # code - zero
+        ratio = inputs / step
+        inside = (level - ratio.detach()).abs() <= 0.5 + 1e-3
+        return (level + inside * (ratio - ratio.detach())) * step
+
+    def _rounded(self, inputs, grid=None):
+        return convolution.rounded(inputs.detach(), self.activation_format, grid, self.plan.geometry)
+
+    def undecided(self, exponent):
+        """Σ 1 - |2h - 1|^exponent for the h of the last forward pass: 0 where every weight is on a grid point."""
+        # pow takes several times as long as its logarithm, and 1e-9 keeps that finite halfway.
+        return self.h.numel() - torch.exp(exponent * torch.log((2 * self.h - 1).abs() + 1e-9)).sum()
+
+    @torch.no_grad()
+    def fix_rounding(self):
+        """Put every weight on the nearer of its two grid points, from where training has left it."""
+        if self.alpha.isfinite().all():
+            low, high = self.codes
+            self.quantized = QuantizedWeight(torch.where(self.alpha >= 0, high, low), self.scale, self.zero)
+        else:
+            self.quantized, self.fallback = quantize_to_nearest(self.plan.weight, self.plan.weight_format), "rtn"
+        self.weight = self.quantized.dequantize(self.plan.weight_format)
+
+    @torch.no_grad()
+    def solution(self):
+        """The Solution of a layer whose rounding is fixed."""
+        if self.log_step is not None:
+            step = self.log_step.exp()
+            self.quantized.activation_scale = torch.where(step.isfinite(), step, self.plan.activation_scale)
+            self.quantized.activation_zero = self.plan.activation_zero
+        return Solution(self.quantized, fallback=self.fallback)

@@ -1,0 +1,140 @@
+"""GPTQ (arXiv 2210.17323), in its LDL form (QuIP, arXiv 2307.13304, theorem 6).
+
+With H = U D Uᵀ, U unit upper triangular, quantizing the columns in order and letting each see the errors of those
+before it,
+
+    q_j = Q(w_j + Σ_{k<j} (w_k - q_k) U[k, j]),
+
+gives the same values as GPTQ's inverse Cholesky form with one factorization instead of three. Tensors are kept
+transposed, [columns, rows], so that a column of the weight is contiguous.
+"""
+
+import torch
+
+from quantwatt.formats.grids import Grids
+from quantwatt.formats.quantized_weight import QuantizedWeight, quantize_to_nearest
+from quantwatt.quantize.solvers import Solution
+
+NEEDS = ("hessian",)
+DAMPING_TRIES = 4  # each ten times the one before
+SUB_BLOCK = 32  # columns corrected one by one before a matrix product takes over
+
+
+def solve(weight, weight_format, settings, statistics):
+    """Choose codes that keep the layer's output close on the observed inputs.
+
+    Args:
+        weight: [rows, columns] float32.
+        settings: damping, act_order, static_groups, block_size.
+        statistics: with the hessian of the layer's inputs.
+    Returns:
+        Solution; `fallback` is "damping", "float64" or "rtn" where the factorization failed at first, "columns" where
+        some inputs were not finite: their columns are rounded to nearest and take no part.
+    """
+    hessian, usable = prepare(statistics.hessian.value)
+    weight = torch.where(hessian.diagonal() == 0, 0.0, weight)  # a column without inputs
+    order = order_of(hessian, settings)
+    lower, damping, fallback = factorize(permuted(hessian, order), settings["damping"])
+    if lower is None or not usable.any():
+        return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
+    quantized = diffuse(weight.index_select(1, order).T.contiguous(), weight, weight_format, settings, order, lower)
+    return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
+
+
+def prepare(hessian):
+    """(Hessian without rows and columns that are not finite, which columns [columns] are)."""
+    usable = hessian.diagonal().isfinite()
+    if usable.all():
+        return hessian, usable
+    hessian = torch.where(usable & usable[:, None], hessian, 0.0)
+    mean = hessian.diagonal().sum() / usable.sum().clamp(min=1)
+    hessian.diagonal()[~usable] = mean if mean > 0 else 1.0
+    return hessian, usable
+
+
+def order_of(hessian, settings):
+    """The order [columns] in which columns are quantized: with act_order, those of the largest diagonal first."""
+    if settings["act_order"]:
+        return torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    return torch.arange(len(hessian), device=hessian.device)
+
+
+def permuted(hessian, order):
+    """Rows and columns in another order."""
+    return hessian.index_select(0, order).index_select(1, order)
+
+
+def factorize(hessian, damping):
+    """Cholesky factor of the damped Hessian in reversed order: flipped back, it is the upper R of H = R Rᵀ.
+
+    Columns with a zero diagonal are taken as independent of all others.
+
+    Returns:
+        (lower triangular [columns, columns] or None, damping used, None | "damping" | "float64" | "rtn").
+    """
+    mean = hessian.diagonal().mean()
+    dead = (hessian.diagonal() == 0).flip(0)
+    for dtype in (torch.float32, torch.float64):
+        for attempt in range(DAMPING_TRIES):
+            used = damping * 10**attempt
+            damped = hessian.flip(0, 1).to(dtype, copy=True)
+            damped.diagonal().add_(used * mean).add_(dead)
+            lower, info = torch.linalg.cholesky_ex(damped)
+            if info == 0 and lower.isfinite().all():
+                return lower.float(), used, "float64" if dtype == torch.float64 else "damping" if attempt else None
+    return None, None, "rtn"
+
+
+def diffuse(source, weight, weight_format, settings, order, lower, first=None):
+    """Quantize column after column, each corrected by the errors before it.
+
+    Args:
+        source: [columns, rows] float32 in the order of quantization, what errors are measured against; with `first`,
+            Uᵀ times that, because Σ_{k<j} w_k U[k, j] is then at hand already and only q is to be pushed on.
+        weight: [rows, columns], what static grids are fitted to.
+        order: [columns]; lower: as of `factorize`, in that order.
+        first: [rows], what the first column is rounded from instead.
+    Returns:
+        QuantizedWeight.
+    """
+    columns, pushed = len(source), first is not None
+    width = weight_format.group_size(columns)
+    place = torch.arange(columns, device=order.device)
+    static = settings["static_groups"] or width == columns
+    grids = Grids.fitted(weight, weight_format) if static else Grids()
+    group = (order if static else place) // width  # of each column in the order of quantization
+    # feedback[j, k] = U[k, j]: what column j takes of the error of column k < j.
+    feedback = (lower / lower.diagonal()).T.flip(0, 1).tril_(-1)
+    error = torch.empty_like(source)
+    codes = torch.empty(source.shape, dtype=torch.uint8, device=source.device)
+    step = settings["block_size"] if static else width
+    for start in range(0, columns, step):
+        stop = min(start + step, columns)
+        block = feedback[start:stop, :start] @ error[:start]
+        if not static:
+            # What the weights are when GPTQ reaches this group: its own columns have pushed one another already.
+            own = feedback[start:stop, start:stop]
+            inverse = torch.linalg.solve_triangular(
+                own, torch.eye(stop - start, device=own.device), upper=False, unitriangular=True
+            )
+            known = inverse @ source[start:stop] if pushed else source[start:stop]
+            grids.append(weight_format.fit(known.addmm(inverse, block).T))
+        block += source[start:stop]
+        if start == 0 and pushed:
+            block[0] = first
+        groups = group[start:stop].tolist()
+        for begin in range(start, stop, SUB_BLOCK):
+            end = min(begin + SUB_BLOCK, stop)
+            block[begin - start : end - start].addmm_(feedback[begin:end, start:begin], error[start:begin])
+            for j in range(begin, end):
+                column = block[j - start].addmv_(error[begin:j].T, feedback[j, begin:j])
+                column.copy_(weight_format.snap(column, *grids[groups[j - start]]))
+                torch.neg(column, out=error[j]) if pushed else torch.sub(source[j], column, out=error[j])
+        codes[start:stop] = weight_format.encode(block, *grids.of(group[start:stop]))
+    unordered = torch.empty_like(codes)
+    unordered[order] = codes
+    group_index = None
+    if not static and settings["act_order"]:
+        group_index = torch.empty_like(order, dtype=torch.int32)
+        group_index[order] = group.int()
+    return QuantizedWeight(unordered.T.contiguous(), *grids.stored(), group_index=group_index)

@@ -1,0 +1,65 @@
+"""Qronos (arXiv 2505.11695): correct what the layers before have lost, then diffuse the rounding errors.
+
+Minimizes ‖XWᵀ - X̃Qᵀ‖ over Q on the grid, X being the float model's inputs and X̃ those of the model quantized so far.
+With H = X̃ᵀX̃, G = X̃ᵀX and λ = α·σ₁(H), the paper's steps for one output row w are
+
+    1. q₁ = Q((G₁w - H₁,₂: w₂:) / H₁₁)
+    2. w₂: ← (H₂:,₂: + λI)⁻¹((G + λI)₂: w - H₂:,₁ q₁)
+    3. GPTQ's diffusion over the columns 2:, with H₂:,₂: + λI.
+
+Let v solve (H + λI) v = (G + λI) w. What step 2 gives is v₂: corrected by the error v₁ - q₁ as GPTQ's diffusion of v
+over all columns corrects it, so that all of Qronos is GPTQ on v with another first rounding.
+"""
+
+import torch
+
+from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.solvers.gptq import diffuse, factorize, order_of, permuted, prepare
+
+NEEDS = ("hessian", "cross")
+POWER_ITERATIONS = 30
+TINY = torch.finfo(torch.float32).tiny
+
+
+def solve(weight, weight_format, settings, statistics):
+    """Choose codes whose output on the quantized model's inputs is close to the float model's output.
+
+    Args:
+        weight: [rows, columns] float32.
+        settings: alpha, act_order, static_groups, block_size.
+        statistics: with the hessian of X̃, and cross: X̃ᵀX in the hessian's scaling.
+    Returns:
+        Solution; `damping` is λ as a fraction of the Hessian's mean diagonal, `fallback` as of GPTQ.
+    """
+    hessian, usable = prepare(statistics.hessian.value)
+    # G is [columns of X̃, columns of X]; where inputs are not finite the two are taken as equal.
+    cross = torch.where(usable & usable[:, None], statistics.cross.value, hessian)
+    dead = hessian.diagonal() == 0
+    weight = torch.where(dead, 0.0, weight)
+    order = order_of(hessian, settings)
+    hessian, cross = permuted(hessian, order), permuted(cross, order)
+    source = weight.index_select(1, order).T.contiguous()  # [columns, rows]
+    mean = hessian.diagonal().mean().item()
+    fraction = settings["alpha"] * largest_eigenvalue(hessian) / mean if mean > 0 else settings["alpha"]
+    lower, damping, fallback = factorize(hessian, fraction)
+    if lower is None or not usable.any():
+        return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
+    first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
+    cross.diagonal().add_(damping * hessian.diagonal().mean())
+    # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for what is
+    # narrower, (G + λI)w or G + λI alone.
+    right = cross if len(weight) > len(cross) else cross @ source
+    halfway = torch.linalg.solve_triangular(lower, right.flip(0), upper=False)
+    pushed = (halfway / lower.diagonal()[:, None]).flip(0)  # [columns, rows or columns]
+    pushed = pushed @ source if right is cross else pushed
+    quantized = diffuse(pushed, weight, weight_format, settings, order, lower, first)
+    return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
+
+
+def largest_eigenvalue(hessian):
+    """σ₁ by power iteration from a fixed start."""
+    vector = torch.ones(len(hessian), device=hessian.device)
+    for _ in range(POWER_ITERATIONS):
+        vector = hessian @ (vector / vector.norm().clamp(min=TINY))
+    return vector.norm().item()

@@ -1,0 +1,23 @@
+"""MixDQ's treatment of the first token (arXiv 2405.17873, section 4.1): in 16 bit, once.
+
+The text encoder's first token sees nothing but itself, so it is the same vector for every prompt, and in CLIP one whose
+values are larger by orders than all others'. What a layer makes of it is computed once, before the weight is
+quantized; the other tokens' grid need not hold it any more.
+"""
+
+from quantwatt.quantize.transforms import Transformed
+
+MARK = "first_token"
+NEEDS = ("first_token",)
+
+
+def apply(weight, weight_format, activation_format, settings, statistics):
+    """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
+
+    Args:
+        weight: [rows, columns] float32.
+        statistics: first_token, of the layer's inputs.
+    """
+    token = statistics.first_token
+    report = {"first_token_deviation": token.deviation}
+    return Transformed(weight, first_output=weight @ token.value, report=report)

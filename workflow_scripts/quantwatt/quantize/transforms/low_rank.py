@@ -1,0 +1,56 @@
+"""SVDQuant's low-rank branch (arXiv 2411.05007; deepcompressor): 16-bit factors carry what is hard to quantize.
+
+The weight is W = L + R with L = up @ down of a small rank; only the residual R is quantized. Taking L from the SVD of
+W alone would ignore what rounding then does to R, so the two are fitted in turn.
+"""
+
+import math
+
+import torch
+
+from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.quantize.transforms import Transformed
+
+NEEDS = ("hessian",)
+
+
+def apply(weight, weight_format, activation_format, settings, statistics):
+    """Iterate L = SVD_rank(W - Q(W - L)), Q rounding to nearest, and keep the L of the least output error.
+
+    The factors are rounded to bfloat16 before the residual is taken, which so takes back that rounding.
+
+    Args:
+        weight: [rows, columns] float32.
+        settings: rank (at most rows and columns), iterations, early_stop (once an iteration brings nothing).
+        statistics: hessian, of the layer's inputs.
+    Returns:
+        Transformed(weight - up @ down, down [rank, columns] bfloat16, up [rows, rank] bfloat16).
+    """
+    hessian, rank = statistics.hessian.value, min(settings["rank"], *weight.shape)
+    least, best, rounded = math.inf, None, torch.zeros_like(weight)
+    for _ in range(settings["iterations"]):
+        up, down = (factor.to(torch.bfloat16) for factor in truncated_svd(weight - rounded, rank))
+        residual = weight - up.float() @ down.float()
+        rounded = quantize_to_nearest(residual, weight_format).dequantize(weight_format)
+        difference = residual - rounded
+        error = ((difference @ hessian) * difference).sum().item()
+        if error < least or best is None:
+            least, best = error, Transformed(residual, down=down, up=up)
+        elif settings["early_stop"]:
+            break
+    return best
+
+
+def truncated_svd(matrix, rank):
+    """Factors up [rows, rank] and down [rank, columns], float64, of the best approximation of a rank (Eckart-Young).
+
+    Eigenvectors of the smaller Gram matrix give the same approximation as the whole SVD, several times faster: squaring
+    the singular values costs accuracy only at those that are cut off.
+    """
+    matrix = matrix.double()
+    rows, columns = matrix.shape
+    if rows < columns:
+        left = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -rank:]
+        return left, left.T @ matrix
+    right = torch.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -rank:]
+    return matrix @ right, right.T

@@ -1,0 +1,66 @@
+"""SmoothQuant (arXiv 2211.10438): move outliers of the activations into the weights, column by column.
+
+How much moves is one exponent, given or searched for each layer as SVDQuant does (arXiv 2411.05007, deepcompressor).
+"""
+
+from dataclasses import replace
+
+import torch
+
+from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.quantize.transforms import Transformed
+
+
+def needs(settings):
+    return ("maximum", "tokens") if settings["alpha"] == "search" else ("maximum",)
+
+
+def apply(weight, weight_format, activation_format, settings, statistics):
+    """Divide inputs and multiply weights by s = max|x|^alpha / max|w|^(1 - alpha) (equation 4).
+
+    Args:
+        weight: [rows, columns] float32.
+        weight_format, activation_format: what a search rounds to; activation_format may be None.
+        settings: alpha, from 0 (weights are made even) to 1 (activations are: all of the difficulty moves), or
+            "search": the best of no smoothing and alpha = i / grid, 0 < i < grid, by the error of the layer's output.
+        statistics: maximum, of the layer's inputs; for a search also tokens.
+    Returns:
+        Transformed(weight * s, input_factor=1 / s).
+    """
+    if settings["alpha"] != "search":
+        return _smoothed(weight, statistics.maximum.value, settings["alpha"])
+    inputs = statistics.tokens.value.nan_to_num(0, 0, 0)  # [tokens, columns]
+    outputs = inputs @ weight.T
+    least, best = None, None
+    for step in range(settings["grid"]):
+        candidate = _smoothed(weight, statistics.maximum.value, step / settings["grid"] if step else None)
+        rounded = quantize_to_nearest(candidate.weight, weight_format).dequantize(weight_format)
+        found = _rounded_inputs(inputs * candidate.input_factor, activation_format) @ rounded.T
+        error = (found - outputs).square().sum()
+        if least is None or error < least:
+            least, best = error, candidate
+    return best
+
+
+def _smoothed(weight, largest_input, alpha):
+    """Smoothing by one alpha, or none of it where alpha is None; columns without finite inputs or weights are left.
+
+    The factor is rounded to bfloat16 first, which every computing type but float16 holds exactly, so that the weight
+    takes back what the input really gets.
+    """
+    if alpha is None:
+        return Transformed(weight, input_factor=torch.ones_like(largest_input))
+    largest_weight = weight.abs().amax(dim=0)
+    smoothing = largest_input**alpha / largest_weight ** (1 - alpha)
+    smoothing[(largest_input == 0) | (largest_weight == 0) | ~largest_input.isfinite()] = 1
+    factor = (1 / smoothing).to(torch.bfloat16).float()
+    return Transformed(weight / factor, input_factor=factor)
+
+
+def _rounded_inputs(inputs, activation_format):
+    """Inputs [tokens, columns] as the layer computes with them; a static grid is taken from these very tokens."""
+    if activation_format is None:
+        return inputs
+    if not activation_format.dynamic:
+        activation_format = replace(activation_format, granularity="tensor", dynamic=True)
+    return activation_format.fake_quantize(inputs)

@@ -1,0 +1,148 @@
+"""What the stages wrote about each cell, read from fixed places.
+
+The cells are listed by the caller, so a stale folder under results/ can never enter a table.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that the stages wrote about one (model, method, sampling), as parsed JSON."""
+
+    model: str
+    method: str
+    sampling: str
+    checkpoint: dict
+    images: dict
+    measurement: dict
+    scores: dict = field(default_factory=dict)  # {METRIC: dict}
+
+    @property
+    def failure(self):
+        """(status, reason) of the first stage that did not end in "ok"; ("ok", None) where all did."""
+        for record in (self.checkpoint, self.images, self.measurement):
+            if record["status"] != "ok":
+                return record["status"], record.get("reason")
+        return "ok", None
+
+
+def read_grid(path):
+    """The grid of an experiment: {"cells": [{"model", "method", "sampling"}], "metrics", "baseline", ...}.
+
+    Args:
+        path: a JSON file, or "-" for standard input: as an argument, Linux ends a list of 1,800 cells at 131,072 bytes.
+    Raises:
+        DataError: the file is missing, is not JSON, or lists no cells.
+    """
+    try:
+        grid = json.load(sys.stdin) if str(path) == "-" else read_json(path)
+    except json.JSONDecodeError as error:
+        raise DataError(f"standard input: not JSON ({error}).") from error
+    if not isinstance(grid, dict) or not isinstance(grid.get("cells"), list):
+        raise DataError(f'{path}: lists no cells; it should be {{"cells": [{{"model", "method", "sampling"}}]}}.')
+    return grid
+
+
+def cell_paths(results, cell, metrics):
+    """`{part: path}` of the files of a cell `{"model", "method", "sampling"}`; scores are keyed `scores/METRIC`."""
+    results = Path(results)
+    trio = Path(cell["model"]) / cell["method"] / cell["sampling"]
+    outputs = "predictions" if cell.get("kind") == "text" else "images"
+    return {
+        "checkpoint": results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
+        "images": results / outputs / trio / "manifest.json",
+        "measurement": results / "measurements" / trio / "measurement.json",
+        **{f"scores/{metric}": results / "scores" / trio / f"{metric}.json" for metric in metrics},
+    }
+
+
+def read_cells(results, cells, metrics, entries=None):
+    """Read the files of every cell.
+
+    Args:
+        results: the experiment's folder, results/EXPERIMENT.
+        cells: list of `{"model", "method", "sampling"}`.
+        metrics: list of names such as "fid" or "psnr".
+        entries: the experiment's {"methods", "samplings"}, which the files are held against; None: they are not.
+    Returns:
+        list of Cell, in the order given.
+    Raises:
+        DataError: a file is missing or malformed, or belongs to another cell or to other settings, or two methods were
+            given other prompts.
+    """
+    found = []
+    for cell in cells:
+        parts = {name: read_json(path) for name, path in cell_paths(results, cell, metrics).items()}
+        for name, path in cell_paths(results, cell, metrics).items():
+            _check(path, parts[name], cell)
+            if entries:
+                _check_settings(path, parts[name], _settings_of(name, cell, entries))
+        parts["images"].pop("images", None)  # what vouches for 50,000 of them takes 40 MB
+        scores = {metric: parts.pop(f"scores/{metric}") for metric in metrics}
+        found.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
+    _check_same_prompts(found)
+    return found
+
+
+def _check(path, record, cell):
+    if not isinstance(record, dict) or "status" not in record:
+        raise DataError(f"{path}: has no status; delete it and run again.")
+    for key in ("model", "method", "sampling"):
+        if record.get(key, cell[key]) != cell[key]:
+            raise DataError(f"{path}: belongs to {key} {record[key]!r}, not {cell[key]!r}; delete it and run again.")
+
+
+def _settings_of(part, cell, entries):
+    """What a part of a cell records of the experiment's entries, {key: value}."""
+    if part == "checkpoint":
+        return {"settings": entries["methods"][cell["method"]]}
+    sampling = entries["samplings"][cell["sampling"]]
+    texts = sampling.get("texts")
+    of_model = {"texts": texts[cell["model"]]} if isinstance(texts, dict) else {}
+    return {**sampling, **of_model} if part == "images" else {}
+
+
+def _check_settings(path, record, asked):
+    """Refuse a file that was made with other settings.
+
+    Snakemake makes such a file anew, unless it was told not to look: by --touch, or by --rerun-triggers mtime.
+    """
+    for key, value in asked.items():
+        if key in record and key != "images" and record[key] != value:
+            made, wanted = _difference(record[key], value)
+            raise DataError(
+                f"{path}: was made with {key} {made}, and the experiment has {wanted}; delete it and run again, "
+                "without --touch and without --rerun-triggers mtime."
+            )
+
+
+def _difference(made, wanted):
+    """What differs between two values, of mappings only the first key that does."""
+    if isinstance(made, dict) and isinstance(wanted, dict):
+        key = next(key for key in (*wanted, *made) if made.get(key) != wanted.get(key))
+        found, other = _difference(made.get(key), wanted.get(key))
+        return f"{key}: {found}", f"{key}: {other}"
+    return json.dumps(made), json.dumps(wanted)
+
+
+def _check_same_prompts(cells):
+    """Paired comparison needs the same prompts and seed in every method of one model and sampling."""
+    first = {}
+    for cell in cells:
+        if cell.images["status"] != "ok":
+            continue
+        asked = cell.images.get("prompts_sha256") or cell.images.get("texts_sha256")
+        drawn = (asked, cell.images["seed"])
+        other = first.setdefault((cell.model, cell.sampling), (cell.method, drawn))
+        if other[1] != drawn:
+            raise DataError(
+                f"{cell.model}, {cell.sampling}: {cell.method} was given other prompts or another seed than "
+                f"{other[0]}, so they cannot be compared; delete the image set of one and run again."
+            )

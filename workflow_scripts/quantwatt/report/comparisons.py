@@ -1,0 +1,70 @@
+"""Methods whose formats were chosen layer by layer within a budget, against methods of one format for all layers."""
+
+import numpy as np
+
+from quantwatt.report.tables import BETTER, compare, first_metric, first_samplings, groups
+
+# Averages that are the same: programs weigh activations by the elements of a layer's input, the summary by weights.
+SAME_BITS = {"weight_bits": 0.05, "activation_bits": 0.5}
+
+
+def with_mixed(summary):
+    """[(title, metric, rows)] of the groups where a mixed method has a value of the first metric."""
+    found = []
+    for title, rows in groups(first_samplings(summary)):
+        metric = first_metric(rows)
+        if metric and rows.loc[rows["allocation"] == "mixed", metric.column].notna().any():
+            found.append((title, metric, rows))
+    return found
+
+
+def counterpart(row, rows, metric):
+    """The best uniform method of as many average bits as a mixed one, else of the next larger number, else None."""
+    uniform = rows[(rows["allocation"] == "uniform") & rows[metric.column].notna()]
+    for bits, slack in SAME_BITS.items():
+        uniform = uniform[uniform[bits] >= row[bits] - slack]
+    for bits, slack in SAME_BITS.items():
+        uniform = uniform[uniform[bits] <= uniform[bits].min() + slack]
+    if uniform.empty:
+        return None
+    values = uniform[metric.column]
+    return uniform.loc[values.idxmax() if metric.higher_is_better else values.idxmin()]
+
+
+def against_uniform(rows, metric):
+    """[(mixed row, its counterpart or None, whether it is better by intervals that lie apart)], in the rows' order."""
+    mixed = rows[(rows["allocation"] == "mixed") & rows[metric.column].notna()]
+    pairs = [(row, counterpart(row, rows, metric)) for _, row in mixed.iterrows()]
+    return [(row, other, other is not None and compare(row, other, metric) == BETTER) for row, other in pairs]
+
+
+def pareto(points):
+    """Indices of the points that no other beats, by rising cost.
+
+    Args:
+        points: [n, 2] of (cost, quality), where a smaller cost and a larger quality are better.
+    """
+    points = np.asarray(points, dtype=float)
+    order = np.lexsort((-points[:, 1], points[:, 0]))
+    front, best = [], -np.inf
+    for i in order:
+        if points[i, 1] > best:
+            front.append(int(i))
+            best = points[i, 1]
+    return front
+
+
+def hull(points):
+    """Indices of those on the rising upper hull, above whose straight lines no point lies; as `pareto`."""
+    points, corners = np.asarray(points, dtype=float), []
+    for i in pareto(points):
+        while len(corners) > 1 and _is_below(points[corners[-1]], points[corners[-2]], points[i]):
+            corners.pop()
+        corners.append(i)
+    return corners
+
+
+def _is_below(point, start, end):
+    """Whether a point lies on or below the line from `start` to `end`."""
+    (along, up), (x, y) = end - start, point - start
+    return y * along <= up * x

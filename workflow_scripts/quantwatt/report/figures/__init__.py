@@ -1,0 +1,145 @@
+"""The figures of the report, drawn from the tables and the image sets, one module a figure.
+
+A module's `draw(inputs, narrow)` returns a matplotlib figure. Every figure is written as PNG and SVG in a wide layout,
+and as a second SVG for a phone's width. The same input gives the same bytes. A figure made from the readings of a fake
+device says so across its whole face.
+"""
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from quantwatt import registry
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import atomic_path
+
+NAMES = (
+    *("quality_vs_cost", "budget", "image_grid", "seeds", "steps"),
+    *("sensitivity", "layer_error", "layer_depth", "power_trace"),
+)
+TABLES = {  # beside the summary, by the tables' names
+    "layer_error": {"layers"},
+    "layer_depth": {"layers"},
+    "sensitivity": {"layers", "sensitivity"},
+}
+INK, GREY, PALE, GRID = "#1b1f24", "#6b7280", "#d5d9de", "#eef0f2"
+# Most of Okabe and Ito's colours, for colour-blind eyes, and others dark enough for text; the lightest come last.
+PALETTE = [
+    *("#0072b2", "#d55e00", "#00875f", "#b85c92", "#7a4fb5"),
+    *("#a3123f", "#7d6b2a", "#b87f00", "#3a96cc", "#6f9400"),
+]
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "svg.hashsalt": "quantwatt",
+    "svg.fonttype": "path",
+    "text.hinting": "none",
+}
+WIDE, NARROW = 9, 4.6  # inches
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a figure may draw from; all but `summary` is needed by some figures only."""
+
+    summary: pd.DataFrame
+    layers: pd.DataFrame | None = None
+    sensitivity: pd.DataFrame | None = None
+    results: Path | None = None
+    cells: tuple = ()
+
+
+def draw(name, inputs, stem):
+    """Write figure `name` as STEM.png, STEM.svg and STEM-narrow.svg.
+
+    Raises:
+        DataError: no such figure, or an image or trace is missing or damaged.
+    """
+    if name not in NAMES:
+        raise DataError(f"there is no figure {name!r}; one of {', '.join(NAMES)}.")
+    module, stem = registry.load("figures", name), Path(stem)
+    with matplotlib.rc_context(STYLE):
+        for narrow in (False, True):
+            figure = module.draw(inputs, narrow)
+            if inputs.summary["device_fake"].any():
+                watermark(figure)
+            if not narrow:
+                with atomic_path(stem.with_name(f"{stem.name}.png")) as path:
+                    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+            suffix = "-narrow.svg" if narrow else ".svg"
+            with atomic_path(stem.with_name(f"{stem.name}{suffix}")) as path:
+                figure.savefig(path, dpi=DPI, metadata={"Date": None, "Creator": None})
+
+
+def watermark(figure):
+    """Write FAKE across a figure made from a fake device's readings."""
+    size = 0.30 * 72 * min(*figure.get_size_inches())
+    figure.text(0.5, 0.5, "FAKE", rotation=24, ha="center", va="center", fontsize=size, color="#c00000", alpha=0.22,
+                fontweight="bold", zorder=100, gid="fake-watermark")  # fmt: skip
+
+
+def solver_colours(summary):
+    """`{solver or library: colour}` of methods with a checkpoint, the same in every figure; the baseline is black."""
+    rows = summary[~summary["baseline"].astype(bool) & summary["size_mb"].notna()]
+    solvers = sorted(set(rows["solver"].dropna()))
+    return {solver: PALETTE[i % len(PALETTE)] for i, solver in enumerate(solvers)}
+
+
+def method_colours(summary):
+    """`{(model, method): colour}` by solver."""
+    colours = solver_colours(summary)
+    rows = summary.drop_duplicates(["model", "method"])
+    return {
+        (model, method): INK if baseline else colours.get(solver, GREY)
+        for model, method, solver, baseline in rows[["model", "method", "solver", "baseline"]].itertuples(index=False)
+    }
+
+
+def plain_log_ticks(axes):
+    """Few ticks with plain numbers on a logarithmic x axis, however short it is."""
+    low, high = axes.get_xlim()
+    if high / low > 8:
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
+    else:
+        ticks = [t for t in ticker.MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high) if low < t < high]
+        axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def quality_title(axes, metric, rows):
+    """Name a metric above its panel: which way is better, its unit, and whose features it compares."""
+    features = next(iter(rows["features"].dropna()), None) if metric.column in ("fid", "kid") else None
+    name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")
+    axes.set_title(f"{'↑' if metric.higher_is_better else '↓'} {name}", fontsize=8.5, pad=6)
+
+
+def empty(axes, text):
+    """Write a sentence in place of a panel."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, textwrap.fill(text, 34), ha="center", va="center", color=GREY, transform=axes.transAxes)
+
+
+def sentence(text, narrow):
+    """A figure that holds a sentence only."""
+    figure = Figure(figsize=(NARROW if narrow else WIDE, 1.2), dpi=100)
+    empty(figure.add_axes((0, 0, 1, 1)), text)
+    return figure

@@ -1,0 +1,111 @@
+"""Quality against each cost: methods of mixed allocation as diamonds beside uniform ones and the hull of these."""
+
+import textwrap
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from quantwatt.report import labels
+from quantwatt.report.comparisons import hull, with_mixed
+from quantwatt.report.figures import GREY, GRID, NARROW, quality_title, sentence, solver_colours
+from quantwatt.report.figures.quality_vs_cost import bars, colour_of, marker
+from quantwatt.report.tables import is_real
+
+WIDTH, HEIGHT = 10.6, 3.7  # inches, of a row of panels
+LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.3, 0.5, 0.35  # inches around a panel, and above a group's
+COSTS = {
+    "weight_bits": "average bits of a weight",
+    "size_mb": "size of the quantized weights (MB)",
+    "latency_s": "time per {unit} (s)",
+    "energy_j": "energy per {unit} (J)",
+}
+FLOAT_BITS = 15.5  # of an activation, from which a method counts as one of weights only
+NOTE = (
+    "◆\u00a0mixed allocation   ●\u00a0uniform   hollow: not measured here   ★\u00a0unquantized   colour: solver   "
+    "line: upper hull of uniform methods, dashed where activations stay in 16 bit"
+)
+
+
+def draw(inputs, narrow):
+    """A group of panels per model, sampling and device that holds mixed methods: one for each cost that these have."""
+    found, width, columns = with_mixed(inputs.summary), NARROW if narrow else WIDTH, 1 if narrow else 2
+    if not found:
+        return sentence("No method's allocation is mixed.", narrow)
+    colours = solver_colours(inputs.summary)
+    note = textwrap.fill(NOTE, 62 if narrow else 150)
+    below = 0.146 * (note.count("\n") + 1) + 0.15
+    costs = [_costs(rows, metric) for _, metric, rows in found]
+    heights = [TITLE + HEIGHT * -(-len(own) // columns) + below for own in costs]
+    figure = Figure(figsize=(width, sum(heights)), dpi=100)
+    top = height = figure.get_figheight()
+    for (title, metric, _), own, tall in zip(found, costs, heights, strict=True):
+        figure.text(0.1 / width, (top - 0.2) / height, title, fontsize=10, fontweight="bold", color=GREY, va="center")
+        for i, (cost, shown) in enumerate(own.items()):
+            row, column = divmod(i, columns)
+            x, y = column * width / columns + LEFT, top - TITLE - (row + 1) * HEIGHT + BELOW
+            box = x, y, width / columns - LEFT - RIGHT, HEIGHT - ABOVE - BELOW
+            axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+            _panel(axes, shown, cost, metric, colours)
+        figure.text(0.1 / width, (top - tall + below) / height, note, fontsize=7.5, color=GREY, va="top",
+                    linespacing=1.35)  # fmt: skip
+        top -= tall
+    return figure
+
+
+def _costs(rows, metric):
+    """{cost: the rows with a value of it and of the metric}, of the costs that a mixed method has."""
+    found = {}
+    for cost in COSTS:
+        own = rows[rows[cost].notna() & rows[metric.column].notna()]
+        own = own[is_real(own)] if cost in ("latency_s", "energy_j") else own
+        if (own["allocation"] == "mixed").any():
+            found[cost] = own
+    return found
+
+
+def _panel(axes, rows, cost, metric, colours):
+    """One scatter; better is up and to the left."""
+    x, y = rows[cost].to_numpy(float), rows[metric.column].to_numpy(float)
+    _limits(axes, rows, cost, metric)
+    boxes = [
+        box for i in range(len(rows)) for box in bars(axes, rows.iloc[i], cost, metric.column, x[i], y[i], colours)
+    ]
+    for corners, stroke in _hulls(rows, x, y if metric.higher_is_better else -y):
+        axes.plot(x[corners], y[corners], color=GREY, linewidth=1, linestyle=stroke, alpha=0.8, zorder=2)
+    for (_, row), px, py in zip(rows.iterrows(), x, y, strict=True):
+        marker(axes, row, px, py, colours)
+    inks = [colour_of(row, colours) for _, row in rows.iterrows()]
+    labels.place(axes, np.column_stack([x, y]), list(rows["method"]), inks, boxes, size=7.5)
+    estimated = ", estimated" if cost == "energy_j" and (rows["energy_estimated"] == True).any() else ""  # noqa: E712
+    axes.set_xlabel(COSTS[cost].format(unit=rows["unit"].iloc[0]) + estimated)
+    quality_title(axes, metric, rows)
+    axes.tick_params(labelsize=8)
+    axes.grid(color=GRID, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+
+
+def _hulls(rows, x, y):
+    """[(indices of rows, line style)]: the hull of uniform methods that leave activations alone, and of the others."""
+    uniform, alone = (rows["allocation"] == "uniform").to_numpy(), (rows["activation_bits"] > FLOAT_BITS).to_numpy()
+    found = []
+    for chosen, stroke in ((uniform & alone, (0, (4, 2))), (uniform & ~alone, "-")):
+        places = np.flatnonzero(chosen)
+        if len(places):
+            found.append((places[hull(np.column_stack([x, y])[places])], stroke))
+    return found
+
+
+def _limits(axes, rows, cost, metric):
+    """Limits with room for names around points and intervals."""
+    for column, set_limits, locate, room in (
+        (cost, axes.set_xlim, axes.xaxis, 0.18),
+        (metric.column, axes.set_ylim, axes.yaxis, 0.15),
+    ):
+        values = rows[rows.columns.intersection([column, f"{column}_low", f"{column}_high"])].to_numpy(float)
+        low, high = np.nanmin(values), np.nanmax(values)
+        span = (high - low) or abs(high) * 0.1 or 1.0
+        set_limits(low - room * span, high + room * span)
+        locate.set_major_locator(ticker.MaxNLocator(6))
+    if not metric.higher_is_better:
+        axes.invert_yaxis()

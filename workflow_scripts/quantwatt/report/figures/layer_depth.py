@@ -1,0 +1,81 @@
+"""Error by depth: a map of the layers' errors per calibrated method, a row per kind of layer, a column per block."""
+
+import re
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from quantwatt.report.figures import GREY, NARROW, WIDE, method_colours, sentence
+from quantwatt.report.layer_table import ERRORS, by_error
+
+# Of down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q: all before attn1, and attn1.to_q.
+INNERMOST = re.compile(r"(.*\b(?:\w*blocks|\w*layers|\w*samplers|resnets|attentions)\.\d+)\.(.+)")
+BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # of h.3.attn.c_attn: h.3 and attn.c_attn
+ROW, TITLE, HEAD, SCALE = (
+    0.13,
+    0.4,
+    0.3,
+    0.7,
+)  # inches: a kind, a map's title, a group's title, a group's scale of colours
+
+
+def draw(inputs, narrow):
+    """One scale of colours for the maps of a kind of error: kinds do not compare. Rounding alone reports none."""
+    layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
+    layers = layers[layers["relative_error"] > 0]
+    if layers.empty:
+        return sentence("No method saw calibration inputs.", narrow)
+    groups = [(model, error, *maps_of(rows)) for model, error, rows in by_error(layers)]
+    columns = 2 if narrow else 4
+    width = NARROW if narrow else WIDE
+    left = 0.15 + 0.058 * max(len(kind) for *_, kinds in groups for kind in kinds)
+    step = (width - left) / columns
+    heights = [HEAD + -(-len(maps) // columns) * (TITLE + ROW * len(kinds)) + SCALE for *_, maps, kinds in groups]
+    figure = Figure(figsize=(width, sum(heights)), dpi=100)
+    top = height = figure.get_figheight()
+    colours = method_colours(inputs.summary)
+    for (model, error, maps, kinds), own in zip(groups, heights, strict=True):
+        heading = f"{model}: errors of {ERRORS[error]}, by block"
+        figure.text(
+            0.1 / width, (top - 0.2) / height, heading, fontweight="bold", fontsize=8 if narrow else 9.5, va="center"
+        )
+        norm = LogNorm(np.nanmin(list(maps.values())), np.nanmax(list(maps.values())))
+        for index, (method, errors) in enumerate(maps.items()):
+            row, column = divmod(index, columns)
+            below = top - HEAD - (row + 1) * (TITLE + ROW * len(kinds)) + 0.18
+            box = left + column * step, below, step - 0.12, ROW * len(kinds)
+            axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+            shown = axes.imshow(errors, norm=norm, cmap="magma_r", aspect="auto", interpolation="none")
+            axes.set_title(method, fontsize=7.5, color=colours[model, method], pad=2)
+            axes.set_facecolor("white")
+            ends = sorted({0, errors.shape[1] - 1})
+            axes.set_xticks(ends, [str(block) for block in ends], fontsize=6, color=GREY)
+            axes.set_yticks(*((range(len(kinds)), kinds) if column == 0 else ([], [])), fontsize=6.5)
+            axes.tick_params(length=0, pad=2)
+        top -= own
+        box = left, top + 0.42, width - left - 0.12, 0.1
+        axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+        scale = figure.colorbar(shown, cax=axes, orientation="horizontal")
+        scale.set_label("relative error (log); of a layer in chunks, the worst chunk's", fontsize=7.5, color=GREY)
+        scale.ax.tick_params(labelsize=7)
+    return figure
+
+
+def maps_of(layers):
+    """({method: relative errors [kinds, blocks]}, kinds) of the layers of one model, NaN where there is no layer.
+
+    A chunk NAME.0, NAME.1, ... counts to NAME where another method has NAME whole; the largest error stands for all.
+    """
+    whole, blocks, kinds, found = set(layers["layer"]), {}, {}, {}
+    for method, name, error in layers[["method", "layer", "relative_error"]].itertuples(index=False):
+        parent, _, chunk = name.rpartition(".")
+        name = parent if chunk.isdigit() and parent in whole else name
+        match = INNERMOST.match(name) or BLOCK.match(name)
+        block, kind = match.groups() if match else ("", name)
+        key = method, kinds.setdefault(kind, len(kinds)), blocks.setdefault(block, len(blocks))
+        found[key] = max(error, found.get(key, 0))
+    maps = {method: np.full((len(kinds), len(blocks)), np.nan) for method in dict.fromkeys(layers["method"])}
+    for (method, kind, block), error in found.items():
+        maps[method][kind, block] = error
+    return maps, list(kinds)

@@ -1,0 +1,54 @@
+"""One score per method and seed, its interval beside the other seeds': what a second draw of noise changes."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALE, WIDE, method_colours, sentence
+from quantwatt.report.tables import by_seed
+
+LANE, EDGE = 0.3, 0.9  # inches: a method, and what a panel needs around them
+
+
+def draw(inputs, narrow):
+    """Methods by their mean, the best first; a band holds the intervals of all seeds of a method."""
+    panels = by_seed(inputs.summary)
+    if not panels:
+        return sentence("No two samplings differ only by their seed.", narrow)
+    lanes = [rows["method"].nunique() * LANE for *_, rows in panels]
+    width, height = NARROW if narrow else WIDE, sum(lanes) + EDGE * len(panels)
+    figure, top, colours = Figure(figsize=(width, height), dpi=100), height, method_colours(inputs.summary)
+    size = 7 if narrow else 9
+    left = 0.15 + 0.0082 * size * inputs.summary["method"].str.len().max()
+    for (model, sampling, metric, rows), lane in zip(panels, lanes, strict=True):
+        top -= lane + EDGE
+        axes = figure.add_axes((left / width, (top + 0.5) / height, 1 - (left + 0.15) / width, lane / height))
+        _panel(axes, rows, metric.column, {method: colours[model, method] for method in rows["method"]}, size)
+        seeds = ", ".join(f"{seed:g}" for seed in dict.fromkeys(rows["seed"]))
+        axes.set_title(
+            f"{model} · {sampling}, seeds {seeds} from above",
+            x=(0.1 - left) / (width - left - 0.15),
+            fontsize=8.5 if narrow else 9.5,
+        )
+        axes.set_xlabel(metric.name + (f" ({metric.unit})" if metric.unit else ""))
+    return figure
+
+
+def _panel(axes, rows, column, colours, size):
+    methods, seeds = list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["seed"]))
+    offsets = np.linspace(-0.25, 0.25, len(seeds))
+    for line, method in enumerate(methods):
+        own = rows[rows["method"] == method]
+        low, high = own[[f"{column}_low", column]].min().min(), own[[f"{column}_high", column]].max().max()
+        axes.fill_betweenx([line - 0.42, line + 0.42], low, high, color=PALE, alpha=0.5, linewidth=0, zorder=1)
+        for _, row in own.iterrows():
+            y = line + offsets[seeds.index(row["seed"])]
+            axes.plot([row[f"{column}_low"], row[f"{column}_high"]], [y, y], color=colours[method], linewidth=1.3)
+            axes.plot(row[column], y, marker="o", markersize=3.2, color=colours[method])
+        axes.text(-0.012, line, method, color=colours[method], ha="right", va="center", fontsize=size,
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.tick_params(colors=GREY, labelcolor=INK)
+    axes.grid(axis="x", color=GRID, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)

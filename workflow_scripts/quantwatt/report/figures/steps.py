@@ -1,0 +1,90 @@
+"""Quality by the number of denoising steps, of samplings alike in all else: a line per method, with intervals."""
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from quantwatt.report import labels
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, method_colours, quality_title, sentence
+from quantwatt.report.tables import by_steps
+
+WIDTH, HEIGHT = 10.6, 3.4  # inches
+MOST = 3  # metrics
+LEFT, ABOVE, BELOW, TITLE = 0.55, 0.3, 0.5, 0.35  # inches around a panel, and above a model's row of panels
+STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))  # methods of one solver have one colour
+LOG_FROM = 12  # ratio of the largest to the least distance from which their axis is logarithmic
+
+
+def draw(inputs, narrow):
+    """A row of panels per model, on a phone one below another: a metric each, FID first."""
+    sweeps = by_steps(inputs.summary)
+    if not sweeps:
+        return sentence("No two samplings differ only by their number of steps.", narrow)
+    width, colours, size = NARROW if narrow else WIDTH, method_colours(inputs.summary), 7.5
+    sweeps = [(model, sampling, metrics[:MOST], rows) for model, sampling, metrics, rows in sweeps]
+    heights = [TITLE + HEIGHT * (len(metrics) if narrow else 1) for *_, metrics, _ in sweeps]
+    figure = Figure(figsize=(width, sum(heights)), dpi=100)
+    top = height = figure.get_figheight()
+    for (model, sampling, metrics, rows), own in zip(sweeps, heights, strict=True):
+        names = list(dict.fromkeys(rows["method"]))
+        beside = 0.3 + 0.0086 * size * max(map(len, names))
+        slot = width if narrow else width / len(metrics)
+        figure.text(0.1 / width, (top - 0.2) / height, f"{model} · {sampling} and more steps", fontsize=10,
+                    fontweight="bold", color=GREY, va="center")  # fmt: skip
+        for i, metric in enumerate(metrics):
+            x, down = (0, i) if narrow else (i * slot, 0)
+            y = top - TITLE - (down + 1) * HEIGHT + BELOW
+            box = x + LEFT, y, slot - LEFT - beside, HEIGHT - ABOVE - BELOW
+            axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+            _panel(axes, rows, metric, {name: colours[model, name] for name in names}, size)
+        top -= own
+    return figure
+
+
+def _panel(axes, rows, metric, colours, size):
+    column, steps = metric.column, list(dict.fromkeys(rows["steps"]))
+    strokes = _strokes(rows)
+    shown = [name for name in colours if rows.loc[rows["method"] == name, column].notna().any()]
+    offsets = np.linspace(-0.16, 0.16, len(shown)) if len(shown) > 1 else [0]
+    axes.set_xlim(-0.35, len(steps) - 0.65)
+    _scale(axes, rows[[column, f"{column}_low", f"{column}_high"]].to_numpy(float), metric)
+    ends = []
+    for name, offset in zip(shown, offsets, strict=True):
+        own = rows[(rows["method"] == name) & rows[column].notna()]
+        x, y = [steps.index(count) + offset for count in own["steps"]], own[column].to_numpy(float)
+        axes.plot(x, y, color=colours[name], linestyle=strokes[name], linewidth=1.3, marker="o", markersize=3.4,
+                  label=name, zorder=4 if own["baseline"].any() else 3)  # fmt: skip
+        axes.vlines(x, own[f"{column}_low"], own[f"{column}_high"], color=colours[name], linewidth=1.2, alpha=0.7)
+        ends.append((x[-1], y[-1]))
+    labels.column(axes, ends, shown, [colours[name] for name in shown], size)
+    quality_title(axes, metric, rows)
+    axes.set_xticks(range(len(steps)), [f"{count:g}" for count in steps])
+    axes.set_xlabel("steps")
+    axes.tick_params(labelsize=8, colors=GREY, labelcolor=INK)
+    axes.grid(axis="y", color=GRID, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+
+
+def _strokes(rows):
+    """{method: line style}, different within a solver as far as there are styles."""
+    seen, strokes = {}, {}
+    for name, solver in rows.drop_duplicates("method")[["method", "solver"]].itertuples(index=False):
+        seen[solver] = seen.get(solver, -1) + 1
+        strokes[name] = STROKES[seen[solver] % len(STROKES)]
+    return strokes
+
+
+def _scale(axes, values, metric):
+    """The limits of the y axis, logarithmic where distances differ by much."""
+    values = values[np.isfinite(values)]
+    low, high = values.min(), values.max()
+    if not metric.higher_is_better and low > 0 and high / low > LOG_FROM:
+        axes.set_yscale("log")
+        axes.set_ylim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        room = 0.07 * ((high - low) or abs(high) or 1.0)
+        axes.set_ylim(low - room, high + room)
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(6))

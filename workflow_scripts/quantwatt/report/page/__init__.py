@@ -1,0 +1,155 @@
+"""One self-contained HTML page from the tables, the figures and the stages' JSON.
+
+Every picture is embedded and nothing is fetched, so the page can be mailed, archived and printed.
+"""
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.report import tables
+from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
+from quantwatt.report.page import numbers
+from quantwatt.report.page.answer import answers
+from quantwatt.report.page.budget import budget_comparisons
+from quantwatt.report.page.evaluation import evaluation_sections
+from quantwatt.report.page.failures import failures
+from quantwatt.report.page.steps import step_tables
+from quantwatt.report.page.trust import provenance, trust
+
+IMAGE_FIGURES = ("image_grid", "steps", "budget", "sensitivity")  # of models that draw images only
+FIGURES = ("quality_vs_cost", "seeds", "layer_error", "layer_depth", "power_trace", *IMAGE_FIGURES)
+
+
+def table_groups(summary):
+    """[(title, [row dict])] of Table 1, one block of rows per model, sampling and device."""
+    return [(title, rows.to_dict("records")) for title, rows in tables.groups(summary)]
+
+
+def seed_tables(summary):
+    """The scores of samplings that differ only by their seed, side by side.
+
+    Returns:
+        list of {"title", "metric": Metric, "seeds", "rows": [(method, [(value, low, high) or None per seed])]}.
+    """
+    found = []
+    for model, sampling, metric, rows in tables.by_seed(summary):
+        names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
+        seeds = list(dict.fromkeys(rows["seed"]))
+        lines = []
+        for method, own in rows.groupby("method", sort=False):
+            scores = {seed: values for seed, *values in own[["seed", *names]].itertuples(index=False)}
+            lines.append((method, [scores.get(seed) for seed in seeds]))
+        found.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
+    return found
+
+
+def phase_rows(cells, samplings):
+    """One mapping per measured cell with phases: {"title", "phases": [(name, phase)], "apart", "checks", "estimated"}.
+
+    Args:
+        samplings: names of those that are shown.
+    """
+    return [
+        {
+            "title": f"{cell.model} · {cell.method}" + (f" · {cell.sampling}" if len(samplings) > 1 else ""),
+            "phases": list(phases.items()),
+            "apart": cell.measurement.get("phases_apart", []),
+            "checks": cell.measurement["phases_check"],
+            "estimated": cell.measurement["estimated"],
+        }
+        for cell in cells
+        if cell.sampling in samplings and (phases := cell.measurement.get("phases"))
+    ]
+
+
+def quantizing_rows(summary, layers):
+    """What quantizing took and which layers fell back: one mapping per model and quantized method.
+
+    Keys are the summary's, "solving" (of `layers.solving_summary`) and "repaid": [(sampling, images)].
+    """
+    solving, found = solving_summary(layers), []
+    chosen = summary[summary["quantize_s"].notna() & ~summary["baseline"].astype(bool)]
+    for key, rows in tables.first_samplings(chosen).groupby(["model", "method"], sort=False):
+        repaid = rows[["sampling", "break_even_images"]].dropna().itertuples(index=False, name=None)
+        found.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
+    return found
+
+
+def embed(path):
+    """A picture as a data URI.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    path = Path(path)
+    kind = {".svg": "image/svg+xml", ".png": "image/png"}[path.suffix]
+    try:
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the figure does not exist.") from error
+
+
+def embed_figures(folder, images=True):
+    """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report; `images`: whether models draw any."""
+    folder = Path(folder)
+    return {
+        name: {"wide": embed(folder / f"{name}.svg"), "narrow": embed(folder / f"{name}-narrow.svg")}
+        for name in FIGURES
+        if images or name not in IMAGE_FIGURES
+    }
+
+
+def render(
+    template, *, experiment, cells, metrics, baseline, summary, layers, figures, sensitivity=None, evaluations=None
+):
+    """The report as HTML text.
+
+    Args:
+        template: path of template.html.
+        experiment: its name.
+        cells: list of cells.Cell; summary, layers, sensitivity: the tables made from them; the last may be missing.
+        metrics: names of the metrics, which choose the columns of Table 1.
+        figures: from `embed_figures`.
+        evaluations: {name: an embedded model's own quality figures}, or None.
+    """
+    template = Path(template)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {
+        name: getattr(numbers, name) for name in ("number", "compact", "bounds", "with_bounds", "missing", "DASH")
+    }
+    shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
+    scored = {tables.metric_of(name) for name in metrics}
+    commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
+    commit = str(commits[0]).removesuffix("-dirty") if commits else None
+    return environment.get_template(template.name).render(
+        experiment=experiment,
+        baseline=baseline,
+        fake=bool(summary["device_fake"].any()),
+        estimated=any(value is True for value in summary["energy_estimated"]),
+        answers=answers(summary),
+        columns=[metric for metric in tables.METRICS.values() if metric in scored],
+        groups=table_groups(shown),
+        more_steps=table_groups(seeds[seeds["steps_of"].notna()]),
+        seeds=seed_tables(summary),
+        steps=step_tables(summary),
+        budgets=budget_comparisons(summary),
+        sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
+        features=[f for f in summary["features"].dropna().unique() if f != "inception"],
+        unit=summary["unit"].iloc[0],
+        n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
+        phases=phase_rows(cells, set(shown["sampling"])),
+        trust=trust(cells, baseline),
+        evaluation=evaluation_sections(evaluations or {}),
+        errors=error_summary(layers),
+        quantizing=quantizing_rows(summary, layers),
+        failures=failures(cells),
+        figures=figures,
+        commit=commit,
+        dirty=any(str(c).endswith("-dirty") for c in commits),
+    )

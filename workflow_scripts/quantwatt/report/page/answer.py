@@ -1,0 +1,150 @@
+"""The answer in one sentence: what quantizing saved, and at which quality."""
+
+import math
+
+import pandas as pd
+
+from quantwatt.report.page.numbers import megabytes, missing, with_bounds
+from quantwatt.report.tables import BETTER, METRICS, WORSE, first_metric, first_samplings, is_real
+
+
+def answers(summary):
+    """One sentence per model that says what quantizing saved, as segments for the template.
+
+    Returns:
+        list of (model, segments); segments is a list of (text, style), style "strong", "em" or "".
+    """
+    return [(model, answer(rows)) for model, rows in first_samplings(summary).groupby("model", sort=False)]
+
+
+def answer(rows):
+    """The sentence of one model, from its rows of the summary: honest about what was not measured."""
+    base = rows[rows["baseline"].astype(bool)]
+    measured_base = base[is_real(base)]
+    if measured_base.empty:
+        why = base["reason"].dropna().iloc[0] if base["reason"].notna().any() else "it was not measured"
+        return [("The baseline has no measurement", "strong"), (f" ({why}), so nothing can be compared.", "")]
+    others = rows[~rows["baseline"].astype(bool)]
+    real = others[is_real(others)]
+    if real.empty:
+        return _only_simulated(others, measured_base.iloc[0])
+    compared = real[real["energy_ratio"].notna()]
+    if compared.empty:
+        return _without_energy(real, measured_base)
+    best = _best(compared, "energy_ratio", "verdict")
+    return _cost_segments(best, "energy", compared, measured_base) + _ending(best, rows, measured_base)
+
+
+def _only_simulated(others, base):
+    segments = [("Nothing was saved or measured here", "strong")]
+    simulated = others[others["status"] == "simulated"]
+    if simulated.empty:
+        return [*segments, (f": every quantized method failed on {base['device']}.", "")]
+    alone = len(simulated) == len(others)
+    what = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
+    segments.append((f": {what} on {base['device']}", ""))
+    metric = first_metric(simulated)
+    if metric is None:
+        return [*segments, (".", "")]
+    values = simulated[metric.column]
+    order = values.idxmax() if metric.higher_is_better else values.idxmin()
+    best = simulated.loc[order]
+    segments += [("; the closest in quality, ", ""), (best["method"], "strong"), (_quality(best) or ".", "")]
+    if not missing(best["size_mb"]) and not missing(base["size_mb"]):
+        text = f", with weights that would take {megabytes(best['size_mb'])} instead of {megabytes(base['size_mb'])}."
+        segments.append((text, ""))
+    return segments
+
+
+def _without_energy(real, measured_base):
+    why = pd.concat([measured_base, real])["energy_reason"].dropna()
+    why = f" ({str(why.iloc[0]).rstrip('.')})" if len(why) else ""
+    timed = real[real["latency_ratio"].notna()]
+    if timed.empty:
+        return [("No energy could be compared", "strong"), (f"{why}.", "")]
+    best = _best(timed, "latency_ratio", "latency_verdict")
+    cost = _cost_segments(best, "latency", timed, measured_base)
+    return [("No energy could be read", "strong"), (f"{why}. ", ""), *cost, *_ending(best, real, measured_base)]
+
+
+def _best(rows, ratio, verdict):
+    """The row of the least ratio, of those that are told apart from the baseline if there are any."""
+    better = rows[rows[verdict] == BETTER]
+    chosen = rows if better.empty else better
+    return chosen.loc[chosen[ratio].idxmin()]
+
+
+def _cost_segments(best, kind, compared, measured_base):
+    """What the best method costs against the baseline: less, more, or not distinguishable."""
+    noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
+    each, model = f"{noun} per {best['unit']}", f"the unquantized model ({measured_base['method'].iloc[0]})"
+    ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
+    estimated = kind == "energy" and best["energy_estimated"] is True
+    verb = "uses" if kind == "energy" else "takes"
+    if verdict == BETTER:
+        saved = _percent(1 - ratio, 1 - high, 1 - low)
+        start = [(best["method"], "strong"), (f" {verb} ", "")]
+    elif verdict == WORSE:
+        saved = _percent(ratio - 1, low - 1, high - 1)
+        lead = "No measured method saves " + noun if len(compared) > 1 else "Quantizing saves no " + noun
+        start = [(lead, "strong"), (": the cheapest, " if len(compared) > 1 else ": ", ""), (best["method"], "strong"),
+                 (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
+    elif missing(verdict):
+        change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
+        return [(best["method"], "strong"), (f"'s {each} differs from that of {model} by ", ""),
+                ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
+    else:
+        change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
+        return [(best["method"], "strong"), (f"'s {each} is ", ""), ("not distinguishable", "strong"),
+                (f" from that of {model} (", ""), ("estimated " if estimated else "", "em"),
+                (f"{change})", "")]  # fmt: skip
+    if estimated:
+        start += [("an ", ""), ("estimated", "em"), (" ", "")]
+    size = "less" if verdict == BETTER else "more"
+    return [*start, (saved, "strong"), (f" {size} {each} than {model}", "")]
+
+
+def _percent(value, low, high):
+    return with_bounds(100 * value, 100 * low, 100 * high, unit="%")
+
+
+def _ending(best, rows, measured_base):
+    base = measured_base[measured_base["sampling"] == best["sampling"]]
+    base = base.iloc[0] if len(base) else measured_base.iloc[0]
+    text = _quality(best)
+    text += _memory(best, base)
+    if rows["sampling"].nunique() > 1:
+        text += f" ({best['sampling']})"
+    return [(text + ".", "")]
+
+
+def _quality(row):
+    """ ", at ..." with the change of quality, from whichever metrics there are."""
+    parts = []
+    for metric in METRICS.values():
+        change = f"{metric.column}_change"
+        if not metric.paired and not missing(row[change]):
+            text = with_bounds(row[change], row[f"{change}_low"], row[f"{change}_high"], signed=True)
+            parts.append(f"a change of the {metric.name} of {text}")
+            break
+    if not missing(row["psnr_db"]):
+        text = with_bounds(row["psnr_db"], row["psnr_db_low"], row["psnr_db_high"], unit="dB")
+        parts.append(f"a PSNR to the unquantized model's images of {text}")
+    return ", at " + " and ".join(parts) if parts else ", at a quality that was not scored"
+
+
+def _memory(row, base):
+    """ ", and y GB less memory", where the two intervals lie apart."""
+    if missing(row["memory_mb"]) or missing(base["memory_mb"]):
+        text = ", with no memory figure"
+    elif missing(row["memory_mb_low"]) or missing(base["memory_mb_low"]):
+        saved = base["memory_mb"] - row["memory_mb"]
+        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} memory (no interval)"
+    elif row["memory_mb_high"] < base["memory_mb_low"] or row["memory_mb_low"] > base["memory_mb_high"]:
+        saved = base["memory_mb"] - row["memory_mb"]
+        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} memory"
+    else:
+        text = ", and no distinguishable change in memory"
+    if not missing(row["size_mb"]) and not missing(base["size_mb"]):
+        text += f" (weights: {megabytes(row['size_mb'])} instead of {megabytes(base['size_mb'])})"
+    return text

@@ -1,0 +1,40 @@
+"""Whether formats chosen layer by layer are better than one format for all layers of as many bits."""
+
+from quantwatt.report.comparisons import against_uniform, with_mixed
+from quantwatt.report.page.numbers import listed
+
+
+def budget_comparisons(summary):
+    """Mixed methods against uniform ones, one mapping per model, sampling and device with mixed methods.
+
+    Returns:
+        list of {"title", "metric": Metric, "sentence", "rows": as `budgets.against_uniform`}.
+    """
+    found = []
+    for title, metric, rows in with_mixed(summary):
+        compared = against_uniform(rows, metric)
+        text = _sentence(compared, metric)
+        found.append({"title": title, "metric": metric, "sentence": text, "rows": compared})
+    return found
+
+
+def _sentence(compared, metric):
+    """Which mixed methods are better than the best uniform one of as many bits, and which are not."""
+    alone = [row["method"] for row, other, _ in compared if other is None]
+    better = [row["method"] for row, _, is_better in compared if is_better]
+    others = [row["method"] for row, other, is_better in compared if other is not None and not is_better]
+    than = f"significantly better (intervals apart) in {metric.name} than the best uniform method"
+    than += " of as many average bits or the next more"
+    sentences = []
+    if better:
+        rest = f"; {listed(others)} {_is(others)} not" if others else ""
+        sentences = [f"{listed(better)} {_is(better)} {than}{rest}."]
+    elif others:
+        sentences = [f"No mixed method is {than}."]
+    if alone:
+        sentences.append(f"No uniform method has as many average bits as {listed(alone)}.")
+    return " ".join(sentences)
+
+
+def _is(names):
+    return "is" if len(names) == 1 else "are"

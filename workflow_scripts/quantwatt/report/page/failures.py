@@ -1,0 +1,39 @@
+"""Everything that is missing for a reason, each reason once."""
+
+from quantwatt.report.tables import metric_of
+
+
+def failures(cells):
+    """Cells that miss the same thing for the same reason, together.
+
+    Returns:
+        list of {"model", "methods", "samplings", "what", "status", "reason"}; samplings is empty where it is all.
+    """
+    samplings, merged = {}, {}
+    for cell in cells:
+        samplings.setdefault(cell.model, {})[cell.sampling] = None
+        for missing in _of_cell(cell):
+            merged.setdefault((cell.model, cell.method, *missing), []).append(cell.sampling)
+    together = {}
+    for (model, method, *missing), where in merged.items():
+        where = () if len(where) == len(samplings[model]) else tuple(where)
+        together.setdefault((model, where, *missing), []).append(method)
+    keys = ("model", "samplings", "what", "status", "reason")
+    return [dict(zip(keys, key, strict=True)) | {"methods": methods} for key, methods in together.items()]
+
+
+def _of_cell(cell):
+    """(what, status, reason) of what a cell misses; a cost that is simulated or was not asked for is no failure."""
+    for what, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
+        if record["status"] != "ok":
+            return [(what, record["status"], record.get("reason"))]
+    found, measured = [], cell.measurement
+    if measured["status"] not in ("ok", "simulated", "unmeasured"):
+        found.append(("cost", measured["status"], measured.get("reason")))
+    elif measured["status"] == "ok" and measured.get("energy_j") is None:
+        found.append(("energy", "not read", measured.get("energy_reason")))
+    return found + [
+        (metric_of(metric).title, score["status"], score.get("reason"))
+        for metric, score in cell.scores.items()
+        if score.get("value") is None and score["status"] != "reference"
+    ]

@@ -1,0 +1,81 @@
+"""What more denoising steps change: the scores side by side, and for how many methods they did not help."""
+
+import pandas as pd
+
+from quantwatt.report.page.numbers import compact, listed
+from quantwatt.report.tables import BETTER, UNDECIDED, WORSE, by_steps, compare
+
+
+def step_tables(summary):
+    """One metric of samplings that differ only by their number of steps, side by side.
+
+    It is the first that has intervals and compares with nothing of the same number of steps, else the first without
+    intervals: what an image is held against in pairs changes with the steps itself.
+
+    Returns:
+        list of {"title", "metric": Metric, "steps", "rows": [(method, [(value, low, high) or None per number of
+        steps])], "sentence"}.
+    """
+    found = []
+    for model, sampling, metrics, rows in by_steps(summary):
+        metric = _metric(metrics, rows)
+        names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
+        steps = list(dict.fromkeys(rows["steps"]))
+        lines = []
+        for method, own in rows[rows[metric.column].notna()].groupby("method", sort=False):
+            scores = {count: values for count, *values in own[["steps", *names]].itertuples(index=False)}
+            lines.append((method, [scores.get(count) for count in steps]))
+        found.append(
+            {
+                "title": f"{model} · {sampling}",
+                "metric": metric,
+                "steps": steps,
+                "rows": lines,
+                "sentence": _sentence(rows, metric, steps),
+            }
+        )
+    return found
+
+
+def _metric(metrics, rows):
+    unpaired = [metric for metric in metrics if not metric.paired]
+    with_interval = [metric for metric in unpaired if rows[f"{metric.column}_low"].notna().any()]
+    return next(iter(with_interval or unpaired or metrics))
+
+
+def _sentence(rows, metric, steps):
+    """For how many methods the most steps are no better than the fewest, by intervals that lie apart or overlap.
+
+    Where there are none, for which the figure alone is no better.
+    """
+    if metric.paired:
+        return (
+            f"Whether more steps help, the {metric.name} does not tell: each number of steps is held against "
+            "unquantized images of its own."
+        )
+    verdicts, no_better = {}, []
+    for method, own in rows.groupby("method", sort=False):
+        ends = {count: row for count, (_, row) in zip(own["steps"], own.iterrows(), strict=True)}
+        if steps[0] in ends and steps[-1] in ends:
+            verdicts.setdefault(compare(ends[steps[-1]], ends[steps[0]], metric), []).append(method)
+            least, most = (ends[count][metric.column] for count in (steps[0], steps[-1]))
+            if pd.notna(least) and pd.notna(most) and (most <= least if metric.higher_is_better else most >= least):
+                no_better.append(method)
+    verdicts.pop(None, None)  # without an interval at one of both
+    total, helped, worse = sum(map(len, verdicts.values())), verdicts.get(BETTER, []), verdicts.get(WORSE, [])
+    fewest, most = compact(steps[0]), compact(steps[-1])
+    if not total:
+        return (
+            f"No method has an interval of the {metric.name} both at {fewest} and at {most} steps; by the figures "
+            f"alone it is no better at {most} for {listed(no_better) if no_better else 'none'}."
+        )
+    if len(helped) == total:
+        return f"More steps helped all {total} methods: the {metric.name} at {most} is better than at {fewest}."
+    parts = [f"is worse for {listed(worse)}"] if worse else []
+    if verdicts.get(UNDECIDED):
+        parts.append(f"has intervals that overlap for {listed(verdicts[UNDECIDED])}")
+    parts += [f"is better for {listed(helped)}"] if helped else []
+    return (
+        f"More steps did not help {total - len(helped)} of {total} methods: the {metric.name} at {most} steps, against "
+        f"{fewest}, {'; '.join(parts)}."
+    )

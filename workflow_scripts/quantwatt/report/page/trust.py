@@ -1,0 +1,271 @@
+"""What the figures rest on: device, meter, blocks, images, scores and versions, from the stages' own JSON."""
+
+from quantwatt.measuring.protocol import STEADY_SLOPE
+from quantwatt.report.page.numbers import compact, number, span, with_bounds
+from quantwatt.report.tables import device_key, metric_of, noise_floor, triple
+
+PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 30}  # at least, for figures to publish
+
+
+def trust(cells, baseline):
+    """What the figures rest on: [(device, [(label, text)])], one list per device, from the stages' own JSON.
+
+    Args:
+        baseline: name of the method whose own measurement is the A/A control.
+    """
+    devices = {}
+    for cell in cells:
+        if (cell.measurement.get("device") or {}).get("name"):
+            devices.setdefault(device_key(cell.measurement), []).append(cell)
+    return [(name, _device_facts(group, baseline) + _study_facts(group)) for (name, _), group in devices.items()]
+
+
+def _device_facts(cells, baseline):
+    records = [c.measurement for c in cells]
+    timed = [m for m in records if m["status"] == "ok"]
+    devices = [m["device"] for m in records]
+    energy = [m["energy_j"] for m in timed if m.get("energy_j")]
+    blocks = [b for m in timed for b in m.get("blocks") or []]
+    facts = [
+        ("Device", _distinct(_device_text(d) for d in devices)),
+        ("Processor", _distinct(provenance(c, "cpu") for c in cells)),
+        ("Kernels", _kernels_text(cells)),
+        ("Meter", _distinct(_meter_text(m) for m in timed)),
+        ("Blocks", _distinct(_blocks_text(m) for m in timed)),
+        ("Blocks left out", _void_text(blocks)),
+        ("Short of the protocol", _shortfalls_text(timed)),
+        ("Baseline against itself", _control_text([c for c in cells if c.method == baseline])),
+        ("Warm-up", _warm_up_text(timed)),
+        ("Phases", _phases_text(timed)),
+        ("Idle power", span((e.get("idle_w") for e in energy), "W")),
+        ("Counter against integral", _crosscheck_text(timed)),
+        ("Sampler", _sampler_text(timed)),
+        ("Beside it", _beside_text(timed)),
+        ("Clocks held down", _throttling_text(timed)),
+        ("Latency", _distinct(_latency_text(m) for m in timed)),
+        ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
+        ("Temperature", _temperature_text(devices)),
+    ]
+    names = {device["name"] for device in devices}
+    return [(label, text) for label, text in facts if text and not (label == "Processor" and text in names)]
+
+
+def _device_text(device):
+    parts = [device["name"], device.get("kind")]
+    if device.get("uuid_hash"):
+        parts.append(f"id {device['uuid_hash'][:12]}")
+    if device.get("driver"):
+        parts.append(f"driver {device['driver']}")
+    if device.get("power_limit_w"):
+        parts.append(f"power limit {compact(device['power_limit_w'])} W")
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _kernels_text(cells):
+    """Which kernel computes which methods, in their order."""
+    methods = {}
+    for cell in cells:
+        if cell.measurement.get("compute") == "real" and cell.measurement.get("kernel"):
+            methods.setdefault(cell.measurement["kernel"], {})[cell.method] = None
+    return _distinct(f"{kernel}: {', '.join(names)}" for kernel, names in methods.items())
+
+
+def _meter_text(record):
+    if record.get("energy_j") is None:
+        return f"{record['meter']}: no energy ({record.get('energy_reason') or 'no reason recorded'})"
+    how = "estimated, not measured" if record["estimated"] else "measured"
+    source = record["device"].get("source")
+    return f"{record['meter']}: energy is {how}" + (f" ({source})" if source else "")
+
+
+def _blocks_text(record):
+    if not record.get("blocks"):
+        return None
+    n = record["n_processes"]
+    where = "one process" if n == 1 else f"{n} fresh processes"
+    turns = ", in turns with as many of the baseline" if record.get("baseline") else ""
+    return f"{len(record['blocks'])} blocks of at least {compact(record['block_s'])} s in {where}{turns}"
+
+
+def _control_text(cells):
+    """The A/A control of each baseline's cell, and what it makes of small differences."""
+    found = []
+    for cell in cells:
+        if cell.measurement["status"] != "ok":
+            continue
+        for key, name in (("energy_j", "energy"), ("latency_s", "time")):
+            ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
+            if ratio:
+                text = with_bounds(*triple(ratio))
+                found.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
+    return _distinct(found) or "no control was measured, so that no difference is called better or worse"
+
+
+def _shortfalls_text(records):
+    """Which settings of measured (not estimated) energy are below PROTOCOL."""
+    used = [m["measuring"] for m in records if m.get("energy_j") and not m["estimated"] and m.get("measuring")]
+    short = [(key, least, min(s[key] for s in used)) for key, least in PROTOCOL.items()] if used else []
+    return _distinct(f"{key} {compact(value)} (at least {least})" for key, least, value in short if value < least)
+
+
+def _warm_up_text(records):
+    warm_ups = [w for m in records for w in m.get("warm_up") or []]
+    slopes = [w["slope_c_per_min"] for w in warm_ups if w["slope_c_per_min"] is not None]
+    if not slopes:
+        return None
+    unsteady = sum(abs(slope) >= STEADY_SLOPE for slope in slopes)
+    late = f"; {unsteady} of {len(warm_ups)} processes were still changing when the time was up" if unsteady else ""
+    return f"until {span(slopes, '°C per minute')}{late}"
+
+
+def _throttling_text(records):
+    """Seconds for which the driver says that it held the clocks down, by cause; or what it said between the runs."""
+    spells = [m["throttled_s"] for m in records if m.get("throttled_s")]
+    if spells:
+        seconds = {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
+        return ", ".join(f"{cause} {compact(value)} s" for cause, value in seconds.items())
+    words = [m["device"].get("throttle_reasons") for m in records]
+    told = _distinct(word for found in words for word in found or [])
+    return f"between the runs: {told or 'no'}" if any(found is not None for found in words) else None
+
+
+def _phases_text(records):
+    """How far the phases, each looped alone, add up to the whole."""
+    parts = []
+    for key, name in (("energy_j", "energy"), ("latency_s", "time")):
+        checks = [m["phases_check"][key] for m in records if (m.get("phases_check") or {}).get(key)]
+        apart = span((100 * check["difference"] for check in checks), "%")
+        if apart:
+            worst = "; more than 5 % apart" if any(check["verdict"] == "apart" for check in checks) else ""
+            parts.append(f"{name} {apart} from the whole{worst}")
+    return f"looped alone, they add up to: {', '.join(parts)}" if parts else None
+
+
+def _void_text(blocks):
+    void = [block for block in blocks if block.get("void")]
+    if not blocks:
+        return None
+    reasons = _distinct(block.get("reason") for block in void)
+    return f"{len(void)} of {len(blocks)}" + (f" ({reasons})" if reasons else "")
+
+
+def _crosscheck_text(records):
+    checks = [m["crosscheck"] for m in records if m.get("crosscheck")]
+    spread = span((100 * c["difference"] for c in checks if c.get("difference") is not None), "%")
+    return f"{spread} apart ({_distinct(c.get('verdict') for c in checks)})" if spread else None
+
+
+def _sampler_text(records):
+    samplers = [m["sampler"] for m in records if m.get("sampler")]
+    if not samplers:
+        return None
+    total, missed, zero = (sum(s.get(key) or 0 for s in samplers) for key in ("n_samples", "n_missed", "n_zero"))
+    every = _distinct(compact(s.get("interval_ms")) for s in samplers)
+    cost = sum(s.get("cpu_s") or 0 for s in samplers), sum(s.get("wall_s") or 0 for s in samplers)
+    share = f", {number(100 * cost[0] / cost[1], 2)} % of one processor" if cost[1] else ""
+    effects = [100 * (m["sampler_effect"]["value"] - 1) for m in records if m.get("sampler_effect")]
+    slower = span(effects, "%")
+    effect = f"; an image took {slower} longer with it than without" if slower else ""
+    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}{effect}"
+
+
+def _beside_text(records):
+    found = {}
+    for record in records:
+        for name, joules in (record.get("beside_j") or {}).items():
+            found.setdefault(name, []).append(joules)
+    return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J each")))
+
+
+def _latency_text(record):
+    latency = record.get("latency_s")
+    if not latency or not latency.get("n"):
+        return None
+    return f"{latency['n']} timings, {record.get('images_per_batch')} per batch, in runs without the sampler"
+
+
+def _temperature_text(devices):
+    found = [value for d in devices for key, value in d.items() if key.startswith("temperature") and value is not None]
+    values = [v for item in found for v in (item.values() if isinstance(item, dict) else [item])]
+    return span((v for v in values if isinstance(v, (int, float))), "°C")
+
+
+def _study_facts(cells):
+    sets = [c.images for c in cells if c.images["status"] == "ok"]
+    scores = [s for c in cells for s in c.scores.values() if s.get("value") is not None]
+    facts = [
+        ("Images", _distinct(_images_text(s) for s in sets if "prompts_sha256" in s)),
+        ("Prompts", _distinct(f"sha256 {s['prompts_sha256'][:12]}" for s in sets if "prompts_sha256" in s)),
+        ("Texts", _distinct(_texts_text(s) for s in sets if "texts_sha256" in s)),
+        ("Left out in reading", _distinct(note for s in sets for note in s.get("reading") or ())),
+        ("Seeds", _seeds_text(sets)),
+        ("Drawn twice", _distinct(_repeat_text(s) for s in sets if "repeat_psnr" in s)),
+        ("Safety checker", _distinct(s.get("safety_checker") for s in sets)),
+        *((metric_of(name).title, _distinct(_score_text(s) for s in scores if s["metric"] == name))
+          for name in dict.fromkeys(s["metric"] for s in scores)),
+        ("Intervals", _intervals_text(scores)),
+        ("Commit", _distinct(provenance(c, "commit") for c in cells)),
+        ("Versions", _distinct(_versions_text(c) for c in cells)),
+    ]  # fmt: skip
+    return [(label, text) for label, text in facts if text]
+
+
+def _seeds_text(sets):
+    seeds = _distinct(s["seed"] for s in sets)
+    return f"{seeds}, one per image and the same in every method" if seeds else None
+
+
+def _texts_text(record):
+    return (
+        f"{record['n_items']} of {record['texts']}, up to {record['max_length']} tokens, sha256 "
+        + (record["texts_sha256"][:12])
+    )
+
+
+def _repeat_text(record):
+    """How far apart two draws of the unquantized model's first batch are."""
+    psnr = record["repeat_psnr"]
+    return "the same images" if psnr is None else f"images of a PSNR of {psnr:.1f} dB to the first"
+
+
+def _images_text(record):
+    text = f"{record['n_images']} of {record['width']} × {record['height']} pixels"
+    return text + f", {record['steps']} {'step' if record['steps'] == 1 else 'steps'}, guidance {record['guidance']}"
+
+
+def _score_text(score):
+    parts = [score.get("library")]
+    if score.get("features"):
+        parts.append(f"{score['features']} features")
+        if score["metric"] in ("fid", "kid") and score["features"] != "inception":
+            parts.append(f"not comparable with Inception {metric_of(score['metric']).title}")
+    if score.get("resize") and score["resize"] != "none":
+        parts.append(f"resize {score['resize']}")
+    if score.get("reference"):
+        parts.append(f"against {score['reference']}")
+    return ", ".join(part for part in parts if part)
+
+
+def _intervals_text(scores):
+    level = _distinct(compact(100 * s["level"]) for s in scores if s.get("level"))
+    drawn = _distinct(
+        f"{metric_of(s['metric']).title} {s['resamples']} resamples" if s.get("resamples")
+        else f"{metric_of(s['metric']).title} {s.get('reason') or 'without interval'}"
+        for s in scores
+    )  # fmt: skip
+    return f"{level} %, by the bootstrap: {drawn}" if level else None
+
+
+def provenance(cell, key):
+    return (cell.measurement.get("provenance") or {}).get(key)
+
+
+def _versions_text(cell):
+    versions = provenance(cell, "versions") or {}
+    python = provenance(cell, "python")
+    named = [f"Python {python}"] if python else []
+    return ", ".join(named + [f"{name} {version}" for name, version in versions.items() if version])
+
+
+def _distinct(values):
+    return "; ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))

@@ -1,0 +1,97 @@
+"""The two tables of the sd35-large-energy study, in its own columns.
+
+intermediate_power_readings.csv: every power reading inside a run, by method, prompt and run.
+quantization_results_with_energy.csv: one row per method and prompt. Time and power are means over the prompt's runs in
+good energy blocks, the energy is the total of them; all are empty where a method was not measured. A prompt without
+such a run, as of an experiment without a meter, has the mean time of the latency runs, which is one for all prompts.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.report.tables import write_table
+
+NAMES = ("intermediate_power_readings.csv", "quantization_results_with_energy.csv")
+READINGS = ["Quantization Type", "Prompt Index", "Run Number", "Power (W)"]
+RESULTS = [
+    *("Quantization Type", "Prompt Index", "Average Memory (MB)", "Average Time (s)", "Average Power (W)"),
+    *("Total Energy (J)", "Image File Names"),
+]
+
+
+def write(folder, results, cells):
+    """Write both files.
+
+    Args:
+        folder: where to; results: the experiment's folder; cells: list of {"model", "method", "sampling"}.
+    Returns:
+        NAMES.
+    """
+    readings, rows = [], []
+    for cell in cells:
+        where = f"{cell['model']}/{cell['method']}/{cell['sampling']}"
+        measured = Path(results) / "measurements" / where
+        images = read_json(Path(results) / "images" / where / "manifest.json")
+        record = read_json(measured / "measurement.json")
+        runs, n_prompts = runs_of(measured / "runs.csv", measured / "blocks.csv")
+        latency_s = record["latency_s"] and record["latency_s"]["mean"] * record["images_per_batch"]  # of a run
+        names = [image["file"] for image in images["images"]]
+        readings.append(power_in(runs, measured / "power.csv").assign(method=cell["method"]))
+        for prompt in range(n_prompts or len(names)):
+            own = runs[runs["prompt"] == prompt]
+            seconds, joules = own["seconds"], own["energy_j"]
+            watts = joules.sum() / seconds[joules.notna()].sum() if joules.notna().any() else None
+            rows.append(
+                {
+                    "Quantization Type": cell["method"],
+                    "Prompt Index": prompt,
+                    "Average Memory (MB)": (record["memory_mb"] or {}).get("value"),
+                    "Average Time (s)": seconds.mean() if len(own) else latency_s,
+                    "Average Power (W)": watts,
+                    "Total Energy (J)": joules.sum(min_count=1),
+                    "Image File Names": names[prompt] if prompt < len(names) else None,
+                }
+            )
+    table = pd.concat(readings).rename(
+        columns={"method": READINGS[0], "prompt": READINGS[1], "number": READINGS[2], "watts": READINGS[3]}
+    )
+    for name, found in zip(NAMES, (table[READINGS], pd.DataFrame(rows, columns=RESULTS)), strict=True):
+        write_table(Path(folder) / name, found)
+    return NAMES
+
+
+def runs_of(path, blocks):
+    """The method's runs in good blocks, and how many prompts it was run with.
+
+    Args:
+        path, blocks: runs.csv and blocks.csv, which says what blocks are void.
+    Returns:
+        (columns of runs.csv and `number`, counted from 1 within each prompt; int, 0 where there was no run at all).
+    """
+    runs, where = pd.read_csv(path), ["configuration", "process", "block"]
+    runs = runs[runs["configuration"] == "method"]
+    n_prompts = int(runs["prompt"].max()) + 1 if len(runs) else 0
+    blocks = pd.read_csv(blocks, dtype={"void": str})
+    runs = runs.merge(blocks.loc[blocks["void"] == "False", where], on=where)
+    runs["number"] = runs.groupby("prompt").cumcount() + 1
+    return runs, n_prompts
+
+
+def power_in(runs, path):
+    """Power readings inside the runs: columns prompt, number, watts.
+
+    Args:
+        runs: of `runs_of`, one after another; path: power.csv, on the same clock.
+    """
+    samples = pd.read_csv(path, dtype={"block": str})
+    samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
+    runs = runs.sort_values("t_s")
+    index = np.searchsorted(runs["t_s"].to_numpy(), samples["t_s"].to_numpy(), side="right") - 1
+    inside = index >= 0
+    stops = (runs["t_s"] + runs["seconds"]).to_numpy()
+    inside[inside] = samples["t_s"].to_numpy()[inside] < stops[index[inside]]
+    found = runs.iloc[index[inside]][["prompt", "number"]].reset_index(drop=True)
+    return found.assign(watts=samples["watts"].to_numpy()[inside])

@@ -1,0 +1,415 @@
+"""One table row per cell, from the JSON files of the stages; ratios and verdicts against the baseline.
+
+A figure that does not exist is an empty field whose reason stands in a column beside it, never 0.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import atomic_path, canonical_json
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric stands in tables, figures and report.
+
+    column: of the summary.
+    title: its heading in the report.
+    name: its name in words, on an axis or in a sentence.
+    paired: each image is compared with the baseline's; else the baseline has a value too, and methods a change to it.
+    """
+
+    column: str
+    title: str
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+    paired: bool = False
+
+
+METRICS = {  # in the report's order; the first of an experiment is drawn against cost and compared over seeds
+    "psnr": Metric("psnr_db", "PSNR", "PSNR to the unquantized image", "dB", paired=True),
+    "fid": Metric("fid", "FID", "Fréchet distance", higher_is_better=False),
+    "clip-score": Metric("clip_score", "CLIP score", "CLIP score"),
+    "kid": Metric("kid", "KID", "kernel distance", higher_is_better=False),
+    "class-accuracy": Metric("class_accuracy", "Class accuracy", "share read as the class asked for"),
+    "ssim": Metric("ssim", "SSIM", "SSIM to the unquantized image", paired=True),
+    "accuracy": Metric("accuracy", "Accuracy", "accuracy"),
+    "perplexity": Metric("perplexity", "Perplexity", "perplexity", higher_is_better=False),
+}
+SWEPT = ("fid", "class-accuracy", "psnr")  # what is looked at first where the number of steps changes
+BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
+TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # never numbers
+BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
+
+
+def _with_bounds(name):
+    return [name, f"{name}_low", f"{name}_high"]
+
+
+SUMMARY_COLUMNS = [
+    *"model method sampling status reason compute weight_bits activation_bits size_mb".split(),
+    *(column for metric in METRICS.values() for column in _with_bounds(metric.column)),
+    *_with_bounds("latency_s"),
+    *_with_bounds("energy_j"),
+    *_with_bounds("memory_mb"),
+    *"meter energy_estimated device unit n_images solver features".split(),
+    *"baseline kernel device_id device_fake latency_p10_s latency_p90_s mean_w idle_w energy_net_j".split(),
+    *"n_blocks n_processes memory_source model_mb latency_reason energy_reason memory_reason".split(),
+    *(f"{metric.column}_reason" for metric in METRICS.values()),
+    *_with_bounds("energy_ratio"),
+    "verdict",
+    *_with_bounds("latency_ratio"),
+    "latency_verdict",
+    *"ratio_reason energy_floor latency_floor energy_cpu_package_j energy_dram_j".split(),
+    *"tokens_per_s energy_per_token_j".split(),
+    *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
+    *"carbon_g seed replicate_of steps steps_of allocation sensitivity".split(),
+    *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
+]
+
+
+def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
+    """The summary: one row per cell in the order given, columns SUMMARY_COLUMNS.
+
+    Args:
+        cells: list of cells.Cell.
+        baseline: name of the unquantized method that ratios and changes refer to.
+        samplings: {name: settings}, to tell those that differ only by their seed or their number of steps.
+        carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g, per image; or None.
+    """
+    references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
+    replicates, sweeps = (_differing_by(key, samplings or {}) for key in ("seed", "steps"))
+    rows = [
+        _row(cell, references.get((cell.model, cell.sampling)))
+        | {"replicate_of": replicates.get(cell.sampling), "steps_of": sweeps.get(cell.sampling)}
+        for cell in cells
+    ]
+    table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    if carbon_g_per_kwh is not None:
+        table["carbon_g"] = table["energy_j"].astype(float) / 3.6e6 * carbon_g_per_kwh
+    return table
+
+
+def _differing_by(setting, samplings):
+    """{sampling: the first one that differs from it only by one setting}; a first one is not in it."""
+    first, found = {}, {}
+    for name, settings in samplings.items():
+        same = canonical_json({key: value for key, value in settings.items() if key != setting})
+        if first.setdefault(same, name) != name:
+            found[name] = first[same]
+    return found
+
+
+def _row(cell, reference):
+    measured, checkpoint = cell.measurement, cell.checkpoint
+    status, reason = cell.failure
+    device = measured.get("device") or {}
+    quantized = checkpoint["status"] == "ok"
+    row = {
+        "model": cell.model,
+        "method": cell.method,
+        "sampling": cell.sampling,
+        "status": status,
+        "reason": reason,
+        "compute": measured.get("compute") or cell.images.get("compute"),
+        "kernel": measured.get("kernel"),
+        "weight_bits": checkpoint.get("weight_bits") if quantized else None,
+        "activation_bits": checkpoint.get("activation_bits") if quantized else None,
+        "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
+        "solver": _solver(checkpoint),
+        "seed": cell.images.get("seed"),
+        "steps": cell.images.get("steps"),
+        **_allocation(checkpoint),
+        "unit": "inference" if "texts" in cell.images else "image",
+        "n_images": cell.images.get("n_images", cell.images.get("n_items")),
+        "baseline": cell is reference,
+        "device": device.get("name"),
+        "device_id": device.get("uuid_hash"),
+        "device_fake": bool(device.get("fake", False)),
+        **_quality(cell),
+        **_cost(measured),
+        **_changes(cell),
+        **_ratios(cell, reference),
+    }
+    row.update(_quantizing(cell, row))
+    return row
+
+
+def _solver(checkpoint):
+    """The solver, or the library that rounded the layers itself."""
+    libraries = {layer.get("library") for layer in (checkpoint.get("layers") or {}).values()}
+    return libraries.pop() if len(libraries) == 1 and None not in libraries else checkpoint.get("solver")
+
+
+def _allocation(checkpoint):
+    """How the layers got their formats, "uniform" or "mixed", then by which sensitivity; None where not quantized."""
+    settings = checkpoint.get("settings") or {}
+    chosen = settings.get("allocation") if settings.get("solver") else None
+    return {"allocation": chosen and chosen["name"], "sensitivity": chosen and chosen.get("sensitivity")}
+
+
+def _quality(cell):
+    distances = [score for metric, score in cell.scores.items() if metric in ("fid", "kid")]
+    row = {"features": next((score["features"] for score in distances if score.get("features")), None)}
+    for metric, score in cell.scores.items():
+        column = metric_of(metric).column
+        row |= _interval(column, score.get("value"), score.get("low"), score.get("high"))
+        if score.get("value") is None or score.get("low") is None:
+            row[f"{column}_reason"] = score.get("reason") or score["status"]
+    return row
+
+
+def metric_of(name):
+    """The Metric of a name.
+
+    Raises:
+        DataError: the metric is unknown.
+    """
+    try:
+        return METRICS[name]
+    except KeyError:
+        raise DataError(f"metric {name!r} has no column; one of {', '.join(METRICS)}.") from None
+
+
+def _cost(measured):
+    latency, energy, memory = (measured.get(key) or {} for key in ("latency_s", "energy_j", "memory_mb"))
+    why = measured.get("reason") or measured["status"]
+    row = {
+        **_interval("latency_s", latency.get("median"), latency.get("low"), latency.get("high")),
+        **_interval("energy_j", energy.get("value"), energy.get("low"), energy.get("high")),
+        **_interval("memory_mb", memory.get("value"), memory.get("low"), memory.get("high")),
+        "latency_p10_s": latency.get("p10"),
+        "latency_p90_s": latency.get("p90"),
+        "mean_w": energy.get("mean_w"),
+        "idle_w": energy.get("idle_w"),
+        "energy_net_j": energy.get("net"),
+        "memory_source": memory.get("source"),
+        "model_mb": memory.get("model"),
+        "meter": measured.get("meter"),
+        "n_blocks": measured.get("n_blocks") if latency or energy else None,
+        "n_processes": measured.get("n_processes") if latency or energy else None,
+    }
+    beside, decode = measured.get("beside_j") or {}, (measured.get("phases") or {}).get("decode") or {}
+    if decode.get("tokens"):  # written by a text model
+        row["tokens_per_s"] = decode["tokens"] / decode["latency_s"]
+        row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
+    row |= {"energy_cpu_package_j": beside.get("cpu package"), "energy_dram_j": beside.get("dram")}
+    if row["energy_j"] is None:
+        row["energy_reason"] = measured.get("energy_reason") or why
+    else:
+        row["energy_estimated"] = bool(measured.get("estimated"))
+    if row["latency_s"] is None:
+        row["latency_reason"] = why
+    if row["memory_mb"] is None:
+        row["memory_reason"] = why
+    return row
+
+
+def _changes(cell):
+    """Difference of each metric to the baseline's, of the same prompts and seeds drawn in pairs."""
+    row = {}
+    for metric, score in cell.scores.items():
+        if score.get("change"):
+            row |= _interval(f"{metric_of(metric).column}_change", *triple(score["change"]))
+    return row
+
+
+COSTS = {"energy_j": ("energy", "verdict"), "latency_s": ("latency", "latency_verdict")}
+
+
+def _ratios(cell, reference):
+    """Cost against the baseline that was measured beside it, and what of it the baseline against itself would show."""
+    row = {}
+    for key, (name, verdict) in COSTS.items():
+        floor = row[f"{name}_floor"] = noise_floor(reference.measurement, key) if reference else None
+        ratio = (cell.measurement.get("ratio") or {}).get(key)
+        if cell is reference:
+            row[verdict] = BASELINE if cell.measurement["status"] == "ok" else None
+        elif ratio:
+            value, low, high = triple(ratio)
+            row |= _interval(f"{name}_ratio", value, low, high) | {verdict: judge(value, low, high, floor)}
+    if cell is not reference and row.get("energy_ratio") is None:
+        measured = cell.measurement
+        reasons = (measured.get("ratio_reason"), measured.get("energy_reason"), measured.get("reason"))
+        row["ratio_reason"] = next((reason for reason in reasons if reason), "no energy was read")
+    return row
+
+
+def noise_floor(control, key):
+    """The larger relative difference inside the interval of the A/A control, baseline against baseline; or None.
+
+    Args:
+        control: the measurement of the baseline's own cell; key: "energy_j" or "latency_s".
+    """
+    ratio = (control.get("ratio") or {}).get(key)
+    if not ratio:
+        return None
+    bounds = [ratio[end] for end in ("low", "high") if ratio.get(end) is not None] or [ratio["value"]]
+    return max(math.exp(abs(math.log(bound))) for bound in bounds) - 1
+
+
+def device_key(measurement):
+    """(name, uuid hash): equal for measurements that may stand in one group of rows."""
+    device = measurement.get("device") or {}
+    return device.get("name"), device.get("uuid_hash")
+
+
+def judge(ratio, low, high, floor):
+    """Verdict on a cost ratio, less is better: undecided within its interval or the noise floor, or where no control
+    has shown that floor; None without an interval."""
+    if math.isnan(low) or math.isnan(high):
+        return None
+    if floor is None or low <= 1 <= high or abs(math.log(ratio)) <= math.log1p(floor):
+        return UNDECIDED
+    return BETTER if ratio < 1 else WORSE
+
+
+def _quantizing(cell, row):
+    """What calibrating and quantizing took, and after how many images the saving has repaid it."""
+    cost = cell.checkpoint.get("quantize") or {}
+    parts = [part for part in (cost, cell.checkpoint.get("calibration")) if part]
+    joules = [part.get("energy_j") for part in parts]
+    found = {
+        "quantize_s": sum(part["seconds"] for part in parts) if parts else None,
+        "quantize_energy_j": sum(joules) if parts and None not in joules else None,
+        "quantize_energy_estimated": any(part.get("estimated") for part in parts) if parts else None,
+        "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
+    }
+    if found["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
+        saving = cell.measurement["baseline"]["energy_j"]["value"] - row["energy_j"]
+        if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
+            found["break_even_images"] = math.ceil(found["quantize_energy_j"] / saving)
+    return found
+
+
+def compare(row, other, metric):
+    """How a row's metric stands to another row's: BETTER or WORSE where the intervals lie apart, which asks more than a
+    test of the difference would, else UNDECIDED; None where one of them has no interval."""
+    low, high, least, most = (r[f"{metric.column}_{end}"] for r in (row, other) for end in ("low", "high"))
+    if any(pd.isna(bound) for bound in (low, high, least, most)):
+        return None
+    if low <= most and least <= high:
+        return UNDECIDED
+    return BETTER if (low > most) == metric.higher_is_better else WORSE
+
+
+def triple(score):
+    """(value, low, high) of a score or a ratio, with NaN for a missing bound."""
+    return tuple(math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
+
+
+def _interval(name, value, low, high):
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _scaled(value, factor):
+    return None if value is None else value * factor
+
+
+def is_real(summary):
+    """Boolean column: the rows that were really computed in their format and measured."""
+    return (summary["status"] == "ok") & (summary["compute"] != "simulated")
+
+
+def first_seeds(summary):
+    """The rows without those whose sampling differs from an earlier one only by its seed."""
+    return summary[summary["replicate_of"].isna()]
+
+
+def first_samplings(summary):
+    """Of `first_seeds`, the rows without those whose sampling differs from an earlier one only by its steps."""
+    rows = first_seeds(summary)
+    return rows[rows["steps_of"].isna()]
+
+
+def first_metric(rows):
+    """The first of METRICS that some row has a value of, or None."""
+    return next((metric for metric in METRICS.values() if rows[metric.column].notna().any()), None)
+
+
+def by_steps(summary):
+    """[(model, sampling, metrics, rows)] of samplings that differ only by their number of steps; of seeds, the first.
+
+    Returns:
+        sampling: the first of them; metrics: those that have values, SWEPT before the others; rows: by rising steps,
+        methods in the order given.
+    """
+    rows = first_seeds(summary)
+    found, first = [], rows["steps_of"].fillna(rows["sampling"])
+    order = [METRICS[name] for name in dict.fromkeys([*SWEPT, *METRICS])]
+    for (model, sampling), own in rows.groupby(["model", first], sort=False):
+        own = own[own["steps"].notna()].sort_values("steps", kind="stable")
+        metrics = [metric for metric in order if own[metric.column].notna().any()]
+        if own["steps"].nunique() > 1 and metrics:
+            found.append((model, sampling, metrics, own))
+    return found
+
+
+def by_seed(summary):
+    """[(model, sampling, metric, rows)] of samplings that differ only by their seed.
+
+    Returns:
+        sampling: the first of them; metric: the Metric compared, the first that has values; rows: those with a value,
+        methods in the order of their mean over the seeds, the best first.
+    """
+    found, first = [], summary["replicate_of"].fillna(summary["sampling"])
+    for (model, sampling), rows in summary.groupby(["model", first], sort=False):
+        metric = first_metric(rows)
+        if rows["sampling"].nunique() < 2 or metric is None:
+            continue
+        rows = rows[rows[metric.column].notna()]
+        means = rows.groupby("method", sort=False)[metric.column].transform("mean")
+        order = np.argsort(-means if metric.higher_is_better else means, kind="stable")
+        found.append((model, sampling, metric, rows.iloc[order]))
+    return found
+
+
+def groups(summary):
+    """[(title, rows)] of the rows that may share one picture or block of a table: same model, sampling and device.
+
+    A row without a device (it failed before it reached one) joins its model's group where there is only one.
+    """
+    found = []
+    for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
+        parts = rows[["device", "device_id"]].astype(object).fillna("").astype(str)
+        keys = (parts["device"] + " " + parts["device_id"]).str.strip()
+        known = list(dict.fromkeys(key for key in keys if key))
+        if len(known) == 1:
+            keys[:] = known[0]
+        for key in known or [""]:
+            found.append((f"{model} · {sampling}" + (f" · {key}" if key else ""), rows[keys == key]))
+        if len(known) > 1 and (keys == "").any():
+            found.append((f"{model} · {sampling} · no device", rows[keys == ""]))
+    return found
+
+
+def write_table(path, table):
+    """Write a table as CSV, whole or not at all; missing fields empty, booleans as true and false."""
+    text = table.map(lambda value: str(value).lower() if isinstance(value, (bool, np.bool_)) else value)
+    with atomic_path(path) as temporary:
+        text.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+
+
+def read_table(path):
+    """Read a table of `write_table` back: missing fields None or NaN, booleans restored, names as text.
+
+    Raises:
+        DataError: the file is missing or is no table.
+    """
+    names = dict.fromkeys(TEXTS, str)
+    try:
+        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the file does not exist.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a table ({error}); delete it and run again.") from error
+    booleans = {"true": True, "false": False, True: True, False: False}
+    for column in BOOLEANS & set(table.columns):
+        table[column] = [booleans.get(value) for value in table[column]]
+    return table

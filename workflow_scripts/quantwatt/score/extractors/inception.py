@@ -1,0 +1,108 @@
+"""Features of clean-fid's Inception v3: the ones that published FID figures use."""
+
+import os
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import sha256
+
+FILE_NAME = "inception-2015-12-05.pt"  # the name InceptionV3W insists on
+
+
+def fetch(settings):
+    """The file of weights, fetched by clean-fid into PyTorch's cache where the settings say so; settings as of `load`.
+
+    A download is whole or not there at all, also where it is killed.
+
+    Raises:
+        DataError: the file is missing, or cannot be downloaded.
+    """
+    weights = _path(settings)
+    if settings["weights"] == "download" and not weights.is_file():
+        _download(weights)
+    if not weights.is_file():
+        raise DataError(f"{weights}: no such file of Inception weights; give the path of {FILE_NAME} or 'download'.")
+    return [weights]
+
+
+def _path(settings):
+    """Where the weights are, or will be: TORCH_HOME's folder has what was downloaded."""
+    if settings["weights"] != "download":
+        return Path(settings["weights"])
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+
+
+def _download(weights):
+    from cleanfid.downloads_helper import check_download_inception
+
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
+            os.replace(check_download_inception(fpath=folder), weights)
+    except OSError as error:  # URLError is one
+        raise DataError(
+            f"clean-fid's Inception weights cannot be downloaded ({error}); fetch {FILE_NAME} by hand "
+            "and name its path as the extractor's 'weights'."
+        ) from error
+
+
+def load(settings, device):
+    """Load clean-fid's TorchScript Inception v3.
+
+    Args:
+        settings: {"weights": path of inception-2015-12-05.pt, or "download" for where `fetch` has put it, "batch":
+            images at once (32)}.
+    Raises:
+        DataError: the weights are missing, or are no TorchScript file.
+    """
+    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
+    import torch
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    weights = _path(settings)
+    if not weights.is_file():
+        raise DataError(f"{weights}: no such file of Inception weights; give the path of {FILE_NAME} or 'download'.")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / FILE_NAME).symlink_to(weights.resolve())
+        try:
+            model = InceptionV3W(folder, download=False).to(device).eval()
+        except RuntimeError as error:
+            raise DataError(
+                f"{weights}: not a readable TorchScript file (truncated?); delete it and fetch it again."
+            ) from error
+    return Inception(model, torch.device(device), settings.get("batch", 32), weights)
+
+
+class Inception:
+    """clean-fid's Inception v3 as an extractor: the 2048 pooled features."""
+
+    resize = "clean-fid 'clean': PIL bicubic to 299x299"
+
+    def __init__(self, model, device, batch, weights):
+        self.model, self.device, self.batch = model, device, batch
+        self.library = f"clean-fid {metadata.version('clean-fid')}"
+        self.weights_sha256 = sha256(weights)
+
+    def image(self, files):
+        """Features [n, 2048] float32 of image files, resized as clean-fid does."""
+        from cleanfid.fid import get_files_features
+
+        return get_files_features(
+            [str(file) for file in files],
+            model=self.model,
+            num_workers=0,
+            batch_size=self.batch,
+            device=self.device,
+            mode="clean",
+            verbose=False,
+        ).astype(np.float32)
+
+    def text(self, prompts):
+        """None: Inception reads no text."""
+        return None

@@ -1,0 +1,35 @@
+"""Share of predictions that are right: labels of sentences, or next tokens of running text."""
+
+from quantwatt.intervals import RESAMPLES, bootstrap_ratios
+from quantwatt.score.metrics import Score
+from quantwatt.score.predictions import column, require_judged
+
+COMPARED_WITH = "predictions"
+UNIT = "1"
+HIGHER_IS_BETTER = True
+PACKAGE = "numpy"
+
+
+def score(samples, compared=None, resamples=None, seed=0):
+    """Right predictions over all; the interval is a bootstrap of items (sentences, windows).
+
+    Args:
+        samples: items of `quantwatt.score.predictions`.
+        resamples: bootstrap resamples (10000).
+    Raises:
+        Undefined: the texts have no labels.
+    """
+    require_judged(samples)
+    return _bootstrap(column(samples, "correct"), samples, resamples, seed)
+
+
+def change(samples, baseline, compared=None, resamples=None, seed=0):
+    """Accuracy minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
+    require_judged(samples)
+    return _bootstrap(column(samples, "correct") - column(baseline, "correct"), samples, resamples, seed)
+
+
+def _bootstrap(right, counted, resamples, seed):
+    resamples = RESAMPLES if resamples is None else resamples
+    shares = bootstrap_ratios(right[:, None], column(counted, "tokens"), lambda r: r[..., 0], resamples, seed)
+    return Score(*shares, resamples)

@@ -1,0 +1,121 @@
+"""Kernel distance of features, by clean-fid (Binkowski et al., arXiv 1801.01401)."""
+
+import math
+
+import numpy as np
+
+from quantwatt.intervals import bootstrap_statistic
+from quantwatt.score.metrics import Score, Undefined
+
+COMPARED_WITH = "reference"
+UNIT = "squared MMD"
+HIGHER_IS_BETTER = False
+PACKAGE = "clean-fid"
+
+RESAMPLES = 1000
+SUBSETS, SUBSET_SIZE = 100, 1000  # clean-fid's own
+MIN_IMAGES, MAX_IMAGES = 20, 10_000  # on each side, for an interval; it holds the kernel of all pairs
+
+
+def score(samples, compared, resamples=None, seed=0):
+    """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
+
+    The value is clean-fid's: the mean over random subsets, whose expectation is the estimate on both whole
+    samples. (It draws from numpy's global generator, which is seeded here and put back.) The spread over
+    those subsets is not an interval: they overlap, and with fewer images than a subset holds they are all
+    the same. The interval is therefore a bootstrap of the generated and of the reference images. Pairs of a
+    drawn image with its own copy are left out, as the estimate leaves out an image with itself. Near zero the
+    interval is too wide rather than too narrow, and the value may lie below zero.
+
+    Args:
+        samples: [n, d] features of generated images.
+        compared: [m, d] features of reference images.
+        resamples: bootstrap resamples (1000).
+    Raises:
+        Undefined: fewer than two images.
+    """
+    value, reason = _clean_fid(samples, compared, seed), _no_interval(samples, compared, resamples)
+    if reason:
+        return Score(value, math.nan, math.nan, 0, reason)
+    resamples = RESAMPLES if resamples is None else resamples
+    reference, of_reference = _draws_of_reference(compared, resamples, seed)
+    of_samples = _of_samples(samples, compared, reference)
+    return _bootstrap(value, lambda counts, draw: of_reference[draw] + of_samples(counts, draw), len(samples),
+                      resamples, seed)  # fmt: skip
+
+
+def change(samples, baseline, compared, resamples=None, seed=0):
+    """The distance minus the baseline's; the images of the same prompts and seeds are drawn in pairs. As `score`."""
+    value = _clean_fid(samples, compared, seed) - _clean_fid(baseline, compared, seed)
+    if reason := _no_interval(samples, compared, resamples):
+        return Score(value, math.nan, math.nan, 0, reason)
+    resamples = RESAMPLES if resamples is None else resamples
+    reference, _ = _draws_of_reference(compared, resamples, seed)  # what it is in itself cancels
+    ours, theirs = (_of_samples(side, compared, reference) for side in (samples, baseline))
+    return _bootstrap(value, lambda counts, draw: ours(counts, draw) - theirs(counts, draw), len(samples), resamples,
+                      seed)  # fmt: skip
+
+
+def _no_interval(samples, compared, resamples):
+    n, m = len(samples), len(compared)
+    if MIN_IMAGES <= min(n, m) and max(n, m) <= MAX_IMAGES and resamples != 0:
+        return None
+    resamples = RESAMPLES if resamples is None else resamples
+    needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"
+    return f"no interval: it takes {needed}, not {resamples}, {n} and {m}."
+
+
+def _draws_of_reference(compared, resamples, seed):
+    """([1 + resamples, m] how often each image is drawn, [1 + resamples] the kernel's mean over pairs of them)."""
+    compared, m = np.asarray(compared, np.float64), len(compared)
+    draws = np.random.default_rng([seed, 1]).multinomial(m, np.full(m, 1 / m), size=resamples)
+    reference = np.concatenate([np.ones((1, m)), draws])  # the sample itself, then each resample
+    return reference, _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
+
+
+def _of_samples(samples, compared, reference):
+    """Function of how often each sample is drawn, and of which draw of the reference: the rest of the distance."""
+    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
+    across = _kernel(samples, compared) @ reference.T / len(compared)  # [n, 1 + resamples]
+    within = _without_diagonal(_kernel(samples, samples))
+    return lambda counts, draw: _mean_of_pairs(counts @ within, counts) - 2 * (counts @ across[:, draw]) / len(samples)
+
+
+def _bootstrap(value, distance, n, resamples, seed):
+    """The interval of `distance` over draws of images and of the reference, laid about clean-fid's value."""
+    draw = iter(range(1 + resamples))
+
+    def of_index(index):
+        return distance(np.bincount(index, minlength=n).astype(np.float64), next(draw))
+
+    whole, low, high = bootstrap_statistic(of_index, n, resamples, seed)
+    return Score(value, value + low - whole, value + high - whole, resamples)
+
+
+def _mean_of_pairs(weighted, counts):  # weighted: counts @ kernel; the mean over pairs of different images
+    return (weighted * counts).sum(axis=-1) / (counts.sum(axis=-1) ** 2 - (counts**2).sum(axis=-1))
+
+
+def _without_diagonal(kernel):
+    np.fill_diagonal(kernel, 0)
+    return kernel
+
+
+def _kernel(x, y):  # [n, d], [m, d] -> [n, m]
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base  # numpy's power of float64 is far slower
+
+
+def _clean_fid(samples, compared, seed):
+    n, m = len(samples), len(compared)
+    if min(n, m) < 2:
+        raise Undefined(f"KID needs at least two images on both sides, not {n} and {m}.")
+    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
+    from cleanfid.fid import kernel_distance
+
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        return kernel_distance(compared, samples, num_subsets=SUBSETS, max_subset_size=SUBSET_SIZE)
+    finally:
+        np.random.set_state(state)

@@ -1,0 +1,40 @@
+"""Perplexity: e to the mean negative log-likelihood of what was to be predicted, tokens of text or labels."""
+
+import numpy as np
+
+from quantwatt.intervals import RESAMPLES, bootstrap_ratios
+from quantwatt.score.metrics import Score
+from quantwatt.score.predictions import column, require_judged
+
+COMPARED_WITH = "predictions"
+UNIT = "1"
+HIGHER_IS_BETTER = False
+PACKAGE = "numpy"
+
+
+def score(samples, compared=None, resamples=None, seed=0):
+    """Perplexity of all tokens together; the interval is a bootstrap of items (windows, sentences).
+
+    Args:
+        samples: items of `quantwatt.score.predictions`.
+        resamples: bootstrap resamples (10000).
+    Raises:
+        Undefined: the texts have no labels.
+    """
+    require_judged(samples)
+    return _bootstrap([samples], samples, lambda nats: np.exp(nats[..., 0]), resamples, seed)
+
+
+def change(samples, baseline, compared=None, resamples=None, seed=0):
+    """Perplexity minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
+    require_judged(samples)
+    return _bootstrap(
+        [samples, baseline], samples, lambda nats: np.exp(nats[..., 0]) - np.exp(nats[..., 1]), resamples, seed
+    )
+
+
+def _bootstrap(sets, counted, value_of, resamples, seed):
+    resamples = RESAMPLES if resamples is None else resamples
+    nll = np.stack([column(items, "nll") for items in sets], axis=1)  # [items, sets]
+    with np.errstate(over="ignore"):  # a broken model's perplexity may be beyond any number
+        return Score(*bootstrap_ratios(nll, column(counted, "tokens"), value_of, resamples, seed), resamples)

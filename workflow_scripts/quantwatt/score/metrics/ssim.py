@@ -1,0 +1,46 @@
+"""Structural similarity to the baseline's image of the same prompt and seed, by scikit-image."""
+
+from quantwatt.intervals import RESAMPLES, bootstrap_mean
+from quantwatt.score.metrics import Score, Undefined
+
+COMPARED_WITH = "baseline"
+UNIT = "1"
+HIGHER_IS_BETTER = True
+PACKAGE = "scikit-image"
+
+
+WINDOW = 11  # pixels
+
+
+def ssim(image, baseline):
+    """SSIM of one 8-bit image, mean of the three channels; both uint8 [h, w, 3] of at least 11 x 11 pixels.
+
+    The window is that of Wang et al., IEEE Transactions on Image Processing 13 (2004): Gaussian, 1.5 pixels.
+    """
+    from skimage.metrics import structural_similarity
+
+    return structural_similarity(
+        image,
+        baseline,
+        data_range=255,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+
+
+def score(samples, compared, resamples=None, seed=0):
+    """Mean over images of the SSIM of each; arguments as in `psnr.score`.
+
+    Raises:
+        Undefined: images are smaller than the window.
+    """
+    values = []
+    for image, baseline in zip(samples, compared, strict=True):
+        height, width = image.shape[:2]
+        if min(height, width) < WINDOW:
+            raise Undefined(f"SSIM's window is {WINDOW} x {WINDOW} pixels, and images are {height} x {width}.")
+        values.append(ssim(image, baseline))
+    resamples = RESAMPLES if resamples is None else resamples
+    return Score(*bootstrap_mean(values, resamples, seed), resamples)

@@ -1,0 +1,58 @@
+"""Write tables/summary.csv, layers.csv and sensitivity.csv from the JSON files of the listed cells.
+
+Example:
+  python workflow_scripts/tables.py --results results/embedded --grid grid.json
+where grid.json says which cells there are and how they were made:
+  {"cells": [{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}], "metrics": ["fid"], "baseline": "bf16"}
+"""
+
+import argparse
+from pathlib import Path
+
+from quantwatt.allocate.allocation import taken_apart
+from quantwatt.artifacts.manifest import read_json
+from quantwatt.config.methods import TAKING_APART
+from quantwatt.jobs import command
+from quantwatt.report import cells, layer_table, tables
+
+
+def tried_in(results, entries):
+    """What `layers.sensitivity_table` reads, of entries {"model", "sensitivity"}."""
+    found = []
+    for model, name in ((entry["model"], entry["sensitivity"]) for entry in entries):
+        table = tables.read_table(results / "sensitivity" / model / f"{name}.csv")
+        described = read_json(results / "models" / model / "manifest.json")["layers"]
+        described |= taken_apart(described, TAKING_APART)  # a table may name parts of a layer
+        found.append((model, name, table, {layer: settings.get("group") for layer, settings in described.items()}))
+    return found
+
+
+def main(argv=None):
+    """Read every listed cell and write the three tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
+    parser.add_argument(
+        "--grid",
+        required=True,
+        help="JSON file, - for standard input: cells, metrics, the baseline that ratios refer to and, where known, "
+        "samplings {name: settings}, to tell those that differ only by seed or steps, methods {name: settings}, which "
+        "the cells are then held against, and sensitivities [{model, sensitivity}], by which mixed methods choose",
+    )
+    parser.add_argument("--carbon", type=float, help="grams of CO2 equivalent per kWh of the grid")
+    parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
+    parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
+    args = parser.parse_args(argv)
+
+    grid = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
+    found = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
+    folder = args.results / "tables"
+    summary = tables.summary_table(found, grid["baseline"], grid["samplings"], args.carbon)
+    tables.write_table(args.summary or folder / "summary.csv", summary)
+    tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(found))
+    sensitivity = layer_table.sensitivity_table(found, tried_in(args.results, grid["sensitivities"]))
+    tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
+
+
+if __name__ == "__main__":
+    command.run(main)

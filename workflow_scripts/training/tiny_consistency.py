@@ -1,0 +1,191 @@
+"""The consistency model of digits: class-conditional, one step from noise to a picture (arXiv:2303.01469).
+
+A consistency function gives, at every point of a trajectory of the probability flow, the picture that it ends in.
+Song et al. distil it from a diffusion model. The digits are few enough to do without one: of 1,437 pictures the best
+denoiser is known, their mean weighted by how likely each was the one under the noise, and so are its trajectories. The
+network first learns their ends, which teaches it the digits, but at high noise little more than the mean of each: what
+end a trajectory has is decided by details. Consistency along the trajectories then gives the variety back.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, UNet2DModel
+from torch import nn
+
+from quantwatt.data import digits
+from training import loop
+
+ENDS = loop.Recipe(steps=1500, batch=40, learning_rate=2e-3, warmup=50, decay=0.5, average=0.997)
+DISTILLATION = loop.Recipe(steps=600, batch=40, learning_rate=1e-3, warmup=20, decay=0.5, average=0.99)
+PIXELS = digits.IMAGE_SIZE**2
+LEVELS, SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 40, 0.002, 20.0, 0.5  # the scheduler's; its own sigma_max is 80
+FROM_NOISE = 0.4  # share of training at the highest level, the only one that a single step knows
+HUBER = 0.03  # where the loss of ends turns from square to linear, in root mean square of a pixel
+FEWEST, MOST, DOUBLINGS = 10, 160, 5  # noise levels of the distillation, which double as it goes on (arXiv:2310.14189)
+LOG_SIGMA = (0.0, 2.0)  # mean and deviation of the logarithm of noise in the distillation
+CLOSE = 0.00054  # where its loss turns from square to linear, likewise
+
+
+def new(seed: int) -> UNet2DModel:
+    """An untrained network, with the parts of the ImageNet models: residual blocks that class and noise level scale
+    and shift, that halve and double, attention, and skip connections."""
+    torch.manual_seed(seed)
+    return UNet2DModel(
+        sample_size=digits.IMAGE_SIZE,
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        downsample_type="resnet",
+        upsample_type="resnet",
+        attention_head_dim=16,
+        norm_num_groups=8,
+        attn_norm_num_groups=8,
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=digits.CLASSES,
+    )
+
+
+def scheduler() -> CMStochasticIterativeScheduler:
+    """The noise levels and scalings that training and sampling share."""
+    return CMStochasticIterativeScheduler(
+        num_train_timesteps=LEVELS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=SIGMA_DATA
+    )
+
+
+def consistency(network: nn.Module, levels: CMStochasticIterativeScheduler, x, sigma, classes) -> torch.Tensor:
+    """The picture that the network sees at the end of the trajectories through `x`, as the pipeline computes it.
+
+    Args:
+        x: [n, 1, 16, 16]; sigma: noise levels [n]; classes: [n].
+    """
+    s = sigma[:, None, None, None]
+    c_skip, c_out = levels.get_scalings_for_boundary_condition(s)
+    timestep = 250 * torch.log(sigma + 1e-44)
+    scaled = x / (s**2 + levels.config.sigma_data**2) ** 0.5
+    return c_out * network(scaled, timestep, class_labels=classes, return_dict=False)[0] + c_skip * x
+
+
+class ProbabilityFlow:
+    """Trajectories of noise to pictures of each class, dx/ds = (x - D(x, s)) / s, by Heun's method.
+
+    Args:
+        images: pictures [n, 16, 16, 3] uint8; classes: [n].
+        levels: of a scheduler, from the highest.
+    """
+
+    def __init__(self, images: np.ndarray, classes: np.ndarray, sigmas: torch.Tensor):
+        x, classes = loop.to_tensor(images)[:, :1].flatten(1), torch.from_numpy(classes)
+        members = [x[classes == label] for label in range(digits.CLASSES)]
+        self.counts = [len(m) for m in members]
+        most = max(self.counts)
+        self.pictures = torch.stack([nn.functional.pad(m, (0, 0, 0, most - len(m))) for m in members])  # [10, most, d]
+        absent = torch.arange(most) >= torch.tensor(self.counts)[:, None]
+        # Half the squared length; a picture that only fills the shorter classes up is infinitely far away.
+        self.norms = (self.pictures.pow(2).sum(-1) / 2).masked_fill(absent, torch.inf)
+        self.sigmas = sigmas
+
+    def denoised(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Mean of the pictures that `x` [10, m, 256], row i of class i, can be with noise of deviation `sigma`, one or
+        one each [10, m, 1]."""
+        likely = (x @ self.pictures.mT - self.norms[:, None]) / sigma**2
+        return likely.softmax(-1) @ self.pictures
+
+    def solve(self, noise: torch.Tensor) -> torch.Tensor:
+        """Points [levels + 1, 10, m, 256] of the trajectories that start at noise [10, m, 256] of deviation 1.
+
+        The last one is the denoised end: what is left of the noise at the lowest level is taken off.
+        """
+        points = [noise * self.sigmas[0]]
+        for sigma, lower in zip(self.sigmas, self.sigmas[1:], strict=False):
+            points.append(self.step(points[-1], sigma, lower))
+        return torch.stack([*points, self.denoised(points[-1], self.sigmas[-1])])
+
+    def step(self, x: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+        """Where the trajectories through `x` [10, m, 256] at noise `sigma` are at `lower`; both as for `denoised`."""
+        slope = (x - self.denoised(x, sigma)) / sigma
+        euler = x + (lower - sigma) * slope
+        return x + (lower - sigma) * (slope + (euler - self.denoised(euler, lower)) / lower) / 2
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Pictures [10, count, 256], of each class with replacement."""
+        chosen = [torch.randint(n, (count,), generator=generator) for n in self.counts]
+        return torch.stack([own[index] for own, index in zip(self.pictures, chosen, strict=True)])
+
+
+def learn_ends(network: UNet2DModel, flow: ProbabilityFlow, checkpoint: Path, seed: int, recipe: loop.Recipe):
+    """Trains the network in place on points of trajectories and their ends; returns the CPU seconds it took."""
+    levels = scheduler()
+    sigmas = levels.sigmas.float()
+    asked = classes_of(recipe)
+
+    def loss_of(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        points = flow.solve(torch.randn(digits.CLASSES, recipe.batch // digits.CLASSES, PIXELS, generator=generator))
+        points = as_images(points.flatten(1, 2))  # [41, n, 1, 16, 16]
+        level = torch.randint(LEVELS, (len(asked),), generator=generator)
+        level[torch.rand(len(asked), generator=generator) < FROM_NOISE] = 0
+        x, end = points[level, torch.arange(len(asked))], points[-1]
+        square = (consistency(network, levels, x, sigmas[level], asked) - end).pow(2).mean((1, 2, 3))
+        return {"loss": ((square + HUBER**2).sqrt() - HUBER).mean(), "one_step": square[level == 0].mean().detach()}
+
+    return loop.train("ends", network, loss_of, recipe, checkpoint, seed)
+
+
+def distil(network: UNet2DModel, flow: ProbabilityFlow, checkpoint: Path, seed: int, recipe: loop.Recipe):
+    """Trains the network in place to see one end from neighbouring points of a trajectory; returns the CPU seconds.
+
+    The schedules and the loss are those of Song and Dhariwal (arXiv:2310.14189), whose teacher is the data itself.
+    """
+    levels, asked = scheduler(), classes_of(recipe)
+
+    def loss_of(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        count = min(FEWEST * 2 ** int(DOUBLINGS * step / recipe.steps), MOST) + 1
+        sigmas = torch.from_numpy(levels._convert_to_karras(np.linspace(0, 1, count))).float()  # from the highest
+        mean, deviation = LOG_SIGMA
+        edges = torch.special.ndtr((sigmas.log() - mean) / deviation)
+        level = torch.multinomial(edges[:-1] - edges[1:], recipe.batch, replacement=True, generator=generator)
+        high, low = (sigmas[index].view(digits.CLASSES, -1, 1) for index in (level, level + 1))
+        x = flow.draw(recipe.batch // digits.CLASSES, generator)
+        x = x + high * torch.randn(x.shape, generator=generator)
+        below = flow.step(x, high, low)
+        x, below = as_images(x.flatten(0, 1)), as_images(below.flatten(0, 1))
+        with torch.no_grad():
+            wanted = consistency(network, levels, below, low.flatten(), asked)
+        square = (consistency(network, levels, x, high.flatten(), asked) - wanted).pow(2).mean((1, 2, 3))
+        apart = (square + CLOSE**2).sqrt() - CLOSE
+        return {"loss": (apart / (high - low).flatten()).mean(), "apart": apart.mean().detach()}
+
+    return loop.train("distillation", network, loss_of, recipe, checkpoint, seed)
+
+
+def classes_of(recipe: loop.Recipe) -> torch.Tensor:
+    """The classes of a batch [n]: every digit equally often, in order."""
+    return torch.arange(digits.CLASSES).repeat_interleave(recipe.batch // digits.CLASSES)
+
+
+def as_images(x: torch.Tensor) -> torch.Tensor:
+    """Pixels [..., 256] as grey pictures [..., 1, 16, 16]."""
+    return x.unflatten(-1, (1, digits.IMAGE_SIZE, digits.IMAGE_SIZE))
+
+
+def train(
+    images: np.ndarray,
+    classes: np.ndarray,
+    checkpoints: Path,
+    seed: int,
+    recipes: tuple[loop.Recipe, loop.Recipe] = (ENDS, DISTILLATION),
+) -> tuple[UNet2DModel, float]:
+    """Trains on uint8 pictures [n, 16, 16, 3] of classes [n]; returns the network and the CPU seconds it took."""
+    network, flow = new(seed), ProbabilityFlow(images, classes, scheduler().sigmas.float())
+    cpu_s = learn_ends(network, flow, checkpoints / "consistency-ends.pt", seed, recipes[0])
+    cpu_s += distil(network, flow, checkpoints / "consistency-distillation.pt", seed, recipes[1])
+    return network.eval(), cpu_s
+
+
+def pipeline(network: UNet2DModel) -> ConsistencyModelPipeline:
+    """The network with its scheduler, as diffusers stores it."""
+    return ConsistencyModelPipeline(unet=network, scheduler=scheduler())
