@@ -29,7 +29,7 @@ def undrawn(scratch):  # noqa: F811
 @contextmanager
 def drawing(project):
     """Snakemake in a process group of its own, as a terminal gives it, and the script that draws, halted at that."""
-    with project.start("--cores", "1", "--", IMAGE_SET, start_new_session=True) as process:
+    with project.start("--cores", "1", "--", IMAGE_SET, options={"start_new_session": True}) as process:
         try:
             seen = ""  # a bar's line ends when the next is drawn, so letters are read
             while not seen.endswith("generating rtn-w8a8"):

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from conftest import CORES
 
 EXPERIMENT = """
 models:
@@ -40,7 +41,7 @@ def results(finished):
     finished.path("few.txt").write_text(manuals[:12_000])
     finished.path("resources/experiments/few-texts.yaml").write_text(EXPERIMENT)
     finished.commit()
-    done = finished.snakemake("--cores", "all", experiment="few-texts")
+    done = finished.snakemake("--cores", CORES, experiment="few-texts")
     assert done.returncode == 0, done.stdout
     return finished.path("results/few-texts")
 
