@@ -23,7 +23,7 @@ def depends_on(model, entry, layers, prompts, device):
     """A hash of all that a job's rows depend on: also the prompts themselves, and what computes."""
     formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
-    code = [manifest.sha256(path) for path in dependencies.closure(Path(__file__).name, plugins)]
+    code = dependencies.digest(Path(__file__).name, tuple(plugins))
     asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
              "prompts": prompts, "device": device, "versions": provenance()["versions"]}  # fmt: skip
     return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from quantwatt.measuring import fresh_process, protocol
@@ -32,8 +33,7 @@ class VirtualClock:
     def advance(self, tenths):
         for _ in range(tenths or 1):
             self.tenths += 1 if tenths else 0
-            with open(os.environ["FAKE_NVML_NOW_FILE"], "w") as file:
-                file.write(str(self()))
+            Path(os.environ["FAKE_NVML_NOW_FILE"]).write_text(str(self()))
             if self.sampler is not None:
                 self.sampler.sampling.take()
 
@@ -83,7 +83,7 @@ def virtual(start_s, block_s, blocks):
 
 def real(**settings):
     settings |= {"meter": "nvml", "images_per_batch": 1, "steady_s": 0, "phases_s": 0, "first": True, "last": True}
-    meter, reason = fresh_process.choose_meter(settings, "cpu")
+    meter, _ = fresh_process.choose_meter(settings, "cpu")
     result, blocks, traces = fresh_process.measure_process(
         [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None
     )

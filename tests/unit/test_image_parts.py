@@ -128,9 +128,9 @@ def test_a_set_fails_with_its_part_for_that_parts_reason(tmp_path):
 
 
 def test_a_degenerate_image_is_named_by_its_number_in_the_set(tmp_path):
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
+    batches = [(np.concatenate([pixels, 0 * pixels]), ["x", "x"], [0, 1])]
     with pytest.raises(DegenerateImages, match="image 13 is all black"):
-        pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
-        batches = [(np.concatenate([pixels, 0 * pixels]), ["x", "x"], [0, 1])]
         images.write_images(tmp_path, batches, {}, range(12, 14))
     assert not pngs(tmp_path)
 

@@ -1,5 +1,6 @@
 """DistilBERT and GPT-2 as families: loaded, taken apart, quantized by every solver, and asked for predictions."""
 
+import itertools
 import json
 
 import pytest
@@ -89,7 +90,7 @@ def test_stages_hold_every_layer_of_a_block_once(family, pipeline):
     first = f"{family.blocks(pipeline.model)[0]}."
     names = [name.removeprefix(first) for name in family.quantizable(pipeline.model) if name.startswith(first)]
     stages = family.stages(names)
-    assert sorted(sum(stages, [])) == sorted(names) and len(stages) == 4
+    assert sorted(itertools.chain(*stages)) == sorted(names) and len(stages) == 4
     with pytest.raises(ValueError, match="unknown: of no stage"):
         family.stages([*names, "unknown"])
 
@@ -323,7 +324,7 @@ def test_only_line_ends_end_a_sentence_and_a_mark_of_byte_order_is_none(tmp_path
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("  \n", "is empty"),

@@ -113,7 +113,7 @@ def test_tied_weights_are_counted_once(stages):
     assert described["denoiser_bytes"] == 4 * model.num_parameters()
 
 
-@pytest.mark.parametrize("method, bits", [("fp32", 32), ("fp16", 16), ("autocast", 32)])
+@pytest.mark.parametrize(("method", "bits"), [("fp32", 32), ("fp16", 16), ("autocast", 32)])
 def test_unquantized_methods_have_the_bits_of_their_type(stages, method, bits):
     details = manifest.read_json(stages.checkpoint(method))
     assert (details["weight_bits"], details["activation_bits"]) == (bits, bits)

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from conftest import CORES
 
 EXPERIMENT = """
 models:
@@ -41,7 +42,7 @@ def results(finished):
     finished.path("few.txt").write_text(manuals[:12_000])
     finished.path("resources/experiments/few-texts.yaml").write_text(EXPERIMENT)
     finished.commit()
-    done = finished.snakemake("--cores", "all", experiment="few-texts")
+    done = finished.snakemake("--cores", CORES, experiment="few-texts")
     assert done.returncode == 0, done.stdout
     return finished.path("results/few-texts")
 
@@ -72,7 +73,7 @@ def test_every_precision_is_a_row_with_its_accuracy(rows):
         assert bits["fp32"] == 32 and bits["bf16"] == 16 and 2 < bits["gptq-w2"] < 3
 
 
-@pytest.mark.parametrize("model, phases", [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
+@pytest.mark.parametrize(("model", "phases"), [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
 def test_an_inference_has_a_cost_and_its_phases(results, rows, model, phases):
     for method in ("fp32", "bf16", "int8-dynamic"):
         assert float(rows[model, method]["latency_s"]) > 0 and float(rows[model, method]["energy_j"]) > 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
@@ -20,7 +21,7 @@ def read(path, columns=COLUMNS):
         DataError: the file is missing, or another table.
     """
     try:
-        with open(path, newline="") as file:
+        with Path(path).open(newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
     except FileNotFoundError as error:

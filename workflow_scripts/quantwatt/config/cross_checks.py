@@ -18,7 +18,7 @@ READERS = {"sentences": read_sentences, "running": read_running_text}  # by a fa
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 
 
-def check_references(experiment, file):
+def check_references(experiment, file):  # noqa: C901  (many checks, one after another)
     """Names that entries use of one another must exist, and so must the files they name."""
     methods = experiment["methods"]
     if experiment["baseline"] not in methods:

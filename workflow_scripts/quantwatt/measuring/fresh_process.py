@@ -15,8 +15,7 @@ from quantwatt.artifacts import errors, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
-from quantwatt.jobs import cpus
-from quantwatt.measuring import protocol
+from quantwatt.measuring import cpus, protocol
 from quantwatt.measuring.meters import MeterUnavailable, Together, companions, neighbours, open_meter
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
