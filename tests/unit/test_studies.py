@@ -169,7 +169,7 @@ def test_energy_of_a_trial_is_that_of_its_good_blocks(trials, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, memory, empty",
+    ("changes", "memory", "empty"),
     [
         ({}, {"peak_mb": 900.0, "allocated_mb": None, "reserved_mb": None, "source": "peak RSS"}, TRIALS[19:22]),
         ({"energy_j": None, "energy_reason": "4 of 4 blocks were void"}, GPU, TRIALS[6:16]),
@@ -195,7 +195,8 @@ def test_texts_without_labels_have_no_accuracy(trials, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, study, other", [("smoke", "text-energy", "text models"), ("embedded-text", "sd35-large-energy", "images")]
+    ("name", "study", "other"),
+    [("smoke", "text-energy", "text models"), ("embedded-text", "sd35-large-energy", "images")],
 )
 def test_a_study_of_other_models_is_refused(name, study, other):
     raw = experiment.read_yaml(experiment.EXPERIMENTS / f"{name}.yaml", "x.yaml") | {"study": study}

@@ -13,7 +13,7 @@ def write(path, columns, rows):
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
