@@ -1,5 +1,6 @@
 rule study:
     input:
+        models=expand(plan.pattern("model"), model=EXPERIMENT["models"]),
         cells=plan.cell_files,
         traces=plan.of_cells("power"),
         runs=plan.of_cells("runs"),

@@ -77,9 +77,10 @@ def test_a_grid_that_is_none(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="grid.json: lists no cells"):
         cells.read_grid(path)
     path.write_text("{")
-    with path.open() as file, pytest.raises(DataError, match="standard input: not JSON"):
+    with path.open() as file:
         monkeypatch.setattr("sys.stdin", file)
-        cells.read_grid("-")
+        with pytest.raises(DataError, match="standard input: not JSON"):
+            cells.read_grid("-")
 
 
 ASKED = {
