@@ -36,7 +36,7 @@ def is_first(folder, script):
 
 def main(folder, arguments):
     is_script = arguments[0].endswith(".py")
-    if not (is_script or arguments[0] == "-m") or folder.endswith("/first") and is_first(folder, arguments[0]):
+    if not (is_script or arguments[0] == "-m") or (folder.endswith("/first") and is_first(folder, arguments[0])):
         os.execv(sys.executable, [sys.executable, *arguments])
     numbers = open_files()
     ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]

@@ -22,17 +22,17 @@ def call(function, *arguments):
         code = 1
         try:
             answer = json.dumps(function(*arguments)).encode()
-            with open(writer, "wb") as file:
+            with os.fdopen(writer, "wb") as file:
                 file.write(answer)
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (whatever ends a fork, its traceback is shown here)
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
     os.close(writer)
-    with open(reader, "rb") as file:
+    with os.fdopen(reader, "rb") as file:
         answer = file.read()
     _, status = os.waitpid(pid, 0)
     if status:

@@ -1,5 +1,6 @@
 """Runs that are interrupted, disturbed or hostile: a clear message, nothing half-written, and a clean resume."""
 
+import contextlib
 import json
 import os
 import signal
@@ -48,10 +49,8 @@ def drawing(project):
 
 def end_of(group):
     """Kill what is left of a process group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def wait_for_the_end_of(group, seconds=60):
