@@ -11,12 +11,13 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
+from quantwatt import registry
 from quantwatt.artifacts import image_parts
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import cross_checks
 from quantwatt.config import experiment as configuration
-from quantwatt.config import grid_size, methods, programs, schemas, targets
+from quantwatt.config import grid_size, methods, metric_entries, programs, schemas, targets
 from quantwatt.data import datasets
 from quantwatt.inference.kernel_choice import KERNELS
 from quantwatt.jobs import command, dependencies, fingerprints, gpus, machine, model_memory, moved_results, slurm
@@ -424,7 +425,7 @@ def score_inputs(wildcards):
             "baseline": f"{RESULTS}/{OUTPUTS}/{baseline}/manifest.json",
         }
     inputs = {"features": f"{RESULTS}/features/{cell}/{features}.json"}
-    if wildcards.metric in ("fid", "kid"):
+    if metric_entries.compares_with_reference(wildcards.metric):
         inputs["reference_features"] = f"{RESULTS}/features/reference/{features}.json"
     if wildcards.method != EXPERIMENT["baseline"]:
         inputs["baseline_features"] = f"{RESULTS}/features/{baseline}/{features}.json"
@@ -460,11 +461,16 @@ def score_memory(wildcards, input):
     return score_memory_mb(wildcards.metric, found.pop("reference_features", None), found.values())
 
 
-# FID and KID compare Inception's features where its weights are at hand, else those of the experiment's classifier or
+# Distances compare Inception's features where its weights are at hand, else those of the experiment's classifier or
 # judge.
 CLASSIFIER = EXPERIMENT["classifier"]
 DISTANCES = "inception" if CONFIG["inception_weights"] else "classifier" if CLASSIFIER else "judge"
-FEATURES_OF = {"fid": DISTANCES, "kid": DISTANCES, "clip-score": "judge", "class-accuracy": "classifier"}
+FEATURES_OF = {
+    metric: DISTANCES if features == "distance" else features
+    for metric in registry.names("metrics")
+    if (features := metric_entries.features_of(metric))
+}
+METRIC_WORDS = canonical_json(metric_entries.words())
 JUDGE = EXPERIMENT["judge"]["model"]
 LOCAL_JUDGE = JUDGE.removeprefix(cross_checks.LOCAL_JUDGE) if JUDGE.startswith(cross_checks.LOCAL_JUDGE) else None
 EXTRACTORS = {

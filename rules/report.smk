@@ -22,6 +22,7 @@ rule tables:
         grid=lambda wildcards: ENTRIES,  # whose {words} are no wildcards
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
         results=lambda wildcards: RESULTS,
+        words=lambda wildcards: METRIC_WORDS,  # read from the schemas
         code=code("tables.py"),
     message:
         "Write the tables"
@@ -56,6 +57,7 @@ rule figure:
     params:
         grid=lambda wildcards: CELLS,
         results=lambda wildcards: RESULTS,
+        words=lambda wildcards: METRIC_WORDS,  # read from the schemas
         code=code("figure.py", figure),
     message:
         "Draw {wildcards.figure}"
@@ -88,6 +90,7 @@ rule report:
         results=lambda wildcards: RESULTS,
         grid=lambda wildcards: CELLS,
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
+        words=lambda wildcards: METRIC_WORDS,  # read from the schemas
         code=code("report.py"),
     message:
         "Write the report"

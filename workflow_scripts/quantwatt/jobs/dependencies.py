@@ -11,11 +11,14 @@ from pathlib import Path
 from quantwatt import registry
 
 SCRIPTS = Path(__file__).resolve().parents[2]
+NOT_RESULTS = ("x-aliases", "x-shown")  # keys of schemas: hints in messages; words of tables, figures and report
 
 
 @functools.cache
 def digest(script, plugins=()):
-    """A hash of the contents of all files that `closure` finds: equal after a touch, and after a change taken back.
+    """A hash of all that a result depends on: equal after a touch, and after a change taken back.
+
+    That is the contents of all files that `closure` finds, and what the plugins' schemas declare of them.
 
     Args:
         script, plugins: as of `closure`; plugins as a tuple.
@@ -23,7 +26,16 @@ def digest(script, plugins=()):
         hex string.
     """
     names = [f"{path.relative_to(SCRIPTS)} {_sha256(path)}" for path in closure(script, plugins)]
+    names += [f"{plugin} {_declared(plugin)}" for plugin in plugins]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _declared(plugin):
+    """What a plugin's schema says of its module: its keys x-..., but for those that results do not depend on."""
+    if not (registry.SCHEMAS / f"{plugin}.schema.json").exists():
+        return {}
+    said = registry.schema(plugin)
+    return {key: said[key] for key in sorted(said) if key.startswith("x-") and key not in NOT_RESULTS}
 
 
 @functools.cache
