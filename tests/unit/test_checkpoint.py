@@ -1,7 +1,5 @@
 """Quantize the embedded model, save it, load it in the format's own compute, and break the files."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 
 import model as model_rule
 from quantwatt.allocate.allocation import allocate
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint, kernel_choice
@@ -60,7 +58,7 @@ def quantize(method, family, layers, samples=None):
 
 def save(folder, denoiser, quantized, reports):
     details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": LOCATION}
-    checkpoint.save(folder, denoiser, quantized, reports, details)
+    checkpoint_files.save(folder, denoiser, quantized, reports, details)
     return folder / "manifest.json"
 
 
@@ -297,16 +295,3 @@ def test_dual_attention_blocks_of_stable_diffusion_35_are_walked(family):
         after = denoiser(**inputs, return_dict=False)[0]
     assert set(reports) == set(layers) and all(report["error_of"] == "outputs" for report in reports.values())
     assert 0 < (after - before).norm() < 0.5 * before.norm()
-
-
-def test_loading_takes_the_checkpoints_own_size_and_one_layer(tmp_path):
-    """In a process of its own, 200 MB of float32 weights in 4 bits; a layer may take twice what it does in float32."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "workflow_scripts"),
-                   "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # fmt: skip
-    for what in ("make", "load"):
-        command = [sys.executable, str(Path(__file__).parent / "loading_memory.py"), what, str(tmp_path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["float_mb"] > 200 > 5 * found["own_mb"]
-    assert found["peak_mb"] < found["own_mb"] + 2 * found["largest_mb"] < 60
-    assert len(list((tmp_path / "large").glob("weights-*-of-*.safetensors"))) > 3

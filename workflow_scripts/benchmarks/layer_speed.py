@@ -14,7 +14,7 @@ from benchmarks import peers
 from quantwatt.allocate import layer_costs
 from quantwatt.inference import kernel_choice
 from quantwatt.measuring import fresh_process
-from quantwatt.measuring.meters import open_meter
+from quantwatt.measuring.meters import Metering, open_meter
 
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True}
 GROUPS = {"granularity": "group", "group_size": 128}
@@ -168,7 +168,7 @@ def rows_of(
     tried = [_first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock) for one in found]
     cases = [case for case, _ in tried]
     settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}
-    layer_costs.measure(cases, settings, open_meter("none"), synchronize, 0.0, clock)
+    layer_costs.measure(cases, settings, open_meter(Metering()), synchronize, 0.0, clock)
     ms = {one.kernel: case.figures()["milliseconds"] for one, case in zip(found, cases, strict=True)}
     operations = 2 * linear.weight.numel() * len(inputs)
     for one, (case, error) in zip(found, tried, strict=True):

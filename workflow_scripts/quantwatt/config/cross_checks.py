@@ -19,7 +19,7 @@ READERS = {"sentences": read_sentences, "running": read_running_text}  # by a fa
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 
 
-def check_references(experiment, file):
+def check_references(experiment, file):  # noqa: C901  (many checks, one after another)
     """Names that entries use of one another must exist, and so must the files they name."""
     methods = experiment["methods"]
     if experiment["baseline"] not in methods:
@@ -54,6 +54,10 @@ def check_references(experiment, file):
         if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
             other = {"image": "text models", "text": "images"}[experiment["kind"]]
             raise ConfigurationError(f"{file}: metrics.{name}: a metric of {other}, and this experiment has none.")
+    study = experiment["study"]
+    if study and schema("experiment")["properties"]["study"]["x-kind"][study] != experiment["kind"]:
+        other = {"image": "text models", "text": "images"}[experiment["kind"]]
+        raise ConfigurationError(f"{file}: study: {study} is one of {other}, and this experiment has none.")
     for name, model in experiment["models"].items():
         if model.get("path"):
             files[f"models.{name}.path"] = model["path"]

@@ -52,7 +52,7 @@ def _rounded_here():
     return f"{', '.join(most)} or {last}"
 
 
-def check_mixed(method, sensitivities, file, where):
+def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks, one after another)
     """Names that the programs of a mixed method use; adds the candidates that they name."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:

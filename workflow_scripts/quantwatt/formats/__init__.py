@@ -1,5 +1,8 @@
 """How weights are stored: a grid of values, and a packing to the format's true bits.
 
+Enters: settings of a format, a weight. Leaves: codes and their grid, packed.
+Read first: quantized_weight.py, integer.py.
+
 A format module offers a frozen dataclass of settings `Format` with
 
     bits                                         bits of one code

@@ -15,9 +15,9 @@ from quantwatt.artifacts import errors, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
-from quantwatt.jobs import cpus
-from quantwatt.measuring import protocol
-from quantwatt.measuring.meters import MeterUnavailable, Together, companions, neighbours, open_meter
+from quantwatt.measuring import cpus, protocol
+from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, neighbours, open_meter
+from quantwatt.measuring.settings import Measuring
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
@@ -36,24 +36,26 @@ def measure(task):
     """Everything that needs the pipeline.
 
     Args:
-        task: {"checkpoint", "sampling", "measuring", "device", "threads", "blocks", "latency_s", "first", "last",
-            "output"}; a configuration's first process also rests before and loops its phases, the last rests after.
+        task: {"checkpoint", "sampling", "measuring", "device", "threads", "first", "last", "output"}; a
+            configuration's first process also rests before and loops its phases, the last rests after.
     """
     from quantwatt.inference import checkpoint
 
-    settings, device, sampling = task["measuring"], task["device"], task["sampling"]
-    meter, energy_reason = choose_meter(settings, device)
+    settings, device, sampling = Measuring.from_settings(task["measuring"]), task["device"], task["sampling"]
+    meter, energy_reason = choose_meter(settings.metering, settings.block_s, device)
     with contextlib.closing(meter):
         set_threads(task["threads"])
         pipeline = checkpoint.load_pipeline(task["checkpoint"], device)
-        batches = batches_of(pipeline, sampling, settings["images_per_batch"], settings["prompts"])
+        batches = batches_of(pipeline, sampling, settings.images_per_batch, settings.prompts)
         result, blocks, traces = measure_process(
             [pipeline.prepare(*batch, sampling) for batch in batches],
-            lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings["phases_s"] else {},
+            lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings.phases_s else {},
             meter,
-            {**settings, **{key: task[key] for key in ("blocks", "latency_s", "first", "last")}},
+            settings,
             synchronize_of(device),
             memory_of(device, pipeline),
+            first=task["first"],
+            last=task["last"],
         )
     count_tokens(result["phases"], pipeline, batches[0], sampling)
     result["energy_reason"] = energy_reason or result["energy_reason"]
@@ -69,18 +71,30 @@ def measure(task):
     }
 
 
-def measure_process(runs, make_phases, meter, settings, synchronize, memory, clock=time.perf_counter, sleep=time.sleep):
+def measure_process(
+    runs,
+    make_phases,
+    meter: Meter,
+    settings: Measuring,
+    synchronize,
+    memory,
+    *,
+    first: bool,
+    last: bool,
+    clock=time.perf_counter,
+    sleep=time.sleep,
+):
     """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
 
     Args:
         runs: one callable per batch of prompts; latency and every block go through all of them, equally often.
         make_phases: function that returns {name: callable}, called once the blocks are done.
-        settings: measuring's, with blocks and latency_s of this process, and whether it is the first and the last.
         memory: function that returns the peak so far, read after the warm-up.
+        first, last: of its configuration's processes; the first rests before the warm-up, the last after the phases.
     Returns:
         (fields of the result, [Block], [(block or spell, Trace)]).
     """
-    images, cycle, traces = settings["images_per_batch"], len(runs), []
+    images, cycle, traces = settings.images_per_batch, len(runs), []
     fields = {
         "latency_s": None,
         "meter": meter.name,
@@ -94,23 +108,23 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
     }
 
     def rest(name):
-        if settings["idle_s"] > 0 and meter.name != "none":
+        if settings.idle_s > 0 and meter.name != "none":
             tell(step=name)
-            watts, trace = protocol.idle_power(meter, settings["idle_s"], sleep)
+            watts, trace = protocol.idle_power(meter, settings.idle_s, sleep)
             traces.append((name, trace))
             fields["idle_w"] += [] if watts is None else [watts]
 
-    if settings["first"]:
+    if first:
         rest("idle-before")  # and not after the warm-up, which it would undo
     tell(step="warm-up")
     n_runs, slope = protocol.warm_up(
-        protocol.Cycle(runs), settings["warmup_s"], synchronize, clock,
-        lambda: meter.provenance().get("temperature_c"), settings["steady_s"],
+        protocol.Cycle(runs), settings.warmup_s, synchronize, clock,
+        lambda: meter.provenance().get("temperature_c"), settings.steady_s,
     )  # fmt: skip
     fields |= {"memory": memory(), "warm_up": {"runs": n_runs, "slope_c_per_min": slope}}
     tell(step="latency")
     seconds = protocol.measure_latency(
-        protocol.Cycle(runs), settings["latency_s"], synchronize=synchronize, clock=clock, cycle=cycle
+        protocol.Cycle(runs), settings.latency_s_per_process, synchronize=synchronize, clock=clock, cycle=cycle
     )
     before = meter.provenance()
     fields |= {"latency_s": list(seconds), "device": {**before, "temperature_after_c": None}}
@@ -121,16 +135,16 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
     watch = neighbours.Watch(meter)
     watch.start()
     blocks = protocol.measure_energy(
-        protocol.Cycle(runs), meter, settings["block_s"], settings["blocks"], images, synchronize,
+        protocol.Cycle(runs), meter, settings.block_s, settings.blocks_per_process, images, synchronize,
         after_block=tell_watts, clock=clock, cycle=cycle,
     )  # fmt: skip
     fields["others"] = watch.stop().record()
     traces += [(block.block, block.trace) for block in blocks]
     fields["phases"], of_phases = protocol.measure_phases(
-        make_phases(), meter, settings["phases_s"], images, synchronize, clock
+        make_phases(), meter, settings.phases_s, images, synchronize, clock
     )
     traces += of_phases.items()
-    if settings["last"]:
+    if last:
         rest("idle-after")
     after = meter.provenance()
     fields["device"] |= {
@@ -193,22 +207,22 @@ def count_tokens(phases, pipeline, batch, sampling):
             phases[name]["tokens"] = work[tokens] / work["items"]
 
 
-def choose_meter(settings, device):
+def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
     """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
 
+    Args:
+        block_s: seconds of the shortest block that will be read.
     Raises:
         DataError: the blocks are too short for the meter.
     """
     try:
-        meter = open_meter(settings["meter"], settings, device)
+        meter = open_meter(settings, device)
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
-        return open_meter("none"), str(unavailable)
-    if meter.name == "nvml" and settings["block_s"] < NVML_BLOCK_S and not meter.provenance()["fake"]:
+        return open_meter(Metering()), str(unavailable)
+    if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
         meter.close()
-        raise DataError(
-            f"measuring.block_s is {settings['block_s']}, and a GPU's readings need {NVML_BLOCK_S} s or more."
-        )
+        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
     beside = companions(meter, settings, device)
     return (Together(meter, beside) if beside else meter), None
 
@@ -237,11 +251,13 @@ def memory_of(device, pipeline):
 
 
 def peak_memory_of(device):
-    """A function that returns {"peak_mb", "reserved_mb", "source"} of this process up to now."""
+    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now; of a CPU
+    the middle two are None."""
     if device == "cpu":
         return lambda: {
             "peak_mb": peak_resident_bytes() / 1e6,
             "reserved_mb": None,
+            "allocated_mb": None,
             "source": "peak RSS of a fresh process",
         }
     import torch
@@ -249,6 +265,7 @@ def peak_memory_of(device):
     return lambda: {
         "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
         "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
+        "allocated_mb": torch.cuda.memory_allocated() / 1e6,
         "source": "torch.cuda peak allocated",
     }
 

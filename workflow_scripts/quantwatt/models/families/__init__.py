@@ -43,8 +43,6 @@ A family of text models (its schema says "x-kind": "text") has the same but for 
 
 from quantwatt import registry
 
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # of one value of a model's dtype
-
 
 def load_family(name):
     """The family module of a model entry's `family`."""

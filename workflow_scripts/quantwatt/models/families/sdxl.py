@@ -4,7 +4,7 @@ import torch
 
 from quantwatt.models.architecture import (
     blocks,  # noqa: F401  (the family's own, too)
-    quantizable,  # noqa: F401  (the family's own, too)
+    quantizable,
 )
 from quantwatt.models.families import effects, pipelines, recording
 

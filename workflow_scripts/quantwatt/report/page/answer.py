@@ -127,7 +127,7 @@ def _ending(best, rows, measured_base):
 
 
 def _quality(row):
-    """ ", at ..." with the change of quality, from whichever metrics there are."""
+    """The words ", at ..." with the change of quality, from whichever metrics there are."""
     parts = []
     for metric in METRICS.values():
         change = f"{metric.column}_change"
@@ -142,13 +142,13 @@ def _quality(row):
 
 
 def _with_article(title):
-    """ "a PSNR", "an SSIM": an acronym is spelt out."""
+    """A title with its article, "a PSNR" or "an SSIM": an acronym is spelt out."""
     vowels = "AEFHILMNORSX" if title.isupper() else "AEIOUaeiou"
     return f"{'an' if title[0] in vowels else 'a'} {title}"
 
 
 def _memory(row, base):
-    """ ", and y GB less memory", where the two intervals lie apart."""
+    """The words ", and y GB less memory", where the two intervals lie apart."""
     if missing(row["memory_mb"]) or missing(base["memory_mb"]):
         text = ", with no memory figure"
     elif missing(row["memory_mb_low"]) or missing(base["memory_mb_low"]):
