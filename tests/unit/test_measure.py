@@ -12,6 +12,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.inference import checkpoint, kernel_choice
 from quantwatt.measuring import text_costs
 from quantwatt.measuring.meters.trace import Trace
+from quantwatt.models.families import distilbert
 from tools import measure_text
 
 STUDY = (
@@ -171,8 +172,7 @@ def test_every_empty_figure_has_a_reason(run, monkeypatch):
 
 
 def test_a_sweep_pads_all_sizes_alike_and_writes_each_to_its_own_files(run, tmp_path, monkeypatch):
-    family, shapes = checkpoint.load_family("distilbert"), set()
-    on_device = family._on_device
+    shapes, on_device = set(), distilbert._on_device
 
     def note(pipeline, texts, settings):
         inputs = on_device(pipeline, texts, settings)
@@ -180,7 +180,7 @@ def test_a_sweep_pads_all_sizes_alike_and_writes_each_to_its_own_files(run, tmp_
             shapes.add((*inputs["input_ids"].shape, inputs["attention_mask"].shape[-1]))
         return inputs
 
-    monkeypatch.setattr(family, "_on_device", note)
+    monkeypatch.setattr(distilbert, "_on_device", note)
     texts = ["a good film", *tiny_text.sentences(7)]
     (tmp_path / "texts").write_text("\n".join(texts))
     lengths = [min(len(text.split()) + 2, 12) for text in texts]

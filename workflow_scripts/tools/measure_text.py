@@ -326,7 +326,7 @@ def cost(args, pipeline, texts, sampling, device):
             "meter": meter.name, "metering": meter.provenance(), "energy_estimated": meter.estimated,
         }  # fmt: skip
         # Made only now: what a phase keeps on the device, such as keys and values, is no memory of `forward`.
-        for phase in getattr(pipeline.family, "PHASES_APART", ()):
+        for phase in pipeline.family.PHASES_APART:
             iterations, written = max(1, args.iterations // args.new_tokens), work["new_tokens"] / items
             text_costs.free(device)
             run = pipeline.phases(*batch, sampling)[phase]
