@@ -8,7 +8,7 @@ import contextlib
 import json
 
 from quantwatt.allocate.allocation import first_tokens, tried
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
@@ -63,7 +63,7 @@ def main(argv=None):
         reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")
     for row in rows:
         row["reason"] = row["reason"] or (reason if row["joules"] is None else None)
-    sensitivity_table.write(args.output, rows, sensitivity_table.COSTS)
+    csv_files.write(args.output, sensitivity_table.COSTS, rows)
 
 
 if __name__ == "__main__":

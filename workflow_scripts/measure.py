@@ -10,7 +10,6 @@ failure.
 
 import argparse
 import contextlib
-import csv
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from quantwatt import intervals
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import csv_files, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs import command, gpus
@@ -44,11 +43,11 @@ def main(argv=None):
     gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # for the fresh processes, too
     record, found = measure_cell(args)
     blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
-    write_rows(args.blocks, BLOCK_COLUMNS, blocks)
+    csv_files.write(args.blocks, BLOCK_COLUMNS, blocks)
     traces = sorted((row for row in rows_of(found, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
     start = traces[0]["t_s"][0] if traces else 0
-    write_rows(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
-    write_rows(args.power, POWER_COLUMNS, power_rows(traces, start))
+    csv_files.write(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
+    csv_files.write(args.power, POWER_COLUMNS, power_rows(traces, start))
     manifest.write_json(args.output, record)
 
 
@@ -72,7 +71,10 @@ def parse_arguments(argv=None):
     parser.add_argument("--power", required=True, type=Path, help=f"power.csv: {', '.join(POWER_COLUMNS)}")
     parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
     parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.measuring["images_per_batch"] is None:
+        args.measuring["images_per_batch"] = args.sampling["batch_size"]
+    return args
 
 
 def measure_cell(args):
@@ -95,6 +97,7 @@ def measure_cell(args):
         "energy_reason": None,
         "memory_mb": None,
         "phases": {},
+        "processes": [],
         "baseline": None,
         "ratio": {"energy_j": None, "latency_s": None},
         "ratio_reason": None,
@@ -246,6 +249,10 @@ def summarize(found, settings):
     """Fields of measurement.json from the results of the processes."""
     mine, images = found[METHOD], settings.images_per_batch
     fields = {**summarize_configuration(mine, settings), "n_processes": len(mine)}
+    fields["processes"] = [
+        {"latency_s": protocol.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
+        for result in mine
+    ]
     blocks = [block for result in mine for block in result["blocks"]]
     parts = {name: phase for name, phase in mine[0]["phases"].items() if name not in mine[0]["phases_apart"]}
     fields |= {
@@ -373,14 +380,6 @@ def power_rows(traces, start):
         for t, watts, sensor_s in zip(trace["t_s"], trace["watts"], trace["sensor_s"], strict=True):
             yield {"t_s": f"{t - start:.6f}", "watts": "" if watts is None else f"{watts:.4f}", "sensor_s": sensor_s,
                    **where}  # fmt: skip
-
-
-def write_rows(path, columns, rows):
-    """A CSV file; only its header where nothing was measured."""
-    with manifest.atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 from quantwatt.artifacts import manifest
+from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.formats import convolution
 from quantwatt.jobs import command
 from quantwatt.models import model_folder, tensor_check, tokenizers
-from quantwatt.models.families import BYTES, load_family
+from quantwatt.models.families import load_family
 
 ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is fetched of a part of a pipeline
 VARIANT_FILES = "*.fp16*"  # beside the plain ones

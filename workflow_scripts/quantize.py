@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import checkpoint_files, manifest
+from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.formats.library import library_of
 from quantwatt.jobs import command, gpus, machine
 from quantwatt.measuring.meters import Metering
-from quantwatt.models.families import BYTES
 
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
@@ -123,7 +123,6 @@ def main(argv=None):
 
     import torch
 
-    from quantwatt.inference import checkpoint
     from quantwatt.measuring import meters
     from quantwatt.models import splits
     from quantwatt.models.families import load_family
@@ -166,7 +165,7 @@ def main(argv=None):
         reason = f"solved in the environment of {args.method['solver']['name']}, without a meter"
         cost |= {"seconds": seconds, "energy_j": None, "reason": reason}
         calibrated = external["calibration"]
-    checkpoint.save(
+    checkpoint_files.save(
         Path(args.output).parent,
         denoiser,
         states,

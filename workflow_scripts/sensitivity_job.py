@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from quantwatt.allocate.allocation import tried
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.config.objectives import metric_of
 from quantwatt.data import prompts
@@ -23,7 +23,7 @@ def depends_on(model, entry, layers, prompts, device):
     """A hash of all that a job's rows depend on: also the prompts themselves, and what computes."""
     formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
-    code = [manifest.sha256(path) for path in dependencies.closure(Path(__file__).name, plugins)]
+    code = dependencies.digest(Path(__file__).name, tuple(plugins))
     asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
              "prompts": prompts, "device": device, "versions": provenance()["versions"]}  # fmt: skip
     return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()
@@ -63,7 +63,7 @@ def main(argv=None):
         probe.draw_float(asked)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate, metrics[name]))
-    sensitivity_table.write(args.output, done.rows)
+    csv_files.write(args.output, sensitivity_table.COLUMNS, done.rows)
     done.path.unlink()
 
 

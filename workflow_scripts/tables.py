@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from quantwatt.allocate.allocation import taken_apart
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.config.methods import TAKING_APART
 from quantwatt.jobs import command
@@ -19,11 +20,12 @@ from quantwatt.report import cells, layer_table, tables
 def tried_in(results, entries):
     """What `layers.sensitivity_table` reads, of entries {"model", "sensitivity"}."""
     found = []
-    for model, name in ((entry["model"], entry["sensitivity"]) for entry in entries):
-        table = tables.read_table(results / "sensitivity" / model / f"{name}.csv")
-        described = read_json(results / "models" / model / "manifest.json")["layers"]
+    for entry in entries:
+        table = tables.read_table(layout.path(results, "sensitivity", entry))
+        described = read_json(layout.path(results, "model", entry))["layers"]
         described |= taken_apart(described, TAKING_APART)  # a table may name parts of a layer
-        found.append((model, name, table, {layer: settings.get("group") for layer, settings in described.items()}))
+        groups = {layer: settings.get("group") for layer, settings in described.items()}
+        found.append((entry["model"], entry["sensitivity"], table, groups))
     return found
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from quantwatt.measuring import fresh_process, protocol
@@ -33,8 +34,7 @@ class VirtualClock:
     def advance(self, tenths):
         for _ in range(tenths or 1):
             self.tenths += 1 if tenths else 0
-            with open(os.environ["FAKE_NVML_NOW_FILE"], "w") as file:
-                file.write(str(self()))
+            Path(os.environ["FAKE_NVML_NOW_FILE"]).write_text(str(self()))
             if self.sampler is not None:
                 self.sampler.sampling.take()
 
@@ -86,7 +86,7 @@ def real(**settings):
     settings = Measuring.from_settings(
         {"meter": "nvml", "processes": 1, "images_per_batch": 1, "prompts": 1, "steady_s": 0, "phases_s": 0} | settings
     )
-    meter, reason = fresh_process.choose_meter(settings.metering, settings.block_s, "cpu")
+    meter, _ = fresh_process.choose_meter(settings.metering, settings.block_s, "cpu")
     result, blocks, traces = fresh_process.measure_process(
         [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None, first=True, last=True
     )

@@ -13,6 +13,7 @@ import torch
 from peak_memory import resident_mb
 
 from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import checkpoint_files
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint
 from quantwatt.models.families import load_family
@@ -44,7 +45,7 @@ def make(folder):
         for report in reports.values():
             report.pop("spans")
         details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": str(location)}
-        checkpoint.save(folder / name, denoiser, states, reports, details, SHARD_BYTES)
+        checkpoint_files.save(folder / name, denoiser, states, reports, details, SHARD_BYTES)
 
 
 def load(folder):

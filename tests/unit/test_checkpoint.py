@@ -12,7 +12,7 @@ import torch
 
 import model as model_rule
 from quantwatt.allocate.allocation import allocate
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint, kernel_choice
@@ -60,7 +60,7 @@ def quantize(method, family, layers, samples=None):
 
 def save(folder, denoiser, quantized, reports):
     details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": LOCATION}
-    checkpoint.save(folder, denoiser, quantized, reports, details)
+    checkpoint_files.save(folder, denoiser, quantized, reports, details)
     return folder / "manifest.json"
 
 

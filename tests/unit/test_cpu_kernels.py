@@ -172,14 +172,14 @@ TAKEN = [
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kernel, weights, activations", TAKEN)
+@pytest.mark.parametrize(("kernel", "weights", "activations"), TAKEN)
 @pytest.mark.parametrize("shape", [(1, 64), (0, 64), (2, 0, 64), (64,), (3, 1, 64)], ids=str)
 def test_one_token_none_and_a_bare_vector(passes, kernel, weights, activations, shape, dtype, bias):
     inputs = torch.randn(shape, dtype=dtype)
     assert agree(*both(kernel, weights, activations, torch.randn(64, 64), inputs, torch.randn(64) if bias else None))
 
 
-@pytest.mark.parametrize("kernel, weights, activations", TAKEN)
+@pytest.mark.parametrize(("kernel", "weights", "activations"), TAKEN)
 def test_inputs_that_are_not_contiguous(passes, kernel, weights, activations):
     inputs = torch.randn(64, 3, 22).transpose(0, 2)[::2, :, :]  # [11, 3, 64]
     assert not inputs.is_contiguous()
@@ -289,7 +289,7 @@ def described(weights, activations, columns=256, rows=64, **more):
 
 
 @pytest.mark.parametrize(
-    "layer, kernel",
+    ("layer", "kernel"),
     [
         (described(integer(8), inputs_of(8)), PRODUCT),
         (described(integer(4, symmetric=False), inputs_of(4)), PRODUCT),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from quantwatt.jobs import cpus
+from quantwatt.measuring import cpus
 from quantwatt.measuring.meters import Metering, estimate
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import model
 from quantwatt.allocate.allocation import allocate
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.images import to_uint8
 from quantwatt.config import experiment
@@ -564,7 +564,7 @@ def test_every_solver_quantizes_every_layer_and_a_checkpoint_gives_the_same_pict
     for report in reports.values():
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folders[name])}
-    checkpoint.save(tmp_path, denoiser, states, reports, details)
+    checkpoint_files.save(tmp_path, denoiser, states, reports, details)
     monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
     loaded = checkpoint.load_pipeline(tmp_path, simulate=True)
     expected = FAMILY.load(settings(name), folders[name], denoiser)
@@ -581,7 +581,7 @@ def test_what_no_file_stores_is_the_same_in_16_bit(folders, samples, tmp_path, m
     for report in reports.values():
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": entry, "location": str(folder)}
-    checkpoint.save(tmp_path, denoiser, states, reports, details)
+    checkpoint_files.save(tmp_path, denoiser, states, reports, details)
     monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated
     loaded = checkpoint.load_pipeline(tmp_path, simulate=True).pipeline.transformer
     assert loaded.pos_embed.pos_embed.any() and "pos_embed.pos_embed" not in denoiser.state_dict()

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from image_sets import read_images
 from sklearn.datasets import load_digits
 
 import reference
 from quantwatt.artifacts.errors import DataError
-from quantwatt.artifacts.images import read_images
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.config import experiment
 from quantwatt.data import digits

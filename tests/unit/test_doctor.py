@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from quantwatt.config import experiment
-from quantwatt.jobs import cpus, cuda_driver, machine
-from quantwatt.measuring import meters
+from quantwatt.jobs import cuda_driver, machine
+from quantwatt.measuring import cpus, meters
 from tools import doctor as script
 from tools import examination
 from tools.examination import MISSING, NOTE, OK, hardware, installation, needs
@@ -172,7 +172,7 @@ def test_a_model_is_there_or_to_be_fetched_or_has_no_weights(tmp_path, monkeypat
     assert needs.model(hub)[0] == NOTE
     folder = tmp_path / "models--someone--model" / "snapshots" / "abc" / "transformer"
     folder.mkdir(parents=True)
-    with open(folder / "model.safetensors", "wb") as file:
+    with (folder / "model.safetensors").open("wb") as file:
         file.truncate(20_000_000_000)  # of nothing, which takes no room
     assert needs.model(hub) == (OK, "someone/model, 20.00 GB of weights", "")
     large = {"models": {"large": {**hub, "dtype": "bfloat16"}}}

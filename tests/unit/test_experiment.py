@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from quantwatt import registry
+from quantwatt.artifacts import linked_folders
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import cross_checks, experiment, schemas
 from quantwatt.data import prompts
@@ -233,7 +234,7 @@ def test_linked_files_and_folders_count_and_a_loop_ends(tmp_path, monkeypatch):
     (tmp_path / "m/loop").symlink_to(tmp_path / "m")
     (tmp_path / "elsewhere/deep/up").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "m/nowhere").symlink_to(tmp_path / "none")
-    assert fingerprints.files(tmp_path / "m") == ["linked", "plain", "unet/deep/weights"]
+    assert linked_folders.names(tmp_path / "m") == ["linked", "plain", "unet/deep/weights"]
     found = [(fingerprints.fingerprint("m"), fingerprints.listing("m"))]
     for name, text in (("blobs/0a", "bc"), ("elsewhere/deep/weights", "bcd")):
         (tmp_path / name).write_text(text)

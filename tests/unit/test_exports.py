@@ -1,5 +1,6 @@
 """Exports: read by this file's own readers of the forms, and by the libraries they are made for."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from quantwatt import registry
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.inference import checkpoint, exports
+from quantwatt.inference import exports
 from quantwatt.inference.exports import gptq as gptq_form
 from quantwatt.models.families import load_family
 from tools import export
@@ -51,7 +52,7 @@ class Checkpoint:
         states, reports, self.quantized, self.values = {}, {}, {}, {}
         for name in layers:
             layer = self.denoiser.get_submodule(name)
-            own = weights[name] if name in weights else weights
+            own = weights.get(name, weights)
             if own["format"] in ("torchao", "bitsandbytes-int8"):
                 module = registry.load("formats", own["format"])
                 states[name] = module.state(module.convert(layer, own, torch.bfloat16))
@@ -68,7 +69,7 @@ class Checkpoint:
                              "in_features": layer.in_features, "out_features": layer.out_features}  # fmt: skip
         details = {"status": "ok", "reason": None, "model_settings": model, "location": str(location),
                    "settings": {"solver": {"name": "gptq", "damping": 0.005, "static_groups": True}}}  # fmt: skip
-        checkpoint.save(folder, self.denoiser, states, reports, details)
+        checkpoint_files.save(folder, self.denoiser, states, reports, details)
 
     def export(self, form, name="out"):
         exports.export(self.folder, form, self.folder / name)
@@ -178,7 +179,7 @@ def test_packing_is_auto_gptqs(bits):
                 words.append([word & 0xFFFFFFFF for word in (first, second, third)])
             else:
                 words.append([sum(column[i] << bits * i for i in range(32 // bits))])
-    per_column = [sum(words[c::5], []) for c in range(5)]
+    per_column = [list(itertools.chain(*words[c::5])) for c in range(5)]
     packed = gptq_form.pack(codes, bits)
     assert packed.dtype == torch.int32 and packed.shape == (2 * bits, 5)
     assert [[word & 0xFFFFFFFF for word in packed[:, c].tolist()] for c in range(5)] == per_column

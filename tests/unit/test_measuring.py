@@ -384,7 +384,7 @@ def test_neighbours_take_turns():
 def cell(tmp_path, monkeypatch):
     """Run measure.py on a checkpoint with given contents; its processes are calls of `fake(task)`."""
 
-    def run(checkpoint, compute=("real", "a kernel", None), fake=None, more=(), **changes):
+    def run(checkpoint, compute=("real", "a kernel", None), fake=None, more=(), sampling=None, **changes):
         stub = types.ModuleType("quantwatt.inference.checkpoint")
         stub.compute_of = lambda path, device: compute
         monkeypatch.setitem(sys.modules, "quantwatt.inference.checkpoint", stub)
@@ -396,7 +396,7 @@ def cell(tmp_path, monkeypatch):
         values = {
             "checkpoint": tmp_path / "checkpoint.json",
             "baseline": tmp_path / "baseline.json",
-            "sampling": json.dumps({"prompts": "prompts.txt", "seed": 7}),
+            "sampling": json.dumps({"prompts": "prompts.txt", "seed": 7, **(sampling or {})}),
             "measuring": json.dumps(settings_of(**changes)),
             **{name: tmp_path / f"{name}.csv" for name in ("power", "blocks", "runs")},
             "output": tmp_path / "measurement.json",
@@ -456,6 +456,8 @@ def test_a_cell_is_measured_in_processes_that_take_turns(cell, tmp_path):
     assert len(rows) == 8 and {(row["configuration"], row["process"]) for row in rows} == {
         (name, process) for name in ("method", "baseline") for process in "01"
     }
+    assert [process["latency_s"]["n"] for process in found["processes"]] == [10, 10]
+    assert {process["memory"]["peak_mb"] for process in found["processes"]} == {100.0}
     power = list(csv.DictReader((tmp_path / "power.csv").open()))
     times = [float(row["t_s"]) for row in power]
     assert times[0] == 0 and times == sorted(times) and power[0]["block"] == "idle-before"
@@ -463,6 +465,15 @@ def test_a_cell_is_measured_in_processes_that_take_turns(cell, tmp_path):
     start = min(float(row["t_s"]) for row in runs)
     assert start == pytest.approx(30 + 2 + 5)  # the runs' clock is the samples'
     assert {row["prompt"] for row in runs} == {"0"}
+
+
+def test_a_sampling_may_say_how_many_are_measured_at_once(cell):
+    def fake(task):
+        assert task["measuring"]["images_per_batch"] == 8
+        return results_of(Machine(), 1)[0]
+
+    found = cell({"status": "ok"}, fake=fake, sampling={"batch_size": 8}, images_per_batch=None)
+    assert found["images_per_batch"] == 8 and found["status"] == "ok"
 
 
 OOM = {"status": "oom", "reason": "out of memory"}

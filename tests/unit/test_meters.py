@@ -27,7 +27,7 @@ from quantwatt.measuring.meters import (
     sampler,
 )
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler, Sampling
-from quantwatt.measuring.meters.trace import hold_integral_j, instant_watts, trace_of
+from quantwatt.measuring.meters.trace import hold_integral_j, trace_of
 
 RANGE_UJ = 262_143_328_850
 
@@ -670,61 +670,3 @@ def test_the_slope_of_a_counter_integrates_to_the_counter(power):
     counter = np.concatenate([[0], np.cumsum(power)])
     trace = trace_of([(float(i), None, joules) for i, joules in enumerate(counter)], 0, "test")
     assert hold_integral_j(trace.timestamps_s, trace.watts, 0, len(power)) == pytest.approx(trace.energy_j)
-
-
-@st.composite
-def averaged(draw):
-    """(times [n], power [n] before each, first power, window, means [n]): readings of a sensor that averages."""
-    gaps = draw(st.lists(st.floats(0.02, 0.5), min_size=1, max_size=30))
-    power = draw(st.lists(st.floats(0, 700), min_size=len(gaps), max_size=len(gaps)))
-    first, window = draw(st.floats(0, 700)), draw(st.floats(0.02, 2))
-    times = np.cumsum([0.0, *gaps])
-    edges = np.concatenate([[-10.0], times])
-    energy = np.concatenate([[0.0], np.cumsum(np.diff(edges) * [first, *power])])
-    means = (np.interp(times, edges, energy) - np.interp(times - window, edges, energy)) / window
-    return times, np.array(power), first, window, means
-
-
-@settings(max_examples=100, deadline=None)
-@given(sensor=averaged(), latency=st.floats(0, 0.2))
-def test_instant_power_comes_back_from_its_averages(sensor, latency):
-    times, power, first, window, means = sensor
-    edges, found = instant_watts(times + latency, means, window, latency_s=latency)
-    assert edges == pytest.approx(np.concatenate([[-window], times]), abs=1e-9)
-    assert found == pytest.approx(np.concatenate([[first], power]), abs=1e-3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(sensor=averaged(), cuts=st.tuples(*[st.floats(0, 15)] * 3))
-def test_windows_of_instant_power_add_up_to_the_true_energy(sensor, cuts):
-    times, power, first, window, means = sensor
-    edges, found = instant_watts(times, means, window)
-    a, b, c = np.sort(np.clip(cuts, 0, times[-1]))
-    parts = hold_integral_j(edges[:-1], found, a, b) + hold_integral_j(edges[:-1], found, b, c)
-    true_j = np.interp([a, c], times, np.concatenate([[0.0], np.cumsum(np.diff(times) * power)]))
-    assert parts == pytest.approx(true_j[1] - true_j[0], abs=1e-3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(watts=st.floats(0, 1000), gaps=st.lists(steps, min_size=1, max_size=20), window=st.floats(0.01, 5))
-def test_constant_power_stays_as_it_is(watts, gaps, window):
-    times = np.cumsum(gaps)
-    for period_s in (None, 0.1):
-        _, found = instant_watts(times, np.full(len(times), watts), window, period_s)
-        assert found == pytest.approx(np.full(len(found), watts), abs=1e-6)
-
-
-def test_a_value_that_was_read_many_times_counts_once():
-    power = np.repeat([100.0, 600.0, 250.0], [12, 15, 13])  # a step each 0.1 s
-    means = np.convolve(np.concatenate([np.full(9, 100.0), power]), np.full(10, 0.1), "valid")  # of 1 s
-    read_s = np.arange(400) * 0.01
-    held = means[np.arange(400) // 10]
-    edges, found = instant_watts(read_s, held, 1.0, period_s=0.1)
-    assert edges[1:] == pytest.approx(np.arange(40) / 10)
-    assert found == pytest.approx(power, abs=1e-6)  # each until its own publication
-
-
-def test_failed_readings_are_left_out_of_instant_power():
-    times, means = np.arange(5.0), np.array([100, 100, np.nan, 100, 100])
-    edges, found = instant_watts(times, means, 0.5)
-    assert edges.tolist() == [-0.5, 0, 1, 3, 4] and found == pytest.approx(np.full(4, 100.0))

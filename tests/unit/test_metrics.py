@@ -172,7 +172,7 @@ def test_psnr_is_the_mean_over_images_and_refuses_unequal_numbers():
     baseline = np.full((2, 8, 8, 3), 100, np.uint8)
     image = baseline + np.array([1, 10], np.uint8)[:, None, None, None]
     assert psnr.score(image, baseline).value == pytest.approx(20 * np.log10(255) - 10)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shorter"):
         psnr.score(image, baseline[:1])
 
 

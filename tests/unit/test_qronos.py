@@ -77,7 +77,7 @@ def test_values_equal_naive_least_squares(bits, group_size):
 
 @pytest.mark.parametrize("act_order", [False, True])
 def test_equal_inputs_give_gptq(act_order):
-    weight, reference, inputs, statistics = layer(seed=0, mismatch=0.0)
+    weight, _, _, statistics = layer(seed=0, mismatch=0.0)
     settings = {**SETTINGS, "act_order": act_order}
     hessian = statistics.hessian.value
     ridge = settings["alpha"] * torch.linalg.eigvalsh(hessian)[-1] / hessian.diagonal().mean()
@@ -105,7 +105,7 @@ def test_mean_mismatch_is_below_gptqs_at_equal_damping():
 
 
 def test_indefinite_hessian_climbs_the_ladder():
-    weight, reference, inputs, statistics = layer(seed=0)
+    weight, _, _, statistics = layer(seed=0)
     statistics.hessian.sum.diagonal().sub_(1.02 * torch.linalg.eigvalsh(statistics.hessian.value)[0] * 200)
     solution = qronos.solve(weight, integer(4), SETTINGS, statistics)
     assert solution.fallback == "damping" and solution.weight.dequantize(integer(4)).isfinite().all()

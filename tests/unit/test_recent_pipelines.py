@@ -10,6 +10,7 @@ import torch
 
 import model
 from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import checkpoint_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.images import to_uint8
 from quantwatt.config import experiment
@@ -90,7 +91,7 @@ def test_its_layers_are_quantized_on_what_was_recorded_and_the_checkpoint_draws(
     for report in reports.values():
         report.pop("spans")
     details = {"status": "ok", "reason": None, "model_settings": settings(name), "location": str(folder)}
-    checkpoint.save(tmp_path, denoiser, states, reports, details)
+    checkpoint_files.save(tmp_path, denoiser, states, reports, details)
     monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})
     images = checkpoint.load_pipeline(tmp_path, simulate=True).generate(TEXTS[:1], [5], SAMPLING)
     plain = to_uint8(FAMILY.generate(pipelines[name], TEXTS[:1], [5], SAMPLING))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_sets import read_images
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -248,11 +249,11 @@ def test_what_a_link_leads_to_is_neither_written_nor_removed(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
     images.write_images(folder, [(pixels, ["a"], [0])], {})
     assert [path.name for path in kept.iterdir()] == ["file"] and (kept / "file").read_text() == "mine"
-    assert not (folder / "manifest.json").is_symlink() and len(images.read_images(folder / "manifest.json")) == 1
+    assert not (folder / "manifest.json").is_symlink() and len(read_images(folder / "manifest.json")) == 1
     (folder / "shard-000/00000.png").unlink()
     (folder / "shard-000/00000.png").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="00000.png: the file is missing"):
-        images.read_images(folder / "manifest.json")
+        read_images(folder / "manifest.json")
 
 
 def test_nor_is_it_by_an_image_set_in_parts(tmp_path):
@@ -267,7 +268,7 @@ def test_nor_is_it_by_an_image_set_in_parts(tmp_path):
     assert not (folder / "shard-000").is_symlink()
     (folder / "shard-001").symlink_to(kept)
     gather_images.gather(folder, [0])
-    assert len(images.read_images(folder / "manifest.json")) == 1
+    assert len(read_images(folder / "manifest.json")) == 1
     assert (kept / "00000.png").read_text() == "mine"
 
 
@@ -278,7 +279,7 @@ def test_an_image_that_would_unpack_to_gigabytes_is_refused(tmp_path, monkeypatc
     found = {"file": "shard-000/00000.png", **manifest.describe_files(tmp_path, ["shard-000/00000.png"]).popitem()[1]}
     manifest.write_json(tmp_path / "manifest.json", {"status": "ok", "n_images": 1, "images": [found]})
     with pytest.raises(DataError, match="00000.png: not a readable image"):
-        images.read_images(tmp_path / "manifest.json")
+        read_images(tmp_path / "manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The walk through the blocks: what each layer's statistics see, what is shared, what is kept, and what is reported."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -135,7 +136,7 @@ class Returning(Denoiser):
 
 def test_a_block_that_is_called_again_is_then_the_quantized_one(solved):
     denoiser, _, _ = run(method_of(bits=2), Returning())
-    first, second, third = denoiser.transformer_blocks
+    first, second, _ = denoiser.transformer_blocks
     assert [len(weight) for weight, _, _ in solved] == [48, 24] * 3
     expected = mean_product(first(second(first(samples()["hidden_states"]))))
     assert torch.allclose(solved[4][1], expected, rtol=1e-3, atol=1e-5)  # of the third block's to_q and to_k
@@ -217,7 +218,7 @@ def test_spans_lie_apart_and_shares_of_a_stack_add_up():
     assert [a[2] + b[2] for a, b in zip(q, k, strict=True)] == [1.0] * len(q)
     spans = sorted({span[:2] for report in reports.values() for span in report["spans"]})
     assert all(start <= stop for start, stop in spans)
-    assert all(stop <= start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
 
 
 def test_static_activation_grid_comes_from_the_calibration_inputs():

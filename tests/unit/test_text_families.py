@@ -1,5 +1,6 @@
 """DistilBERT and GPT-2 as families: loaded, taken apart, quantized by every solver, and asked for predictions."""
 
+import itertools
 import json
 
 import pytest
@@ -89,7 +90,7 @@ def test_stages_hold_every_layer_of_a_block_once(family, pipeline):
     first = f"{family.blocks(pipeline.model)[0]}."
     names = [name.removeprefix(first) for name in family.quantizable(pipeline.model) if name.startswith(first)]
     stages = family.stages(names)
-    assert sorted(sum(stages, [])) == sorted(names) and len(stages) == 4
+    assert sorted(itertools.chain(*stages)) == sorted(names) and len(stages) == 4
     with pytest.raises(ValueError, match="unknown: of no stage"):
         family.stages([*names, "unknown"])
 
@@ -184,7 +185,7 @@ def test_padding_changes_neither_what_brecq_learns_nor_its_error(folders):
     family, found = load_family("distilbert"), []
     pipeline = family.load(SETTINGS, folders["distilbert"])
     method = method_of("brecq", solver={"name": "brecq", "iterations": 40, "learning_rate": 0.05, "batch_size": 24})
-    for settings in ({}, {"padded_to": 24}):
+    for settings in ({}, {"padding": "max_length"}):
         samples = family.record(pipeline, texts("distilbert"), {"samples": 24, "max_length": 24, **settings})
         network, reports = quantized(family, folders["distilbert"], method, samples, batch=24)
         weights = torch.cat([p.flatten() for p in network.state_dict().values() if p.is_floating_point()])
@@ -268,7 +269,7 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padded_to": 12}], ids=["longest", "padded"])
+@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padding": "max_length"}], ids=["longest", "padded"])
 def test_the_host_waits_for_nothing_while_it_is_timed(family, pipeline, name, settings):
     runs = family.phases(pipeline, first_batch(family, pipeline, name), None, settings)
     with Waits() as waits:
@@ -323,7 +324,7 @@ def test_only_line_ends_end_a_sentence_and_a_mark_of_byte_order_is_none(tmp_path
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("  \n", "is empty"),

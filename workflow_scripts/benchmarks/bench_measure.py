@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from quantwatt import intervals
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
-from quantwatt.jobs import cpus
 from quantwatt.jobs.progress import progress
+from quantwatt.measuring import cpus
 from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter
 
 FAKE_SOURCE = Path(__file__).resolve().parents[2] / "tests/nvml/fakenvml.c"

@@ -15,6 +15,7 @@ from benchmarks.layer_speed import FORMATS, own_words
 from quantwatt import intervals
 from quantwatt.allocate import layer_costs
 from quantwatt.artifacts import manifest
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.measuring import fresh_process
 from quantwatt.measuring.meters import Metering, open_meter
 

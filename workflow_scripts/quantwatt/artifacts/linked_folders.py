@@ -21,6 +21,12 @@ def files(top):
     yield from _within(os.fspath(Path(top)), ())
 
 
+def names(top):
+    """The sorted names, relative to a folder, of the plain files that `files` finds in it; links that lead nowhere, and
+    what is no plain file, are left out."""
+    return sorted(os.path.relpath(path, top) for path in files(top) if os.path.isfile(path))
+
+
 def _within(folder, above):
     """above: (device, inode) of the folders that this one lies in."""
     try:

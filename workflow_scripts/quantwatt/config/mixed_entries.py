@@ -38,7 +38,7 @@ def complete_sensitivity(entry, file, where):
     return entry
 
 
-def check_mixed(method, sensitivities, file, where):
+def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks, one after another)
     """Names that the programs of a mixed method use; adds the candidates that they name."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:

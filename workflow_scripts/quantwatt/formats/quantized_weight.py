@@ -111,7 +111,7 @@ def split_groups(weight, weight_format):
 
     Many groups are then one tensor, whatever their number.
     """
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     width = weight_format.group_size(columns)
     whole = columns - columns % width
     parts = [weight[:, :whole].reshape(-1, width)]

@@ -1,4 +1,4 @@
-"""Quantized checkpoints: safetensors files at the format's size, and the way back into a pipeline.
+"""From a quantized checkpoint back into a pipeline.
 
 from quantwatt import load_pipeline
 pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
@@ -17,38 +17,6 @@ from quantwatt.models.families import load_family
 
 # On a GPU products are tuned, too: what follows an integer product then becomes a part of it.
 COMPILE = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
-
-
-def save(folder, denoiser, states, reports, details, shard_bytes=shards.SHARD_BYTES):
-    """Write the denoiser's weights and, last, the manifest.
-
-    Args:
-        denoiser: module whose quantized layers have been replaced.
-        states, reports: as `quantwatt.quantize.sequential.quantize` returns.
-        details: further entries of the manifest.
-        shard_bytes: size from which on the weights are several files.
-    Raises:
-        DataError: the disk is full or the folder cannot be written.
-    """
-    folder = Path(folder)
-    state = {
-        name: tensor
-        for name, tensor in _stored_once(denoiser.state_dict()).items()
-        if not any(name.startswith(f"{layer}.") and name != f"{layer}.bias" for layer in states)
-    }
-    for name, parts in states.items():
-        state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    files = manifest.describe_files(folder, shards.write(folder, state, shard_bytes))
-    size = sum(file["bytes"] for file in files.values())
-    manifest.write_json(folder / "manifest.json", {**details, "size_bytes": size, "files": files, "layers": reports})
-
-
-def _stored_once(state):
-    """A state without the second names of tensors that stand in it twice: tied weights."""
-    first = {}
-    for name, tensor in state.items():
-        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
-    return {name: state[name] for name in first.values()}
 
 
 def compute_of(manifest_path, device):

@@ -1,39 +1,44 @@
-"""The local modules that a script imports, and their hash, which a rule takes as a parameter.
+"""The code that a job's result depends on, and its hash, which a rule takes as a parameter.
 
 Snakemake does not see imported modules: without this, editing one would rerun nothing.
+
+The hash is of what the code says and not of its bytes, so that a comment, a docstring or another layout reruns nothing.
+Docstrings are shown by --help alone. Everything else counts: a sentence of an exception, too, for it may be recorded as
+the reason of a result. This room, jobs/, is left out, with what only it imports: how a job is started, shown and ended
+changes no result. `tests/unit/test_dependencies.py` holds what other rooms may use of it.
 """
 
 import ast
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 from quantwatt import registry
 
 SCRIPTS = Path(__file__).resolve().parents[2]
+UNHASHED = "quantwatt/jobs"
+
+# Of C: comments, and literals, in which what looks like a comment is none.
+COMMENT_OR_LITERAL = re.compile(r"""//(?:\\\n|[^\n])*|/\*.*?\*/|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL)
 
 
 @functools.cache
 def digest(script, plugins=()):
-    """A hash of the contents of all files that `closure` finds: equal after a touch, and after a change taken back.
+    """A hash of what all files say that `closure` finds: equal after a touch, and after a change taken back.
 
     Args:
         script, plugins: as of `closure`; plugins as a tuple.
     Returns:
-        hex string.
+        hex string, the same under every version of Python.
     """
-    names = [f"{path.relative_to(SCRIPTS)} {_sha256(path)}" for path in closure(script, plugins)]
+    names = [f"{path.relative_to(SCRIPTS)} {_read(path)[0]}" for path in closure(script, plugins)]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-@functools.cache
-def _sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def closure(script, plugins=()):
     """The script, every module of this package that it imports, directly or not, the plugins it is given, and the C
-    source that stands beside one of these under its name.
+    source that stands beside one of these under its name; without jobs/.
 
     Imports are read from the source, wherever they stand; modules that a registry loads by name cannot be seen there
     and are passed as plugins.
@@ -45,12 +50,12 @@ def closure(script, plugins=()):
         sorted list of paths.
     """
     pending = [SCRIPTS / script, *(_plugin(plugin) for plugin in plugins)]
-    found = set()
+    unhashed, found = SCRIPTS / UNHASHED, set()
     while pending:
         path = pending.pop()
-        if path not in found:
+        if path not in found and path.parent != unhashed:
             found.add(path)
-            pending += _local_imports(path)
+            pending += _read(path)[1]
     return sorted(found | {source for path in found if (source := path.with_suffix(".c")).exists()})
 
 
@@ -60,22 +65,62 @@ def _plugin(plugin):
 
 
 @functools.cache
-def _local_imports(path):
-    """Files of the package that one file imports, with the __init__.py of every package on the way."""
-    files = set()
-    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            names = []
-        for name in names:
-            if name.split(".")[0] == "quantwatt":
-                files |= _files_of(name)
+def _read(path):
+    """(hash of what a file says, files of the package that it imports, its own packages among them)."""
+    if path.suffix == ".c":
+        return _hash(c_without_comments(path.read_text(encoding="utf-8"))), frozenset()
+    said, imported = _parsed(path.read_bytes(), str(path))
+    files = {file for name in imported for file in _files_of(name)}
     if path.parent != SCRIPTS:  # a module's own packages run first
         files |= _files_of(".".join(path.relative_to(SCRIPTS).with_suffix("").parts))
-    return frozenset(files - {path})
+    return said, frozenset(files - {path})
+
+
+@functools.cache
+def _parsed(source, where):
+    """(hash of what a Python source says, names that it imports of this package, of modules or in them)."""
+    tree, names = ast.parse(source, filename=where), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return _hash(canonical(tree)), [name for name in names if name.split(".")[0] == "quantwatt"]
+
+
+def canonical(node):
+    """One text of each syntax tree, without comments, layout and docstrings, under every version of Python.
+
+    `ast.dump` and `ast.unparse` write the same tree in different ways from version to version, and new fields of nodes
+    come empty: what is empty is left out here, and so are the empty pieces that Python 3.12 puts into f-strings.
+
+    Args:
+        node: syntax tree, or a list or value in one.
+    """
+    if isinstance(node, list):
+        return f"[{','.join([canonical(item) for item in node if not _says_nothing(item)])}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)  # which characters repr() shows as they are is another thing in each version of Unicode
+    fields = [(name, getattr(node, name, None)) for name in node._fields]
+    if isinstance(node, ast.JoinedStr):
+        fields = [("values", [part for part in node.values if getattr(part, "value", None) != ""])]
+    written = [f"{name}={canonical(value)}" for name, value in fields if value is not None and value != []]
+    return f"{type(node).__name__}({','.join(written)})"
+
+
+def _says_nothing(node):
+    """Whether a statement is a string by itself, as docstrings are."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def c_without_comments(source):
+    """A C source without its comments, its blank lines and the space at both ends of lines."""
+    code = COMMENT_OR_LITERAL.sub(lambda found: found[1] or " ", source)
+    return "\n".join(line for line in map(str.strip, code.split("\n")) if line)
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _files_of(name):

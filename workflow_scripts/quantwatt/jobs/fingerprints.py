@@ -40,17 +40,9 @@ def listing(folder):
         hex string.
     """
     digest, top = hashlib.sha256(), ROOT / folder
-    for name in files(top):
+    for name in linked_folders.names(top):
         digest.update(f"{name} {os.path.getsize(os.path.join(top, name))}\n".encode())
     return digest.hexdigest()
-
-
-def files(folder):
-    """The names, relative to a folder, of all files in it, sorted; links to files and folders are followed.
-
-    A link to a folder that it lies in is left out, and so is what is no plain file; one that leads nowhere, too.
-    """
-    return sorted(os.path.relpath(path, folder) for path in linked_folders.files(folder) if os.path.isfile(path))
 
 
 def fingerprint(path, names=None):
@@ -69,7 +61,7 @@ def fingerprint(path, names=None):
     """
     digest, top = hashlib.sha256(), ROOT / path
     try:
-        names = [""] if top.is_file() else files(top) if names is None else names
+        names = [""] if top.is_file() else linked_folders.names(top) if names is None else names
         with FileHashes(ROOT / HASHES) as hashes:
             for name in names:
                 digest.update(f"{name} {hashes.sha256(top / name)}\n".encode())

@@ -3,15 +3,14 @@
 import functools
 import json
 import math
-import os
 from pathlib import Path
 
+from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.manifest import PROJECT
 
 LIBRARIES_MB = 2000
 SHARE = 1.3  # of the weights: what computing and converting them takes beside
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}  # of safetensors' types; of others 1
-COMPUTING = {"float32": 4, "float16": 2, "bfloat16": 2}
+STORED = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}  # of safetensors' types; of others 1
 MOST_BYTES = 100_000_000  # of a header, as of safetensors
 
 
@@ -24,8 +23,13 @@ def model_memory_mb(manifest_path, least):
     Raises:
         FileNotFoundError: the manifest is not there yet.
     """
-    loaded = _loaded(str(manifest_path), os.stat(manifest_path).st_mtime_ns)
+    loaded = _loaded(str(manifest_path), Path(manifest_path).stat().st_mtime_ns)
     return max(least, process_mb(loaded))
+
+
+def at_least(manifest_path, least):
+    """The same, `least` where the manifest is not there, as after a checkpoint was copied here alone."""
+    return model_memory_mb(manifest_path, least) if Path(manifest_path).exists() else least
 
 
 def process_mb(loaded):
@@ -37,7 +41,7 @@ def process_mb(loaded):
 def _loaded(manifest_path, changed):
     """Bytes of all weights, as they are stored or in the type that the model computes in, whichever are more."""
     model = json.loads(Path(manifest_path).read_text())
-    computing = COMPUTING.get(model["settings"].get("dtype"), 4)
+    computing = BYTES.get(model["settings"].get("dtype"), 4)
     return sum(
         loaded_bytes(PROJECT / model["location"] / name, own["bytes"], computing)
         for name, own in model["files"].items()
@@ -52,10 +56,10 @@ def loaded_bytes(path, stored, computing):
         stored: the file's size; taken for values of half precision where this machine cannot read its header.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= MOST_BYTES else {}
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        return sum(math.prod(own["shape"]) * max(BYTES.get(own["dtype"], 1), computing) for own in tensors) or stored
+        return sum(math.prod(own["shape"]) * max(STORED.get(own["dtype"], 1), computing) for own in tensors) or stored
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # checked where it is loaded
         return stored * max(1, computing // 2)

@@ -1,8 +1,24 @@
 """What scoring takes of a machine's memory, told from the JSON files of the features that it reads."""
 
+import json
+from pathlib import Path
+
 LIBRARIES_MB = 1500
 COPIES = 4  # of features: as they are, in float64, and drawn again
 KERNELS, MOST = 3, 10_000  # float64 of every pair of images that a kernel distance's interval holds, up to MOST images
+
+
+def of_files(metric, inputs):
+    """Megabytes to ask for, from the inputs of a score.
+
+    Args:
+        metric: its name.
+        inputs: {name: path}; "features", "reference_features" and "baseline_features" are of features.
+    Raises:
+        FileNotFoundError: one of these is not there yet, by which Snakemake asks again.
+    """
+    found = {name: json.loads(Path(path).read_text()) for name, path in inputs.items() if name.endswith("features")}
+    return score_memory_mb(metric, found.pop("reference_features", None), found.values())
 
 
 def score_memory_mb(metric, reference, sets):

@@ -15,8 +15,7 @@ from quantwatt.artifacts import errors, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
-from quantwatt.jobs import cpus
-from quantwatt.measuring import protocol
+from quantwatt.measuring import cpus, protocol
 from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, neighbours, open_meter
 from quantwatt.measuring.settings import Measuring
 
@@ -252,11 +251,13 @@ def memory_of(device, pipeline):
 
 
 def peak_memory_of(device):
-    """A function that returns {"peak_mb", "reserved_mb", "source"} of this process up to now."""
+    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now; of a CPU
+    the middle two are None."""
     if device == "cpu":
         return lambda: {
             "peak_mb": peak_resident_bytes() / 1e6,
             "reserved_mb": None,
+            "allocated_mb": None,
             "source": "peak RSS of a fresh process",
         }
     import torch
@@ -264,6 +265,7 @@ def peak_memory_of(device):
     return lambda: {
         "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
         "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
+        "allocated_mb": torch.cuda.memory_allocated() / 1e6,
         "source": "torch.cuda peak allocated",
     }
 

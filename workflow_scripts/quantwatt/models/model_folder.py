@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantwatt.artifacts import linked_folders
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.jobs import fingerprints
 from quantwatt.registry import SCHEMAS, schema
 
 PIPELINE, TEXT_MODEL = "model_index.json", "config.json"  # the file that says what a folder holds
@@ -103,7 +103,7 @@ def read_files(folder, settings):
         found.add(PIPELINE)
     for name, part in parts(folder, settings).items():
         chosen = part.weights.files if part.weights else ()
-        for file in fingerprints.files(part.folder):
+        for file in linked_folders.names(part.folder):
             foreign = any(word.startswith(".") for word in Path(file).parts) or (not name and "/" in file)
             if file in chosen or not (foreign or file.endswith((".safetensors", *NEVER_READ))):
                 found.add(str(Path(name) / file))

@@ -5,6 +5,7 @@ returned. So any flow of data between blocks is followed as it is (skip connecti
 holds what it would hold at that place, never the activations of all layers.
 """
 
+import contextlib
 import inspect
 from contextlib import contextmanager
 
@@ -280,10 +281,9 @@ class Stop(Exception):
 
 
 def run(module, kwargs):
-    try:
+    """Call a module up to where a hook ends its pass."""
+    with contextlib.suppress(Stop):
         module(**kwargs)
-    except Stop:
-        pass
 
 
 @contextmanager

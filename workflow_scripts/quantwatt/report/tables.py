@@ -3,15 +3,15 @@
 A figure that does not exist is an empty field whose reason stands in a column beside it, never 0.
 """
 
-import csv
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from quantwatt.artifacts import csv_files
 from quantwatt.artifacts.errors import DataError
-from quantwatt.artifacts.manifest import atomic_path, canonical_json
+from quantwatt.artifacts.manifest import canonical_json
 
 
 @dataclass(frozen=True)
@@ -390,10 +390,17 @@ def groups(summary):
 
 
 def write_table(path, table):
-    """Write a table as CSV, whole or not at all; missing fields empty, booleans as true and false."""
-    text = table.map(lambda value: str(value).lower() if isinstance(value, (bool, np.bool_)) else value)
-    with atomic_path(path) as temporary:
-        text.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    """Write a table as CSV; missing fields empty, booleans as true and false, floats with eight digits."""
+    rows = (map(_field, row) for row in table.itertuples(index=False, name=None))
+    csv_files.write(path, table.columns, (dict(zip(table.columns, row, strict=True)) for row in rows))
+
+
+def _field(value):
+    if pd.isna(value):
+        return None
+    if isinstance(value, (bool, np.bool_)):
+        return str(value).lower()
+    return f"{value:.8g}" if isinstance(value, float) else value
 
 
 def read_table(path):

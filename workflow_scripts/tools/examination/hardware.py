@@ -7,7 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from quantwatt.jobs import cpus, cuda_driver, machine
+from quantwatt.jobs import cuda_driver, machine
+from quantwatt.measuring import cpus
 from tools.examination import MISSING, NOTE, OK
 
 LEAST_FREE_GB = 5

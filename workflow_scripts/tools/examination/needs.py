@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.data import datasets
 from quantwatt.jobs import model_memory
 from quantwatt.jobs.fingerprints import ROOT
@@ -101,7 +102,7 @@ def sizes(config, experiment):
     loaded = {}
     for name, entry in experiment["models"].items():
         if folder := location(entry):
-            computing = model_memory.COMPUTING.get(entry.get("dtype"), 4)
+            computing = BYTES.get(entry.get("dtype"), 4)
             own = (model_memory.loaded_bytes(path, path.stat().st_size, computing) for path in files(folder))
             loaded[name] = sum(own)
     if not loaded:

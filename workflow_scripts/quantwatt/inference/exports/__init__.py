@@ -1,4 +1,6 @@
-"""A checkpoint's model in the form that another library reads. A form's module offers
+"""A checkpoint's model in the form that another library reads.
+
+A form's module offers
 
 PARTS                                     what of a layer's state the form can express
 CONV1D                                    whether its readers know transformers' Conv1D as a linear layer
@@ -158,7 +160,7 @@ def _folder(path):
     try:
         part.mkdir(parents=True)
         yield part
-        os.replace(part, path)
+        Path(part).replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
     finally:

@@ -12,9 +12,10 @@ units or memory traffic, so it ranks methods by CPU time alone.
 import math
 import os
 import time
+from pathlib import Path
 
-from quantwatt.jobs import cpus
-from quantwatt.jobs.cpus import machine_ticks, process_ticks
+from quantwatt.measuring import cpus
+from quantwatt.measuring.cpus import machine_ticks, process_ticks
 from quantwatt.measuring.meters import MeterUnavailable
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 
@@ -92,8 +93,7 @@ def reader(path, scope, idle_w, full_w, n_cpus, idle_share=1.0):
     ticks_per_s = os.sysconf("SC_CLK_TCK")
 
     def read():
-        with open(path) as file:
-            busy_s = busy_ticks(file.read()) / ticks_per_s
+        busy_s = busy_ticks(Path(path).read_text()) / ticks_per_s
         idle_j = idle_share * idle_w * time.perf_counter()
         return math.nan, idle_j + (full_w - idle_w) * busy_s / n_cpus, math.nan
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantwatt.jobs.cpus import machine_ticks, process_ticks
+from quantwatt.measuring.cpus import machine_ticks, process_ticks
 
 PROC = Path("/proc")
 SHARE = 0.05  # of the CPU time: from here on a package's energy is not the work's; so much lie two sensors apart

@@ -191,7 +191,7 @@ def _load():
         import pynvml as nvml
     except ImportError as error:
         raise MeterUnavailable("the meter nvml needs nvidia-ml-py: `pip install nvidia-ml-py`.") from error
-    except Exception as error:  # noqa: BLE001  (packages of the same name are for other Pythons)
+    except Exception as error:  # packages of the same name are for other Pythons
         raise MeterUnavailable(f"the module pynvml does not load ({type(error).__name__}): {REMEDY}.") from error
     missing = [name for name in NEEDED if not hasattr(nvml, name)]
     if missing:

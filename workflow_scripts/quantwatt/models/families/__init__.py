@@ -5,13 +5,15 @@ alike.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 from quantwatt import registry
 
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # of one value of a model's dtype
+if TYPE_CHECKING:  # it imports torch, which a job may import only once it has claimed its GPU
+    from quantwatt.models.family import Family
 
 
 @functools.cache
-def load_family(name):
-    """The family of a model entry's `family`: quantwatt.models.family.ImageFamily or TextFamily."""
+def load_family(name: str) -> "Family":
+    """The family of a model entry's `family`."""
     return registry.load("families", name).Family()

@@ -1,5 +1,7 @@
 """Consistency models (ConsistencyModelPipeline, UNet2DModel): a class number a prompt, a step or a few, no guidance."""
 
+from typing import ClassVar
+
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import architecture
 from quantwatt.models.families import pipelines
@@ -7,9 +9,11 @@ from quantwatt.models.families.pipeline_family import PipelineFamily
 
 
 class Family(PipelineFamily):
+    """Images of one class a prompt, by the network alone."""
+
     PIPELINE = "ConsistencyModelPipeline"
     DENOISER = ("unet", "UNet2DModel")
-    DEFAULTS = {"steps": 1, "guidance": 1.0}
+    DEFAULTS: ClassVar = {"steps": 1, "guidance": 1.0}
 
     def load(self, settings, location, denoiser=None):
         """As of Family.

@@ -16,6 +16,8 @@ AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False}
 
 
 class Family(ImageFamily):
+    """Whatever pipeline the folder names; what its call takes is read from its signature."""
+
     def load(self, settings, location, denoiser=None):
         """As of Family.
 

@@ -14,6 +14,8 @@ STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.l
 
 
 class Family(TextFamily):
+    """One label a sentence."""
+
     PADS = True
 
     def load(self, settings, location, denoiser=None):
@@ -67,9 +69,9 @@ class Family(TextFamily):
     def prepare(self, pipeline, batch, seeds, settings):
         """A function of no arguments that classifies a batch of sentences, which are on the device already.
 
-        They are as long as the longest of them, or padded to `padded_to` tokens where the settings have it, and then
-        masked even where nothing is padded, so that batches of any size compute alike. The logits stay on the device:
-        nothing is read, tokenized or copied while it runs. Nothing is drawn from seeds.
+        They are as long as the longest of them, or all of max_length with `padding: max_length`, and then masked even
+        where nothing is padded, so that batches of any size compute alike. The logits stay on the device: nothing is
+        read, tokenized or copied while it runs. Nothing is drawn from seeds.
         """
         inputs = _on_device(pipeline, batch, settings)
         return lambda: pipeline.model(**inputs).logits
@@ -111,14 +113,12 @@ class Family(TextFamily):
 
 
 def _tokenized(pipeline, texts, settings):
-    padded_to = settings.get("padded_to")
-    length = pipeline.tokens(padded_to or settings["max_length"])
-    padding = "max_length" if padded_to else True
     # On the right, whatever the tokenizer's files say: positions are counted from the left, so that with padding there
     # what is said of a sentence would depend on its batch.
     return pipeline.tokenizer(
-        list(texts), padding=padding, padding_side="right", truncation=True, max_length=length, return_tensors="pt"
-    )
+        list(texts), padding=settings.get("padding", "longest"), padding_side="right", truncation=True,
+        max_length=pipeline.tokens(settings["max_length"]), return_tensors="pt",
+    )  # fmt: skip
 
 
 def _mask(tokens):
@@ -128,6 +128,6 @@ def _mask(tokens):
 
 def _on_device(pipeline, texts, settings):
     tokens = _tokenized(pipeline, texts, settings)
-    plain = tokens.attention_mask.all() and not settings.get("padded_to")
+    plain = tokens.attention_mask.all() and settings.get("padding", "longest") == "longest"
     mask = None if plain else _mask(tokens).to(pipeline.device)
     return {"input_ids": tokens.input_ids.to(pipeline.device), "attention_mask": mask}

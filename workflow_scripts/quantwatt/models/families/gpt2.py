@@ -15,6 +15,8 @@ STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")
 
 
 class Family(TextFamily):
+    """Likelihoods of windows of running text, and text token by token."""
+
     PHASES_APART = ("decode",)  # no part of what `prepare` times
 
     def load(self, settings, location, denoiser=None):

@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline, SD3Transformer2DModel)."""
 
 import re
+from typing import ClassVar
 
 import torch
 
@@ -18,10 +19,12 @@ STAGES = (
 
 
 class Family(LatentDiffusionFamily):
+    """Stable Diffusion 3 and 3.5, with or without the T5 text encoder."""
+
     PIPELINE = "StableDiffusion3Pipeline"
     DENOISER = ("transformer", "SD3Transformer2DModel")
-    DEFAULTS = {"steps": 28, "guidance": 4.5}
-    FURTHER_PROMPTS = {"prompt_2": None, "prompt_3": None}
+    DEFAULTS: ClassVar = {"steps": 28, "guidance": 4.5}
+    FURTHER_PROMPTS: ClassVar = {"prompt_2": None, "prompt_3": None}
 
     def load(self, settings, location, denoiser=None):
         pipeline = super().load(settings, location, denoiser)

@@ -1,5 +1,7 @@
 """Stable Diffusion XL and SDXL-Turbo (StableDiffusionXLPipeline, UNet2DConditionModel)."""
 
+from typing import ClassVar
+
 import torch
 
 from quantwatt.models import architecture
@@ -7,10 +9,12 @@ from quantwatt.models.families.pipeline_family import LatentDiffusionFamily
 
 
 class Family(LatentDiffusionFamily):
+    """SDXL and SDXL-Turbo: residual blocks with skip connections, and attention."""
+
     PIPELINE = "StableDiffusionXLPipeline"
     DENOISER = ("unet", "UNet2DConditionModel")
     # A sampling that names neither is SDXL-Turbo's: one step, without a negative branch.
-    DEFAULTS = {"steps": 1, "guidance": 0.0}
+    DEFAULTS: ClassVar = {"steps": 1, "guidance": 0.0}
 
     def options(self, settings):
         # With a watermark images would depend on whether the watermarking library is installed.

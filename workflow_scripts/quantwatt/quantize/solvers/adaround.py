@@ -17,7 +17,7 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 def rectified_sigmoid(alpha):
-    """h of alpha, elementwise. (hardtanh is a clamp whose gradient takes one pass.)"""
+    """The h of alpha, elementwise: hardtanh is a clamp whose gradient takes one pass."""
     return torch.nn.functional.hardtanh(torch.sigmoid(alpha) * (ZETA - GAMMA) + GAMMA, 0, 1)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json, verify_files
 from quantwatt.data import scenes
 from quantwatt.report.figures import DPI, GREY, sentence
@@ -41,7 +42,7 @@ def draw(inputs, narrow):
 
 
 def _image_set(results, cell):
-    path = Path(results) / "images" / cell["model"] / cell["method"] / cell["sampling"] / "manifest.json"
+    path = layout.path(results, "images", cell)
     return path, read_json(path)["images"]
 
 

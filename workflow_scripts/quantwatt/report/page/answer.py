@@ -119,7 +119,7 @@ def _ending(best, rows, measured_base):
 
 
 def _quality(row):
-    """ ", at ..." with the change of quality, from whichever metrics there are."""
+    """The words ", at ..." with the change of quality, from whichever metrics there are."""
     parts = []
     for metric in METRICS.values():
         change = f"{metric.column}_change"
@@ -134,7 +134,7 @@ def _quality(row):
 
 
 def _memory(row, base):
-    """ ", and y GB less memory", where the two intervals lie apart."""
+    """The words ", and y GB less memory", where the two intervals lie apart."""
     if missing(row["memory_mb"]) or missing(base["memory_mb"]):
         text = ", with no memory figure"
     elif missing(row["memory_mb_low"]) or missing(base["memory_mb_low"]):

@@ -1,0 +1,40 @@
+"""The files of a quantized checkpoint: safetensors at the format's size, and a manifest that vouches for them.
+
+How they are loaded and computed with is `quantwatt.inference.checkpoint`'s, and no affair of quantizing.
+"""
+
+from pathlib import Path
+
+from quantwatt.artifacts import manifest, shards
+
+
+def save(folder, denoiser, states, reports, details, shard_bytes=shards.SHARD_BYTES):
+    """Write the denoiser's weights and, last, the manifest.
+
+    Args:
+        denoiser: module whose quantized layers have been replaced.
+        states, reports: as `quantwatt.quantize.sequential.quantize` returns.
+        details: further entries of the manifest.
+        shard_bytes: size from which on the weights are several files.
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    folder = Path(folder)
+    state = {
+        name: tensor
+        for name, tensor in _stored_once(denoiser.state_dict()).items()
+        if not any(name.startswith(f"{layer}.") and name != f"{layer}.bias" for layer in states)
+    }
+    for name, parts in states.items():
+        state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    files = manifest.describe_files(folder, shards.write(folder, state, shard_bytes))
+    size = sum(file["bytes"] for file in files.values())
+    manifest.write_json(folder / "manifest.json", {**details, "size_bytes": size, "files": files, "layers": reports})
+
+
+def _stored_once(state):
+    """A state without the second names of tensors that stand in it twice: tied weights."""
+    first = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+    return {name: state[name] for name in first.values()}
