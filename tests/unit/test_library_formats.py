@@ -188,7 +188,7 @@ def test_a_pipeline_is_timed_with_the_librarys_layers(name):
     """As it is loaded from a checkpoint, in the context that the timed functions compute in."""
     module, settings = module_of(FORMATS[name]), FORMATS[name]
     layer = module.restore(module.state(convert(name)), settings, LAYER, None, torch.bfloat16, "cpu")
-    family = SimpleNamespace(prepare=lambda model, batch, seeds, settings: lambda: model(batch))
+    family = SimpleNamespace(DEFAULTS={}, prepare=lambda model, batch, seeds, settings: lambda: model(batch))
     pipeline = QuantizedPipeline(layer, family, "real", name, None)
     assert torch.equal(pipeline.prepare(inputs(), [0], {})(), layer(inputs()))
 
