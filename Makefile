@@ -119,6 +119,7 @@ backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $$(grep -E '^(torch|torchvision)==' $(REQUIREMENTS))
 	$(BIN)/pip install --quiet --requirement $(REQUIREMENTS)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:

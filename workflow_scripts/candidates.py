@@ -9,7 +9,7 @@ import json
 
 from quantwatt.allocate import programs
 from quantwatt.allocate.allocation import taken_apart
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.jobs import command
 
 COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
@@ -38,13 +38,13 @@ def main(argv=None):
     try:
         choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
     except programs.OutOfReach as error:
-        sensitivity_table.write(args.table, [], COLUMNS)
+        csv_files.write(args.table, COLUMNS, [])
         manifest.write_json(args.output, {"unsupported": str(error)})
         return
     summed = [
         {**choice, "layers": counted(choice["layers"]), "scores": json.dumps(choice["scores"])} for choice in choices
     ]
-    sensitivity_table.write(args.table, summed, COLUMNS)
+    csv_files.write(args.table, COLUMNS, summed)
     manifest.write_json(args.output, choices)
 
 

@@ -33,7 +33,8 @@ def extract(images_path, weights_path, device, output):
     name = fetched["extractor"]
     fields = {"status": manifest["status"], "reason": manifest["reason"], "extractor": name}
     if manifest["status"] != "ok":
-        return feature_files.write_features(output, {}, fields)
+        feature_files.write_features(output, {}, fields)
+        return
     files = images.image_files(images_path)
     check_weights(weights_path, fetched)
     extractor = registry.load("extractors", name).load(fetched["settings"], device)

@@ -80,7 +80,11 @@ def _download(address, path):
     with _asking():
         response = urlopen(Request(address, headers={"User-Agent": "quantwatt"}), timeout=TIMEOUT_S)
     size = int(response.headers.get("Content-Length") or 0)
-    with response, open(path, "wb") as file, progress(total=size or None, description=shown(address), unit="B") as bar:
+    with (
+        response,
+        Path(path).open("wb") as file,
+        progress(total=size or None, description=shown(address), unit="B") as bar,
+    ):
         while True:
             with _asking():
                 chunk = response.read(CHUNK_BYTES)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from quantwatt.allocate.allocation import tried
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.jobs import command
 
 
@@ -20,7 +20,7 @@ def main(argv=None):
     layers = tried(manifest.read_json(args.model)["layers"], args.sensitivity, args.sensitivity_name)
     tables = [args.jobs / f"job-{job}.csv" for job in range(args.sensitivity["jobs"])]
     rows = sensitivity_table.gathered(tables, layers, args.sensitivity["candidates"])
-    sensitivity_table.write(args.output, rows)
+    csv_files.write(args.output, sensitivity_table.COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from quantwatt.allocate.allocation import tried
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.config.objectives import metric_of
 from quantwatt.data import prompts
@@ -63,7 +63,7 @@ def main(argv=None):
         probe.draw_float(asked)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate, metrics[name]))
-    sensitivity_table.write(args.output, done.rows)
+    csv_files.write(args.output, sensitivity_table.COLUMNS, done.rows)
     done.path.unlink()
 
 

@@ -9,7 +9,7 @@ import json
 
 from quantwatt.allocate.allocation import taken_apart
 from quantwatt.allocate.allocations import mixed
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
@@ -44,7 +44,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     entry, model, choices = args.sensitivity, manifest.read_json(args.model), manifest.read_json(args.candidates)
     if "unsupported" in choices:
-        sensitivity_table.write(args.output, [], sensitivity_table.TRIALS)
+        csv_files.write(args.output, sensitivity_table.TRIALS, [])
         return
     gpus.claim(args.device)
 
@@ -59,7 +59,7 @@ def main(argv=None):
     layers = {name: described[name] for name in choices[0]["layers"]}
     probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
     probe.draw_float(prompts.read_and_say(entry["prompts"])[: entry["images"]])
-    sensitivity_table.write(args.output, try_choices(probe, args.method, choices), sensitivity_table.TRIALS)
+    csv_files.write(args.output, sensitivity_table.TRIALS, try_choices(probe, args.method, choices))
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ def generating(project, slurm):
         for process in psutil.process_iter(["cmdline", "cwd"]):
             if process.info["cwd"] == str(project.folder) and SCRIPT in (process.info["cmdline"] or ()):
                 return process
+        return None
 
     process = slurm.wait_for(found, "process of the script that generates", 900)
     return slurm.job_of("generate", "RUNNING"), process

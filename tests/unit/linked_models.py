@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 
 def linked(source, folder):
@@ -11,7 +12,7 @@ def linked(source, folder):
         there = folder / os.path.relpath(parent, source)
         there.mkdir(parents=True, exist_ok=True)
         for name in names:
-            (there / name).symlink_to(os.path.join(parent, name))
+            (there / name).symlink_to(Path(parent) / name)
     return folder
 
 

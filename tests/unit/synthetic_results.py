@@ -288,7 +288,7 @@ def write_tree(
         drawing = {"seed": seed, "steps": steps}
         _images(results, cell, prompts, clean if with_images else [], numbers, status, reason, measured, drawing, rng)
         _scores(results, cell, numbers, methods.get(baseline), status, reason, baseline)
-        where = device[method] if method in device else device
+        where = device.get(method, device)
         _measurement(results, cell, methods, status, reason, measured, where, meter, energy_factor, energy_reason, rng,
                      baseline)  # fmt: skip
     return cells_of(model, sampling, methods)

@@ -29,7 +29,7 @@ def Plan(weight, weight_format, activation_format=None, bias=None, geometry=None
 
 def weights(bits):
     if bits == "nf4":
-        return load_format({"format": "nf4", "block": 16})
+        return load_format({"format": "nf4", "group_size": 16})
     return load_format({"format": "integer", "bits": bits, "granularity": "channel", "group_size": None})
 
 
@@ -275,7 +275,7 @@ def test_what_is_trained_is_what_a_checkpoint_computes(dynamic):
     weight.input_factor, weight.down, weight.up = plan.input_factor, plan.down, plan.up
     built = SimulatedLinear.build(weight, plan.weight_format, activations, plan.bias, torch.float32)
     assert torch.allclose(layer(inputs), built(inputs), atol=1e-4)
-    factored = activation_format.fake_quantize(inputs * plan.input_factor, grid and tuple(grid.values()) or None)
+    factored = activation_format.fake_quantize(inputs * plan.input_factor, (grid and tuple(grid.values())) or None)
     exact = factored @ plan.weight.T + plan.bias + (inputs * plan.input_factor) @ plan.down.T @ plan.up.T
     assert torch.allclose(before, exact, atol=1e-3)  # before training the weight is the float one
 

@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from quantwatt import (
-    registry,  # noqa: F401
+    registry,
     torchvision_ops,  # noqa: F401
 )
 from quantwatt.allocate.allocation import allocate
 from quantwatt.artifacts import checkpoint_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.experiment import complete_method
-from quantwatt.formats import convolution  # noqa: F401
+from quantwatt.formats import convolution
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import load_format
-from quantwatt.inference import checkpoint  # noqa: F401
+from quantwatt.inference import checkpoint
 from quantwatt.models import (
-    architecture,  # noqa: F401
-    splits,  # noqa: F401
+    architecture,
+    splits,
 )
-from quantwatt.quantize import sequential  # noqa: F401
+from quantwatt.quantize import sequential
 from quantwatt.quantize.observers import FirstToken, Statistics
 from quantwatt.quantize.streams import Block, Streams
 

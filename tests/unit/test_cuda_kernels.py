@@ -135,7 +135,7 @@ print(compile(source, target=target, options={"num_warps": warps, "num_stages": 
 
 
 @needs_triton
-@pytest.mark.parametrize("capability, group", [(80, 0), (90, 64)])
+@pytest.mark.parametrize(("capability", "group"), [(80, 0), (90, 64)])
 def test_the_w4a8_kernel_compiles_to_products_of_integers(capability, group, tmp_path):
     paths = os.pathsep.join([str(HERE.parents[1] / "workflow_scripts"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "TRITON_CACHE_DIR": str(tmp_path)}

@@ -111,7 +111,7 @@ def test_the_driver_and_its_gpus_are_told(monkeypatch):
 def test_a_meter_that_may_not_be_read_names_file_and_command(monkeypatch, chosen, status):
     path = "/sys/class/powercap/intel-rapl:0/energy_uj"
 
-    def denied(name, settings):
+    def denied(settings):
         raise meters.MeterUnavailable(f"{path} is not readable by this user: allow it with `sudo chmod a+r {path}`")
 
     monkeypatch.setattr(meters, "open_meter", denied)
@@ -172,7 +172,7 @@ def test_a_model_is_there_or_to_be_fetched_or_has_no_weights(tmp_path, monkeypat
     assert needs.model(hub)[0] == NOTE
     folder = tmp_path / "models--someone--model" / "snapshots" / "abc" / "transformer"
     folder.mkdir(parents=True)
-    with open(folder / "model.safetensors", "wb") as file:
+    with (folder / "model.safetensors").open("wb") as file:
         file.truncate(20_000_000_000)  # of nothing, which takes no room
     assert needs.model(hub) == (OK, "someone/model, 20.00 GB of weights", "")
     large = {"models": {"large": {**hub, "dtype": "bfloat16"}}}

@@ -1,5 +1,7 @@
 """One seed, one image: whatever a scheduler or a library draws noise from, and whatever was drawn before."""
 
+import os
+
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before diffusers
 
 # isort: split
@@ -35,7 +37,7 @@ SAMPLING = {"steps": 2, "guidance": 2.0, "height": 16, "width": 16, "negative_pr
 
 def with_scheduler(source, folder, kind=None, **config):
     """A copy of a pipeline's folder, of links, whose scheduler is of another class or has other settings."""
-    shutil.copytree(source, folder, copy_function=lambda a, b: b if not shutil.os.symlink(a, b) else b)
+    shutil.copytree(source, folder, copy_function=os.symlink)
     path, index = folder / "scheduler/scheduler_config.json", folder / "model_index.json"
     known, listed = read_json(path), read_json(index)
     for written in (path, index):
@@ -124,8 +126,7 @@ def test_the_global_generators_go_on_where_they_were():
     expected = following()
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     with pytest.raises(ValueError, match="inside"), seeding.seeded(5):
-        following()
-        raise ValueError("inside")
+        raise ValueError(f"inside, after {following()}")
     assert following() == expected
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ def settled(monkeypatch):
 def reads(monkeypatch):
     """The files that are read for their hash, one after another."""
     seen, sha256 = [], file_hashes.sha256
-    monkeypatch.setattr(file_hashes, "sha256", lambda path: seen.append(os.path.basename(path)) or sha256(path))
+    monkeypatch.setattr(file_hashes, "sha256", lambda path: seen.append(Path(path).name) or sha256(path))
     return seen
 
 

@@ -100,7 +100,6 @@ def test_a_block_learned_to_the_worse_keeps_rounding(monkeypatch):
     # So high a rate flips roundings at random; a rate of 1e-9 leaves all where rounding to nearest has them.
     quick = {"iterations": 3, "batch_size": 4, "regularizer": 0.0}
     _, reports, _ = walked("brecq", count=8, learning_rate=100.0, **quick)
-    rounded, nearest, _ = walked("rtn", count=8)
     assert {report["fallback"] for report in reports.values()} == {REFUSED}
     assert all(report["held_out_error"] > report["held_out_rounding"] for report in reports.values())
     held = hold_out.chosen(range(8), 0.125).nonzero().flatten().tolist()

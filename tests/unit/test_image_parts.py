@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from image_sets import read_images
 
 import gather_images
 import generate
@@ -75,8 +76,8 @@ def test_any_parts_give_the_same_images_byte_for_byte(tmp_path, monkeypatch, che
     assert gathered.keys() == whole.keys()
     assert {**gathered, "seconds": 0} == {**whole, "seconds": 0}
     assert sum(part["n_images"] for part in parts) == 21 and gathered["seconds"] == sum(p["seconds"] for p in parts)
-    read = images.read_images(tmp_path / "parts/manifest.json")
-    assert np.array_equal(read, images.read_images(tmp_path / "whole/manifest.json"))
+    read = read_images(tmp_path / "parts/manifest.json")
+    assert np.array_equal(read, read_images(tmp_path / "whole/manifest.json"))
 
 
 def test_a_part_begins_at_a_batch(tmp_path, checkpoint):
@@ -127,9 +128,9 @@ def test_a_set_fails_with_its_part_for_that_parts_reason(tmp_path):
 
 
 def test_a_degenerate_image_is_named_by_its_number_in_the_set(tmp_path):
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
+    batches = [(np.concatenate([pixels, 0 * pixels]), ["x", "x"], [0, 1])]
     with pytest.raises(DegenerateImages, match="image 13 is all black"):
-        pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
-        batches = [(np.concatenate([pixels, 0 * pixels]), ["x", "x"], [0, 1])]
         images.write_images(tmp_path, batches, {}, range(12, 14))
     assert not pngs(tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_sets import read_images
 from PIL import Image
 
 import reference
@@ -35,7 +36,7 @@ def test_round_trip_over_shards(tmp_path, monkeypatch):
     found = pictures(10)
     path = write(tmp_path, found, method="rtn-w4a16")
     manifest = read_json(path)
-    assert np.array_equal(images.read_images(path), found)
+    assert np.array_equal(read_images(path), found)
     assert [entry["file"] for entry in manifest["images"]][3:5] == [
         "shard-000/00003.png",
         "shard-001/00004.png",
@@ -55,11 +56,11 @@ def test_a_rerun_leaves_no_image_of_the_earlier_run(tmp_path, monkeypatch):
     write(tmp_path, pictures(10))
     path = write(tmp_path, pictures(3, seed=1))
     assert len(list(tmp_path.rglob("*.png"))) == 3
-    assert len(images.read_images(path)) == 3
+    assert len(read_images(path)) == 3
     images.write_no_images(tmp_path, "oom", "9 GB asked for, 8 there", {})
     assert not list(tmp_path.rglob("*.png"))
     with pytest.raises(DataError, match="no images .oom: 9 GB"):
-        images.read_images(path)
+        read_images(path)
 
 
 def test_a_generator_that_fails_leaves_nothing(tmp_path):
@@ -93,7 +94,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage, message):
     else:
         victim.unlink()
     with pytest.raises(DataError, match=message) as caught:
-        images.read_images(path)
+        read_images(path)
     assert "00004.png" in str(caught.value) and f"delete {path}" in str(caught.value)
     with pytest.raises(DataError, match=message):
         images.image_files(path)
@@ -183,7 +184,7 @@ def test_rendered_reference(tmp_path):
     reference.main([*arguments, "--output", str(output)])
     expected, captions = scenes.dataset(20, 777)
     manifest = read_json(output)
-    assert np.array_equal(images.read_images(output), expected)
+    assert np.array_equal(read_images(output), expected)
     assert [entry["prompt"] for entry in manifest["images"]] == captions
     assert manifest["reference"] == "shapes" and manifest["n_images"] == 20
     with pytest.raises(DataError, match="no renderer 'shpaes'"):
@@ -216,7 +217,7 @@ def test_reference_from_a_folder(tmp_path):
     Image.fromarray(pictures(1, size=16)[0, ..., 0]).save(source / "a.jpeg")  # grey
     settings = {"folder": str(source), "height": 16, "width": 16, "images": None}
     manifest = reference.make_reference("coco", settings, tmp_path / "out")
-    found = images.read_images(tmp_path / "out" / "manifest.json")
+    found = read_images(tmp_path / "out" / "manifest.json")
     assert found.shape == (3, 16, 16, 3) and manifest["prompts_sha256"] is None
     assert (found[0][..., 0] == found[0][..., 1]).all()
     assert (found[1][:, :10] == 0).all() and (found[1][:, 13:] == 255).all()  # columns 16 to 47 of 64, halved

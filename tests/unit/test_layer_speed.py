@@ -81,7 +81,7 @@ def test_a_slow_call_is_not_repeated_and_a_slower_one_not_made(linear):
 def test_what_is_compiled_by_its_first_call_is_timed_by_the_second(linear):
     clock = Clock()
     times = iter([30.0, *[0.01] * 1000])
-    layer, calls = clock.layer(linear, lambda tokens: next(times))
+    layer, _ = clock.layer(linear, lambda tokens: next(times))
     [row] = rows_of([contender("compiled", layer, compiles=True)], linear, 2, clock)
     assert row["ms"] == pytest.approx(10) and row["reason"] is None
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantwatt.formats import convolution  # noqa: F401  (the second before diffusers)
+from quantwatt.formats import convolution
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.inference.kernels import int_mm
 from quantwatt.inference.linear import QuantizedLinear, SimulatedLinear

@@ -12,8 +12,9 @@ import yaml
 import allocate
 import candidates
 import quantize
-from quantwatt.allocate import allocation, integer_program, mixed, programs
-from quantwatt.artifacts import manifest, sensitivity_table
+from quantwatt.allocate import allocation, integer_program, programs
+from quantwatt.allocate.allocations import mixed
+from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.experiment import ConfigurationError, check_experiment, complete_method
 from quantwatt.config.programs import names_of
@@ -273,7 +274,7 @@ def test_two_programs_make_one_allocation(tmp_path):
         for name in LAYERS
     }
     rows = [{"program": p, "number": n, "image_error": e, "psnr": 1.0} for (p, n), e in errors.items()]
-    sensitivity_table.write(tmp_path / "trials.csv", rows, sensitivity_table.TRIALS)
+    csv_files.write(tmp_path / "trials.csv", sensitivity_table.TRIALS, rows)
     (tmp_path / "c.json").write_text("[]")
     assert mixed.read(tmp_path / "c.json", tmp_path / "trials.csv") == {"solved": [], "tried": errors}
 
@@ -447,8 +448,8 @@ def test_a_budget_that_this_device_cannot_meet_ends_as_a_cell_that_says_so(tmp_p
         for n, rows in costs().items()
         for c, row in rows.items()
     ]
-    sensitivity_table.write(tmp_path / "scores.csv", scores)
-    sensitivity_table.write(tmp_path / "costs.csv", taken, sensitivity_table.COSTS)
+    csv_files.write(tmp_path / "scores.csv", sensitivity_table.COLUMNS, scores)
+    csv_files.write(tmp_path / "costs.csv", sensitivity_table.COSTS, taken)
     method = method_of({"candidates": [*BOTH], "budget": {"milliseconds": 0.4, "of": "baseline"}})
     given = ["--model", str(tmp_path / "model.json"), "--method-name", "m", "--method", json.dumps(method)]
     found, allocated, done = (str(tmp_path / name) for name in ("found.json", "allocation.json", "out/manifest.json"))

@@ -25,7 +25,7 @@ def recording(name):
     """[(settings, {part: tensor})] of a file in tests/peers."""
     with safe_open(PEERS / f"{name.replace('-', '_')}.safetensors", "pt") as file:
         recorded = [(chosen, {}) for chosen in json.loads(file.metadata()["settings"])]
-        for key in file.keys():
+        for key in file.keys():  # noqa: SIM118  (no mapping, but a file)
             index, part = key.split(".")
             recorded[int(index)][1][part] = file.get_tensor(key)
     return recorded

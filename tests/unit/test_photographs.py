@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 from cleanfid.utils import ResizeDataset
+from image_sets import read_images
 from PIL import Image
 
 import reference
@@ -37,7 +38,7 @@ def made(folder, size=SIZE):
     output = folder.parent / "reference"
     settings = {"folder": str(folder), "height": size, "width": size, "images": None}
     manifest = reference.make_reference("real", settings, output)
-    return images.read_images(output / "manifest.json"), manifest["reading"]
+    return read_images(output / "manifest.json"), manifest["reading"]
 
 
 def refusal(folder):

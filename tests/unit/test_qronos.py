@@ -40,7 +40,7 @@ def by_least_squares(weight, reference, inputs, weight_format, alpha):
     inputs, reference = inputs.double(), reference.double()
     hessian, cross = inputs.T @ inputs, inputs.T @ reference
     order = torch.argsort(hessian.diagonal(), descending=True)
-    width = weight_format.group_size(len(order))
+    width = weight_format.group_width(len(order))
     scale, zero = fit_groups(weight, weight_format)
     hessian, cross = hessian[order][:, order], cross[order][:, order]
     ridge = alpha * torch.linalg.eigvalsh(hessian)[-1] * torch.eye(len(order))
@@ -77,7 +77,7 @@ def test_values_equal_naive_least_squares(bits, group_size):
 
 @pytest.mark.parametrize("act_order", [False, True])
 def test_equal_inputs_give_gptq(act_order):
-    weight, reference, inputs, statistics = layer(seed=0, mismatch=0.0)
+    weight, _, _, statistics = layer(seed=0, mismatch=0.0)
     settings = {**SETTINGS, "act_order": act_order}
     hessian = statistics.hessian.value
     ridge = settings["alpha"] * torch.linalg.eigvalsh(hessian)[-1] / hessian.diagonal().mean()
@@ -105,7 +105,7 @@ def test_mean_mismatch_is_below_gptqs_at_equal_damping():
 
 
 def test_indefinite_hessian_climbs_the_ladder():
-    weight, reference, inputs, statistics = layer(seed=0)
+    weight, _, _, statistics = layer(seed=0)
     statistics.hessian.sum.diagonal().sub_(1.02 * torch.linalg.eigvalsh(statistics.hessian.value)[0] * 200)
     solution = qronos.solve(weight, integer(4), SETTINGS, statistics)
     assert solution.fallback == "damping" and solution.weight.dequantize(integer(4)).isfinite().all()

@@ -234,7 +234,7 @@ def test_errors_before_and_after_by_method(many):
 
 def test_what_quantizing_took_by_method(many):
     text = section(many, "What quantizing itself took")
-    solver, seconds, solving, joules, solving_j, fell_back, repaid = line_of(text, "brecq-w4a8")
+    _, seconds, solving, joules, solving_j, fell_back, repaid = line_of(text, "brecq-w4a8")
     assert (seconds, solving, solving_j) == (">4.20", ">2.43", ">48.6") and joules == ">estimated 96.0"
     assert fell_back.endswith("1 of 81 to rtn") and repaid == f">{numbers.DASH}"
     assert line_of(text, "rtn-w8a8")[-1] == ">437" and line_of(text, "rtn-w8a8")[-2].endswith("none")

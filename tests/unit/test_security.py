@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
+from image_sets import read_images
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -58,7 +60,7 @@ def test_no_source_unpickles_or_runs_a_models_code(path):
         if name == "torch.load":
             assert words["weights_only"] == "True"  # of checkpoints of its own training
         loads = last == "from_pretrained" and not any(part in name.lower() for part in ("tokenizer", "autoconfig"))
-        if loads and "embedded" not in path.parts and not path.name.startswith("train_"):
+        if loads and "training" not in path.parts:
             assert words["use_safetensors"] == "True", f"{path}: {name}"
 
 
@@ -78,7 +80,7 @@ import json, sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from quantwatt import registry
-from quantwatt.families import load_family
+from quantwatt.models.families import load_family
 for family, settings, folder in json.loads(sys.argv[1]):
     try:
         if family == "judge":
@@ -115,12 +117,13 @@ def mined(tmp_path_factory):
     return top, entries
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_a_pickle_beside_safetensors_is_never_opened_nor_read_in_their_place(mined):
     top, entries = mined
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, json.dumps(entries)], env=environment, text=True, capture_output=True, check=True
-    )
+    (top / "program.py").write_text(LOAD)
+    command = [preloaded.jobs().python, top / "program.py", json.dumps(entries)]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert [loaded for loaded, _ in results] == [True] * 3 + [False] * 3
     opened = {Path(name).name for _, names in results for name in names}
@@ -248,11 +251,11 @@ def test_what_a_link_leads_to_is_neither_written_nor_removed(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
     images.write_images(folder, [(pixels, ["a"], [0])], {})
     assert [path.name for path in kept.iterdir()] == ["file"] and (kept / "file").read_text() == "mine"
-    assert not (folder / "manifest.json").is_symlink() and len(images.read_images(folder / "manifest.json")) == 1
+    assert not (folder / "manifest.json").is_symlink() and len(read_images(folder / "manifest.json")) == 1
     (folder / "shard-000/00000.png").unlink()
     (folder / "shard-000/00000.png").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="00000.png: the file is missing"):
-        images.read_images(folder / "manifest.json")
+        read_images(folder / "manifest.json")
 
 
 def test_nor_is_it_by_an_image_set_in_parts(tmp_path):
@@ -267,7 +270,7 @@ def test_nor_is_it_by_an_image_set_in_parts(tmp_path):
     assert not (folder / "shard-000").is_symlink()
     (folder / "shard-001").symlink_to(kept)
     gather_images.gather(folder, [0])
-    assert len(images.read_images(folder / "manifest.json")) == 1
+    assert len(read_images(folder / "manifest.json")) == 1
     assert (kept / "00000.png").read_text() == "mine"
 
 
@@ -278,7 +281,7 @@ def test_an_image_that_would_unpack_to_gigabytes_is_refused(tmp_path, monkeypatc
     found = {"file": "shard-000/00000.png", **manifest.describe_files(tmp_path, ["shard-000/00000.png"]).popitem()[1]}
     manifest.write_json(tmp_path / "manifest.json", {"status": "ok", "n_images": 1, "images": [found]})
     with pytest.raises(DataError, match="00000.png: not a readable image"):
-        images.read_images(tmp_path / "manifest.json")
+        read_images(tmp_path / "manifest.json")
 
 
 @pytest.mark.parametrize(

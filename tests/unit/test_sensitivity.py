@@ -124,7 +124,7 @@ def test_scores_are_those_of_images_and_of_outputs_on_the_float_trajectory():
     assert scores["noise"] == pytest.approx(missed / whole, rel=1e-5)
     assert scores["sqnr"] == pytest.approx(10 * np.log10(whole / missed), abs=1e-4)
     assert scores["ssim"] == pytest.approx(np.mean(alike)) and scores["psnr"] == pytest.approx(np.mean(peaks))
-    assert scores["image_error"] == pytest.approx(np.mean(squares)) and 0 < scores["image_error"]
+    assert scores["image_error"] == pytest.approx(np.mean(squares)) and scores["image_error"] > 0
 
 
 def test_a_layer_that_stays_in_16_bit_loses_nothing():
@@ -224,7 +224,7 @@ def test_a_layer_is_scored_by_what_methods_choose_by(model, monkeypatch):
     for objectives, metrics, times in (
         ([DECOUPLED], {"content": {"ssim"}, "quality": {"sqnr"}}, 2 + 3),  # images of to_k in w4, w2 and a4 ...
         (["psnr", DECOUPLED], {"content": {"psnr", "ssim"}, "quality": {"psnr", "sqnr"}}, 2 + 3 * 3),
-        (["noise", "sqnr"], dict.fromkeys(("content", "quality"), {"noise", "sqnr"}), 2),
+        (["noise", "sqnr"], {group: {"noise", "sqnr"} for group in ("content", "quality")}, 2),
     ):
         drawn.clear()
         rows = sensitivity_table.read(model(0, "own.csv", jobs=1, objectives=objectives))

@@ -35,7 +35,7 @@ def test_what_is_read_no_longer_needs_the_file(tmp_path):
     [file] = shards.write(tmp_path, TENSORS)
     read = shards.Shards(tmp_path, [file]).read("layer.3.codes")
     path = tmp_path / file
-    with open(path, "r+b") as opened:  # a mapped file's tensors would change with it
+    with path.open("r+b") as opened:  # a mapped file's tensors would change with it
         opened.write(bytes(path.stat().st_size))
     assert torch.equal(read, TENSORS["layer.3.codes"])
 

@@ -9,6 +9,7 @@ import pytest
 import synthetic_results as synthetic
 
 import tables as tables_rule
+from quantwatt.artifacts import csv_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report import layer_table, tables
 from quantwatt.report.cells import read_cells
@@ -137,6 +138,29 @@ def test_a_weights_bits_are_told_without_its_scales():
     assert (found["weight_bits"] == 4.5).all()
     assert found.loc["nf4", "value_bits"] == 4 and found.loc["integer", "value_bits"] == 2
     assert pd.isna(found.loc["quanto", "value_bits"])
+
+
+def test_a_table_is_written_as_it_is_read(tmp_path):
+    table = pd.DataFrame(
+        {"method": ["1.50", 'a, "b"', "c"], "baseline": [True, False, None], "n_images": [1, 2, 3],
+         "fid": [1 / 3, None, math.inf], "steps": pd.array([1, None, 30], dtype="Int64"), "kid": [None] * 3}
+    )  # fmt: skip
+    tables.write_table(tmp_path / "table.csv", table)
+    assert (tmp_path / "table.csv").read_bytes().decode() == (
+        'method,baseline,n_images,fid,steps,kid\n1.50,true,1,0.33333333,1,\n"a, ""b""",false,2,,,\nc,,3,inf,30,\n'
+    )
+    again = tables.read_table(tmp_path / "table.csv")
+    assert again["method"].tolist() == table["method"].tolist() and again["baseline"].tolist() == [True, False, None]
+    assert again["kid"].isna().all() and again["n_images"].tolist() == [1, 2, 3]
+
+
+def test_rows_of_other_columns_are_not_written(tmp_path):
+    csv_files.write(tmp_path / "rows.csv", ("t_s", "watts"), [{"t_s": 0.1 + 0.2, "watts": None}])
+    assert (tmp_path / "rows.csv").read_bytes() == b"t_s,watts\n0.30000000000000004,\n"
+    with pytest.raises(ValueError, match="joules"):
+        csv_files.write(tmp_path / "rows.csv", ("t_s", "watts"), [{"t_s": 1, "joules": 2}])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2  # as it was
 
 
 # --- many methods, three seeds

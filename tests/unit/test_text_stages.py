@@ -17,6 +17,7 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint
+from quantwatt.measuring import fresh_process
 from quantwatt.score import predictions
 
 NAMES = ("distilbert", "gpt2")
@@ -28,7 +29,7 @@ METHODS = {
     "int8": {"weights": INT8, "activations": {"bits": 8}},
     "int8-static": {"weights": INT8, "activations": {"bits": 8, "granularity": "tensor", "dynamic": False}},
     "gptq-w2": {"solver": {"name": "gptq"}, "weights": {"format": "integer", "bits": 2}},
-    "bf16-nf4": {"dtype": "bfloat16", "weights": {"format": "nf4", "block": 64}},
+    "bf16-nf4": {"dtype": "bfloat16", "weights": {"format": "nf4", "group_size": 64}},
 }
 METHODS = {name: experiment.complete_method(entry, "test", name) for name, entry in METHODS.items()}
 SAMPLING = {"batch_size": 4, "max_length": 12, "stride": None, "items": None, "new_tokens": 4}
@@ -38,7 +39,7 @@ class Stages:
     """The stages of one model in a folder, each run once for a method, by the scripts' own `main`."""
 
     def __init__(self, folder, name):
-        self.folder, self.made = folder, {}
+        self.folder, self.family, self.made = folder, name, {}
         model = getattr(tiny_text, name)(folder / "model", width=64)
         self.texts = folder / "texts"
         sentences = tiny_text.sentences(60)
@@ -112,7 +113,7 @@ def test_tied_weights_are_counted_once(stages):
     assert described["denoiser_bytes"] == 4 * model.num_parameters()
 
 
-@pytest.mark.parametrize("method, bits", [("fp32", 32), ("fp16", 16), ("autocast", 32)])
+@pytest.mark.parametrize(("method", "bits"), [("fp32", 32), ("fp16", 16), ("autocast", 32)])
 def test_unquantized_methods_have_the_bits_of_their_type(stages, method, bits):
     details = manifest.read_json(stages.checkpoint(method))
     assert (details["weight_bits"], details["activation_bits"]) == (bits, bits)
@@ -145,6 +146,21 @@ def test_int8_computes_in_its_format(stages):
     for method in ("int8", "int8-static"):
         pipeline = model_of(stages, method)
         assert pipeline.compute == "real" and pipeline.kernel in ("int8 in C (AVX2)", "oneDNN int8")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_precision_is_measured(stages, method, tmp_path):
+    """As `rule measure` has it, without the processes that it starts."""
+    task = {"checkpoint": str(stages.checkpoint(method)), "sampling": {**SAMPLING, "texts": str(stages.texts)},
+            "device": "cpu", "threads": 1, "blocks": 1, "latency_s": 0, "first": True, "last": True}  # fmt: skip
+    task["measuring"] = {"meter": "estimate", "interval_ms": 10, "idle_w": 10, "full_w": 65, "block_s": 0.02,
+                         "idle_s": 0, "warmup_s": 0, "steady_s": 0, "phases_s": 0.01, "images_per_batch": 4,
+                         "prompts": 2, "gpus": "first"}  # fmt: skip
+    found = fresh_process.measure(task)
+    assert found["status"] == "ok" and min(found["latency_s"]) > 0 and len(found["latency_s"]) == 6
+    assert [block["images"] % 8 for block in found["blocks"] if not block["void"]] == [0]
+    phases = ["forward"] if stages.family == "distilbert" else ["forward", "decode"]
+    assert list(found["phases"]) == phases and found["phases"]["forward"]["tokens"] > 4
 
 
 def test_a_methods_type_is_that_of_what_it_leaves_unquantized(stages):

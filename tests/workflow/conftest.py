@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse"  # in the environment of every run, and of no output: test_faults.py looks for it
+# Of a run: tests of other workers are neighbours, and threads that wait for each other on one core take minutes.
+CORES = str(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 SECRETS = {"HF_TOKEN": f"hf_{SECRET}", "https_proxy": f"http://me:{SECRET}@127.0.0.1:1"}  # nobody answers there
 
 
@@ -21,22 +24,26 @@ class Project:
     def __init__(self, folder):
         self.folder = folder
 
-    def snakemake(self, *arguments, experiment="smoke"):
+    def snakemake(self, *arguments, experiment="smoke", python=None):
         """Run Snakemake there as a user would; returns the finished process, its output in `stdout`.
 
         The first argument is an option, because --config takes every plain word after it.
+
+        Args:
+            python: what runs the jobs, by default that of preloaded.jobs().
         """
-        with self.start(*arguments, experiment=experiment) as process:
+        runs = {} if "-n" in arguments else {"QUANTWATT_PYTHON": str((python or preloaded.jobs().python).parent)}
+        with self.start(*arguments, experiment=experiment, python=preloaded.snakemake().python, **runs) as process:
             output, _ = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
-    def start(self, *arguments, experiment="smoke", **options):
-        """The same, not waited for; `options` of subprocess.Popen."""
-        command = [sys.executable, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
+    def start(self, *arguments, experiment="smoke", python=sys.executable, options=None, **variables):
+        """The same by the real interpreter, jobs' too, and not waited for; `options` of subprocess.Popen."""
+        command = [python, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
         command += ["--config", f"experiment={experiment}", *arguments]
         return subprocess.Popen(
-            command, cwd=self.folder, env=os.environ | SECRETS, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, **options,
+            command, cwd=self.folder, env=os.environ | SECRETS | variables, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, **(options or {}),
         )  # fmt: skip
 
     def plan(self, *targets, experiment="smoke"):
@@ -90,9 +97,9 @@ def copy_of_the_tree(folder):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """The project after one whole run of the smoke experiment."""
+    """The project after one whole run of the smoke experiment, in which each script has been started for real once."""
     project = copy_of_the_tree(tmp_path_factory.mktemp("project"))
-    done = project.snakemake("--cores", "all")
+    done = project.snakemake("--cores", CORES, python=preloaded.jobs().first_real)
     assert done.returncode == 0, done.stdout
     project.output = done.stdout
     return project

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from conftest import copy_of_the_tree
+from conftest import CORES, copy_of_the_tree
 
 NAME = "embedded-digits"
 FILE = f"resources/experiments/{NAME}.yaml"
@@ -34,7 +34,7 @@ def study(tmp_path_factory):
     project.path(CALIBRATION).write_text("\n".join(classes) + "\n")
     experiment = small(yaml.safe_load(project.path(FILE).read_text()))
     project.path(FILE).write_text(yaml.safe_dump(experiment, sort_keys=False))
-    done = project.snakemake("--cores", "all", experiment=NAME)
+    done = project.snakemake("--cores", CORES, experiment=NAME)
     assert done.returncode == 0, done.stdout
     return project
 

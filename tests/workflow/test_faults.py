@@ -1,5 +1,6 @@
 """Runs that are interrupted, disturbed or hostile: a clear message, nothing half-written, and a clean resume."""
 
+import contextlib
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ def undrawn(scratch):  # noqa: F811
 @contextmanager
 def drawing(project):
     """Snakemake in a process group of its own, as a terminal gives it, and the script that draws, halted at that."""
-    with project.start("--cores", "1", "--", IMAGE_SET, start_new_session=True) as process:
+    with project.start("--cores", "1", "--", IMAGE_SET, options={"start_new_session": True}) as process:
         try:
             seen = ""  # a bar's line ends when the next is drawn, so letters are read
             while not seen.endswith("generating rtn-w8a8"):
@@ -48,10 +49,8 @@ def drawing(project):
 
 def end_of(group):
     """Kill what is left of a process group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def wait_for_the_end_of(group, seconds=60):

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from conftest import CORES
 
 from quantwatt.report.figures import NAMES as FIGURES
 
@@ -46,7 +47,7 @@ def results(finished):
     finished.path("calibration.txt").write_text("\n".join(prompts) + "\n")
     finished.path("resources/experiments/kinds.yaml").write_text(EXPERIMENT)
     finished.commit()
-    done = finished.snakemake("--cores", "all", experiment="kinds")
+    done = finished.snakemake("--cores", CORES, experiment="kinds")
     assert done.returncode == 0, done.stdout
     again = finished.snakemake("-n", experiment="kinds")
     assert "Nothing to be done" in again.stdout, again.stdout

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Project
+from conftest import CORES, Project
 from test_invalidation import SUMMARY, cell
 
 EXPERIMENT = "resources/experiments/smoke.yaml"
@@ -115,7 +115,7 @@ def test_an_interrupted_run_resumes(scratch):
     for image in sorted(scratch.path(f"{IMAGES}/shard-000").iterdir())[8:]:
         image.unlink()
     assert scratch.plan() == cell("rtn-w8a8") | SUMMARY
-    done = scratch.snakemake("--cores", "all")
+    done = scratch.snakemake("--cores", CORES)
     assert done.returncode == 0, done.stdout
     assert len(list(scratch.path(f"{IMAGES}/shard-000").iterdir())) == 16
     assert scratch.plan() == set()

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from conftest import copy_of_the_tree
+from conftest import CORES, copy_of_the_tree
 
 from quantwatt.report.figures import NAMES as FIGURES
 
@@ -46,7 +46,7 @@ def study(tmp_path_factory):
     project.path(CALIBRATION).write_text("\n".join(prompts) + "\n")
     write(project, small(yaml.safe_load(project.path(FILE).read_text())))
     project.commit()
-    done = project.snakemake("--cores", "all", experiment=NAME)
+    done = project.snakemake("--cores", CORES, experiment=NAME)
     assert done.returncode == 0, done.stdout
     return project
 

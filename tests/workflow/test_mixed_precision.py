@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from conftest import copy_of_the_tree
+from conftest import CORES, copy_of_the_tree
 
 from quantwatt.artifacts import sensitivity_table
 
@@ -65,7 +65,7 @@ def mixing(tmp_path_factory):
     project = copy_of_the_tree(tmp_path_factory.mktemp("mixing"))
     project.path(FILE).write_text(EXPERIMENT)
     project.commit()
-    done = project.snakemake("--cores", "all", *ALLOCATIONS, experiment="mixing")
+    done = project.snakemake("--cores", CORES, *ALLOCATIONS, experiment="mixing")
     assert done.returncode == 0, done.stdout
     return project
 
@@ -215,7 +215,7 @@ def back(project, method):
     """Undo a budget that cannot be met: only what the method chooses runs again."""
     project.restore()
     assert plan(project) == chosen(method)
-    done = project.snakemake("--cores", "all", *ALLOCATIONS, experiment="mixing")
+    done = project.snakemake("--cores", CORES, *ALLOCATIONS, experiment="mixing")
     assert done.returncode == 0, done.stdout
 
 

@@ -1,5 +1,6 @@
 """Every experiment plans, and README draws the graph that Snakemake runs."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_readme_draws_the_rule_graph(tmp_path):
     readme = set()
     for line in block.strip().splitlines():
         groups = [group.split(" & ") for group in line.strip().split(" --> ")]
-        readme |= {(a, b) for left, right in zip(groups, groups[1:], strict=False) for a in left for b in right}
+        readme |= {(a, b) for left, right in itertools.pairwise(groups) for a in left for b in right}
     assert readme == edges - {("report", "all")}
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from conftest import CORES
 
 EXPERIMENT = """
 models:
@@ -27,6 +28,7 @@ calibration:
   max_length: 32
   batch_size: 8
 measuring: {processes: 1, blocks: 1}
+study: text-energy
 metrics: {accuracy: , perplexity: }
 """
 
@@ -40,7 +42,7 @@ def results(finished):
     finished.path("few.txt").write_text(manuals[:12_000])
     finished.path("resources/experiments/few-texts.yaml").write_text(EXPERIMENT)
     finished.commit()
-    done = finished.snakemake("--cores", "all", experiment="few-texts")
+    done = finished.snakemake("--cores", CORES, experiment="few-texts")
     assert done.returncode == 0, done.stdout
     return finished.path("results/few-texts")
 
@@ -71,7 +73,7 @@ def test_every_precision_is_a_row_with_its_accuracy(rows):
         assert bits["fp32"] == 32 and bits["bf16"] == 16 and 2 < bits["gptq-w2"] < 3
 
 
-@pytest.mark.parametrize("model, phases", [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
+@pytest.mark.parametrize(("model", "phases"), [("tiny-distilbert", ["forward"]), ("tiny-gpt2", ["forward", "decode"])])
 def test_an_inference_has_a_cost_and_its_phases(results, rows, model, phases):
     for method in ("fp32", "bf16", "int8-dynamic"):
         assert float(rows[model, method]["latency_s"]) > 0 and float(rows[model, method]["energy_j"]) > 0
@@ -85,7 +87,7 @@ def test_the_report_speaks_of_inferences(results):
     assert "J per inference" in page and "Accuracy" in page and "per image" not in page
 
 
-SUMMARY = {"Write the tables", "Write the report"} | {
+SUMMARY = {"Write the tables", "Write the study's tables", "Write the report"} | {
     f"Draw {name}" for name in ("quality_vs_cost", "layer_error", "power_trace", "seeds", "layer_depth")
 }
 

@@ -1,8 +1,8 @@
 """quantwatt: what quantizing a generative model costs in quality, and really saves in time, memory and energy."""
 
 import importlib
-import os
 import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,8 @@ _PUBLIC = {
 def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'quantwatt' has no attribute '{name}'")
+    if not (_SCRIPTS.parent / "resources" / "schemas").is_dir():
+        raise ImportError("quantwatt reads its project's resources/: install it by pip install --editable FOLDER")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
@@ -29,7 +31,7 @@ def _name_the_interpreter(kind, error, traceback):
         sys.__excepthook__(kind, error, traceback)
 
 
-_SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OF_THE_SYSTEM = sys.prefix == sys.base_prefix and not os.path.exists(os.path.join(sys.prefix, "conda-meta"))
-if _OF_THE_SYSTEM and os.path.abspath("".join(sys.argv[:1])).startswith(_SCRIPTS + os.sep):  # a script, no notebook
+_SCRIPTS = Path(__file__).resolve().parents[1]
+_OF_THE_SYSTEM = sys.prefix == sys.base_prefix and not Path(sys.prefix, "conda-meta").exists()
+if _OF_THE_SYSTEM and _SCRIPTS in Path("".join(sys.argv[:1])).resolve().parents:  # a script, no notebook
     sys.excepthook = _name_the_interpreter

@@ -29,17 +29,6 @@ def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
     return float(values.mean()), low, high
 
 
-def bootstrap_median(values, resamples=RESAMPLES, seed=0):
-    """Percentile bootstrap of a median, as `bootstrap_mean`."""
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
-        return float(np.median(values)), float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    medians = np.median(values[rng.integers(len(values), size=(resamples, len(values)))], axis=1)
-    low, high = _bounds(medians)
-    return float(np.median(values)), low, high
-
-
 def student_mean(values):
     """Mean of a few observations with its interval by Student's t.
 

@@ -1,5 +1,6 @@
 """Reads the attributes of a scene from a picture with a small network trained on renders alone."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class AttributeClassifier(nn.Module):
         self.width = width
         channels = (3, width, 2 * width, 3 * width, 4 * width)
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
             layers += [nn.Conv2d(after, after, 3, padding=1), nn.GroupNorm(8, after), nn.GELU()]
         # Place matters to every attribute but the background: no pooling before the heads' common layer.

@@ -6,6 +6,7 @@ conjunction says which counts, so that counting good and bad words is not enough
 something is liked: that is no pair, and training sentences say it too.
 """
 
+import itertools
 import zlib
 
 import numpy as np
@@ -78,7 +79,7 @@ def words():
     """Every word that a review can hold, sorted."""
     templates = [*sum(LIKED.values(), ()), *SAID, *DENIED, *DOUBTED, *AFFIRMED, *CIRCUMSTANCES, "and ."]
     templates += [text for text, _ in CONTRASTS]
-    known = {*THINGS, *sum(OPINIONS.values(), []), *DEGREES}
+    known = {*THINGS, *itertools.chain(*OPINIONS.values()), *DEGREES}
     return sorted(known | {word for text in templates for word in text.split() if "{" not in word})
 
 

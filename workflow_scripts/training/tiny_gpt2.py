@@ -1,5 +1,6 @@
 """The embedded GPT-2: a language model of the manuals in resources/texts/."""
 
+import itertools
 import math
 from collections import Counter
 from pathlib import Path
@@ -79,7 +80,7 @@ def counted_perplexities(train_ids, test_ids, vocabulary):
         at INTERPOLATION, or the unigram's alone after a token that training does not have.
     """
     single = Counter(train_ids)
-    pairs, firsts = Counter(zip(train_ids, train_ids[1:], strict=False)), Counter(train_ids[:-1])
+    pairs, firsts = Counter(itertools.pairwise(train_ids)), Counter(train_ids[:-1])
 
     def unigram(token):
         return (single[token] + 1) / (len(train_ids) + vocabulary)
@@ -89,7 +90,7 @@ def counted_perplexities(train_ids, test_ids, vocabulary):
             return unigram(token)
         return INTERPOLATION * pairs[before, token] / firsts[before] + (1 - INTERPOLATION) * unigram(token)
 
-    scored = list(zip(test_ids, test_ids[1:], strict=False))
+    scored = list(itertools.pairwise(test_ids))
     return {
         "unigram": math.exp(-sum(math.log(unigram(token)) for _, token in scored) / len(scored)),
         "bigram": math.exp(-sum(math.log(bigram(*pair)) for pair in scored) / len(scored)),

@@ -60,7 +60,7 @@ class Probe:
         self.denoiser = denoiser.eval()
         self.keep_first = first_tokens(layers, entry)
         self.floats = {name: denoiser.get_submodule(name) for name in layers}
-        self.formats = dict.fromkeys(layers, {})
+        self.formats = {name: {} for name in layers}
         self.ranges, self.inputs, self.batches = {}, {}, []
 
     def draw_float(self, prompts):

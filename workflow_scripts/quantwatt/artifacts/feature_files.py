@@ -99,7 +99,7 @@ def _write(path, tensors):
         header[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # what follows starts at a multiple of 8 bytes
-    with open(path, "wb") as file:
+    with Path(path).open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for values in tensors.values():
             file.write(np.ascontiguousarray(values))
@@ -107,7 +107,7 @@ def _write(path, tensors):
 
 def _mapped(path):
     """{name: tensor} of a safetensors file: what is not looked at takes no memory."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import time
+from pathlib import Path
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path, sha256
@@ -65,8 +66,7 @@ def _identity(path):
 def _read(path):
     """{path: [device, inode, size, mtime, ctime, sha256]}, or nothing where the file is missing or broken."""
     with contextlib.suppress(OSError, ValueError):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return {name: entry for name, entry in found.items() if _is_entry(entry)}
     return {}

@@ -182,11 +182,6 @@ def _checked(manifest_path):
     return found
 
 
-def read_images(manifest_path):
-    """All images of a set at once, uint8 [n, h, w, 3]; raises as `image_files`."""
-    return np.stack(list(iterate_images(manifest_path)))
-
-
 def paired_images(manifest_path, baseline_path):
     """Two iterators over uint8 [h, w, 3], image i of both from the same prompt and seed.
 

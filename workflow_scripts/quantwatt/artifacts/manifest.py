@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[3]  # what relative paths in manifest
 
 def sha256(path):
     """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -43,10 +43,11 @@ def atomic_path(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         left = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.part{re.escape(path.suffix)}")  # of no w3.5 beside w3
-        for name in filter(left.fullmatch, os.listdir(path.parent)):
-            path.with_name(name).unlink(missing_ok=True)
+        for other in path.parent.iterdir():
+            if left.fullmatch(other.name):
+                other.unlink(missing_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
     finally:

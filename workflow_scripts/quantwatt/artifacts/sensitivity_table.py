@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
@@ -13,19 +14,6 @@ TRIALS = ("program", "number", "image_error", "psnr")
 WORDS = {"layer", "candidate", "kernel", "reason"}  # columns without numbers
 
 
-def write(path, rows, columns=COLUMNS):
-    """Write rows as CSV, whole or not at all; None is an empty cell."""
-    with manifest.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
-
-
-def _text(value):
-    """Every digit of a float, whatever its type."""
-    return repr(float(value)) if isinstance(value, float) else value
-
-
 def read(path, columns=COLUMNS):
     """The rows of a table, its numbers as floats and empty cells as None.
 
@@ -33,7 +21,7 @@ def read(path, columns=COLUMNS):
         DataError: the file is missing, or another table.
     """
     try:
-        with open(path, newline="") as file:
+        with Path(path).open(newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
     except FileNotFoundError as error:

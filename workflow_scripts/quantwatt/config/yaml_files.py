@@ -7,6 +7,7 @@ in 50_000.
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
@@ -50,7 +51,7 @@ _AFTER_QUOTE = "in {shown} something stands after a text in quotation marks, or 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice; YAML itself would silently keep the last."""
 
-    yaml_implicit_resolvers = {}  # none of YAML 1.1's
+    yaml_implicit_resolvers: ClassVar = {}  # none of YAML 1.1's
 
     def construct_mapping(self, node, deep=False):
         seen = set()

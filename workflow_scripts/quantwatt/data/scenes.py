@@ -115,7 +115,7 @@ def change_attribute(scene: Scene, attribute: str, rng: np.random.Generator) -> 
         shape = replace(shape, size=_choose(rng, SIZES, (shape.size,)))
     else:
         raise ValueError(f"unknown attribute {attribute!r}; one of {', '.join(ATTRIBUTES)}")
-    return replace(scene, objects=scene.objects[:index] + (shape,) + scene.objects[index + 1 :])
+    return replace(scene, objects=(*scene.objects[:index], shape, *scene.objects[index + 1 :]))
 
 
 def _signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

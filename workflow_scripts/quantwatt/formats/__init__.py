@@ -1,10 +1,13 @@
 """How weights are stored: a grid of values, and a packing to the format's true bits.
 
+Enters: settings of a format, a weight. Leaves: codes and their grid, packed.
+Read first: quantized_weight.py, integer.py.
+
 A format module offers a frozen dataclass of settings `Format` with
 
     bits                                         bits of one code
     scale_dtype, zero_dtype                      how a group's grid is stored; zero_dtype is None without a zero point
-    group_size(columns) -> int                   inputs that share a scale
+    group_width(columns) -> int                  inputs that share a scale
     fit(values) -> (scale, zero)                 [rows, width] -> [rows, 1] each
     encode(values, scale, zero) -> codes         elementwise, uint8; scale and zero broadcast
     decode(codes, scale, zero) -> values         elementwise, float32

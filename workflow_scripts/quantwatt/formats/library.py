@@ -1,4 +1,6 @@
-"""Formats whose weights a library rounds, stores and computes with itself. Such a module offers
+"""Formats whose weights a library rounds, stores and computes with itself.
+
+Such a module offers
 
 LIBRARY                                                 name of the package
 convert(linear, settings, dtype) -> module              the library's layer in place of a float one

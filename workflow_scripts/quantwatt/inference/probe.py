@@ -44,7 +44,7 @@ def check_device(device):
     """
     try:
         torch.ones(2, device=device).sum().item()
-    except Exception as refused:  # noqa: BLE001  (torch's errors of devices have no common type)
+    except Exception as refused:  # torch's errors of devices have no common type
         own = (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
         raise DataError(
             f"device: {device}: torch {torch.__version__} cannot compute there ({own}): install a build of torch for "

@@ -72,8 +72,9 @@ def use_this_interpreter():
 
     With --sdm conda the rule's own environment still goes before it: conda puts an environment in the place on PATH of
     the one that is active, which may be behind this interpreter's, so none may be. Packages of the user's home are left
-    out.
+    out. A folder that QUANTWATT_PYTHON names goes before all, with a `python` of its own: tests start theirs faster.
     """
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    first = [folder for folder in [os.environ.get("QUANTWATT_PYTHON")] if folder]
+    os.environ["PATH"] = os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.pop("CONDA_SHLVL", None)  # how many are active
     os.environ["PYTHONNOUSERSITE"] = "1"

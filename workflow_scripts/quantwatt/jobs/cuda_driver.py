@@ -14,6 +14,7 @@ import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIBRARY, IN_WSL = "libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"
@@ -71,8 +72,8 @@ def answer():
         cuda = ctypes.CDLL(LIBRARY)
     except OSError:
         told |= {"reason": f"there is no NVIDIA driver ({LIBRARY} cannot be loaded)"}
-        if os.path.exists(IN_WSL):
-            folder = os.path.dirname(IN_WSL)
+        if Path(IN_WSL).exists():
+            folder = Path(IN_WSL).parent
             told |= {"reason": f"{IN_WSL} is not found by its name: add {folder} to LD_LIBRARY_PATH", "found": True}
         return told
     version, count = ctypes.c_int(), ctypes.c_int()

@@ -66,7 +66,7 @@ def _first_free(names, uuids):
     folder, waiting = _folder(), False
     while True:
         for name in names:
-            file = open(folder / f"{uuids[name].replace('/', '-')}.lock", "w")
+            file = (folder / f"{uuids[name].replace('/', '-')}.lock").open("w")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -82,7 +82,7 @@ def require(device):
 
 
 def resolve_device(device, build=None):
-    """ "auto" as "cuda" where torch and the NVIDIA driver can use a GPU, else "cpu"; without importing torch.
+    """The device: "auto" as "cuda" where torch and the NVIDIA driver can use a GPU, else "cpu"; torch is not imported.
 
     Where there is a driver and something else is missing, a sentence on stderr says what was taken and why.
 
@@ -100,7 +100,7 @@ def resolve_device(device, build=None):
 
 
 def resolve_meter(meter, device):
-    """ "auto" as "nvml" on cuda, "rapl" where the counters are readable, else "estimate"."""
+    """The meter: "auto" as "nvml" on cuda, "rapl" where the counters are readable, else "estimate"."""
     if meter != "auto":
         return meter
     if device == "cuda":

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 from pathlib import Path
 
 from quantwatt.artifacts.dtypes import BYTES
@@ -24,8 +23,13 @@ def model_memory_mb(manifest_path, least):
     Raises:
         FileNotFoundError: the manifest is not there yet.
     """
-    loaded = _loaded(str(manifest_path), os.stat(manifest_path).st_mtime_ns)
+    loaded = _loaded(str(manifest_path), Path(manifest_path).stat().st_mtime_ns)
     return max(least, process_mb(loaded))
+
+
+def at_least(manifest_path, least):
+    """The same, `least` where the manifest is not there, as after a checkpoint was copied here alone."""
+    return model_memory_mb(manifest_path, least) if Path(manifest_path).exists() else least
 
 
 def process_mb(loaded):
@@ -52,7 +56,7 @@ def loaded_bytes(path, stored, computing):
         stored: the file's size; taken for values of half precision where this machine cannot read its header.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= MOST_BYTES else {}
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]

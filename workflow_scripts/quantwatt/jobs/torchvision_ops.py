@@ -6,6 +6,7 @@ transformers import torchvision without using either operator, so the schemas ar
 before any of them. Where the operators load, nothing is declared.
 """
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -34,10 +35,8 @@ def declare_missing() -> list[str]:
     """Declares the schemas that torchvision's own library does not define; returns their names."""
     compiled = _compiled_operators()
     if compiled is not None:
-        try:
+        with contextlib.suppress(OSError):  # built for another torch: this is the case the module exists for
             torch.ops.load_library(str(compiled))
-        except OSError:
-            pass  # built for another torch: this is the case the module exists for
     missing = [name for name in _SCHEMAS if not hasattr(torch.ops.torchvision, name)]
     if missing:
         library = torch.library.Library("torchvision", "FRAGMENT")

@@ -8,27 +8,27 @@ from pathlib import Path
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.measuring import cpus, protocol
-from quantwatt.measuring.meters import MeterUnavailable, Together, companions, open_meter
+from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, open_meter
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
 
-def choose_meter(settings, device):
+def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
     """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
 
+    Args:
+        block_s: seconds of the shortest block that will be read.
     Raises:
         DataError: the blocks are too short for the meter.
     """
     try:
-        meter = open_meter(settings["meter"], settings, device)
+        meter = open_meter(settings, device)
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
-        return open_meter("none"), str(unavailable)
-    if meter.name == "nvml" and settings["block_s"] < NVML_BLOCK_S and not meter.provenance()["fake"]:
+        return open_meter(Metering()), str(unavailable)
+    if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
         meter.close()
-        raise DataError(
-            f"measuring.block_s is {settings['block_s']}, and a GPU's readings need {NVML_BLOCK_S} s or more."
-        )
+        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
     beside = companions(meter, settings, device)
     return (Together(meter, beside) if beside else meter), None
 
@@ -57,11 +57,13 @@ def memory_of(device, pipeline):
 
 
 def peak_memory_of(device):
-    """A function that returns {"peak_mb", "reserved_mb", "source"} of this process up to now."""
+    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now; of a CPU
+    the middle two are None."""
     if device == "cpu":
         return lambda: {
             "peak_mb": peak_resident_bytes() / 1e6,
             "reserved_mb": None,
+            "allocated_mb": None,
             "source": "peak RSS of a fresh process",
         }
     import torch
@@ -69,6 +71,7 @@ def peak_memory_of(device):
     return lambda: {
         "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
         "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
+        "allocated_mb": torch.cuda.memory_allocated() / 1e6,
         "source": "torch.cuda peak allocated",
     }
 

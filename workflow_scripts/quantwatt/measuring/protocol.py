@@ -100,7 +100,7 @@ def slope_per_minute(seen, window_s):
 
 
 def measure_latency(run, seconds=0.0, repeats=MIN_REPEATS, synchronize=nothing, clock=time.perf_counter, cycle=1):
-    """Seconds of each run, one after another, for `seconds`, at least `repeats` times and in whole cycles. [n]"""
+    """Seconds of each run, one after another, for `seconds`, at least `repeats` times and in whole cycles: [n]."""
     times, start = [], clock()
     while len(times) < repeats or len(times) % cycle or (clock() - start < seconds and len(times) < MAX_REPEATS):
         synchronize()

@@ -159,9 +159,9 @@ def stack(samples):
 def _with_masks(name, samples):
     there = next(sample[name] for sample in samples if name in sample)
     what = name.removesuffix("_mask")
-    if missing := [sample for sample in samples if name not in sample]:
-        if what == name or any(what not in sample for sample in missing):
-            raise DataError(f"denoiser input {name}: is there for some samples and not for others.")
+    missing = [sample for sample in samples if name not in sample]
+    if missing and (what == name or any(what not in sample for sample in missing)):
+        raise DataError(f"denoiser input {name}: is there for some samples and not for others.")
     return [sample[name] if name in sample else there.new_ones(len(sample[what])) for sample in samples]
 
 

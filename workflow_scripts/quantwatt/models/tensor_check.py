@@ -90,7 +90,8 @@ def _stored_types(part):
     for file in files:
         check_tensors(part.folder / file, "fetch the model again.")
         with safe_open(part.folder / file, framework="numpy") as tensors:
-            types = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}
+            names = tensors.keys()  # no mapping, but a file
+            types = {name: tensors.get_slice(name).get_dtype() for name in names}
         if listed:
             wrong = sorted({name for name, at in listed.items() if at == file} ^ types.keys())
             if wrong:

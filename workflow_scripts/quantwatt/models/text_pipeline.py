@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before transformers)
 from quantwatt.models import model_folder, tokenizers
 
 ATTENTION = "sdpa"  # torch's own, which takes a mask as it is

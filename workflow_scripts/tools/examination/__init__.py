@@ -16,6 +16,8 @@ WIDTH, NAMES = 110, 14  # columns of the table, and of the checks' names in it
 
 @dataclass(frozen=True)
 class Finding:
+    """What one check has found: how it stands, what there is, and what to do about it."""
+
     check: str
     status: str
     found: str

@@ -1,4 +1,6 @@
-"""A checkpoint's model in the form that another library reads. A form's module offers
+"""A checkpoint's model in the form that another library reads.
+
+A form's module offers
 
 PARTS                                     what of a layer's state the form can express
 CONV1D                                    whether its readers know transformers' Conv1D as a linear layer
@@ -54,12 +56,11 @@ def export(checkpoint, form, output):
     family = load_family(details["model_settings"]["family"])
     location = manifest.PROJECT / details["location"]
     denoiser = family.meta_denoiser(location)
-    transposed = getattr(family, "transposed", lambda location: set())(location)
     try:
         configuration = module.configuration(details, _skipped(denoiser, details["layers"]))
     except Refused as error:
         raise DataError(f"{path}: cannot be written as {form}: {error}.") from error
-    tensors = _tensors(module, form, path, details, denoiser, transposed)
+    tensors = _tensors(module, form, path, details, denoiser, family.transposed(location))
     with _folder(Path(output)) as folder:
         config = {**_original_config(denoiser, location), "quantization_config": configuration}
         manifest.write_json(folder / "config.json", config)
@@ -159,7 +160,7 @@ def _folder(path):
     try:
         part.mkdir(parents=True)
         yield part
-        os.replace(part, path)
+        Path(part).replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
     finally:

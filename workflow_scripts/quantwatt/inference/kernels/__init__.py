@@ -1,4 +1,6 @@
-"""Kernels: layers that compute in a format. A kernel is a module with
+"""Kernels: layers that compute in a format.
+
+A kernel is a module with
 
     NAME       what computes
     PACKAGE    that provides it

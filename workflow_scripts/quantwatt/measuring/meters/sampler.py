@@ -240,4 +240,5 @@ if __name__ == "__main__":
     gc.disable()  # nothing here makes a cycle
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the program that asks, and its end this one
     come_first()
-    serve(reader, float(interval), open(0, "rb", buffering=0), open(1, "wb", buffering=0))
+    with open(0, "rb", buffering=0) as commands, open(1, "wb", buffering=0) as answers:
+        serve(reader, float(interval), commands, answers)

@@ -64,50 +64,6 @@ def hold_integral_j(timestamps_s, watts, start_s, stop_s):
     return float(np.dot(watts[read], np.diff(np.clip(edges, start_s, stop_s))))
 
 
-def instant_watts(timestamps_s, watts, window_s, period_s=None, latency_s=0.0):
-    """Power as it was, from a sensor whose readings are the mean of the `window_s` before: to draw phases with.
-
-    A reading a at t tells the energy E by E(t) = E(t - window) + window * a, from one reading to the next; the first
-    window is taken as constant. Exact where power changes at readings only. An error of one reading comes back every
-    window, so this is no way to measure energy.
-
-    Args:
-        timestamps_s, watts: [n] readings, times rising; failed ones (NaN) are left out.
-        window_s: what the sensor averages over.
-        period_s: the time between two published values, where the sensor was read more often: then each value counts
-            once, from the reading that first showed it. None: every reading is a value of its own.
-        latency_s: from the end of a window until its mean is published.
-    Returns:
-        (edges_s [m + 1], watts [m]): the power from each edge to the next; noise may make one negative.
-    """
-    timestamps_s, watts = np.asarray(timestamps_s, np.float64), np.asarray(watts, np.float64)
-    read = ~np.isnan(watts)
-    times, means = timestamps_s[read], watts[read]
-    if period_s is not None:
-        times, means = _published(times, means, period_s)
-    edges = np.concatenate([[times[0] - window_s], times]) - latency_s
-    energy_j = np.zeros(len(edges))
-    energy_j[1] = window_s * means[0]
-    for index in range(2, len(edges)):
-        last, now, mean = edges[index - 1], edges[index], means[index - 1]
-        if now - window_s < last:
-            energy_j[index] = np.interp(now - window_s, edges[:index], energy_j[:index]) + window_s * mean
-        else:  # the window ends after the last reading: it tells this step alone
-            energy_j[index] = energy_j[index - 1] + (now - last) * mean
-    return edges, np.diff(energy_j) / np.diff(edges)
-
-
-def _published(times, values, period_s):
-    """(times, values) of a sensor's publications: a value that stands for k periods was published k times."""
-    new = np.flatnonzero(np.diff(values, prepend=np.nan) != 0)
-    edges = np.append(times[new], times[-1] + period_s)
-    counts = np.maximum(1, np.round(np.diff(edges) / period_s)).astype(int)
-    counts[-1] = 1 + int((times[-1] - edges[-2]) / period_s + 1e-6)
-    edges[-1] = edges[-2] + counts[-1] * period_s
-    runs = zip(edges[:-1], edges[1:], counts, strict=True)
-    return np.concatenate([np.linspace(*run, endpoint=False) for run in runs]), np.repeat(values[new], counts)
-
-
 def empty_trace(source, fault):
     """The Trace of a window of which nothing is known, and why."""
     none = np.empty(0)

@@ -8,6 +8,7 @@ import torch
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.models import model_folder, seeding
 
 IMAGE_FIELDS = ("images", "image")  # of pipelines' outputs

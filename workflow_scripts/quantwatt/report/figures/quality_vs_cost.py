@@ -115,7 +115,8 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
     sign = 1 if metric.higher_is_better else -1
     rows = rows[rows[cost].notna() & (rows[quality].notna() | rows["baseline"].astype(bool))]
     if rows.empty:
-        return empty(axes, "No method was measured here.")
+        empty(axes, "No method was measured here.")
+        return
     has_value = rows[quality].notna().to_numpy()
     ceiling = _limits(axes, rows, cost, quality, sign)
     x = rows[cost].to_numpy(float)

@@ -105,7 +105,7 @@ def _strips(axes, strips, layers, colours, size):
     if strips:
         cells = np.array([[bits[layer] for layer in layers] for *_, bits in strips])
         edges = [*BITS, np.inf]
-        axes.imshow(cells, cmap=ListedColormap(list(BITS.values())), norm=BoundaryNorm(edges[:-1] + [1000], len(BITS)),
+        axes.imshow(cells, cmap=ListedColormap(list(BITS.values())), norm=BoundaryNorm([*edges[:-1], 1000], len(BITS)),
                     aspect="auto", interpolation="none")  # fmt: skip
         for line in range(1, len(strips)):
             axes.axhline(line - 0.5, color="white", linewidth=1.5)
@@ -122,7 +122,7 @@ def _blocks(panels, layers, points, size):
     (above, under), strength = panels, 0.7 if len(starts) < MANY_BLOCKS else 0.25
     above.set_xticks([])
     ticks, free = [], 0.0  # the first place, in points, where a name would not cover the one before
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in itertools.pairwise(starts):
         for axes in panels if start else ():
             axes.axvline(start - 0.5, color="white" if axes is under else GREY, linewidth=0.5, alpha=strength, zorder=2)
         middle = (start + end) / 2 / len(layers) * points

@@ -36,7 +36,7 @@ def bounds(low, high, value=None, signed=False):
 
 
 def with_bounds(value, low, high, signed=False, unit=""):
-    """ "value unit [low, high]"."""
+    """The text "value unit [low, high]"."""
     head = number(value, 3, signed, (low, high)) + (f" {unit}" if unit else "")
     return f"{head} {bounds(low, high, value, signed)}".strip()
 
@@ -62,7 +62,7 @@ def missing(value):
 
 
 def span(values, unit):
-    """ "low to high unit" of the values that are there, or None."""
+    """The text "low to high unit" of the values that are there, or None."""
     values = [v for v in values if not missing(v)]
     if not values:
         return None

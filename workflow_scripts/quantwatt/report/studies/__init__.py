@@ -1,4 +1,6 @@
-"""Tables in the form of published studies, by name; each a module with
+"""Tables in the form of published studies, by name.
+
+Each is a module with
 
 write(folder, results, cells) -> names      writes the study's files into `folder` from those under `results`
 """

@@ -1,6 +1,5 @@
 """Features of clean-fid's Inception v3: the ones that published FID figures use."""
 
-import os
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -44,7 +43,7 @@ def _download(weights):
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
-            os.replace(check_download_inception(fpath=folder), weights)
+            Path(check_download_inception(fpath=folder)).replace(weights)
     except OSError as error:  # URLError is one
         raise DataError(
             f"clean-fid's Inception weights cannot be downloaded ({error}); fetch {FILE_NAME} by hand "

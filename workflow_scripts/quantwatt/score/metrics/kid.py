@@ -7,9 +7,7 @@ import numpy as np
 from quantwatt.intervals import bootstrap_statistic
 from quantwatt.score.metrics import Score, Undefined
 
-COMPARED_WITH = "reference"
 UNIT = "squared MMD"
-HIGHER_IS_BETTER = False
 PACKAGE = "clean-fid"
 
 RESAMPLES = 1000
@@ -58,7 +56,7 @@ def change(samples, baseline, compared, resamples=None, seed=0):
 
 def _no_interval(samples, compared, resamples):
     n, m = len(samples), len(compared)
-    if MIN_IMAGES <= min(n, m) and max(n, m) <= MAX_IMAGES and resamples != 0:
+    if min(n, m) >= MIN_IMAGES and max(n, m) <= MAX_IMAGES and resamples != 0:
         return None
     resamples = RESAMPLES if resamples is None else resamples
     needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"

@@ -1,0 +1,19 @@
+"""Writing CSV files: the only place that does."""
+
+import csv
+
+from quantwatt.artifacts.manifest import atomic_path
+
+
+def write(path, columns, rows):
+    """Write a header and the rows as CSV, whole or not at all; None is an empty field, floats have every digit.
+
+    Args:
+        columns: names, in order; rows: dictionaries of these and no other names.
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,137 @@
+"""The table of the energy study of text models, in its own columns.
+
+trials.csv: one row per model, precision (method) and trial, which is a fresh process of its own. A run is one batch of
+`batch_size` inferences: latencies are a run's, throughput and energy are of inferences. Seconds, watts, joules, 10^6 or
+10^9 bytes. Power is that of all samples in the good energy blocks. What was not measured is empty, and `reason` or
+`energy_reason` says why; memory is empty on a CPU, as torch counts that of GPUs only.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantwatt.artifacts.manifest import finite, read_json
+from quantwatt.report.cells import cell_paths
+from quantwatt.report.tables import write_table
+from quantwatt.score import predictions
+
+NAMES = ("trials.csv",)
+TIMES = ("mean", "std", "min", "max", "median")
+POWER = ("mean_power_w", "std_power_w", "min_power_w", "max_power_w", "median_power_w", "num_power_samples")
+ENERGY = ("total_energy_j", "energy_per_inference_j", "energy_per_inference_mj", "inferences_per_joule")
+MEMORY = {"allocated_gb": "allocated_mb", "peak_allocated_gb": "peak_mb", "reserved_gb": "reserved_mb"}
+COLUMNS = (
+    *("model", "precision", "sampling", "trial", "batch_size", "device", "status", "reason"),
+    *("mean_latency", "std_latency", "throughput", "min_latency", "max_latency", "median_latency"),
+    *POWER, *ENERGY,
+    *("accuracy", "num_correct", "num_samples_accuracy"),
+    *MEMORY,
+    *("num_parameters", "model_size_mb", "dtype"),
+    *("num_inferences_energy", "perplexity", "meter", "energy_estimated", "energy_reason", "texts"),
+)  # fmt: skip
+
+
+def write(folder, results, cells):
+    """Write the file.
+
+    Args:
+        folder: where to; results: the experiment's folder; cells: list of {"model", "method", "sampling", "kind"}.
+    Returns:
+        NAMES.
+    """
+    rows = [row for cell in cells for row in trials_of(Path(results), cell)]
+    write_table(Path(folder) / NAMES[0], pd.DataFrame(rows, columns=COLUMNS))
+    return NAMES
+
+
+def trials_of(results, cell):
+    """The rows of a cell; where it was not measured, one row without a trial."""
+    paths = cell_paths(results, cell, [])
+    checkpoint, predicted, measured = (read_json(paths[part]) for part in ("checkpoint", "images", "measurement"))
+    common = {
+        "model": cell["model"],
+        "precision": cell["method"],
+        "sampling": cell["sampling"],
+        "batch_size": measured["images_per_batch"],
+        "device": measured["device"]["kind"],
+        "status": measured["status"],
+        "reason": measured["reason"],
+        **quality(paths["images"], predicted),
+        "num_parameters": read_json(results / "models" / cell["model"] / "manifest.json")["parameters"],
+        "model_size_mb": checkpoint["size_bytes"] / 1e6 if checkpoint["status"] == "ok" else None,
+        "dtype": dtype_of(checkpoint),
+        "meter": measured["meter"],
+        "energy_estimated": measured["estimated"],
+        "energy_reason": measured["energy_reason"],
+        "texts": Path(predicted["texts"]).name,
+    }
+    energy = energy_of_trials(paths["measurement"].parent) if measured["energy_j"] else {}
+    trials = [
+        {"trial": trial + 1, **latency(process["latency_s"], measured["images_per_batch"]), **memory(process["memory"])}
+        | energy.get(trial, {})
+        for trial, process in enumerate(measured["processes"])
+    ]
+    return [common | trial for trial in trials or [{}]]
+
+
+def latency(inference_s, batch_size):
+    """Seconds of a run, from the summary of one process's seconds per inference, and inferences per second."""
+    found = {f"{key}_latency": inference_s[key] and inference_s[key] * batch_size for key in TIMES}
+    return {**found, "throughput": 1 / inference_s["mean"]}
+
+
+def memory(peaks):
+    """Memory of the GPU as torch counts it, in 10^9 bytes; {} where it was not asked."""
+    if peaks["reserved_mb"] is None:
+        return {}
+    return {column: peaks[key] / 1e3 for column, key in MEMORY.items()}
+
+
+def energy_of_trials(folder):
+    """{process: energy and power over its good blocks}, from blocks.csv and power.csv of a measurement."""
+    blocks = pd.read_csv(folder / "blocks.csv", dtype={"void": str})
+    blocks = blocks[(blocks["configuration"] == "method") & (blocks["void"] == "False")]
+    samples = pd.read_csv(folder / "power.csv", dtype={"block": str})
+    samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
+    found = {}
+    for process, own in blocks.groupby("process"):
+        inside = (samples["process"] == process) & samples["block"].isin(own["block"].astype(str))
+        watts = samples.loc[inside, "watts"]
+        figures = (watts.mean(), watts.std(), watts.min(), watts.max(), watts.median(), len(watts))
+        joules = float((own["energy_j"] / own["images"]).mean())
+        found[process] = {
+            **dict(zip(POWER, figures, strict=True)),
+            "total_energy_j": own["energy_j"].sum(),
+            "energy_per_inference_j": joules,
+            "energy_per_inference_mj": 1000 * joules,
+            "inferences_per_joule": 1 / joules if joules > 0 else None,
+            "num_inferences_energy": own["images"].sum(),
+        }
+    return found
+
+
+def quality(path, predicted):
+    """Accuracy and perplexity over all items; {} without predictions, or where nothing says which are right.
+
+    Args:
+        path: the manifest of the predictions; predicted: its content.
+    """
+    items = predictions.read(path) if predicted["status"] == "ok" else []
+    if not items or any(key not in item for item in items for key in predictions.JUDGED):
+        return {}
+    nll, tokens, correct = (predictions.column(items, key).sum() for key in predictions.JUDGED)
+    with np.errstate(over="ignore"):
+        perplexity = finite(np.exp(nll / tokens))
+    return {"accuracy": correct / tokens, "num_correct": int(correct), "num_samples_accuracy": int(tokens),
+            "perplexity": perplexity}  # fmt: skip
+
+
+def dtype_of(checkpoint):
+    """The format of a quantized model's weights, else the type that the model is stored in; None without either."""
+    if checkpoint["status"] != "ok":
+        return None
+    if not checkpoint["layers"]:
+        return checkpoint["model_settings"]["dtype"]
+    weights = next(iter(checkpoint["layers"].values()))["weights"]
+    return f"int{weights['bits']}" if weights["format"] == "integer" else weights["format"]
