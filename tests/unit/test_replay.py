@@ -6,37 +6,38 @@ import hashlib
 import shutil
 import sys
 
+import plans
 import pytest
 
 from quantwatt import registry
-from quantwatt.inference.kernel_choice import KERNELS
+from quantwatt.config import slices
 from quantwatt.jobs import dependencies
 from quantwatt.jobs.dependencies import SCRIPTS
 
 
-def computing(weights):
-    """The plugins behind what computes a format on a CPU."""
-    return "families/sd3", f"formats/{weights}", *(f"kernels/{name}" for name in KERNELS["cpu"][weights])
+def job(experiment, rule, **names):
+    """The script and the plugins of a rule's job, as the workflow takes them."""
+    return slices.script(rule), tuple(plans.plan(experiment).plugins(rule, {"model": "tiny-sd3", **names}))
 
 
-JOBS = {  # a job: its script and plugins, as the rules name them
-    "model": ("model.py", ("families/sd3",)),
-    "calibrate": ("calibrate.py", ("families/sd3",)),
-    "sensitivity": ("sensitivity_job.py", ("families/sd3", "formats/integer")),
-    "layer costs": ("layer_costs.py", (*computing("integer"), "meters/estimate")),
-    "candidates": ("candidates.py", ()),
-    "allocate": ("allocate.py", ("allocations/uniform",)),
-    "quantize gptq": ("quantize.py", ("families/sd3", "formats/integer", "solvers/gptq")),
-    "quantize brecq": ("quantize.py", ("families/sd3", "formats/integer", "solvers/brecq")),
-    "quantize nf4": ("quantize.py", ("families/sd3", "formats/nf4", "solvers/rtn")),
-    "generate": ("generate.py", computing("integer")),
-    "generate nf4": ("generate.py", computing("nf4")),
-    "measure": ("measure.py", (*computing("integer"), "meters/estimate")),
-    "features": ("features.py", ("extractors/judge",)),
-    "psnr": ("score.py", ("metrics/psnr",)),
-    "fid": ("score.py", ("metrics/fid",)),
-    "tables": ("tables.py", ()),
-    "report": ("report.py", ()),
+JOBS = {
+    "model": job("embedded", "model"),
+    "calibrate": job("embedded", "calibrate"),
+    "sensitivity": job("embedded-mixdq", "sensitivity_job", model="tiny-sdxl", sensitivity="measured"),
+    "layer costs": job("embedded-mixdq", "layer_costs", model="tiny-sdxl", sensitivity="measured"),
+    "candidates": job("embedded-mixdq", "candidates", model="tiny-sdxl", method="mixed-w8a8"),
+    "allocate": job("embedded", "allocate", method="gptq-w4a8"),
+    "quantize gptq": job("embedded", "quantize", method="gptq-w4a8"),
+    "quantize brecq": job("embedded-methods", "quantize", method="brecq-w2"),
+    "quantize nf4": job("embedded", "quantize", method="nf4"),
+    "generate": job("embedded", "generate", method="gptq-w4a8"),
+    "generate nf4": job("embedded", "generate", method="nf4"),
+    "measure": job("embedded", "measure", method="gptq-w4a8"),
+    "features": job("embedded", "features", extractor="judge"),
+    "psnr": job("embedded", "score", metric="psnr"),
+    "fid": job("embedded", "score", metric="fid"),
+    "tables": job("embedded", "tables"),
+    "report": job("embedded", "report"),
 }
 QUANTIZING = {"quantize gptq", "quantize brecq", "quantize nf4"}
 COMPUTING = {"generate", "generate nf4", "measure"}  # in the formats of a checkpoint
@@ -122,7 +123,7 @@ EDITS = {
     "the protocol": (in_module("measuring/protocol"), {"measure", "layer costs", "report"}),
     "the integer program": (in_module("allocate/integer_program"), {"candidates"}),
     "a page of the report": (in_module("report/page/trust"), {"report"}),
-    "another family": (in_module("models/families/sdxl"), set()),
+    "another family": (in_module("models/families/gpt2"), set()),
 }
 
 
@@ -216,8 +217,9 @@ def test_results_use_no_name_of_the_package_itself():
     for name, tree in hashed().items():
         assert {used.split(".")[0] for used in used_of("quantwatt", tree)} <= rooms, name
     package = ast.parse((SCRIPTS / "quantwatt/__init__.py").read_bytes())
-    imported = {node.names[0].name for node in ast.walk(package) if isinstance(node, ast.Import)}
-    assert imported <= sys.stdlib_module_names and not [n for n in ast.walk(package) if isinstance(n, ast.ImportFrom)]
+    imports = [node for node in ast.walk(package) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in imports}
+    assert names and names <= sys.stdlib_module_names  # whose import changes nothing
 
 
 def test_docstrings_and_sources_are_read_by_no_module():
