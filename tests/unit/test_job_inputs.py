@@ -8,9 +8,9 @@ from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import inputs
-from quantwatt.config.metric_entries import compares_with_reference, features_of
+from quantwatt.config.metric_entries import compared_with, features_of
 from quantwatt.config.schemas import ConfigurationError
-from quantwatt.registry import SCHEMAS, load
+from quantwatt.registry import names
 
 CELL = {"model": "tiny-sd3", "method": "gptq-w4a8", "sampling": "steps-20"}
 ROOT = Path(__file__).parents[2]
@@ -109,13 +109,9 @@ def test_whose_features_a_metric_compares(name, config, metric, extractor):
     assert plan_of(name, **config).extractor_of(metric) == extractor
 
 
-def test_a_metrics_schema_says_what_its_module_compares_with():
-    names = [path.name.removesuffix(".schema.json") for path in (SCHEMAS / "metrics").glob("*.json")]
-    assert len(names) >= 8
-    for name in names:
-        compared = load("metrics", name).COMPARED_WITH
-        assert compares_with_reference(name) == (compared in ("reference", "moments")), name
-        assert (features_of(name) is None) == (compared in ("baseline", "predictions")), name
+def test_a_metric_that_compares_images_or_predictions_themselves_has_no_features():
+    for name in names("metrics"):
+        assert (features_of(name) is None) == (compared_with(name) in ("baseline", "predictions")), name
 
 
 @pytest.mark.parametrize(
