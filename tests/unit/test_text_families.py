@@ -153,12 +153,12 @@ def test_gptq_beats_rounding_on_the_networks_output(family, pipeline, name, fold
 
 def test_statistics_see_no_padding(folders, monkeypatch):
     """The Hessians of padded samples are those of the same sentences one by one, which have no padding."""
-    family, solver = load_family("distilbert"), registry.load("solvers", "gptq")
+    family, solver = load_family("distilbert"), registry.load("solvers", "gptq").Solver
     pipeline, seen, real = family.load(SETTINGS, folders["distilbert"]), [], solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         seen.append((statistics.hessian.value, statistics.hessian.tokens))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     sentences = tiny_text.sentences(8)
