@@ -29,7 +29,7 @@ def Plan(weight, weight_format, activation_format=None, bias=None, geometry=None
 
 def weights(bits):
     if bits == "nf4":
-        return load_format({"format": "nf4", "block": 16})
+        return load_format({"format": "nf4", "group_size": 16})
     return load_format({"format": "integer", "bits": bits, "granularity": "channel", "group_size": None})
 
 
@@ -149,9 +149,8 @@ def test_the_rounding_of_rows_is_close_to_the_best_of_all_roundings():
 
     settings = {**QUICK, "iterations": 800, "batch_size": 32, "regularizer": 1.0}
     block, batches = Single(weight), [{"hidden_states": inputs}]
-    found = (
-        brecq.Solver(**settings).solve_block(block, {"layer": plan}, batches, [inputs @ weight.T], None)["layer"].weight
-    )
+    solver, targets = brecq.Solver(**settings), [inputs @ weight.T]
+    found = solver.solve_block(block, {"layer": plan}, batches, targets, None)["layer"].weight
 
     def loss(quantized):
         error = quantized.dequantize(plan.weight_format) - weight

@@ -5,10 +5,7 @@ import copy
 import pytest
 import torch
 
-from quantwatt import (
-    registry,
-    torchvision_ops,  # noqa: F401
-)
+from quantwatt import registry
 from quantwatt.allocate.allocation import allocate
 from quantwatt.artifacts import checkpoint_files
 from quantwatt.artifacts.errors import DataError

@@ -1,11 +1,6 @@
 """The walk through the blocks: what each layer's statistics see, what is shared, what is kept, and what is reported."""
 
 import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +16,6 @@ from quantwatt.quantize import sequential
 from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import Solution, load_solver
 
-ROOT = Path(__file__).parents[2]
 SD3 = load_family("sd3")
 
 
@@ -269,21 +263,6 @@ def test_weights_that_are_not_finite_are_refused():
     denoiser.transformer_blocks[1].to_k.weight.data[0, 0] = float("nan")
     with pytest.raises(DataError, match=r"transformer_blocks\.1\.to_k: its weights hold NaN"):
         run(method_of(), denoiser)
-
-
-@pytest.mark.parametrize("solver", ["gptq", "qronos"])
-def test_memory_does_not_grow_with_depth(solver):
-    """Four times the blocks, in a process of its own: the peak beside the model and the result stays."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "workflow_scripts"),
-                   "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # fmt: skip
-    peaks = []
-    for depth in (2, 8):
-        command = [sys.executable, str(Path(__file__).parent / "peak_memory.py"), str(depth), solver]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        peaks.append(json.loads(done.stdout.splitlines()[-1]))
-    shallow, deep = peaks
-    assert deep["result_mb"] > 4 * shallow["result_mb"]
-    assert deep["peak_mb"] < 1.25 * shallow["peak_mb"]
 
 
 def grouped(size):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config import experiment, schemas
+from quantwatt.config import experiment
 from quantwatt.data import sources
 from quantwatt.models.families import distilbert, gpt2, load_family
 from quantwatt.quantize import sequential
@@ -342,7 +342,7 @@ def test_files_that_hold_no_texts_are_refused(tmp_path, content, message):
 
 
 def test_schemas_say_that_these_models_read_text(name):
-    schema = json.loads((schemas.SCHEMAS / f"families/{name}.schema.json").read_text())
+    schema = json.loads((registry.SCHEMAS / f"families/{name}.schema.json").read_text())
     assert schema["x-kind"] == "text" and schema["properties"]["family"]["const"] == name
 
 

@@ -39,13 +39,13 @@ TEXT_TOKENS = 333  # of both CLIPs together, and of T5
 BASELINE = "bf16"
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True, "narrow": True}
-TORCHAO = {"format": "torchao", "group": 128}
+TORCHAO = {"format": "torchao", "group_size": 128}
 CONFIGURATIONS = {  # name: (weights, activations)
     BASELINE: (None, None),
     "int8 W8A8": ({**INTEGER, "bits": 8}, TOKEN),
     "int4 W4A16": ({**INTEGER, "bits": 4, "granularity": "group", "group_size": 128}, None),
     "int4 W4A8": ({**INTEGER, "bits": 4}, TOKEN),
-    "nf4": ({"format": "nf4", "block": 64}, None),
+    "nf4": ({"format": "nf4", "group_size": 64}, None),
     "torchao int8-dynamic": ({**TORCHAO, "configuration": "int8-dynamic"}, None),
     "torchao float8-dynamic": ({**TORCHAO, "configuration": "float8-dynamic"}, None),
     "torchao int4-weight-only": ({**TORCHAO, "configuration": "int4-weight-only"}, None),

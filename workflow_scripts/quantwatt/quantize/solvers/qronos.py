@@ -56,8 +56,8 @@ class Solver(ColumnSolver):
             return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
         first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
         cross.diagonal().add_(damping * hessian.diagonal().mean())
-        # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for what
-        # is narrower, (G + λI)w or G + λI alone.
+        # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for
+        # what is narrower, (G + λI)w or G + λI alone.
         right = cross if len(weight) > len(cross) else cross @ source
         halfway = torch.linalg.solve_triangular(lower, right.flip(0), upper=False)
         pushed = (halfway / lower.diagonal()[:, None]).flip(0)  # [columns, rows or columns]

@@ -1,8 +1,17 @@
 """What is done to a layer before its weight is quantized, so that the product stays the same in exact arithmetic.
 
-A transform module has a class `Transform`: a frozen dataclass whose fields are the settings of its schema. Convolutions
-are left as they are. Transforms run in order: each gets the weight that the one before has left, and statistics of the
-inputs that its weight meets, which are already multiplied by the factors so far.
+A transform module has a class `Transform`: a frozen dataclass whose fields are the settings of its schema. The schema
+also says what is known without running it:
+
+    "x-needs-calibration": true      it reads statistics
+    "x-last": "..."                  it comes behind all others; the end of "'NAME' ...; put it last"
+    "x-marks": {KEY: "..."}          MARK, and what the layers do that a family marks so: "NAME has no layer that ..."
+    "x-takes-apart": KEY             layers with this key of the model's manifest are quantized in parts, "segments" or
+                                     "skips" (`quantwatt.models.splits`)
+    "x-untried": "..."               a sensitivity may have it: what one without it does, for a method that has it
+
+Convolutions are left as they are. Transforms run in order: each gets the weight that the one before has left, and
+statistics of the inputs that its weight meets, which are already multiplied by the factors so far.
 """
 
 from abc import ABC, abstractmethod
