@@ -191,7 +191,7 @@ def test_a_suspended_pass_of_a_unet_meets_what_a_plain_one_does():
     denoiser, samples = unet(), unet_samples()
     alone = [name for name in architecture.blocks(denoiser) if name in architecture.quantizable(denoiser)]
     plain = inputs_of(denoiser, alone, samples)
-    streams, order = Streams(denoiser, UNet, samples, 4, paired=True), []
+    streams, order = Streams(denoiser, UNet(), samples, 4, paired=True), []
     while name := streams.block:
         for batches in (streams.batches, streams.float_batches):
             if name in alone:
@@ -232,9 +232,9 @@ def test_every_solver_walks_a_unet_and_its_checkpoint_computes_the_same(name, tm
 
     details = {"status": "ok", "reason": None, "model_settings": {"family": "unet", "dtype": "float32"}}
     checkpoint_files.save(tmp_path, denoiser, states, reports, details)
-    monkeypatch.setattr(UNet, "meta_denoiser", staticmethod(meta_unet), raising=False)
+    monkeypatch.setattr(UNet, "meta_denoiser", lambda self, location: meta_unet(location))
     path = tmp_path / "manifest.json"
-    loaded = checkpoint._load_denoiser(UNet, path, checkpoint.manifest.read_json(path), None, "cpu", simulate=True)
+    loaded = checkpoint._load_denoiser(UNet(), path, checkpoint.manifest.read_json(path), None, "cpu", simulate=True)
     assert torch.equal(loaded(**samples).sample, outputs)
 
 
@@ -301,7 +301,7 @@ def test_the_first_token_is_computed_in_float_and_left_out_of_the_grid(solver):
         denoiser = conditioned()
         method = method_of(solver, bits=8, transforms=transforms, **entry)
         states, reports = walk(denoiser, CrossAttention(), method, samples)
-        name = CrossAttention.first_token(conditioned())[0]
+        name = CrossAttention().first_token(conditioned())[0]
         scales[len(transforms)] = states[name]["activation_scale"].item()
         text = samples["encoder_hidden_states"]
         outputs, truth = denoiser.get_submodule(name)(text), conditioned().get_submodule(name)(text)
@@ -320,7 +320,7 @@ def test_a_first_token_that_differs_between_prompts_is_refused():
     samples = conditioned_samples()
     samples["encoder_hidden_states"][2, 0] *= 1.01
     _, reports = walk(conditioned(), CrossAttention(), method, samples)
-    name = CrossAttention.first_token(conditioned())[0]
+    name = CrossAttention().first_token(conditioned())[0]
     assert 0.005 < reports[name]["first_token_deviation"] <= 0.01 * (1 + 1e-4)
     samples["encoder_hidden_states"][2, 0] *= 1.1
     with pytest.raises(DataError, match=r"first token differs between prompts, by \d+\.\d%"):
@@ -373,7 +373,7 @@ def test_a_static_grid_is_found_without_patches(monkeypatch):
 
 
 def test_low_rank_needs_nothing_of_convolutions():
-    plan = sequential.Walk(OneLayer, {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
+    plan = sequential.Walk(OneLayer(), {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
     assert plan.prepared == {"hessian"}
     geometry = Convolution.of(layer_of({"kernel_size": 3}))
     given = {}, {}, {}, geometry, None, None, torch.zeros(16, 72), torch.zeros(16, 72), torch.float32

@@ -12,7 +12,7 @@ from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.data import sources
-from quantwatt.models.families import distilbert, gpt2, load_family
+from quantwatt.models.families import gpt2, load_family
 from quantwatt.quantize import sequential
 
 SETTINGS = {"dtype": "float32"}
@@ -166,7 +166,7 @@ def test_statistics_see_no_padding(folders, monkeypatch):
     assert not samples["attention_mask"].all()
     whole = method_of("gptq", solver={"name": "gptq", "held_out": 0})  # of all samples
     quantized(family, folders["distilbert"], whole, samples)
-    layer, products, tokens = pipeline.model.get_submodule(f"{distilbert.LAYERS}.0.attention.q_lin"), 0, 0
+    layer, products, tokens = pipeline.model.get_submodule(f"{family.BLOCKS}.0.attention.q_lin"), 0, 0
 
     def add(module, args):
         nonlocal products, tokens
