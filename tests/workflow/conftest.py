@@ -60,6 +60,11 @@ class Project:
         self.git("add", "--all")
         self.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "all")
 
+    def copy(self, folder):
+        """The same with its results in another folder, where these may be broken; returns the Project there."""
+        subprocess.run(["cp", "--archive", "--reflink=auto", self.folder, folder], check=True)
+        return Project(folder)
+
     def path(self, name):
         return self.folder / name
 
