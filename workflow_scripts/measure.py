@@ -10,6 +10,7 @@ failure.
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -72,8 +73,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
     parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
     args = parser.parse_args(argv)
-    if args.measuring["images_per_batch"] is None:
-        args.measuring["images_per_batch"] = args.sampling["batch_size"]
+    if args.measuring.images_per_batch is None:
+        args.measuring = dataclasses.replace(args.measuring, images_per_batch=args.sampling["batch_size"])
     return args
 
 
