@@ -40,6 +40,7 @@ class Project:
     def start(self, *arguments, experiment="smoke", python=sys.executable, options=None, **variables):
         """The same by the real interpreter, jobs' too, and not waited for; `options` of subprocess.Popen."""
         command = [python, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
+        command += ["--max-jobs-per-timespan", "100/1s"]  # a run ends up to that long after its last job
         command += ["--config", f"experiment={experiment}", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=os.environ | SECRETS | variables, text=True, stdout=subprocess.PIPE,
