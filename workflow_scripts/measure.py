@@ -10,6 +10,7 @@ failure.
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess

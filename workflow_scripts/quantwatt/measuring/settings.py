@@ -24,7 +24,7 @@ class Measuring:
     steady_s: float  # window over which a temperature's slope is taken; 0: none is waited for
     latency_s: float  # of runs without power sampling
     phases_s: float  # of each phase looped alone; 0: none
-    images_per_batch: int
+    images_per_batch: int | None  # None: the sampling's batch_size
     prompts: int  # batches of prompts that the timed loops go through
 
     @classmethod
