@@ -94,7 +94,7 @@ rule candidates:
     benchmark:
         f"{BENCHMARKS}/candidates/{{model}}/{{method}}.tsv"
     conda:
-        "../envs/allocate.yaml"
+        "../envs/base.yaml"
     threads: 1
     resources:
         mem_mb=CONFIG["memory_mb"]["light"],
