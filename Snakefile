@@ -33,5 +33,5 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report.html",
-        STUDY,
+        plan.pattern("report"),
+        [plan.pattern("study")] if EXPERIMENT["study"] else [],

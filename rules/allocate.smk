@@ -1,169 +1,165 @@
 rule sensitivity_job:
     input:
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
-        prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
+        model=plan.pattern("model"),
+        prompts=ask(plan.texts, "sensitivity_job"),
     output:
-        f"{RESULTS}/sensitivity/{{model}}/{{sensitivity}}/job-{{job}}.csv",
+        plan.pattern("sensitivity_job"),
     log:
-        f"{LOGS}/sensitivity/{{model}}/{{sensitivity}}/job-{{job}}.log",
+        plan.log("sensitivity_job"),
     benchmark:
-        f"{BENCHMARKS}/sensitivity/{{model}}/{{sensitivity}}/job-{{job}}.tsv"
+        plan.benchmark("sensitivity_job")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=memory("generate"),
-        runtime=CONFIG["runtime_min"]["generate"],
-        gpu=GPUS,
+        **model_resources("generate"),
     params:
-        sensitivity=trying,
+        **parameters("sensitivity_job"),
         device=DEVICE,
-        code=code("sensitivity_job.py", family, tried_formats),
     message:
         "Try layers alone: {wildcards.model}, {wildcards.sensitivity}, job {wildcards.job}"
     shell:
-        "python workflow_scripts/sensitivity_job.py --model {input.model} --sensitivity-name {wildcards.sensitivity}"
-        " --sensitivity {params.sensitivity:q} --job {wildcards.job} --device {params.device} --threads {threads}"
-        " --output {output} > {log} 2>&1"
+        run(
+            "sensitivity_job",
+            "--model {input.model} --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q}",
+            "--job {wildcards.job} --device {params.device} --threads {threads} --output {output}",
+        )
 
 
 rule sensitivity:
     input:
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
-        tables=sensitivity_jobs,
+        unpack(ask(inputs.files, plan, "sensitivity")),
+        model=plan.pattern("model"),
     output:
-        f"{RESULTS}/sensitivity/{{model}}/{{sensitivity}}.csv",
+        plan.pattern("sensitivity"),
     log:
-        f"{LOGS}/sensitivity/{{model}}/{{sensitivity}}.log",
+        plan.log("sensitivity"),
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        sensitivity=trying,
-        jobs=lambda wildcards: f"{RESULTS}/sensitivity/{wildcards.model}/{wildcards.sensitivity}",
-        code=code("sensitivity.py"),
+        **parameters("sensitivity"),
+        jobs=lambda wildcards: plan.path("sensitivity", wildcards).removesuffix(".csv"),
     message:
         "Gather the sensitivity of layers: {wildcards.model}, {wildcards.sensitivity}"
     shell:
-        "python workflow_scripts/sensitivity.py --model {input.model}"
-        " --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q} --jobs {params.jobs}"
-        " --output {output} > {log} 2>&1"
+        run(
+            "sensitivity",
+            "--model {input.model} --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q}",
+            "--jobs {params.jobs} --output {output}",
+        )
 
 
 rule layer_costs:
     input:
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
-        prompts=lambda wildcards: entry("sensitivities", wildcards.sensitivity)["prompts"],
+        model=plan.pattern("model"),
+        prompts=ask(plan.texts, "layer_costs"),
     output:
-        f"{RESULTS}/costs/{{model}}/{{sensitivity}}.csv",
+        plan.pattern("costs"),
     log:
-        f"{LOGS}/costs/{{model}}/{{sensitivity}}.log",
+        plan.log("layer_costs"),
     retries: 0
     conda:
         "../envs/torch.yaml"
     threads: whole_machine
     resources:
-        mem_mb=memory("measure"),
-        runtime=CONFIG["runtime_min"]["measure"],
-        gpu=GPUS,
+        **model_resources("measure"),
     params:
-        sensitivity=costing,
-        measuring=MEASURING,
+        **parameters("layer_costs"),
         device=DEVICE,
-        code=code("layer_costs.py", family, tried_formats, tried_kernels, meter),
     message:
         "Measure layers: {wildcards.model}, {wildcards.sensitivity}"
     shell:
-        "python workflow_scripts/layer_costs.py --model {input.model} --sensitivity-name {wildcards.sensitivity}"
-        " --sensitivity {params.sensitivity:q} --measuring {params.measuring:q} --device {params.device}"
-        " --threads {threads} --output {output} > {log} 2>&1"
+        run(
+            "layer_costs",
+            "--model {input.model} --sensitivity-name {wildcards.sensitivity} --sensitivity {params.sensitivity:q}",
+            "--measuring {params.measuring:q} --device {params.device} --threads {threads} --output {output}",
+        )
 
 
 rule candidates:
     input:
-        unpack(program_inputs),
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        unpack(ask(inputs.files, plan, "candidates")),
+        model=plan.pattern("model"),
     output:
-        choices=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.json",
-        table=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.csv",
+        choices=plan.pattern("candidates"),
+        table=plan.pattern("candidates_table"),
     log:
-        f"{LOGS}/candidates/{{model}}/{{method}}.log",
+        plan.log("candidates"),
     benchmark:
-        f"{BENCHMARKS}/candidates/{{model}}/{{method}}.tsv"
+        plan.benchmark("candidates")
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        method=formatting,
-        inputs=lambda wildcards: arguments(program_inputs(wildcards)),
-        code=code("candidates.py"),
+        **parameters("candidates"),
+        inputs=ask(inputs.arguments, plan, "candidates"),
     message:
         "Solve integer programs: {wildcards.model}, {wildcards.method}"
     shell:
-        "python workflow_scripts/candidates.py --model {input.model} {params.inputs}"
-        " --method-name {wildcards.method} --method {params.method:q}"
-        " --output {output.choices} --table {output.table} > {log} 2>&1"
+        run(
+            "candidates",
+            "--model {input.model} {params.inputs} --method-name {wildcards.method} --method {params.method:q}",
+            "--output {output.choices} --table {output.table}",
+        )
 
 
 rule trials:
     input:
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
-        candidates=f"{RESULTS}/allocation/{{model}}/{{method}}/candidates.json",
-        prompts=lambda wildcards: sensitivity_of(wildcards)["prompts"],
+        model=plan.pattern("model"),
+        candidates=plan.pattern("candidates"),
+        prompts=ask(plan.texts, "trials"),
     output:
-        f"{RESULTS}/allocation/{{model}}/{{method}}/trials.csv",
+        plan.pattern("trials"),
     log:
-        f"{LOGS}/trials/{{model}}/{{method}}.log",
+        plan.log("trials"),
     benchmark:
-        f"{BENCHMARKS}/trials/{{model}}/{{method}}.tsv"
+        plan.benchmark("trials")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=memory("generate"),
-        runtime=CONFIG["runtime_min"]["generate"],
-        gpu=GPUS,
+        **model_resources("generate"),
     params:
-        method=formatting,
-        sensitivity=choosing,
+        **parameters("trials"),
         device=DEVICE,
-        code=code("trials.py", family, formats),
     message:
         "Try choices on images: {wildcards.model}, {wildcards.method}"
     shell:
-        "python workflow_scripts/trials.py --model {input.model} --candidates {input.candidates}"
-        " --method {params.method:q} --sensitivity {params.sensitivity:q} --device {params.device}"
-        " --threads {threads} --output {output} > {log} 2>&1"
+        run(
+            "trials",
+            "--model {input.model} --candidates {input.candidates} --method {params.method:q}",
+            "--sensitivity {params.sensitivity:q} --device {params.device} --threads {threads} --output {output}",
+        )
 
 
 rule allocate:
     input:
-        unpack(allocate_inputs),
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
+        unpack(ask(inputs.files, plan, "allocate")),
+        model=plan.pattern("model"),
     output:
-        f"{RESULTS}/allocation/{{model}}/{{method}}.json",
+        plan.pattern("allocation"),
     log:
-        f"{LOGS}/allocate/{{model}}/{{method}}.log",
+        plan.log("allocate"),
     benchmark:
-        f"{BENCHMARKS}/allocate/{{model}}/{{method}}.tsv"
+        plan.benchmark("allocate")
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        method=allocating,
-        inputs=lambda wildcards: arguments(allocate_inputs(wildcards)),
-        code=code("allocate.py", allocation),
+        **parameters("allocate"),
+        inputs=ask(inputs.arguments, plan, "allocate"),
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:
-        "python workflow_scripts/allocate.py --model {input.model} {params.inputs}"
-        " --method-name {wildcards.method} --method {params.method:q} --output {output} > {log} 2>&1"
+        run(
+            "allocate",
+            "--model {input.model} {params.inputs} --method-name {wildcards.method} --method {params.method:q}",
+            "--output {output}",
+        )

@@ -1,29 +1,27 @@
 rule calibrate:
     input:
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
-        prompts=lambda wildcards: source(calibration_of(wildcards)),
+        model=plan.pattern("model"),
+        prompts=ask(plan.texts, "calibrate"),
     output:
-        manifest=f"{RESULTS}/calibration/{{model}}/manifest.json",
-        samples=f"{RESULTS}/calibration/{{model}}/samples.safetensors",
+        manifest=plan.pattern("calibration"),
+        samples=plan.pattern("calibration_samples"),
     log:
-        f"{LOGS}/calibrate/{{model}}.log",
+        plan.log("calibrate"),
     benchmark:
-        f"{BENCHMARKS}/calibrate/{{model}}.tsv"
+        plan.benchmark("calibrate")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["calibrate"]
     resources:
-        mem_mb=memory("calibrate"),
-        runtime=CONFIG["runtime_min"]["calibrate"],
-        gpu=GPUS,
+        **model_resources("calibrate"),
     params:
-        settings=lambda wildcards: canonical_json(calibration_of(wildcards)),
+        **parameters("calibrate"),
         device=DEVICE,
-        # A function of threads is never compared: another wattage or meter shall not calibrate anew.
-        metering=lambda wildcards, threads: MEASURING,
-        code=code("calibrate.py", family),
     message:
         "Calibrate {wildcards.model}"
     shell:
-        "python workflow_scripts/calibrate.py --model {input.model} --calibration {params.settings:q}"
-        " --device {params.device} --metering {params.metering:q} --threads {threads} --output {output.manifest} > {log} 2>&1"
+        run(
+            "calibrate",
+            "--model {input.model} --calibration {params.settings:q} --device {params.device}",
+            "--metering {params.metering:q} --threads {threads} --output {output.manifest}",
+        )

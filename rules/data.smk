@@ -2,24 +2,23 @@ rule fetch:
     output:
         "data/{archive}",
     log:
-        f"{LOGS}/fetch/{{archive}}.log",
+        plan.log("fetch"),
     benchmark:
-        f"{BENCHMARKS}/fetch/{{archive}}.tsv"
+        plan.benchmark("fetch")
     wildcard_constraints:
-        archive=missing(datasets.ARCHIVES | datasets.YOURS),
+        archive=one_of(datasets.missing(datasets.ARCHIVES | datasets.YOURS)),
     retries: 2
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        code=code("fetch.py"),
+        **parameters("fetch"),
     message:
         "Fetch {output}"
     shell:
-        "python workflow_scripts/fetch.py --output {output} > {log} 2>&1"
+        run("fetch", "--output {output}")
 
 
 rule dataset:
@@ -28,20 +27,19 @@ rule dataset:
     output:
         "data/{file}",
     log:
-        f"{LOGS}/dataset/{{file}}.log",
+        plan.log("dataset"),
     benchmark:
-        f"{BENCHMARKS}/dataset/{{file}}.tsv"
+        plan.benchmark("dataset")
     wildcard_constraints:
-        file=missing(datasets.EXTRACTS),
+        file=one_of(datasets.missing(datasets.EXTRACTS)),
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        code=code("fetch.py"),
+        **parameters("dataset"),
     message:
         "Make {output}"
     shell:
-        "python workflow_scripts/fetch.py --archive {input.archive} --output {output} > {log} 2>&1"
+        run("dataset", "--archive {input.archive} --output {output}")

@@ -1,55 +1,57 @@
 rule export_layers:
     input:
-        model=f"{RESULTS}/models/{{model}}/manifest.json",
-        calibration=f"{RESULTS}/calibration/{{model}}/manifest.json",
+        model=plan.pattern("model"),
+        calibration=plan.pattern("calibration"),
     output:
-        manifest=f"{RESULTS}/exchange/{{model}}/manifest.json",
+        manifest=plan.pattern("exchange"),
     log:
-        f"{LOGS}/export_layers/{{model}}.log",
+        plan.log("export_layers"),
     benchmark:
-        f"{BENCHMARKS}/export_layers/{{model}}.tsv"
+        plan.benchmark("export_layers")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["quantize"]
     resources:
-        mem_mb=memory("quantize"),
-        runtime=CONFIG["runtime_min"]["quantize"],
-        gpu=GPUS,
+        **model_resources("quantize"),
     params:
+        **parameters("export_layers"),
         device=DEVICE,
-        code=code("export_layers.py", family),
     message:
         "Export layers: {wildcards.model}"
     shell:
-        "python workflow_scripts/export_layers.py --model {input.model} --calibration {input.calibration}"
-        " --device {params.device} --threads {threads} --output {output.manifest} > {log} 2>&1"
+        run(
+            "export_layers",
+            "--model {input.model} --calibration {input.calibration} --device {params.device}",
+            "--threads {threads} --output {output.manifest}",
+        )
 
 
 rule solve_layers:
     input:
-        exchange=f"{RESULTS}/exchange/{{model}}/manifest.json",
-        allocation=f"{RESULTS}/allocation/{{model}}/{{method}}.json",
+        exchange=plan.pattern("exchange"),
+        allocation=plan.pattern("allocation"),
     output:
-        manifest=f"{RESULTS}/solved/{{backend}}/{{model}}/{{method}}/manifest.json",
+        manifest=plan.pattern("solved"),
     log:
-        f"{LOGS}/{{backend}}/{{model}}/{{method}}.log",
+        plan.log("solve_layers"),
     benchmark:
-        f"{BENCHMARKS}/{{backend}}/{{model}}/{{method}}.tsv"
+        plan.benchmark("solve_layers")
     wildcard_constraints:
         backend="auto-gptq|gptqmodel",
     conda:
         "../envs/{backend}.yaml"
     threads: CONFIG["threads"]["quantize"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["quantize"],
-        runtime=CONFIG["runtime_min"]["quantize"],
+        **resources_of("quantize"),
     params:
+        **parameters("solve_layers"),
         python=backend_python,
-        solver=external_solver,
-        code=code("solve_layers.py", formats, solver),
     message:
         "Solve layers by {wildcards.backend}: {wildcards.model}, {wildcards.method}"
     shell:
-        "{params.python} workflow_scripts/solve_layers.py --backend {wildcards.backend} --exchange {input.exchange}"
-        " --allocation {input.allocation} --solver {params.solver:q} --threads {threads} --output {output.manifest}"
-        " > {log} 2>&1"
+        run(
+            "solve_layers",
+            "--backend {wildcards.backend} --exchange {input.exchange} --allocation {input.allocation}",
+            "--solver {params.solver:q} --threads {threads} --output {output.manifest}",
+            python="{params.python}",
+        )

@@ -1,103 +1,99 @@
 rule generate:
     input:
-        checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
-        prompts=lambda wildcards: entry("samplings", wildcards.sampling)["prompts"],
+        checkpoint=plan.pattern("checkpoint"),
+        prompts=ask(plan.texts, "generate"),
     output:
-        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
+        manifest=plan.pattern("images"),
     log:
-        f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}.log",
+        plan.log("generate"),
     benchmark:
-        f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}.tsv"
+        plan.benchmark("generate")
     wildcard_constraints:
-        sampling=one_of(WHOLE),
+        sampling=one_of(plan.whole_sets),
     retries: 1
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=memory("generate"),
-        runtime=CONFIG["runtime_min"]["generate"],
-        gpu=GPUS,
+        **model_resources("generate"),
     params:
-        sampling=settings("samplings"),
-        device=DEVICE,
+        **parameters("generate"),
         part="",
-        code=code("generate.py", family, formats, kernels),
+        device=DEVICE,
     message:
         "Generate images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/generate.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
-        " --sampling {params.sampling:q} {params.part} --device {params.device} --threads {threads}"
-        " --output {output.manifest} > {log} 2>&1"
+        run(
+            "generate",
+            "--checkpoint {input.checkpoint} --sampling-name {wildcards.sampling} --sampling {params.sampling:q}",
+            "{params.part} --device {params.device} --threads {threads} --output {output.manifest}",
+        )
 
 
 use rule generate as generate_part with:
     output:
-        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/part-{{first}}.json",
+        manifest=plan.pattern("part"),
     log:
-        f"{LOGS}/generate/{{model}}/{{method}}/{{sampling}}/part-{{first}}.log",
+        plan.log("generate_part"),
     benchmark:
-        f"{BENCHMARKS}/generate/{{model}}/{{method}}/{{sampling}}/part-{{first}}.tsv"
+        plan.benchmark("generate_part")
     wildcard_constraints:
-        sampling=one_of(PARTS),
+        sampling=one_of(plan.parts),
     params:
-        sampling=drawing,
+        **parameters("generate_part"),
+        part=ask(inputs.part, plan),
         device=DEVICE,
-        part=part_argument,
-        code=code("generate.py", family, formats, kernels),
     message:
         "Generate images from {wildcards.first}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
 
 
 rule gather_images:
     input:
-        parts=part_manifests,
+        unpack(ask(inputs.files, plan, "gather_images")),
     output:
-        manifest=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
+        manifest=plan.pattern("images"),
     log:
-        f"{LOGS}/gather_images/{{model}}/{{method}}/{{sampling}}.log",
+        plan.log("gather_images"),
     wildcard_constraints:
-        sampling=one_of(PARTS),
+        sampling=one_of(plan.parts),
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        first=first_images,
-        code=code("gather_images.py"),
+        **parameters("gather_images"),
+        first=ask(inputs.first_images, plan),
     message:
         "Gather images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/gather_images.py --first {params.first} --output {output.manifest} > {log} 2>&1"
+        run("gather_images", "--first {params.first} --output {output.manifest}")
 
 
 rule predict:
     input:
-        checkpoint=f"{RESULTS}/checkpoints/{{model}}/{{method}}/manifest.json",
-        texts=lambda wildcards: source(sampling_of(wildcards)),
+        checkpoint=plan.pattern("checkpoint"),
+        texts=ask(plan.texts, "predict"),
     output:
-        manifest=f"{RESULTS}/predictions/{{model}}/{{method}}/{{sampling}}/manifest.json",
+        manifest=plan.pattern("predictions"),
     log:
-        f"{LOGS}/predict/{{model}}/{{method}}/{{sampling}}.log",
+        plan.log("predict"),
     benchmark:
-        f"{BENCHMARKS}/predict/{{model}}/{{method}}/{{sampling}}.tsv"
+        plan.benchmark("predict")
     retries: 1
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["generate"]
     resources:
-        mem_mb=memory("generate"),
-        runtime=CONFIG["runtime_min"]["generate"],
-        gpu=GPUS,
+        **model_resources("generate"),
     params:
-        sampling=lambda wildcards: canonical_json(sampling_of(wildcards)),
+        **parameters("predict"),
         device=DEVICE,
-        code=code("predict.py", family, formats, kernels),
     message:
         "Predict: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/predict.py --checkpoint {input.checkpoint} --sampling-name {wildcards.sampling}"
-        " --sampling {params.sampling:q} --device {params.device} --threads {threads} --output {output.manifest}"
-        " > {log} 2>&1"
+        run(
+            "predict",
+            "--checkpoint {input.checkpoint} --sampling-name {wildcards.sampling} --sampling {params.sampling:q}",
+            "--device {params.device} --threads {threads} --output {output.manifest}",
+        )

@@ -1,47 +1,44 @@
 rule fetch_weights:
     output:
-        f"{RESULTS}/extractors/{{extractor}}.json",
+        plan.pattern("extractor"),
     log:
-        f"{LOGS}/fetch_weights/{{extractor}}.log",
+        plan.log("fetch_weights"),
     benchmark:
-        f"{BENCHMARKS}/fetch_weights/{{extractor}}.tsv"
+        plan.benchmark("fetch_weights")
     retries: 1
     conda:
         "../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["features"],
-        runtime=CONFIG["runtime_min"]["features"],
+        **resources_of("features"),
     params:
-        settings=lambda wildcards: EXTRACTORS[wildcards.extractor],
-        fingerprint=lambda wildcards: EXTRACTOR_FINGERPRINTS[wildcards.extractor],
-        code=code("fetch_weights.py", extractor),
+        **parameters("fetch_weights"),
+        fingerprint=ask(inputs.fingerprint, plan, "fetch_weights"),
     message:
         "Fetch weights: {wildcards.extractor}"
     shell:
-        "python workflow_scripts/fetch_weights.py --extractor {wildcards.extractor} --settings {params.settings:q}"
-        " --output {output} > {log} 2>&1"
+        run(
+            "fetch_weights",
+            "--extractor {wildcards.extractor} --settings {params.settings:q} --output {output}",
+        )
 
 
 rule model:
     output:
-        manifest=f"{RESULTS}/models/{{model}}/manifest.json",
+        manifest=plan.pattern("model"),
     log:
-        f"{LOGS}/model/{{model}}.log",
+        plan.log("model"),
     benchmark:
-        f"{BENCHMARKS}/model/{{model}}.tsv"
+        plan.benchmark("model")
     conda:
         "../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["quantize"],
-        runtime=CONFIG["runtime_min"]["quantize"],
+        **resources_of("quantize"),
     params:
-        settings=settings("models"),
-        fingerprint=model_fingerprint,
-        code=code("model.py", family),
+        **parameters("model"),
+        fingerprint=ask(inputs.fingerprint, plan, "model"),
     message:
         "Describe model {wildcards.model}"
     shell:
-        "python workflow_scripts/model.py --model {wildcards.model} --settings {params.settings:q}"
-        " --output {output.manifest} > {log} 2>&1"
+        run("model", "--model {wildcards.model} --settings {params.settings:q} --output {output.manifest}")

@@ -1,96 +1,89 @@
 rule tables:
     input:
-        cells=CELL_FILES,
-        sensitivities=SENSITIVITY_FILES,
+        cells=plan.cell_files,
+        sensitivities=plan.sensitivity_files,
     output:
-        summary=report(
-            f"{RESULTS}/tables/summary.csv", caption="../resources/report/captions/summary.rst", category="Tables"
-        ),
-        layers=f"{RESULTS}/tables/layers.csv",
-        sensitivity=f"{RESULTS}/tables/sensitivity.csv",
+        summary=report(plan.pattern("summary"), caption="../resources/report/captions/summary.rst", category="Tables"),
+        layers=plan.pattern("layers"),
+        sensitivity=plan.pattern("sensitivities"),
     log:
-        f"{LOGS}/tables.log",
+        plan.log("tables"),
     benchmark:
-        f"{BENCHMARKS}/tables.tsv"
+        plan.benchmark("tables")
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        grid=lambda wildcards: ENTRIES,  # whose {words} are no wildcards
+        **parameters("tables"),
         carbon=f"--carbon {CONFIG['carbon_g_per_kwh']}" if CONFIG["carbon_g_per_kwh"] else "",
-        results=lambda wildcards: RESULTS,
-        code=code("tables.py"),
+        results=lambda wildcards: plan.results,
     message:
         "Write the tables"
     shell:
-        "python workflow_scripts/tables.py --results {params.results} {params.carbon} --summary {output.summary}"
-        " --layers {output.layers} --sensitivity {output.sensitivity} --grid - <<< {params.grid:q} > {log} 2>&1"
+        run(
+            "tables",
+            "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
+            "--sensitivity {output.sensitivity} --grid - <<< {params.grid:q}",
+        )
 
 
 rule figure:
     input:
-        data=lambda wildcards: FIGURES[wildcards.figure],
+        data=lambda wildcards: plan.figures[wildcards.figure],
     output:
-        png=report(
-            f"{RESULTS}/figures/{{figure}}.png",
-            caption="../resources/report/captions/figure.rst",
-            category="Figures",
-        ),
-        svg=f"{RESULTS}/figures/{{figure}}.svg",
-        narrow=f"{RESULTS}/figures/{{figure}}-narrow.svg",
+        png=report(plan.pattern("figure"), caption="../resources/report/captions/figure.rst", category="Figures"),
+        svg=plan.pattern("figure_svg"),
+        narrow=plan.pattern("figure_narrow"),
     log:
-        f"{LOGS}/figure/{{figure}}.log",
+        plan.log("figure"),
     benchmark:
-        f"{BENCHMARKS}/figure/{{figure}}.tsv"
+        plan.benchmark("figure")
     wildcard_constraints:
-        figure="|".join(FIGURES),
+        figure=one_of(plan.figures),
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        grid=lambda wildcards: CELLS,
-        results=lambda wildcards: RESULTS,
-        code=code("figure.py", figure),
+        **parameters("figure"),
+        results=lambda wildcards: plan.results,
     message:
         "Draw {wildcards.figure}"
     shell:
-        "python workflow_scripts/figure.py {wildcards.figure} --results {params.results} --grid - <<< {params.grid:q}"
-        " > {log} 2>&1"
+        run("figure", "{wildcards.figure} --results {params.results} --grid - <<< {params.grid:q}")
 
 
 rule report:
     input:
-        figures=expand(f"{RESULTS}/figures/{{figure}}{{end}}", figure=FIGURES, end=[".png", ".svg", "-narrow.svg"]),
+        figures=expand([*rules.figure.output], figure=plan.figures),
         tables=rules.tables.output,
-        cells=CELL_FILES,
+        cells=plan.cell_files,
         template="resources/report/template.html",
         evaluation=EVALUATION,
     output:
-        f"{RESULTS}/report.html",
+        plan.pattern("report"),
     log:
-        f"{LOGS}/report.log",
+        plan.log("report"),
     benchmark:
-        f"{BENCHMARKS}/report.tsv"
+        plan.benchmark("report")
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
+        **parameters("report"),
         name=CONFIG["experiment"],
-        results=lambda wildcards: RESULTS,
-        grid=lambda wildcards: CELLS,
+        results=lambda wildcards: plan.results,
         evaluation=" ".join(f"--evaluation {path}" for path in EVALUATION),
-        code=code("report.py"),
     message:
         "Write the report"
     shell:
-        "python workflow_scripts/report.py --experiment {params.name} --results {params.results}"
-        " {params.evaluation} --template {input.template} --output {output} --grid - <<< {params.grid:q} > {log} 2>&1"
+        run(
+            "report",
+            "--experiment {params.name} --results {params.results} {params.evaluation} --template {input.template}",
+            "--output {output} --grid - <<< {params.grid:q}",
+        )

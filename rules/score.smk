@@ -1,91 +1,87 @@
 rule reference:
     input:
-        images=reference_images,
+        unpack(ask(inputs.files, plan, "reference")),
     output:
-        f"{RESULTS}/reference/manifest.json",
+        plan.pattern("reference"),
     log:
-        f"{LOGS}/reference.log",
+        plan.log("reference"),
     benchmark:
-        f"{BENCHMARKS}/reference.tsv"
+        plan.benchmark("reference")
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
-        settings=lambda wildcards: canonical_json(EXPERIMENT["reference"]),  # whose {words} are no wildcards
-        fingerprint=lambda wildcards: content((EXPERIMENT["reference"] or {}).get("folder")),
-        code=code("reference.py"),
+        **parameters("reference"),
+        fingerprint=ask(inputs.fingerprint, plan, "reference"),
     message:
         "Make the reference images"
     shell:
-        "python workflow_scripts/reference.py --name reference --settings {params.settings:q} --output {output}"
-        " > {log} 2>&1"
+        run("reference", "--name reference --settings {params.settings:q} --output {output}")
 
 
 rule features:
     input:
-        images=f"{RESULTS}/images/{{model}}/{{method}}/{{sampling}}/manifest.json",
-        weights=f"{RESULTS}/extractors/{{extractor}}.json",
+        images=plan.pattern("images"),
+        weights=plan.pattern("extractor"),
     output:
-        f"{RESULTS}/features/{{model}}/{{method}}/{{sampling}}/{{extractor}}.json",
+        plan.pattern("features"),
     log:
-        f"{LOGS}/features/{{model}}/{{method}}/{{sampling}}/{{extractor}}.log",
+        plan.log("features"),
     benchmark:
-        f"{BENCHMARKS}/features/{{model}}/{{method}}/{{sampling}}/{{extractor}}.tsv"
+        plan.benchmark("features")
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["features"]
     resources:
-        mem_mb=CONFIG["memory_mb"]["features"],
-        runtime=CONFIG["runtime_min"]["features"],
+        **resources_of("features"),
         gpu=GPUS,
     params:
+        **parameters("features"),
         device=DEVICE,
-        code=code("features.py", extractor),
     message:
         "Extract {wildcards.extractor} features: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/features.py --images {input.images} --weights {input.weights}"
-        " --device {params.device} --output {output} > {log} 2>&1"
+        run(
+            "features",
+            "--images {input.images} --weights {input.weights} --device {params.device} --output {output}",
+        )
 
 
 use rule features as reference_features with:
     input:
-        images=f"{RESULTS}/reference/manifest.json",
-        weights=f"{RESULTS}/extractors/{{extractor}}.json",
+        images=plan.pattern("reference"),
+        weights=plan.pattern("extractor"),
     output:
-        f"{RESULTS}/features/reference/{{extractor}}.json",
+        plan.pattern("reference_features"),
     log:
-        f"{LOGS}/features/reference/{{extractor}}.log",
+        plan.log("reference_features"),
     benchmark:
-        f"{BENCHMARKS}/features/reference/{{extractor}}.tsv"
+        plan.benchmark("reference_features")
     message:
         "Extract {wildcards.extractor} features: reference images"
 
 
 rule score:
     input:
-        unpack(score_inputs),
+        unpack(ask(inputs.files, plan, "score")),
     output:
-        f"{RESULTS}/scores/{{model}}/{{method}}/{{sampling}}/{{metric}}.json",
+        plan.pattern("score"),
     log:
-        f"{LOGS}/score/{{model}}/{{method}}/{{sampling}}/{{metric}}.log",
+        plan.log("score"),
     benchmark:
-        f"{BENCHMARKS}/score/{{model}}/{{method}}/{{sampling}}/{{metric}}.tsv"
+        plan.benchmark("score")
     conda:
         "../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=score_memory,
+        mem_mb=lambda wildcards, input: score_memory.of_files(wildcards.metric, dict(input.items())),
         runtime=CONFIG["runtime_min"]["features"],
     params:
-        settings=settings("metrics"),
-        inputs=score_arguments,
-        code=code("score.py", metric),
+        **parameters("score"),
+        inputs=ask(inputs.arguments, plan, "score"),
     message:
         "Score {wildcards.metric}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
-        "python workflow_scripts/score.py --metric {wildcards.metric} --settings {params.settings:q} {params.inputs}"
-        " --output {output} > {log} 2>&1"
+        run("score", "--metric {wildcards.metric} --settings {params.settings:q} {params.inputs} --output {output}")

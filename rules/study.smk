@@ -1,29 +1,29 @@
 rule study:
     input:
-        models=expand(f"{RESULTS}/models/{{model}}/manifest.json", model=EXPERIMENT["models"]),
-        cells=CELL_FILES,
-        traces=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/power.csv"),
-        runs=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/runs.csv"),
-        blocks=cells(f"{RESULTS}/measurements/{{model}}/{{method}}/{{sampling}}/blocks.csv"),
+        models=expand(plan.pattern("model"), model=EXPERIMENT["models"]),
+        cells=plan.cell_files,
+        traces=plan.of_cells("power"),
+        runs=plan.of_cells("runs"),
+        blocks=plan.of_cells("blocks"),
     output:
-        manifest=f"{RESULTS}/study/manifest.json",
+        manifest=plan.pattern("study"),
     log:
-        f"{LOGS}/study.log",
+        plan.log("study"),
     benchmark:
-        f"{BENCHMARKS}/study.tsv"
+        plan.benchmark("study")
     conda:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=CONFIG["memory_mb"]["light"],
-        runtime=CONFIG["runtime_min"]["light"],
+        **resources_of("light"),
     params:
+        **parameters("study"),
         study=lambda wildcards: EXPERIMENT["study"],
-        grid=lambda wildcards: CELLS,
-        results=lambda wildcards: RESULTS,
-        code=code("study.py", study),
+        results=lambda wildcards: plan.results,
     message:
         "Write the study's tables"
     shell:
-        "python workflow_scripts/study.py {params.study} --results {params.results}"
-        " --output {output.manifest} --grid - <<< {params.grid:q} > {log} 2>&1"
+        run(
+            "study",
+            "{params.study} --results {params.results} --output {output.manifest} --grid - <<< {params.grid:q}",
+        )

@@ -8,6 +8,7 @@ from quantwatt.artifacts import manifest, text_files
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
+from quantwatt.measuring.meters import Metering
 
 
 def main(argv=None):
@@ -16,7 +17,7 @@ def main(argv=None):
     parser.add_argument("--calibration", required=True, type=json.loads, help="the experiment's calibration entry")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument(
-        "--metering", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
+        "--metering", type=Metering.from_json, default=Metering(), help="meter and its settings, as JSON"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; samples.safetensors goes beside it")

@@ -12,6 +12,7 @@ from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
+from quantwatt.measuring.settings import Measuring
 
 
 def main(argv=None):
@@ -19,7 +20,9 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)
     parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
-    parser.add_argument("--measuring", required=True, type=json.loads, help="meter and config.yaml's `measuring`")
+    parser.add_argument(
+        "--measuring", required=True, type=Measuring.from_json, help="meter and config.yaml's `measuring`"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
     parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.COSTS)}")
@@ -42,19 +45,19 @@ def main(argv=None):
     names = tried(model["layers"], entry, args.sensitivity_name)
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
-    images = measuring["images_per_batch"] or 1
+    images = measuring.images_per_batch
     asked = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
     shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}
-    meter, reason = fresh_process.choose_meter({**measuring, "block_s": entry["costs"]["block_s"]}, args.device)
+    meter, reason = fresh_process.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
     with contextlib.closing(meter), torch.no_grad():
         rows = list(
             layer_costs.table(
                 layers, shapes, first_tokens(names, entry), entry["candidates"], entry["costs"], meter, args.device,
-                fresh_process.synchronize_of(args.device), measuring["warmup_s"],
+                fresh_process.synchronize_of(args.device), measuring.warmup_s,
             )
         )  # fmt: skip
         reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")

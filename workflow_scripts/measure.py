@@ -11,7 +11,6 @@ failure.
 import argparse
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
 from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring.settings import Measuring
 
 METHOD, BASELINE = "method", "baseline"
 WHERE = ("configuration", "process")
@@ -40,7 +40,7 @@ LOADING_S = 8  # of a process, a first guess for the progress bar
 
 def main(argv=None):
     args = parse_arguments(argv)
-    gpus.claim(args.device, every=args.measuring.get("gpus") == "all")  # for the fresh processes, too
+    gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # for the fresh processes, too
     record, found = measure_cell(args)
     blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
     csv_files.write(args.blocks, BLOCK_COLUMNS, blocks)
@@ -59,7 +59,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--measuring",
         required=True,
-        type=json.loads,
+        type=Measuring.from_json,
         metavar="JSON",
         help="meter and the keys of config.yaml's `measuring`",
     )
@@ -91,7 +91,7 @@ def measure_cell(args):
         "sampling": sampling,
         "compute": None,
         "kernel": None,
-        "images_per_batch": settings["images_per_batch"],
+        "images_per_batch": settings.images_per_batch,
         "latency_s": None,
         "energy_j": None,
         "energy_reason": None,
@@ -101,10 +101,10 @@ def measure_cell(args):
         "baseline": None,
         "ratio": {"energy_j": None, "latency_s": None},
         "ratio_reason": None,
-        "meter": settings["meter"],
+        "meter": settings.metering.meter,
         "estimated": False,
-        "block_s": settings["block_s"],
-        "measuring": settings,
+        "block_s": settings.block_s,
+        "measuring": settings.to_settings(),
         "n_blocks": 0,
         "n_processes": 0,
         "sampler": None,
@@ -154,14 +154,12 @@ def take_turns(args):
     A configuration that fails is not tried again; where it is the method, the rest is not run.
     """
     settings = args.measuring
-    n = settings["processes"]
+    n = settings.processes
     shared = {
         "sampling": args.sampling,
-        "measuring": settings,
+        "measuring": settings.to_settings(),
         "device": args.device,
         "threads": args.threads,
-        "blocks": math.ceil(settings["blocks"] / n),
-        "latency_s": settings["latency_s"] / n,
     }
     paths = {METHOD: args.checkpoint, BASELINE: args.baseline}
     found, baseline_failure = {METHOD: [], BASELINE: []}, None
@@ -210,14 +208,10 @@ class Bar:
     """Seconds done of those planned, what is being done, and the watts of the last block."""
 
     def __init__(self, method, settings):
-        phases = 3 * settings["phases_s"]
-        once = 2 * settings["idle_s"] + phases
-        each = (
-            LOADING_S
-            + settings["warmup_s"]
-            + (settings["latency_s"] + settings["blocks"] * settings["block_s"]) / (settings["processes"])
-        )
-        self.total = 2 * (once + settings["processes"] * each)
+        once = 2 * settings.idle_s + 3 * settings.phases_s
+        energy_s = settings.blocks_per_process * settings.block_s
+        each = LOADING_S + settings.warmup_s + settings.latency_s_per_process + energy_s
+        self.total = 2 * (once + settings.processes * each)
         self.method, self.start = method, time.perf_counter()
 
     def __enter__(self):
@@ -253,7 +247,7 @@ class Bar:
 
 def summarize(found, settings):
     """Fields of measurement.json from the results of the processes."""
-    mine, images = found[METHOD], settings["images_per_batch"]
+    mine, images = found[METHOD], settings.images_per_batch
     fields = {**summarize_configuration(mine, settings), "n_processes": len(mine)}
     fields["processes"] = [
         {"latency_s": protocol.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
@@ -319,13 +313,10 @@ def summarize_configuration(results, settings):
     idle = [watts for result in results for watts in result["idle_w"]]
     energy, reason = None, results[0]["energy_reason"]
     if not reason:
-        owed = math.ceil(settings["blocks"] / settings["processes"])
         idle_w = sum(idle) / len(idle) if idle else None
-        energy, reason = protocol.summarize_energy(blocks_of(results), owed, idle_w)
+        energy, reason = protocol.summarize_energy(blocks_of(results), settings.blocks_per_process, idle_w)
     return {
-        "latency_s": protocol.summarize_latency(
-            [result["latency_s"] for result in results], settings["images_per_batch"]
-        ),
+        "latency_s": protocol.summarize_latency([result["latency_s"] for result in results], settings.images_per_batch),
         "energy_j": energy,
         "energy_reason": reason,
         "beside_j": beside([block for result in results for block in result["blocks"]]),

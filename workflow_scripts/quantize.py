@@ -10,6 +10,7 @@ from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.formats.library import library_of
 from quantwatt.jobs import command, gpus, machine
+from quantwatt.measuring.meters import Metering
 
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
@@ -91,7 +92,7 @@ def main(argv=None):
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
     parser.add_argument(
-        "--metering", type=json.loads, default={"meter": "none"}, help="meter and its settings, as JSON"
+        "--metering", type=Metering.from_json, default=Metering(), help="meter and its settings, as JSON"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; the weights go beside it")

@@ -9,9 +9,10 @@ where grid.json says which cells there are and how they were made:
 import argparse
 from pathlib import Path
 
+from quantwatt import registry
 from quantwatt.allocate.allocation import taken_apart
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.config.methods import TAKING_APART
 from quantwatt.jobs import command
 from quantwatt.report import cells, layer_table, tables
 
@@ -19,11 +20,12 @@ from quantwatt.report import cells, layer_table, tables
 def tried_in(results, entries):
     """What `layers.sensitivity_table` reads, of entries {"model", "sensitivity"}."""
     found = []
-    for model, name in ((entry["model"], entry["sensitivity"]) for entry in entries):
-        table = tables.read_table(results / "sensitivity" / model / f"{name}.csv")
-        described = read_json(results / "models" / model / "manifest.json")["layers"]
-        described |= taken_apart(described, TAKING_APART)  # a table may name parts of a layer
-        found.append((model, name, table, {layer: settings.get("group") for layer, settings in described.items()}))
+    for entry in entries:
+        table = tables.read_table(layout.path(results, "sensitivity", entry))
+        described = read_json(layout.path(results, "model", entry))["layers"]
+        described |= taken_apart(described, registry.names("transforms"))  # a table may name parts of a layer
+        groups = {layer: settings.get("group") for layer, settings in described.items()}
+        found.append((entry["model"], entry["sensitivity"], table, groups))
     return found
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from quantwatt.measuring import fresh_process, protocol
-from quantwatt.measuring.meters import MeterUnavailable, nvml
+from quantwatt.measuring.meters import Metering, MeterUnavailable, nvml
 from quantwatt.measuring.meters.sampler import Sampling
+from quantwatt.measuring.settings import Measuring
 
 IMAGES_PER_SECOND = 4
 
@@ -60,7 +61,7 @@ class DrivenSampler:
 
 def virtual(start_s, block_s, blocks):
     clock = VirtualClock(start_s)
-    meter = nvml.open_meter({}, lambda name, arguments, interval_s: DrivenSampler(clock, arguments))
+    meter = nvml.open_meter(Metering(), None, lambda name, arguments, interval_s: DrivenSampler(clock, arguments))
     measured = protocol.measure_energy(
         lambda: clock.advance(min(10, round(block_s * 10))),
         meter,
@@ -82,10 +83,12 @@ def virtual(start_s, block_s, blocks):
 
 
 def real(**settings):
-    settings |= {"meter": "nvml", "images_per_batch": 1, "steady_s": 0, "phases_s": 0, "first": True, "last": True}
-    meter, _ = fresh_process.choose_meter(settings, "cpu")
+    settings = Measuring.from_settings(
+        {"meter": "nvml", "processes": 1, "images_per_batch": 1, "prompts": 1, "steady_s": 0, "phases_s": 0} | settings
+    )
+    meter, _ = fresh_process.choose_meter(settings.metering, settings.block_s, "cpu")
     result, blocks, traces = fresh_process.measure_process(
-        [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None
+        [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None, first=True, last=True
     )
     meter.close()
     steps = [trace.timestamps_s[1:] - trace.timestamps_s[:-1] for _, trace in traces]
@@ -99,7 +102,7 @@ def real(**settings):
     }
 
 
-def window(seconds=0.1, start_s=8, settings=None, torch_uuids=None):
+def window(seconds=0.1, start_s=8, settings=None, torch_uuids=None, device=None):
     """One window of the meter alone; `torch_uuids` stand for what torch says of the GPUs it sees."""
     clock = VirtualClock(start_s)
     if torch_uuids is not None:
@@ -107,7 +110,9 @@ def window(seconds=0.1, start_s=8, settings=None, torch_uuids=None):
         cuda = SimpleNamespace(device_count=lambda: len(properties), get_device_properties=properties.__getitem__)
         sys.modules["torch"] = SimpleNamespace(cuda=cuda)
     try:
-        meter = nvml.open_meter(settings or {}, lambda name, arguments, interval_s: DrivenSampler(clock, arguments))
+        meter = nvml.open_meter(
+            Metering(**settings or {}), device, lambda name, arguments, interval_s: DrivenSampler(clock, arguments)
+        )
     finally:
         sys.modules.pop("torch", None)
     meter.start()
@@ -134,7 +139,7 @@ def windows(seconds, faults, blow=None):
         faults: for each window None, or [FAKE_NVML_FAULT, seconds into the window].
         blow: a signal's name, sent to the sampling process within the first window.
     """
-    meter, results = nvml.open_meter({"interval_ms": 10}), []
+    meter, results = nvml.open_meter(Metering(interval_ms=10)), []
     for index, fault in enumerate(faults):
         for name in ("FAKE_NVML_FAULT", "FAKE_NVML_FAULT_AT"):
             os.environ.pop(name, None)

@@ -11,10 +11,10 @@ import time
 def main(seconds):
     from zeus.monitor import ZeusMonitor
 
-    from quantwatt.measuring.meters import open_meter
+    from quantwatt.measuring.meters import Metering, open_meter
 
     zeus = ZeusMonitor(gpu_indices=[0], cpu_indices=[])
-    meter = open_meter("nvml", {"interval_ms": 10})
+    meter = open_meter(Metering("nvml", 10))
     meter.start()
     zeus.begin_window("window", sync_execution=False)
     time.sleep(seconds)

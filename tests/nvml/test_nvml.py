@@ -227,7 +227,7 @@ def test_cuda_visible_devices_goes_before_slurm(gpu):
 @pytest.mark.parametrize(("settings", "boards"), [({}, [2]), ({"gpus": "all"}, [2, 0])])
 def test_on_cuda_torch_says_which_gpus_it_uses(gpu, settings, boards):
     uuids = [f"fa4e000{index}-0000-4000-8000-000000000000" for index in (2, 0)]
-    arguments = {"settings": {"device": "cuda", **settings}, "torch_uuids": uuids}
+    arguments = {"settings": settings, "device": "cuda", "torch_uuids": uuids}
     assert hashes(gpu("window", arguments, visible="1", count=3)) == list(map(uuid_hash, boards))
 
 
@@ -239,7 +239,7 @@ def test_on_cuda_torch_says_which_gpus_it_uses(gpu, settings, boards):
     ],
 )
 def test_a_mig_slice_that_torch_uses_is_refused_as_such(gpu, uuid, said):
-    arguments = {"settings": {"device": "cuda"}, "torch_uuids": [uuid]}
+    arguments = {"device": "cuda", "torch_uuids": [uuid]}
     assert said in gpu("window", arguments, mig=1)["unavailable"]
     assert ("MIG" in gpu("window", arguments)["unavailable"]) == uuid.startswith("MIG")
 
@@ -308,7 +308,8 @@ def nvmlInit():
 def test_a_package_of_the_same_name_is_no_meter(tmp_path, source, said):
     (tmp_path / "pynvml.py").write_text(source)
     code = (
-        "from quantwatt.measuring.meters import MeterUnavailable, open_meter\ntry:\n    open_meter('nvml')\n"
+        "from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter\n"
+        "try:\n    open_meter(Metering('nvml'))\n"
         "except MeterUnavailable as unavailable:\n    print(unavailable)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{SCRIPTS}"}

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from quantwatt.measuring import cpus
-from quantwatt.measuring.meters import estimate
+from quantwatt.measuring.meters import Metering, estimate
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_the_estimate_of_a_container_is_of_its_part_of_the_machine(tree, monkeyp
     (proc / str(os.getpid())).mkdir()
     stat = proc / str(os.getpid()) / "stat"
     stat.write_text(of_process(0))
-    meter = estimate.open_meter({"idle_w": 64, "full_w": 320}, Opened, proc, cgroups)
+    meter = estimate.open_meter(Metering(idle_w=64, full_w=320), None, Opened, proc, cgroups)
     assert watts(meter, stat, monkeypatch, busy_cpus, of_process) == pytest.approx(expected)
     told = meter.provenance()
     assert (told["n_cpus"], told["n_cpus_source"]) == (64, "/proc/stat") and not meter.whole
@@ -113,6 +113,6 @@ def test_the_estimate_of_a_container_is_of_its_part_of_the_machine(tree, monkeyp
 
 
 def test_the_machines_estimate_knows_no_container(tree):
-    settings = {"idle_w": 64, "full_w": 320, "scope": "machine"}
-    meter = estimate.open_meter(settings, Opened, *tree("0::/\n", {"cpu.max": "200000 100000"}))
+    settings = Metering(idle_w=64, full_w=320, scope="machine")
+    meter = estimate.open_meter(settings, None, Opened, *tree("0::/\n", {"cpu.max": "200000 100000"}))
     assert meter.provenance()["idle_share"] == 1 and meter.whole

@@ -11,33 +11,59 @@ from quantwatt.jobs import dependencies
 from quantwatt.jobs.dependencies import SCRIPTS, closure
 
 SCRIPT_NAMES = sorted(path.name for path in SCRIPTS.glob("*.py"))
+OTHER_PROGRAMS = sorted(str(path.relative_to(SCRIPTS)) for folder in ("benchmarks", "tools")
+                        for path in (SCRIPTS / folder).glob("*.py"))  # fmt: skip
 
-# Import a script and everything its functions import lazily, then list the package's modules that were loaded.
+# Import programs and everything their functions import lazily, and list the package's modules that were loaded: each in
+# a fork of one process that has the libraries which ask no hub.
 PROBE = """
-import ast, importlib, json, sys
+import ast, importlib, json, os, sys
 from pathlib import Path
-sys.path.insert(0, {folder!r})
-tree = ast.parse(Path({path!r}).read_text())
-importlib.import_module({name!r})
-asks_a_hub = "huggingface_hub" in sys.modules
-for node in ast.walk(tree):
-    if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
-        module = importlib.import_module(node.module)
-        for alias in node.names:
-            if not hasattr(module, alias.name):
-                importlib.import_module(f"{{node.module}}.{{alias.name}}")
-files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "quantwatt" and m.__file__]
-print(json.dumps([files, asks_a_hub]))
+
+def probe(folder, name):
+    importlib.import_module(name.removesuffix(".py").replace("/", "."))
+    asks_a_hub = "huggingface_hub" in sys.modules
+    for node in ast.walk(ast.parse(Path(folder, name).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+    files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "quantwatt" and m.__file__]
+    print(json.dumps([name, files, asks_a_hub]), flush=True)
+
+folder, *names = sys.argv[1:]
+sys.path.insert(0, folder)
+for library in ("torch", "scipy.stats", "pandas", "matplotlib.figure", "skimage.metrics", "jsonschema", "yaml"):
+    importlib.import_module(library)
+assert "huggingface_hub" not in sys.modules
+for name in names:
+    if os.fork() == 0:
+        probe(folder, name)
+        os._exit(0)
+    os.wait()
 """
 
 
+@pytest.fixture(scope="module")
+def probed():
+    """{program: ({file of the package that it loads}, whether it asks a hub before command.run can keep it off)}."""
+    command = [sys.executable, "-c", PROBE, str(SCRIPTS), *SCRIPT_NAMES, *OTHER_PROGRAMS]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    lines = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    return {name: (set(files), asks_a_hub) for name, files, asks_a_hub in lines}
+
+
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
-def test_closure_covers_every_module_a_script_loads(name):
-    code = PROBE.format(folder=str(SCRIPTS), path=str(SCRIPTS / name), name=name.removesuffix(".py"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded, asks_a_hub = json.loads(done.stdout.splitlines()[-1])
-    assert loaded and set(loaded) <= {str(path) for path in closure(name)}
-    assert not asks_a_hub or name.startswith("train_")  # else command.run is too late to keep it from the network
+def test_closure_covers_every_module_a_script_loads(probed, name):
+    loaded, _ = probed[name]
+    assert loaded and loaded <= {str(path) for path in closure(name)}
+
+
+@pytest.mark.parametrize("name", [*SCRIPT_NAMES, *OTHER_PROGRAMS])
+def test_no_program_asks_a_hub_before_it_runs(probed, name):
+    _, asks_a_hub = probed[name]
+    assert not asks_a_hub  # else command.run is too late to keep it from the network
 
 
 def test_c_source_belongs_to_the_module_of_its_name():

@@ -111,7 +111,7 @@ def test_the_driver_and_its_gpus_are_told(monkeypatch):
 def test_a_meter_that_may_not_be_read_names_file_and_command(monkeypatch, chosen, status):
     path = "/sys/class/powercap/intel-rapl:0/energy_uj"
 
-    def denied(name, settings):
+    def denied(settings):
         raise meters.MeterUnavailable(f"{path} is not readable by this user: allow it with `sudo chmod a+r {path}`")
 
     monkeypatch.setattr(meters, "open_meter", denied)

@@ -14,6 +14,7 @@ import gather_images
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.image_parts import part_name
 from quantwatt.artifacts.manifest import canonical_json, write_json
+from quantwatt.config import slices
 from quantwatt.report import cells
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ CELLS = [
 def shell_of(rule):
     """The shell command of a rule, its placeholders not yet filled in."""
     text = re.search(rf"^rule {rule}:\n(?:(?:    .*)?\n)*?    shell:\n((?:        .*\n?)+)", RULES, flags=re.M)[1]
-    return "".join(re.findall(r'^        "(.*)"$', text, flags=re.M))
+    return eval(text.strip(), {"run": slices.run})
 
 
 def test_the_tables_of_2500_cells_start(tmp_path):
@@ -57,7 +58,7 @@ def test_what_reads_all_cells_takes_them_on_standard_input(rule):
 
 def test_no_command_lists_files_whose_number_has_no_limit():
     assert "{input.tables" not in shell_of("sensitivity") and "{input.parts" not in shell_of("gather_images")
-    assert "first=first_images," in RULES
+    assert "first=ask(inputs.first_images, plan)," in RULES
 
 
 def test_a_million_images_are_gathered_by_their_range(tmp_path, monkeypatch):

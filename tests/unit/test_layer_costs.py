@@ -14,7 +14,7 @@ import model
 from quantwatt.allocate import layer_costs
 from quantwatt.artifacts import sensitivity_table
 from quantwatt.config import experiment, mixed_entries
-from quantwatt.measuring.meters import open_meter
+from quantwatt.measuring.meters import Metering, open_meter
 
 ROOT = Path(__file__).parents[2]
 W8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
@@ -38,7 +38,7 @@ def layers():
 
 @pytest.fixture(scope="module")
 def rows():
-    with contextlib.closing(open_meter("estimate", {"idle_w": 10, "full_w": 65})) as meter, torch.no_grad():
+    with contextlib.closing(open_meter(Metering("estimate", idle_w=10, full_w=65))) as meter, torch.no_grad():
         found = list(costs.table(layers(), SHAPES, (), CANDIDATES, SETTINGS, meter, "cpu"))
     return {(row["layer"], row["candidate"]): row for row in found}
 

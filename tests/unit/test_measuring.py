@@ -17,8 +17,10 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.meters.none import NoMeter
 from quantwatt.measuring.meters.trace import trace_of
+from quantwatt.measuring.settings import Measuring
 
 
 class Machine:
@@ -237,6 +239,7 @@ def test_latency_waits_for_the_device_before_it_reads_the_clock():
 
 
 def settings_of(**changes):
+    """Of measuring, completed: JSON."""
     return {
         "meter": "none",
         "processes": 2,
@@ -249,18 +252,24 @@ def settings_of(**changes):
         "steady_s": 0,
         "images_per_batch": 2,
         "prompts": 1,
-        "first": True,
-        "last": True,
+        "gpus": "first",
+        "interval_ms": 10,
+        "idle_w": None,
+        "full_w": None,
         **changes,
     }
 
 
-def process_of(machine, meter=None, make_phases=dict, **changes):
+def measuring_of(**changes):
+    return Measuring.from_settings(settings_of(**changes))
+
+
+def process_of(machine, meter=None, make_phases=dict, first=True, last=True, processes=1, **changes):
     """One process's (result, blocks, traces) on the synthetic machine."""
     return fresh_process.measure_process(
-        [machine.run], make_phases, meter or machine, settings_of(**changes), machine.synchronize,
+        [machine.run], make_phases, meter or machine, measuring_of(processes=processes, **changes), machine.synchronize,
         lambda: {"peak_mb": 100.0, "reserved_mb": None, "source": "synthetic", "model_mb": 60.0},
-        machine.clock, machine.sleep,
+        first=first, last=last, clock=machine.clock, sleep=machine.sleep,
     )  # fmt: skip
 
 
@@ -337,7 +346,7 @@ def results_of(machine, n=2, **changes):
 def test_a_method_beside_its_baseline():
     mine, other = Machine(run_s=0.4, run_w=150), Machine(run_s=0.5, run_w=200)
     found = {"method": results_of(mine), "baseline": results_of(other)}
-    fields = measure_rule.summarize(found, settings_of())
+    fields = measure_rule.summarize(found, measuring_of())
     assert fields["energy_j"]["value"] == pytest.approx(30) and fields["baseline"]["energy_j"]["value"] == 50
     assert fields["ratio"]["energy_j"] == pytest.approx({"value": 0.6, "low": 0.6, "high": 0.6})
     assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
@@ -347,16 +356,16 @@ def test_a_method_beside_its_baseline():
     assert fields["memory_mb"] == memory
     assert fields["sampler_effect"] == pytest.approx({"value": 1, "low": 1, "high": 1})  # as long with it as without
     json.dumps(fields, allow_nan=False)
-    alone = measure_rule.summarize({"method": found["method"]}, settings_of())
+    alone = measure_rule.summarize({"method": found["method"]}, measuring_of())
     assert "ratio" not in alone and alone["energy_j"] == fields["energy_j"]
 
 
 def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_there():
     broken = results_of(Machine(wrong=dict.fromkeys(range(100), frozen)))
-    fields = measure_rule.summarize({"method": broken, "baseline": results_of(Machine())}, settings_of())
+    fields = measure_rule.summarize({"method": broken, "baseline": results_of(Machine())}, measuring_of())
     assert fields["energy_j"] is None and "did not move" in fields["energy_reason"]
     assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
-    fields = measure_rule.summarize({"method": results_of(Machine()), "baseline": broken}, settings_of())
+    fields = measure_rule.summarize({"method": results_of(Machine()), "baseline": broken}, measuring_of())
     assert fields["ratio_reason"].startswith("the baseline: ") and "did not move" in fields["ratio_reason"]
 
 
@@ -438,7 +447,10 @@ def test_a_cell_is_measured_in_processes_that_take_turns(cell, tmp_path):
         (False, True),
         (False, True),
     ]
-    assert {(task["blocks"], task["latency_s"]) for task in tasks} == {(2, 2.5)}
+    for task in tasks:
+        settings = Measuring.from_settings(task["measuring"])
+        assert (settings.blocks_per_process, settings.latency_s_per_process) == (2, 2.5)
+        assert task["measuring"] == found["measuring"] == settings_of()  # the totals, as config.yaml has them
     assert found["status"] == "ok" and found["ratio"]["energy_j"]["value"] == pytest.approx(1)
     rows = list(csv.DictReader((tmp_path / "blocks.csv").open()))
     assert len(rows) == 8 and {(row["configuration"], row["process"]) for row in rows} == {
@@ -494,7 +506,7 @@ def test_a_baseline_that_does_not_fit_leaves_the_method_measured(cell):
 
 
 def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsys):
-    with measure_rule.Bar("nf4", settings_of()) as bar:
+    with measure_rule.Bar("nf4", measuring_of()) as bar:
         bar.update('{"step": "energy", "watts": 123.4}\n')
         time.sleep(1.5)
         bar.update("100\n")  # a library's own line, which happens to be JSON
@@ -547,7 +559,7 @@ def test_out_of_memory_in_a_process_is_told_and_a_bug_is_not(tmp_path, monkeypat
 
 
 def test_a_meter_that_cannot_be_read_leaves_the_energy_empty_with_the_reason(capsys):
-    meter, reason = fresh_process.choose_meter(settings_of(meter="estimate"), "cpu")
+    meter, reason = fresh_process.choose_meter(Metering("estimate"), 10, "cpu")
     assert meter.name == "none" and "set idle_w and full_w" in reason
     assert "no energy:" in capsys.readouterr().err
 

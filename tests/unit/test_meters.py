@@ -16,7 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantwatt.measuring import meters
-from quantwatt.measuring.meters import MeterUnavailable, Together, companions, estimate, open_meter, rapl, sampler
+from quantwatt.measuring.meters import (
+    Metering,
+    MeterUnavailable,
+    Together,
+    companions,
+    estimate,
+    open_meter,
+    rapl,
+    sampler,
+)
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler, Sampling
 from quantwatt.measuring.meters.trace import hold_integral_j, trace_of
 
@@ -74,7 +83,7 @@ def spend(powercap, **joules):
 
 
 def test_rapl_sums_packages_and_memory_only(powercap):
-    meter = rapl.open_meter({}, DrivenSampler, powercap)
+    meter = rapl.open_meter(Metering(), None, DrivenSampler, powercap)
     meter.start()
     spend(powercap, package0=3, core=2, dram=0.5, package1=7, psys=100, mmio=3)
     meter._sampler.tick(2)
@@ -93,7 +102,7 @@ def test_rapl_sums_packages_and_memory_only(powercap):
 
 @pytest.mark.parametrize(("domains", "joules"), [("all", 11.5), ("package", 11.0), ("dram", 0.5)])
 def test_rapl_reads_packages_or_memory_alone_where_told(powercap, domains, joules):
-    meter = rapl.open_meter({"domains": domains}, DrivenSampler, powercap)
+    meter = rapl.open_meter(Metering(domains=domains), None, DrivenSampler, powercap)
     meter.start()
     spend(powercap, package0=4, dram=0.5, package1=7, psys=100)
     meter._sampler.tick(1)
@@ -103,13 +112,13 @@ def test_rapl_reads_packages_or_memory_alone_where_told(powercap, domains, joule
 def test_rapl_without_the_domain_asked_for_is_refused(powercap):
     shutil.rmtree(powercap / "intel-rapl:0:1")
     with pytest.raises(MeterUnavailable, match="named dram"):
-        rapl.open_meter({"domains": "dram"}, DrivenSampler, powercap)
+        rapl.open_meter(Metering(domains="dram"), None, DrivenSampler, powercap)
     with pytest.raises(MeterUnavailable, match="all, package, dram"):
-        rapl.open_meter({"domains": "gpu"}, DrivenSampler, powercap)
+        rapl.open_meter(Metering(domains="gpu"), None, DrivenSampler, powercap)
 
 
 def test_rapl_whose_file_goes_away_has_no_energy(powercap):
-    meter = rapl.open_meter({}, DrivenSampler, powercap)
+    meter = rapl.open_meter(Metering(), None, DrivenSampler, powercap)
     meter.start()
     spend(powercap, package0=4)
     meter._sampler.tick(1)
@@ -121,7 +130,7 @@ def test_rapl_whose_file_goes_away_has_no_energy(powercap):
 
 
 def test_rapl_counts_every_wrap_of_the_counter(powercap):
-    meter = rapl.open_meter({}, DrivenSampler, powercap)
+    meter = rapl.open_meter(Metering(), None, DrivenSampler, powercap)
     meter.start()
     for _ in range(3):
         spend(powercap, package0=RANGE_UJ / 1e6 * 0.75)
@@ -130,7 +139,7 @@ def test_rapl_counts_every_wrap_of_the_counter(powercap):
 
 
 def test_rapl_counter_that_stands_still_has_no_energy(powercap):
-    meter = rapl.open_meter({}, DrivenSampler, powercap)
+    meter = rapl.open_meter(Metering(), None, DrivenSampler, powercap)
     meter.start()
     meter._sampler.tick(5)
     trace = meter.stop()
@@ -138,7 +147,7 @@ def test_rapl_counter_that_stands_still_has_no_energy(powercap):
 
 
 def test_a_rapl_counter_that_falls_is_no_wrap_of_so_many_joules(powercap):
-    meter = rapl.open_meter({"domains": "package"}, DrivenSampler, powercap)
+    meter = rapl.open_meter(Metering(domains="package"), None, DrivenSampler, powercap)
     spend(powercap, package0=50_004)
     meter.start()
     spend(powercap, package0=5)
@@ -153,7 +162,7 @@ def test_one_rapl_domain_of_several_that_stands_still_has_no_energy(powercap, mo
     now = [0.0]
     monkeypatch.setattr(rapl.time, "perf_counter", lambda: now[0])
     for frozen_s, joules in ((0.9, 6), (1.0, None)):
-        meter = rapl.open_meter({"domains": "package"}, DrivenSampler, powercap)
+        meter = rapl.open_meter(Metering(domains="package"), None, DrivenSampler, powercap)
         meter.start()
         for step in (0.1, frozen_s):
             spend(powercap, package0=3, package1=0 if step == frozen_s else 0.001)
@@ -175,16 +184,16 @@ def test_rapl_names_the_unreadable_file_and_the_command(powercap, monkeypatch):
 
     monkeypatch.setattr(type(denied), "read_text", deny)  # root may read any file
     with pytest.raises(MeterUnavailable, match=f"sudo chmod a\\+r {denied}"):
-        rapl.open_meter({}, DrivenSampler, powercap)
+        rapl.open_meter(Metering(), None, DrivenSampler, powercap)
 
 
 def test_rapl_without_domains_says_what_to_choose(tmp_path):
     with pytest.raises(MeterUnavailable, match="no RAPL energy counter.*estimate or none"):
-        rapl.open_meter({}, DrivenSampler, tmp_path)
+        rapl.open_meter(Metering(), None, DrivenSampler, tmp_path)
 
 
 def test_rapl_through_its_sampling_process(powercap):
-    meter = rapl.open_meter({}, base=powercap)
+    meter = rapl.open_meter(Metering(), base=powercap)
     meter.start()
     spend(powercap, package0=42)
     trace = meter.stop()
@@ -202,7 +211,7 @@ def test_rapl_through_its_sampling_process(powercap):
 )
 def test_estimate_needs_two_wattages(wattages, said):
     with pytest.raises(MeterUnavailable, match=said):
-        open_meter("estimate", wattages)
+        open_meter(Metering("estimate", **wattages))
 
 
 def test_estimate_reads_the_busy_fields_of_proc():
@@ -226,7 +235,7 @@ def test_estimate_lies_between_the_wattages(tmp_path, monkeypatch, busy_cpus, wa
 
 
 def test_estimate_counts_this_process_and_is_marked():
-    meter = open_meter("estimate", {"idle_w": 1.0, "full_w": 1.0 + 10 * os.cpu_count()}, "cpu")
+    meter = open_meter(Metering("estimate", idle_w=1.0, full_w=1.0 + 10 * os.cpu_count()), "cpu")
     assert meter.estimated
     meter.start()
     busy = time.process_time()
@@ -240,7 +249,7 @@ def test_estimate_counts_this_process_and_is_marked():
 
 
 def test_no_meter_has_a_reason_and_no_energy():
-    meter = open_meter("none")
+    meter = open_meter(Metering("none"))
     meter.start()
     trace = meter.stop()
     assert trace.energy_j is None and "meter: none" in trace.fault and not meter.estimated
@@ -248,16 +257,19 @@ def test_no_meter_has_a_reason_and_no_energy():
 
 def test_an_unknown_meter_is_refused_with_the_known_ones():
     with pytest.raises(MeterUnavailable, match="nvml, rapl, estimate, none"):
-        open_meter("wattmeter")
+        open_meter(Metering("wattmeter"))
 
 
 def test_a_meter_of_another_device_is_refused():
     with pytest.raises(MeterUnavailable, match="reads the cpu, not the cuda"):
-        open_meter("estimate", {"idle_w": 10, "full_w": 65}, "cuda")
+        open_meter(Metering("estimate", idle_w=10, full_w=65), "cuda")
 
 
 def test_opening_a_meter_imports_no_other_meter_and_no_torch():
-    code = "import sys; from quantwatt.measuring.meters import open_meter; open_meter('none'); print(*sys.modules)"
+    code = (
+        "import sys; from quantwatt.measuring.meters import Metering, open_meter\n"
+        "open_meter(Metering()); print(*sys.modules)"
+    )
     scripts = meters.__file__.rpartition("/quantwatt/")[0]
     loaded = subprocess.run(
         [sys.executable, "-c", code],
@@ -288,7 +300,7 @@ def test_a_meter_whose_process_does_not_start_says_so_in_its_trace():
 @pytest.mark.parametrize(("blow", "said"), [("SIGKILL", "signal 9"), ("SIGSTOP", "did not answer for 0.5 s")])
 def test_a_dead_or_hanging_sampling_process_costs_its_window_alone(powercap, monkeypatch, blow, said):
     monkeypatch.setattr(sampler, "DEADLINE_S", 0.5)
-    meter = rapl.open_meter({}, base=powercap)
+    meter = rapl.open_meter(Metering(), base=powercap)
     meter.start()
     first = meter._sampler._process
     os.kill(first.pid, getattr(signal, blow))
@@ -310,7 +322,7 @@ def test_a_dead_or_hanging_sampling_process_costs_its_window_alone(powercap, mon
 @pytest.mark.parametrize("given_up", ["stop", "close"])
 def test_a_sampling_process_that_cannot_be_ended_is_left_behind(powercap, monkeypatch, given_up):
     monkeypatch.setattr(sampler, "DEADLINE_S", 0.5)
-    meter = rapl.open_meter({}, base=powercap)
+    meter = rapl.open_meter(Metering(), base=powercap)
     meter.start()
     stuck = meter._sampler._process
     monkeypatch.setattr(stuck, "kill", lambda: None)  # as inside a driver's call
@@ -334,8 +346,8 @@ def test_a_sampling_process_that_cannot_be_ended_is_left_behind(powercap, monkey
 
 PROGRAM = """
 import sys, time
-from quantwatt.meters import rapl
-meter = rapl.open_meter({}, base=sys.argv[1])
+from quantwatt.measuring.meters import Metering, rapl
+meter = rapl.open_meter(Metering(), base=sys.argv[1])
 if sys.argv[2] == "in a window":
     meter.start()
 print("ready", flush=True)
@@ -358,7 +370,7 @@ def test_a_sampling_process_ends_with_the_program_that_began_it(powercap, moment
 
 def test_a_meter_closes_with_a_hanging_process(powercap, monkeypatch):
     monkeypatch.setattr(sampler, "DEADLINE_S", 0.2)
-    meter = rapl.open_meter({}, base=powercap)
+    meter = rapl.open_meter(Metering(), base=powercap)
     meter.start()
     os.kill(meter._sampler._process.pid, signal.SIGSTOP)
     meter.close()
@@ -457,7 +469,7 @@ def gpu_meter():
 
 def test_beside_a_gpu_the_processor_and_its_memory_are_read(processor):
     gpu = gpu_meter()
-    beside = companions(gpu, {"interval_ms": 10}, "cuda")
+    beside = companions(gpu, Metering(interval_ms=10), "cuda")
     assert list(beside) == ["cpu package", "dram"]
     meter = Together(gpu, beside)
     assert (meter.name, meter.reads, meter.estimated) == ("nvml", "cuda", False)
@@ -474,7 +486,7 @@ def test_beside_a_gpu_the_processor_and_its_memory_are_read(processor):
 
 def test_what_is_beside_is_counted_between_the_first_meters_edges(processor):
     gpu = gpu_meter()
-    beside = companions(gpu, None, None)
+    beside = companions(gpu, Metering(), None)
     meter = Together(gpu, beside)
     gpu._sampler.now_s += 1  # begins a second later than the others, and stops a second before
     meter.start()
@@ -488,27 +500,27 @@ def test_what_is_beside_is_counted_between_the_first_meters_edges(processor):
 
 def test_a_companion_or_a_first_meter_without_energy_leaves_none(processor):
     gpu = gpu_meter()
-    beside = companions(gpu, None, "cuda")
+    beside = companions(gpu, Metering(), "cuda")
     meter = Together(gpu, beside)
     meter.start()
     spend(processor, package0=8)
     for one in (gpu, *beside.values()):
         one._sampler.tick(1)
     assert meter.stop().beside == {"cpu package": pytest.approx(8), "dram": None}  # whose counter stood still
-    gpu.stop = open_meter("none").stop
+    gpu.stop = open_meter(Metering("none")).stop
     meter.start()
     assert meter.stop().beside == {"cpu package": None, "dram": None}
 
 
 def test_without_a_gpu_or_readable_counters_nothing_is_beside(processor):
     gpu = gpu_meter()
-    assert companions(gpu, None, "cpu") == {}
-    assert companions(open_meter("none"), None, "cuda") == {}
+    assert companions(gpu, Metering(), "cpu") == {}
+    assert companions(open_meter(Metering("none")), Metering(), "cuda") == {}
     shutil.rmtree(processor / "intel-rapl:0:1")
-    assert list(companions(gpu, None, "cuda")) == ["cpu package"]
+    assert list(companions(gpu, Metering(), "cuda")) == ["cpu package"]
     for name in ("intel-rapl:0", "intel-rapl:1"):
         shutil.rmtree(processor / name)
-    assert companions(gpu, None, "cuda") == {}
+    assert companions(gpu, Metering(), "cuda") == {}
 
 
 def test_a_failed_reading_is_missed_and_never_zero():

@@ -26,7 +26,7 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs.progress import progress
 from quantwatt.measuring import cpus
-from quantwatt.measuring.meters import MeterUnavailable, open_meter
+from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter
 
 FAKE_SOURCE = Path(__file__).resolve().parents[2] / "tests/nvml/fakenvml.c"
 LIBRARY = "libnvidia-ml.so.1"
@@ -41,13 +41,13 @@ def nvml_meter(interval_ms):
         DataError: there is no driver, and no compiler either.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        settings = {"interval_ms": interval_ms}
+        settings = Metering("nvml", interval_ms)
         try:
-            meter = open_meter("nvml", settings)
+            meter = open_meter(settings)
         except MeterUnavailable as unavailable:
             print(f"the fake NVML is read: {unavailable}", file=sys.stderr)
             load_fake(folder)
-            meter = open_meter("nvml", settings)
+            meter = open_meter(settings)
         yield stack.enter_context(contextlib.closing(meter))
 
 

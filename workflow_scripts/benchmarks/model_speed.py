@@ -17,7 +17,7 @@ from quantwatt.allocate import layer_costs
 from quantwatt.artifacts import manifest
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.measuring import fresh_process
-from quantwatt.measuring.meters import open_meter
+from quantwatt.measuring.meters import Metering, open_meter
 
 WIDTHS = (128, 256, 512, 1024, 1536)
 TOKENS = {64: 78, 1024: 333}  # of the image: of the text; the embedded model, and 3.5 Medium at 512 pixels
@@ -104,7 +104,7 @@ def widths(device, dtype, chosen, rounds, turn_s, tokens=None, clock=time.perf_c
             settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}
             synchronize = fresh_process.synchronize_of(device)
             layer_costs.measure(
-                [case for _, case in cases.values()], settings, open_meter("none"), synchronize, 0.0, clock
+                [case for _, case in cases.values()], settings, open_meter(Metering()), synchronize, 0.0, clock
             )
             found = {
                 name: (case.kernel, str(own).removeprefix("torch."), [[s] for s in case.seconds], case.reason)

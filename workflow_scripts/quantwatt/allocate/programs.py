@@ -15,12 +15,11 @@ from quantwatt.allocate.integer_program import Infeasible, Unsolved
 from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.objectives import group_of, metric_of
-from quantwatt.config.programs import is_swept, names_of, sides
+from quantwatt.config.programs import OF_DEVICE, is_swept, names_of, sides
 
 # Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
 SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
 UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
-OF_DEVICE = ("milliseconds", "joules")  # what another device may take less of
 EVERY = "all"  # the one group of layers that are scored alike
 
 

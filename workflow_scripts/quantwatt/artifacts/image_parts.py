@@ -14,9 +14,14 @@ def image_name(number):
     return f"shard-{number // SHARD_IMAGES:03d}/{number:05d}.png"
 
 
+def part_number(first):
+    """The digits by which a part is named whose first image has this number."""
+    return f"{first:05d}"
+
+
 def part_name(first):
     """The JSON file that vouches for the part of a set whose first image has this number."""
-    return f"part-{first:05d}.json"
+    return f"part-{part_number(first)}.json"
 
 
 def parts(sampling, images_per_job):

@@ -6,6 +6,7 @@ from pathlib import Path
 from quantwatt.artifacts import text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.methods import is_external, is_quantized, needs_calibration
+from quantwatt.config.metric_entries import compares_with_reference, features_of
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.config.suggestions import near, nearest
 from quantwatt.data import datasets, prompts
@@ -34,8 +35,8 @@ def check_references(experiment, file):  # noqa: C901  (many checks, one after a
     if calibrated and experiment["calibration"] is None:
         raise ConfigurationError(f"{file}: calibration: missing, and method '{calibrated[0]}' needs calibration data.")
     reference = experiment["reference"]
-    for name in ("fid", "kid"):
-        if name in experiment["metrics"] and reference is None:
+    for name in experiment["metrics"]:
+        if compares_with_reference(name) and reference is None:
             raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
     if experiment["sensitivities"] and experiment["kind"] == "text":
         raise ConfigurationError(f"{file}: sensitivities: they compare images, and these models read text.")
@@ -45,11 +46,11 @@ def check_references(experiment, file):  # noqa: C901  (many checks, one after a
     if experiment["calibration"]:
         sources["calibration"] = experiment["calibration"]
     files = _sources(sources, experiment["models"], file)
-    if "class-accuracy" in experiment["metrics"] and experiment["classifier"] is None:
-        raise ConfigurationError(
-            f"{file}: classifier: missing, and metric 'class-accuracy' needs one that reads the images."
-        )
     for name in experiment["metrics"]:
+        if features_of(name) == "classifier" and experiment["classifier"] is None:
+            raise ConfigurationError(
+                f"{file}: classifier: missing, and metric '{name}' needs one that reads the images."
+            )
         if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
             other = {"image": "text models", "text": "images"}[experiment["kind"]]
             raise ConfigurationError(f"{file}: metrics.{name}: a metric of {other}, and this experiment has none.")

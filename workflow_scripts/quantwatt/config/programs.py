@@ -1,6 +1,7 @@
 """What a mixed method's entry says of its integer programs: what they choose from, and what they decide on."""
 
 SIDES = ("weights", "activations")
+OF_DEVICE = ("milliseconds", "joules")  # budgets of what another device may take less of
 
 
 def names_of(program):
@@ -23,3 +24,8 @@ def is_swept(program):
 def has_several_choices(method):
     """Whether images decide between choices of a mixed method's programs."""
     return any(is_swept(program) for program in method["allocation"]["programs"])
+
+
+def needs_costs(method):
+    """Whether a mixed method's programs have budgets of what layers take on this device."""
+    return any(unit in OF_DEVICE for program in method["allocation"]["programs"] for unit in program["budget"])

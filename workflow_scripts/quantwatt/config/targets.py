@@ -5,24 +5,17 @@ Snakemake would say that no rule makes it, or wrap the same sentence in a traceb
 
 from pathlib import Path
 
+from quantwatt.artifacts import layout
 from quantwatt.config.experiment import EXPERIMENTS
 from quantwatt.config.schemas import ConfigurationError, lookup
 from quantwatt.config.suggestions import nearest
 
-SINGULAR = {"sensitivities": "sensitivity"}
-_CELL = ("models", "methods", "samplings")
-_NAMED = {  # folder of an experiment's results: what the names in its paths are of
-    "checkpoints": _CELL[:2],
-    "allocation": _CELL[:2],
-    "exchange": _CELL[:2],
-    "solved": (None, *_CELL[:2]),  # of a solver first
-    "images": _CELL,
-    "predictions": _CELL,
-    "measurements": _CELL,
-    "features": _CELL,
-    "scores": (*_CELL, "metrics"),
-    "sensitivity": ("models", "sensitivities"),
-    "costs": ("models", "sensitivities"),
+PLURAL = {  # what a wildcard names is an entry of
+    "model": "models",
+    "method": "methods",
+    "sampling": "samplings",
+    "sensitivity": "sensitivities",
+    "metric": "metrics",
 }
 
 
@@ -47,19 +40,18 @@ def check(word, experiment, config):
     if names[:1] == ["reference"]:
         return
     names = [part.removesuffix(".json").removesuffix(".csv") for part in names if part != "manifest.json"]
-    for kind, part in zip(_NAMED.get(stage, ()), names, strict=False):
-        if kind:
+    for kind, part in zip(layout.names_below(stage), names, strict=False):
+        if kind in PLURAL:
             entry(experiment, kind, part, config["experiment"])
 
 
 def entry(experiment, kind, name, title):
-    """One entry of an experiment.
+    """One entry of an experiment; `kind` is one of PLURAL.
 
     Raises:
         ConfigurationError: there is none; with the nearest spelling.
     """
-    what = SINGULAR.get(kind, kind.removesuffix("s"))
-    return lookup(experiment[kind], name, what, f"resources/experiments/{title}.yaml")
+    return lookup(experiment[PLURAL[kind]], name, kind, f"resources/experiments/{title}.yaml")
 
 
 def _refuse_other(word, name, current):

@@ -7,7 +7,7 @@ to bring, and is asked for in one sentence.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import captions, prompts, sources
@@ -129,3 +129,12 @@ def entries(path):
     """Entries of a file that may still have to be made, or None where that is not known."""
     extract = EXTRACTS.get(name_of(path))
     return extract and extract.entries
+
+
+def missing(names):
+    """Those names of data sets that are not there, in the current folder.
+
+    What is there is no rule's output, so that nothing fetches it again or writes over it: neither --forceall nor a
+    changed script, nor the clearing away of outputs before a job.
+    """
+    return [name for name in names if not Path(FOLDER, name).exists()]

@@ -27,6 +27,11 @@ def model_memory_mb(manifest_path, least):
     return max(least, process_mb(loaded))
 
 
+def at_least(manifest_path, least):
+    """The same, `least` where the manifest is not there, as after a checkpoint was copied here alone."""
+    return model_memory_mb(manifest_path, least) if Path(manifest_path).exists() else least
+
+
 def process_mb(loaded):
     """Megabytes of a process that has loaded so many bytes of weights."""
     return LIBRARIES_MB + round(SHARE * loaded / 1e6)

@@ -7,6 +7,8 @@ makes the rest anew. Its --touch would record the settings of now beside all of 
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
+from quantwatt.artifacts import layout
+
 RECORDS = Path(".snakemake/metadata")  # relative to the folder that Snakemake runs in, as its outputs are
 
 
@@ -17,7 +19,8 @@ def warning(results, touches=False):
         results: the experiment's folder, as rules name it.
         touches: whether Snakemake was told to --touch.
     """
-    made = [*Path(results).glob("models/*/manifest.json"), *Path(results).glob("checkpoints/*/*/manifest.json")]
+    every = {"model": "*", "method": "*"}
+    made = [path for file in ("model", "checkpoint") for path in Path(results).glob(layout.FILES[file].format(**every))]
     if not made or any(_record(path).exists() for path in made):
         return None
     if touches:

@@ -11,6 +11,7 @@ from quantwatt.config import experiment
 from quantwatt.jobs import machine
 from quantwatt.measuring import protocol
 from quantwatt.measuring.fresh_process import choose_meter
+from quantwatt.measuring.settings import Measuring
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def measure(run, meter="auto", device="cpu", images_per_run=1, **changes):
         ConfigurationError: a key is unknown or a value is wrong.
         DataError: block_s is too short for the meter.
     """
-    settings = experiment.load_config({"measuring": changes})["measuring"]
-    opened, reason = choose_meter(settings | {"meter": machine.resolve_meter(meter, device)}, device)
+    completed = experiment.load_config({"measuring": changes})["measuring"]
+    settings = Measuring.from_settings({**completed, "meter": machine.resolve_meter(meter, device)})
+    opened, reason = choose_meter(settings.metering, settings.block_s, device)
     synchronize = protocol.nothing
     if device == "cuda":
         import torch
@@ -59,16 +61,14 @@ def measure(run, meter="auto", device="cpu", images_per_run=1, **changes):
         synchronize = torch.cuda.synchronize
     with contextlib.closing(opened):
         protocol.warm_up(
-            run, settings["warmup_s"], synchronize,
-            temperature=lambda: opened.provenance().get("temperature_c"), steady_s=settings["steady_s"],
+            run, settings.warmup_s, synchronize,
+            temperature=lambda: opened.provenance().get("temperature_c"), steady_s=settings.steady_s,
         )  # fmt: skip
         latency = protocol.summarize_latency(
-            [protocol.measure_latency(run, settings["latency_s"], synchronize=synchronize)], images_per_run
+            [protocol.measure_latency(run, settings.latency_s, synchronize=synchronize)], images_per_run
         )
         if opened.name == "none":
             return Measurement(latency, None, reason or opened.stop().fault, "none", False, [])
-        blocks = protocol.measure_energy(
-            run, opened, settings["block_s"], settings["blocks"], images_per_run, synchronize
-        )
-    energy, reason = protocol.summarize_energy([blocks], settings["blocks"])
+        blocks = protocol.measure_energy(run, opened, settings.block_s, settings.blocks, images_per_run, synchronize)
+    energy, reason = protocol.summarize_energy([blocks], settings.blocks)
     return Measurement(latency, energy, reason, opened.name, opened.estimated, blocks)

@@ -16,7 +16,8 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
 from quantwatt.measuring import cpus, protocol
-from quantwatt.measuring.meters import MeterUnavailable, Together, companions, neighbours, open_meter
+from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, neighbours, open_meter
+from quantwatt.measuring.settings import Measuring
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
@@ -35,24 +36,26 @@ def measure(task):
     """Everything that needs the pipeline.
 
     Args:
-        task: {"checkpoint", "sampling", "measuring", "device", "threads", "blocks", "latency_s", "first", "last",
-            "output"}; a configuration's first process also rests before and loops its phases, the last rests after.
+        task: {"checkpoint", "sampling", "measuring", "device", "threads", "first", "last", "output"}; a
+            configuration's first process also rests before and loops its phases, the last rests after.
     """
     from quantwatt.inference import checkpoint
 
-    settings, device, sampling = task["measuring"], task["device"], task["sampling"]
-    meter, energy_reason = choose_meter(settings, device)
+    settings, device, sampling = Measuring.from_settings(task["measuring"]), task["device"], task["sampling"]
+    meter, energy_reason = choose_meter(settings.metering, settings.block_s, device)
     with contextlib.closing(meter):
         set_threads(task["threads"])
         pipeline = checkpoint.load_pipeline(task["checkpoint"], device)
-        batches = batches_of(pipeline, sampling, settings["images_per_batch"], settings["prompts"])
+        batches = batches_of(pipeline, sampling, settings.images_per_batch, settings.prompts)
         result, blocks, traces = measure_process(
             [pipeline.prepare(*batch, sampling) for batch in batches],
-            lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings["phases_s"] else {},
+            lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings.phases_s else {},
             meter,
-            {**settings, **{key: task[key] for key in ("blocks", "latency_s", "first", "last")}},
+            settings,
             synchronize_of(device),
             memory_of(device, pipeline),
+            first=task["first"],
+            last=task["last"],
         )
     count_tokens(result["phases"], pipeline, batches[0], sampling)
     result["energy_reason"] = energy_reason or result["energy_reason"]
@@ -62,24 +65,36 @@ def measure(task):
         "reason": None,
         **result,
         "blocks": [block_row(block) for block in blocks],
-        "phases_apart": list(getattr(pipeline.family, "PHASES_APART", ())),
+        "phases_apart": list(pipeline.family.PHASES_APART),
         "runs": run_rows(blocks, len(batches)),
         "traces": [trace_row(*named) for named in traces],
     }
 
 
-def measure_process(runs, make_phases, meter, settings, synchronize, memory, clock=time.perf_counter, sleep=time.sleep):
+def measure_process(
+    runs,
+    make_phases,
+    meter: Meter,
+    settings: Measuring,
+    synchronize,
+    memory,
+    *,
+    first: bool,
+    last: bool,
+    clock=time.perf_counter,
+    sleep=time.sleep,
+):
     """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
 
     Args:
         runs: one callable per batch of prompts; latency and every block go through all of them, equally often.
         make_phases: function that returns {name: callable}, called once the blocks are done.
-        settings: measuring's, with blocks and latency_s of this process, and whether it is the first and the last.
         memory: function that returns the peak so far, read after the warm-up.
+        first, last: of its configuration's processes; the first rests before the warm-up, the last after the phases.
     Returns:
         (fields of the result, [Block], [(block or spell, Trace)]).
     """
-    images, cycle, traces = settings["images_per_batch"], len(runs), []
+    images, cycle, traces = settings.images_per_batch, len(runs), []
     fields = {
         "latency_s": None,
         "meter": meter.name,
@@ -93,23 +108,23 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
     }
 
     def rest(name):
-        if settings["idle_s"] > 0 and meter.name != "none":
+        if settings.idle_s > 0 and meter.name != "none":
             tell(step=name)
-            watts, trace = protocol.idle_power(meter, settings["idle_s"], sleep)
+            watts, trace = protocol.idle_power(meter, settings.idle_s, sleep)
             traces.append((name, trace))
             fields["idle_w"] += [] if watts is None else [watts]
 
-    if settings["first"]:
+    if first:
         rest("idle-before")  # and not after the warm-up, which it would undo
     tell(step="warm-up")
     n_runs, slope = protocol.warm_up(
-        protocol.Cycle(runs), settings["warmup_s"], synchronize, clock,
-        lambda: meter.provenance().get("temperature_c"), settings["steady_s"],
+        protocol.Cycle(runs), settings.warmup_s, synchronize, clock,
+        lambda: meter.provenance().get("temperature_c"), settings.steady_s,
     )  # fmt: skip
     fields |= {"memory": memory(), "warm_up": {"runs": n_runs, "slope_c_per_min": slope}}
     tell(step="latency")
     seconds = protocol.measure_latency(
-        protocol.Cycle(runs), settings["latency_s"], synchronize=synchronize, clock=clock, cycle=cycle
+        protocol.Cycle(runs), settings.latency_s_per_process, synchronize=synchronize, clock=clock, cycle=cycle
     )
     before = meter.provenance()
     fields |= {"latency_s": list(seconds), "device": {**before, "temperature_after_c": None}}
@@ -120,16 +135,16 @@ def measure_process(runs, make_phases, meter, settings, synchronize, memory, clo
     watch = neighbours.Watch(meter)
     watch.start()
     blocks = protocol.measure_energy(
-        protocol.Cycle(runs), meter, settings["block_s"], settings["blocks"], images, synchronize,
+        protocol.Cycle(runs), meter, settings.block_s, settings.blocks_per_process, images, synchronize,
         after_block=tell_watts, clock=clock, cycle=cycle,
     )  # fmt: skip
     fields["others"] = watch.stop().record()
     traces += [(block.block, block.trace) for block in blocks]
     fields["phases"], of_phases = protocol.measure_phases(
-        make_phases(), meter, settings["phases_s"], images, synchronize, clock
+        make_phases(), meter, settings.phases_s, images, synchronize, clock
     )
     traces += of_phases.items()
-    if settings["last"]:
+    if last:
         rest("idle-after")
     after = meter.provenance()
     fields["device"] |= {
@@ -184,30 +199,30 @@ def batches_of(pipeline, sampling, n_images, n_batches):
 
 def count_tokens(phases, pipeline, batch, sampling):
     """Add to the phases of a text model how many tokens of one inference they read or write: "tokens"."""
-    if not hasattr(pipeline.family, "work"):
-        return
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
+    if work is None:
+        return
     for name, tokens in (("forward", "tokens"), ("decode", "new_tokens")):
         if name in phases:
             phases[name]["tokens"] = work[tokens] / work["items"]
 
 
-def choose_meter(settings, device):
+def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
     """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
 
+    Args:
+        block_s: seconds of the shortest block that will be read.
     Raises:
         DataError: the blocks are too short for the meter.
     """
     try:
-        meter = open_meter(settings["meter"], settings, device)
+        meter = open_meter(settings, device)
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
-        return open_meter("none"), str(unavailable)
-    if meter.name == "nvml" and settings["block_s"] < NVML_BLOCK_S and not meter.provenance()["fake"]:
+        return open_meter(Metering()), str(unavailable)
+    if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
         meter.close()
-        raise DataError(
-            f"measuring.block_s is {settings['block_s']}, and a GPU's readings need {NVML_BLOCK_S} s or more."
-        )
+        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
     beside = companions(meter, settings, device)
     return (Together(meter, beside) if beside else meter), None
 

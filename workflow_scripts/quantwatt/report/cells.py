@@ -6,8 +6,8 @@ The cells are listed by the caller, so a stale folder under results/ can never e
 import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
 
@@ -52,14 +52,10 @@ def read_grid(path):
 
 def cell_paths(results, cell, metrics):
     """`{part: path}` of the files of a cell `{"model", "method", "sampling"}`; scores are keyed `scores/METRIC`."""
-    results = Path(results)
-    trio = Path(cell["model"]) / cell["method"] / cell["sampling"]
     outputs = "predictions" if cell.get("kind") == "text" else "images"
-    return {
-        "checkpoint": results / "checkpoints" / cell["model"] / cell["method"] / "manifest.json",
-        "images": results / outputs / trio / "manifest.json",
-        "measurement": results / "measurements" / trio / "measurement.json",
-        **{f"scores/{metric}": results / "scores" / trio / f"{metric}.json" for metric in metrics},
+    files = {"checkpoint": "checkpoint", "images": outputs, "measurement": "measurement"}
+    return {part: layout.path(results, file, cell) for part, file in files.items()} | {
+        f"scores/{metric}": layout.path(results, "score", cell | {"metric": metric}) for metric in metrics
     }
 
 

@@ -46,13 +46,13 @@ def device(config):
 
 def meter(name, config):
     """Whether a meter can be read here; what the configuration takes must be."""
-    from quantwatt.measuring.meters import MeterUnavailable, open_meter
+    from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter
 
     found = chosen_device(config)
     chosen = machine.resolve_meter(config["meter"], found) == name
-    settings = {**config["measuring"], "gpus": "all"}
+    settings = Metering.from_settings({**config["measuring"], "meter": name, "gpus": "all"})
     try:
-        with contextlib.closing(open_meter(name, settings)) as opened:
+        with contextlib.closing(open_meter(settings)) as opened:
             source = opened.provenance()["source"]
     except MeterUnavailable as unavailable:
         what, _, remedy = str(unavailable).rpartition(": ")

@@ -1,14 +1,16 @@
 """Energy meters, by name: nvml, rapl, estimate, none; each a module of this folder, imported when asked for.
 
-meter = open_meter("rapl")
+meter = open_meter(Metering("rapl"))
 meter.start(); work(); trace = meter.stop()
 print(trace.energy_j)
 """
 
 import contextlib
 import dataclasses
+import json
 import time
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
@@ -19,6 +21,30 @@ NAMES = ("nvml", "rapl", "estimate", "none")
 
 class MeterUnavailable(DataError):
     """This machine cannot be read by this meter; the message is one sentence that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metering:
+    """Which meter reads the energy, and how; each meter reads its own of these."""
+
+    meter: str = "none"  # one of NAMES
+    interval_ms: float | None = None  # between two samples of power; None: the meter's own, the least it can do
+    gpus: str = "first"  # nvml: the "first" of those that the job may use, where the model runs, or "all", summed
+    gpu: str | None = None  # nvml: a UUID, in their place
+    domains: str = "all"  # rapl: "package" or "dram" alone, or both
+    idle_w: float | None = None  # estimate: watts of the machine with no CPU busy ...
+    full_w: float | None = None  # ... and with every one
+    scope: str = "process"  # estimate: whose CPU time counts, this "process" and its children's, or the "machine"
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Of config.yaml's `measuring`, with "meter"; the protocol's keys are left to `settings.Measuring`."""
+        return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls) if field.name in settings})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """As `from_settings`, of a JSON object."""
+        return cls.from_settings(json.loads(text))
 
 
 class Meter(Protocol):
@@ -35,28 +61,25 @@ class Meter(Protocol):
     def close(self) -> None: ...
 
 
-def open_meter(name, settings=None, device=None):
-    """The meter called `name`, ready to start.
+def open_meter(settings: Metering, device: str | None = None) -> "Meter":
+    """The meter that the settings name, ready to start.
 
     Args:
-        name: one of NAMES.
-        settings: dict; `interval_ms` of sampling, `gpu` (a UUID) and `gpus` for nvml, `domains` for rapl, `idle_w`,
-            `full_w` and `scope` for estimate.
         device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
     Raises:
         MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
     """
-    settings = {**(settings or {}), "device": device}
+    name = settings.meter
     if name not in NAMES:
         raise MeterUnavailable(f"there is no meter {name!r}; choose one of {', '.join(NAMES)}.")
-    meter = registry.load("meters", name).open_meter(settings)
+    meter = registry.load("meters", name).open_meter(settings, device)
     if None not in (device, meter.reads) and meter.reads != device and not meter.provenance()["fake"]:
         meter.close()
         raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
     return meter
 
 
-def companions(meter, settings, device):
+def companions(meter: "Meter", settings: Metering, device: str | None) -> "dict[str, Meter]":
     """{name: meter} of what works beside a GPU and has counters that this user may read: "cpu package" and "dram".
 
     Args:
@@ -67,7 +90,7 @@ def companions(meter, settings, device):
     if meter.reads == "cuda" and device != "cpu":
         for name, domains in (("cpu package", "package"), ("dram", "dram")):
             with contextlib.suppress(MeterUnavailable):
-                found[name] = open_meter("rapl", {**(settings or {}), "domains": domains})
+                found[name] = open_meter(dataclasses.replace(settings, meter="rapl", domains=domains))
     return found
 
 
@@ -101,14 +124,14 @@ class Together:
             meter.close()
 
 
-def metered(work, settings, device):
+def metered(work, settings: Metering, device: str):
     """Run `work()` under the meter that the settings name.
 
     The energy is empty, with the reason, where the meter cannot be read, and where it counts a whole package or board
     on which other programs computed meanwhile; the estimate of the process alone tells joules beside others.
 
     Args:
-        settings: as for `open_meter`, with its name under "meter".
+        work: function without arguments.
         device: "cpu" or "cuda", where the work is done.
     Returns:
         (result of work, {"seconds", "energy_j", "meter", "estimated", "reason", "others"}, Trace of the work);
@@ -116,12 +139,12 @@ def metered(work, settings, device):
     """
     from quantwatt.measuring.meters import neighbours
 
-    cost = {"energy_j": None, "meter": settings["meter"], "estimated": False, "reason": None}
+    cost = {"energy_j": None, "meter": settings.meter, "estimated": False, "reason": None}
     try:
-        meter = open_meter(settings["meter"], settings, device)
+        meter = open_meter(settings, device)
     except MeterUnavailable as error:
         cost["reason"] = str(error)
-        meter = open_meter("none")
+        meter = open_meter(Metering())
     with contextlib.closing(meter):
         watch = neighbours.Watch(meter)
         watch.start()

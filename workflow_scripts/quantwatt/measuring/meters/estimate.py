@@ -41,17 +41,17 @@ class EstimateMeter(SampledMeter):
         return {**super().provenance(), **{name: self._arguments[name] for name in names}, **found}
 
 
-def open_meter(settings, make_sampler=Sampler, proc="/proc", cgroups="/sys/fs/cgroup"):
+def open_meter(settings, device=None, make_sampler=Sampler, proc="/proc", cgroups="/sys/fs/cgroup"):
     """A meter of the CPU.
 
     Args:
-        settings: `idle_w` and `full_w`, watts of the machine with no and with every CPU busy; `scope`:
-            "process" counts the CPU time of this process and its waited-for children, "machine" everyone's.
+        settings: Metering, of which it reads idle_w, full_w, scope and interval_ms.
+        device: it reads CPUs whatever computes.
         proc, cgroups: the kernel's trees, for tests.
     Raises:
         MeterUnavailable: a wattage is missing or impossible, or /proc is not there.
     """
-    idle_w, full_w = settings.get("idle_w"), settings.get("full_w")
+    idle_w, full_w = settings.idle_w, settings.full_w
     if idle_w is None or full_w is None:
         raise MeterUnavailable(
             "the meter `estimate` needs the machine's power at rest and at full load: "
@@ -59,7 +59,7 @@ def open_meter(settings, make_sampler=Sampler, proc="/proc", cgroups="/sys/fs/cg
         )
     if not 0 < idle_w < full_w:
         raise MeterUnavailable(f"idle_w = {idle_w} and full_w = {full_w} cannot be: set 0 < idle_w < full_w (watts).")
-    scope = settings.get("scope", "process")
+    scope = settings.scope
     if scope not in SCOPES:
         raise MeterUnavailable(f"the estimate's scope {scope!r} is unknown: choose {' or '.join(SCOPES)}.")
     found = cpus.count(proc, cgroups)
@@ -80,7 +80,7 @@ def open_meter(settings, make_sampler=Sampler, proc="/proc", cgroups="/sys/fs/cg
         ) from error
     source = f"CPU time of the {scope} between {idle_w:g} W and {full_w:g} W"
     return EstimateMeter(
-        make_sampler("estimate", arguments, max(INTERVAL_MS, settings.get("interval_ms", 0)) / 1000),
+        make_sampler("estimate", arguments, max(INTERVAL_MS, settings.interval_ms or 0) / 1000),
         source,
         arguments,
         found,

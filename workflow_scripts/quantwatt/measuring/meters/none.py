@@ -22,5 +22,5 @@ class NoMeter:
         return {"meter": "none", "source": "none", "interval_ms": None, "fake": False}
 
 
-def open_meter(settings):
+def open_meter(settings, device=None):
     return NoMeter()

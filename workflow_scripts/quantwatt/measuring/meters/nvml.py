@@ -53,20 +53,20 @@ class NvmlMeter(SampledMeter):
         return None
 
 
-def open_meter(settings, make_sampler=Sampler):
+def open_meter(settings, device=None, make_sampler=Sampler):
     """A meter of the GPU, or GPUs, that this program may use.
 
     Args:
-        settings: `gpu`, a UUID; without it the GPU that torch uses (where `device` is "cuda"), or else the first that
-            CUDA_VISIBLE_DEVICES names, by index in NVML's order or the beginning of a UUID, or else SLURM, or else the
-            only GPU. `gpus`: "all" of them, summed.
+        settings: Metering, of which it reads `gpu`, a UUID; without it the GPU that torch uses (where `device` is
+            "cuda"), or else the first that CUDA_VISIBLE_DEVICES names, by index in NVML's order or the beginning of a
+            UUID, or else SLURM, or else the only GPU. `gpus`: "all" of them, summed. And interval_ms.
     Raises:
         MeterUnavailable: no driver, no GPU allocated, no permission, a MIG slice, or neither energy nor power is told.
     """
     nvml = _load()
     try:
-        handles = nvml_boards.allocated(nvml, settings)
-        if settings.get("gpus") != "all":
+        handles = nvml_boards.allocated(nvml, settings, device)
+        if settings.gpus != "all":
             handles = handles[:1]
         if not handles:
             raise MeterUnavailable("NVML sees no GPU that this program may use: choose rapl, estimate or none.")
@@ -81,7 +81,7 @@ def open_meter(settings, make_sampler=Sampler):
             raise MeterUnavailable("this GPU's driver tells neither energy nor power: choose the meter none.")
         uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
         arguments = {"uuids": uuids, "counter": counter, "power": power}
-        sampler = make_sampler("nvml", arguments, settings.get("interval_ms", INTERVAL_MS) / 1000)
+        sampler = make_sampler("nvml", arguments, (settings.interval_ms or INTERVAL_MS) / 1000)
         return NvmlMeter(sampler, nvml, handles, counter, power)
     except nvml.NVMLError as error:
         if error.value == nvml.NVML_ERROR_NO_PERMISSION:

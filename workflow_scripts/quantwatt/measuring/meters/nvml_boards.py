@@ -20,18 +20,18 @@ REASONS = {  # nvmlClocksEventReasons: why the clocks are lower than they could 
 }
 
 
-def allocated(nvml, settings):
-    """Handles of the GPUs that this program may use, in its own order; `settings` as for nvml.open_meter.
+def allocated(nvml, settings, device):
+    """Handles of the GPUs that this program may use, in its own order; arguments as for nvml.open_meter.
 
     Raises:
         MeterUnavailable: there is none, or it cannot be told which of several are meant.
         NVMLError: one of them may not be opened.
     """
-    everyone = settings.get("gpus") == "all"
+    everyone = settings.gpus == "all"
     boards = [_open(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
-    if settings.get("gpu"):
-        return [_find(nvml, boards, settings["gpu"], "gpu:")]
-    if settings.get("device") == "cuda":
+    if settings.gpu:
+        return [_find(nvml, boards, settings.gpu, "gpu:")]
+    if device == "cuda":
         import torch
 
         n_used = torch.cuda.device_count() if everyone else 1  # the first, as everywhere here

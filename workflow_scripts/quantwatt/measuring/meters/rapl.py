@@ -29,16 +29,17 @@ class RaplMeter(SampledMeter):
         return {**super().provenance(), "domains": self._domains}
 
 
-def open_meter(settings, make_sampler=Sampler, base=POWERCAP):
+def open_meter(settings, device=None, make_sampler=Sampler, base=POWERCAP):
     """A meter of all packages and their memory.
 
     Args:
-        settings: `domains`, one of KINDS: "package" or "dram" alone, or "all" (default).
+        settings: Metering, of which it reads `domains`, one of KINDS, and interval_ms.
+        device: it reads packages whatever computes.
         base: the powercap folder, for tests.
     Raises:
         MeterUnavailable: there is no such domain, or a counter cannot be read without root.
     """
-    kind = settings.get("domains", "all")
+    kind = settings.domains
     if kind not in KINDS:
         raise MeterUnavailable(f"RAPL has no domains {kind!r}: choose {', '.join(KINDS)}.")
     domains = find_domains(base, KINDS[kind])
@@ -51,7 +52,7 @@ def open_meter(settings, make_sampler=Sampler, base=POWERCAP):
     arguments = {"domains": [[path, range_uj] for _, path, range_uj in domains]}
     reader(**arguments)
     labels = [label for label, _, _ in domains]
-    sampler = make_sampler("rapl", arguments, max(INTERVAL_MS, settings.get("interval_ms", 0)) / 1000)
+    sampler = make_sampler("rapl", arguments, max(INTERVAL_MS, settings.interval_ms or 0) / 1000)
     return RaplMeter(sampler, "RAPL energy_uj of " + " + ".join(labels), labels)
 
 

@@ -1,11 +1,10 @@
 """The baseline's sampled power over time: idle, energy blocks, and each phase looped alone."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report.figures import GREY, INK, NARROW, PALETTE, WIDE, sentence
 from quantwatt.report.tables import first_samplings
@@ -46,7 +45,7 @@ def draw(inputs, narrow):
 
 def _trace(results, row):
     """(seconds, watts, [(block or phase, start, end)]) of the first process in power.csv; None without samples."""
-    path = Path(results) / "measurements" / row["model"] / row["method"] / row["sampling"] / "power.csv"
+    path = layout.path(results, "power", row)
     try:
         samples = pd.read_csv(path, dtype={"block": str})
     except (FileNotFoundError, pd.errors.EmptyDataError):

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.report.tables import write_table
 
 NAMES = ("intermediate_power_readings.csv", "quantization_results_with_energy.csv")
+FILES = ("images", "measurement", "power", "blocks", "runs")  # of a cell: what is read of it
 READINGS = ["Quantization Type", "Prompt Index", "Run Number", "Power (W)"]
 RESULTS = [
     *("Quantization Type", "Prompt Index", "Average Memory (MB)", "Average Time (s)", "Average Power (W)"),
@@ -32,14 +34,12 @@ def write(folder, results, cells):
     """
     readings, rows = [], []
     for cell in cells:
-        where = f"{cell['model']}/{cell['method']}/{cell['sampling']}"
-        measured = Path(results) / "measurements" / where
-        images = read_json(Path(results) / "images" / where / "manifest.json")
-        record = read_json(measured / "measurement.json")
-        runs, n_prompts = runs_of(measured / "runs.csv", measured / "blocks.csv")
+        files = {file: layout.path(results, file, cell) for file in FILES}
+        images, record = read_json(files["images"]), read_json(files["measurement"])
+        runs, n_prompts = runs_of(files["runs"], files["blocks"])
         latency_s = record["latency_s"] and record["latency_s"]["mean"] * record["images_per_batch"]  # of a run
         names = [image["file"] for image in images["images"]]
-        readings.append(power_in(runs, measured / "power.csv").assign(method=cell["method"]))
+        readings.append(power_in(runs, files["power"]).assign(method=cell["method"]))
         for prompt in range(n_prompts or len(names)):
             own = runs[runs["prompt"] == prompt]
             seconds, joules = own["seconds"], own["energy_j"]

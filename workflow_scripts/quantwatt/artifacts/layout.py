@@ -1,0 +1,113 @@
+"""Where everything lies that a run of an experiment writes: the one place that spells it.
+
+Rules take the patterns as their files, with Snakemake's wildcards in them; scripts that read many cells fill them in.
+"""
+
+import re
+from pathlib import Path
+
+FILES = {  # below results/EXPERIMENT/
+    "extractor": "extractors/{extractor}.json",
+    "model": "models/{model}/manifest.json",
+    "calibration": "calibration/{model}/manifest.json",
+    "calibration_samples": "calibration/{model}/samples.safetensors",
+    "sensitivity_job": "sensitivity/{model}/{sensitivity}/job-{job}.csv",
+    "sensitivity": "sensitivity/{model}/{sensitivity}.csv",
+    "costs": "costs/{model}/{sensitivity}.csv",
+    "candidates": "allocation/{model}/{method}/candidates.json",
+    "candidates_table": "allocation/{model}/{method}/candidates.csv",
+    "trials": "allocation/{model}/{method}/trials.csv",
+    "allocation": "allocation/{model}/{method}.json",
+    "exchange": "exchange/{model}/manifest.json",
+    "solved": "solved/{backend}/{model}/{method}/manifest.json",
+    "checkpoint": "checkpoints/{model}/{method}/manifest.json",
+    "images": "images/{model}/{method}/{sampling}/manifest.json",
+    "part": "images/{model}/{method}/{sampling}/part-{first}.json",
+    "predictions": "predictions/{model}/{method}/{sampling}/manifest.json",
+    "measurement": "measurements/{model}/{method}/{sampling}/measurement.json",
+    "power": "measurements/{model}/{method}/{sampling}/power.csv",
+    "blocks": "measurements/{model}/{method}/{sampling}/blocks.csv",
+    "runs": "measurements/{model}/{method}/{sampling}/runs.csv",
+    "reference": "reference/manifest.json",
+    "reference_features": "features/reference/{extractor}.json",
+    "features": "features/{model}/{method}/{sampling}/{extractor}.json",
+    "score": "scores/{model}/{method}/{sampling}/{metric}.json",
+    "summary": "tables/summary.csv",
+    "layers": "tables/layers.csv",
+    "sensitivities": "tables/sensitivity.csv",
+    "figure": "figures/{figure}.png",
+    "figure_svg": "figures/{figure}.svg",
+    "figure_narrow": "figures/{figure}-narrow.svg",
+    "report": "report.html",
+    "study": "study/manifest.json",
+}
+JOBS = {  # of each rule: its log below logs/ there, its benchmark below benchmarks/, without their ends
+    "fetch": "fetch/{archive}",
+    "dataset": "dataset/{file}",
+    "fetch_weights": "fetch_weights/{extractor}",
+    "model": "model/{model}",
+    "calibrate": "calibrate/{model}",
+    "sensitivity_job": "sensitivity/{model}/{sensitivity}/job-{job}",
+    "sensitivity": "sensitivity/{model}/{sensitivity}",
+    "layer_costs": "costs/{model}/{sensitivity}",
+    "candidates": "candidates/{model}/{method}",
+    "trials": "trials/{model}/{method}",
+    "allocate": "allocate/{model}/{method}",
+    "export_layers": "export_layers/{model}",
+    "solve_layers": "{backend}/{model}/{method}",
+    "quantize": "quantize/{model}/{method}",
+    "generate": "generate/{model}/{method}/{sampling}",
+    "generate_part": "generate/{model}/{method}/{sampling}/part-{first}",
+    "gather_images": "gather_images/{model}/{method}/{sampling}",
+    "predict": "predict/{model}/{method}/{sampling}",
+    "measure": "measure/{model}/{method}/{sampling}",
+    "reference": "reference",
+    "features": "features/{model}/{method}/{sampling}/{extractor}",
+    "reference_features": "features/reference/{extractor}",
+    "score": "score/{model}/{method}/{sampling}/{metric}",
+    "tables": "tables",
+    "figure": "figure/{figure}",
+    "report": "report",
+    "study": "study",
+}
+
+
+_NAME = re.compile(r"\{(\w+)\}(?:\.\w+)?")  # a part of a path that is one name, with an end or without
+
+
+class _Wildcards(dict):
+    """What is known of a pattern's names; the others stay wildcards."""
+
+    def __missing__(self, name):
+        return f"{{{name}}}"
+
+
+def path(results, file, names=()):
+    """The Path of one file.
+
+    Args:
+        results: the experiment's folder, results/EXPERIMENT.
+        file: a key of FILES.
+        names: {name: value} of all names in its pattern, such as a cell; others are left alone.
+    Raises:
+        KeyError: a name of the pattern is not given.
+    """
+    return Path(results, FILES[file].format_map(dict(names)))
+
+
+def pattern(results, file, names=()):
+    """The same as a text, with wildcards for what is not among `names`."""
+    return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
+
+
+def names_below(folder):
+    """What the parts of a path below a folder of FILES are named by, each None where it is part of no name.
+
+    Args:
+        folder: the first part of a pattern, such as "checkpoints".
+    Returns:
+        list, of the deepest of its patterns: ["model", "method", None] of checkpoints.
+    """
+    below = [pattern.split("/")[1:] for pattern in FILES.values() if pattern.startswith(f"{folder}/")]
+    named = [[found and found[1] for found in map(_NAME.fullmatch, parts)] for parts in below]
+    return max(named, key=lambda names: sum(name is not None for name in names), default=[])

@@ -1,0 +1,158 @@
+"""The files of a job that depend on what an experiment says: its inputs, their arguments, and a hash of local ones.
+
+Wildcards are mappings here, {"model": NAME, ...}; `plan` is a `quantwatt.config.plan.Plan`.
+"""
+
+from pathlib import Path
+
+from quantwatt.config import methods, metric_entries, programs
+from quantwatt.config.cross_checks import LOCAL_JUDGE
+from quantwatt.config.schemas import ConfigurationError
+from quantwatt.data import datasets
+from quantwatt.jobs import fingerprints
+from quantwatt.models import model_folder
+
+
+def _sensitivity(plan, names):
+    """The tables of all jobs of a sensitivity."""
+    jobs = range(plan.entry("sensitivity", names)["jobs"])
+    return {"tables": [plan.path("sensitivity_job", names | {"job": job}) for job in jobs]}
+
+
+def _candidates(plan, names):
+    """The tables that a mixed method's integer programs read."""
+    method = plan.entry("method", names)
+    own = names | {"sensitivity": method["allocation"]["sensitivity"]}
+    files = ["sensitivity", *(["costs"] if programs.needs_costs(method) else [])]
+    return {file: plan.path(file, own) for file in files}
+
+
+def _allocate(plan, names):
+    """Of a mixed method the choices of its programs, and how far each errs where there are several."""
+    method, files = plan.entry("method", names), []
+    if methods.is_mixed(method):
+        files = ["candidates", *(["trials"] if programs.has_several_choices(method) else [])]
+    return {file: plan.path(file, names) for file in files}
+
+
+def _quantize(plan, names):
+    """The layers that an external solver has solved, and calibration data."""
+    method, inputs = plan.entry("method", names), {}
+    if methods.is_external(method):
+        inputs["solved"] = plan.path("solved", names | {"backend": method["solver"]["name"]})
+    if methods.needs_calibration(method):
+        inputs["calibration"] = plan.path("calibration", names)
+    return inputs
+
+
+def _gather_images(plan, names):
+    """The manifests of all parts of an image set."""
+    return {"parts": [plan.path("part", names | {"first": first}) for first in plan.parts_of(names)]}
+
+
+def _reference(plan, names):
+    """Real images where they are a data set: those of another folder are known by their fingerprint."""
+    folder = plan.entry("reference", names).get("folder")
+    return {"images": [folder] if folder and datasets.name_of(folder) else []}
+
+
+def _score(plan, names):
+    """A cell's features with the reference's and the baseline's, or its outputs with the latter's."""
+    plan.entry("metric", names)
+    baseline, extractor = names | {"method": plan.baseline}, plan.extractor_of(names["metric"])
+    if extractor is None:
+        return {plan.outputs: plan.path(plan.outputs, names), "baseline": plan.path(plan.outputs, baseline)}
+    inputs = {"features": plan.path("features", names | {"extractor": extractor})}
+    if metric_entries.compares_with_reference(names["metric"]):
+        inputs["reference_features"] = plan.path("reference_features", {"extractor": extractor})
+    if names["method"] != plan.baseline:
+        inputs["baseline_features"] = plan.path("features", baseline | {"extractor": extractor})
+    return inputs
+
+
+_FILES = {
+    "sensitivity": _sensitivity,
+    "candidates": _candidates,
+    "allocate": _allocate,
+    "quantize": _quantize,
+    "gather_images": _gather_images,
+    "reference": _reference,
+    "score": _score,
+}
+
+
+def files(plan, rule, names):
+    """The input files of a job that depend on what its entries say.
+
+    Args:
+        rule: one of those that have any; names: the wildcards.
+    Returns:
+        {name: path, or list of paths}.
+    Raises:
+        ConfigurationError: the wildcards name no entry.
+    """
+    return _FILES[rule](plan, names)
+
+
+def arguments(plan, rule, names):
+    """A script's arguments for such files, one text."""
+    words = [f"--{name.replace('_', '-')} {path}" for name, path in files(plan, rule, names).items()]
+    if rule == "score" and names["method"] == plan.baseline and not plan.extractor_of(names["metric"]):
+        words.append("--is-baseline")
+    return " ".join(words)
+
+
+def part(plan, names):
+    """`generate.py`'s argument for one part of an image set: its first image and the one behind its last.
+
+    Raises:
+        ConfigurationError: no part begins there.
+    """
+    parts = plan.parts_of(names)
+    if names["first"] not in parts:
+        raise ConfigurationError(
+            f"{names['sampling']}: no part begins at {names['first']}; parts are {', '.join(parts)}."
+        )
+    part = parts[names["first"]]
+    return f"--part {part.start} {part.stop}"
+
+
+def first_images(plan, names):
+    """`gather_images.py`'s argument: the first images of all parts as a range, which is as short for any number."""
+    parts = list(plan.parts_of(names).values())
+    return f"0 {parts[-1].stop} {len(parts[0])}"
+
+
+def fingerprint(plan, rule, names):
+    """A hash of the local files that a job's entry names, by which other content under the same path is another input.
+
+    Args:
+        rule: model, reference or fetch_weights.
+    Returns:
+        None where nothing is local, or a rule may make it.
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if rule == "model":
+        model = plan.entry("model", names)
+        if not model.get("path"):
+            return None
+        read = model_folder.read_files(fingerprints.ROOT / model["path"], model)
+        return fingerprints.fingerprint(model["path"], read)
+    if rule == "reference":
+        return _content(plan.entry("reference", names).get("folder"))
+    entry = plan.entry("extractor", names)
+    if names["extractor"] == "judge":
+        local = entry["model"].startswith(LOCAL_JUDGE)
+        return _content(entry["model"].removeprefix(LOCAL_JUDGE)) if local else None
+    return _content(entry["weights"] if names["extractor"] == "inception" else entry["path"])
+
+
+def _content(path):
+    """The hash of a file or folder."""
+    if not path or path == "download":
+        return None
+    name = datasets.name_of(path)
+    if name in datasets.YOURS:
+        return fingerprints.listing(path) if Path(path).is_dir() else None
+    return None if name else fingerprints.fingerprint(path)

@@ -1,0 +1,238 @@
+"""A checked configuration on one device: for the wildcards of a job, the entries, slices, plugins and paths they name.
+
+Wildcards are mappings here, {"model": NAME, ...}: nothing of this needs Snakemake.
+"""
+
+import functools
+
+from quantwatt.artifacts import image_parts, layout
+from quantwatt.config import methods, metric_entries, slices, targets
+from quantwatt.config.experiment import for_model
+from quantwatt.config.schemas import ConfigurationError, lookup
+from quantwatt.jobs import dependencies
+
+WITH_TEXTS = ("sampling", "calibration", "sensitivity")  # entries that name a file of prompts or texts
+FIGURES = {  # {figure: the files that it reads, those with wildcards of every cell}
+    "quality_vs_cost": ("summary",),
+    "seeds": ("summary",),
+    "layer_error": ("summary", "layers"),
+    "layer_depth": ("summary", "layers"),
+    "power_trace": ("summary", "power"),
+}
+IMAGE_FIGURES = {  # of models that draw images only
+    "image_grid": ("summary", "images"),
+    "steps": ("summary",),
+    "budget": ("summary",),
+    "sensitivity": ("summary", "layers", "sensitivities"),
+}
+
+
+class Plan:
+    """A checked configuration and experiment, on one device.
+
+    Args:
+        config, experiment: complete.
+        device: "cpu" or "cuda".
+        meter: as resolved for this machine.
+        kernels: {format of weights: names of the kernels that may compute it on the device}.
+    """
+
+    def __init__(self, config, experiment, device, meter, kernels):
+        self.config, self.experiment = config, experiment
+        self.device, self.meter, self.kernels = device, meter, kernels
+        self.results = f"{config['results']}/{config['experiment']}"
+        self.file = f"resources/experiments/{config['experiment']}.yaml"  # for messages
+        self.baseline = experiment["baseline"]
+        self.outputs = "predictions" if experiment["kind"] == "text" else "images"  # what the models make
+        measuring = config["measuring"] | experiment["measuring"] | {"meter": meter}
+        measured = measuring.pop("samplings")
+        self.measuring = measuring
+        self.measured = list(experiment["samplings"]) if measured is None else measured
+        self.parts = {  # of the image sets that several jobs make: {sampling: ranges of images}
+            name: parts
+            for name, sampling in experiment["samplings"].items()
+            if self.outputs == "images" and len(parts := image_parts.parts(sampling, config["images_per_job"])) > 1
+        }
+        self.whole_sets = [name for name in experiment["samplings"] if name not in self.parts]
+
+    # Entries and their slices
+
+    def entry(self, kind, names):
+        """The entry that a job's wildcards name.
+
+        Args:
+            kind: the `entry` of a `Slice`; samplings and the calibration are as their model reads them.
+            names: the wildcards.
+        Raises:
+            ConfigurationError: there is none; with the nearest spelling.
+        """
+        return _ENTRIES[kind](self, names)
+
+    def _named(self, kind, name):
+        return targets.entry(self.experiment, kind, name, self.config["experiment"])
+
+    def _given(self, kind):
+        if self.experiment[kind] is None:
+            raise ConfigurationError(f"{self.file}: {kind}: missing, and what is asked for needs it.")
+        return self.experiment[kind]
+
+    def _sensitivity(self, names):
+        """The sensitivity that a wildcard names, or by which the method that one names chooses."""
+        if "sensitivity" in names:
+            return self._named("sensitivity", names["sensitivity"])
+        chosen = self.entry("method", names)["allocation"].get("sensitivity")
+        if chosen is None:
+            raise ConfigurationError(f"{self.file}: methods.{names['method']}: it chooses by no sensitivity.")
+        return self._named("sensitivity", chosen)
+
+    def _extractor(self, names):
+        known = {key: self.experiment[key] for key in ("judge", "classifier")}
+        known["inception"] = {"weights": self.config["inception_weights"]}
+        return lookup(known, names["extractor"], "extractor", self.file)
+
+    def _grid(self, *settings):
+        """The cells with what the report compares them by, and some of their settings."""
+        grid = {key: self.experiment[key] for key in ("cells", "baseline", *settings)}
+        return grid | {"metrics": list(self.experiment["metrics"])}
+
+    def slice(self, rule, parameter, names):
+        """One of a rule's parameters of READS for one job, a canonical JSON string."""
+        own = slices.READS[rule][parameter]
+        return own.of(self.entry(own.entry, names))
+
+    def texts(self, rule, names):
+        """The file of prompts or texts that a rule's sampling, calibration or sensitivity names."""
+        kind = next(own.entry for own in slices.READS[rule].values() if own.entry in WITH_TEXTS)
+        entry = self.entry(kind, names)
+        return entry.get("prompts") or entry["texts"]
+
+    # Plugins and code
+
+    def code(self, rule, names):
+        """A hash of a rule's script and of every local module behind it, for one job."""
+        return dependencies.digest(slices.script(rule), tuple(self.plugins(rule, names)))
+
+    def plugins(self, rule, names):
+        """The plugins that a job loads, as modules: "solvers/gptq"."""
+        return [f"{kind}/{name}" for kind in slices.PLUGINS.get(rule, ()) for name in _LOADED[kind](self, names)]
+
+    def _formats(self, names):
+        """The formats that a method's layers may have, or that a sensitivity tries."""
+        if "method" in names:
+            method = self.entry("method", names)
+            entries = [method, *method["allocation"].get("candidates", {}).values()]
+        else:
+            entries = self.entry("sensitivity", names)["candidates"].values()
+        return list(dict.fromkeys(entry["weights"]["format"] for entry in entries if entry.get("weights")))
+
+    def _solvers(self, names):
+        solver = self.entry("method", names)["solver"]
+        return [solver["name"]] if solver else []
+
+    def _allocations(self, names):
+        method = self.entry("method", names)
+        return [method["allocation"]["name"]] if methods.is_quantized(method) else []
+
+    def _meters(self):
+        """The meter, what measures beside a GPU's, and what stands in where one cannot be read."""
+        return list(dict.fromkeys([self.meter, "none", *(["rapl"] if self.meter == "nvml" else [])]))
+
+    # Files
+
+    def path(self, file, names):
+        """The path of a file of `layout.FILES`."""
+        return str(layout.path(self.results, file, names))
+
+    def pattern(self, file, **names):
+        """The same with wildcards for what is not given."""
+        return layout.pattern(self.results, file, names)
+
+    def log(self, rule):
+        """The pattern of a rule's log."""
+        return f"{self.results}/logs/{layout.JOBS[rule]}.log"
+
+    def benchmark(self, rule):
+        """The pattern of the file with a rule's time and memory."""
+        return f"{self.results}/benchmarks/{layout.JOBS[rule]}.tsv"
+
+    def of_cells(self, file, **names):
+        """A file of every cell of the experiment: an explicit list, never a glob."""
+        return [self.path(file, names | cell) for cell in self.experiment["cells"]]
+
+    @functools.cached_property
+    def cell_files(self):
+        """All that tells of the cells: what the tables read."""
+        scores = [path for metric in self.experiment["metrics"] for path in self.of_cells("score", metric=metric)]
+        return [path for file in ("checkpoint", self.outputs, "measurement") for path in self.of_cells(file)] + scores
+
+    @functools.cached_property
+    def sensitivities(self):
+        """[{"model", "sensitivity"}] of all by which some method chooses layers' formats."""
+        mixed_methods = [own for own in self.experiment["methods"].values() if methods.is_mixed(own)]
+        names = dict.fromkeys(own["allocation"]["sensitivity"] for own in mixed_methods)
+        return [{"model": model, "sensitivity": name} for model in self.experiment["models"] for name in names]
+
+    @functools.cached_property
+    def sensitivity_files(self):
+        """Their tables, and the models that describe the layers."""
+        models = dict.fromkeys(own["model"] for own in self.sensitivities)
+        tables = [self.path("sensitivity", own) for own in self.sensitivities]
+        return tables + [self.path("model", {"model": model}) for model in models]
+
+    @functools.cached_property
+    def figures(self):
+        """{figure: the paths that it reads}."""
+        drawn = FIGURES | (IMAGE_FIGURES if self.outputs == "images" else {})
+        return {name: [path for file in files for path in self._files(file)] for name, files in drawn.items()}
+
+    def _files(self, file):
+        return self.of_cells(file) if "{" in layout.FILES[file] else [self.path(file, {})]
+
+    def extractor_of(self, metric):
+        """The extractor whose features a metric compares, None where it reads images or predictions themselves.
+
+        Distances compare Inception's features where its weights are at hand, else those of the experiment's classifier
+        or judge.
+        """
+        features = metric_entries.features_of(metric)
+        if features != "distance":
+            return features
+        if self.config["inception_weights"]:
+            return "inception"
+        return "classifier" if self.experiment["classifier"] else "judge"
+
+    def parts_of(self, names):
+        """The ranges of images of a set that several jobs make, by the digits that its parts are named by."""
+        return {image_parts.part_number(part.start): part for part in self.parts[names["sampling"]]}
+
+
+_ENTRIES = {  # of `Plan.entry`: {kind: function of plan and wildcards}
+    "model": lambda plan, names: plan._named("model", names["model"]),
+    "method": lambda plan, names: plan._named("method", names["method"]),
+    "metric": lambda plan, names: plan._named("metric", names["metric"]),
+    "metrics": lambda plan, names: metric_entries.words(),
+    "sampling": lambda plan, names: for_model(plan._named("sampling", names["sampling"]), names["model"]),
+    "sensitivity": Plan._sensitivity,
+    "solver": lambda plan, names: plan.entry("method", names)["solver"],
+    "calibration": lambda plan, names: for_model(plan._given("calibration"), names["model"]),
+    "reference": lambda plan, names: plan._given("reference"),
+    "extractor": Plan._extractor,
+    "measuring": lambda plan, names: plan.measuring,
+    "grid": lambda plan, names: plan._grid(),
+    "grid with settings": lambda plan, names: (
+        plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities}
+    ),
+}
+_LOADED = {  # of `Plan.plugins`: {kind: function of plan and wildcards, which returns names}
+    "families": lambda plan, names: [plan.entry("model", names)["family"]],
+    "formats": Plan._formats,
+    "kernels": lambda plan, names: [name for own in plan._formats(names) for name in plan.kernels.get(own, ())],
+    "transforms": lambda plan, names: [own["name"] for own in plan.entry("method", names)["transforms"]],
+    "solvers": Plan._solvers,
+    "allocations": Plan._allocations,
+    "meters": lambda plan, names: plan._meters(),
+    "extractors": lambda plan, names: [names["extractor"]],
+    "metrics": lambda plan, names: [names["metric"]],
+    "figures": lambda plan, names: [names["figure"]],
+    "studies": lambda plan, names: [plan.experiment["study"]],
+}
