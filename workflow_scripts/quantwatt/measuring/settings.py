@@ -24,14 +24,19 @@ class Measuring:
     steady_s: float  # window over which a temperature's slope is taken; 0: none is waited for
     latency_s: float  # of runs without power sampling
     phases_s: float  # of each phase looped alone; 0: none
-    images_per_batch: int | None  # None: the sampling's batch_size
+    images_per_batch: int
     prompts: int  # batches of prompts that the timed loops go through
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of config.yaml's completed `measuring`, with "meter"; keys that measuring one cell does not read are left."""
-        names = [field.name for field in fields(cls) if field.name != "metering"]
-        return cls(metering=Metering.from_settings(settings), **{name: settings[name] for name in names})
+    def from_settings(cls, settings: Mapping[str, Any], batch_size: int = 1) -> Self:
+        """Of config.yaml's completed `measuring`, with "meter"; keys that measuring one cell does not read are left.
+
+        Args:
+            batch_size: of the sampling, which `images_per_batch: null` asks for.
+        """
+        chosen = {field.name: settings[field.name] for field in fields(cls) if field.name != "metering"}
+        chosen["images_per_batch"] = chosen["images_per_batch"] or batch_size
+        return cls(metering=Metering.from_settings(settings), **chosen)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
