@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 
@@ -310,14 +310,16 @@ def test_each_format_finds_its_kernel(layer, kernel):
     assert kernel_choice.kernel_for(layer, "cpu")[0] is kernel
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_without_a_compiler_the_log_says_so_and_the_outputs_are_right(tmp_path):
-    code = (
-        "import torch; from quantwatt import probe; from quantwatt.inference.kernel_choice import onednn_int8\n"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from quantwatt.inference import probe; from quantwatt.inference.kernels import onednn_int8\n"
         f"print(probe.relative_error(onednn_int8, {integer(8)}, {inputs_of(8)}, 'cpu'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}
     for compiler, said in (("no-such-compiler", "fused.c is not compiled ("), ("cc", "")):
-        run = [sys.executable, "-c", code]
+        run = [preloaded.jobs().python, program]
         done = subprocess.run(run, env={**environment, "CC": compiler}, capture_output=True, text=True, check=True)
         assert float(done.stdout) < 1e-5 and (said in done.stderr if said else not done.stderr)
     compiled = list((tmp_path / "quantwatt").iterdir())

@@ -3,9 +3,9 @@
 import itertools
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import tiny_text
 import torch
@@ -537,13 +537,14 @@ def test_shapes_that_do_not_fill_words_are_refused():
         gptq_form.tensors("layer", layer, {}, torch.bfloat16)
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_the_command_exits_with_one_sentence(tmp_path):
     Checkpoint(tmp_path / "checkpoint", integer(4, 64))
 
     def arguments(form, output):
         return ["--checkpoint", str(tmp_path / "checkpoint"), "--form", form, "--output", str(tmp_path / output)]
 
-    command = [sys.executable, "workflow_scripts/tools/export.py", *arguments("bitsandbytes", "refused")]
+    command = [preloaded.jobs().python, "workflow_scripts/tools/export.py", *arguments("bitsandbytes", "refused")]
     failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in failed.stderr and not (tmp_path / "refused").exists()

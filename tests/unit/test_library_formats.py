@@ -1,11 +1,12 @@
 """Formats that a library rounds, stores and computes with: against its documented arithmetic, and across processes."""
 
+import os
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import preloaded
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -90,6 +91,7 @@ save_file(outputs, sys.argv[3])
 """
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_a_fresh_process_restores_the_same_outputs_bit_by_bit(tmp_path):
     outlying, stored, expected = inputs(outlier=7), {}, {}
     for name, settings in FORMATS.items():
@@ -103,7 +105,10 @@ def test_a_fresh_process_restores_the_same_outputs_bit_by_bit(tmp_path):
     save_file({**stored, "bias": linear().bias.detach(), "inputs": outlying}, tmp_path / "stored.safetensors")
     formats = {name: (settings, LAYER) for name, settings in FORMATS.items()}
     arguments = [tmp_path / "stored.safetensors", repr(formats), tmp_path / "outputs.safetensors"]
-    subprocess.run([sys.executable, "-c", RESTORE, *map(str, arguments)], check=True, cwd=ROOT / "workflow_scripts")
+    (tmp_path / "program.py").write_text(RESTORE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow_scripts")}
+    command = [preloaded.jobs().python, tmp_path / "program.py", *arguments]
+    subprocess.run(command, check=True, env=environment)
     found = load_file(tmp_path / "outputs.safetensors")
     plain = torch.nn.functional.linear(outlying, linear().weight, linear().bias)
     for name, outputs in expected.items():
@@ -183,7 +188,7 @@ def test_a_pipeline_is_timed_with_the_librarys_layers(name):
     """As it is loaded from a checkpoint, in the context that the timed functions compute in."""
     module, settings = module_of(FORMATS[name]), FORMATS[name]
     layer = module.restore(module.state(convert(name)), settings, LAYER, None, torch.bfloat16, "cpu")
-    family = SimpleNamespace(prepare=lambda model, batch, seeds, settings: lambda: model(batch))
+    family = SimpleNamespace(DEFAULTS={}, prepare=lambda model, batch, seeds, settings: lambda: model(batch))
     pipeline = QuantizedPipeline(layer, family, "real", name, None)
     assert torch.equal(pipeline.prepare(inputs(), [0], {})(), layer(inputs()))
 

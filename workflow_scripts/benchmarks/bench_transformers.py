@@ -61,7 +61,9 @@ def transformer(size, weights, activations, device):
     """
     import torch
 
-    from quantwatt.models.families import sd3  # before diffusers: it declares what a CPU's torchvision lacks
+    from quantwatt.models.families import load_family
+
+    family = load_family("sd3")  # before diffusers: it declares what a CPU's torchvision lacks
 
     from diffusers import SD3Transformer2DModel  # isort: skip
 
@@ -73,7 +75,7 @@ def transformer(size, weights, activations, device):
     if weights is None:
         return model, "torch linear"
     used = set()
-    for name in sd3.quantizable(model):
+    for name in family.quantizable(model):
         layer, kernel = quantized(model.get_submodule(name), weights, activations, device)
         model.set_submodule(name, layer)
         used.add(kernel)

@@ -44,14 +44,17 @@ def _held(entry, key, *nested):
 
 
 def whole(entry):
+    """All keys."""
     return Slice(entry)
 
 
 def only(entry, *keys):
+    """These keys alone."""
     return Slice(entry, keys=keys)
 
 
 def but(entry, *keys):
+    """All but these keys."""
     return Slice(entry, without=keys)
 
 
