@@ -8,9 +8,7 @@ from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import inputs
-from quantwatt.config.metric_entries import compares_with_reference, features_of
 from quantwatt.config.schemas import ConfigurationError
-from quantwatt.registry import SCHEMAS, load
 
 CELL = {"model": "tiny-sd3", "method": "gptq-w4a8", "sampling": "steps-20"}
 ROOT = Path(__file__).parents[2]
@@ -107,15 +105,6 @@ def test_a_score_of_a_text_model_reads_predictions():
 )
 def test_whose_features_a_metric_compares(name, config, metric, extractor):
     assert plan_of(name, **config).extractor_of(metric) == extractor
-
-
-def test_a_metrics_schema_says_what_its_module_compares_with():
-    names = [path.name.removesuffix(".schema.json") for path in (SCHEMAS / "metrics").glob("*.json")]
-    assert len(names) >= 8
-    for name in names:
-        compared = load("metrics", name).COMPARED_WITH
-        assert compares_with_reference(name) == (compared in ("reference", "moments")), name
-        assert (features_of(name) is None) == (compared in ("baseline", "predictions")), name
 
 
 @pytest.mark.parametrize(
