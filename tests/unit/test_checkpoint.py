@@ -269,9 +269,7 @@ def test_a_checkpoint_with_the_keys_of_another_version_is_refused(nf4, tmp_path)
     for layer in details["layers"].values():
         layer["weights"]["block"] = layer["weights"].pop("group_size")
     manifest.write_json(tmp_path / "manifest.json", details)
-    with pytest.raises(
-        DataError, match="another version .*nf4 weights differ in the key 'block'"
-    ):
+    with pytest.raises(DataError, match="another version .*nf4 weights differ in the key 'block'"):
         checkpoint.load_pipeline(tmp_path)
 
 
