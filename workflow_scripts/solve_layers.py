@@ -36,7 +36,7 @@ def solve(module, weight, inputs, weights, settings):
     weight_format = load_format(weights)
     nearest = quantize_to_nearest(weight, weight_format)
     zero = torch.full_like(nearest.scale, weight_format.middle) if nearest.zero is None else nearest.zero.float()
-    group = torch.arange(weight.shape[1]) // weight_format.group_size(weight.shape[1])
+    group = torch.arange(weight.shape[1]) // weight_format.group_width(weight.shape[1])
     return nearest.dequantize(weight_format), nearest.scale, zero, group, None, "rtn"
 
 

@@ -2,9 +2,9 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 from benchmarks import bench_transformers as bench
@@ -36,11 +36,12 @@ def test_a_configuration_that_does_not_fit_is_a_row_with_its_reason():
     assert row == {"configuration": "nf4", "compiled": False, "batch": 4, **failed}
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_a_run_at_a_tiny_size(tmp_path):
     settings = {"meter": "estimate", "warmup_s": 0.01, "latency_s": 0.05, "block_s": 0.05, "idle_w": 5, "full_w": 20}
     output = tmp_path / "transformers.json"
     names = ["bf16", "nf4", "torchao float8-dynamic"]
-    command = [sys.executable, SCRIPT, "--size", "tiny", "--device", "cpu", "--batch", "1", "--turns", "2"]
+    command = [preloaded.jobs().python, SCRIPT, "--size", "tiny", "--device", "cpu", "--batch", "1", "--turns", "2"]
     command += ["--configurations", *names, "--settings", json.dumps(settings), "--output", output]
     subprocess.run([*command, "--eager-only"], check=True)
     rows = {row["configuration"]: row for row in json.loads(output.read_text())}

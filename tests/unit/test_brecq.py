@@ -29,7 +29,7 @@ def Plan(weight, weight_format, activation_format=None, bias=None, geometry=None
 
 def weights(bits):
     if bits == "nf4":
-        return load_format({"format": "nf4", "block": 16})
+        return load_format({"format": "nf4", "group_size": 16})
     return load_format({"format": "integer", "bits": bits, "granularity": "channel", "group_size": None})
 
 

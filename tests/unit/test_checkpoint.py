@@ -1,10 +1,11 @@
 """Quantize the embedded model, save it, load it in the format's own compute, and break the files."""
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from quantwatt.models.families import load_family
 from quantwatt.quantize import calibration, sequential
 from quantwatt.quantize.streams import Streams
 
+pytestmark = pytest.mark.xdist_group("preloaded")  # one worker starts its server for all
 ROOT = Path(__file__).parents[2]
 METHODS = experiment.load_experiment("embedded")["methods"]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
@@ -225,13 +227,15 @@ def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("method", ["nf4", "rtn-w8a8", "rtn-w3"])
 def test_fresh_process_gives_the_same_bits_in_three_lines(family, layers, tmp_path, method):
     path, out = save(tmp_path, *quantize(method, family, layers)), tmp_path / "images.npy"
-    code = (
+    program = tmp_path / "program.py"
+    program.write_text(
         "from quantwatt import load_pipeline\n"
         f"pipeline = load_pipeline({str(path.parent)!r})\n"
         f"images = pipeline.generate({PROMPTS!r}, seeds=[0, 1], steps=2, guidance=2.0)\n"
         f"import numpy; numpy.save({str(out)!r}, images)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "workflow_scripts", capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow_scripts")}
+    subprocess.run([preloaded.jobs().python, program], check=True, env=environment, capture_output=True)
     here = checkpoint.load_pipeline(path).generate(PROMPTS, [0, 1], SAMPLING)
     assert np.array_equal(np.load(out), here)
 

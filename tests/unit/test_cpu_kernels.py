@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 
@@ -52,8 +52,8 @@ WEIGHT_ONLY = {
     "w4-float-zero": integer(4, "group", 128, symmetric=False, zero_point="float"),
     "w3-tensor": integer(3, "tensor", symmetric=False),
     "w2-odd-groups": integer(2, "group", 7),
-    "nf4": {"format": "nf4", "block": 64},
-    "fp4": {"format": "fp4", "block": 48},
+    "nf4": {"format": "nf4", "group_size": 64},
+    "fp4": {"format": "fp4", "group_size": 48},
 }
 
 
@@ -295,7 +295,7 @@ def described(weights, activations, columns=256, rows=64, **more):
         (described(integer(4, symmetric=False), inputs_of(4)), PRODUCT),
         (described(integer(8, symmetric=False), inputs_of(8)), None),
         (described(integer(4, "group", 64), inputs_of(8)), None),
-        (described({"format": "nf4", "block": 64}, inputs_of(8)), None),
+        (described({"format": "nf4", "group_size": 64}, inputs_of(8)), None),
         (described(integer(4, "group", 64), None), int4pack),
         (described(integer(4, "group", 48), None), unpacked),
         (described(integer(4), None, rows=50), unpacked),
@@ -310,14 +310,16 @@ def test_each_format_finds_its_kernel(layer, kernel):
     assert kernel_choice.kernel_for(layer, "cpu")[0] is kernel
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_without_a_compiler_the_log_says_so_and_the_outputs_are_right(tmp_path):
-    code = (
-        "import torch; from quantwatt import probe; from quantwatt.inference.kernel_choice import onednn_int8\n"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from quantwatt.inference import probe; from quantwatt.inference.kernels import onednn_int8\n"
         f"print(probe.relative_error(onednn_int8, {integer(8)}, {inputs_of(8)}, 'cpu'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}
     for compiler, said in (("no-such-compiler", "fused.c is not compiled ("), ("cc", "")):
-        run = [sys.executable, "-c", code]
+        run = [preloaded.jobs().python, program]
         done = subprocess.run(run, env={**environment, "CC": compiler}, capture_output=True, text=True, check=True)
         assert float(done.stdout) < 1e-5 and (said in done.stderr if said else not done.stderr)
     compiled = list((tmp_path / "quantwatt").iterdir())

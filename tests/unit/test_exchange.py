@@ -127,9 +127,12 @@ def test_layers_of_one_input_share_its_file(exported):
 
 
 def test_inputs_that_are_not_finite_are_refused(tmp_path):
-    class Family:
-        blocks = staticmethod(lambda denoiser: ["0"])
-        quantizable = staticmethod(lambda denoiser: ["0.proj"])
+    class Family(type(load_family("sd3"))):
+        def blocks(self, denoiser):
+            return ["0"]
+
+        def quantizable(self, denoiser):
+            return ["0.proj"]
 
     class Block(torch.nn.Module):
         def __init__(self):
@@ -145,7 +148,7 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
 
     samples = {"x": torch.full((2, 3, 4), float("inf"))}
     with pytest.raises(DataError, match="0.proj: its inputs are not finite"):
-        exchange.export_layers(Denoiser(Block()), Family, samples, 1, tmp_path)
+        exchange.export_layers(Denoiser(Block()), Family(), samples, 1, tmp_path)
 
 
 # A library's solver, as a module of quantwatt/quantize/solvers: rounds to nearest, and fails as often as it is told to.

@@ -84,7 +84,7 @@ def change(raw, path, value):
         ("methods.rtn-w4.weights.group_size", 64, ["rtn-w4.weights.group_size", "granularity 'group'"]),
         (
             "methods.rtn-w4.weights",
-            {"format": "torchao", "configuration": "int8-dynamic", "group": 64},
+            {"format": "torchao", "configuration": "int8-dynamic", "group_size": 64},
             ["rtn-w4.weights", "only int4-weight-only has groups"],
         ),
         ("measuring", {"block_z": 4}, ["measuring", "unknown key 'block_z'", "did you mean 'block_s'"]),
@@ -268,7 +268,7 @@ def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["solvers", "transforms"])
 def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
-    names = [path.name.removesuffix(".schema.json") for path in (schemas.SCHEMAS / kind).glob("*.json")]
+    names = registry.names(kind)
     assert names
     for name in names:
         schema, module = schemas.schema(f"{kind}/{name}"), registry.load(kind, name)

@@ -3,9 +3,9 @@
 import itertools
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import tiny_text
 import torch
@@ -40,7 +40,7 @@ def integer(bits, group_size=None, symmetric=False, **options):
 
 
 def block(name, size=64):
-    return {"format": name, "block": size, "clip_search": False}
+    return {"format": name, "group_size": size, "clip_search": False}
 
 
 class Checkpoint:
@@ -316,7 +316,7 @@ def test_bitsandbytes_reads_4_bit_weights(tmp_path, weights):
         own = Linear4bit(columns, rows, compress_statistics=False, quant_type=weights["format"])
         original = FAMILY.load_denoiser(MODEL, LOCATION).get_submodule(name)
         own.weight = Params4bit(original.weight.data, requires_grad=False, compress_statistics=False,
-                                quant_type=weights["format"], blocksize=weights["block"], module=own)  # fmt: skip
+                                quant_type=weights["format"], blocksize=weights["group_size"], module=own)  # fmt: skip
         stored = own.to("cpu").state_dict()
         library = {f"{name}.{part}": tensor for part, tensor in stored.items() if part != "bias"}
         assert library.keys() == {key, *parts}
@@ -356,8 +356,8 @@ def test_diffusers_loads_the_bitsandbytes_form(tmp_path, monkeypatch, weights):
     [
         (integer(8, symmetric=True), None),
         (integer(8, symmetric=True), ACTIVATIONS),
-        ({"format": "torchao", "configuration": "int8-weight-only", "group": 128}, None),
-        ({"format": "torchao", "configuration": "float8-weight-only", "group": 128}, None),
+        ({"format": "torchao", "configuration": "int8-weight-only", "group_size": 128}, None),
+        ({"format": "torchao", "configuration": "float8-weight-only", "group_size": 128}, None),
     ],
     ids=["w8a16", "w8a8", "torchao-int8", "torchao-float8"],
 )
@@ -501,8 +501,8 @@ REFUSALS = {
     "format-gptq": ("gptq", block("nf4"), None, None, ("2, 3, 4 or 8 bits", "nf4")),
     "format-bitsandbytes": ("bitsandbytes", integer(4), None, None, ("integer",)),
     "format-torchao": ("torchao", integer(4, symmetric=True), None, None, ("8 bits per output channel",)),
-    "int4-torchao": ("torchao", {"format": "torchao", "configuration": "int4-weight-only", "group": 64}, None, None,
-                     ("int4",)),
+    "int4-torchao": ("torchao", {"format": "torchao", "configuration": "int4-weight-only", "group_size": 64}, None,
+                     None, ("int4",)),
     "asymmetric-torchao": ("torchao", integer(8), None, None, ("symmetric",)),
     "float-zero-gptq": ("gptq", integer(4, zero_point="float"), None, None, (LAYERS[0], "zero points")),
     "scale-gptq": ("gptq", integer(4), None, tiny_scale, (LAYERS[0], "float16")),
@@ -537,13 +537,14 @@ def test_shapes_that_do_not_fill_words_are_refused():
         gptq_form.tensors("layer", layer, {}, torch.bfloat16)
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_the_command_exits_with_one_sentence(tmp_path):
     Checkpoint(tmp_path / "checkpoint", integer(4, 64))
 
     def arguments(form, output):
         return ["--checkpoint", str(tmp_path / "checkpoint"), "--form", form, "--output", str(tmp_path / output)]
 
-    command = [sys.executable, "workflow_scripts/tools/export.py", *arguments("bitsandbytes", "refused")]
+    command = [preloaded.jobs().python, "workflow_scripts/tools/export.py", *arguments("bitsandbytes", "refused")]
     failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in failed.stderr and not (tmp_path / "refused").exists()

@@ -39,7 +39,7 @@ def paper(weight, hessian, weight_format, damping, order, dynamic):
     Static groups are those of the stored columns, dynamic ones those of the columns in the order of quantization.
     """
     weight = weight.clone()[:, order]
-    columns, width = len(order), weight_format.group_size(len(order))
+    columns, width = len(order), weight_format.group_width(len(order))
     hessian = hessian[order][:, order].double()
     hessian += damping * hessian.diagonal().mean() * torch.eye(columns)
     factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True).float()
@@ -116,7 +116,7 @@ def test_block_size_does_not_change_the_values():
 
 def test_codebook_formats_work_with_every_solver():
     weight, inputs, statistics = layer(columns=128, seed=6)
-    weight_format = load_format({"format": "nf4", "block": 64})
+    weight_format = load_format({"format": "nf4", "group_size": 64})
     ours = gptq.solve(weight, weight_format, SETTINGS, statistics).weight.dequantize(weight_format)
     nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
     assert (inputs @ (weight - ours).T).norm() < (inputs @ (weight - nearest).T).norm()

@@ -25,8 +25,8 @@ FORMATS = {
     "symmetric": integer(4, symmetric=True),
     "per channel": integer(4, granularity="channel", group_size=None, symmetric=True),
     "per tensor": integer(4, granularity="tensor", group_size=None),
-    "nf4": load_format({"format": "nf4", "block": 64}),
-    "fp4": load_format({"format": "fp4", "block": 64}),
+    "nf4": load_format({"format": "nf4", "group_size": 64}),
+    "fp4": load_format({"format": "fp4", "group_size": 64}),
 }
 
 

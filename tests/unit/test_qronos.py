@@ -40,7 +40,7 @@ def by_least_squares(weight, reference, inputs, weight_format, alpha):
     inputs, reference = inputs.double(), reference.double()
     hessian, cross = inputs.T @ inputs, inputs.T @ reference
     order = torch.argsort(hessian.diagonal(), descending=True)
-    width = weight_format.group_size(len(order))
+    width = weight_format.group_width(len(order))
     scale, zero = fit_groups(weight, weight_format)
     hessian, cross = hessian[order][:, order], cross[order][:, order]
     ridge = alpha * torch.linalg.eigvalsh(hessian)[-1] * torch.eye(len(order))

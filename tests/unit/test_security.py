@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from image_sets import read_images
 from PIL import Image
@@ -59,7 +60,7 @@ def test_no_source_unpickles_or_runs_a_models_code(path):
         if name == "torch.load":
             assert words["weights_only"] == "True"  # of checkpoints of its own training
         loads = last == "from_pretrained" and not any(part in name.lower() for part in ("tokenizer", "autoconfig"))
-        if loads and "embedded" not in path.parts and not path.name.startswith("train_"):
+        if loads and "training" not in path.parts:
             assert words["use_safetensors"] == "True", f"{path}: {name}"
 
 
@@ -79,7 +80,7 @@ import json, sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from quantwatt import registry
-from quantwatt.families import load_family
+from quantwatt.models.families import load_family
 for family, settings, folder in json.loads(sys.argv[1]):
     try:
         if family == "judge":
@@ -116,12 +117,13 @@ def mined(tmp_path_factory):
     return top, entries
 
 
+@pytest.mark.xdist_group("preloaded")
 def test_a_pickle_beside_safetensors_is_never_opened_nor_read_in_their_place(mined):
     top, entries = mined
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, json.dumps(entries)], env=environment, text=True, capture_output=True, check=True
-    )
+    (top / "program.py").write_text(LOAD)
+    command = [preloaded.jobs().python, top / "program.py", json.dumps(entries)]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert [loaded for loaded, _ in results] == [True] * 3 + [False] * 3
     opened = {Path(name).name for _, names in results for name in names}

@@ -43,12 +43,8 @@ class Denoiser(torch.nn.Module):
         return hidden_states
 
 
-class Family:
-    blocks = staticmethod(SD3.blocks)
-    quantizable = staticmethod(SD3.quantizable)
-
-    @staticmethod
-    def stages(names):
+class Family(type(SD3)):
+    def stages(self, names):
         return [[name for name in names if name != "to_out.0"], [name for name in names if name == "to_out.0"]]
 
 
@@ -69,7 +65,7 @@ def run(method, denoiser=None, **options):
     denoiser = denoiser or Denoiser()
     formats = {"weights": method["weights"], "activations": method["activations"]}
     allocation = {name: formats for name in SD3.quantizable(denoiser)}
-    return denoiser, *sequential.quantize(denoiser, Family, allocation, method, samples(), batch=8, **options)
+    return denoiser, *sequential.quantize(denoiser, Family(), allocation, method, samples(), batch=8, **options)
 
 
 @pytest.fixture
@@ -146,7 +142,7 @@ def test_a_block_that_is_called_again_is_refused_where_the_float_models_would_be
     method, denoiser = method_of("qronos"), Returning()
     formats = {"weights": method["weights"], "activations": method["activations"]}
     others = {name: formats for name in SD3.quantizable(denoiser) if not name.startswith("transformer_blocks.0.")}
-    _, reports = sequential.quantize(denoiser, Family, others, method, samples(), batch=8)
+    _, reports = sequential.quantize(denoiser, Family(), others, method, samples(), batch=8)
     assert reports.keys() == others.keys()
 
 
@@ -287,7 +283,7 @@ def test_a_group_larger_than_some_layers_is_one_group_a_row_there(capsys):
     method = method_of("rtn", weights=grouped(48))
     formats = {"weights": method["weights"], "activations": None}
     allocation = {name: formats for name in SD3.quantizable(denoiser)}
-    _, reports = sequential.quantize(denoiser, Family, allocation, method)
+    _, reports = sequential.quantize(denoiser, Family(), allocation, method)
     groups = {name.rpartition("blocks.0.")[2]: report["groups_per_row"] for name, report in reports.items()}
     assert groups == {"to_q": 1, "to_k": 1, "to_out.0": 1, "wide": 2}  # the last group of 64 inputs has 16
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]

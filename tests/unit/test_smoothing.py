@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from quantwatt import registry
 from quantwatt.config import experiment, schemas
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import load_format
@@ -17,7 +18,7 @@ from quantwatt.quantize.solvers import gptq, rtn
 from quantwatt.quantize.transforms import smoothing
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
-NF4 = {"format": "nf4", "block": 64}
+NF4 = {"format": "nf4", "group_size": 64}
 TOKEN = {"bits": 8, "granularity": "token"}
 SEARCH = {"alpha": "search", "grid": 20}
 
@@ -154,7 +155,7 @@ def test_search_reads_tokens_and_a_given_alpha_does_not():
     ("alpha", "valid"), [(0.5, True), (0, True), ("search", True), (1.5, False), ("best", False), (None, False)]
 )
 def test_schema_takes_a_number_or_search(alpha, valid):
-    schema = json.loads((schemas.SCHEMAS / "transforms/smoothing.schema.json").read_text())
+    schema = json.loads((registry.SCHEMAS / "transforms/smoothing.schema.json").read_text())
     if valid:
         assert schemas.complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")["grid"] == 20
     else:

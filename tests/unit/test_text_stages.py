@@ -29,7 +29,7 @@ METHODS = {
     "int8": {"weights": INT8, "activations": {"bits": 8}},
     "int8-static": {"weights": INT8, "activations": {"bits": 8, "granularity": "tensor", "dynamic": False}},
     "gptq-w2": {"solver": {"name": "gptq"}, "weights": {"format": "integer", "bits": 2}},
-    "bf16-nf4": {"dtype": "bfloat16", "weights": {"format": "nf4", "block": 64}},
+    "bf16-nf4": {"dtype": "bfloat16", "weights": {"format": "nf4", "group_size": 64}},
 }
 METHODS = {name: experiment.complete_method(entry, "test", name) for name, entry in METHODS.items()}
 SAMPLING = {"batch_size": 4, "max_length": 12, "stride": None, "items": None, "new_tokens": 4}

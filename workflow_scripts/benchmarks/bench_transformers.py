@@ -39,13 +39,13 @@ TEXT_TOKENS = 333  # of both CLIPs together, and of T5
 BASELINE = "bf16"
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True, "narrow": True}
-TORCHAO = {"format": "torchao", "group": 128}
+TORCHAO = {"format": "torchao", "group_size": 128}
 CONFIGURATIONS = {  # name: (weights, activations)
     BASELINE: (None, None),
     "int8 W8A8": ({**INTEGER, "bits": 8}, TOKEN),
     "int4 W4A16": ({**INTEGER, "bits": 4, "granularity": "group", "group_size": 128}, None),
     "int4 W4A8": ({**INTEGER, "bits": 4}, TOKEN),
-    "nf4": ({"format": "nf4", "block": 64}, None),
+    "nf4": ({"format": "nf4", "group_size": 64}, None),
     "torchao int8-dynamic": ({**TORCHAO, "configuration": "int8-dynamic"}, None),
     "torchao float8-dynamic": ({**TORCHAO, "configuration": "float8-dynamic"}, None),
     "torchao int4-weight-only": ({**TORCHAO, "configuration": "int4-weight-only"}, None),
@@ -61,7 +61,9 @@ def transformer(size, weights, activations, device):
     """
     import torch
 
-    from quantwatt.models.families import sd3  # before diffusers: it declares what a CPU's torchvision lacks
+    from quantwatt.models.families import load_family
+
+    family = load_family("sd3")  # before diffusers: it declares what a CPU's torchvision lacks
 
     from diffusers import SD3Transformer2DModel  # isort: skip
 
@@ -73,7 +75,7 @@ def transformer(size, weights, activations, device):
     if weights is None:
         return model, "torch linear"
     used = set()
-    for name in sd3.quantizable(model):
+    for name in family.quantizable(model):
         layer, kernel = quantized(model.get_submodule(name), weights, activations, device)
         model.set_submodule(name, layer)
         used.add(kernel)

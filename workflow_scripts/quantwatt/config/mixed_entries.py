@@ -1,14 +1,12 @@
 """Complete and check sensitivities, and the programs of mixed methods, which choose by them."""
 
+from quantwatt import registry
 from quantwatt.config.method_entries import check_static, complete_transforms, complete_weights
-from quantwatt.config.methods import TAKING_APART
 from quantwatt.config.programs import names_of
 from quantwatt.config.programs import sides as sides_of
 from quantwatt.config.schemas import ConfigurationError, complete, lookup
 from quantwatt.config.suggestions import nearest
 from quantwatt.registry import schema
-
-TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 
 
 def complete_sensitivity(entry, file, where):
@@ -24,18 +22,34 @@ def complete_sensitivity(entry, file, where):
         if formats["weights"] and schema(f"formats/{formats['weights']['format']}").get("x-library", False):
             raise ConfigurationError(
                 f"{file}: {place}.weights.format: '{formats['weights']['format']}' is stored by its library, and a "
-                "candidate is rounded here; use integer, nf4 or fp4."
+                f"candidate is rounded here; use {_rounded_here()}."
             )
         check_static(formats["activations"], file, f"{place}.activations")
         entry["candidates"][name] = {side: formats[side] for side in candidate}
     entry["transforms"] = complete_transforms(entry["transforms"], file, f"{where}.transforms")
+    known = _untried(registry.names("transforms"))
     for i, transform in enumerate(entry["transforms"]):
-        if transform["name"] not in TRIED_TRANSFORMS:
+        if transform["name"] not in known:
             raise ConfigurationError(
                 f"{file}: {where}.transforms.{i}.name: '{transform['name']}' belongs to a method; layers are tried "
-                f"with {', '.join(TRIED_TRANSFORMS)} only."
+                f"with {', '.join(known)} only."
             )
     return entry
+
+
+def _untried(transforms):
+    """{transform: what a sensitivity without it does} of those that a sensitivity may have, as their schemas say.
+
+    These leave a layer's values to rounding.
+    """
+    said = {name: schema(f"transforms/{name}").get("x-untried") for name in sorted(transforms)}
+    return {name: sentence for name, sentence in said.items() if sentence}
+
+
+def _rounded_here():
+    """The formats that are no library's, in words."""
+    *most, last = (name for name in registry.names("formats") if not schema(f"formats/{name}").get("x-library", False))
+    return f"{', '.join(most)} or {last}"
 
 
 def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks, one after another)
@@ -99,15 +113,8 @@ def _check_same_transforms(method, sensitivity, name, file, where):
             f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
             "transforms."
         )
-    if "bos" in mine - tried:
-        raise ConfigurationError(
-            f"{file}: {where}: '{name}' tries layers whose first token is rounded, and 'bos' here leaves it in 16 bit; "
-            "give it that transform."
-        )
-    if apart := sorted((mine - tried).intersection(TAKING_APART)):
-        raise ConfigurationError(
-            f"{file}: {where}: '{name}' tries whole layers that '{apart[0]}' takes apart here; give it that transform."
-        )
+    for sentence in _untried(mine - tried).values():
+        raise ConfigurationError(f"{file}: {where}: '{name}' {sentence}; give it that transform.")
 
 
 def _check_program(program, sides, file, where):

@@ -210,6 +210,7 @@ _ENTRIES = {  # of `Plan.entry`: {kind: function of plan and wildcards}
     "model": lambda plan, names: plan._named("model", names["model"]),
     "method": lambda plan, names: plan._named("method", names["method"]),
     "metric": lambda plan, names: plan._named("metric", names["metric"]),
+    "metrics": lambda plan, names: metric_entries.words(),
     "sampling": lambda plan, names: for_model(plan._named("sampling", names["sampling"]), names["model"]),
     "sensitivity": Plan._sensitivity,
     "solver": lambda plan, names: plan.entry("method", names)["solver"],

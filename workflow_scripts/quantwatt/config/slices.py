@@ -44,20 +44,24 @@ def _held(entry, key, *nested):
 
 
 def whole(entry):
+    """All keys."""
     return Slice(entry)
 
 
 def only(entry, *keys):
+    """These keys alone."""
     return Slice(entry, keys=keys)
 
 
 def but(entry, *keys):
+    """All but these keys."""
     return Slice(entry, without=keys)
 
 
 FORMATS = ("weights", "activations", "transforms", "allocation")  # of a method: all but how its solver computes
 # Time and energy of a job are written into its manifest: another meter or wattage shall not make it anew.
 METERING = Slice("measuring", watched=False)
+WORDS = whole("metrics")  # of the schemas, which scripts read themselves
 TRYING = but("sensitivity", "costs")  # how layers are tried, not how their costs are measured
 
 READS = {  # {rule: {parameter: the slice}}; a rule that is not here reads no configuration
@@ -84,9 +88,9 @@ READS = {  # {rule: {parameter: the slice}}; a rule that is not here reads no co
     "measure": {"sampling": but("sampling", "images"), "measuring": whole("measuring")},
     "reference": {"settings": whole("reference")},
     "score": {"settings": whole("metric")},
-    "tables": {"grid": whole("grid with settings")},  # which the cells are held against
-    "figure": {"grid": whole("grid")},
-    "report": {"grid": whole("grid")},
+    "tables": {"grid": whole("grid with settings"), "words": WORDS},  # settings: which the cells are held against
+    "figure": {"grid": whole("grid"), "words": WORDS},
+    "report": {"grid": whole("grid"), "words": WORDS},
     "study": {"grid": whole("grid")},
 }
 

@@ -7,7 +7,7 @@ A format module offers a frozen dataclass of settings `Format` with
 
     bits                                         bits of one code
     scale_dtype, zero_dtype                      how a group's grid is stored; zero_dtype is None without a zero point
-    group_size(columns) -> int                   inputs that share a scale
+    group_width(columns) -> int                  inputs that share a scale
     fit(values) -> (scale, zero)                 [rows, width] -> [rows, 1] each
     encode(values, scale, zero) -> codes         elementwise, uint8; scale and zero broadcast
     decode(codes, scale, zero) -> values         elementwise, float32

@@ -232,7 +232,7 @@ class QuantizedPipeline:
 
     def _settings(self, sampling):
         """A sampling with the defaults of the family, and the size that the pipeline says; of texts there are none."""
-        settings = dict(getattr(self.family, "DEFAULTS", {}))
+        settings = dict(self.family.DEFAULTS)
         if hasattr(self.pipeline, "default_sample_size"):
             size = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
             settings |= {"negative_prompt": "", "height": size, "width": size}

@@ -18,6 +18,7 @@ from quantwatt import registry
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 UNHASHED = "quantwatt/jobs"
+NOT_RESULTS = ("x-aliases", "x-shown")  # keys of schemas: hints in messages; words of tables, figures and report
 
 # Of C: comments, and literals, in which what looks like a comment is none.
 COMMENT_OR_LITERAL = re.compile(r"""//(?:\\\n|[^\n])*|/\*.*?\*/|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL)
@@ -25,7 +26,8 @@ COMMENT_OR_LITERAL = re.compile(r"""//(?:\\\n|[^\n])*|/\*.*?\*/|("(?:\\.|[^"\\\n
 
 @functools.cache
 def digest(script, plugins=()):
-    """A hash of what all files say that `closure` finds: equal after a touch, and after a change taken back.
+    """A hash of what all files say that `closure` finds, and what the plugins' schemas declare of them: equal after a
+    touch, and after a change taken back.
 
     Args:
         script, plugins: as of `closure`; plugins as a tuple.
@@ -33,7 +35,16 @@ def digest(script, plugins=()):
         hex string, the same under every version of Python.
     """
     names = [f"{path.relative_to(SCRIPTS)} {_read(path)[0]}" for path in closure(script, plugins)]
+    names += [f"{plugin} {_declared(plugin)}" for plugin in plugins]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _declared(plugin):
+    """What a plugin's schema says of its module: its keys x-..., but for those that results do not depend on."""
+    if not (registry.SCHEMAS / f"{plugin}.schema.json").exists():
+        return {}
+    said = registry.schema(plugin)
+    return {key: said[key] for key in sorted(said) if key.startswith("x-") and key not in NOT_RESULTS}
 
 
 def closure(script, plugins=()):

@@ -65,7 +65,7 @@ def measure(task):
         "reason": None,
         **result,
         "blocks": [block_row(block) for block in blocks],
-        "phases_apart": list(getattr(pipeline.family, "PHASES_APART", ())),
+        "phases_apart": list(pipeline.family.PHASES_APART),
         "runs": run_rows(blocks, len(batches)),
         "traces": [trace_row(*named) for named in traces],
     }
@@ -199,9 +199,9 @@ def batches_of(pipeline, sampling, n_images, n_batches):
 
 def count_tokens(phases, pipeline, batch, sampling):
     """Add to the phases of a text model how many tokens of one inference they read or write: "tokens"."""
-    if not hasattr(pipeline.family, "work"):
-        return
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
+    if work is None:
+        return
     for name, tokens in (("forward", "tokens"), ("decode", "new_tokens")):
         if name in phases:
             phases[name]["tokens"] = work[tokens] / work["items"]

@@ -174,7 +174,7 @@ class Walk:
         """Layers of a block that are solved one after another, each seeing what those before it have become."""
         if not self.calibrated or self.by_block:
             return [names]
-        return self.family.stages(names) if hasattr(self.family, "stages") else groups
+        return self.family.stages(names) or groups
 
     def _alike(self, block, group):
         """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing: a

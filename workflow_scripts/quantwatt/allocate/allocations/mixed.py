@@ -53,5 +53,5 @@ def formats_of(method, choices):
 
 
 def bits_of(formats, side):
-    """Bits of one value in a candidate's format; codebooks have 4."""
-    return FLOAT_BITS if formats[side] is None else formats[side].get("bits", 4)
+    """Bits of one value in a candidate's format."""
+    return FLOAT_BITS if formats[side] is None else formats[side]["bits"]

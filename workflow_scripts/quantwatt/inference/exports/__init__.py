@@ -56,12 +56,11 @@ def export(checkpoint, form, output):
     family = load_family(details["model_settings"]["family"])
     location = manifest.PROJECT / details["location"]
     denoiser = family.meta_denoiser(location)
-    transposed = getattr(family, "transposed", lambda location: set())(location)
     try:
         configuration = module.configuration(details, _skipped(denoiser, details["layers"]))
     except Refused as error:
         raise DataError(f"{path}: cannot be written as {form}: {error}.") from error
-    tensors = _tensors(module, form, path, details, denoiser, transposed)
+    tensors = _tensors(module, form, path, details, denoiser, family.transposed(location))
     with _folder(Path(output)) as folder:
         config = {**_original_config(denoiser, location), "quantization_config": configuration}
         manifest.write_json(folder / "config.json", config)

@@ -13,7 +13,7 @@ import torch
 from quantwatt.jobs.progress import progress
 from quantwatt.quantize.hold_out import rows_of
 from quantwatt.quantize.solvers.adaround import RoundedLinear
-from quantwatt.quantize.streams import real_tokens, tensors
+from quantwatt.quantize.streams import tensors
 
 NEEDS_BLOCK = True
 
@@ -82,7 +82,7 @@ def _train(block, samples, parameters, rates, description, regularizer=lambda it
     optimizer = torch.optim.Adam([parameter.requires_grad_(True) for parameter in parameters], fused=True)
     for iteration, rate in enumerate(progress(rates, description=description, unit="step")):
         inputs, targets = samples.draw()
-        real = real_tokens(samples.family, inputs)
+        real = samples.family.real_tokens(inputs)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         (block_error(block(**inputs), targets, real) + regularizer(iteration)).backward()
@@ -97,7 +97,7 @@ def block_error(outputs, targets, real=None):
     Args:
         outputs, targets: tensors or tuples of tensors [samples, tokens, channels] or [samples, channels, height,
             width]; None is skipped.
-        real: of `streams.real_tokens`, for tensors of tokens.
+        real: of `Family.real_tokens`, for tensors of tokens.
     """
     pairs = list(zip(tensors(outputs, real), tensors(targets, real), strict=True))
     tokens = sum(target.numel() // target.shape[1 if target.dim() == 4 else -1] for _, target in pairs)

@@ -98,7 +98,7 @@ def diffuse(source, weight, weight_format, settings, order, lower, first=None):
         QuantizedWeight.
     """
     columns, pushed = len(source), first is not None
-    width = weight_format.group_size(columns)
+    width = weight_format.group_width(columns)
     place = torch.arange(columns, device=order.device)
     static = settings["static_groups"] or width == columns
     grids = Grids.fitted(weight, weight_format) if static else Grids()

@@ -7,6 +7,15 @@ A transform module offers
     MARK = "..."                                    where only some layers are transformed: the key that their entries
                                                     of the allocation have (`quantwatt.allocate.allocation`)
 
+Its schema says what is known without running it:
+
+    "x-needs-calibration": true      it reads statistics
+    "x-last": "..."                  it comes behind all others; the end of "'NAME' ...; put it last"
+    "x-marks": {KEY: "..."}          MARK, and what the layers do that a family marks so: "NAME has no layer that ..."
+    "x-takes-apart": KEY             layers with this key of the model's manifest are quantized in parts, "segments" or
+                                     "skips" (`quantwatt.models.splits`)
+    "x-untried": "..."               a sensitivity may have it: what one without it does, for a method that has it
+
 Convolutions are left as they are.
 
 Transforms run in order: each gets the weight that the one before has left, and statistics of the inputs that its
