@@ -177,8 +177,9 @@ def tell_watts(block):
 
 
 def batches_of(pipeline, sampling, n_images, n_batches):
-    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on; of a
-    text model the first sentences or windows.
+    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
+
+    Of a text model the first sentences or windows.
 
     Raises:
         DataError: the file is missing or has fewer prompts.
@@ -251,8 +252,10 @@ def memory_of(device, pipeline):
 
 
 def peak_memory_of(device):
-    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now; of a CPU
-    the middle two are None."""
+    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now.
+
+    Of a CPU the middle two are None.
+    """
     if device == "cpu":
         return lambda: {
             "peak_mb": peak_resident_bytes() / 1e6,

@@ -78,8 +78,7 @@ class Family(ABC):
         return None
 
     def skips(self, denoiser: torch.nn.Module) -> dict[str, tuple[int, int]]:
-        """{layer: (channels of the block's input, channels of the skip connection)} of the convolutions that read
-        both."""
+        """{layer: (channels of the block's input, of the skip connection)} of the convolutions that read both."""
         return {}
 
     def first_token(self, denoiser: torch.nn.Module) -> list[str]:
@@ -99,8 +98,10 @@ class Family(ABC):
         return set()
 
     def work(self, pipeline: Pipeline, batch: Sequence, settings: Settings) -> dict[str, int] | None:
-        """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function, and "new_tokens" of one of the
-        phase `decode` where there is one; None where a batch has no tokens."""
+        """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function; None where a batch has no tokens.
+
+        Where there is a phase `decode`, also "new_tokens" of one of its calls.
+        """
         return None
 
 
