@@ -111,6 +111,8 @@ EDITS = {
     "C": (replaced("inference/fused.c", "\n#include", "\n#define CHANGED 1\n#include"), COMPUTING | {"layer costs"}),
     "loading": (in_module("inference/checkpoint"), COMPUTING),
     "saving": (in_module("artifacts/checkpoint_files"), QUANTIZING),
+    "which failures are results": (in_module("artifacts/failures"), COMPUTING),
+    "how manifests are read and written": (in_module("artifacts/manifest"), set(JOBS)),
     "calibrating": (in_module("quantize/calibration"), QUANTIZING | {"calibrate"}),
     "a sentence that a result may record": (
         replaced("inference/kernel_choice.py", "no kernel computes", "nothing computes"),

@@ -178,17 +178,17 @@ class Worker:
 
 def work(name, size, device, settings):
     """A worker process: answer each line of stdin, {"batch", "compiled"}, with one turn as JSON."""
-    from quantwatt.artifacts import errors
+    from quantwatt.artifacts import failures
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
     worker = None
     for line in sys.stdin:
         try:
-            with errors.expected():
+            with failures.expected():
                 worker = worker or Worker(name, size, device, settings)
                 answer = {"status": "ok", "reason": None, **worker.turn(**json.loads(line))}
-        except errors.ExpectedFailure as error:
+        except failures.ExpectedFailure as error:
             answer = {"status": error.status, "reason": error.reason}
         print(json.dumps(answer), file=answers, flush=True)
 

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from quantwatt.artifacts import errors, manifest
+from quantwatt.artifacts import failures, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.measuring import instruments, protocol
@@ -20,9 +20,9 @@ from quantwatt.measuring.settings import Measuring
 def main(argv):
     task = manifest.read_json(argv[0])
     try:
-        with errors.expected():
+        with failures.expected():
             result = measure(task)
-    except errors.ExpectedFailure as failure:
+    except failures.ExpectedFailure as failure:
         result = {"status": failure.status, "reason": failure.reason}
     manifest.write_json(task["output"], result)
 
