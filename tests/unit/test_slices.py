@@ -11,7 +11,6 @@ from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts import layout
 from quantwatt.config import methods, slices
-from quantwatt.config.plan import FIGURES, IMAGE_FIGURES
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.inference.kernel_choice import KERNELS
 from quantwatt.registry import PACKAGES
@@ -276,7 +275,7 @@ def test_kernels_are_those_of_the_device():
 
 def test_every_figure_is_a_plugin_and_every_plugin_a_figure():
     folder = ROOT / "workflow_scripts/quantwatt" / PACKAGES["figures"].replace(".", "/")
-    assert (FIGURES | IMAGE_FIGURES).keys() == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert layout.FIGURES.keys() == {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
 # README's table of what reruns when

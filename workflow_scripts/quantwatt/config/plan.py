@@ -13,19 +13,6 @@ from quantwatt.config.schemas import ConfigurationError, lookup
 from quantwatt.jobs import dependencies
 
 WITH_TEXTS = ("sampling", "calibration", "sensitivity")  # entries that name a file of prompts or texts
-FIGURES = {  # {figure: the files that it reads, those with wildcards of every cell}
-    "quality_vs_cost": ("summary",),
-    "seeds": ("summary",),
-    "layer_error": ("summary", "layers"),
-    "layer_depth": ("summary", "layers"),
-    "power_trace": ("summary", "power"),
-}
-IMAGE_FIGURES = {  # of models that draw images only
-    "image_grid": ("summary", "images"),
-    "steps": ("summary",),
-    "budget": ("summary",),
-    "sensitivity": ("summary", "layers", "sensitivities"),
-}
 
 
 class Plan:
@@ -184,8 +171,8 @@ class Plan:
     @functools.cached_property
     def figures(self):
         """{figure: the paths that it reads}."""
-        drawn = FIGURES | (IMAGE_FIGURES if self.outputs == "images" else {})
-        return {name: [path for file in files for path in self._files(file)] for name, files in drawn.items()}
+        names = layout.figures(images=self.outputs == "images")
+        return {name: [path for file in layout.FIGURES[name] for path in self._files(file)] for name in names}
 
     def _files(self, file):
         return self.of_cells(file) if "{" in layout.FILES[file] else [self.path(file, {})]
