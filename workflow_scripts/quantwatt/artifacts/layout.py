@@ -4,6 +4,7 @@ Rules take the patterns as their files, with Snakemake's wildcards in them; scri
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 FILES = {  # below results/EXPERIMENT/
@@ -94,7 +95,7 @@ class _Wildcards(dict):
         return f"{{{name}}}"
 
 
-def path(results, file, names=()):
+def path(results: str | Path, file: str, names: Mapping | tuple = ()) -> Path:
     """The Path of one file.
 
     Args:
@@ -107,12 +108,12 @@ def path(results, file, names=()):
     return Path(results, FILES[file].format_map(dict(names)))
 
 
-def pattern(results, file, names=()):
+def pattern(results: str | Path, file: str, names: Mapping | tuple = ()) -> str:
     """The same as a text, with wildcards for what is not among `names`."""
     return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
 
 
-def names_below(folder):
+def names_below(folder: str) -> list[str | None]:
     """What the parts of a path below a folder of FILES are named by, each None where it is part of no name.
 
     Args:
@@ -125,11 +126,11 @@ def names_below(folder):
     return max(named, key=lambda names: sum(name is not None for name in names), default=[])
 
 
-def figures(images):
+def figures(images: bool) -> list[str]:
     """Names of the figures of an experiment; `images`: whether its models draw any."""
     return [name for name in FIGURES if images or name not in OF_IMAGES]
 
 
-def tables(results, figure):
+def tables(results: str | Path, figure: str) -> list[Path]:
     """The Paths of the tables that a figure reads."""
     return [path(results, file) for file in FIGURES[figure] if FILES[file].startswith("tables/")]
