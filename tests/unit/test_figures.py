@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import tables as tables_rule
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import scenes
 from quantwatt.report import figures, labels, layer_table, tables
@@ -24,7 +25,7 @@ from quantwatt.report.figures import (
     steps,
 )
 
-NAMES = figures.NAMES
+NAMES = layout.FIGURES
 
 
 def inputs_of(results, cells, baseline="bf16", samplings=synthetic.SEEDS, metrics=synthetic.METRICS, tried=()):

@@ -290,7 +290,7 @@ import report, score, tables
 from quantwatt import registry
 from quantwatt.config import experiment
 from quantwatt.report import figures
-from quantwatt.report.page import FIGURES
+from quantwatt.artifacts.layout import FIGURES
 
 results, raw = Path(sys.argv[1]), experiment.read_yaml(experiment.EXPERIMENTS / "embedded.yaml", "embedded.yaml")
 completed = experiment.check_experiment(raw | {"metrics": {"mae": None}}, "embedded.yaml")
