@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
     parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
     args = parser.parse_args(argv)
-    if args.measuring["images_per_batch"] is None:
-        args.measuring["images_per_batch"] = args.sampling["batch_size"]
+    if args.measuring.images_per_batch is None:
+        args.measuring = replace(args.measuring, images_per_batch=args.sampling["batch_size"])
     return args
 
 

@@ -128,18 +128,18 @@ def rerun(*methods):
 )
 def test_a_module_reruns_the_methods_that_use_it(results, project, module, methods):
     with project.path(f"workflow_scripts/quantwatt/{module}.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert project.plan(experiment="kinds") == rerun(*methods)
 
 
 def test_the_chain_of_an_external_solver(results, project):
     with project.path("workflow_scripts/export_layers.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     solved = {"Export layers: tiny-sd3", "Solve layers by auto-gptq: tiny-sd3, auto-gptq-w4"}
     assert project.plan(experiment="kinds") == solved | rerun("auto-gptq-w4")
     project.restore()
     with project.path("workflow_scripts/quantwatt/quantize/solvers/auto_gptq.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert project.plan(experiment="kinds") == {max(solved)} | rerun("auto-gptq-w4")
 
 
