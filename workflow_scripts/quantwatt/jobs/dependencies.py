@@ -31,8 +31,9 @@ BLANK_OR_LITERAL = re.compile(
 
 @functools.cache
 def digest(script, plugins=(), read=""):
-    """A hash of what all files say that `closure` finds, and what the plugins' schemas declare of them: equal after a
-    touch, and after a change taken back.
+    """A hash of what all files say that `closure` finds, and of what the plugins' schemas declare of them.
+
+    It is equal after a touch, and after a change taken back.
 
     Args:
         script, plugins: as of `closure`; plugins as a tuple.
@@ -54,8 +55,10 @@ def _declared(plugin):
 
 
 def closure(script, plugins=()):
-    """The script, every module of this package that it imports, directly or not, the plugins it is given, and the C
-    source that stands beside one of these under its name; all but UNHASHED.
+    """The files on which a script's result depends.
+
+    They are the script, every module of this package that it imports, directly or not, the plugins it is given, and the
+    C source that stands beside one of these under its name; all but UNHASHED.
 
     Imports are read from the source, wherever they stand; modules that a registry loads by name cannot be seen there
     and are passed as plugins.

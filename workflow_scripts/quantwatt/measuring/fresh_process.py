@@ -172,8 +172,9 @@ def tell_watts(block):
 
 
 def batches_of(pipeline, sampling, n_images, n_batches):
-    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on; of a
-    text model the first sentences or windows.
+    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
+
+    Of a text model the first sentences or windows.
 
     Raises:
         DataError: the file is missing or has fewer prompts.

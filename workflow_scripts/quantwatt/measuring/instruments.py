@@ -57,8 +57,10 @@ def memory_of(device, pipeline):
 
 
 def peak_memory_of(device):
-    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now; of a CPU
-    the middle two are None."""
+    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now.
+
+    Of a CPU the middle two are None.
+    """
     if device == "cpu":
         return lambda: {
             "peak_mb": peak_resident_bytes() / 1e6,

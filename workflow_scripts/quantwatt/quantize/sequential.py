@@ -1,5 +1,6 @@
-"""Walk a denoiser block by block and, in a block, stage by stage, so that every layer is calibrated on inputs from the
-layers before it as they are after quantization.
+"""Walk a denoiser block by block and, in a block, stage by stage.
+
+So every layer is calibrated on inputs from the layers before it as they are after quantization.
 
 Two streams of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that ask for it, X from
 the float model. Memory holds one block, the statistics of one stage and what a forward pass holds at one depth, for all
@@ -175,8 +176,10 @@ class Walk:
         return self.family.stages(names) or groups
 
     def _alike(self, block, group):
-        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing: a
-        scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own."""
+        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing.
+
+        A scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own.
+        """
         coupled = any(transform.needs for transform in self.transforms if transform.MARK is None)
         own = self.by_block or not self.solving or coupled
         parts = {}
@@ -223,8 +226,10 @@ class Walk:
             yield from self._install(block, plan, choice, errors, own_spans)
 
     def _together(self, block, plans, streams, targets):
-        """Transform all layers of a block and solve them at once; on the held-out samples the whole block is judged, as
-        each layer is fitted to what the others do."""
+        """Transform all layers of a block and solve them at once.
+
+        On the held-out samples the whole block is judged, as each layer is fitted to what the others do.
+        """
         spans = [[] for _ in plans]
         self._transform(block, plans, streams, spans)
         seen = streams.observe(block.module, plans, {"count", "held_out"} if self.share else {"count"})
