@@ -45,7 +45,7 @@ CONFIGURATIONS = {  # name: (weights, activations)
     "int8 W8A8": ({**INTEGER, "bits": 8}, TOKEN),
     "int4 W4A16": ({**INTEGER, "bits": 4, "granularity": "group", "group_size": 128}, None),
     "int4 W4A8": ({**INTEGER, "bits": 4}, TOKEN),
-    "nf4": ({"format": "nf4", "group_size": 64}, None),
+    "nf4": ({"format": "nf4", "bits": 4, "group_size": 64}, None),
     "torchao int8-dynamic": ({**TORCHAO, "configuration": "int8-dynamic"}, None),
     "torchao float8-dynamic": ({**TORCHAO, "configuration": "float8-dynamic"}, None),
     "torchao int4-weight-only": ({**TORCHAO, "configuration": "int4-weight-only"}, None),
