@@ -413,9 +413,11 @@ def test_every_metric_describes_itself():
 
 
 def test_no_module_knows_a_metric_by_its_name():
-    own = {"psnr", "ssim", "accuracy"}  # measures of sensitivities and of the benchmark of text models, too
+    own = {"psnr", "ssim"}  # measures of sensitivities, too
     names = set(registry.names("metrics")) - own
     for path in (ROOT / "workflow_scripts/quantwatt").rglob("*.py"):
+        if path.parent.name == "studies":  # whose columns are as published
+            continue
         constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
         assert not names.intersection(value for value in constants if isinstance(value, str)), path
     assert not re.search(rf"[\"'](?:{'|'.join(names | own)})[\"']", (ROOT / "rules/common.smk").read_text())
