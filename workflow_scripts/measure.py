@@ -300,8 +300,10 @@ def sampler_effect(results, images):
 
 
 def throttled(spells):
-    """{cause: seconds} that the clocks were held down, from before the blocks until after the phases, of all processes;
-    None where that is not told."""
+    """{cause: seconds} that the clocks were held down, of all processes; None where that is not told.
+
+    Each process counts from before its blocks until after its phases.
+    """
     if None in spells:
         return None
     return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}

@@ -115,8 +115,10 @@ def arguments(module, args, kwargs):
 
 
 class Streams:
-    """One pass for every batch of samples, all at the same block: behind the quantized blocks and, where a solver asks
-    for it, beside them in the float model. What a pass holds rests on the CPU.
+    """One pass for every batch of samples, all at the same block.
+
+    Passes go behind the quantized blocks and, where a solver asks for it, in the float model, too. What a pass holds
+    rests on the CPU.
     """
 
     def __init__(self, denoiser, family, samples, batch, device="cpu", paired=False, held=None):
