@@ -24,8 +24,7 @@ def extract(images_path, weights_path, device, output):
         images_path: manifest.json of the images (generated or reference).
         weights_path: EXTRACTOR.json of fetch_weights.py, which says what the extractor is and where its weights are.
         device: a torch device.
-        output: EXTRACTOR.json; the tensors go to EXTRACTOR.safetensors beside it, and the moments of a reference's to
-            EXTRACTOR-moments.safetensors.
+        output: EXTRACTOR.json; the arrays go to EXTRACTOR-NAME.npy beside it, those of a reference's moments, too.
     Raises:
         DataError: an image is corrupted, or the extractor's weights are not those that were fetched.
     """
@@ -106,7 +105,7 @@ def main(argv=None):
     parser.add_argument("--images", required=True, help="manifest.json of the image set")
     parser.add_argument("--weights", required=True, help="EXTRACTOR.json of fetch_weights.py")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it")
+    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR-NAME.npy go beside it")
     args = parser.parse_args(argv)
     gpus.claim(args.device)
     extract(args.images, args.weights, args.device, args.output)
