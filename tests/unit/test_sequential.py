@@ -14,7 +14,7 @@ from quantwatt.formats.quantized_weight import load_format
 from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 from quantwatt.quantize.observers import Statistics
-from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.solvers import Solution, load_solver
 
 SD3 = load_family("sd3")
 
@@ -71,12 +71,12 @@ def run(method, denoiser=None, **options):
 @pytest.fixture
 def solved(monkeypatch):
     """Every call of gptq: the weight's rows and the Hessian it was given, in order."""
-    calls, solver = [], registry.load("solvers", "gptq")
+    calls, solver = [], registry.load("solvers", "gptq").Solver
     real = solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         calls.append((weight.clone(), statistics.hessian.value, statistics.hessian.tokens))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     return calls
@@ -102,10 +102,10 @@ def test_stacked_layers_are_solved_as_each_would_be_alone():
     statistics = Statistics.new(("hessian",), 24)
     statistics.observe(samples()["hidden_states"].reshape(-1, 24))
     assert torch.allclose(statistics.hessian.value, hessian, rtol=1e-4)
-    gptq, weight_format = registry.load("solvers", "gptq"), load_format(method_of()["weights"])
+    gptq, weight_format = load_solver(method_of()["solver"]), load_format(method_of()["weights"])
     for name in ("to_q", "to_k"):
         weight = alone.get_submodule(f"transformer_blocks.0.{name}").weight.detach()
-        own = gptq.solve(weight, weight_format, method_of()["solver"], statistics).weight
+        own = gptq.solve(weight, weight_format, statistics).weight
         assert torch.equal(together[f"transformer_blocks.0.{name}"]["codes"], own.state(weight_format)["codes"])
 
 
@@ -157,12 +157,12 @@ def test_solvers_see_activations_as_the_layer_computes_with_them(solved, granula
 
 
 def test_qronos_gets_the_float_models_inputs_beside(monkeypatch):
-    calls, solver = [], registry.load("solvers", "qronos")
+    calls, solver = [], registry.load("solvers", "qronos").Solver
     real = solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         calls.append((statistics.cross.value, statistics.hessian.value))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     denoiser, _, reports = run(method_of("qronos", bits=2))
@@ -233,14 +233,14 @@ def test_static_activation_grid_comes_from_the_calibration_inputs():
 
 
 def test_a_block_solver_gets_quantized_inputs_and_float_targets(monkeypatch):
-    solver = registry.load("solvers", "brecq")
+    solver = registry.load("solvers", "brecq").Solver
     calls = []
 
-    def solve_block(block, plans, batches, targets, family, settings, held):
+    def solve_block(self, block, plans, batches, targets, family, held):
         assert held == [None] * 5
         calls.append((list(plans), torch.cat([b["hidden_states"] for b in batches]), torch.cat(list(targets))))
-        rtn = registry.load("solvers", "rtn")
-        return {name: Solution(rtn.solve(plan.weight, plan.weight_format, {}).weight) for name, plan in plans.items()}
+        rtn = load_solver({"name": "rtn"})
+        return {name: Solution(rtn.solve(plan.weight, plan.weight_format).weight) for name, plan in plans.items()}
 
     monkeypatch.setattr(solver, "solve_block", solve_block)
     denoiser, states, reports = run(method_of("brecq", bits=2))

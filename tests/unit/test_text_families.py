@@ -12,7 +12,7 @@ from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.data import sources
-from quantwatt.models.families import distilbert, gpt2, load_family
+from quantwatt.models.families import gpt2, load_family
 from quantwatt.quantize import sequential
 
 SETTINGS = {"dtype": "float32"}
@@ -153,12 +153,12 @@ def test_gptq_beats_rounding_on_the_networks_output(family, pipeline, name, fold
 
 def test_statistics_see_no_padding(folders, monkeypatch):
     """The Hessians of padded samples are those of the same sentences one by one, which have no padding."""
-    family, solver = load_family("distilbert"), registry.load("solvers", "gptq")
+    family, solver = load_family("distilbert"), registry.load("solvers", "gptq").Solver
     pipeline, seen, real = family.load(SETTINGS, folders["distilbert"]), [], solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         seen.append((statistics.hessian.value, statistics.hessian.tokens))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     sentences = tiny_text.sentences(8)
@@ -166,7 +166,7 @@ def test_statistics_see_no_padding(folders, monkeypatch):
     assert not samples["attention_mask"].all()
     whole = method_of("gptq", solver={"name": "gptq", "held_out": 0})  # of all samples
     quantized(family, folders["distilbert"], whole, samples)
-    layer, products, tokens = pipeline.model.get_submodule(f"{distilbert.LAYERS}.0.attention.q_lin"), 0, 0
+    layer, products, tokens = pipeline.model.get_submodule(f"{family.BLOCKS}.0.attention.q_lin"), 0, 0
 
     def add(module, args):
         nonlocal products, tokens

@@ -133,15 +133,15 @@ class Worker:
         import torch
 
         from quantwatt.inference import checkpoint
-        from quantwatt.measuring import fresh_process
+        from quantwatt.measuring import instruments
         from quantwatt.measuring.meters import Metering
 
         self.size, self.device, self.settings = size, device, settings
-        self.synchronize = fresh_process.synchronize_of(device)
-        self.peak_memory = fresh_process.peak_memory_of(device)
+        self.synchronize = instruments.synchronize_of(device)
+        self.peak_memory = instruments.peak_memory_of(device)
         self.model, self.kernel = transformer(size, *CONFIGURATIONS[name], device)
         self.compiled = torch.compile(self.model, **checkpoint.COMPILE[device])
-        self.meter, self.energy_reason = fresh_process.choose_meter(
+        self.meter, self.energy_reason = instruments.choose_meter(
             Metering.from_settings(settings), settings["block_s"], device
         )
         self.warm = set()

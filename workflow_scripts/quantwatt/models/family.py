@@ -5,6 +5,7 @@ here, and may leave what has a default. `quantwatt.models.architecture` finds th
 which nothing else is known; families/pipeline_family.py has what diffusers' pipelines do alike.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ Run = Callable[[], Any]  # does something once, and leaves what it made on the d
 class Family(ABC):
     """What image and text models share; `denoiser` is the network that is quantized, also where it denoises nothing."""
 
+    BLOCKS: ClassVar[str] = ""  # the ModuleList of the denoiser's blocks, in execution order
+    # Patterns of the ends of a block's layers' names: those of each read what those of the ones before have computed.
+    STAGES: ClassVar[tuple[str, ...]] = ()
     DEFAULTS: ClassVar[Settings] = {}  # of a sampling, for notebooks: steps, guidance
     PHASES_APART: ClassVar[tuple[str, ...]] = ()  # phases that are no part of `prepare`'s run
     PADS: ClassVar[bool] = False  # whether a batch's samples are padded to one length; then there is `real_tokens`
@@ -53,13 +57,21 @@ class Family(ABC):
         """
         return None
 
-    @abstractmethod
     def blocks(self, denoiser: torch.nn.Module) -> list[str]:
         """Names of the modules that are quantized one after another."""
+        return [f"{self.BLOCKS}.{name}" for name, _ in denoiser.get_submodule(self.BLOCKS).named_children()]
 
-    @abstractmethod
     def quantizable(self, denoiser: torch.nn.Module) -> list[str]:
-        """Names of the linear layers and convolutions that may be quantized, each in one block."""
+        """Names of the layers that may be quantized, each in one block.
+
+        They are the linear ones, and convolutions where a family says so. Embeddings, norms and heads keep the model's
+        type.
+        """
+        return [
+            name
+            for name, module in denoiser.named_modules()
+            if isinstance(module, torch.nn.Linear) and name.startswith(f"{self.BLOCKS}.")
+        ]
 
     def segments(self, denoiser: torch.nn.Module) -> dict[str, int]:
         """{layer: chunks} of the layers whose outputs are cut into chunks of equal size that are used apart."""
@@ -75,7 +87,12 @@ class Family(ABC):
         Raises:
             ValueError: a layer that no stage knows.
         """
-        return None
+        if not self.STAGES:
+            return None
+        found = [[name for name in names if re.search(rf"(^|\.){stage}(\.\d+)?$", name)] for stage in self.STAGES]
+        if unknown := set(names).difference(*found):
+            raise ValueError(f"{min(unknown)}: of no stage of a block")
+        return [stage for stage in found if stage]
 
     def skips(self, denoiser: torch.nn.Module) -> dict[str, tuple[int, int]]:
         """{layer: (channels of the block's input, of the skip connection)} of the convolutions that read both."""

@@ -4,18 +4,15 @@ import torch
 
 from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
-from quantwatt.models import text_blocks as network
 from quantwatt.models import text_pipeline
 from quantwatt.models.family import TextFamily
-
-LAYERS = "distilbert.transformer.layer"
-# The linear layers of a block; each line reads what those before it have computed.
-STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
 
 
 class Family(TextFamily):
     """One label a sentence."""
 
+    BLOCKS = "distilbert.transformer.layer"
+    STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
     PADS = True
 
     def load(self, settings, location, denoiser=None):
@@ -99,17 +96,6 @@ class Family(TextFamily):
     def real_tokens(self, inputs):
         """As of Family, so that statistics see only those."""
         return inputs["attention_mask"][:, 0, 0]
-
-    def blocks(self, denoiser):
-        """The transformer blocks, in execution order."""
-        return network.block_names(denoiser.get_submodule(LAYERS), LAYERS)
-
-    def quantizable(self, denoiser):
-        """The linear layers of attention and feed-forward."""
-        return network.linear_layers(denoiser, LAYERS)
-
-    def stages(self, names):
-        return network.in_stages(names, STAGES)
 
 
 def _tokenized(pipeline, texts, settings):

@@ -5,18 +5,15 @@ import torch
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
-from quantwatt.models import text_blocks as network
 from quantwatt.models import text_pipeline
 from quantwatt.models.family import TextFamily
-
-LAYERS = "transformer.h"
-# The linear layers of a block; each line reads what those before it have computed.
-STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")
 
 
 class Family(TextFamily):
     """Likelihoods of windows of running text, and text token by token."""
 
+    BLOCKS = "transformer.h"
+    STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")
     PHASES_APART = ("decode",)  # no part of what `prepare` times
 
     def load(self, settings, location, denoiser=None):
@@ -126,17 +123,6 @@ class Family(TextFamily):
             {"input_ids": [samples, tokens]}.
         """
         return {"input_ids": windows(pipeline, texts, {**calibration, "items": calibration["samples"]})[0]}
-
-    def blocks(self, denoiser):
-        """The transformer blocks, in execution order."""
-        return network.block_names(denoiser.get_submodule(LAYERS), LAYERS)
-
-    def quantizable(self, denoiser):
-        """The linear layers of attention and feed-forward."""
-        return network.linear_layers(denoiser, LAYERS)
-
-    def stages(self, names):
-        return network.in_stages(names, STAGES)
 
 
 def with_linear_layers(model):

@@ -1,21 +1,9 @@
 """Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline, SD3Transformer2DModel)."""
 
-import re
 from typing import ClassVar
-
-import torch
 
 from quantwatt.models import architecture
 from quantwatt.models.families.pipeline_family import LatentDiffusionFamily
-
-# The linear layers of a block, by what follows the block's name; each line reads what those before it have computed.
-STAGES = (
-    r"norm1(_context)?\.linear",
-    r"attn2?\.(to_[qkv]|add_[qkv]_proj)",
-    r"attn2?\.(to_out\.0|to_add_out)",
-    r"ff(_context)?\.net\.0\.proj",
-    r"ff(_context)?\.net\.2",
-)
 
 
 class Family(LatentDiffusionFamily):
@@ -23,6 +11,14 @@ class Family(LatentDiffusionFamily):
 
     PIPELINE = "StableDiffusion3Pipeline"
     DENOISER = ("transformer", "SD3Transformer2DModel")
+    BLOCKS = "transformer_blocks"
+    STAGES = (
+        r"norm1(_context)?\.linear",
+        r"attn2?\.(to_[qkv]|add_[qkv]_proj)",
+        r"attn2?\.(to_out\.0|to_add_out)",
+        r"ff(_context)?\.net\.0\.proj",
+        r"ff(_context)?\.net\.2",
+    )
     DEFAULTS: ClassVar = {"steps": 28, "guidance": 4.5}
     FURTHER_PROMPTS: ClassVar = {"prompt_2": None, "prompt_3": None}
 
@@ -40,25 +36,7 @@ class Family(LatentDiffusionFamily):
     def decode(self, vae, latents):
         return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
 
-    def blocks(self, denoiser):
-        """The transformer blocks, in execution order."""
-        return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
-
-    def quantizable(self, denoiser):
-        """The linear layers inside the blocks; embeddings and the output projection stay in 16 bit."""
-        return [
-            name
-            for name, module in denoiser.named_modules()
-            if isinstance(module, torch.nn.Linear) and name.startswith("transformer_blocks.")
-        ]
-
     def segments(self, denoiser):
         """The blocks' modulation layers."""
         found = architecture.segments(denoiser).items()
-        return {name: chunks for name, chunks in found if name.startswith("transformer_blocks.")}
-
-    def stages(self, names):
-        found = [[name for name in names if re.search(rf"(^|\.){stage}(\.\d+)?$", name)] for stage in STAGES]
-        if unknown := set(names).difference(*found):
-            raise ValueError(f"{min(unknown)}: of no stage of a block")
-        return [stage for stage in found if stage]
+        return {name: chunks for name, chunks in found if name.startswith(f"{self.BLOCKS}.")}
