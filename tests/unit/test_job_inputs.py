@@ -8,10 +8,8 @@ from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import inputs
-from quantwatt.config.metric_entries import compared_with, features_of
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.jobs import command
-from quantwatt.registry import names
 
 CELL = {"model": "tiny-sd3", "method": "gptq-w4a8", "sampling": "steps-20"}
 ROOT = Path(__file__).parents[2]
@@ -108,11 +106,6 @@ def test_a_score_of_a_text_model_reads_predictions():
 )
 def test_whose_features_a_metric_compares(name, config, metric, extractor):
     assert plan_of(name, **config).extractor_of(metric) == extractor
-
-
-def test_a_metric_that_compares_images_or_predictions_themselves_has_no_features():
-    for name in names("metrics"):
-        assert (features_of(name) is None) == (compared_with(name) in ("baseline", "predictions")), name
 
 
 @pytest.mark.parametrize(

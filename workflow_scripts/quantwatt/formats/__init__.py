@@ -19,4 +19,7 @@ A format module offers a frozen dataclass of settings `Format` with
 
 Elementwise coding is what makes every solver work with every format: a solver chooses values, one column or one
 matrix at a time, and never looks inside the format. Tensors may be on any device; all of one call on the same.
+
+Settings of every format have "bits", too, a constant where there is no choice: budgets, tables and messages read it
+there and import no format. Where inputs share a scale in groups, "group_size" is how many.
 """

@@ -30,18 +30,19 @@ BLANK_OR_LITERAL = re.compile(
 
 
 @functools.cache
-def digest(script, plugins=()):
+def digest(script, plugins=(), read=""):
     """A hash of what all files say that `closure` finds, and of what the plugins' schemas declare of them.
 
     It is equal after a touch, and after a change taken back.
 
     Args:
         script, plugins: as of `closure`; plugins as a tuple.
+        read: what else a script reads of the project, as text.
     Returns:
         hex string, the same under every version of Python.
     """
     names = [f"{path.relative_to(SCRIPTS)} {_read(path)[0]}" for path in closure(script, plugins)]
-    names += [f"{plugin} {_declared(plugin)}" for plugin in plugins]
+    names += [f"{plugin} {_declared(plugin)}" for plugin in plugins] + [read]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
