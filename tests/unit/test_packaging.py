@@ -112,7 +112,7 @@ def imported(folder):
     ours = {path.stem for root in ("workflow_scripts", "tests") for path in (ROOT / root).rglob("*")}
     unknown = names - owners.keys() - set(sys.stdlib_module_names) - ours - OPTIONAL
     assert not unknown, f"imported, and neither ours nor installed: {unknown}"
-    return {canonicalize_name(owners[name][0]) for name in names & owners.keys()} - {"quantwatt"}
+    return {canonicalize_name(owners[name][0]) for name in names & owners.keys() - OPTIONAL} - {"quantwatt"}
 
 
 def declared(lines):
