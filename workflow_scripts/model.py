@@ -39,8 +39,7 @@ def fetch(settings):
             return snapshot_download(**at, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
         index = hf_hub_download(at["repo_id"], model_folder.PIPELINE, revision=at["revision"])
         parts = model_folder.listed_parts(Path(index).parent, settings)
-        if hasattr(family := load_family(settings["family"]), "check"):
-            family.check(Path(index).parent)  # before gigabytes are fetched
+        load_family(settings["family"]).check(Path(index).parent)  # before gigabytes are fetched
         wanted = [model_folder.PIPELINE, *(f"{part}/*{end}" for part in parts for end in ENDINGS)]
         others = [] if settings.get("variant") else [VARIANT_FILES]
         folder = snapshot_download(**at, allow_patterns=wanted, ignore_patterns=others)
@@ -73,12 +72,11 @@ def describe(family, location, dtype):
     layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
     for name, count in family.segments(denoiser).items():
         layers[name] |= {"segments": count} if count > 1 else {}
-    for name, channels in family.skips(denoiser).items() if hasattr(family, "skips") else ():
+    for name, channels in family.skips(denoiser).items():
         layers[name]["skips"] = list(channels)
-    for name in family.first_token(denoiser) if hasattr(family, "first_token") else ():
+    for name in family.first_token(denoiser):
         layers[name]["first_token"] = True
-    if hasattr(family, "content"):
-        content = set(family.content(denoiser))
+    if (content := family.content(denoiser)) is not None:
         for name, layer in layers.items():
             layer["group"] = "content" if name in content else "quality"
     stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once

@@ -3,27 +3,24 @@
 import argparse
 import json
 from importlib import metadata
-from pathlib import Path
 
 from quantwatt import intervals, registry
 from quantwatt.artifacts import feature_files, images
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import finite, read_json, write_json
 from quantwatt.artifacts.provenance import provenance
+from quantwatt.config import metric_entries
 from quantwatt.jobs import command
 from quantwatt.score import metrics, predictions
 
 EXTRACTION = ("extractor", "weights_sha256", "resize")  # what two sets of features must have in common
-METRICS = sorted(
-    path.stem.replace("_", "-") for path in Path(metrics.__file__).parent.glob("*.py") if path.stem != "__init__"
-)
 
 
 def score_against_baseline(metric, settings, images_path, baseline_path, is_baseline=False):
-    """Score of a metric that compares image by image with the baseline (psnr, ssim).
+    """Score of a metric that compares image by image with the baseline.
 
     Args:
-        metric: a member of METRICS.
+        metric: its name.
         settings: {"resamples": int or None, "seed": int}, both optional.
         images_path, baseline_path: manifests of the two image sets.
         is_baseline: the images are the baseline's own.
@@ -51,7 +48,7 @@ def score_against_baseline(metric, settings, images_path, baseline_path, is_base
 
 
 def score_predictions(metric, settings, predictions_path, baseline_path, is_baseline=False):
-    """Score of a metric of a text model's predictions (accuracy, perplexity), and its change from the baseline's.
+    """Score of a metric of a text model's predictions, and its change from the baseline's.
 
     Args:
         metric, settings: as for `score_against_baseline`.
@@ -77,8 +74,7 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
 
 
 def score_features(metric, settings, features_path, reference_path=None, baseline_path=None):
-    """Score of a metric of features, against a reference's (fid, kid) or what was asked for (clip-score,
-    class-accuracy), and its change from the baseline's.
+    """Score of a metric of features, against a reference's or what was asked for, and its change from the baseline's.
 
     Args:
         metric, settings: as for `score_against_baseline`.
@@ -97,19 +93,20 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
         return result
     result |= {"features": features["extractor"], "resize": features["resize"]}
     scored = "image"
-    if module.COMPARED_WITH == "text":
+    compared_with = metric_entries.compared_with(metric)
+    if compared_with == "text":
         if "text" not in tensors:
             raise DataError(
                 f"{features_path}: {metric} needs the features of the prompts, which {features['extractor']} "
                 "does not give; take the judge or clip."
             )
         compared = tensors["text"]
-    elif module.COMPARED_WITH == "classes":
+    elif compared_with == "classes":
         if "asked" not in tensors:
             raise DataError(f"{features_path}: {metric} needs a classifier, and class numbers as prompts.")
         compared, scored = tensors["asked"], "classes"
     else:
-        reference, compared = _reference(module, reference_path)
+        reference, compared = _reference(compared_with, reference_path)
         _check_same(features_path, features, reference_path, reference, EXTRACTION)
         result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
     result |= _scored(module, settings, tensors[scored], compared)
@@ -122,9 +119,9 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
     return result | {"change": _change(module, settings, tensors[scored], baseline_tensors[scored], compared)}
 
 
-def _reference(module, path):
+def _reference(compared_with, path):
     """What vouches for the reference images, and of their features what a metric compares with."""
-    if module.COMPARED_WITH == "moments":
+    if compared_with == "moments":
         return feature_files.read_moments(path)
     reference, tensors = feature_files.read_features(path)
     return reference, tensors["image"]
@@ -160,7 +157,7 @@ def _unscored(metric, module, source):
         "change": None,  # from the baseline's
         "n_images": source.get("n_images", source.get("n_items")),  # what the value is a mean of
         "unit": module.UNIT,
-        "higher_is_better": module.HIGHER_IS_BETTER,
+        "higher_is_better": metric_entries.higher_is_better(metric),
         "library": f"{module.PACKAGE} {metadata.version(module.PACKAGE)}",
         "features": None,
         "resize": None,
@@ -191,24 +188,24 @@ def _scored(module, settings, samples, compared):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--metric", required=True, choices=METRICS)
+    parser.add_argument("--metric", required=True, choices=registry.names("metrics"))
     parser.add_argument(
         "--settings",
         type=json.loads,
         default={},
         help='JSON: {"resamples": N, null for the metric\'s own, "seed": 0}; other keys are ignored',
     )
-    parser.add_argument("--images", help="psnr, ssim: manifest.json of the images")
-    parser.add_argument("--predictions", help="accuracy, perplexity: manifest.json of the predictions")
+    parser.add_argument("--images", help="manifest.json of the images, of a metric that compares them themselves")
+    parser.add_argument("--predictions", help="manifest.json of the predictions of a text model")
     parser.add_argument("--baseline", help="manifest.json of the baseline's images or predictions")
     parser.add_argument("--is-baseline", action="store_true", help="what is scored is the baseline's own")
-    parser.add_argument("--features", help="fid, kid, clip-score, class-accuracy: EXTRACTOR.json of the images")
-    parser.add_argument("--reference-features", help="fid, kid: EXTRACTOR.json of the reference images")
+    parser.add_argument("--features", help="EXTRACTOR.json of the images, of a metric that compares features")
+    parser.add_argument("--reference-features", help="EXTRACTOR.json of real images, where it compares with them")
     parser.add_argument("--baseline-features", help="EXTRACTOR.json of the baseline's images: the change is told too")
     parser.add_argument("--output", required=True, help="METRIC.json")
     args = parser.parse_args(argv)
 
-    compared_with = registry.load("metrics", args.metric).COMPARED_WITH
+    compared_with = metric_entries.compared_with(args.metric)
     needed = {
         "baseline": ["images"] if args.is_baseline else ["images", "baseline"],
         "predictions": ["predictions"] if args.is_baseline else ["predictions", "baseline"],

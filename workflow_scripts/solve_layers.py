@@ -1,13 +1,13 @@
 """Solve exported layers with a library, in that library's own environment."""
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import sys
 import time
 from pathlib import Path
 
-from quantwatt import registry
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
@@ -16,8 +16,8 @@ from quantwatt.jobs import command
 PACKAGES = {"auto-gptq": "auto_gptq", "gptqmodel": "gptqmodel"}
 
 
-def solve(module, weight, inputs, weights, settings):
-    """The module's `solve_layer`, with damping raised tenfold where the library gives up, and rounding at last.
+def solve(solver, weight, inputs, weights):
+    """The solver's `solve_layer`, with damping raised tenfold where the library gives up, and rounding at last.
 
     Returns:
         (values, scale, zero, g_idx, damping used or None, "damping" where it had to be raised, "rtn", or None).
@@ -26,17 +26,17 @@ def solve(module, weight, inputs, weights, settings):
 
     from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 
-    for attempt in range(module.DAMPING_TRIES):
-        raised = {**settings, "damping": settings["damping"] * 10**attempt}
+    for attempt in range(solver.DAMPING_TRIES):
+        raised = dataclasses.replace(solver, damping=solver.damping * 10**attempt)
         try:
-            *solution, damping = module.solve_layer(weight, inputs, weights, raised)
+            *solution, damping = raised.solve_layer(weight, inputs, weights)
         except torch.linalg.LinAlgError:
             continue
-        return *solution, damping, None if damping == settings["damping"] else "damping"
+        return *solution, damping, None if damping == solver.damping else "damping"
     weight_format = load_format(weights)
     nearest = quantize_to_nearest(weight, weight_format)
     zero = torch.full_like(nearest.scale, weight_format.middle) if nearest.zero is None else nearest.zero.float()
-    group = torch.arange(weight.shape[1]) // weight_format.group_size(weight.shape[1])
+    group = torch.arange(weight.shape[1]) // weight_format.group_width(weight.shape[1])
     return nearest.dequantize(weight_format), nearest.scale, zero, group, None, "rtn"
 
 
@@ -76,9 +76,10 @@ def main(argv=None):
 
     from quantwatt.jobs.progress import progress
     from quantwatt.quantize import exchange, hold_out
+    from quantwatt.quantize.solvers import load_solver
 
     torch.set_num_threads(args.threads)
-    module = registry.load("solvers", args.backend)
+    solver = load_solver({**args.solver, "name": args.backend})
     exported, folder = manifest.read_json(args.exchange), Path(args.output).parent
     manifest.verify_files(args.exchange, exported["files"])
     layers = {}
@@ -89,7 +90,7 @@ def main(argv=None):
         files = exported["layers"][name]
         weight, inputs = (load_file(Path(args.exchange).parent / files[part])[part] for part in ("weight", "inputs"))
         start = time.perf_counter()
-        *solution, damping, fallback = solve(module, weight, inputs, weights, args.solver)
+        *solution, damping, fallback = solve(solver, weight, inputs, weights)
         layers[name] = {"seconds": time.perf_counter() - start, "damping": damping, "fallback": fallback}
         layers[name] |= errors(weight, inputs, solution[0], weights)
         layers[name] |= {key: exported["layers"][name][key] for key in ("tokens", "in_features")}

@@ -9,10 +9,10 @@ where grid.json says which cells there are and how they were made:
 import argparse
 from pathlib import Path
 
+from quantwatt import registry
 from quantwatt.allocate.allocation import taken_apart
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.config.methods import TAKING_APART
 from quantwatt.jobs import command
 from quantwatt.report import cells, layer_table, tables
 
@@ -23,7 +23,7 @@ def tried_in(results, entries):
     for entry in entries:
         table = tables.read_table(layout.path(results, "sensitivity", entry))
         described = read_json(layout.path(results, "model", entry))["layers"]
-        described |= taken_apart(described, TAKING_APART)  # a table may name parts of a layer
+        described |= taken_apart(described, registry.names("transforms"))  # a table may name parts of a layer
         groups = {layer: settings.get("group") for layer, settings in described.items()}
         found.append((entry["model"], entry["sensitivity"], table, groups))
     return found

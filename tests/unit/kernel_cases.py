@@ -32,7 +32,7 @@ def pair(kernel, weights, activations, shape, dtype=torch.float32, bias=True, ac
     quantized = quantize_to_nearest(torch.randn(rows, columns, generator=generator), weight_format)
     if act_order:
         order = torch.randperm(columns, generator=generator)
-        quantized.group_index = (torch.arange(columns) // weight_format.group_size(columns))[order].int()
+        quantized.group_index = (torch.arange(columns) // weight_format.group_width(columns))[order].int()
     if activations is not None and not activations["dynamic"]:
         quantized.activation_scale, quantized.activation_zero = torch.tensor([0.03]), torch.tensor([-9.0])
     values = torch.randn(rows, generator=generator) if bias else None

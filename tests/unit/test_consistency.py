@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import digits
-from quantwatt.models.families import consistency
+from quantwatt.models.families import load_family
 from training import (
     loop,  # before diffusers
     tiny_consistency,  # before diffusers
@@ -15,6 +15,8 @@ from training import (
 
 # isort: split
 from diffusers import ConsistencyModelPipeline, KDPM2AncestralDiscreteScheduler, UNet2DModel
+
+FAMILY = load_family("consistency")
 
 SETTINGS = {"dtype": "float32", "timesteps": [[22, 0]]}
 SIZE = digits.IMAGE_SIZE
@@ -34,13 +36,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipe(folder):
-    return consistency.load(SETTINGS, folder)
+    return FAMILY.load(SETTINGS, folder)
 
 
 @pytest.mark.parametrize(("steps", "own"), [(1, {"num_inference_steps": 1}), (4, {"num_inference_steps": 4}),
                                             (2, {"num_inference_steps": None, "timesteps": [22, 0]})])  # fmt: skip
 def test_images_are_the_pipelines_own(pipe, steps, own):
-    drawn = consistency.generate(pipe, ["3"], [5], {"steps": steps, "guidance": 1.0, "height": SIZE, "width": SIZE})
+    drawn = FAMILY.generate(pipe, ["3"], [5], {"steps": steps, "guidance": 1.0, "height": SIZE, "width": SIZE})
     generator = torch.Generator().manual_seed(5)
     expected = pipe(class_labels=3, generator=generator, output_type="np", **own).images
     assert drawn.shape == (1, SIZE, SIZE, 3) and np.ptp(drawn) > 0.1
@@ -48,26 +50,26 @@ def test_images_are_the_pipelines_own(pipe, steps, own):
 
 
 def test_a_model_in_bfloat16_draws(folder):
-    drawn = consistency.generate(consistency.load({**SETTINGS, "dtype": "bfloat16"}, folder), ["3"], [5], {"steps": 1})
+    drawn = FAMILY.generate(FAMILY.load({**SETTINGS, "dtype": "bfloat16"}, folder), ["3"], [5], {"steps": 1})
     assert drawn.dtype == np.float32 and np.ptp(drawn) > 0.1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_an_image_is_a_function_of_its_own_seed_and_class(pipe, steps):
-    both = consistency.generate(pipe, ["3", "7"], [5, 6], {"steps": steps})
-    alone = consistency.generate(pipe, ["7"], [6], {"steps": steps})
+    both = FAMILY.generate(pipe, ["3", "7"], [5, 6], {"steps": steps})
+    alone = FAMILY.generate(pipe, ["7"], [6], {"steps": steps})
     np.testing.assert_allclose(both[1:], alone, atol=1e-5)
     for prompt, seed in (("7", 7), ("8", 6)):
-        assert np.abs(consistency.generate(pipe, [prompt], [seed], {"steps": steps}) - alone).max() > 1e-3
+        assert np.abs(FAMILY.generate(pipe, [prompt], [seed], {"steps": steps}) - alone).max() > 1e-3
 
 
 def test_all_of_a_run_is_denoising(pipe):
     sampling = {"steps": 2}
-    whole = consistency.prepare(pipe, ["3"], [5], sampling)()
-    parts = consistency.phases(pipe, ["3"], [5], sampling)
+    whole = FAMILY.prepare(pipe, ["3"], [5], sampling)()
+    parts = FAMILY.phases(pipe, ["3"], [5], sampling)
     assert list(parts) == ["denoise"] and torch.equal(parts["denoise"](), whole)
     np.testing.assert_allclose(
-        consistency.generate(pipe, ["3"], [5], sampling)[..., :1], whole.permute(0, 2, 3, 1), atol=1e-6
+        FAMILY.generate(pipe, ["3"], [5], sampling)[..., :1], whole.permute(0, 2, 3, 1), atol=1e-6
     )
 
 
@@ -76,7 +78,7 @@ def test_recorded_inputs_give_the_trajectorys_outputs(pipe):
     outputs = []
     handle = pipe.unet.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
     with handle:
-        kept = consistency.record(pipe, ["3", "7"], [5, 6], {"steps": 4}, steps={0, 2})
+        kept = FAMILY.record(pipe, ["3", "7"], [5, 6], {"steps": 4}, steps={0, 2})
     assert set(kept) == {0, 2}
     for step, inputs in kept.items():
         assert set(inputs) == {"sample", "timestep", "class_labels"} and inputs["timestep"].shape == (2,)
@@ -86,9 +88,9 @@ def test_recorded_inputs_give_the_trajectorys_outputs(pipe):
 
 @torch.no_grad()
 def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_to_its_end(folder):
-    pipeline = consistency.load({**SETTINGS, "timesteps": []}, folder)
+    pipeline = FAMILY.load({**SETTINGS, "timesteps": []}, folder)
     pipeline.scheduler = KDPM2AncestralDiscreteScheduler()
-    kept = consistency.record(pipeline, ["3"], [5], {"steps": 4}, steps={0, 1, 3})
+    kept = FAMILY.record(pipeline, ["3"], [5], {"steps": 4}, steps={0, 1, 3})
     planned = pipeline.scheduler.timesteps.tolist()
     assert len(planned) == 7 and kept.timesteps == {0: planned[0], 1: planned[2], 3: planned[6]}
     assert {step: inputs["timestep"].item() for step, inputs in kept.items()} == pytest.approx(kept.timesteps)
@@ -106,19 +108,19 @@ def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_to_its_end(folder):
 )
 def test_what_the_model_cannot_draw_is_refused(pipe, prompt, sampling, words):
     with pytest.raises(DataError, match=words):
-        consistency.generate(pipe, [prompt], [0], {"steps": 1, **sampling})
+        FAMILY.generate(pipe, [prompt], [0], {"steps": 1, **sampling})
 
 
 @pytest.mark.parametrize("schedule", [[0, 22], [40, 0], [22, 1], [22, 22, 0]])
 def test_a_schedule_falls_to_the_highest_level(folder, schedule):
     with pytest.raises(DataError, match="timesteps: .*does not fall from below 40"):
-        consistency.load({**SETTINGS, "timesteps": [schedule]}, folder)
+        FAMILY.load({**SETTINGS, "timesteps": [schedule]}, folder)
 
 
 @torch.no_grad()
 def test_skips_are_what_the_network_concatenates(folder, monkeypatch):
-    denoiser = consistency.load_denoiser(SETTINGS, folder)
-    found, joined, cat = consistency.skips(denoiser), [], torch.cat
+    denoiser = FAMILY.load_denoiser(SETTINGS, folder)
+    found, joined, cat = FAMILY.skips(denoiser), [], torch.cat
 
     def seen(tensors, dim=0):
         if dim == 1 and tensors[0].ndim == 4:
@@ -135,12 +137,12 @@ def test_skips_are_what_the_network_concatenates(folder, monkeypatch):
 
 
 def test_every_layer_is_quantizable_and_in_one_block(folder):
-    denoiser = consistency.meta_denoiser(folder)
-    layers = consistency.quantizable(denoiser)
+    denoiser = FAMILY.meta_denoiser(folder)
+    layers = FAMILY.quantizable(denoiser)
     assert {"conv_in", "conv_out", "time_embedding.linear_1", "mid_block.attentions.0.to_q"} < set(layers)
-    blocks = consistency.blocks(denoiser)
+    blocks = FAMILY.blocks(denoiser)
     assert all(sum(name == b or name.startswith(f"{b}.") for b in blocks) == 1 for name in layers)
-    assert next(denoiser.parameters()).is_meta and consistency.segments(denoiser) == {}
+    assert next(denoiser.parameters()).is_meta and FAMILY.segments(denoiser) == {}
 
 
 @pytest.fixture(scope="module")
@@ -198,5 +200,5 @@ def test_training_sees_the_function_that_the_pipeline_draws(pipe):
     levels = tiny_consistency.scheduler()
     sigma = levels.sigmas[:1].float()
     found = tiny_consistency.consistency(pipe.unet, levels, sigma * noise, sigma, torch.tensor([3]))
-    drawn = consistency.generate(pipe, ["3"], [5], {"steps": 1})
+    drawn = FAMILY.generate(pipe, ["3"], [5], {"steps": 1})
     np.testing.assert_allclose((found.clamp(-1, 1)[0, 0] + 1) / 2, drawn[0, ..., 0], atol=1e-5)

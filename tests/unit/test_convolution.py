@@ -5,10 +5,7 @@ import copy
 import pytest
 import torch
 
-from quantwatt import (
-    registry,
-    torchvision_ops,  # noqa: F401
-)
+from quantwatt import registry
 from quantwatt.allocate.allocation import allocate
 from quantwatt.artifacts import checkpoint_files
 from quantwatt.artifacts.errors import DataError
@@ -21,8 +18,10 @@ from quantwatt.models import (
     architecture,
     splits,
 )
+from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 from quantwatt.quantize.observers import FirstToken, Statistics
+from quantwatt.quantize.solvers import load_solver
 from quantwatt.quantize.streams import Block, Streams
 
 GEOMETRIES = [
@@ -83,9 +82,11 @@ def test_one_grid_per_image_where_a_linear_layer_has_one_per_token():
         assert len(own.unique()) <= 15
 
 
-class OneLayer:
-    blocks = staticmethod(architecture.blocks)
-    quantizable = staticmethod(architecture.quantizable)
+class OneLayer(type(load_family("diffusers"))):
+    """Blocks and layers as they are found; each layer is a stage."""
+
+    def segments(self, denoiser):
+        return {}
 
 
 class Sequential(torch.nn.Module):
@@ -105,9 +106,9 @@ def method_of(name="gptq", bits=4, **entry):
 
 def walk(denoiser, family, method, samples, batch=4):
     layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
-    for name, channels in getattr(family, "skips", lambda _: {})(denoiser).items():
+    for name, channels in family.skips(denoiser).items():
         layers[name]["skips"] = list(channels)
-    for name in getattr(family, "first_token", lambda _: ())(denoiser):
+    for name in family.first_token(denoiser):
         layers[name]["first_token"] = True
     allocation = allocate(layers, method, "method")
     splits.split(denoiser, splits.of_layers(layers, allocation))
@@ -121,16 +122,16 @@ def test_every_group_of_a_convolution_is_solved_by_its_own_inputs(solver):
     denoiser = Sequential(grouped, torch.nn.Conv2d(12, 4, 3, stride=2)).requires_grad_(False)
     samples = {"sample": random(8, 8, 7, 7)}
     method = method_of(solver, bits=3)
-    states, reports = walk(copy.deepcopy(denoiser), OneLayer, method, samples)
-    module, weight_format = registry.load("solvers", solver), load_format(method["weights"])
-    settings = {**method["solver"], "act_order": False}
+    states, reports = walk(copy.deepcopy(denoiser), OneLayer(), method, samples)
+    weight_format = load_format(method["weights"])
+    chosen = load_solver({**method["solver"], "act_order": False})
     patches = Convolution.of(grouped).patches(samples["sample"])
     codes = []
     for part, weight in zip(patches, grouped.weight.flatten(1).chunk(4), strict=True):
-        statistics = Statistics.new(module.NEEDS, weight.shape[1])
+        statistics = Statistics.new(chosen.NEEDS, weight.shape[1])
         for batch in part.chunk(2):  # two batches of four samples
             statistics.observe(batch, batch)
-        codes.append(module.solve(weight, weight_format, settings, statistics).weight.state(weight_format)["codes"])
+        codes.append(chosen.solve(weight, weight_format, statistics).weight.state(weight_format)["codes"])
     assert torch.equal(states["first"]["codes"], torch.cat(codes))
     assert reports["first"]["groups"] == 4 and reports["first"]["in_features"] == 18
     if solver == "gptq":
@@ -142,7 +143,7 @@ def test_what_is_reported_is_the_error_of_the_convolutions_output():
     denoiser = Sequential(torch.nn.Conv2d(8, 12, 3, padding=1, groups=2), torch.nn.Conv2d(12, 4, 3))
     denoiser.requires_grad_(False)
     plain, samples = copy.deepcopy(denoiser), {"sample": random(8, 8, 7, 7)}
-    _, reports = walk(denoiser, OneLayer, method_of(bits=3), samples)
+    _, reports = walk(denoiser, OneLayer(), method_of(bits=3), samples)
     outputs = plain.first._conv_forward(samples["sample"], plain.first.weight, None)
     found = denoiser.first(samples["sample"]) - plain.first.bias[:, None, None]
     expected = ((found - outputs).norm() / outputs.norm()).item()
@@ -167,8 +168,7 @@ def unet_samples(count=8):
 
 
 class UNet(OneLayer):
-    @staticmethod
-    def skips(denoiser):
+    def skips(self, denoiser):
         return {"up_blocks.0.resnets.0.conv1": (16, 16), "up_blocks.0.resnets.0.conv_shortcut": (16, 16)}
 
 
@@ -191,7 +191,7 @@ def test_a_suspended_pass_of_a_unet_meets_what_a_plain_one_does():
     denoiser, samples = unet(), unet_samples()
     alone = [name for name in architecture.blocks(denoiser) if name in architecture.quantizable(denoiser)]
     plain = inputs_of(denoiser, alone, samples)
-    streams, order = Streams(denoiser, UNet, samples, 4, paired=True), []
+    streams, order = Streams(denoiser, UNet(), samples, 4, paired=True), []
     while name := streams.block:
         for batches in (streams.batches, streams.float_batches):
             if name in alone:
@@ -223,7 +223,7 @@ METHODS = {
 def test_every_solver_walks_a_unet_and_its_checkpoint_computes_the_same(name, tmp_path, monkeypatch):
     denoiser, samples = unet(), unet_samples()
     method = method_of(name.split()[0], **METHODS[name])
-    states, reports = walk(denoiser, UNet, method, samples)
+    states, reports = walk(denoiser, UNet(), method, samples)
     whole = {layer.rpartition(".")[0] if layer[-2:] in (".0", ".1") and "conv" in layer else layer for layer in states}
     assert whole == set(architecture.quantizable(unet()))
     assert ("up_blocks.0.resnets.0.conv1.1" in states) == ("split" in name)
@@ -232,9 +232,9 @@ def test_every_solver_walks_a_unet_and_its_checkpoint_computes_the_same(name, tm
 
     details = {"status": "ok", "reason": None, "model_settings": {"family": "unet", "dtype": "float32"}}
     checkpoint_files.save(tmp_path, denoiser, states, reports, details)
-    monkeypatch.setattr(UNet, "meta_denoiser", staticmethod(meta_unet), raising=False)
+    monkeypatch.setattr(UNet, "meta_denoiser", lambda self, location: meta_unet(location))
     path = tmp_path / "manifest.json"
-    loaded = checkpoint._load_denoiser(UNet, path, checkpoint.manifest.read_json(path), None, "cpu", simulate=True)
+    loaded = checkpoint._load_denoiser(UNet(), path, checkpoint.manifest.read_json(path), None, "cpu", simulate=True)
     assert torch.equal(loaded(**samples).sample, outputs)
 
 
@@ -244,16 +244,16 @@ def meta_unet(location):
 
 
 def test_layers_see_their_inputs_after_all_quantization_before_them(monkeypatch):
-    calls, solver = [], registry.load("solvers", "gptq")
+    calls, solver = [], registry.load("solvers", "gptq").Solver
     real = solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         calls.append(statistics.hessian.value)
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     denoiser, samples = unet(), unet_samples()
-    walk(denoiser, UNet, method_of(bits=2), samples)
+    walk(denoiser, UNet(), method_of(bits=2), samples)
     last = inputs_of(denoiser, ["conv_out"], samples)["conv_out"]
     (patches,) = Convolution.of(unet().conv_out).patches(last)
     assert torch.allclose(calls[-1], 2 * patches.T @ patches / len(patches), rtol=1e-3, atol=1e-4)
@@ -270,8 +270,7 @@ def test_a_split_convolution_adds_what_its_parts_give(mode):
 
 
 class CrossAttention(OneLayer):
-    @staticmethod
-    def first_token(denoiser):
+    def first_token(self, denoiser):
         return [name for name in architecture.quantizable(denoiser) if name.endswith(("attn2.to_k", "attn2.to_v"))]
 
 
@@ -301,8 +300,8 @@ def test_the_first_token_is_computed_in_float_and_left_out_of_the_grid(solver):
     for transforms in ([], [{"name": "bos"}]):
         denoiser = conditioned()
         method = method_of(solver, bits=8, transforms=transforms, **entry)
-        states, reports = walk(denoiser, CrossAttention, method, samples)
-        name = CrossAttention.first_token(conditioned())[0]
+        states, reports = walk(denoiser, CrossAttention(), method, samples)
+        name = CrossAttention().first_token(conditioned())[0]
         scales[len(transforms)] = states[name]["activation_scale"].item()
         text = samples["encoder_hidden_states"]
         outputs, truth = denoiser.get_submodule(name)(text), conditioned().get_submodule(name)(text)
@@ -320,14 +319,14 @@ def test_a_first_token_that_differs_between_prompts_is_refused():
     method = method_of("rtn", transforms=[{"name": "bos"}])
     samples = conditioned_samples()
     samples["encoder_hidden_states"][2, 0] *= 1.01
-    _, reports = walk(conditioned(), CrossAttention, method, samples)
-    name = CrossAttention.first_token(conditioned())[0]
+    _, reports = walk(conditioned(), CrossAttention(), method, samples)
+    name = CrossAttention().first_token(conditioned())[0]
     assert 0.005 < reports[name]["first_token_deviation"] <= 0.01 * (1 + 1e-4)
     samples["encoder_hidden_states"][2, 0] *= 1.1
     with pytest.raises(DataError, match=r"first token differs between prompts, by \d+\.\d%"):
-        walk(conditioned(), CrossAttention, method, samples)
+        walk(conditioned(), CrossAttention(), method, samples)
     with pytest.raises(DataError, match="'bos' has no layer"):
-        walk(unet(), UNet, method_of("rtn", transforms=[{"name": "bos"}]), unet_samples())
+        walk(unet(), UNet(), method_of("rtn", transforms=[{"name": "bos"}]), unet_samples())
 
 
 def test_a_huge_column_hides_no_others_that_differ():
@@ -355,7 +354,7 @@ class Twice(torch.nn.Module):
 def test_a_layer_that_is_called_again_is_gone_through():
     torch.manual_seed(0)
     denoiser, samples = Twice().requires_grad_(False), {"sample": random(8, 6)}
-    states, _ = walk(denoiser, OneLayer, method_of("gptq"), samples)
+    states, _ = walk(denoiser, OneLayer(), method_of("gptq"), samples)
     assert set(states) == {"first", "second"} and denoiser(**samples).isfinite().all()
 
 
@@ -369,12 +368,12 @@ def test_a_static_grid_is_found_without_patches(monkeypatch):
     denoiser.second.weight.zero_()
     activations = {"bits": 8, "granularity": "tensor", "dynamic": False}
     monkeypatch.setattr(Convolution, "patches", unfold)
-    states, _ = walk(denoiser, OneLayer, method_of("rtn", bits=8, activations=activations), samples, batch=8)
+    states, _ = walk(denoiser, OneLayer(), method_of("rtn", bits=8, activations=activations), samples, batch=8)
     assert states["first"]["activation_scale"] == samples["sample"].abs().amax() / 127
 
 
 def test_low_rank_needs_nothing_of_convolutions():
-    plan = sequential.Walk(OneLayer, {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
+    plan = sequential.Walk(OneLayer(), {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
     assert plan.prepared == {"hessian"}
     geometry = Convolution.of(layer_of({"kernel_size": 3}))
     given = {}, {}, {}, geometry, None, None, torch.zeros(16, 72), torch.zeros(16, 72), torch.float32
@@ -389,7 +388,7 @@ def test_overrides_change_the_formats_of_some_layers():
         "*.conv1": {"activations": None},
     }
     method = method_of("rtn", bits=2, activations={"bits": 8}, allocation={"name": "uniform", "overrides": overrides})
-    states, reports = walk(unet(), UNet, method, unet_samples())
+    states, reports = walk(unet(), UNet(), method, unet_samples())
     bits = {name: (report["weights"]["bits"], report["activation_bits"]) for name, report in reports.items()}
     assert bits["conv_in"] == (8, 6) and bits["conv_out"] == (4, 6)
     assert bits["mid_block.resnets.0.conv1"] == (2, 32) and bits["mid_block.resnets.0.conv2"] == (2, 8)

@@ -14,9 +14,11 @@ from quantwatt.artifacts.manifest import read_json
 from quantwatt.config import experiment
 from quantwatt.data import digits
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.models.families import consistency
+from quantwatt.models.families import load_family
 from quantwatt.score import digit_classifier
 from training import digit_reader, loop, stages, tiny_consistency, train_digits
+
+FAMILY = load_family("consistency")
 
 MODELS = experiment.ROOT / "resources" / "models"
 
@@ -28,7 +30,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def pipe():
-    return consistency.load(train_digits.FLOAT, MODELS / "tiny-consistency")
+    return FAMILY.load(train_digits.FLOAT, MODELS / "tiny-consistency")
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +101,7 @@ def test_models_are_small(pipe):
 
 def test_damage_grows_as_bits_shrink(pipe):
     """Round to nearest per channel, the first and the last layer too: 8 bits hardly seen, 2 plainly."""
-    layers = {name: pipe.unet.get_submodule(name) for name in consistency.quantizable(pipe.unet)}
+    layers = {name: pipe.unet.get_submodule(name) for name in FAMILY.quantizable(pipe.unet)}
     original = {name: layer.weight.data.clone() for name, layer in layers.items()}
     whole, psnr = train_digits.draw(pipe, 1, 50), {}
     for bits in (8, 4, 2):

@@ -12,7 +12,7 @@ from quantwatt.artifacts.images import to_uint8
 from quantwatt.config import experiment
 from quantwatt.data import scenes
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.models.families import sd3
+from quantwatt.models.families import load_family
 from training import (
     attributes,
     judge,  # before open_clip
@@ -22,13 +22,15 @@ from training import (
     vae,  # before open_clip
 )
 
+FAMILY = load_family("sd3")
+
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PROMPTS = Path(__file__).parents[2] / "resources" / "prompts"
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return sd3.load(experiment.load_experiment("embedded")["models"]["tiny-sd3"], MODELS / "tiny-sd3")
+    return FAMILY.load(experiment.load_experiment("embedded")["models"]["tiny-sd3"], MODELS / "tiny-sd3")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def one_thread():
 
 def draw(pipe, prompts, first_seed=0, steps=20):
     sampling = {**experiment.load_experiment("embedded")["samplings"]["steps-20"], "steps": steps}
-    return sd3.generate(pipe, prompts, [first_seed + i for i in range(len(prompts))], sampling)
+    return FAMILY.generate(pipe, prompts, [first_seed + i for i in range(len(prompts))], sampling)
 
 
 def test_pipeline_draws_what_it_is_asked(pipe, one_thread):
@@ -90,7 +92,7 @@ def test_damage_grows_as_bits_shrink(pipe, one_thread):
     """Round to nearest per channel: 8 bits hardly seen, then worse with every bit, 2 broken."""
     prompts = (PROMPTS / "shapes-test.txt").read_text().splitlines()[:8]
     reference, linears = draw(pipe, prompts, steps=8), dict(pipe.transformer.named_modules())
-    names, psnr = sd3.quantizable(pipe.transformer), {}
+    names, psnr = FAMILY.quantizable(pipe.transformer), {}
     original = {name: linears[name].weight.data.clone() for name in names}
     for bits in (8, 4, 3, 2):
         settings = {"bits": bits, "granularity": "channel", "group_size": None, "symmetric": False}

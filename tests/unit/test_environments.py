@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from quantwatt import registry
+from quantwatt.artifacts import layout
+from quantwatt.config import slices
 from quantwatt.jobs.dependencies import SCRIPTS, closure
 
 ROOT = Path(__file__).parents[2]
@@ -63,11 +65,6 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "cleanfid": "clean-fid",
                  "open_clip": "open-clip-torch", "optimum": "optimum-quanto", "pynvml": "nvidia-ml-py",
                  "huggingface_hub": "diffusers", "triton": "torch"}  # fmt: skip
-# Kinds of what a registry loads by name, by the helper of rules/common.smk that names it among a rule's code.
-PLUGINS = {"family": ["families"], "formats": ["formats"], "tried_formats": ["formats"], "kernels": ["kernels"],
-           "tried_kernels": ["kernels"], "solver": ["solvers", "transforms"], "meter": ["meters"],
-           "allocation": ["allocations"], "extractor": ["extractors"], "figure": ["figures"], "study": ["studies"],
-           "metric": ["metrics"]}  # fmt: skip
 # What modules import in functions that no script of an environment calls: those of libraries solve layers of integer
 # weights alone, those without torch write no tensors; a classifier of digits reads images, and draws none.
 WRITING = {"quantwatt/artifacts/manifest.py": {"safetensors"}}
@@ -76,7 +73,6 @@ FORMATS = {"quantwatt/formats/bitsandbytes_int8.py": {"bitsandbytes"},
            "quantwatt/formats/quanto.py": {"optimum-quanto"}}  # fmt: skip
 BLOCKS = {"quantwatt/models/architecture.py": {"diffusers"}, "quantwatt/quantize/streams.py": {"greenlet"}}
 NOT_CALLED = {
-    "allocate": WRITING,
     "auto-gptq": FORMATS | BLOCKS | {"quantwatt/formats/torchao.py": {"torchao"}}
     | {"quantwatt/quantize/solvers/gptqmodel.py": {"gptqmodel"}},
     "base": WRITING,
@@ -109,20 +105,17 @@ def plugins_in(kind):
     return [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
 
 
-def modules_of(script, helpers):
-    """Every module of the package that a rule's script may load: its closure, with each plugin that it may be given."""
-    folders = [folder for helper in helpers for folder in PLUGINS[helper]]
-    plugins = [f"{folder}/{path.stem}" for folder in folders for path in plugins_in(folder)]
-    return closure(script, plugins)
+def modules_of(rule):
+    """Every module that a rule's script may load: its closure, with each plugin that it may be given."""
+    kinds = slices.PLUGINS.get(rule, ())
+    return closure(slices.script(rule), [f"{kind}/{path.stem}" for kind in kinds for path in plugins_in(kind)])
 
 
-def scripts_of_rules():
-    """(environment, script, names of the helpers that name its plugins) of every rule."""
+def environments_of_rules():
+    """(environment, rule) of every rule."""
     for path in RULES:
-        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE):
-            for script, helpers in re.findall(r'code\("(\w+\.py)"((?:, \w+)*)\)', rule):
-                for environment in environments_of(rule):
-                    yield environment, script, tuple(helpers.split(", ")[1:])
+        rules = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)*)", path.read_text(), flags=re.MULTILINE)
+        yield from ((environment, name) for name, body in rules for environment in environments_of(body))
 
 
 def held_by(environment):
@@ -136,21 +129,19 @@ def held_by(environment):
 
 
 def test_every_environment_holds_what_its_rules_scripts_import():
-    rules = set(scripts_of_rules())
-    assert {script for _, script, _ in rules} == {
-        script for path in RULES for script in re.findall(r"workflow_scripts/(\w+\.py)", path.read_text())
-    }
+    rules = set(environments_of_rules())
+    assert {rule for _, rule in rules} == layout.JOBS.keys() - {"generate_part", "reference_features"}  # by `use rule`
     own = {"quantwatt", *sys.stdlib_module_names}
     not_called = {}
-    for environment, script, helpers in sorted(rules):
+    for environment, rule in sorted(rules):
         held = held_by(environment)
-        for path in modules_of(script, helpers):
+        for path in modules_of(rule):
             if path.suffix == ".py":
                 loaded, called = (
                     {DISTRIBUTIONS.get(name, name).lower().replace("_", "-") for name in names - own} - held
                     for names in imported(path)
                 )
-                assert not loaded, (environment, script, path.name)
+                assert not loaded, (environment, rule, path.name)
                 if called:
                     not_called.setdefault(environment, {})[str(path.relative_to(SCRIPTS))] = called
     assert not_called == NOT_CALLED

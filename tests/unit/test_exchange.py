@@ -1,7 +1,9 @@
 """Layers written for other libraries, and what comes back from them."""
 
 import json
+from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,9 +16,9 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.models.families import load_family
-from quantwatt.quantize import calibration, exchange
+from quantwatt.quantize import calibration, exchange, solvers
 from quantwatt.quantize.observers import Statistics
-from quantwatt.quantize.solvers import gptq
+from quantwatt.quantize.solvers import ExternalSolver, gptq
 
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 WEIGHTS = {"format": "integer", "bits": 4, "granularity": "group", "group_size": 64, "symmetric": False,
@@ -65,7 +67,7 @@ def test_equivalent_inputs_solve_to_the_same_codes(act_order):
     for seen in (inputs, rows):
         statistics = Statistics.new(("hessian",), 128)
         statistics.observe(seen)
-        solved.append(gptq.solve(weight, load_format(WEIGHTS), settings, statistics).weight.codes)
+        solved.append(gptq.Solver(**settings).solve(weight, load_format(WEIGHTS), statistics).weight.codes)
     assert (solved[0] == solved[1]).float().mean() > 0.999
     assert (solved[0] == quantize_to_nearest(weight, load_format(WEIGHTS)).codes).float().mean() < 0.9
 
@@ -127,9 +129,12 @@ def test_layers_of_one_input_share_its_file(exported):
 
 
 def test_inputs_that_are_not_finite_are_refused(tmp_path):
-    class Family:
-        blocks = staticmethod(lambda denoiser: ["0"])
-        quantizable = staticmethod(lambda denoiser: ["0.proj"])
+    class Family(type(load_family("sd3"))):
+        def blocks(self, denoiser):
+            return ["0"]
+
+        def quantizable(self, denoiser):
+            return ["0.proj"]
 
     class Block(torch.nn.Module):
         def __init__(self):
@@ -145,35 +150,44 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
 
     samples = {"x": torch.full((2, 3, 4), float("inf"))}
     with pytest.raises(DataError, match="0.proj: its inputs are not finite"):
-        exchange.export_layers(Denoiser(Block()), Family, samples, 1, tmp_path)
+        exchange.export_layers(Denoiser(Block()), Family(), samples, 1, tmp_path)
 
 
-# A library's solver, as a module of quantwatt/quantize/solvers: rounds to nearest, and fails as often as it is told to.
-class Nearest:
-    DAMPING_TRIES = 4
+@dataclass(frozen=True, kw_only=True)
+class Nearest(ExternalSolver):
+    """A library's solver that rounds to nearest, and fails as often as it is told to."""
 
-    def __init__(self, failures=0):
-        self.failures, self.settings = failures, []
+    DAMPING_TRIES: ClassVar = 4
 
-    def solve_layer(self, weight, inputs, weights, settings):
-        self.settings.append(settings)
-        if len(self.settings) <= self.failures:
+    failures: int = 0
+    seen: list = field(default_factory=list)
+
+    def read(self, folder, layer):
+        return exchange.read(folder, layer)
+
+    def solve_layer(self, weight, inputs, weights):
+        self.seen.append(self.damping)
+        if len(self.seen) <= self.failures:
             raise torch.linalg.LinAlgError("not positive-definite")
         quantized = quantize_to_nearest(weight, load_format(weights))
         g_idx = torch.arange(weight.shape[1]) // weights["group_size"]
         values = quantized.dequantize(load_format(weights))
         zero = torch.full_like(quantized.scale, 8) if quantized.zero is None else quantized.zero.float()
-        return values, quantized.scale, zero, g_idx, settings["damping"]
+        return values, quantized.scale, zero, g_idx, self.damping
 
 
-def solve(path, folder, monkeypatch, module=None, **weights):
-    """`solve_layers.py` on one exported layer, with the library replaced by `module` or missing; its manifest."""
+def nearest(**options):
+    return Nearest.from_settings({**SOLVER, **options})
+
+
+def solve(path, folder, monkeypatch, solver=None, **weights):
+    """`solve_layers.py` on one exported layer, with the library replaced by `solver` or missing; its manifest."""
     names = list(manifest.read_json(path)["layers"])[:2]
     allocation = {name: {"weights": {**WEIGHTS, **weights}, "activations": None} for name in names}
     manifest.write_json(folder / "allocation.json", allocation)
-    installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: module))
+    installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: solver))
     monkeypatch.setattr(solve_layers, "importlib", installed)
-    monkeypatch.setattr(solve_layers, "registry", SimpleNamespace(load=lambda kind, name: module))
+    monkeypatch.setattr(solvers, "load_solver", lambda settings: solver)
     solve_layers.main(
         ["--backend", "auto-gptq", "--exchange", str(path), "--allocation", str(folder / "allocation.json"),
          "--solver", json.dumps(SOLVER), "--output", str(folder / "solved/manifest.json")]
@@ -183,7 +197,7 @@ def solve(path, folder, monkeypatch, module=None, **weights):
 
 @pytest.mark.parametrize("grid", [{}, {"symmetric": True, "narrow": False}, {"bits": 3}])
 def test_solved_layers_come_back_as_they_were(exported, tmp_path, monkeypatch, grid):
-    report = solve(exported[0], tmp_path, monkeypatch, Nearest(), **grid)
+    report = solve(exported[0], tmp_path, monkeypatch, nearest(), **grid)
     assert report["status"] == "ok" and len(report["layers"]) == 2
     for name, layer in report["layers"].items():
         assert layer["damping"] == 0.01 and layer["fallback"] is None and layer["seconds"] > 0
@@ -203,18 +217,18 @@ def test_a_missing_library_is_a_result(exported, tmp_path, monkeypatch):
 
 
 def test_damping_is_raised_where_the_library_gives_up(exported, tmp_path, monkeypatch):
-    report = solve(exported[0], tmp_path, monkeypatch, Nearest(failures=2))
+    report = solve(exported[0], tmp_path, monkeypatch, nearest(failures=2))
     first, second = report["layers"].values()
     assert first["damping"] == pytest.approx(1) and first["fallback"] == "damping"
     assert second["damping"] == 0.01 and second["fallback"] is None
-    report = solve(exported[0], tmp_path, monkeypatch, Nearest(failures=4))
+    report = solve(exported[0], tmp_path, monkeypatch, nearest(failures=4))
     name, first = next(iter(report["layers"].items()))
     assert (first["damping"], first["fallback"]) == (None, "rtn") and first["relative_error"] == first["error_before"]
     assert exchange.read(tmp_path / "solved", name).codes.shape[0] > 0
 
 
 def test_a_layer_that_was_not_solved_or_is_corrupted_is_refused(exported, tmp_path, monkeypatch):
-    name = next(iter(solve(exported[0], tmp_path, monkeypatch, Nearest())["layers"]))
+    name = next(iter(solve(exported[0], tmp_path, monkeypatch, nearest())["layers"]))
     with pytest.raises(DataError, match="'nothing' was not solved"):
         exchange.read(tmp_path / "solved", "nothing")
     file = tmp_path / f"solved/{name}.safetensors"

@@ -1,6 +1,7 @@
 """Configuration: complete entries, and one clear sentence for every mistake."""
 
 import copy
+import dataclasses
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config import cross_checks, experiment, schemas
 from quantwatt.data import prompts
 from quantwatt.jobs import fingerprints
+from quantwatt.quantize.solvers import BlockSolver, ExternalSolver
 from quantwatt.registry import schema
 
 ROOT = experiment.ROOT
@@ -84,7 +86,7 @@ def change(raw, path, value):
         ("methods.rtn-w4.weights.group_size", 64, ["rtn-w4.weights.group_size", "granularity 'group'"]),
         (
             "methods.rtn-w4.weights",
-            {"format": "torchao", "configuration": "int8-dynamic", "group": 64},
+            {"format": "torchao", "configuration": "int8-dynamic", "group_size": 64},
             ["rtn-w4.weights", "only int4-weight-only has groups"],
         ),
         ("measuring", {"block_z": 4}, ["measuring", "unknown key 'block_z'", "did you mean 'block_s'"]),
@@ -268,13 +270,18 @@ def test_a_listing_sees_names_and_sizes_and_not_dates(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["solvers", "transforms"])
 def test_a_schema_says_whether_its_module_reads_calibration_data(kind):
-    names = [path.name.removesuffix(".schema.json") for path in (schemas.SCHEMAS / kind).glob("*.json")]
+    names = registry.names(kind)
     assert names
     for name in names:
         schema, module = schemas.schema(f"{kind}/{name}"), registry.load(kind, name)
-        reads = bool(getattr(module, "NEEDS", ())) or any(hasattr(module, n) for n in ("needs", "NEEDS_BLOCK"))
-        assert schema.get("x-external", False) == hasattr(module, "EXTERNAL")
-        assert schema.get("x-needs-calibration", False) == (reads or hasattr(module, "EXTERNAL"))
+        plugin = module.Solver if kind == "solvers" else module.Transform
+        external = issubclass(plugin, ExternalSolver)
+        assert schema.get("x-external", False) == external
+        assert schema.get("x-needs-calibration", False) == (
+            external or bool(plugin.NEEDS) or issubclass(plugin, BlockSolver)
+        )
+        fields = {field.name for field in dataclasses.fields(plugin)} - schema["properties"].keys()
+        assert fields <= {"held_out"} and schema["properties"].keys() - {"name"} <= plugin.__dataclass_fields__.keys()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def integer(bits, group_size=None, symmetric=False, **options):
 
 
 def block(name, size=64):
-    return {"format": name, "block": size, "clip_search": False}
+    return {"format": name, "bits": 4, "group_size": size, "clip_search": False}
 
 
 class Checkpoint:
@@ -316,7 +316,7 @@ def test_bitsandbytes_reads_4_bit_weights(tmp_path, weights):
         own = Linear4bit(columns, rows, compress_statistics=False, quant_type=weights["format"])
         original = FAMILY.load_denoiser(MODEL, LOCATION).get_submodule(name)
         own.weight = Params4bit(original.weight.data, requires_grad=False, compress_statistics=False,
-                                quant_type=weights["format"], blocksize=weights["block"], module=own)  # fmt: skip
+                                quant_type=weights["format"], blocksize=weights["group_size"], module=own)  # fmt: skip
         stored = own.to("cpu").state_dict()
         library = {f"{name}.{part}": tensor for part, tensor in stored.items() if part != "bias"}
         assert library.keys() == {key, *parts}
@@ -356,8 +356,8 @@ def test_diffusers_loads_the_bitsandbytes_form(tmp_path, monkeypatch, weights):
     [
         (integer(8, symmetric=True), None),
         (integer(8, symmetric=True), ACTIVATIONS),
-        ({"format": "torchao", "configuration": "int8-weight-only", "group": 128}, None),
-        ({"format": "torchao", "configuration": "float8-weight-only", "group": 128}, None),
+        ({"format": "torchao", "configuration": "int8-weight-only", "group_size": 128}, None),
+        ({"format": "torchao", "configuration": "float8-weight-only", "group_size": 128}, None),
     ],
     ids=["w8a16", "w8a8", "torchao-int8", "torchao-float8"],
 )
@@ -501,8 +501,8 @@ REFUSALS = {
     "format-gptq": ("gptq", block("nf4"), None, None, ("2, 3, 4 or 8 bits", "nf4")),
     "format-bitsandbytes": ("bitsandbytes", integer(4), None, None, ("integer",)),
     "format-torchao": ("torchao", integer(4, symmetric=True), None, None, ("8 bits per output channel",)),
-    "int4-torchao": ("torchao", {"format": "torchao", "configuration": "int4-weight-only", "group": 64}, None, None,
-                     ("int4",)),
+    "int4-torchao": ("torchao", {"format": "torchao", "configuration": "int4-weight-only", "group_size": 64}, None,
+                     None, ("int4",)),
     "asymmetric-torchao": ("torchao", integer(8), None, None, ("symmetric",)),
     "float-zero-gptq": ("gptq", integer(4, zero_point="float"), None, None, (LAYERS[0], "zero points")),
     "scale-gptq": ("gptq", integer(4), None, tiny_scale, (LAYERS[0], "float16")),

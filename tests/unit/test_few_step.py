@@ -11,9 +11,11 @@ import model as model_rule
 from quantwatt.allocate import allocation
 from quantwatt.config import experiment
 from quantwatt.data import scenes
-from quantwatt.models.families import sdxl
+from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 from training import few_step, tokenizer, train_few_step
+
+FAMILY = load_family("sdxl")
 
 ROOT = experiment.ROOT
 MODELS = ROOT / "resources" / "models"
@@ -107,13 +109,13 @@ def test_the_pipeline_computes_what_was_trained(untrained, words):
     pipeline = few_step.pipeline(folded, train_few_step.load_vae(MODELS), words).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     sampling = {"steps": 1, "guidance": 0.0, "height": 64, "width": 64, "negative_prompt": ""}
-    inputs = sdxl.record(pipeline, PROMPTS[:2], [7, 8], sampling, {0})[0]
+    inputs = FAMILY.record(pipeline, PROMPTS[:2], [7, 8], sampling, {0})[0]
     assert torch.allclose(inputs["sample"], deviation * noise, atol=1e-5)
     assert inputs["timestep"].tolist() == [999, 999]
     assert inputs["added_cond_kwargs.time_ids"].tolist() == [list(few_step.TIME_IDS)] * 2
     # bfloat16, in which the pipeline is made, keeps three digits
     assert torch.allclose(inputs["encoder_hidden_states"] * untrained.scale, tokens, rtol=0.02, atol=0.1)
-    latents = sdxl.phases(pipeline, PROMPTS[:2], [7, 8], sampling)["denoise"]()
+    latents = FAMILY.phases(pipeline, PROMPTS[:2], [7, 8], sampling)["denoise"]()
     assert (latents - picture).pow(2).mean() < 1e-3 * picture.pow(2).mean()
 
 
@@ -125,7 +127,7 @@ def test_the_pipelines_pictures_are_those_that_were_encoded(words):
     pictures, _ = scenes.dataset(8, seed=4)
     latents = vae.normalise(model, model.encode(loop.to_tensor(pictures)).latent_dist.mean)
     pipeline = few_step.pipeline(few_step.new(TEACHER, 0), model, words).to(torch.float32)
-    decoded = loop.to_images(sdxl._decode(pipeline.vae, latents))
+    decoded = loop.to_images(FAMILY.decode(pipeline.vae, latents))
     assert loop.psnr_db(decoded, pictures).mean() > 35
 
 
@@ -174,7 +176,7 @@ def evaluation():
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return sdxl.load(train_few_step.FLOAT, MODELS / "tiny-sdxl")
+    return FAMILY.load(train_few_step.FLOAT, MODELS / "tiny-sdxl")
 
 
 def test_the_model_in_the_repository_is_good_and_small(evaluation):
@@ -208,16 +210,16 @@ def test_a_static_grid_must_leave_its_first_token_out(one_thread):
     """Eight bits of a grid that also holds token 0 say little of the others: MixDQ's observation of SDXL-Turbo."""
     folder, sampling = MODELS / "tiny-sdxl", train_few_step.SAMPLING | {"steps": 1}
     texts, seeds = PROMPTS[:8], list(range(8))
-    model, layers = sdxl.load(train_few_step.FLOAT, folder), model_rule.describe(sdxl, folder, "float32")["layers"]
-    samples = sdxl.record(model, PROMPTS[-8:], seeds, sampling, {0})[0]
-    expected, psnr_db = sdxl.generate(model, texts, seeds, sampling), {}
+    model, layers = FAMILY.load(train_few_step.FLOAT, folder), model_rule.describe(FAMILY, folder, "float32")["layers"]
+    samples = FAMILY.record(model, PROMPTS[-8:], seeds, sampling, {0})[0]
+    expected, psnr_db = FAMILY.generate(model, texts, seeds, sampling), {}
     activations = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
     weights = {"format": "integer", "bits": 8, "granularity": "channel"}
     for name, transforms in {"naive": [], "bos": [{"name": "bos"}]}.items():
         entry = {"weights": weights, "activations": activations, "transforms": transforms}
         method = experiment.complete_method(entry, "test", name)
-        denoiser = sdxl.load_denoiser(train_few_step.FLOAT, folder)
-        sequential.quantize(denoiser, sdxl, allocation.allocate(layers, method, name), method, samples, batch=8)
-        images = sdxl.generate(sdxl.load(train_few_step.FLOAT, folder, denoiser), texts, seeds, sampling)
+        denoiser = FAMILY.load_denoiser(train_few_step.FLOAT, folder)
+        sequential.quantize(denoiser, FAMILY, allocation.allocate(layers, method, name), method, samples, batch=8)
+        images = FAMILY.generate(FAMILY.load(train_few_step.FLOAT, folder, denoiser), texts, seeds, sampling)
         psnr_db[name] = -10 * np.log10(((images - expected) ** 2).mean((1, 2, 3)))
     assert psnr_db["naive"].mean() < 33 and psnr_db["bos"].mean() > 45

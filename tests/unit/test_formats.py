@@ -37,7 +37,7 @@ def integer(bits, granularity="channel", group_size=None, symmetric=False, **opt
 
 
 def codebook(name, **options):
-    return load_format({"format": name, "block": 64, **options})
+    return load_format({"format": name, "group_size": 64, **options})
 
 
 def every_format(**options):
@@ -95,7 +95,7 @@ def test_integer_error_is_at_most_half_a_step(bits, granularity, group_size, sym
     quantized = quantize_to_nearest(weight, weight_format)
     groups = {"tensor": 1, "channel": 1, "group": -(-160 // (group_size or 1))}[granularity]
     assert quantized.scale.shape == (7, groups)
-    column_group = torch.arange(160) // weight_format.group_size(160)
+    column_group = torch.arange(160) // weight_format.group_width(160)
     step = quantized.scale[:, column_group]
     # An asymmetric zero point is itself rounded, which shifts the grid's ends by up to half a step.
     bound = 0.5 if symmetric else 1.0
@@ -166,7 +166,7 @@ def test_one_column_and_a_group_that_does_not_divide(kind):
     values = quantize_to_nearest(one, weight_format).dequantize(weight_format)
     assert torch.allclose(values, one, rtol=0.1)  # its own range: within the wide grid's 0.5/7.5 of it
     if hasattr(weight_format, "granularity"):
-        weight_format = dataclasses.replace(weight_format, granularity="group", group=64)
+        weight_format = dataclasses.replace(weight_format, granularity="group", group_size=64)
     weight = normal(5, 160)
     quantized = quantize_to_nearest(weight, weight_format)
     assert quantized.scale.shape == (5, 3)

@@ -21,7 +21,7 @@ def layer(rows=24, columns=96, tokens=400, seed=0):
 
 
 def observed(inputs):
-    statistics = Statistics.new(gptq.NEEDS, inputs.shape[1])
+    statistics = Statistics.new(gptq.Solver.NEEDS, inputs.shape[1])
     for part in inputs.split(150):
         statistics.observe(part)
     return statistics
@@ -39,7 +39,7 @@ def paper(weight, hessian, weight_format, damping, order, dynamic):
     Static groups are those of the stored columns, dynamic ones those of the columns in the order of quantization.
     """
     weight = weight.clone()[:, order]
-    columns, width = len(order), weight_format.group_size(len(order))
+    columns, width = len(order), weight_format.group_width(len(order))
     hessian = hessian[order][:, order].double()
     hessian += damping * hessian.diagonal().mean() * torch.eye(columns)
     factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True).float()
@@ -83,7 +83,7 @@ def test_values_equal_the_papers_algorithm(bits, act_order, static, granularity,
     order = torch.argsort(hessian.diagonal(), descending=True) if act_order else torch.arange(96)
     expected = paper(weight, hessian, weight_format, 0.01, order, dynamic=not static)
     settings = {**SETTINGS, "act_order": act_order, "static_groups": static}
-    solution = gptq.solve(weight, weight_format, settings, statistics)
+    solution = gptq.Solver(**settings).solve(weight, weight_format, statistics)
     found = solution.weight.dequantize(weight_format)
     assert (solution.weight.group_index is not None) == (act_order and not static)
     assert solution.fallback is None and solution.damping == 0.01
@@ -101,7 +101,7 @@ def test_error_is_below_rounding_for_every_bit_width_and_seed():
         for seed in range(5):
             weight, inputs, statistics = layer(seed=seed)
             weight_format = integer(bits)
-            ours = gptq.solve(weight, weight_format, SETTINGS, statistics).weight.dequantize(weight_format)
+            ours = gptq.Solver(**SETTINGS).solve(weight, weight_format, statistics).weight.dequantize(weight_format)
             nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
             assert (inputs @ (weight - ours).T).norm() < 0.9 * (inputs @ (weight - nearest).T).norm()
 
@@ -109,15 +109,16 @@ def test_error_is_below_rounding_for_every_bit_width_and_seed():
 def test_block_size_does_not_change_the_values():
     weight, _, statistics = layer(seed=5)
     first, second = (
-        gptq.solve(weight, integer(4), {**SETTINGS, "block_size": size}, statistics).weight.codes for size in (128, 17)
+        gptq.Solver(**{**SETTINGS, "block_size": size}).solve(weight, integer(4), statistics).weight.codes
+        for size in (128, 17)
     )
     assert (first == second).float().mean() > 0.99
 
 
 def test_codebook_formats_work_with_every_solver():
     weight, inputs, statistics = layer(columns=128, seed=6)
-    weight_format = load_format({"format": "nf4", "block": 64})
-    ours = gptq.solve(weight, weight_format, SETTINGS, statistics).weight.dequantize(weight_format)
+    weight_format = load_format({"format": "nf4", "group_size": 64})
+    ours = gptq.Solver(**SETTINGS).solve(weight, weight_format, statistics).weight.dequantize(weight_format)
     nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
     assert (inputs @ (weight - ours).T).norm() < (inputs @ (weight - nearest).T).norm()
 
@@ -131,17 +132,21 @@ def test_hessian_is_the_mean_over_all_batches():
 def test_dead_columns_become_zero():
     weight, inputs, _ = layer()
     inputs[:, 5] = 0
-    solved = gptq.solve(weight, integer(4), SETTINGS, observed(inputs)).weight.dequantize(integer(4))
+    solved = gptq.Solver(**SETTINGS).solve(weight, integer(4), observed(inputs)).weight.dequantize(integer(4))
     assert (solved[:, 5] == 0).all() and solved.isfinite().all()
 
 
-@pytest.mark.parametrize("solver", [gptq, qronos])
+@pytest.mark.parametrize(
+    "solver",
+    [gptq.Solver(**SETTINGS), qronos.Solver(**{k: v for k, v in SETTINGS.items() if k != "damping"}, alpha=1e-3)],
+    ids=["gptq", "qronos"],
+)
 @pytest.mark.parametrize(("columns", "tokens"), [(96, 1), (1, 10), (1, 1)])
 def test_one_sample_and_one_column(solver, columns, tokens):
     weight, inputs, _ = layer(columns=columns, tokens=tokens)
     statistics = Statistics.new(("hessian", "cross"), columns)
     statistics.observe(inputs, inputs)
-    solution = solver.solve(weight, integer(4), {**SETTINGS, "alpha": 1e-3}, statistics)
+    solution = solver.solve(weight, integer(4), statistics)
     found = solution.weight.dequantize(integer(4))
     assert found.isfinite().all()
     if columns == 1:
@@ -154,9 +159,9 @@ def test_indefinite_hessian_climbs_the_ladder():
     values, vectors = torch.linalg.eigh(hessian)
     mean = hessian.diagonal().mean()
     indefinite = hessian - 1.05 * (values[0] + 0.03 * mean) * vectors[:, :1] @ vectors[:, :1].T
-    solution = gptq.solve(weight, integer(4), SETTINGS, given(indefinite))
+    solution = gptq.Solver(**SETTINGS).solve(weight, integer(4), given(indefinite))
     assert solution.fallback == "damping" and solution.damping == pytest.approx(0.1)
-    solution = gptq.solve(weight, integer(4), SETTINGS, given(-1e3 * hessian))
+    solution = gptq.Solver(**SETTINGS).solve(weight, integer(4), given(-1e3 * hessian))
     assert solution.fallback == "rtn" and solution.damping is None
     assert torch.equal(solution.weight.codes, quantize_to_nearest(weight, integer(4)).codes)
 
@@ -171,7 +176,7 @@ def test_columns_whose_inputs_are_not_finite_are_rounded_and_leave_the_others_al
     broken[3, 7] = float("nan")
     broken[9, 40] = float("inf")
     others = [column for column in range(96) if column not in (7, 40)]
-    solution = gptq.solve(weight, integer(4), SETTINGS, observed(broken))
+    solution = gptq.Solver(**SETTINGS).solve(weight, integer(4), observed(broken))
     assert solution.fallback == "columns"
     nearest = quantize_to_nearest(weight, integer(4))
     assert torch.equal(solution.weight.codes[:, [7, 40]], nearest.codes[:, [7, 40]])
@@ -183,6 +188,6 @@ def test_columns_whose_inputs_are_not_finite_are_rounded_and_leave_the_others_al
 
 def test_all_inputs_nan_is_rounding():
     weight, inputs, _ = layer()
-    solution = gptq.solve(weight, integer(4), SETTINGS, observed(torch.full_like(inputs, float("nan"))))
+    solution = gptq.Solver(**SETTINGS).solve(weight, integer(4), observed(torch.full_like(inputs, float("nan"))))
     assert solution.fallback == "rtn"
     assert torch.equal(solution.weight.codes, quantize_to_nearest(weight, integer(4)).codes)

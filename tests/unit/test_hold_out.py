@@ -20,7 +20,7 @@ def walked(solver, count, tokens=6, bits=3, origins=None, held_out=0.125, batch=
     samples = {"hidden_states": torch.randn(count, tokens, 12, generator=generator) @ mixed + 0.1 * alone}
     formats = {"weights": method["weights"], "activations": method["activations"]}
     allocation = {name: formats for name in SD3.quantizable(denoiser)}
-    _, reports = sequential.quantize(denoiser, Family, allocation, method, samples, batch=batch, origins=origins)
+    _, reports = sequential.quantize(denoiser, Family(), allocation, method, samples, batch=batch, origins=origins)
     return denoiser, {name.removeprefix("transformer_blocks.0."): report for name, report in reports.items()}, samples
 
 

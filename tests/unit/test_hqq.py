@@ -25,8 +25,8 @@ FORMATS = {
     "symmetric": integer(4, symmetric=True),
     "per channel": integer(4, granularity="channel", group_size=None, symmetric=True),
     "per tensor": integer(4, granularity="tensor", group_size=None),
-    "nf4": load_format({"format": "nf4", "block": 64}),
-    "fp4": load_format({"format": "fp4", "block": 64}),
+    "nf4": load_format({"format": "nf4", "group_size": 64}),
+    "fp4": load_format({"format": "fp4", "group_size": 64}),
 }
 
 
@@ -46,7 +46,7 @@ def test_codes_equal_the_packages(name, bits, version):
     group = torch.arange(192) // 64
     theirs = (codes - zero[:, group]) * scale[:, group]
     weight_format = integer(bits, zero_point="float")
-    quantized = hqq.solve(weight, weight_format, {**SETTINGS, "growth": GROWTH[version]}).weight
+    quantized = hqq.Solver(**{**SETTINGS, "growth": GROWTH[version]}).solve(weight, weight_format).weight
     ours = quantized.dequantize(weight_format)
     assert (quantized.codes == codes).float().mean() >= 0.999
     assert (weight - ours).norm().item() == pytest.approx((weight - theirs).norm().item(), rel=1e-3)
@@ -63,7 +63,8 @@ def test_the_recordings_tell_a_growing_beta_from_a_constant_one():
 @pytest.mark.parametrize("name", FORMATS)
 def test_error_is_below_rounding_in_every_format(name, seed):
     weight, weight_format = heavy_tails(seed=seed), FORMATS[name]
-    error = (weight - hqq.solve(weight, weight_format, SETTINGS).weight.dequantize(weight_format)).abs()
+    found = hqq.Solver(**SETTINGS).solve(weight, weight_format).weight
+    error = (weight - found.dequantize(weight_format)).abs()
     rounding = (weight - quantize_to_nearest(weight, weight_format).dequantize(weight_format)).abs()
     assert error.pow(0.7).sum() < rounding.pow(0.7).sum()
 
@@ -84,7 +85,7 @@ def test_outliers_are_left_out_of_the_fit():
     weight = torch.arange(64)[None] % 14 + 1.2
     weight[0, 20], weight[0, 40] = 0, 15
     weight_format = integer(4, zero_point="float")
-    settled = hqq.solve(weight, weight_format, {**SETTINGS, "beta": 100}).weight
+    settled = hqq.Solver(**{**SETTINGS, "beta": 100}).solve(weight, weight_format).weight
     assert settled.scale.item() == 1 and settled.zero.item() == pytest.approx(-0.2, abs=1e-3)
     _, least_squares = weight_format.refit(settled.codes, weight, settled.scale, settled.zero)
     assert least_squares.item() == pytest.approx(-0.2 * 62 / 64, abs=1e-4)
@@ -95,14 +96,14 @@ def test_odd_shapes_zero_rows_and_nan(name):
     weight_format = FORMATS[name]
     for columns in (1, 160):
         weight = heavy_tails(columns=columns)
-        quantized = hqq.solve(weight, weight_format, SETTINGS).weight
+        quantized = hqq.Solver(**SETTINGS).solve(weight, weight_format).weight
         assert quantized.codes.shape == weight.shape
         assert quantized.dequantize(weight_format).isfinite().all()
-    assert (hqq.solve(torch.zeros(4, 64), weight_format, SETTINGS).weight.dequantize(weight_format) == 0).all()
+    assert (hqq.Solver(**SETTINGS).solve(torch.zeros(4, 64), weight_format).weight.dequantize(weight_format) == 0).all()
     if name == "per tensor":
         return
     weight[1, 3] = float("nan")
-    values = hqq.solve(weight, weight_format, SETTINGS).weight.dequantize(weight_format)
+    values = hqq.Solver(**SETTINGS).solve(weight, weight_format).weight.dequantize(weight_format)
     assert values[1, 3].isnan() and values[[0, 2]].isfinite().all()
 
 
@@ -110,10 +111,9 @@ def test_it_stops_where_the_error_no_longer_falls(monkeypatch):
     weight_format, calls = integer(4, zero_point="float"), []
     refit = type(weight_format).refit
     monkeypatch.setattr(type(weight_format), "refit", lambda *args: calls.append(1) or refit(*args))
-    hqq.solve(
-        torch.arange(64.0)[None] % 16, weight_format, SETTINGS
-    )  # on the grid: no error, and so never a smaller one
+    on_the_grid = torch.arange(64.0)[None] % 16  # no error, and so never a smaller one
+    hqq.Solver(**SETTINGS).solve(on_the_grid, weight_format)
     assert len(calls) == 2
     calls.clear()
-    hqq.solve(heavy_tails(columns=128), weight_format, {**SETTINGS, "iterations": 3})
+    hqq.Solver(**{**SETTINGS, "iterations": 3}).solve(heavy_tails(columns=128), weight_format)
     assert len(calls) == 3

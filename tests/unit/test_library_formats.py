@@ -25,17 +25,17 @@ CUDA = torch.cuda.is_available()
 FORMATS = {
     "llm-int8": {"format": "bitsandbytes-int8", "threshold": 6.0},
     "llm-int8-all": {"format": "bitsandbytes-int8", "threshold": 0.0},
-    "torchao-int8": {"format": "torchao", "configuration": "int8-weight-only", "group": 128},
-    "torchao-int8-dynamic": {"format": "torchao", "configuration": "int8-dynamic", "group": 128},
-    "torchao-float8": {"format": "torchao", "configuration": "float8-weight-only", "group": 128},
-    "torchao-int4": {"format": "torchao", "configuration": "int4-weight-only", "group": 128},
-    "torchao-int4-32": {"format": "torchao", "configuration": "int4-weight-only", "group": 32},
-    "quanto-qint8": {"format": "quanto", "weights": "qint8"},
-    "quanto-qint4": {"format": "quanto", "weights": "qint4"},
-    "quanto-qint2": {"format": "quanto", "weights": "qint2"},
-    "quanto-qfloat8": {"format": "quanto", "weights": "qfloat8"},
+    "torchao-int8": {"format": "torchao", "configuration": "int8-weight-only", "group_size": 128},
+    "torchao-int8-dynamic": {"format": "torchao", "configuration": "int8-dynamic", "group_size": 128},
+    "torchao-float8": {"format": "torchao", "configuration": "float8-weight-only", "group_size": 128},
+    "torchao-int4": {"format": "torchao", "configuration": "int4-weight-only", "group_size": 128},
+    "torchao-int4-32": {"format": "torchao", "configuration": "int4-weight-only", "group_size": 32},
+    "quanto-qint8": {"format": "quanto", "weights": "qint8", "group_size": 128},
+    "quanto-qint4": {"format": "quanto", "weights": "qint4", "group_size": 128},
+    "quanto-qint2": {"format": "quanto", "weights": "qint2", "group_size": 128},
+    "quanto-qfloat8": {"format": "quanto", "weights": "qfloat8", "group_size": 128},
 }
-FLOAT8_DYNAMIC = {"format": "torchao", "configuration": "float8-dynamic", "group": 128}
+FLOAT8_DYNAMIC = {"format": "torchao", "configuration": "float8-dynamic", "group_size": 128}
 
 
 def module_of(settings):
@@ -188,7 +188,7 @@ def test_a_pipeline_is_timed_with_the_librarys_layers(name):
     """As it is loaded from a checkpoint, in the context that the timed functions compute in."""
     module, settings = module_of(FORMATS[name]), FORMATS[name]
     layer = module.restore(module.state(convert(name)), settings, LAYER, None, torch.bfloat16, "cpu")
-    family = SimpleNamespace(prepare=lambda model, batch, seeds, settings: lambda: model(batch))
+    family = SimpleNamespace(DEFAULTS={}, prepare=lambda model, batch, seeds, settings: lambda: model(batch))
     pipeline = QuantizedPipeline(layer, family, "real", name, None)
     assert torch.equal(pipeline.prepare(inputs(), [0], {})(), layer(inputs()))
 
@@ -301,7 +301,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_a_trial_with_wrong_values_is_a_refusal(monkeypatch):
-    settings = {**FORMATS["torchao-int8"], "group": 64}  # not tried before, so not remembered
+    settings = {**FORMATS["torchao-int8"], "group_size": 64}  # not tried before, so not remembered
     module = module_of(settings)
     original = module.state
     monkeypatch.setattr(module, "state", lambda layer: {**original(layer), "qdata": original(layer)["qdata"].flip(0)})
@@ -331,8 +331,20 @@ def test_stored_bytes_are_those_of_the_described_bits(name):
     rows, columns = 64, 1024
     state = module_of(FORMATS[name]).state(convert(name, rows=rows, columns=columns))
     stored = 8 * sum(part.numel() * part.element_size() for part in state.values()) / (rows * columns)
-    group = 32 if name == "torchao-int4-32" else 128
+    group = FORMATS[name].get("group_size")
     assert bits <= stored <= bits + (32 / group if bits < 8 else 0.1)
+
+
+@pytest.mark.parametrize(("columns", "group"), [(256, 64), (96, 32), (64, 64), (80, 80)])
+def test_quanto_has_the_groups_asked_for_or_the_next_smaller_that_divide(columns, group):
+    settings, layer = FORMATS["quanto-qint4"] | {"group_size": 64}, linear(rows=64, columns=columns)
+    module, quanto = module_of(settings), {"in_features": columns, "out_features": 64}
+    state = module.state(module.convert(layer, settings, torch.bfloat16))
+    assert state["scale"].numel() == 64 * columns // group
+    restored = module.restore(state, settings, quanto, layer.bias, torch.bfloat16, "cpu")
+    values = torch.randn(5, columns, generator=torch.Generator().manual_seed(2)).bfloat16()
+    expected = values.float() @ module.dequantize(state, settings, quanto).T + layer.bias.float()
+    assert (restored(values).float() - expected).norm() < 0.01 * expected.norm()
 
 
 def test_describe_knows_dynamic_activations():
@@ -348,9 +360,10 @@ def test_describe_knows_dynamic_activations():
 def test_schemas_complete_an_entry_to_what_the_formats_read():
     raw = experiment.read_yaml(experiment.EXPERIMENTS / "embedded.yaml", "embedded.yaml")
     for settings in (*FORMATS.values(), FLOAT8_DYNAMIC):
-        short = {key: value for key, value in settings.items() if key not in ("group", "threshold")}
+        short = {key: value for key, value in settings.items() if key not in ("group_size", "threshold")}
         raw["methods"]["library"] = {"solver": {"name": "rtn"}, "weights": short}
         completed = experiment.check_experiment(raw, "embedded.yaml")["methods"]["library"]
-        defaults = {"torchao": {"group": 128}, "bitsandbytes-int8": {"threshold": 6.0}, "quanto": {}}
+        grouped = {"group_size": 128}
+        defaults = {"torchao": grouped, "bitsandbytes-int8": {"threshold": 6.0}, "quanto": grouped}
         assert completed["weights"] == {**short, **defaults[settings["format"]]}
         assert methods.is_library(completed)

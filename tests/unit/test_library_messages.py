@@ -30,9 +30,9 @@ def test_only_messages_without_consequence_are_kept_out(logger, message, shown):
 
 def test_loading_a_pipeline_says_nothing(capfd):
     from quantwatt.config import experiment
-    from quantwatt.models.families import sd3
+    from quantwatt.models.families import load_family
 
     settings = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
     capfd.readouterr()
-    sd3.load(settings, experiment.ROOT / settings["path"])
+    load_family("sd3").load(settings, experiment.ROOT / settings["path"])
     assert capfd.readouterr() == ("", "")

@@ -5,7 +5,7 @@ import torch
 
 from quantwatt.formats.quantized_weight import load_format
 from quantwatt.inference import linear
-from quantwatt.quantize.observers import Statistics, needs_of
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import rtn
 from quantwatt.quantize.transforms import low_rank
 
@@ -25,18 +25,18 @@ def layer(rows=96, columns=64):
 
 
 def statistics_of(inputs):
-    found = Statistics.new(needs_of(low_rank, SETTINGS), inputs.shape[1])
+    found = Statistics.new(low_rank.Transform(**SETTINGS).needs, inputs.shape[1])
     found.observe(inputs)
     return found
 
 
 def branch(weight, inputs, weight_format=None, **settings):
     weight_format = weight_format or load_format(INTEGER)
-    return low_rank.apply(weight, weight_format, None, {**SETTINGS, **settings}, statistics_of(inputs))
+    return low_rank.Transform(**{**SETTINGS, **settings}).apply(weight, weight_format, None, statistics_of(inputs))
 
 
 def rounded(weight, weight_format):
-    return rtn.solve(weight, weight_format, {}, None).weight.dequantize(weight_format)
+    return rtn.Solver().solve(weight, weight_format).weight.dequantize(weight_format)
 
 
 def output_error(found, weight, inputs, weight_format):
@@ -134,7 +134,7 @@ def test_a_layer_adds_the_branch_to_its_quantized_product():
     weight, inputs = layer()
     weight_format = load_format(INTEGER)
     found = branch(weight, inputs)
-    quantized = rtn.solve(found.weight, weight_format, {}, None).weight
+    quantized = rtn.Solver().solve(found.weight, weight_format).weight
     quantized.down, quantized.up = found.down, found.up
     built = linear.SimulatedLinear.build(quantized, weight_format, None, None, torch.float32)
     error = ((built(inputs) - inputs @ weight.T).norm() / (inputs @ weight.T).norm()).item()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.moments import CHUNK, moments
 from quantwatt.score.metrics import Undefined, clip_score, fid, kid, psnr, ssim
@@ -227,10 +226,3 @@ def test_distances_of_constant_features_are_their_closed_forms():
     assert kid.score(same, reference, resamples=5).value == pytest.approx(
         plain_mmd(same[:50].tolist(), reference.tolist()), rel=0.3
     )
-
-
-@pytest.mark.parametrize("name", ["fid", "kid", "clip-score", "psnr", "ssim"])
-def test_every_metric_describes_itself(name):
-    module = registry.load("metrics", name)
-    assert module.COMPARED_WITH in ("reference", "moments", "text", "baseline")
-    assert module.UNIT and module.PACKAGE and isinstance(module.HIGHER_IS_BETTER, bool)

@@ -12,7 +12,8 @@ import yaml
 import allocate
 import candidates
 import quantize
-from quantwatt.allocate import allocation, integer_program, mixed, programs
+from quantwatt.allocate import allocation, integer_program, programs
+from quantwatt.allocate.allocations import mixed
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.experiment import ConfigurationError, check_experiment, complete_method

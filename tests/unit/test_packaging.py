@@ -17,12 +17,15 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import quantwatt
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NEIGHBOURS = ("benchmarks", "tools", "training")  # of the rules' scripts, which people run
 # Imported where they are installed only: solvers of environments of their own, and what PyTorch's CUDA build brings.
 OPTIONAL = {"auto_gptq", "gptqmodel", "triton"}
 # No module of ours imports them: transformers and diffusers do, for the tokenizers of text encoders.
@@ -107,7 +110,8 @@ def imported(folder):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.split(".")[0])
-    ours = {"quantwatt", *(path.stem for path in (ROOT / "workflow_scripts").glob("*.py"))}
+    scripts = (ROOT / "workflow_scripts").rglob("*")
+    ours = {path.stem for path in scripts if path.is_dir() or path.parent.name in ("workflow_scripts", *NEIGHBOURS)}
     return {canonicalize_name(owners[name][0]) for name in names - set(sys.stdlib_module_names) - ours - OPTIONAL}
 
 
@@ -143,3 +147,26 @@ def test_one_version_everywhere():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1]
     assert cited == newest == quantwatt.__version__
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_workflows_run_what_there_is_by_actions_that_cannot_change(path):
+    text = path.read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for job in yaml.safe_load(text)["jobs"].values():
+        for step in job["steps"]:
+            if "run" in step:
+                target = re.search(r"\bmake ([\w-]+)", step["run"])
+                assert re.search(rf"^{target[1]}:", makefile, flags=re.M) if target else step["run"] == "bash .ci/run"
+        versions = job.get("strategy", {}).get("matrix", {}).get("python", ["3.11"])
+        assert all(Version(version) in SpecifierSet(PROJECT["requires-python"]) for version in versions)
+    for action in re.findall(r"uses: (.*)", text):
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v[\d.]+", action), f"{action}: not pinned to a commit"
+
+
+def test_commits_are_checked_by_the_pinned_programs():
+    entries = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    pinned = (ROOT / "envs/requirements.txt").read_text().splitlines()
+    local = [hook["entry"].split()[0] for repo in entries if repo["repo"] == "local" for hook in repo["hooks"]]
+    assert set(local) == {".venv/bin/ruff", ".venv/bin/snakefmt"}
+    assert all(any(line.startswith(f"{Path(program).name}==") for line in pinned) for program in local)

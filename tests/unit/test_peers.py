@@ -74,7 +74,7 @@ def test_gptq_equals_the_libraries(chosen, recorded):
     codes, scale, zero, group = solution_of(chosen, recorded)
     settings = {key: chosen[key] for key in ("damping", "act_order", "static_groups")} | {"block_size": 128}
     statistics = SimpleNamespace(hessian=SimpleNamespace(value=mean_product(inputs, inputs)))
-    solved = gptq.solve(weight, weight_format, settings, statistics).weight
+    solved = gptq.Solver(**settings).solve(weight, weight_format, statistics).weight
 
     def error(value):
         return (inputs.double() @ (weight - value).double().T).norm().item()
@@ -105,8 +105,8 @@ def test_qronos_equals_brevitas(chosen, recorded):
         hessian=SimpleNamespace(value=mean_product(inputs, inputs)),
         cross=SimpleNamespace(value=mean_product(inputs, reference), float_value=mean_product(reference, reference)),
     )
-    settings = {"alpha": chosen["alpha"], "act_order": chosen["act_order"], "static_groups": True, "block_size": 128}
-    solved = qronos.solve(weight, weight_format, settings, statistics).weight
+    settings = {"act_order": chosen["act_order"], "static_groups": True, "block_size": 128}
+    solved = qronos.Solver(alpha=chosen["alpha"], **settings).solve(weight, weight_format, statistics).weight
     codes = recorded["codes"].int() + 2 ** (chosen["bits"] - 1)
 
     def error(value):
@@ -119,7 +119,7 @@ def test_qronos_equals_brevitas(chosen, recorded):
     torch.testing.assert_close(solved.scale, recorded["scale"])
     for other in (
         quantize_to_nearest(weight, weight_format),
-        gptq.solve(weight, weight_format, settings | {"damping": 0.01}, statistics).weight,
+        gptq.Solver(damping=0.01, **settings).solve(weight, weight_format, statistics).weight,
     ):
         assert (other.codes == codes).float().mean() < 0.9
 

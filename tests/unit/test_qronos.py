@@ -7,7 +7,8 @@ from quantwatt.formats.quantized_weight import fit_groups, load_format, quantize
 from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import gptq, qronos
 
-SETTINGS = {"alpha": 1e-6, "damping": 0.01, "act_order": True, "static_groups": True, "block_size": 128}
+ALPHA, SETTINGS = 1e-6, {"act_order": True, "static_groups": True, "block_size": 128}
+SOLVER = qronos.Solver(alpha=ALPHA, **SETTINGS)
 
 
 def integer(bits, group_size=None):
@@ -23,7 +24,7 @@ def layer(seed, mismatch=0.05, rows=24, columns=96, tokens=400):
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
     reference = torch.randn(tokens, columns, generator=generator) @ mixing
     inputs = reference + mismatch * reference.std() * torch.randn(tokens, columns, generator=generator)
-    statistics = Statistics.new(qronos.NEEDS, columns)
+    statistics = Statistics.new(SOLVER.NEEDS, columns)
     for part in range(0, tokens, 150):
         statistics.observe(inputs[part : part + 150], reference[part : part + 150])
     return torch.randn(rows, columns, generator=generator), reference, inputs, statistics
@@ -40,7 +41,7 @@ def by_least_squares(weight, reference, inputs, weight_format, alpha):
     inputs, reference = inputs.double(), reference.double()
     hessian, cross = inputs.T @ inputs, inputs.T @ reference
     order = torch.argsort(hessian.diagonal(), descending=True)
-    width = weight_format.group_size(len(order))
+    width = weight_format.group_width(len(order))
     scale, zero = fit_groups(weight, weight_format)
     hessian, cross = hessian[order][:, order], cross[order][:, order]
     ridge = alpha * torch.linalg.eigvalsh(hessian)[-1] * torch.eye(len(order))
@@ -65,8 +66,8 @@ def by_least_squares(weight, reference, inputs, weight_format, alpha):
 def test_values_equal_naive_least_squares(bits, group_size):
     weight, reference, inputs, statistics = layer(seed=bits)
     weight_format = integer(bits, group_size)
-    expected = by_least_squares(weight, reference, inputs, weight_format, SETTINGS["alpha"])
-    solution = qronos.solve(weight, weight_format, SETTINGS, statistics)
+    expected = by_least_squares(weight, reference, inputs, weight_format, ALPHA)
+    solution = SOLVER.solve(weight, weight_format, statistics)
     found = solution.weight.dequantize(weight_format)
     assert solution.fallback is None and isinstance(solution.damping, float)  # it goes into a manifest
     assert torch.isclose(found, expected, rtol=1e-4, atol=1e-5).all(dim=1).float().mean() >= 0.9
@@ -80,9 +81,9 @@ def test_equal_inputs_give_gptq(act_order):
     weight, _, _, statistics = layer(seed=0, mismatch=0.0)
     settings = {**SETTINGS, "act_order": act_order}
     hessian = statistics.hessian.value
-    ridge = settings["alpha"] * torch.linalg.eigvalsh(hessian)[-1] / hessian.diagonal().mean()
-    expected = gptq.solve(weight, integer(4), {**settings, "damping": ridge.item()}, statistics).weight.codes
-    found = qronos.solve(weight, integer(4), settings, statistics).weight.codes
+    ridge = ALPHA * torch.linalg.eigvalsh(hessian)[-1] / hessian.diagonal().mean()
+    expected = gptq.Solver(damping=ridge.item(), **settings).solve(weight, integer(4), statistics).weight.codes
+    found = qronos.Solver(alpha=ALPHA, **settings).solve(weight, integer(4), statistics).weight.codes
     assert (found == expected).float().mean() > 0.999
 
 
@@ -91,11 +92,11 @@ def test_mean_mismatch_is_below_gptqs_at_equal_damping():
     for seed in range(12):
         weight, reference, inputs, statistics = layer(seed)
         hessian = statistics.hessian.value
-        ridge = SETTINGS["alpha"] * torch.linalg.eigvalsh(hessian)[-1] / hessian.diagonal().mean()
+        ridge = ALPHA * torch.linalg.eigvalsh(hessian)[-1] / hessian.diagonal().mean()
         found = {
             "rtn": quantize_to_nearest(weight, integer(4)),
-            "gptq": gptq.solve(weight, integer(4), {**SETTINGS, "damping": ridge.item()}, statistics).weight,
-            "qronos": qronos.solve(weight, integer(4), SETTINGS, statistics).weight,
+            "gptq": gptq.Solver(damping=ridge.item(), **SETTINGS).solve(weight, integer(4), statistics).weight,
+            "qronos": SOLVER.solve(weight, integer(4), statistics).weight,
         }
         for name, quantized in found.items():
             errors[name].append(mismatch_error(weight, quantized.dequantize(integer(4)), reference, inputs))
@@ -107,7 +108,7 @@ def test_mean_mismatch_is_below_gptqs_at_equal_damping():
 def test_indefinite_hessian_climbs_the_ladder():
     weight, _, _, statistics = layer(seed=0)
     statistics.hessian.sum.diagonal().sub_(1.02 * torch.linalg.eigvalsh(statistics.hessian.value)[0] * 200)
-    solution = qronos.solve(weight, integer(4), SETTINGS, statistics)
+    solution = SOLVER.solve(weight, integer(4), statistics)
     assert solution.fallback == "damping" and solution.weight.dequantize(integer(4)).isfinite().all()
 
 
@@ -116,9 +117,9 @@ def test_dead_and_broken_columns():
     for tensor in (reference, inputs):
         tensor[:, 5] = 0
     inputs[3, 7] = float("nan")
-    statistics = Statistics.new(qronos.NEEDS, 96)
+    statistics = Statistics.new(SOLVER.NEEDS, 96)
     statistics.observe(inputs, reference)
-    solution = qronos.solve(weight, integer(4), SETTINGS, statistics)
+    solution = SOLVER.solve(weight, integer(4), statistics)
     found = solution.weight.dequantize(integer(4))
     assert solution.fallback == "columns" and found.isfinite().all() and (found[:, 5] == 0).all()
     assert torch.equal(solution.weight.codes[:, 7], quantize_to_nearest(weight, integer(4)).codes[:, 7])

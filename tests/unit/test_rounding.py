@@ -7,7 +7,7 @@ from quantwatt.allocate.rounding import RoundedLayer, megabytes, round_weight
 from quantwatt.config.experiment import complete_method
 from quantwatt.formats.convolution import Convolution, positions
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.models import architecture
+from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 from quantwatt.quantize.observers import Range
 
@@ -105,7 +105,7 @@ def test_it_is_the_layer_that_quantizing_the_model_makes(name):
     entry = {"weights": W4, "activations": STATIC}
     method = complete_method(entry, "test", "method")
     samples, denoiser = tensor(12, 8, 5, 5, seed=3), Denoiser()
-    sequential.quantize(denoiser, architecture, {name: entry}, method, {"sample": samples}, batch=4)
+    sequential.quantize(denoiser, load_family("diffusers"), {name: entry}, method, {"sample": samples}, batch=4)
     plain = Denoiser()
     inputs = samples if name == "conv" else plain.conv(samples).movedim(1, -1)
     layer = plain.get_submodule(name)

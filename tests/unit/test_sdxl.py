@@ -7,8 +7,10 @@ from torch.overrides import TorchFunctionMode
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import architecture
-from quantwatt.models.families import sdxl
+from quantwatt.models.families import load_family
 from training import tokenizer
+
+FAMILY = load_family("sdxl")
 
 PROMPTS = [
     "a large red circle on a white background",
@@ -79,7 +81,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(folder):
-    return sdxl.load({"dtype": "float32"}, folder)
+    return FAMILY.load({"dtype": "float32"}, folder)
 
 
 @pytest.fixture(autouse=True)
@@ -97,11 +99,11 @@ def called(unet, inputs):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_the_parts_in_turn_are_the_whole(pipeline, sampling):
-    whole = sdxl.prepare(pipeline, PROMPTS, SEEDS, sampling)()
-    parts = sdxl.phases(pipeline, PROMPTS, SEEDS, sampling)
+    whole = FAMILY.prepare(pipeline, PROMPTS, SEEDS, sampling)()
+    parts = FAMILY.phases(pipeline, PROMPTS, SEEDS, sampling)
     assert list(parts) == ["text", "denoise", "decode"]
     assert torch.equal(parts["decode"](), whole)
-    images = sdxl.generate(pipeline, PROMPTS, SEEDS, sampling)
+    images = FAMILY.generate(pipeline, PROMPTS, SEEDS, sampling)
     assert np.array_equal(whole.permute(0, 2, 3, 1).float().numpy(), images)
     texts = parts["text"]()
     assert (texts[1] is not None) == (sampling["guidance"] > 1)
@@ -109,21 +111,21 @@ def test_the_parts_in_turn_are_the_whole(pipeline, sampling):
 
 @pytest.mark.parametrize("normalised", [True, False])
 def test_float16_is_decoded_as_the_pipeline_decodes_it(folder, normalised):
-    pipeline = sdxl.load({"dtype": "float16"}, folder)
+    pipeline = FAMILY.load({"dtype": "float16"}, folder)
     if not normalised:
         pipeline.vae.register_to_config(latents_mean=None, latents_std=None)
-    whole = sdxl.prepare(pipeline, PROMPTS, SEEDS, SAMPLING)()
-    decoded = sdxl.phases(pipeline, PROMPTS, SEEDS, SAMPLING)["decode"]()
+    whole = FAMILY.prepare(pipeline, PROMPTS, SEEDS, SAMPLING)()
+    decoded = FAMILY.phases(pipeline, PROMPTS, SEEDS, SAMPLING)["decode"]()
     assert torch.equal(decoded, whole) and decoded.dtype == torch.float32  # float16 would show by its type
     assert pipeline.vae.dtype == torch.float16
 
 
 def test_an_image_is_a_function_of_its_own_seed(pipeline):
     sampling = {**SAMPLING, "steps": 2}  # the sampler adds noise between them
-    both = sdxl.generate(pipeline, PROMPTS, SEEDS, sampling)
+    both = FAMILY.generate(pipeline, PROMPTS, SEEDS, sampling)
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
-        assert np.abs(sdxl.generate(pipeline, [prompt], [seed], sampling)[0] - both[i]).max() < 1e-4
-    assert np.abs(sdxl.generate(pipeline, PROMPTS, [3, 5], sampling) - both)[1].max() > 1e-2
+        assert np.abs(FAMILY.generate(pipeline, [prompt], [seed], sampling)[0] - both[i]).max() < 1e-4
+    assert np.abs(FAMILY.generate(pipeline, PROMPTS, [3, 5], sampling) - both)[1].max() > 1e-2
 
 
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
@@ -131,7 +133,7 @@ def test_recorded_inputs_give_the_outputs_of_the_trajectory(pipeline, guidance):
     outputs = []
     handle = pipeline.unet.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
     calibration = {**SAMPLING, "steps": 3, "guidance": guidance}
-    recorded = sdxl.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2})
+    recorded = FAMILY.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2})
     handle.remove()
     assert list(recorded) == [0, 2] and len(outputs) == 3
     for step, inputs in recorded.items():
@@ -151,7 +153,7 @@ def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_over_the_whole_traj
     pipeline.scheduler = getattr(diffusers, kind).from_config(usual.config)
     try:
         calibration = {**SAMPLING, "steps": 5}
-        recorded = sdxl.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2, 4})
+        recorded = FAMILY.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2, 4})
         planned = pipeline.scheduler.timesteps.tolist()
         assert len(planned) == 9
         assert recorded.timesteps == {0: planned[0], 2: planned[4 if "KDPM2" in kind else 3], 4: planned[8]}
@@ -165,14 +167,14 @@ def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_over_the_whole_traj
 def test_a_negative_prompt_without_guidance_is_refused(pipeline, guidance):
     sampling = {**SAMPLING, "guidance": guidance, "negative_prompt": "a red ring"}
     with pytest.raises(DataError, match="negative_prompt: changes nothing .* StableDiffusionXLPipeline"):
-        sdxl.generate(pipeline, PROMPTS, SEEDS, sampling)
+        FAMILY.generate(pipeline, PROMPTS, SEEDS, sampling)
 
 
 def test_another_denoiser_takes_the_place_of_the_stored_one(folder, pipeline):
-    denoiser = sdxl.load_denoiser({"dtype": "bfloat16"}, folder)
+    denoiser = FAMILY.load_denoiser({"dtype": "bfloat16"}, folder)
     assert denoiser.dtype == torch.bfloat16 and not denoiser.training
-    assert sdxl.load({"dtype": "bfloat16"}, folder, denoiser).unet is denoiser
-    architecture_alone = sdxl.meta_denoiser(folder).state_dict()
+    assert FAMILY.load({"dtype": "bfloat16"}, folder, denoiser).unet is denoiser
+    architecture_alone = FAMILY.meta_denoiser(folder).state_dict()
     assert all(tensor.is_meta for tensor in architecture_alone.values())
     shapes = {name: tensor.shape for name, tensor in architecture_alone.items()}
     assert shapes == {name: tensor.shape for name, tensor in pipeline.unet.state_dict().items()}
@@ -192,10 +194,10 @@ class Concatenations(TorchFunctionMode):
 
 
 def test_skips_are_what_the_denoiser_concatenates(pipeline):
-    inputs = sdxl.record(pipeline, PROMPTS, SEEDS, SAMPLING, {0})[0]
+    inputs = FAMILY.record(pipeline, PROMPTS, SEEDS, SAMPLING, {0})[0]
     with Concatenations() as seen:
         called(pipeline.unet, inputs)
-    skips = sdxl.skips(pipeline.unet)
+    skips = FAMILY.skips(pipeline.unet)
     assert [parts for name, parts in skips.items() if name.endswith("conv1")] == seen.found
     for name, parts in skips.items():
         assert pipeline.unet.get_submodule(name).in_channels == sum(parts)
@@ -204,26 +206,26 @@ def test_skips_are_what_the_denoiser_concatenates(pipeline):
 
 
 def test_layers_of_the_text_read_a_first_token_that_no_prompt_changes(pipeline):
-    inputs, read = sdxl.record(pipeline, PROMPTS, SEEDS, SAMPLING, {0})[0], {}
+    inputs, read = FAMILY.record(pipeline, PROMPTS, SEEDS, SAMPLING, {0})[0], {}
 
     def keep(name):
         return lambda module, args: read.setdefault(name, args[0])
 
-    layers = sdxl.quantizable(pipeline.unet)
+    layers = FAMILY.quantizable(pipeline.unet)
     handles = [pipeline.unet.get_submodule(name).register_forward_pre_hook(keep(name)) for name in layers]
     called(pipeline.unet, inputs)
     for handle in handles:
         handle.remove()
     text = inputs["encoder_hidden_states"]
     fed = [name for name in layers if read[name].shape == text.shape and torch.equal(read[name], text)]
-    assert sdxl.first_token(pipeline.unet) == fed and len(fed) == 2 * TRANSFORMERS
+    assert FAMILY.first_token(pipeline.unet) == fed and len(fed) == 2 * TRANSFORMERS
     assert torch.equal(text[0, 0], text[1, 0]) and not torch.equal(text[0, 3], text[1, 3])
 
 
 def test_groups_and_blocks_name_layers_of_the_denoiser(pipeline):
-    layers = sdxl.quantizable(pipeline.unet)
-    content = set(sdxl.content(pipeline.unet))
-    assert content < set(layers) and set(sdxl.first_token(pipeline.unet)) < content
+    layers = FAMILY.quantizable(pipeline.unet)
+    content = set(FAMILY.content(pipeline.unet))
+    assert content < set(layers) and set(FAMILY.first_token(pipeline.unet)) < content
     # a transformer block has ten layers: four of self-attention are of the other group
     assert len(content) == 6 * TRANSFORMERS and not any("attn1" in name or "conv" in name for name in content)
-    assert sdxl.segments(pipeline.unet) == {} and sdxl.blocks is architecture.blocks
+    assert FAMILY.segments(pipeline.unet) == {} and FAMILY.blocks(pipeline.unet) == architecture.blocks(pipeline.unet)

@@ -112,7 +112,7 @@ def test_one_scale_per_chunk_saves_the_small_ones():
         return difference.norm(dim=(0, 2)) / truth.norm(dim=(0, 2))
 
     def rounded(values):
-        return rtn.solve(values, weight_format, {}, None).weight.dequantize(weight_format)
+        return rtn.Solver().solve(values, weight_format).weight.dequantize(weight_format)
 
     whole = errors(rounded(weight))
     splits.split(parent, {"linear": 6})
@@ -207,7 +207,7 @@ def test_a_saved_denoiser_is_restored_with_its_chunks(family, denoiser, layers, 
 
 def test_the_transform_itself_leaves_the_weight():
     weight = torch.randn(4, 8)
-    found = transform.apply(weight, None, None, {}, None)
+    found = transform.Transform().apply(weight, None, None, None)
     assert found.weight is weight and found.input_factor is found.down is found.up is None
 
 

@@ -14,7 +14,7 @@ from quantwatt.formats.quantized_weight import load_format
 from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 from quantwatt.quantize.observers import Statistics
-from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.solvers import Solution, load_solver
 
 SD3 = load_family("sd3")
 
@@ -43,12 +43,8 @@ class Denoiser(torch.nn.Module):
         return hidden_states
 
 
-class Family:
-    blocks = staticmethod(SD3.blocks)
-    quantizable = staticmethod(SD3.quantizable)
-
-    @staticmethod
-    def stages(names):
+class Family(type(SD3)):
+    def stages(self, names):
         return [[name for name in names if name != "to_out.0"], [name for name in names if name == "to_out.0"]]
 
 
@@ -69,18 +65,18 @@ def run(method, denoiser=None, **options):
     denoiser = denoiser or Denoiser()
     formats = {"weights": method["weights"], "activations": method["activations"]}
     allocation = {name: formats for name in SD3.quantizable(denoiser)}
-    return denoiser, *sequential.quantize(denoiser, Family, allocation, method, samples(), batch=8, **options)
+    return denoiser, *sequential.quantize(denoiser, Family(), allocation, method, samples(), batch=8, **options)
 
 
 @pytest.fixture
 def solved(monkeypatch):
     """Every call of gptq: the weight's rows and the Hessian it was given, in order."""
-    calls, solver = [], registry.load("solvers", "gptq")
+    calls, solver = [], registry.load("solvers", "gptq").Solver
     real = solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         calls.append((weight.clone(), statistics.hessian.value, statistics.hessian.tokens))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     return calls
@@ -106,10 +102,10 @@ def test_stacked_layers_are_solved_as_each_would_be_alone():
     statistics = Statistics.new(("hessian",), 24)
     statistics.observe(samples()["hidden_states"].reshape(-1, 24))
     assert torch.allclose(statistics.hessian.value, hessian, rtol=1e-4)
-    gptq, weight_format = registry.load("solvers", "gptq"), load_format(method_of()["weights"])
+    gptq, weight_format = load_solver(method_of()["solver"]), load_format(method_of()["weights"])
     for name in ("to_q", "to_k"):
         weight = alone.get_submodule(f"transformer_blocks.0.{name}").weight.detach()
-        own = gptq.solve(weight, weight_format, method_of()["solver"], statistics).weight
+        own = gptq.solve(weight, weight_format, statistics).weight
         assert torch.equal(together[f"transformer_blocks.0.{name}"]["codes"], own.state(weight_format)["codes"])
 
 
@@ -146,7 +142,7 @@ def test_a_block_that_is_called_again_is_refused_where_the_float_models_would_be
     method, denoiser = method_of("qronos"), Returning()
     formats = {"weights": method["weights"], "activations": method["activations"]}
     others = {name: formats for name in SD3.quantizable(denoiser) if not name.startswith("transformer_blocks.0.")}
-    _, reports = sequential.quantize(denoiser, Family, others, method, samples(), batch=8)
+    _, reports = sequential.quantize(denoiser, Family(), others, method, samples(), batch=8)
     assert reports.keys() == others.keys()
 
 
@@ -161,12 +157,12 @@ def test_solvers_see_activations_as_the_layer_computes_with_them(solved, granula
 
 
 def test_qronos_gets_the_float_models_inputs_beside(monkeypatch):
-    calls, solver = [], registry.load("solvers", "qronos")
+    calls, solver = [], registry.load("solvers", "qronos").Solver
     real = solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         calls.append((statistics.cross.value, statistics.hessian.value))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     denoiser, _, reports = run(method_of("qronos", bits=2))
@@ -237,14 +233,14 @@ def test_static_activation_grid_comes_from_the_calibration_inputs():
 
 
 def test_a_block_solver_gets_quantized_inputs_and_float_targets(monkeypatch):
-    solver = registry.load("solvers", "brecq")
+    solver = registry.load("solvers", "brecq").Solver
     calls = []
 
-    def solve_block(block, plans, batches, targets, family, settings, held):
+    def solve_block(self, block, plans, batches, targets, family, held):
         assert held == [None] * 5
         calls.append((list(plans), torch.cat([b["hidden_states"] for b in batches]), torch.cat(list(targets))))
-        rtn = registry.load("solvers", "rtn")
-        return {name: Solution(rtn.solve(plan.weight, plan.weight_format, {}).weight) for name, plan in plans.items()}
+        rtn = load_solver({"name": "rtn"})
+        return {name: Solution(rtn.solve(plan.weight, plan.weight_format).weight) for name, plan in plans.items()}
 
     monkeypatch.setattr(solver, "solve_block", solve_block)
     denoiser, states, reports = run(method_of("brecq", bits=2))
@@ -287,7 +283,7 @@ def test_a_group_larger_than_some_layers_is_one_group_a_row_there(capsys):
     method = method_of("rtn", weights=grouped(48))
     formats = {"weights": method["weights"], "activations": None}
     allocation = {name: formats for name in SD3.quantizable(denoiser)}
-    _, reports = sequential.quantize(denoiser, Family, allocation, method)
+    _, reports = sequential.quantize(denoiser, Family(), allocation, method)
     groups = {name.rpartition("blocks.0.")[2]: report["groups_per_row"] for name, report in reports.items()}
     assert groups == {"to_q": 1, "to_k": 1, "to_out.0": 1, "wide": 2}  # the last group of 64 inputs has 16
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]

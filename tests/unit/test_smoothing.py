@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from quantwatt import registry
 from quantwatt.config import experiment, schemas
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import load_format
 from quantwatt.inference import linear
 from quantwatt.inference.kernels import bitsandbytes_four_bit, onednn_int8
-from quantwatt.quantize.observers import Hessian, Statistics, needs_of
+from quantwatt.quantize.observers import Hessian, Statistics
 from quantwatt.quantize.solvers import gptq, rtn
 from quantwatt.quantize.transforms import smoothing
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
-NF4 = {"format": "nf4", "block": 64}
+NF4 = {"format": "nf4", "group_size": 64}
 TOKEN = {"bits": 8, "granularity": "token"}
 SEARCH = {"alpha": "search", "grid": 20}
 
@@ -30,21 +31,21 @@ def layer(columns=128):
 
 
 def statistics_of(inputs, settings):
-    found = Statistics.new(needs_of(smoothing, settings), inputs.shape[1])
+    found = Statistics.new(smoothing.Transform(**{"grid": 20, **settings}).needs, inputs.shape[1])
     for part in inputs.split(100):
         found.observe(part)
     return found
 
 
 def smooth(weight, inputs, settings, weight_format=None, activations=None):
-    return smoothing.apply(
-        weight, weight_format, ActivationFormat.from_settings(activations), settings, statistics_of(inputs, settings)
+    return smoothing.Transform(**{"grid": 20, **settings}).apply(
+        weight, weight_format, ActivationFormat.from_settings(activations), statistics_of(inputs, settings)
     )
 
 
 def rounded(transformed, weight_format):
     """What a method of that transform and rounding to nearest stores."""
-    solution = rtn.solve(transformed.weight, weight_format, {}, None)
+    solution = rtn.Solver().solve(transformed.weight, weight_format)
     return replace(solution.weight, input_factor=transformed.input_factor)
 
 
@@ -72,7 +73,7 @@ def test_the_product_is_unchanged(alpha):
 def test_smoothing_halves_the_error_of_eight_bit_activations_with_an_outlier(kind):
     weight, inputs = layer()
     weight_format = load_format(INT8)
-    plain = rtn.solve(weight, weight_format, {}, None).weight
+    plain = rtn.Solver().solve(weight, weight_format).weight
     smoothed = rounded(smooth(weight, inputs, {"alpha": 0.5}), weight_format)
     errors = []
     for quantized in (plain, smoothed):
@@ -102,7 +103,7 @@ def test_a_solver_on_the_smoothed_layer_minimises_the_error_of_the_true_output()
     for name, factor in (("scaled", found.input_factor), ("unscaled", torch.ones(weight.shape[1]))):
         hessian = Hessian(weight.shape[1])
         hessian.observe(inputs * factor)
-        solved = gptq.solve(found.weight, weight_format, settings, SimpleNamespace(hessian=hessian)).weight
+        solved = gptq.Solver(**settings).solve(found.weight, weight_format, SimpleNamespace(hessian=hessian)).weight
         outputs = (inputs * found.input_factor) @ solved.dequantize(weight_format).T
         errors[name] = (outputs - inputs @ weight.T).norm().item()
     errors["rtn"] = output_error(found, weight, inputs, weight_format, None) ** 0.5
@@ -130,7 +131,7 @@ def test_search_leaves_a_layer_that_smoothing_only_harms():
     """Weights already on their grid, 16-bit activations: any factor moves them off it."""
     weight, inputs = layer()
     weight_format = load_format({**INT8, "bits": 4})
-    weight = rtn.solve(weight, weight_format, {}, None).weight.dequantize(weight_format)
+    weight = rtn.Solver().solve(weight, weight_format).weight.dequantize(weight_format)
     found = smooth(weight, inputs, SEARCH, weight_format)
     assert torch.equal(found.weight, weight) and (found.input_factor == 1).all()
 
@@ -146,15 +147,15 @@ def test_search_with_a_static_activation_grid_takes_it_from_the_sampled_tokens()
 
 
 def test_search_reads_tokens_and_a_given_alpha_does_not():
-    assert set(needs_of(smoothing, SEARCH)) == {"maximum", "tokens"}
-    assert set(needs_of(smoothing, {"alpha": 0.5, "grid": 20})) == {"maximum"}
+    assert set(smoothing.Transform(**SEARCH).needs) == {"maximum", "tokens"}
+    assert set(smoothing.Transform(alpha=0.5, grid=20).needs) == {"maximum"}
 
 
 @pytest.mark.parametrize(
     ("alpha", "valid"), [(0.5, True), (0, True), ("search", True), (1.5, False), ("best", False), (None, False)]
 )
 def test_schema_takes_a_number_or_search(alpha, valid):
-    schema = json.loads((schemas.SCHEMAS / "transforms/smoothing.schema.json").read_text())
+    schema = json.loads((registry.SCHEMAS / "transforms/smoothing.schema.json").read_text())
     if valid:
         assert schemas.complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")["grid"] == 20
     else:

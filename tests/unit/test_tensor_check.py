@@ -14,7 +14,7 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.models import model_folder, tensor_check
-from quantwatt.models.families import distilbert, pipelines
+from quantwatt.models.families import load_family, pipelines
 
 MODELS = experiment.ROOT / "resources/models"
 SD3 = {"family": "sd3", "dtype": "float32", "text_encoder_3": False}
@@ -275,5 +275,5 @@ def test_the_variant_that_the_settings_name_is_read(built, tmp_path):
     save_file({n: x + 1 for n, x in tensors.items()}, folder / "model.ema.safetensors", metadata={"format": "pt"})
     plain, named = BERT, BERT | {"variant": "ema"}
     assert [check(folder, settings)[""]["variant"] for settings in (plain, named)] == [None, "ema"]
-    loaded = [distilbert.load_denoiser(settings, folder).classifier.bias for settings in (plain, named)]
+    loaded = [load_family("distilbert").load_denoiser(settings, folder).classifier.bias for settings in (plain, named)]
     assert torch.equal(loaded[0] + 1, loaded[1])

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config import experiment, schemas
+from quantwatt.config import experiment
 from quantwatt.data import sources
-from quantwatt.models.families import load_family
+from quantwatt.models.families import gpt2, load_family
 from quantwatt.quantize import sequential
 
 SETTINGS = {"dtype": "float32"}
@@ -153,12 +153,12 @@ def test_gptq_beats_rounding_on_the_networks_output(family, pipeline, name, fold
 
 def test_statistics_see_no_padding(folders, monkeypatch):
     """The Hessians of padded samples are those of the same sentences one by one, which have no padding."""
-    family, solver = load_family("distilbert"), registry.load("solvers", "gptq")
+    family, solver = load_family("distilbert"), registry.load("solvers", "gptq").Solver
     pipeline, seen, real = family.load(SETTINGS, folders["distilbert"]), [], solver.solve
 
-    def solve(weight, weight_format, settings, statistics):
+    def solve(self, weight, weight_format, statistics):
         seen.append((statistics.hessian.value, statistics.hessian.tokens))
-        return real(weight, weight_format, settings, statistics)
+        return real(self, weight, weight_format, statistics)
 
     monkeypatch.setattr(solver, "solve", solve)
     sentences = tiny_text.sentences(8)
@@ -166,7 +166,7 @@ def test_statistics_see_no_padding(folders, monkeypatch):
     assert not samples["attention_mask"].all()
     whole = method_of("gptq", solver={"name": "gptq", "held_out": 0})  # of all samples
     quantized(family, folders["distilbert"], whole, samples)
-    layer, products, tokens = pipeline.model.get_submodule(f"{family.LAYERS}.0.attention.q_lin"), 0, 0
+    layer, products, tokens = pipeline.model.get_submodule(f"{family.BLOCKS}.0.attention.q_lin"), 0, 0
 
     def add(module, args):
         nonlocal products, tokens
@@ -210,7 +210,7 @@ def test_likelihood_of_windows_is_that_of_the_library(folders):
     family = load_family("gpt2")
     pipeline = family.load(SETTINGS, folders["gpt2"])
     found = family.predict(pipeline, texts("gpt2"), SAMPLING)
-    ids, _ = family.windows(pipeline, texts("gpt2"), SAMPLING)
+    ids, _ = gpt2.windows(pipeline, texts("gpt2"), SAMPLING)
     assert ids.shape == (len(found), 12)
     for window, item in zip(ids, found, strict=True):
         mean = pipeline.model(input_ids=window[None], labels=window[None]).loss.item()
@@ -246,7 +246,7 @@ def test_what_is_timed_is_what_is_predicted(family, pipeline, name):
         assert work["tokens"] == sum(min(length, 12) for length in lengths)
         assert work["padded_tokens"] == 5 * min(max(lengths), 12)
     else:
-        ids, _ = family.windows(pipeline, texts(name), SAMPLING)
+        ids, _ = gpt2.windows(pipeline, texts(name), SAMPLING)
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:5, 1:].flatten())
         assert sum(item["nll"] for item in predicted) == pytest.approx(loss.item() * 55, rel=1e-5)
         assert work == {"items": 5, "tokens": 60, "padded_tokens": 60, "new_tokens": 20}
@@ -283,7 +283,7 @@ def test_decoding_with_a_cache_writes_what_whole_passes_would(folders):
     family = load_family("gpt2")
     pipeline = family.load(SETTINGS, folders["gpt2"])
     decode = family.phases(pipeline, first_batch(family, pipeline, "gpt2"), None, SAMPLING)["decode"]
-    ids = family.windows(pipeline, texts("gpt2"), SAMPLING)[0][:5, :6]
+    ids = gpt2.windows(pipeline, texts("gpt2"), SAMPLING)[0][:5, :6]
     for _ in range(5):  # the one that the prompt itself gives, then four
         ids = torch.cat([ids, pipeline.model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(decode(), ids[:, -1:])
@@ -342,14 +342,14 @@ def test_files_that_hold_no_texts_are_refused(tmp_path, content, message):
 
 
 def test_schemas_say_that_these_models_read_text(name):
-    schema = json.loads((schemas.SCHEMAS / f"families/{name}.schema.json").read_text())
+    schema = json.loads((registry.SCHEMAS / f"families/{name}.schema.json").read_text())
     assert schema["x-kind"] == "text" and schema["properties"]["family"]["const"] == name
 
 
 def test_batches_follow_one_another_and_are_enough(family, pipeline, name):
     settings = {**SAMPLING, "max_length": 4}
     first, second = family.batches(pipeline, texts(name), settings, 3, 2)
-    whole = texts(name) if name == "distilbert" else family.windows(pipeline, texts(name), settings)[0].tolist()
+    whole = texts(name) if name == "distilbert" else gpt2.windows(pipeline, texts(name), settings)[0].tolist()
     assert [*map(list, first), *map(list, second)] == [list(item) for item in whole[:6]]
     with pytest.raises(DataError, match="are too few for 900 batches of 3"):
         family.batches(pipeline, texts(name), settings, 3, 900)

@@ -29,7 +29,7 @@ METHODS = {
     "int8": {"weights": INT8, "activations": {"bits": 8}},
     "int8-static": {"weights": INT8, "activations": {"bits": 8, "granularity": "tensor", "dynamic": False}},
     "gptq-w2": {"solver": {"name": "gptq"}, "weights": {"format": "integer", "bits": 2}},
-    "bf16-nf4": {"dtype": "bfloat16", "weights": {"format": "nf4", "block": 64}},
+    "bf16-nf4": {"dtype": "bfloat16", "weights": {"format": "nf4", "group_size": 64}},
 }
 METHODS = {name: experiment.complete_method(entry, "test", name) for name, entry in METHODS.items()}
 SAMPLING = {"batch_size": 4, "max_length": 12, "stride": None, "items": None, "new_tokens": 4}
@@ -152,10 +152,10 @@ def test_int8_computes_in_its_format(stages):
 def test_every_precision_is_measured(stages, method, tmp_path):
     """As `rule measure` has it, without the processes that it starts."""
     task = {"checkpoint": str(stages.checkpoint(method)), "sampling": {**SAMPLING, "texts": str(stages.texts)},
-            "device": "cpu", "threads": 1, "blocks": 1, "latency_s": 0, "first": True, "last": True}  # fmt: skip
+            "device": "cpu", "threads": 1, "first": True, "last": True}  # fmt: skip
     task["measuring"] = {"meter": "estimate", "interval_ms": 10, "idle_w": 10, "full_w": 65, "block_s": 0.02,
                          "idle_s": 0, "warmup_s": 0, "steady_s": 0, "phases_s": 0.01, "images_per_batch": 4,
-                         "prompts": 2, "gpus": "first"}  # fmt: skip
+                         "prompts": 2, "gpus": "first", "processes": 1, "blocks": 1, "latency_s": 0}  # fmt: skip
     found = fresh_process.measure(task)
     assert found["status"] == "ok" and min(found["latency_s"]) > 0 and len(found["latency_s"]) == 6
     assert [block["images"] % 8 for block in found["blocks"] if not block["void"]] == [0]

@@ -20,7 +20,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs.fingerprints import ROOT
 from quantwatt.models import tokenizers
-from quantwatt.models.families import load_family
+from quantwatt.models.families import gpt2, load_family
 
 MODELS = ROOT / "resources/models"
 PROMPTS = ["a large red circle on the left", "a small blue square on a white background"]
@@ -235,7 +235,7 @@ def test_text_without_two_tokens_is_a_sentence(text_models):
     pipeline = family.load({"dtype": "float32"}, text_models["gpt2"])
     for texts in ([""], ["film"]):
         with pytest.raises(DataError, match=f"the texts give {len(texts[0]) > 0:d} tokens"):
-            family.windows(pipeline, texts, {"max_length": 8})
+            gpt2.windows(pipeline, texts, {"max_length": 8})
 
 
 def run(script, **arguments):

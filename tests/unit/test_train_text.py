@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quantwatt.config import experiment
-from quantwatt.models.families import distilbert, gpt2, load_family
+from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 from quantwatt.score import predictions
 from training import stages, tiny_distilbert, tiny_gpt2, train_text
@@ -45,8 +45,8 @@ def test_a_short_training_saves_models_that_families_load(tmp_path, monkeypatch)
     (tmp_path / "manuals-train.txt").write_text((TEXTS / "manuals-train.txt").read_text()[:20_000])
     folders = ["--models", str(tmp_path), "--checkpoints", str(tmp_path / "checkpoints"), "--texts", str(tmp_path)]
     train_text.main(["distilbert", "gpt2", *folders])
-    for family, text in ((distilbert, "the film was good ."), (gpt2, "def f(x): return é")):
-        pipeline = family.load(train_text.FLOAT, tmp_path / f"tiny-{family.__name__.rpartition('.')[2]}")
+    for name, text in (("distilbert", "the film was good ."), ("gpt2", "def f(x): return é")):
+        pipeline = load_family(name).load(train_text.FLOAT, tmp_path / f"tiny-{name}")
         ids = pipeline.tokenizer(text).input_ids
         assert "".join(pipeline.tokenizer.decode(ids, skip_special_tokens=True).split()) == "".join(text.split())
     record = stages.training_record(tmp_path / "checkpoints" / "tiny-gpt2.pt", tiny_gpt2.RECIPE, {})
@@ -91,8 +91,8 @@ def test_embedded_models_are_as_good_as_they_are_said_to_be():
     assert accuracy == pytest.approx(said["distilbert"]["accuracy"], abs=0.0015)  # of 1000: another at most
     assert perplexity == pytest.approx(said["gpt2"]["perplexity_of_first_windows"], rel=1e-3)
     assert accuracy > 0.93 and tiny_distilbert.words_alone(said["distilbert"]["seed"]) < 0.8
-    parts = [gpt2.read(TEXTS / f"manuals-{part}.txt")[0] for part in ("train", "test")]
-    words = gpt2.load(train_text.FLOAT, MODELS / "tiny-gpt2").tokenizer
+    parts = [load_family("gpt2").read(TEXTS / f"manuals-{part}.txt")[0] for part in ("train", "test")]
+    words = load_family("gpt2").load(train_text.FLOAT, MODELS / "tiny-gpt2").tokenizer
     ids = [words(part[0], verbose=False).input_ids for part in parts]
     bigram = tiny_gpt2.counted_perplexities(*ids, len(words))["bigram"]
     assert bigram == pytest.approx(said["gpt2"]["perplexity_of_a_bigram"], rel=1e-3)

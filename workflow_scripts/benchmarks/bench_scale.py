@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from benchmarks import harness
 from quantwatt.artifacts import image_parts
 from quantwatt.artifacts.errors import DataError
+from quantwatt.config import metric_entries
 from quantwatt.jobs.fingerprints import EMBEDDED, ROOT
 from quantwatt.jobs.progress import progress
 
@@ -55,12 +56,12 @@ def write_part(folder, part, name):
 
 
 def run(script, *arguments):
-    """(CPU seconds, peak MB) of a script of this folder, in a process of its own.
+    """(CPU seconds, peak MB) of a script of workflow_scripts/, in a process of its own.
 
     Raises:
         DataError: it failed.
     """
-    command = [sys.executable, "-c", RUN, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    command = [sys.executable, "-c", RUN, str(Path(__file__).resolve().parents[1] / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise DataError(f"{script} failed: {done.stderr.strip().splitlines()[-1]}")
@@ -87,8 +88,8 @@ def measure(n, folder):
     manifests = ["--images", folder / "method/manifest.json", "--baseline", folder / "baseline/manifest.json"]
     features = ["--features", folder / "method/judge.json", "--baseline-features", folder / "baseline/judge.json"]
     for metric in METRICS:
-        inputs = manifests if metric in ("psnr", "ssim") else features
-        if metric in ("fid", "kid"):
+        inputs = features if metric_entries.features_of(metric) else manifests
+        if metric_entries.compares_with_reference(metric):
             inputs = [*inputs, "--reference-features", folder / "reference/judge.json"]
         found[metric] = run("score.py", "--metric", metric, *inputs, "--output", folder / f"{metric}.json")
     return [

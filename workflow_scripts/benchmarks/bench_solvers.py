@@ -34,8 +34,11 @@ BITS, GROUP, DAMPING, SEQUENCE = 4, 128, 0.01, 1024
 
 
 def layer(columns, rows, tokens, device):
-    """Weights and bfloat16 inputs of a layer as trained transformers have them: a few strong directions, and columns
-    whose magnitudes differ by orders; the quantized model's inputs differ from the float model's by a few per cent."""
+    """Weights and bfloat16 inputs of a layer as trained transformers have them.
+
+    They have a few strong directions, and columns whose magnitudes differ by orders. The quantized model's inputs
+    differ from the float model's by a few per cent.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -52,19 +55,20 @@ def quantwatt_run(clock, weights, inputs, reference, solver):
     """(seconds of the Hessian, seconds of the solve, dequantized weights)."""
     import torch
 
-    from quantwatt import registry
     from quantwatt.formats.quantized_weight import load_format
     from quantwatt.quantize.observers import Statistics
+    from quantwatt.quantize.solvers import load_solver
 
     settings = {"format": "integer", "bits": BITS, "granularity": "group", "group_size": GROUP, "symmetric": False}
-    weight_format, module = load_format(settings), registry.load("solvers", solver)
+    given = {"damping": DAMPING} if solver == "gptq" else {"alpha": 1e-6}
+    chosen = load_solver({"name": solver, **given, "act_order": True, "static_groups": False, "block_size": 128})
+    weight_format = load_format(settings)
     start = clock()
-    observed = Statistics.new(module.NEEDS, inputs.shape[1], inputs.device)
+    observed = Statistics.new(chosen.NEEDS, inputs.shape[1], inputs.device)
     for part in range(0, len(inputs), SEQUENCE):
         observed.observe(inputs[part : part + SEQUENCE], reference[part : part + SEQUENCE])
     middle = clock()
-    chosen = {"damping": DAMPING, "alpha": 1e-6, "act_order": True, "static_groups": False, "block_size": 128}
-    solved = module.solve(torch.cat(weights), weight_format, chosen, observed).weight
+    solved = chosen.solve(torch.cat(weights), weight_format, observed).weight
     stop = clock()
     found = solved.dequantize(weight_format).split([len(weight) for weight in weights])
     return middle - start, stop - middle, found

@@ -39,13 +39,13 @@ TEXT_TOKENS = 333  # of both CLIPs together, and of T5
 BASELINE = "bf16"
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True, "narrow": True}
-TORCHAO = {"format": "torchao", "group": 128}
+TORCHAO = {"format": "torchao", "group_size": 128}
 CONFIGURATIONS = {  # name: (weights, activations)
     BASELINE: (None, None),
     "int8 W8A8": ({**INTEGER, "bits": 8}, TOKEN),
     "int4 W4A16": ({**INTEGER, "bits": 4, "granularity": "group", "group_size": 128}, None),
     "int4 W4A8": ({**INTEGER, "bits": 4}, TOKEN),
-    "nf4": ({"format": "nf4", "block": 64}, None),
+    "nf4": ({"format": "nf4", "group_size": 64}, None),
     "torchao int8-dynamic": ({**TORCHAO, "configuration": "int8-dynamic"}, None),
     "torchao float8-dynamic": ({**TORCHAO, "configuration": "float8-dynamic"}, None),
     "torchao int4-weight-only": ({**TORCHAO, "configuration": "int4-weight-only"}, None),
@@ -61,7 +61,9 @@ def transformer(size, weights, activations, device):
     """
     import torch
 
-    from quantwatt.models.families import sd3  # before diffusers: it declares what a CPU's torchvision lacks
+    from quantwatt.models.families import load_family
+
+    family = load_family("sd3")  # before diffusers: it declares what a CPU's torchvision lacks
 
     from diffusers import SD3Transformer2DModel  # isort: skip
 
@@ -73,7 +75,7 @@ def transformer(size, weights, activations, device):
     if weights is None:
         return model, "torch linear"
     used = set()
-    for name in sd3.quantizable(model):
+    for name in family.quantizable(model):
         layer, kernel = quantized(model.get_submodule(name), weights, activations, device)
         model.set_submodule(name, layer)
         used.add(kernel)
@@ -131,22 +133,26 @@ class Worker:
         import torch
 
         from quantwatt.inference import checkpoint
-        from quantwatt.measuring import fresh_process
+        from quantwatt.measuring import instruments
         from quantwatt.measuring.meters import Metering
 
         self.size, self.device, self.settings = size, device, settings
-        self.synchronize = fresh_process.synchronize_of(device)
-        self.peak_memory = fresh_process.peak_memory_of(device)
+        self.synchronize = instruments.synchronize_of(device)
+        self.peak_memory = instruments.peak_memory_of(device)
         self.model, self.kernel = transformer(size, *CONFIGURATIONS[name], device)
         self.compiled = torch.compile(self.model, **checkpoint.COMPILE[device])
-        self.meter, self.energy_reason = fresh_process.choose_meter(
+        self.meter, self.energy_reason = instruments.choose_meter(
             Metering.from_settings(settings), settings["block_s"], device
         )
         self.warm = set()
 
     def turn(self, batch, compiled):
-        """{"kernel", "seconds" of each step, "energy_j" per step or None, "energy_reason", "peak_mb", "meter",
-        "estimated"}."""
+        """What one turn took.
+
+        Returns:
+            {"kernel", "seconds" of each step, "energy_j" per step or None, "energy_reason", "peak_mb", "meter",
+            "estimated"}.
+        """
         import torch
 
         inputs, model = inputs_of(self.size, batch, self.device), self.compiled if compiled else self.model
@@ -206,8 +212,10 @@ def measure(names, size, batches, modes, device, turns, settings):
 
 
 def row_of(case, found):
-    """The row of one (configuration, compiled, batch) among {case: [turns]}; ratios are to 16 bit in the same mode:
-    how many times faster, and what share of the memory and of the energy."""
+    """The row of one (configuration, compiled, batch) among {case: [turns]}.
+
+    Ratios are to 16 bit in the same mode: how many times faster, and what share of the memory and of the energy.
+    """
     name, compiled, batch = case
     own, base = found[case], found.get((BASELINE, compiled, batch), [])
     row = {"configuration": name, "compiled": compiled, "batch": batch, **own[-1]}

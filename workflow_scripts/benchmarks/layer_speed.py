@@ -13,7 +13,7 @@ import torch
 from benchmarks import peers
 from quantwatt.allocate import layer_costs
 from quantwatt.inference import kernel_choice
-from quantwatt.measuring import fresh_process
+from quantwatt.measuring import instruments
 from quantwatt.measuring.meters import Metering, open_meter
 
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True}
@@ -34,8 +34,8 @@ FORMATS = {  # name: (weights, activations)
     "W4A16 group 128 asymmetric": ({**INTEGER, **GROUPS, "bits": 4, "symmetric": False}, None),
     "W3A16 group 128": ({**INTEGER, **GROUPS, "bits": 3}, None),
     "W2A16 group 128": ({**INTEGER, **GROUPS, "bits": 2}, None),
-    "nf4": ({"format": "nf4", "block": 64}, None),
-    "fp4": ({"format": "fp4", "block": 64}, None),
+    "nf4": ({"format": "nf4", "group_size": 64}, None),
+    "fp4": ({"format": "fp4", "group_size": 64}, None),
 }
 ROUNDS, TURN_S = 7, 0.2
 LIMIT_S = 20  # of a call; what takes longer is called once ...
@@ -164,7 +164,7 @@ def rows_of(
         limit_s, give_up_s: a call that takes longer is not repeated; one that would take longer still is not made,
             but for float products, which ratios need.
     """
-    synchronize, expected = fresh_process.synchronize_of(device), linear(inputs)
+    synchronize, expected = instruments.synchronize_of(device), linear(inputs)
     tried = [_first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock) for one in found]
     cases = [case for case, _ in tried]
     settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}

@@ -33,6 +33,11 @@ def module_name(kind, name):
     return f"quantwatt.{PACKAGES[kind]}.{name.replace('-', '_')}"
 
 
+def names(kind):
+    """Names of the plugins of a kind that have a schema, sorted."""
+    return sorted(path.name.removesuffix(".schema.json") for path in (SCHEMAS / kind).glob("*.schema.json"))
+
+
 def load(kind, name):
     """The module of a plugin."""
     return importlib.import_module(module_name(kind, name))

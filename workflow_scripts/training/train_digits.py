@@ -21,10 +21,12 @@ from quantwatt.artifacts.images import to_uint8
 from quantwatt.artifacts.moments import moments
 from quantwatt.data import digits
 from quantwatt.jobs.progress import progress
-from quantwatt.models.families import consistency
+from quantwatt.models.families import load_family
 from quantwatt.score import digit_classifier
 from quantwatt.score.metrics import fid
 from training import digit_reader, loop, stages, tiny_consistency
+
+FAMILY = load_family("consistency")
 
 STAGES = ("classifier", "model", "evaluate")
 RECIPES = {
@@ -43,7 +45,7 @@ def draw(pipeline, steps: int, n: int, first_seed: int = 0) -> torch.Tensor:
     for first in progress(range(0, n, BATCH), description=f"{steps} steps", unit="batch"):
         numbers = range(first, min(first + BATCH, n))
         asked, seeds = [str(i % digits.CLASSES) for i in numbers], [first_seed + i for i in numbers]
-        images = consistency.generate(pipeline, asked, seeds, {"steps": steps})
+        images = FAMILY.generate(pipeline, asked, seeds, {"steps": steps})
         drawn.append(loop.to_tensor(to_uint8(images, first)))
     return torch.cat(drawn)
 
@@ -51,7 +53,7 @@ def draw(pipeline, steps: int, n: int, first_seed: int = 0) -> torch.Tensor:
 def evaluate(models: Path, n: int) -> dict:
     """Every figure of the saved models, from `n` images for every number of steps."""
     classifier = digit_classifier.load(models / "digits")
-    pipeline = consistency.load(FLOAT, models / "tiny-consistency")
+    pipeline = FAMILY.load(FLOAT, models / "tiny-consistency")
     held, labels = digits.dataset(held=True)
     seen, known = digits.dataset(held=False)
     held_features, found = digit_classifier.read(classifier, loop.to_tensor(held))

@@ -33,8 +33,10 @@ from quantwatt.artifacts.images import to_uint8
 from quantwatt.config import experiment
 from quantwatt.data import scenes
 from quantwatt.jobs.progress import progress
-from quantwatt.models.families import sd3
+from quantwatt.models.families import load_family
 from training import attributes, classifier, flow, judge, loop, stages, tokenizer, vae
+
+FAMILY = load_family("sd3")
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +115,12 @@ def generated(models: Path, prompts: list[str]) -> tuple[dict, np.ndarray]:
     """The sampling of the embedded experiment and its baseline's images of the prompts, seed for seed."""
     embedded = experiment.load_experiment("embedded")
     sampling = embedded["samplings"]["steps-20"]
-    pipeline = sd3.load(embedded["models"]["tiny-sd3"], models / "tiny-sd3")
+    pipeline = FAMILY.load(embedded["models"]["tiny-sd3"], models / "tiny-sd3")
     batch, drawn = sampling["batch_size"], []
     for first in progress(range(0, len(prompts), batch), description="generating", unit="batch"):
         part = prompts[first : first + batch]
         seeds = [sampling["seed"] + first + i for i in range(len(part))]
-        drawn.append(to_uint8(sd3.generate(pipeline, part, seeds, sampling), first))
+        drawn.append(to_uint8(FAMILY.generate(pipeline, part, seeds, sampling), first))
     return {key: sampling[key] for key in ("steps", "guidance", "seed")}, np.concatenate(drawn)
 
 

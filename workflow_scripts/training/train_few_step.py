@@ -22,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 
 from quantwatt.artifacts.images import to_uint8
 from quantwatt.jobs.progress import progress
-from quantwatt.models.families import sdxl
+from quantwatt.models.families import load_family
 from training import attributes, few_step, judge, loop, stages
 from training import vae as autoencoder
+
+FAMILY = load_family("sdxl")
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ def draw(pipeline, prompts: list[str], steps: int) -> np.ndarray:
     sampling, drawn = SAMPLING | {"steps": steps}, []
     for first in progress(range(0, len(prompts), BATCH), description=f"{steps} steps", unit="batch"):
         part = prompts[first : first + BATCH]
-        drawn.append(to_uint8(sdxl.generate(pipeline, part, range(first, first + len(part)), sampling), first))
+        drawn.append(to_uint8(FAMILY.generate(pipeline, part, range(first, first + len(part)), sampling), first))
     return np.concatenate(drawn)
 
 
@@ -105,7 +107,7 @@ def first_token(pipeline, prompts: list[str]) -> dict[str, float]:
 def evaluate(models: Path, prompts: list[str], seed: int) -> dict:
     """Every figure of the saved model."""
     folder = models / "tiny-sdxl"
-    pipeline, critic = sdxl.load(FLOAT, folder), judge.Judge(models / "judge")
+    pipeline, critic = FAMILY.load(FLOAT, folder), judge.Judge(models / "judge")
     said, figures = critic.captions(prompts), {}
     for steps in STEPS:
         images = draw(pipeline, prompts, steps)

@@ -24,8 +24,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
 
-from quantwatt.models.families import distilbert, gpt2
+from quantwatt.models.families import load_family
 from training import manuals, reviews, stages, tiny_distilbert, tiny_gpt2
+
+DISTILBERT, GPT2 = load_family("distilbert"), load_family("gpt2")
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +66,9 @@ def save(model, words, folder: Path) -> None:
 @torch.inference_mode()
 def evaluate_distilbert(models: Path, texts: Path, seed: int) -> dict:
     """Every figure of the saved DistilBERT."""
-    pipeline = distilbert.load(FLOAT, models / "tiny-distilbert")
-    sentences, labels = distilbert.read(texts / "reviews-test.tsv")
-    found = [item["label"] for item in distilbert.predict(pipeline, sentences, SAMPLING)]
+    pipeline = DISTILBERT.load(FLOAT, models / "tiny-distilbert")
+    sentences, labels = DISTILBERT.read(texts / "reviews-test.tsv")
+    found = [item["label"] for item in DISTILBERT.predict(pipeline, sentences, SAMPLING)]
     right = sum(a == b for a, b in zip(found, labels, strict=True))
     return {
         "seed": seed,
@@ -80,9 +82,9 @@ def evaluate_distilbert(models: Path, texts: Path, seed: int) -> dict:
 @torch.inference_mode()
 def evaluate_gpt2(models: Path, texts: Path, seed: int) -> dict:
     """Every figure of the saved GPT-2."""
-    pipeline = gpt2.load(FLOAT, models / "tiny-gpt2")
-    parts = [gpt2.read(texts / f"manuals-{part}.txt")[0] for part in ("train", "test")]
-    items = gpt2.predict(pipeline, parts[1], SAMPLING)
+    pipeline = GPT2.load(FLOAT, models / "tiny-gpt2")
+    parts = [GPT2.read(texts / f"manuals-{part}.txt")[0] for part in ("train", "test")]
+    items = GPT2.predict(pipeline, parts[1], SAMPLING)
     ids = [pipeline.tokenizer(part[0], verbose=False).input_ids for part in parts]
     counted = tiny_gpt2.counted_perplexities(*ids, len(pipeline.tokenizer))
     return {
@@ -114,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     if "distilbert" in asked:
         save(*tiny_distilbert.train(seed, checkpoints["distilbert"])[:2], models / "tiny-distilbert")
     if "gpt2" in asked:
-        text = gpt2.read(texts / "manuals-train.txt")[0][0]
+        text = GPT2.read(texts / "manuals-train.txt")[0][0]
         save(*tiny_gpt2.train(text, seed, checkpoints["gpt2"])[:2], models / "tiny-gpt2")
     if "evaluate" in asked:
         evaluations = {

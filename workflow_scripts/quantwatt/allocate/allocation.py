@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import methods
+from quantwatt.registry import schema
 
 
 def allocate(layers, method, method_name, **found):
@@ -27,9 +28,11 @@ def allocate(layers, method, method_name, **found):
         layers = {name: layer for name, layer in layers.items() if "kernel_size" not in layer}
     transforms = [transform["name"] for transform in method["transforms"]]
     layers = taken_apart(layers, transforms)
-    if "bos" in transforms and not any("first_token" in layer for layer in layers.values()):
-        raise DataError(f"methods.{method_name}.transforms: 'bos' has no layer that reads a text in this model.")
-    kept = ("part_of", "skips", *(("first_token",) if "bos" in transforms else ()))
+    kept = ["part_of", "skips"]
+    for transform, mark, told in _marks(transforms):
+        if not any(mark in layer for layer in layers.values()):
+            raise DataError(f"methods.{method_name}.transforms: '{transform}' has no layer that {told} in this model.")
+        kept.append(mark)
     module = registry.load("allocations", method["allocation"]["name"])
     formats = module.allocate(layers, method, method_name, **found)
     return {name: {**own, **{k: layers[name][k] for k in kept if k in layers[name]}} for name, own in formats.items()}
@@ -48,8 +51,14 @@ def tried(layers, sensitivity, name):
 
 def first_tokens(layers, sensitivity):
     """Names of the layers tried that leave their first token unquantized, by the transform bos."""
-    bos = any(transform["name"] == "bos" for transform in sensitivity["transforms"])
-    return {name for name, layer in layers.items() if bos and layer.get("first_token")}
+    marks = [mark for _, mark, _ in _marks(transform["name"] for transform in sensitivity["transforms"])]
+    return {name for name, layer in layers.items() if "first_token" in marks and layer.get("first_token")}
+
+
+def _marks(transforms):
+    """[(transform, mark, what it tells)] of those that change only layers which a family has marked."""
+    marks = {name: schema(f"transforms/{name}").get("x-marks", {}) for name in transforms}
+    return [(name, mark, told) for name, own in marks.items() for mark, told in own.items()]
 
 
 def taken_apart(layers, transforms):
@@ -57,15 +66,15 @@ def taken_apart(layers, transforms):
 
     Args:
         layers: of the model manifest: of several "segments", or of "skips" (channels of each part).
-        transforms: names.
+        transforms: names; their schemas say which of the two each takes apart.
     """
-    expanded = {}
+    expanded, by = {}, {schema(f"transforms/{name}").get("x-takes-apart") for name in transforms}
     for name, layer in layers.items():
         whole = {key: value for key, value in layer.items() if key not in ("segments", "skips")} | {"part_of": name}
-        if "segments" in layer and "segments" in transforms:
+        if "segments" in layer and "segments" in by:
             rows = layer["out_features"] // layer["segments"]
             parts = [{**whole, "out_features": rows}] * layer["segments"]
-        elif "skips" in layer and "split-skips" in transforms:
+        elif "skips" in layer and "skips" in by:
             column = layer["in_features"] // sum(layer["skips"])  # values of one channel
             parts = [{**whole, "in_features": column * c, "skips": layer["skips"]} for c in layer["skips"]]
         else:

@@ -22,8 +22,10 @@ def files(top):
 
 
 def names(top):
-    """The sorted names, relative to a folder, of the plain files that `files` finds in it; links that lead nowhere, and
-    what is no plain file, are left out."""
+    """The sorted names, relative to a folder, of the plain files that `files` finds in it.
+
+    Links that lead nowhere, and what is no plain file, are left out.
+    """
     return sorted(os.path.relpath(path, top) for path in files(top) if os.path.isfile(path))
 
 

@@ -38,9 +38,13 @@ def complete_weights(weights, file, where):
         raise ConfigurationError(
             f"{file}: {where}.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
         )
-    if weights.get("granularity") != "group" and weights.get("group_size") is not None:
+    if weights.get("granularity", "group") != "group" and weights["group_size"] is not None:
         raise ConfigurationError(
             f"{file}: {where}.group_size: only granularity 'group' has groups; set it or drop the key."
+        )
+    if "bits" not in weights and not schema(f"formats/{weights['format']}").get("x-library", False):
+        raise ConfigurationError(
+            f"{file}: {where}.format: the schema of '{weights['format']}' gives no 'bits', the width of a code."
         )
     return weights
 
@@ -80,8 +84,9 @@ def _check_combination(method, file, where):
     names = [transform["name"] for transform in method["transforms"]]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"{file}: {where}.transforms: each transform can be used once.")
-    if "low-rank" in names and names[-1] != "low-rank":
-        raise ConfigurationError(f"{file}: {where}.transforms: 'low-rank' splits what the others leave; put it last.")
+    for name in names[:-1]:
+        if reason := schema(f"transforms/{name}").get("x-last"):
+            raise ConfigurationError(f"{file}: {where}.transforms: '{name}' {reason}; put it last.")
     check_static(activations, file, f"{where}.activations")
 
 

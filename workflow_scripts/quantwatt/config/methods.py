@@ -2,8 +2,6 @@
 
 from quantwatt.registry import schema
 
-TAKING_APART = ("segments", "split-skips")  # transforms that change the set of layers
-
 
 def is_mixed(method):
     """Whether its layers get formats of their own."""

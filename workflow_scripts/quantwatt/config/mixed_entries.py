@@ -1,14 +1,12 @@
 """Complete and check sensitivities, and the programs of mixed methods, which choose by them."""
 
+from quantwatt import registry
 from quantwatt.config.method_entries import check_static, complete_transforms, complete_weights
-from quantwatt.config.methods import TAKING_APART
 from quantwatt.config.programs import names_of
 from quantwatt.config.programs import sides as sides_of
 from quantwatt.config.schemas import ConfigurationError, complete, lookup
 from quantwatt.config.suggestions import nearest
 from quantwatt.registry import schema
-
-TRIED_TRANSFORMS = ("bos", *TAKING_APART)  # that a sensitivity may have: they leave a layer's values to rounding
 
 
 def complete_sensitivity(entry, file, where):
@@ -24,21 +22,37 @@ def complete_sensitivity(entry, file, where):
         if formats["weights"] and schema(f"formats/{formats['weights']['format']}").get("x-library", False):
             raise ConfigurationError(
                 f"{file}: {place}.weights.format: '{formats['weights']['format']}' is stored by its library, and a "
-                "candidate is rounded here; use integer, nf4 or fp4."
+                f"candidate is rounded here; use {_rounded_here()}."
             )
         check_static(formats["activations"], file, f"{place}.activations")
         entry["candidates"][name] = {side: formats[side] for side in candidate}
     entry["transforms"] = complete_transforms(entry["transforms"], file, f"{where}.transforms")
+    known = _untried(registry.names("transforms"))
     for i, transform in enumerate(entry["transforms"]):
-        if transform["name"] not in TRIED_TRANSFORMS:
+        if transform["name"] not in known:
             raise ConfigurationError(
                 f"{file}: {where}.transforms.{i}.name: '{transform['name']}' belongs to a method; layers are tried "
-                f"with {', '.join(TRIED_TRANSFORMS)} only."
+                f"with {', '.join(known)} only."
             )
     return entry
 
 
-def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks, one after another)
+def _untried(transforms):
+    """{transform: what a sensitivity without it does} of those that a sensitivity may have, as their schemas say.
+
+    These leave a layer's values to rounding.
+    """
+    said = {name: schema(f"transforms/{name}").get("x-untried") for name in sorted(transforms)}
+    return {name: sentence for name, sentence in said.items() if sentence}
+
+
+def _rounded_here():
+    """The formats that are no library's, in words."""
+    *most, last = (name for name in registry.names("formats") if not schema(f"formats/{name}").get("x-library", False))
+    return f"{', '.join(most)} or {last}"
+
+
+def check_mixed(method, sensitivities, file, where):
     """Names that the programs of a mixed method use; adds the candidates that they name."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:
@@ -48,33 +62,16 @@ def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks
     candidates, decided = {}, {}
     for i, program in enumerate(allocation["programs"]):
         place = f"{where}.programs.{i}"
-        names = names_of(program)
-        for name in names:
-            if name not in sensitivity["candidates"]:
-                raise ConfigurationError(
-                    f"{file}: {place}.candidates: '{allocation['sensitivity']}' tries no '{name}'"
-                    f"{nearest(name, sensitivity['candidates'])}."
-                )
-            candidates[name] = sensitivity["candidates"][name]
-        sides = sides_of(program, candidates)
-        for name in names:
-            if unsaid := [side for side in sides if side not in candidates[name]]:
-                raise ConfigurationError(
-                    f"{file}: {place}.candidates: '{name}' says nothing of {' and '.join(unsaid)}, and others do; "
-                    "candidates of one program set the same (null: 16 bit)."
-                )
+        chosen = _chosen(program, sensitivity["candidates"], allocation["sensitivity"], file, f"{place}.candidates")
+        candidates |= chosen
+        sides = sides_of(program, chosen)
+        _check_candidates(chosen, sides, file, f"{place}.candidates")
         for side in sides:
             if side in decided:
                 raise ConfigurationError(
                     f"{file}: {place}.candidates: program {decided[side]} decides on {side} already."
                 )
             decided[side] = i
-        for name in names:
-            formats = candidates[name]
-            if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
-                raise ConfigurationError(
-                    f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
-                )
         _check_program(program, sides, file, place)
     for side in decided:
         if method[side]:
@@ -91,6 +88,28 @@ def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks
     allocation["candidates"] = candidates
 
 
+def _chosen(program, tried, sensitivity, file, where):
+    """{name: formats} of the candidates that a program names, of those that its sensitivity tries."""
+    for name in names_of(program):
+        if name not in tried:
+            raise ConfigurationError(f"{file}: {where}: '{sensitivity}' tries no '{name}'{nearest(name, tried)}.")
+    return {name: tried[name] for name in names_of(program)}
+
+
+def _check_candidates(candidates, sides, file, where):
+    """Candidates of one program must set the same sides, and what layers can have together."""
+    for name, formats in candidates.items():
+        if unsaid := [side for side in sides if side not in formats]:
+            raise ConfigurationError(
+                f"{file}: {where}: '{name}' says nothing of {' and '.join(unsaid)}, and others do; candidates of one "
+                "program set the same (null: 16 bit)."
+            )
+        if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
+            raise ConfigurationError(
+                f"{file}: {where}: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
+            )
+
+
 def _check_same_transforms(method, sensitivity, name, file, where):
     """What layers were tried with must be the method's, and what a sensitivity may have must be in both alike."""
     mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
@@ -99,15 +118,8 @@ def _check_same_transforms(method, sensitivity, name, file, where):
             f"{file}: {where}: '{name}' tries layers with '{lacking[0]}', which this method does not have among its "
             "transforms."
         )
-    if "bos" in mine - tried:
-        raise ConfigurationError(
-            f"{file}: {where}: '{name}' tries layers whose first token is rounded, and 'bos' here leaves it in 16 bit; "
-            "give it that transform."
-        )
-    if apart := sorted((mine - tried).intersection(TAKING_APART)):
-        raise ConfigurationError(
-            f"{file}: {where}: '{name}' tries whole layers that '{apart[0]}' takes apart here; give it that transform."
-        )
+    for sentence in _untried(mine - tried).values():
+        raise ConfigurationError(f"{file}: {where}: '{name}' {sentence}; give it that transform.")
 
 
 def _check_program(program, sides, file, where):

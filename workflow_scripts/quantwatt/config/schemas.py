@@ -11,9 +11,10 @@ import unicodedata
 
 import jsonschema
 
+from quantwatt import registry
 from quantwatt.artifacts.manifest import without_credentials
 from quantwatt.config.suggestions import instead, nearest, other_name, spelling
-from quantwatt.registry import SCHEMAS, schema
+from quantwatt.registry import schema
 
 DEEPEST, MOST_PARTS = 20, 100_000  # nested entries of a file, and all of them
 LONGEST_KEY, LONGEST_SHOWN = 100, 80  # characters; names are folders of the results
@@ -47,7 +48,7 @@ def lookup(mapping, name, what, file):
 
 def plugin(kind, name, file, where):
     """`name` if `resources/schemas/KIND/NAME.schema.json` exists."""
-    known = sorted(p.name.removesuffix(".schema.json") for p in (SCHEMAS / kind).glob("*.schema.json"))
+    known = registry.names(kind)
     if name not in known:
         schemas = [schema(f"{kind}/{known_name}") for known_name in known]
         hint = instead(name, {"enum": known}, *schemas) or spelling(name, known)

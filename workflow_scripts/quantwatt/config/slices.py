@@ -44,14 +44,17 @@ def _held(entry, key, *nested):
 
 
 def whole(entry):
+    """All keys."""
     return Slice(entry)
 
 
 def only(entry, *keys):
+    """These keys alone."""
     return Slice(entry, keys=keys)
 
 
 def but(entry, *keys):
+    """All but these keys."""
     return Slice(entry, without=keys)
 
 
@@ -112,6 +115,8 @@ PLUGINS = {  # {rule: folders of the plugins that its script loads by name}; a r
     "figure": ("figures",),
     "study": ("studies",),
 }
+
+SHOWING_METRICS = ("tables", "figure", "report")  # rules whose scripts read from all metrics' schemas how to show them
 
 _SCRIPTS = {  # of rules that share another one's
     "dataset": "fetch",

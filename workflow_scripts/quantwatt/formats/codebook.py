@@ -1,4 +1,4 @@
-"""A 4-bit code chooses one of 16 values, scaled by the largest magnitude of a block (QLoRA, arXiv 2305.14314)."""
+"""A code chooses one of a few values, scaled by the largest magnitude of a group (QLoRA, arXiv 2305.14314)."""
 
 import functools
 from dataclasses import dataclass
@@ -13,23 +13,26 @@ BINS = 4096  # of a table over [-1, 1], finer than the least distance of two bor
 
 @dataclass(frozen=True)
 class CodebookFormat:
-    """Blocks of `block` inputs of one row; a row's last block may be narrower."""
+    """Groups of `group_size` inputs of one row; a row's last group may be narrower."""
 
-    block: int = 64
+    group_size: int = 64
     clip_search: bool = False
 
-    codebook: ClassVar[torch.Tensor]  # [16] float32, the value of each code
+    codebook: ClassVar[torch.Tensor]  # [2**bits] float32, the value of each code
 
-    bits = 4
     scale_dtype = torch.float32
     zero_dtype = None
 
+    @property
+    def bits(self):
+        return (len(self.codebook) - 1).bit_length()
+
     @classmethod
     def from_settings(cls, settings):
-        return cls(settings["block"], settings.get("clip_search", False))
+        return cls(settings["group_size"], settings.get("clip_search", False))
 
-    def group_size(self, columns):
-        return min(self.block, columns)
+    def group_width(self, columns):
+        return min(self.group_size, columns)
 
     def fit(self, values):  # [rows, width] -> [rows, 1]
         scale = values.abs().amax(dim=1, keepdim=True)
@@ -67,7 +70,7 @@ def _values(kind, device):
 
 @functools.cache
 def _ordered(kind, device):
-    """The codebook in ascending order [16] and the code of each of its values [16] uint8."""
+    """The codebook in ascending order [2**bits] and the code of each of its values, uint8."""
     ordered, code_of = _values(kind, device).sort(stable=True)
     return ordered, code_of.to(torch.uint8)
 

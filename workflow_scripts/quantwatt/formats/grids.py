@@ -12,7 +12,7 @@ class Grids:
     @classmethod
     def fitted(cls, weight, weight_format):
         grids = cls()
-        for part in weight.split(weight_format.group_size(weight.shape[1]), dim=1):
+        for part in weight.split(weight_format.group_width(weight.shape[1]), dim=1):
             grids.append(weight_format.fit(part))
         return grids
 

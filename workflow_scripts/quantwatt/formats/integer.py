@@ -20,7 +20,7 @@ class Format:
 
     bits: int
     granularity: str = "channel"
-    group: int | None = None
+    group_size: int | None = None
     symmetric: bool = False
     narrow: bool = True
     zero_point: str = "integer"
@@ -59,8 +59,8 @@ class Format:
     def highest(self):
         return 2**self.bits - 1
 
-    def group_size(self, columns):
-        return min(self.group, columns) if self.granularity == "group" else columns
+    def group_width(self, columns):
+        return min(self.group_size, columns) if self.granularity == "group" else columns
 
     def fit(self, values):  # [rows, width] -> [rows, 1]
         if self.granularity == "tensor":

@@ -46,13 +46,16 @@ class QuantizedWeight:
         columns = self.codes.shape[1]
         group = self.group_index
         if group is None:
-            group = torch.arange(columns, device=self.codes.device) // weight_format.group_size(columns)
+            group = torch.arange(columns, device=self.codes.device) // weight_format.group_width(columns)
         zero = None if self.zero is None else self.zero[:, group]
         return weight_format.decode(self.codes, self.scale[:, group], zero)
 
     def in_group_order(self):
-        """(the same with the columns of every group beside one another, the order [columns] in which they then stand
-        or None where they did)."""
+        """The same weight with the columns of every group beside one another.
+
+        Returns:
+            (QuantizedWeight, the order [columns] in which its columns then stand, or None where they stood so).
+        """
         if self.group_index is None:
             return self, None
         order = torch.argsort(self.group_index, stable=True)
@@ -96,7 +99,7 @@ def quantize_to_nearest(weight, weight_format):
         QuantizedWeight.
     """
     scale, zero = fit_groups(weight, weight_format)
-    column_group = torch.arange(weight.shape[1], device=weight.device) // weight_format.group_size(weight.shape[1])
+    column_group = torch.arange(weight.shape[1], device=weight.device) // weight_format.group_width(weight.shape[1])
     codes = weight_format.encode(weight, scale[:, column_group], None if zero is None else zero[:, column_group])
     return QuantizedWeight(codes, scale, zero)
 
@@ -112,7 +115,7 @@ def split_groups(weight, weight_format):
     Many groups are then one tensor, whatever their number.
     """
     columns = weight.shape[1]
-    width = weight_format.group_size(columns)
+    width = weight_format.group_width(columns)
     whole = columns - columns % width
     parts = [weight[:, :whole].reshape(-1, width)]
     return parts if whole == columns else [*parts, weight[:, whole:]]
@@ -135,7 +138,7 @@ def stored_bits(rows, columns, weight_format):
     Per tensor, too, every row stores its scale. A solver's group_index, a transform's input factor and 16-bit branch,
     and a static activation grid are not the format's and are not counted.
     """
-    groups = -(-columns // weight_format.group_size(columns))
+    groups = -(-columns // weight_format.group_width(columns))
     grid_bits = 8 * sum(dtype.itemsize for dtype in (weight_format.scale_dtype, weight_format.zero_dtype) if dtype)
     return (8 * packed_bytes(columns, weight_format.bits) + groups * grid_bits) / columns
 
@@ -146,23 +149,24 @@ def wide_groups(allocation, columns):
     Args:
         allocation: {layer: {"weights": settings}}; columns: {layer: its inputs}.
     Raises:
-        DataError: no layer has as many inputs as a group_size, which then means what nobody would write.
+        DataError: no layer has as many inputs as the group_size of a format that can do without groups, which then
+            means what nobody would write.
     """
     sized = {}
     for name, formats in allocation.items():
-        key = next((key for key in ("group_size", "block") if formats["weights"].get(key)), None)
-        if key:
-            sized.setdefault((key, formats["weights"][key]), []).append(name)
+        weights = formats["weights"]
+        if weights.get("group_size"):
+            sized.setdefault((weights["group_size"], "granularity" in weights), []).append(name)
     said = []
-    for (key, size), names in sized.items():
+    for (size, asked), names in sized.items():
         wide = [name for name in names if columns[name] < size]
         if not wide:
             continue
         name = max(wide, key=columns.get)
-        if key == "group_size" and len(wide) == len(names):
+        if asked and len(wide) == len(names):
             raise DataError(
                 f"layer {name}: a group_size of {size} is more than its {columns[name]} inputs, and none of the layers "
                 "in this format has more; set a smaller one, or granularity: channel for one group a row."
             )
-        said.append(f"{len(wide)} of {len(names)} layers with {key} {size} ({name}: {columns[name]} inputs)")
+        said.append(f"{len(wide)} of {len(names)} layers with group_size {size} ({name}: {columns[name]} inputs)")
     return f"one group a row, as a group is larger than a row: {'; '.join(said)}." if said else None

@@ -1,6 +1,6 @@
 """optimum-quanto: 8-bit integer and float weights per output channel, 4 and 2-bit ones per group; 16-bit activations.
 
-Groups are of 128 inputs, or of the largest multiple of 32 below that divides the inputs; else a whole row.
+Groups are of `group_size` inputs, or of the next smaller multiple of 32 that divides the inputs; else a whole row.
 """
 
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, whi
 LIBRARY = "optimum-quanto"
 
 BITS = {"qint8": 8, "qint4": 4, "qint2": 2, "qfloat8": 8}
+LEAST_GROUP = 32  # inputs, and what group sizes are multiples of
 STEP = 16  # columns that torch's int8 product on the CPU reads at once, from an aligned address, past a row's end too
 
 
@@ -29,7 +30,7 @@ def convert(linear, settings, dtype):
     plain.weight = torch.nn.Parameter(linear.weight.detach().to("cpu", dtype), requires_grad=False)
     if linear.bias is not None:
         plain.bias = torch.nn.Parameter(linear.bias.detach().to("cpu", dtype), requires_grad=False)
-    module = quanto.QLinear.from_module(plain, weights=settings["weights"])
+    module = _empty(quanto, plain, settings)
     try:
         module.freeze()
     except RuntimeError as error:
@@ -49,7 +50,7 @@ def restore(state, settings, layer, bias, dtype, device):
     """The layer of a checkpoint, packed as quanto's kernel on that device reads it."""
     quanto = _import()
     plain = torch.nn.Linear(layer["in_features"], layer["out_features"], bias is not None, device="meta", dtype=dtype)
-    module = quanto.QLinear.from_module(plain, weights=settings["weights"])
+    module = _empty(quanto, plain, settings)
     one = torch.ones((), dtype=dtype)  # the scales of activations, which nothing reads
     tensors = {
         "weight._data._data" if "shift" in state else "weight._data": state["data"],
@@ -85,6 +86,16 @@ def describe(settings):
 def unpack(packed, bits):
     """Codes of a packed tensor: the lowest bits of all bytes first, then the next ones."""
     return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
+
+
+def _empty(quanto, plain, settings):
+    """quanto's layer in place of a plain one, with groups chosen as quanto does it from 128 inputs on."""
+    module = quanto.QLinear.from_module(plain, weights=settings["weights"])
+    largest, columns = settings["group_size"], plain.in_features
+    if BITS[settings["weights"]] < 8 and columns > largest:
+        sizes = range(largest, 0, -LEAST_GROUP)
+        module.weight_group_size = next((size for size in sizes if columns % size == 0), None)
+    return module
 
 
 def _import():

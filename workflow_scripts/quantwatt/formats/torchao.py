@@ -67,7 +67,7 @@ def restore(state, settings, layer, bias, dtype, device):
     """The layer of a checkpoint, packed as torchao's kernel on that device reads it."""
     _quiet()
     if settings["configuration"] == "int4-weight-only":
-        return _linear(_int4_weight(state, settings["group"], layer["in_features"], device), bias, dtype)
+        return _linear(_int4_weight(state, settings["group_size"], layer["in_features"], device), bias, dtype)
     from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
 
     tensors = {f"layer._weight_{name}": aligned(part.to(device)) for name, part in state.items() if name != ATTRIBUTES}
@@ -80,7 +80,7 @@ def dequantize(state, settings, layer):
     if settings["configuration"] != "int4-weight-only":
         return state["qdata"].float() * state["scale"].float()
     columns = layer["in_features"]
-    scale, zero = (state[part].float().repeat_interleave(settings["group"], dim=1) for part in ("scale", "zero"))
+    scale, zero = (state[part].float().repeat_interleave(settings["group_size"], dim=1) for part in ("scale", "zero"))
     return (unpack(state["codes"], 4, columns).float() - 8) * scale + zero  # zero: the value of code 8
 
 
@@ -106,7 +106,7 @@ def configuration(settings):
         "int8-dynamic": lambda: quantization.Int8DynamicActivationInt8WeightConfig(**per_row),
         "float8-weight-only": lambda: quantization.Float8WeightOnlyConfig(**per_row),
         "float8-dynamic": lambda: quantization.Float8DynamicActivationFloat8WeightConfig(**per_row),
-        "int4-weight-only": lambda: PrototypeInt4WeightOnlyConfig(settings["group"], set_inductor_config=False),
+        "int4-weight-only": lambda: PrototypeInt4WeightOnlyConfig(settings["group_size"], set_inductor_config=False),
     }[settings["configuration"]]()
 
 

@@ -141,7 +141,7 @@ def dequantize(quantized, weight_format, columns, dtype, bits):
     zero = _zeros(quantized, weight_format)
     library.unpack(
         *(_address(packed), bits, len(packed), columns, _address(values), _address(scale), _address(zero)),
-        *(scale.shape[1], weight_format.group_size(columns), _address(index)),
+        *(scale.shape[1], weight_format.group_width(columns), _address(index)),
         *(dtype == torch.bfloat16, _address(weight), torch.get_num_threads()),
     )
     return weight
@@ -159,7 +159,7 @@ def multiply_packed(inputs, quantized, weight_format, bits, bias):
     compiled = _library_for(inputs, inputs.dtype)
     if not hasattr(compiled, "multiply_packed") or quantized.group_index is not None:
         return None
-    flat, (groups, group) = inputs.float().contiguous(), (scale.shape[1], weight_format.group_size(columns))
+    flat, (groups, group) = inputs.float().contiguous(), (scale.shape[1], weight_format.group_width(columns))
     zero = _zeros(quantized, weight_format)
     sums = torch.nn.functional.pad(flat, (0, groups * group - columns)).reshape(len(flat), groups, group).sum(dim=2)
     bias = None if bias is None else bias.float()

@@ -91,7 +91,7 @@ def compute_of(layers, device):
 def describe(layer):
     """A layer's formats in a few words, such as 'integer W8A8 per channel with static asymmetric inputs per tensor'."""
     weights, activations = layer["weights"], layer["activations"]
-    words = [weights["format"], f"W{weights.get('bits', 4)}A{activations['bits'] if activations else 16}"]
+    words = [weights["format"], f"W{weights['bits']}A{activations['bits'] if activations else 16}"]
     if weights.get("granularity"):
         words.append(f"per {weights['granularity']}")
     if activations:

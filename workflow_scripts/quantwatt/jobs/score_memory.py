@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+from quantwatt.registry import schema
+
 LIBRARIES_MB = 1500
 COPIES = 4  # of features: as they are, in float64, and drawn again
-KERNELS, MOST = 3, 10_000  # float64 of every pair of images that a kernel distance's interval holds, up to MOST images
 
 
 def of_files(metric, inputs):
@@ -29,16 +30,16 @@ def score_memory_mb(metric, reference, sets):
         reference: what vouches for the features of the reference images, or None where a metric has none.
         sets: the same of the generated images, and of the baseline's.
     """
-    sets, pairs = list(sets), 0
+    sets, pairs, declared = list(sets), 0, schema(f"metrics/{metric}")
     loaded = sum(_bytes(own) for own in sets)
-    if reference and metric == "fid":
+    if reference and declared["x-compared-with"] == "moments":
         loaded += _bytes(reference, "-moments.safetensors")
     elif reference:
-        largest = max(own["n_images"] for own in (reference, *sets))
-        if largest <= MOST:  # else clean-fid's subsets alone are read
+        held, largest = declared.get("x-pairs"), max(own["n_images"] for own in (reference, *sets))
+        if not held or largest <= held["most_images"]:  # else subsets alone are read
             loaded += _bytes(reference)
-            pairs = largest**2
-    return LIBRARIES_MB + round((COPIES * loaded + KERNELS * 8 * pairs) / 1e6)
+            pairs = held["matrices"] * largest**2 if held else 0
+    return LIBRARIES_MB + round((COPIES * loaded + 8 * pairs) / 1e6)
 
 
 def _bytes(own, end=""):

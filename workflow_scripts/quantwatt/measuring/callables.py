@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from quantwatt.config import experiment
 from quantwatt.jobs import machine
 from quantwatt.measuring import protocol
-from quantwatt.measuring.fresh_process import choose_meter
+from quantwatt.measuring.instruments import choose_meter
 from quantwatt.measuring.settings import Measuring
 
 

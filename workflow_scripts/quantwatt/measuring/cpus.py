@@ -1,5 +1,7 @@
-"""How many CPUs the machine has, how many of them this process may use by its affinity and its cgroup's quota, and the
-busy time that Linux counts of both."""
+"""How many CPUs the machine has, how many of them this process may use, and the busy time that Linux counts of both.
+
+What a process may use follows from its affinity and its cgroup's quota.
+"""
 
 import contextlib
 import os
@@ -9,8 +11,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cpus:
-    """machine: CPUs that are online, by what `source` says; usable: of them for this process, a part of one counts as
-    such; limit: what allows no more, or None."""
+    """How many CPUs there are.
+
+    machine: CPUs that are online, by what `source` says.
+    usable: of them for this process; a part of one counts as such.
+    limit: what allows no more, or None.
+    """
 
     machine: int
     usable: float

@@ -40,8 +40,10 @@ class Block:
 
 
 class Cycle:
-    """A callable that does the next of several runs, over and over. Spells that are multiples of its length see all
-    prompts alike."""
+    """A callable that does the next of several runs, over and over.
+
+    Spells that are multiples of its length see all prompts alike.
+    """
 
     def __init__(self, runs):
         self.runs, self.next = list(runs), 0

@@ -8,10 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantwatt import registry
 from quantwatt.artifacts import linked_folders
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.registry import SCHEMAS, schema
+from quantwatt.registry import schema
 
 PIPELINE, TEXT_MODEL = "model_index.json", "config.json"  # the file that says what a folder holds
 STEMS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model",)}  # of weights' names, by library
@@ -210,7 +211,7 @@ def _check_text_model(folder, family):
 
 def _other_family(kind, index):
     """Which family takes a class, in words."""
-    families = [path.name.removesuffix(".schema.json") for path in sorted((SCHEMAS / "families").glob("*.json"))]
+    families = registry.names("families")
     takes = next((name for name in families if kind in schema(f"families/{name}").get("x-classes", ())), None)
     if takes:
         return f"write family: {takes}"
@@ -266,8 +267,10 @@ def weights(folder, library, kind, settings):
 
 
 def _chosen(folder, stems, kind, asked):
-    """The weights that are read where there may be several: those of the variant asked for, or the plain ones, or the
-    only others."""
+    """The weights that are read where there may be several.
+
+    They are those of the variant asked for, or the plain ones, or the only others.
+    """
     found = _stored(folder, stems)
     if not found:
         raise DataError(f"{folder}: {_no_weights(folder, stems, kind)}")

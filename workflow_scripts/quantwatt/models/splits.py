@@ -1,5 +1,8 @@
-"""Layers taken apart into parts that are quantized by themselves: by outputs (the transform `segments`), or by inputs
-(`split-skips`). A layer NAME becomes NAME.0, NAME.1, ..."""
+"""Layers taken apart into parts that are quantized by themselves.
+
+They are parts of the outputs (the transform `segments`) or of the inputs (`split-skips`). A layer NAME becomes NAME.0,
+NAME.1, ...
+"""
 
 import torch
 

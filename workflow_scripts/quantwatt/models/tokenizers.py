@@ -92,7 +92,7 @@ def _stored(settings, location):
     if not index.is_file():
         family = load_family(settings["family"])
         config = manifest.read_json(location / "config.json")
-        yield Tokenizer(location, "tokenizer", load(location), config, hasattr(family, "real_tokens"))
+        yield Tokenizer(location, "tokenizer", load(location), config, family.PADS)
         return
     for name, kind in _listed(manifest.read_json(index), settings).items():
         folder, reader = location / name, location / name.replace("tokenizer", "text_encoder") / "config.json"

@@ -37,7 +37,6 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
     from quantwatt.quantize.streams import (
         Block,  # not there in the libraries' environments
         Streams,  # not there in the libraries' environments
-        real_tokens,  # not there in the libraries' environments
     )
 
     streams, layers = Streams(denoiser, family, samples, batch, device), {}
@@ -48,7 +47,7 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
         groups = {group[0]: group for group in streams.sharing(block.module, list(block.layers))}
         grams, tokens = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
         for kwargs in streams.batches if groups else ():
-            real = real_tokens(family, kwargs)
+            real = family.real_tokens(kwargs)
 
             def observe(name, inputs, grams=grams, tokens=tokens, real=real):
                 inputs = inputs.reshape(-1, inputs.shape[-1]).float()

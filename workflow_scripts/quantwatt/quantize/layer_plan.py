@@ -116,11 +116,11 @@ class LayerPlan:
 
         A convolution is left as it is, but for its activations' grid.
         """
-        for module, settings in transforms if self.geometry is None else ():
-            if not self.settings.get(getattr(module, "MARK", "weights")):
+        for one in transforms if self.geometry is None else ():
+            if one.MARK is not None and not self.settings.get(one.MARK):
                 continue
             seen = statistics and statistics[0].scaled(self.input_factor)
-            result = module.apply(self.weight, self.weight_format, self.activation_format, settings, seen)
+            result = one.apply(self.weight, self.weight_format, self.activation_format, seen)
             self.weight = result.weight
             if result.input_factor is not None:
                 factor = result.input_factor

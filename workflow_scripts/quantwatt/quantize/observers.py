@@ -1,6 +1,7 @@
 """What solvers and transforms read of a layer's inputs, accumulated batch by batch and never stored whole.
 
-A plugin names what it needs, `NEEDS = ("hessian",)`, and receives a `Statistics` with one attribute for each name.
+A solver or transform names what it needs, `NEEDS = ("hessian",)`, and receives a `Statistics` with one attribute for
+each name.
 """
 
 import copy
@@ -231,8 +232,3 @@ def _scaled(kind, factor):
             square = isinstance(kind, (Hessian, Cross))
             setattr(scaled, name, factor[:, None] * part * factor if square else part * factor)
     return scaled
-
-
-def needs_of(module, settings):
-    """Names of the statistics that a plugin needs with these settings."""
-    return tuple(module.needs(settings) if hasattr(module, "needs") else getattr(module, "NEEDS", ()))

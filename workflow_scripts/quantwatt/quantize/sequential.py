@@ -1,5 +1,6 @@
-"""Walk a denoiser block by block and, in a block, stage by stage, so that every layer is calibrated on inputs from the
-layers before it as they are after quantization.
+"""Walk a denoiser block by block and, in a block, stage by stage.
+
+So every layer is calibrated on inputs from the layers before it as they are after quantization.
 
 Two streams of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that ask for it, X from
 the float model. Memory holds one block, the statistics of one stage and what a forward pass holds at one depth, for all
@@ -16,7 +17,6 @@ from dataclasses import replace
 
 import torch
 
-from quantwatt import registry
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.manifest import finite
 from quantwatt.formats import convolution
@@ -28,9 +28,9 @@ from quantwatt.inference.linear import SimulatedLinear
 from quantwatt.jobs.progress import progress
 from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
-from quantwatt.quantize.observers import needs_of
-from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, Solution, load_solver
 from quantwatt.quantize.streams import Block, Streams
+from quantwatt.quantize.transforms import load_transform
 
 
 def _convert(denoiser, allocation):
@@ -131,17 +131,16 @@ class Walk:
 
     def __init__(self, family, allocation, method, device, solved):
         self.family, self.allocation, self.device, self.solved = family, allocation, device, solved
-        self.settings = method["solver"]
-        self.solver = registry.load("solvers", self.settings["name"])
-        self.transforms = [(registry.load("transforms", t["name"]), t) for t in method["transforms"]]
-        self.prepared = {need for module, settings in self.transforms for need in needs_of(module, settings)}
+        self.solver = load_solver(method["solver"])
+        self.transforms = [load_transform(settings) for settings in method["transforms"]]
+        self.prepared = {need for transform in self.transforms for need in transform.needs}
         if any(formats["activations"] and not formats["activations"]["dynamic"] for formats in allocation.values()):
             self.prepared.add("range")
-        self.solving = set(needs_of(self.solver, self.settings))
-        self.by_block = getattr(self.solver, "NEEDS_BLOCK", False)
+        self.solving = set(self.solver.NEEDS)
+        self.by_block = isinstance(self.solver, BlockSolver)
         self.paired = "cross" in self.solving or self.by_block
         self.calibrated = bool(self.prepared or self.solving or self.by_block)
-        self.share = self.settings.get("held_out", 0)
+        self.share = self.solver.held_out
         if self.solving:
             self.solving |= {"count", "held_out"} if self.share else {"count"}
 
@@ -174,12 +173,14 @@ class Walk:
         """Layers of a block that are solved one after another, each seeing what those before it have become."""
         if not self.calibrated or self.by_block:
             return [names]
-        return self.family.stages(names) if hasattr(self.family, "stages") else groups
+        return self.family.stages(names) or groups
 
     def _alike(self, block, group):
-        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing: a
-        scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own."""
-        coupled = any(needs_of(module, given) for module, given in self.transforms if not hasattr(module, "MARK"))
+        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing.
+
+        A scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own.
+        """
+        coupled = any(transform.needs for transform in self.transforms if transform.MARK is None)
         own = self.by_block or not self.solving or coupled
         parts = {}
         for name in group:
@@ -225,15 +226,17 @@ class Walk:
             yield from self._install(block, plan, choice, errors, own_spans)
 
     def _together(self, block, plans, streams, targets):
-        """Transform all layers of a block and solve them at once; on the held-out samples the whole block is judged, as
-        each layer is fitted to what the others do."""
+        """Transform all layers of a block and solve them at once.
+
+        On the held-out samples the whole block is judged, as each layer is fitted to what the others do.
+        """
         spans = [[] for _ in plans]
         self._transform(block, plans, streams, spans)
         seen = streams.observe(block.module, plans, {"count", "held_out"} if self.share else {"count"})
         named = {name: plan for plan in plans for name in plan.names}  # one layer each
         with _span(shared := []), torch.enable_grad():
             solutions = self.solver.solve_block(
-                block.module, named, streams.batches, targets, self.family, self.settings, streams.held
+                block.module, named, streams.batches, targets, self.family, streams.held
             )
 
         def errors(weights):
@@ -295,15 +298,13 @@ class Walk:
             yield block.layers[name], (own.state(plan.weight_format), report)
 
     def _solve(self, block, plan, statistics):
-        if hasattr(self.solver, "EXTERNAL"):
+        if isinstance(self.solver, ExternalSolver):
             return Solution(self.solver.read(self.solved, block.layers[next(iter(plan.names))]))
-        settings = self.settings
         if len(plan.groups) == 1 or statistics is None:
-            return self.solver.solve(plan.weight, plan.weight_format, settings, statistics and statistics[0])
-        if settings.get("act_order"):
-            settings = {**settings, "act_order": False}  # each group of channels would have an order of its own
+            return self.solver.solve(plan.weight, plan.weight_format, statistics and statistics[0])
+        solver = self.solver.of_channel_groups()
         parts = [
-            self.solver.solve(plan.weight[rows], plan.weight_format, settings, own)
+            solver.solve(plan.weight[rows], plan.weight_format, own)
             for rows, own in zip(plan.groups, statistics, strict=True)
         ]
         worst = max(parts, key=lambda part: (part.fallback is not None, part.damping or 0))

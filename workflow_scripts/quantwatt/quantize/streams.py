@@ -115,8 +115,10 @@ def arguments(module, args, kwargs):
 
 
 class Streams:
-    """One pass for every batch of samples, all at the same block: behind the quantized blocks and, where a solver asks
-    for it, beside them in the float model. What a pass holds rests on the CPU.
+    """One pass for every batch of samples, all at the same block.
+
+    Passes go behind the quantized blocks and, where a solver asks for it, in the float model, too. What a pass holds
+    rests on the CPU.
     """
 
     def __init__(self, denoiser, family, samples, batch, device="cpu", paired=False, held=None):
@@ -191,7 +193,7 @@ class Streams:
         statistics = [plan.statistics(needs, raw) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
         for index, batch in enumerate(self.batches):
-            float_inputs, real = {}, real_tokens(self.family, batch)
+            float_inputs, real = {}, self.family.real_tokens(batch)
             if reference is not None and "cross" in needs:
                 self.watch(reference, firsts, self.float_passes[index].inputs, float_inputs.__setitem__)
 
@@ -243,7 +245,7 @@ class Streams:
         missed, whole = [0.0, 0.0], [0.0, 0.0]
         for batch, target, held in zip(self.batches, targets, self.held, strict=True):
             outputs = moved(block(**moved(batch, self.device)), "cpu")
-            real = real_tokens(self.family, batch)
+            real = self.family.real_tokens(batch)
             for found, expected in zip(tensors(outputs), tensors(target), strict=True):
                 apart = hold_out.rows_of(torch.tensor([False]) if held is None else held, len(found))
                 for i, samples in enumerate((~apart, apart)):
@@ -300,15 +302,10 @@ def tensors(outputs, real=None):
     """The tensors that a block has returned, in order; of padded samples the real tokens alone, [tokens, channels].
 
     Args:
-        real: of `real_tokens`.
+        real: of `Family.real_tokens`.
     """
     parts = [outputs] if isinstance(outputs, torch.Tensor) else [part for part in outputs if part is not None]
     return parts if real is None else [part[real.to(part.device)] for part in parts]
-
-
-def real_tokens(family, inputs):
-    """[samples, tokens] bool, which tokens of a block's arguments are no padding; None where a family pads nothing."""
-    return family.real_tokens(inputs) if hasattr(family, "real_tokens") else None
 
 
 def moved(value, device):

@@ -16,7 +16,6 @@ NUMBERS = [
     *"weight_bits value_bits activation_bits error_before relative_error damping seconds energy_j".split(),
     *"tokens in_features held_out_error held_out_rounding".split(),
 ]
-CODEBOOK_BITS = 4
 # What an error is of: outputs on the calibration inputs, outputs on the inputs from the quantized prefix against those
 # of the float model, or weights. They do not compare with one another.
 ERRORS = {
@@ -38,20 +37,14 @@ SENSITIVITIES = {  # what a layer alone does to images or to the denoiser's outp
 def layers_table(cells):
     """Columns COLUMNS, one row per layer of each (model, method), once for all samplings."""
     checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
-    rows = [
+    rows = [  # bits of a value alone: a library's format says no more than what is stored
         {"model": model, "method": method, "layer": name}
         | {key: layer.get(key) for key in COLUMNS[3:]}
-        | {"value_bits": _value_bits(layer)}
+        | {"value_bits": (layer.get("weights") or {}).get("bits")}
         for (model, method), checkpoint in checkpoints.items()
         for name, layer in (checkpoint.get("layers") or {}).items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))  # so that a gap is NaN
-
-
-def _value_bits(layer):
-    """Bits of a weight's value alone; None of a library's format, which says no more than what is stored."""
-    weights = layer.get("weights") or {}
-    return CODEBOOK_BITS if weights.get("format") in ("nf4", "fp4") else weights.get("bits")
 
 
 def by_error(layers):
@@ -94,8 +87,12 @@ def error_summary(layers, worst=2):
 
 
 def solving_summary(layers):
-    """{(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}, "few_tokens": layers that saw
-    fewer calibration tokens than they have inputs}}; a sum with a gap is NaN."""
+    """What solving took of each model and method; a sum with a gap is NaN.
+
+    Returns:
+        {(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}, "few_tokens": layers that saw
+        fewer calibration tokens than they have inputs}}.
+    """
     return {
         key: {
             "layers": len(rows),

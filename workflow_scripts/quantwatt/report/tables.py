@@ -4,7 +4,6 @@ A figure that does not exist is an empty field whose reason stands in a column b
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,37 +11,9 @@ import pandas as pd
 from quantwatt.artifacts import csv_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
+from quantwatt.config import metric_entries
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric stands in tables, figures and report.
-
-    column: of the summary.
-    title: its heading in the report.
-    name: its name in words, on an axis or in a sentence.
-    paired: each image is compared with the baseline's; else the baseline has a value too, and methods a change to it.
-    """
-
-    column: str
-    title: str
-    name: str
-    unit: str = ""
-    higher_is_better: bool = True
-    paired: bool = False
-
-
-METRICS = {  # in the report's order; the first of an experiment is drawn against cost and compared over seeds
-    "psnr": Metric("psnr_db", "PSNR", "PSNR to the unquantized image", "dB", paired=True),
-    "fid": Metric("fid", "FID", "Fréchet distance", higher_is_better=False),
-    "clip-score": Metric("clip_score", "CLIP score", "CLIP score"),
-    "kid": Metric("kid", "KID", "kernel distance", higher_is_better=False),
-    "class-accuracy": Metric("class_accuracy", "Class accuracy", "share read as the class asked for"),
-    "ssim": Metric("ssim", "SSIM", "SSIM to the unquantized image", paired=True),
-    "accuracy": Metric("accuracy", "Accuracy", "accuracy"),
-    "perplexity": Metric("perplexity", "Perplexity", "perplexity", higher_is_better=False),
-}
-SWEPT = ("fid", "class-accuracy", "psnr")  # what is looked at first where the number of steps changes
+METRICS = metric_entries.shown()  # the first of an experiment is drawn against cost and compared over seeds
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
 TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # never numbers
 BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
@@ -155,7 +126,7 @@ def _allocation(checkpoint):
 
 
 def _quality(cell):
-    distances = [score for metric, score in cell.scores.items() if metric in ("fid", "kid")]
+    distances = [score for metric, score in cell.scores.items() if metric_of(metric).published_features]
     row = {"features": next((score["features"] for score in distances if score.get("features")), None)}
     for metric, score in cell.scores.items():
         column = metric_of(metric).column
@@ -261,8 +232,10 @@ def device_key(measurement):
 
 
 def judge(ratio, low, high, floor):
-    """Verdict on a cost ratio, less is better: undecided within its interval or the noise floor, or where no control
-    has shown that floor; None without an interval."""
+    """Verdict on a cost ratio, of which less is better; None without an interval.
+
+    It is undecided within its interval or the noise floor, or where no control has shown that floor.
+    """
     if math.isnan(low) or math.isnan(high):
         return None
     if floor is None or low <= 1 <= high or abs(math.log(ratio)) <= math.log1p(floor):
@@ -289,8 +262,10 @@ def _quantizing(cell, row):
 
 
 def compare(row, other, metric):
-    """How a row's metric stands to another row's: BETTER or WORSE where the intervals lie apart, which asks more than a
-    test of the difference would, else UNDECIDED; None where one of them has no interval."""
+    """How a row's metric stands to another row's; None where one of them has no interval.
+
+    BETTER or WORSE where the intervals lie apart, which asks more than a test of the difference would; else UNDECIDED.
+    """
     low, high, least, most = (r[f"{metric.column}_{end}"] for r in (row, other) for end in ("low", "high"))
     if any(pd.isna(bound) for bound in (low, high, least, most)):
         return None
@@ -333,16 +308,21 @@ def first_metric(rows):
     return next((metric for metric in METRICS.values() if rows[metric.column].notna().any()), None)
 
 
+def paired_with_value(row):
+    """Those of METRICS that compare each image with the baseline's and that a row has a value of."""
+    return [metric for metric in METRICS.values() if metric.paired and pd.notna(row[metric.column])]
+
+
 def by_steps(summary):
     """[(model, sampling, metrics, rows)] of samplings that differ only by their number of steps; of seeds, the first.
 
     Returns:
-        sampling: the first of them; metrics: those that have values, SWEPT before the others; rows: by rising steps,
-        methods in the order given.
+        sampling: the first of them; metrics: those that have values, by their place across steps; rows: by rising
+        steps, methods in the order given.
     """
     rows = first_seeds(summary)
     found, first = [], rows["steps_of"].fillna(rows["sampling"])
-    order = [METRICS[name] for name in dict.fromkeys([*SWEPT, *METRICS])]
+    order = metric_entries.shown(first="place_across_steps").values()
     for (model, sampling), own in rows.groupby(["model", first], sort=False):
         own = own[own["steps"].notna()].sort_values("steps", kind="stable")
         metrics = [metric for metric in order if own[metric.column].notna().any()]

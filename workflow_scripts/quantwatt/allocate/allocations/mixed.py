@@ -7,8 +7,9 @@ FLOAT_BITS = 16  # what stays as it is counts with in an average, whatever type 
 
 
 def allocate(layers, method, method_name, solved, tried=None):
-    """As `quantwatt.allocate.allocation.allocate`, from what the programs have found; layers of 16-bit weights are
-    left out.
+    """As `quantwatt.allocate.allocation.allocate`, from what the programs have found.
+
+    Layers of 16-bit weights are left out.
 
     Args:
         solved: of `quantwatt.allocate.programs.solve`.
@@ -53,5 +54,5 @@ def formats_of(method, choices):
 
 
 def bits_of(formats, side):
-    """Bits of one value in a candidate's format; codebooks have 4."""
-    return FLOAT_BITS if formats[side] is None else formats[side].get("bits", 4)
+    """Bits of one value in a candidate's format."""
+    return FLOAT_BITS if formats[side] is None else formats[side]["bits"]

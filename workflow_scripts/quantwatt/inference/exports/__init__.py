@@ -22,6 +22,7 @@ from pathlib import Path
 from quantwatt import registry
 from quantwatt.artifacts import manifest, shards
 from quantwatt.artifacts.errors import DataError
+from quantwatt.inference.checkpoint import check_settings
 from quantwatt.models.families import load_family
 
 REASONS = {
@@ -51,17 +52,17 @@ def export(checkpoint, form, output):
     details = manifest.read_json(path)
     if details["status"] != "ok" or not details["layers"]:
         raise DataError(f"{path}: holds no quantized layers.")
+    check_settings(details["layers"], path)
     manifest.verify_files(path, details["files"])
     module = registry.load("exports", form)
     family = load_family(details["model_settings"]["family"])
     location = manifest.PROJECT / details["location"]
     denoiser = family.meta_denoiser(location)
-    transposed = getattr(family, "transposed", lambda location: set())(location)
     try:
         configuration = module.configuration(details, _skipped(denoiser, details["layers"]))
     except Refused as error:
         raise DataError(f"{path}: cannot be written as {form}: {error}.") from error
-    tensors = _tensors(module, form, path, details, denoiser, transposed)
+    tensors = _tensors(module, form, path, details, denoiser, family.transposed(location))
     with _folder(Path(output)) as folder:
         config = {**_original_config(denoiser, location), "quantization_config": configuration}
         manifest.write_json(folder / "config.json", config)

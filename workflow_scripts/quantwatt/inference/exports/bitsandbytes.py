@@ -25,15 +25,15 @@ def tensors(name, layer, state, dtype):
         return {f"{name}.weight": state["codes"], f"{name}.SCB": state["scale"], f"{name}.weight_format": row_major}
     weight_format, weight = weight_of(layer, state)
     rows, columns = weight.codes.shape
-    if columns % weight_format.block:
-        raise Refused(f"blocks of {weight_format.block} do not divide its {columns} inputs")
+    if columns % weight_format.group_size:
+        raise Refused(f"groups of {weight_format.group_size} do not divide its {columns} inputs")
     from bitsandbytes.functional import QuantState
 
     quant_state = QuantState(
         absmax=weight.scale.reshape(-1).float(),
         shape=torch.Size((rows, columns)),
         code=weight_format.codebook.clone(),
-        blocksize=weight_format.block,
+        blocksize=weight_format.group_size,
         quant_type=layer["weights"]["format"],
         dtype=dtype,
     )

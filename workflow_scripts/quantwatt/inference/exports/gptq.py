@@ -32,7 +32,7 @@ def tensors(name, layer, state, dtype, first_zero=1):
     if rows % WORD or columns % WORD:
         raise Refused(f"its shape {rows} by {columns} is no multiple of {WORD}")
     weight_format, weight = weight_of(layer, state)
-    bits, width = weight_format.bits, weight_format.group_size(columns)
+    bits, width = weight_format.bits, weight_format.group_width(columns)
     if weight.zero is not None and weight.zero.dtype.is_floating_point:
         raise Refused("its zero points are not integers")
     if columns % width:
@@ -121,8 +121,7 @@ def _block_list(name):
 def _kind(settings):
     """(bits, group size or -1, symmetric) of a layer's format."""
     if settings["format"] != "integer" or settings["bits"] not in BITS:
-        bits = settings.get("bits", "")
-        raise Refused(f"it has integer grids of 2, 3, 4 or 8 bits, not {settings['format']} {bits}".rstrip())
+        raise Refused(f"it has integer grids of 2, 3, 4 or 8 bits, not {settings['format']}")
     group = settings["group_size"] if settings["granularity"] == "group" else -1
     return settings["bits"], group, settings["symmetric"]
 

@@ -16,8 +16,8 @@ def refusal(layer, device):
         return "takes nf4 and fp4"
     if layer["activations"] is not None:
         return "takes 16-bit inputs"
-    if layer["in_features"] % weights["block"] or "group_index" in layer["parts"]:
-        return "takes whole blocks of consecutive columns"
+    if layer["in_features"] % weights["group_size"] or "group_index" in layer["parts"]:
+        return "takes whole groups of consecutive columns"
     return None
 
 
@@ -26,7 +26,7 @@ class Layer(QuantizedLinear):
         self._buffer("codes", pack(quantized.codes, 4).reshape(-1, 1), torch.uint8)
         self._buffer("absmax", quantized.scale.reshape(-1).contiguous(), torch.float32)
         self._buffer("codebook", weight_format.codebook.clone(), torch.float32)
-        self.kind, self.block = type(weight_format).__module__.rpartition(".")[2], weight_format.block
+        self.kind, self.group_size = type(weight_format).__module__.rpartition(".")[2], weight_format.group_size
         self.dtype, self.state = dtype, None
 
     def _product(self, inputs):
@@ -36,6 +36,6 @@ class Layer(QuantizedLinear):
         if self.state is None:  # made once the layer is on its device
             shape = torch.Size((self.out_features, self.in_features))
             self.state = QuantState(
-                self.absmax, shape, self.codebook, self.block, quant_type=self.kind, dtype=self.dtype
+                self.absmax, shape, self.codebook, self.group_size, quant_type=self.kind, dtype=self.dtype
             )
         return bitsandbytes.matmul_4bit(inputs, self.codes.t(), quant_state=self.state, bias=self.bias)

@@ -48,10 +48,10 @@ class Layer(unpacked.Layer):
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantized.codes.int().contiguous(), 1)
         self.laid = next(rows for rows in LAID if torch.equal(codes_of(packed, rows), quantized.codes))
         self._buffer("codes", packed, torch.uint8)
-        self.group = group_of(self.in_features, weight_format.group_size(self.in_features))
+        self.group = group_of(self.in_features, weight_format.group_width(self.in_features))
         zero = MIDDLE if quantized.zero is None else quantized.zero.float()
         grid = torch.stack([quantized.scale, (MIDDLE - zero) * quantized.scale], dim=2)  # value of code 8
-        grid = grid[:, torch.arange(0, self.in_features, self.group) // weight_format.group_size(self.in_features)]
+        grid = grid[:, torch.arange(0, self.in_features, self.group) // weight_format.group_width(self.in_features)]
         self._buffer("grid", grid.transpose(0, 1).contiguous(), dtype)  # [groups, rows, 2]
 
     def _packed(self):

@@ -69,7 +69,7 @@ class Layer(QuantizedLinear):
         self._buffer("order", order, torch.int64)
         columns, self.group = self.in_features, GROUPS[-1]
         if weight_format.granularity == "group":
-            self.group = weight_format.group
+            self.group = weight_format.group_size
         # Padded with columns that meet inputs of 0, and with rows that are cut off.
         beside, below = -columns % math.lcm(TILE_COLUMNS, self.group), -self.out_features % TILE_ROWS
         middle = weight_format.middle  # becomes code 8, so that fewer bits, too, stand close to it

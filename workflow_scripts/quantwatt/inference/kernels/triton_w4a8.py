@@ -51,7 +51,7 @@ class Layer(QuantizedLinear):
     def _hold(self, quantized, weight_format, dtype):
         quantized, order = quantized.in_group_order()
         self._buffer("order", order, torch.int64)
-        self.group = weight_format.group if weight_format.granularity == "group" else 0
+        self.group = weight_format.group_size if weight_format.granularity == "group" else 0
         zero = quantized.zero
         if zero is None:
             zero = torch.full_like(quantized.scale, weight_format.middle)

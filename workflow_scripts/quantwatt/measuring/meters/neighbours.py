@@ -20,8 +20,11 @@ LEAST_S = 0.2  # of others' CPU time: below, it is ticks of 10 ms and the kernel
 
 @dataclass(frozen=True)
 class Others:
-    """cpu_share: the part of all CPU time that others used, 0 to 1; gpu_processes: how many others computed on the
-    board; None where it is unknown."""
+    """What other programs did meanwhile; None where it is unknown.
+
+    cpu_share: the part of all CPU time that they used, 0 to 1.
+    gpu_processes: how many of them computed on the board.
+    """
 
     cpu_share: float | None
     gpu_processes: int | None
@@ -90,8 +93,11 @@ class Watch:
         return family
 
     def _others_on_gpu(self):
-        """How many other processes compute on the meter's board now, or None. In a container the driver may tell the
-        host's numbers of processes: then one of them is this one, where it computes."""
+        """How many other processes compute on the meter's board now, or None.
+
+        In a container the driver may tell the host's numbers of processes: then one of them is this one, where it
+        computes.
+        """
         listed = self._list()
         if listed is None:
             return None

@@ -1,77 +1,95 @@
 """Consistency models (ConsistencyModelPipeline, UNet2DModel): a class number a prompt, a step or a few, no guidance."""
 
+from typing import ClassVar
+
 from quantwatt.artifacts.errors import DataError
-from quantwatt.models.architecture import blocks, quantizable
-from quantwatt.models.families import pipelines, recording
-
-__all__ = ["blocks", "quantizable"]
-DENOISER = ("unet", "UNet2DModel")
-DEFAULTS = {"steps": 1, "guidance": 1.0}  # of a sampling
+from quantwatt.models import architecture
+from quantwatt.models.families import pipelines
+from quantwatt.models.families.pipeline_family import PipelineFamily
 
 
-def load(settings, location, denoiser=None):
-    """The whole pipeline on the CPU, with `denoiser` in place of the stored one if given.
+class Family(PipelineFamily):
+    """Images of one class a prompt, by the network alone."""
 
-    Raises:
-        DataError: a schedule of `timesteps` is not one of the model's.
-    """
-    parts = {} if denoiser is None else {"unet": denoiser}
-    pipeline = pipelines.load("ConsistencyModelPipeline", settings, location, **parts)
-    levels = pipeline.scheduler.config.num_train_timesteps
-    for schedule in settings["timesteps"]:
-        if schedule[-1] != 0 or sorted(set(schedule), reverse=True) != schedule or schedule[0] >= levels:
-            raise DataError(f"timesteps: {schedule} does not fall from below {levels}, the model's levels, to 0.")
-    pipeline.schedules = {len(schedule): schedule for schedule in settings["timesteps"]}
-    return pipeline
+    PIPELINE = "ConsistencyModelPipeline"
+    DENOISER = ("unet", "UNet2DModel")
+    DEFAULTS: ClassVar = {"steps": 1, "guidance": 1.0}
 
+    def load(self, settings, location, denoiser=None):
+        """As of Family.
 
-def load_denoiser(settings, location):
-    """The network alone, on the CPU, in the model's type."""
-    return pipelines.load_denoiser(*DENOISER, settings, location)
+        Raises:
+            DataError: a schedule of `timesteps` is not one of the model's.
+        """
+        pipeline = super().load(settings, location, denoiser)
+        levels = pipeline.scheduler.config.num_train_timesteps
+        for schedule in settings["timesteps"]:
+            if schedule[-1] != 0 or sorted(set(schedule), reverse=True) != schedule or schedule[0] >= levels:
+                raise DataError(f"timesteps: {schedule} does not fall from below {levels}, the model's levels, to 0.")
+        pipeline.schedules = {len(schedule): schedule for schedule in settings["timesteps"]}
+        return pipeline
 
+    def generate(self, pipeline, prompts, seeds, sampling):
+        """As of ImageFamily; grey images have equal channels.
 
-def meta_denoiser(location):
-    """The network's architecture on the meta device."""
-    return pipelines.meta_denoiser(*DENOISER, location)
+        The first noise and that of every further step come from one CPU generator per image.
 
+        Args:
+            prompts: one class number each, as text.
+        Raises:
+            DataError: no class of the model, or a guidance, size or number of steps that it does not have.
+        """
+        return pipelines.arrays(self._call(pipeline, prompts, seeds, sampling))
 
-def generate(pipeline, prompts, seeds, sampling):
-    """Images of one batch of class numbers.
+    def _call(self, pipeline, prompts, seeds, sampling):
+        config = pipeline.unet.config
+        size, steps, levels = config.sample_size, sampling["steps"], pipeline.scheduler.config.num_train_timesteps
+        if sampling.get("guidance", 1) not in (0, 1):
+            raise DataError(f"guidance: consistency models have none; set 1, not {sampling['guidance']}.")
+        for key in ("height", "width"):
+            if sampling.get(key, size) != size:
+                raise DataError(f"{key}: this model draws {size}x{size} pixels only; set {size}, not {sampling[key]}.")
+        if steps > levels:
+            raise DataError(f"steps: this model has {levels} noise levels, and cannot take {steps} steps.")
+        schedule = pipeline.schedules.get(steps)
+        return pipelines.draw(
+            pipeline,
+            seeds,
+            batch_size=len(prompts),
+            class_labels=_classes(prompts, config.num_class_embeds),
+            # Without a schedule of its own the scheduler spaces the steps evenly over its levels.
+            num_inference_steps=None if schedule else steps,
+            timesteps=schedule,
+            output_type="pt",
+        ).images
 
-    The first noise and that of every further step come from one CPU generator per image, so that image i is the same
-    function of its seed for every method, device and batch.
+    def prepare(self, pipeline, batch, seeds, settings):
+        return lambda: self._call(pipeline, batch, seeds, settings)
 
-    Args:
-        prompts: one class number each, as text.
-    Returns:
-        [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN); grey images have equal channels.
-    Raises:
-        DataError: no class of the model, or a guidance, size or number of steps that it does not have.
-    """
-    return pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
+    def phases(self, pipeline, batch, seeds, settings):
+        """{"denoise"}: the network draws pixels, so that this is all there is."""
+        return {"denoise": self.prepare(pipeline, batch, seeds, settings)}
 
+    def skips(self, denoiser):
+        """As of Family, of the residual blocks on the way up.
 
-def _call(pipeline, prompts, seeds, sampling):
-    config = pipeline.unet.config
-    size, steps, levels = config.sample_size, sampling["steps"], pipeline.scheduler.config.num_train_timesteps
-    if sampling.get("guidance", 1) not in (0, 1):
-        raise DataError(f"guidance: consistency models have none; set 1, not {sampling['guidance']}.")
-    for key in ("height", "width"):
-        if sampling.get(key, size) != size:
-            raise DataError(f"{key}: this model draws {size}x{size} pixels only; set {size}, not {sampling[key]}.")
-    if steps > levels:
-        raise DataError(f"steps: this model has {levels} noise levels, and cannot take {steps} steps.")
-    schedule = pipeline.schedules.get(steps)
-    return pipelines.draw(
-        pipeline,
-        seeds,
-        batch_size=len(prompts),
-        class_labels=_classes(prompts, config.num_class_embeds),
-        # Without a schedule of its own the scheduler spaces the steps evenly over its levels.
-        num_inference_steps=None if schedule else steps,
-        timesteps=schedule,
-        output_type="pt",
-    ).images
+        Each reads what the layers before it gave and, behind that in the channels, what the way down has left.
+        """
+        ups = [resnet for block in denoiser.up_blocks for resnet in block.resnets]
+        names = {module: name for name, module in denoiser.named_modules()}
+        last_down = denoiser.mid_block or denoiser.down_blocks[-1]
+        above, found = last_down.resnets[-1].out_channels, {}
+        for resnet in ups:
+            for layer in filter(None, (resnet.conv1, resnet.conv_shortcut)):
+                found[names[layer]] = (above, layer.in_channels - above)
+            above = resnet.out_channels
+        return found
+
+    def blocks(self, denoiser):
+        return architecture.blocks(denoiser)
+
+    def quantizable(self, denoiser):
+        return architecture.quantizable(denoiser)
 
 
 def _classes(prompts, count):
@@ -82,40 +100,3 @@ def _classes(prompts, count):
         if not (prompt.strip().isdecimal() and int(prompt) < count):
             raise DataError(f"prompt '{prompt}': not one of this model's classes, the numbers 0 to {count - 1}.")
     return [int(prompt) for prompt in prompts]
-
-
-def prepare(pipeline, prompts, seeds, sampling):
-    """A function that draws one batch of images and leaves them on the device."""
-    return lambda: _call(pipeline, prompts, seeds, sampling)
-
-
-def phases(pipeline, prompts, seeds, sampling):
-    """{"denoise"}: the network draws pixels, so that this is all there is."""
-    return {"denoise": prepare(pipeline, prompts, seeds, sampling)}
-
-
-def record(pipeline, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through, as of `recording.record`."""
-    return recording.record(pipeline, pipeline.unet, generate, prompts, seeds, calibration, steps)
-
-
-def segments(denoiser):
-    """No layer is quantized by chunks of its outputs."""
-    return {}
-
-
-def skips(denoiser):
-    """{layer: (channels that come up, channels of the skip connection)} of the convolutions that read both.
-
-    On the way up every residual block reads what the layers before it gave and, behind that in the channels, what the
-    way down has left.
-    """
-    ups = [resnet for block in denoiser.up_blocks for resnet in block.resnets]
-    names = {module: name for name, module in denoiser.named_modules()}
-    last_down = denoiser.mid_block or denoiser.down_blocks[-1]
-    above, found = last_down.resnets[-1].out_channels, {}
-    for resnet in ups:
-        for layer in filter(None, (resnet.conv1, resnet.conv_shortcut)):
-            found[names[layer]] = (above, layer.in_channels - above)
-        above = resnet.out_channels
-    return found

@@ -5,13 +5,9 @@ from pathlib import Path
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
-from quantwatt.models import denoiser_inputs
-from quantwatt.models.architecture import (
-    blocks,  # noqa: F401  (the family's own)
-    quantizable,  # noqa: F401  (the family's own)
-    segments,  # noqa: F401  (the family's own)
-)
+from quantwatt.models import architecture, denoiser_inputs
 from quantwatt.models.families import effects, pipeline_classes, pipelines, recording
+from quantwatt.models.family import ImageFamily
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
 # What a call takes besides, unless the model's `arguments` say otherwise: images are drawn in the size that is asked
@@ -19,27 +15,79 @@ USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take
 AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False}
 
 
-def load(settings, location, denoiser=None):
-    """The whole pipeline on the CPU, with `denoiser` in place of the stored one if given.
+class Family(ImageFamily):
+    """Whatever pipeline the folder names; what its call takes is read from its signature."""
 
-    Raises:
-        DataError: its call does not take one of the settings' `arguments`, or needs one that they do not have.
-    """
-    check(location)
-    parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
-    pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
-    _check_arguments(pipeline, settings["arguments"], location)
-    pipeline.arguments = settings["arguments"]
-    return pipeline
+    def load(self, settings, location, denoiser=None):
+        """As of Family.
 
+        Raises:
+            DataError: its call does not take one of the settings' `arguments`, or needs one that they do not have.
+        """
+        self.check(location)
+        parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
+        pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
+        _check_arguments(pipeline, settings["arguments"], location)
+        pipeline.arguments = settings["arguments"]
+        return pipeline
 
-def check(location):
-    """Refuse a folder whose pipeline draws no images from prompts or classes alone; only model_index.json is read.
+    def check(self, location):
+        """Refuse a folder whose pipeline draws no images from prompts or classes alone; only model_index.json is read.
 
-    Raises:
-        DataError: names the pipeline's class and why.
-    """
-    pipeline_classes.check(pipeline_classes.of_folder(location), location)
+        Raises:
+            DataError: names the pipeline's class and why.
+        """
+        pipeline_classes.check(pipeline_classes.of_folder(location), location)
+
+    def load_denoiser(self, settings, location):
+        name, kind = _stored_denoiser(location)
+        return pipelines.load_denoiser(name, kind.__name__, settings, location)
+
+    def meta_denoiser(self, location):
+        """As of Family; what no file stores (position tables) is there."""
+        from accelerate import init_empty_weights
+
+        self.check(location)
+        name, kind = _stored_denoiser(location)
+        config = kind.load_config(location, subfolder=name, local_files_only=True)
+        with init_empty_weights():
+            return kind.from_config(config).eval()
+
+    def generate(self, pipeline, prompts, seeds, sampling):
+        """As of ImageFamily; of a pipeline of classes, a prompt is the number of one. Grey images repeat their channel.
+
+        Noise comes from one CPU generator per prompt. What a sampling leaves out is the pipeline's own default.
+
+        Raises:
+            DataError: the pipeline cannot do what the sampling asks for.
+        """
+        with effects.checked(pipeline, _denoiser(pipeline), sampling, len(prompts)):
+            images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
+        for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
+            if sampling.get(key, drawn) != drawn:
+                raise DataError(
+                    f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {sampling[key]} are asked for."
+                )
+        return images
+
+    def prepare(self, pipeline, batch, seeds, settings):
+        return lambda: _call(pipeline, batch, seeds, settings)
+
+    def phases(self, pipeline, batch, seeds, settings):
+        """{"whole"}: where one pipeline's text ends and its decoding begins, another's does not."""
+        return {"whole": self.prepare(pipeline, batch, seeds, settings)}
+
+    def record(self, pipeline, prompts, seeds, calibration, steps):
+        return recording.record(pipeline, _denoiser(pipeline), self.generate, prompts, seeds, calibration, steps)
+
+    def blocks(self, denoiser):
+        return architecture.blocks(denoiser)
+
+    def quantizable(self, denoiser):
+        return architecture.quantizable(denoiser)
+
+    def segments(self, denoiser):
+        return architecture.segments(denoiser)
 
 
 def _check_arguments(pipeline, arguments, location):
@@ -48,23 +96,6 @@ def _check_arguments(pipeline, arguments, location):
     if unknown := sorted(arguments.keys() - free):
         kind = type(pipeline).__name__
         raise DataError(f"{location}: arguments: {kind} does not take '{unknown[0]}' (it takes {', '.join(free)}).")
-
-
-def load_denoiser(settings, location):
-    """The denoiser alone, on the CPU, in the model's type."""
-    name, kind = _stored_denoiser(location)
-    return pipelines.load_denoiser(name, kind.__name__, settings, location)
-
-
-def meta_denoiser(location):
-    """The denoiser's architecture: parameters on the meta device; what no file stores (position tables) is there."""
-    from accelerate import init_empty_weights
-
-    check(location)
-    name, kind = _stored_denoiser(location)
-    config = kind.load_config(location, subfolder=name, local_files_only=True)
-    with init_empty_weights():
-        return kind.from_config(config).eval()
 
 
 def _stored_denoiser(location):
@@ -103,27 +134,6 @@ def _denoiser_of(classes, where):
     return found[0] if len(found) == 1 else usual[0]
 
 
-def generate(pipeline, prompts, seeds, sampling):
-    """Images of one batch of prompts; of a pipeline of classes, a prompt is the number of one.
-
-    Noise comes from one CPU generator per prompt, so that image i is the same function of its seed for every method,
-    device and batch. What a sampling leaves out is the pipeline's own default.
-
-    Returns:
-        [n, height, width, 3] float32 in 0..1 (NaN where the model produced NaN); grey images repeat their channel.
-    Raises:
-        DataError: the pipeline cannot do what the sampling asks for.
-    """
-    with effects.checked(pipeline, _denoiser(pipeline), sampling, len(prompts)):
-        images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
-    for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
-        if sampling.get(key, drawn) != drawn:
-            raise DataError(
-                f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {sampling[key]} are asked for."
-            )
-    return images
-
-
 def _call(pipeline, prompts, seeds, sampling):
     """The pipeline's own call, with what its signature has of a sampling: images [n, channels, height, width]."""
     takes, guidance = _parameters(pipeline), _guidance_name(pipeline)
@@ -152,8 +162,11 @@ def _call(pipeline, prompts, seeds, sampling):
 
 
 def _guidance_name(pipeline):
-    """The name that the pipeline's call has for guidance: `true_cfg_scale` where it guides by a second branch by
-    default, unless the model was trained to be told how much; else `guidance_scale`."""
+    """The name that the pipeline's call has for guidance.
+
+    It is `true_cfg_scale` where it guides by a second branch by default, unless the model was trained to be told how
+    much; else `guidance_scale`.
+    """
     by_branch = _parameters(pipeline).get("true_cfg_scale")
     if by_branch is None or by_branch.default <= 1:
         return "guidance_scale"
@@ -173,21 +186,6 @@ def _subjects(pipeline, takes, prompts):
 
 def _parameters(pipeline):
     return inspect.signature(type(pipeline).__call__).parameters
-
-
-def prepare(pipeline, prompts, seeds, sampling):
-    """A function that draws one batch of images and leaves them on the device."""
-    return lambda: _call(pipeline, prompts, seeds, sampling)
-
-
-def phases(pipeline, prompts, seeds, sampling):
-    """{"whole"}: where one pipeline's text ends and its decoding begins, another's does not."""
-    return {"whole": prepare(pipeline, prompts, seeds, sampling)}
-
-
-def record(pipeline, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through, as of `recording.record`."""
-    return recording.record(pipeline, _denoiser(pipeline), generate, prompts, seeds, calibration, steps)
 
 
 def _denoiser(pipeline):

@@ -4,123 +4,98 @@ import torch
 
 from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
-from quantwatt.models import text_blocks as network
 from quantwatt.models import text_pipeline
-
-LAYERS = "distilbert.transformer.layer"
-# The linear layers of a block; each line reads what those before it have computed.
-STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
-
-read = sources.read_sentences
+from quantwatt.models.family import TextFamily
 
 
-def load(settings, location, denoiser=None):
-    """Model and tokenizer on the CPU, with `denoiser` in place of the stored model if given."""
-    return text_pipeline.load(load_denoiser(settings, location) if denoiser is None else denoiser, location)
+class Family(TextFamily):
+    """One label a sentence."""
 
+    BLOCKS = "distilbert.transformer.layer"
+    STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
+    PADS = True
 
-def load_denoiser(settings, location):
-    """The whole network on the CPU, in the model's type."""
-    from transformers import AutoModelForSequenceClassification
+    def load(self, settings, location, denoiser=None):
+        """Model and tokenizer."""
+        return text_pipeline.load(self.load_denoiser(settings, location) if denoiser is None else denoiser, location)
 
-    return text_pipeline.stored_model(AutoModelForSequenceClassification, settings, location)
+    def load_denoiser(self, settings, location):
+        """The whole network on the CPU, in the model's type."""
+        from transformers import AutoModelForSequenceClassification
 
+        return text_pipeline.stored_model(AutoModelForSequenceClassification, settings, location)
 
-def meta_denoiser(location):
-    """The network's architecture on the meta device."""
-    from transformers import AutoModelForSequenceClassification
+    def meta_denoiser(self, location):
+        """The network's architecture on the meta device."""
+        from transformers import AutoModelForSequenceClassification
 
-    model = text_pipeline.empty_model(AutoModelForSequenceClassification, location)
-    # Positions are in no checkpoint: they are counted, not learned.
-    positions = torch.arange(model.config.max_position_embeddings).expand(1, -1)
-    model.distilbert.embeddings.register_buffer("position_ids", positions, persistent=False)
-    return model
+        model = text_pipeline.empty_model(AutoModelForSequenceClassification, location)
+        # Positions are in no checkpoint: they are counted, not learned.
+        positions = torch.arange(model.config.max_position_embeddings).expand(1, -1)
+        model.distilbert.embeddings.register_buffer("position_ids", positions, persistent=False)
+        return model
 
+    def read(self, path):
+        return sources.read_sentences(path)
 
-def predict(pipeline, texts, settings):
-    """What the model says of every sentence.
+    def predict(self, pipeline, texts, settings):
+        """What the model says of every sentence.
 
-    Args:
-        settings: batch_size; max_length in tokens, beyond which a sentence is cut; items, at most so many sentences
-            (null: all).
-    Returns:
-        one {"label": int, "logits": [float, ...]} a sentence, in order.
-    """
-    found, size, texts = [], settings["batch_size"], texts[: settings.get("items")]
-    for first in progress(range(0, len(texts), size), description="predicting", unit="batch"):
-        inputs = _on_device(pipeline, texts[first : first + size], settings)
-        logits = pipeline.model(**inputs).logits.float().cpu()  # [batch, labels]
-        labels = logits.argmax(-1).tolist()
-        found += [{"label": k, "logits": row} for k, row in zip(labels, logits.tolist(), strict=True)]
-    return found
+        Args:
+            settings: batch_size; max_length in tokens, beyond which a sentence is cut; items, at most so many sentences
+                (null: all).
+        Returns:
+            one {"label": int, "logits": [float, ...]} a sentence, in order.
+        """
+        found, size, texts = [], settings["batch_size"], texts[: settings.get("items")]
+        for first in progress(range(0, len(texts), size), description="predicting", unit="batch"):
+            inputs = _on_device(pipeline, texts[first : first + size], settings)
+            logits = pipeline.model(**inputs).logits.float().cpu()  # [batch, labels]
+            labels = logits.argmax(-1).tolist()
+            found += [{"label": k, "logits": row} for k, row in zip(labels, logits.tolist(), strict=True)]
+        return found
 
+    def batches(self, pipeline, texts, settings, size, count):
+        """The first batches of sentences, for timing.
 
-def batches(pipeline, texts, settings, size, count):
-    """The first batches of sentences, for timing.
+        Raises:
+            DataError: there are not so many.
+        """
+        return sources.cut(texts, size, count, "sentences")
 
-    Raises:
-        DataError: there are not so many.
-    """
-    return sources.cut(texts, size, count, "sentences")
+    def prepare(self, pipeline, batch, seeds, settings):
+        """A function of no arguments that classifies a batch of sentences, which are on the device already.
 
+        They are as long as the longest of them, or all of max_length with `padding: max_length`, and then masked even
+        where nothing is padded, so that batches of any size compute alike. The logits stay on the device: nothing is
+        read, tokenized or copied while it runs. Nothing is drawn from seeds.
+        """
+        inputs = _on_device(pipeline, batch, settings)
+        return lambda: pipeline.model(**inputs).logits
 
-def prepare(pipeline, batch, seeds, settings):
-    """A function of no arguments that classifies a batch of sentences, which are on the device already.
+    def phases(self, pipeline, batch, seeds, settings):
+        """{phase: function as of `prepare`}; classifying has one phase."""
+        return {"forward": self.prepare(pipeline, batch, seeds, settings)}
 
-    They are as long as the longest of them, or all of max_length with `padding: max_length`, and then masked even where
-    nothing is padded, so that batches of any size compute alike. The logits stay on the device: nothing is
-    read, tokenized or copied while it runs. Nothing is drawn from seeds.
-    """
-    inputs = _on_device(pipeline, batch, settings)
-    return lambda: pipeline.model(**inputs).logits
+    def work(self, pipeline, batch, settings):
+        """What one call of `prepare`'s function does: items, and the tokens in them, without padding and with it."""
+        mask = _tokenized(pipeline, batch, settings).attention_mask
+        return {"items": len(mask), "tokens": int(mask.sum()), "padded_tokens": mask.numel()}
 
+    def record(self, pipeline, texts, calibration):
+        """The network's inputs of calibration sentences.
 
-def phases(pipeline, batch, seeds, settings):
-    """{phase: function as of `prepare`}; classifying has one phase."""
-    return {"forward": prepare(pipeline, batch, seeds, settings)}
+        Args:
+            calibration: samples, at most so many sentences; max_length in tokens.
+        Returns:
+            {"input_ids": [samples, tokens], "attention_mask": [samples, 1, 1, tokens] bool, False where padded}.
+        """
+        tokens = _tokenized(pipeline, texts[: calibration["samples"]], calibration)
+        return {"input_ids": tokens.input_ids, "attention_mask": _mask(tokens)}
 
-
-def work(pipeline, batch, settings):
-    """What one call of `prepare`'s function does: items, and the tokens in them, without padding and with it."""
-    mask = _tokenized(pipeline, batch, settings).attention_mask
-    return {"items": len(mask), "tokens": int(mask.sum()), "padded_tokens": mask.numel()}
-
-
-def record(pipeline, texts, calibration):
-    """The network's inputs of calibration sentences.
-
-    Args:
-        calibration: samples, at most so many sentences; max_length in tokens.
-    Returns:
-        {"input_ids": [samples, tokens], "attention_mask": [samples, 1, 1, tokens] bool, False where padded}.
-    """
-    tokens = _tokenized(pipeline, texts[: calibration["samples"]], calibration)
-    return {"input_ids": tokens.input_ids, "attention_mask": _mask(tokens)}
-
-
-def real_tokens(inputs):
-    """[samples, tokens] bool: which tokens of a block's arguments are no padding, so that statistics see only those."""
-    return inputs["attention_mask"][:, 0, 0]
-
-
-def blocks(denoiser):
-    """Names of the transformer blocks, in execution order."""
-    return network.block_names(denoiser.get_submodule(LAYERS), LAYERS)
-
-
-def quantizable(denoiser):
-    """Names of the linear layers of attention and feed-forward."""
-    return network.linear_layers(denoiser, LAYERS)
-
-
-def segments(denoiser):
-    """No layer computes what is cut into chunks."""
-    return {}
-
-
-def stages(names):
-    """As of `quantwatt.models.text_blocks.in_stages`."""
-    return network.in_stages(names, STAGES)
+    def real_tokens(self, inputs):
+        """As of Family, so that statistics see only those."""
+        return inputs["attention_mask"][:, 0, 0]
 
 
 def _tokenized(pipeline, texts, settings):

@@ -8,14 +8,7 @@ import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import denoiser_inputs
-
-
-class Recorded(dict):
-    """{step: {input name: [batch, ...]}}, and in `timesteps` {step: the scheduler's timestep}."""
-
-    def __init__(self, inputs, timesteps):
-        super().__init__(inputs)
-        self.timesteps = timesteps
+from quantwatt.models.family import Recorded
 
 
 def record(pipeline, denoiser, generate, prompts, seeds, calibration, steps):

@@ -40,7 +40,7 @@ class RoundedLinear(torch.nn.Module):
         self.plan, self.activation_format = plan, plan.activation_format
         self.scale, self.zero = fit_groups(plan.weight, plan.weight_format)
         column = torch.arange(plan.weight.shape[1], device=plan.weight.device)
-        group = column // plan.weight_format.group_size(len(column))
+        group = column // plan.weight_format.group_width(len(column))
         grid = self.scale[:, group], None if self.zero is None else self.zero[:, group]
         self.codes = plan.weight_format.bracket(plan.weight, *grid)  # (low, high), [rows, columns] each
         self.low, high = (plan.weight_format.decode(codes, *grid) for codes in self.codes)

@@ -4,44 +4,42 @@ With dynamic groups narrower than its blocks of 128 columns the library fits a g
 corrections from the group's own block.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
 from quantwatt.quantize import exchange
-
-EXTERNAL = "auto-gptq"
-read = exchange.read
+from quantwatt.quantize.solvers import ExternalSolver
 
 BLOCK_SIZE = 128  # the library's default
-DAMPING_TRIES = 4
 
 
-def solve_layer(weight, inputs, weights, settings):
-    """Run the library on one layer; in its environment only.
+@dataclass(frozen=True, kw_only=True)
+class Solver(ExternalSolver):
+    """The library's GPTQ."""
 
-    Args:
-        weight: [rows, columns] float32.
-        inputs: [tokens, columns] float32.
-        weights: the layer's integer format.
-        settings: damping, act_order, static_groups.
-    Returns:
-        (values [rows, columns], scale, zero [rows, groups], g_idx [columns], damping used).
-    Raises:
-        torch.linalg.LinAlgError: the Hessian could not be factorized; the library has no remedy.
-    """
-    from auto_gptq.quantization.gptq import GPTQ
+    DAMPING_TRIES: ClassVar = 4
 
-    if not torch.cuda.is_available():  # called by the library whatever the device
-        torch.cuda.synchronize = lambda device=None: None
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    layer.weight.data = weight.clone()
-    task = GPTQ(layer)
-    task.quantizer.configure(weights["bits"], perchannel=True, sym=weights["symmetric"], mse=weights["clip_search"])
-    task.add_batch(inputs, None)
-    scale, zero, g_idx = task.fasterquant(
-        blocksize=BLOCK_SIZE,
-        percdamp=settings["damping"],
-        group_size=weights["group_size"] or -1,
-        actorder=settings["act_order"],
-        static_groups=settings["static_groups"],
-    )
-    return layer.weight.data, scale, zero, g_idx, settings["damping"]
+    def read(self, folder, layer):
+        return exchange.read(folder, layer)
+
+    def solve_layer(self, weight, inputs, weights):
+        """As of ExternalSolver; where the Hessian cannot be factorized the library has no remedy."""
+        from auto_gptq.quantization.gptq import GPTQ
+
+        if not torch.cuda.is_available():  # called by the library whatever the device
+            torch.cuda.synchronize = lambda device=None: None
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        layer.weight.data = weight.clone()
+        task = GPTQ(layer)
+        task.quantizer.configure(weights["bits"], perchannel=True, sym=weights["symmetric"], mse=weights["clip_search"])
+        task.add_batch(inputs, None)
+        scale, zero, g_idx = task.fasterquant(
+            blocksize=BLOCK_SIZE,
+            percdamp=self.damping,
+            group_size=weights["group_size"] or -1,
+            actorder=self.act_order,
+            static_groups=self.static_groups,
+        )
+        return layer.weight.data, scale, zero, g_idx, self.damping

@@ -7,74 +7,75 @@ as in LSQ (arXiv 1902.08153), after the rounding or before it. Activations are q
 
 import copy
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from quantwatt.jobs.progress import progress
 from quantwatt.quantize.hold_out import rows_of
+from quantwatt.quantize.solvers import BlockSolver
 from quantwatt.quantize.solvers.adaround import RoundedLinear
-from quantwatt.quantize.streams import real_tokens, tensors
-
-NEEDS_BLOCK = True
+from quantwatt.quantize.streams import tensors
 
 
-@torch.enable_grad()
-def solve_block(block, plans, batches, targets, family, settings, held=None):
-    """Choose the codes of all planned layers of a block.
+@dataclass(frozen=True, kw_only=True)
+class Solver(BlockSolver):
+    """The error of the whole block's output, by Adam."""
 
-    Args:
-        block: module; not changed.
-        plans: {layer's name inside the block: LayerPlan}.
-        batches: the block's keyword arguments, one mapping per batch, from the quantized model. Tensors as long as the
-            batch are cut into samples; everything else is handed on as the first batch has it.
-        targets: what the float block returned for the same samples in the float model, one tensor or tuple per batch.
-        family: says which tokens of padded samples are real; the others are in no error.
-        settings: of resources/schemas/solvers/brecq.schema.json.
-        held: for every batch the samples [samples] bool that are not learned from, or None.
-    Returns:
-        {name: Solution}; `fallback` is "rtn" for a layer whose training diverged.
-    """
-    device = next(block.parameters()).device
-    block = copy.deepcopy(block).float().requires_grad_(False)
-    layers = [RoundedLinear(plan) for plan in plans.values()]
-    for name, layer in zip(plans, layers, strict=True):
-        block.set_submodule(name, layer)
-    samples = Samples(batches, targets, settings["batch_size"], settings["seed"], device, family, held)
+    iterations: int  # of learning the rounding
+    learning_rate: float
+    batch_size: int  # samples of an iteration
+    regularizer: float  # weight of what drives every weight to a grid point
+    beta_start: float  # its exponent, from ...
+    beta_end: float  # ... to
+    warm_up: float  # share of the iterations without it
+    activation_phase: Literal["before", "after"]  # when the steps of static grids are learned
+    activation_iterations: int
+    activation_learning_rate: float
+    seed: int  # of the drawing of samples
 
-    if settings["activation_phase"] == "before":
-        _learn_steps(block, layers, samples, settings)
-    _learn_rounding(block, layers, samples, settings)
-    for layer in layers:
-        layer.fix_rounding()
-    if settings["activation_phase"] == "after":
-        _learn_steps(block, layers, samples, settings)
-    return {name: layer.solution() for name, layer in zip(plans, layers, strict=True)}
+    @torch.enable_grad()
+    def solve_block(self, block, plans, batches, targets, family, held=None):
+        """As of BlockSolver; `fallback` is "rtn" for a layer whose training diverged."""
+        device = next(block.parameters()).device
+        block = copy.deepcopy(block).float().requires_grad_(False)
+        layers = [RoundedLinear(plan) for plan in plans.values()]
+        for name, layer in zip(plans, layers, strict=True):
+            block.set_submodule(name, layer)
+        samples = Samples(batches, targets, self.batch_size, self.seed, device, family, held)
 
+        if self.activation_phase == "before":
+            self._learn_steps(block, layers, samples)
+        self._learn_rounding(block, layers, samples)
+        for layer in layers:
+            layer.fix_rounding()
+        if self.activation_phase == "after":
+            self._learn_steps(block, layers, samples)
+        return {name: layer.solution() for name, layer in zip(plans, layers, strict=True)}
 
-def _learn_rounding(block, layers, samples, settings):
-    def regularizer(iteration):
-        beta = exponent(iteration, settings)
-        return 0 if beta is None else settings["regularizer"] * sum(layer.undecided(beta) for layer in layers)
+    def _learn_rounding(self, block, layers, samples):
+        def regularizer(iteration):
+            beta = self.exponent(iteration)
+            return 0 if beta is None else self.regularizer * sum(layer.undecided(beta) for layer in layers)
 
-    rates = [settings["learning_rate"]] * settings["iterations"]
-    _train(block, samples, [layer.alpha for layer in layers], rates, "learning rounding", regularizer)
+        rates = [self.learning_rate] * self.iterations
+        _train(block, samples, [layer.alpha for layer in layers], rates, "learning rounding", regularizer)
 
+    def exponent(self, iteration):
+        """The regularizer's exponent, in a line from beta_start to beta_end; None during the warm-up without it."""
+        first = self.warm_up * self.iterations
+        if iteration < first:
+            return None
+        progressed = (iteration - first) / (self.iterations - first)
+        return self.beta_start + (self.beta_end - self.beta_start) * progressed
 
-def exponent(iteration, settings):
-    """The regularizer's exponent, in a line from beta_start to beta_end; None during the warm-up without it."""
-    first = settings["warm_up"] * settings["iterations"]
-    if iteration < first:
-        return None
-    progressed = (iteration - first) / (settings["iterations"] - first)
-    return settings["beta_start"] + (settings["beta_end"] - settings["beta_start"]) * progressed
-
-
-def _learn_steps(block, layers, samples, settings):
-    iterations, first = settings["activation_iterations"], settings["activation_learning_rate"]
-    rates = [first * (1 + math.cos(math.pi * i / iterations)) / 2 for i in range(iterations)]
-    steps = [layer.log_step for layer in layers if layer.log_step is not None]
-    if steps:
-        _train(block, samples, steps, rates, "learning activation steps")
+    def _learn_steps(self, block, layers, samples):
+        iterations, first = self.activation_iterations, self.activation_learning_rate
+        rates = [first * (1 + math.cos(math.pi * i / iterations)) / 2 for i in range(iterations)]
+        steps = [layer.log_step for layer in layers if layer.log_step is not None]
+        if steps:
+            _train(block, samples, steps, rates, "learning activation steps")
 
 
 def _train(block, samples, parameters, rates, description, regularizer=lambda iteration: 0):
@@ -82,7 +83,7 @@ def _train(block, samples, parameters, rates, description, regularizer=lambda it
     optimizer = torch.optim.Adam([parameter.requires_grad_(True) for parameter in parameters], fused=True)
     for iteration, rate in enumerate(progress(rates, description=description, unit="step")):
         inputs, targets = samples.draw()
-        real = real_tokens(samples.family, inputs)
+        real = samples.family.real_tokens(inputs)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         (block_error(block(**inputs), targets, real) + regularizer(iteration)).backward()
@@ -97,7 +98,7 @@ def block_error(outputs, targets, real=None):
     Args:
         outputs, targets: tensors or tuples of tensors [samples, tokens, channels] or [samples, channels, height,
             width]; None is skipped.
-        real: of `streams.real_tokens`, for tensors of tokens.
+        real: of `Family.real_tokens`, for tensors of tokens.
     """
     pairs = list(zip(tensors(outputs, real), tensors(targets, real), strict=True))
     tokens = sum(target.numel() // target.shape[1 if target.dim() == 4 else -1] for _, target in pairs)

@@ -9,36 +9,57 @@ gives the same values as GPTQ's inverse Cholesky form with one factorization ins
 transposed, [columns, rows], so that a column of the weight is contiguous.
 """
 
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 import torch
 
 from quantwatt.formats.grids import Grids
 from quantwatt.formats.quantized_weight import QuantizedWeight, quantize_to_nearest
-from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.solvers import LayerSolver, Solution
 
-NEEDS = ("hessian",)
 DAMPING_TRIES = 4  # each ten times the one before
 SUB_BLOCK = 32  # columns corrected one by one before a matrix product takes over
 
 
-def solve(weight, weight_format, settings, statistics):
-    """Choose codes that keep the layer's output close on the observed inputs.
+@dataclass(frozen=True, kw_only=True)
+class ColumnSolver(LayerSolver):
+    """Quantizes column after column, as `diffuse` does."""
 
-    Args:
-        weight: [rows, columns] float32.
-        settings: damping, act_order, static_groups, block_size.
-        statistics: with the hessian of the layer's inputs.
-    Returns:
-        Solution; `fallback` is "damping", "float64" or "rtn" where the factorization failed at first, "columns" where
-        some inputs were not finite: their columns are rounded to nearest and take no part.
-    """
-    hessian, usable = prepare(statistics.hessian.value)
-    weight = torch.where(hessian.diagonal() == 0, 0.0, weight)  # a column without inputs
-    order = order_of(hessian, settings)
-    lower, damping, fallback = factorize(permuted(hessian, order), settings["damping"])
-    if lower is None or not usable.any():
-        return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
-    quantized = diffuse(weight.index_select(1, order).T.contiguous(), weight, weight_format, settings, order, lower)
-    return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
+    act_order: bool  # columns of the largest diagonal first
+    static_groups: bool  # grids are fitted before any column is quantized
+    block_size: int  # columns corrected at once
+
+    def of_channel_groups(self):
+        return replace(self, act_order=False)  # each group of channels would have an order of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(ColumnSolver):
+    """Errors on the observed inputs."""
+
+    NEEDS: ClassVar = ("hessian",)
+
+    damping: float  # of the Hessian, a fraction of its mean diagonal
+
+    def solve(self, weight, weight_format, statistics):
+        """Choose codes that keep the layer's output close on the observed inputs.
+
+        Args:
+            weight: [rows, columns] float32.
+            statistics: with the hessian of the layer's inputs.
+        Returns:
+            Solution; `fallback` is "damping", "float64" or "rtn" where the factorization failed at first, "columns"
+            where some inputs were not finite: their columns are rounded to nearest and take no part.
+        """
+        hessian, usable = prepare(statistics.hessian.value)
+        weight = torch.where(hessian.diagonal() == 0, 0.0, weight)  # a column without inputs
+        order = order_of(hessian, self)
+        lower, damping, fallback = factorize(permuted(hessian, order), self.damping)
+        if lower is None or not usable.any():
+            return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
+        quantized = diffuse(weight.index_select(1, order).T.contiguous(), weight, weight_format, self, order, lower)
+        return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
 
 def prepare(hessian):
@@ -52,9 +73,9 @@ def prepare(hessian):
     return hessian, usable
 
 
-def order_of(hessian, settings):
+def order_of(hessian, solver):
     """The order [columns] in which columns are quantized: with act_order, those of the largest diagonal first."""
-    if settings["act_order"]:
+    if solver.act_order:
         return torch.argsort(hessian.diagonal(), descending=True, stable=True)
     return torch.arange(len(hessian), device=hessian.device)
 
@@ -85,7 +106,7 @@ def factorize(hessian, damping):
     return None, None, "rtn"
 
 
-def diffuse(source, weight, weight_format, settings, order, lower, first=None):
+def diffuse(source, weight, weight_format, solver, order, lower, first=None):
     """Quantize column after column, each corrected by the errors before it.
 
     Args:
@@ -98,16 +119,16 @@ def diffuse(source, weight, weight_format, settings, order, lower, first=None):
         QuantizedWeight.
     """
     columns, pushed = len(source), first is not None
-    width = weight_format.group_size(columns)
+    width = weight_format.group_width(columns)
     place = torch.arange(columns, device=order.device)
-    static = settings["static_groups"] or width == columns
+    static = solver.static_groups or width == columns
     grids = Grids.fitted(weight, weight_format) if static else Grids()
     group = (order if static else place) // width  # of each column in the order of quantization
     # feedback[j, k] = U[k, j]: what column j takes of the error of column k < j.
     feedback = (lower / lower.diagonal()).T.flip(0, 1).tril_(-1)
     error = torch.empty_like(source)
     codes = torch.empty(source.shape, dtype=torch.uint8, device=source.device)
-    step = settings["block_size"] if static else width
+    step = solver.block_size if static else width
     for start in range(0, columns, step):
         stop = min(start + step, columns)
         block = feedback[start:stop, :start] @ error[:start]
@@ -134,7 +155,7 @@ def diffuse(source, weight, weight_format, settings, order, lower, first=None):
     unordered = torch.empty_like(codes)
     unordered[order] = codes
     group_index = None
-    if not static and settings["act_order"]:
+    if not static and solver.act_order:
         group_index = torch.empty_like(order, dtype=torch.int32)
         group_index[order] = group.int()
     return QuantizedWeight(unordered.T.contiguous(), *grids.stored(), group_index=group_index)

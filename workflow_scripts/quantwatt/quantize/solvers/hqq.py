@@ -7,42 +7,51 @@ Minimises Σ|w - q|^p over the grid, p < 1, which lets outliers be. An auxiliary
 and three steps alternate while β grows: codes by rounding w, e by shrinking w - q, the grid by least squares to w - e.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from quantwatt.formats.quantized_weight import QuantizedWeight, join_grids, join_groups, split_groups
-from quantwatt.quantize.solvers import Solution
+from quantwatt.quantize.solvers import LayerSolver, Solution
 
-NEEDS = ()
 TINY = torch.finfo(torch.float32).tiny
 
 
-def solve(weight, weight_format, settings, statistics=None):
-    """Fit every group's grid to its weights with outliers left out, then round to it.
+@dataclass(frozen=True, kw_only=True)
+class Solver(LayerSolver):
+    """Grids by least squares, without outliers."""
 
-    What moves is what the format's `refit` moves: a float zero point, as in the authors' package, which knows no other
-    grid (and from version 0.2.7.post1 on leaves β as it is: growth 1); else the scale.
+    p: float  # of the norm
+    beta: float
+    growth: float  # of beta, an iteration
+    iterations: int  # at most: it ends where the error no longer falls
 
-    Args:
-        weight: [rows, columns] float32.
-        settings: p, beta, growth, iterations.
-    Returns:
-        Solution.
-    """
-    parts = split_groups(weight, weight_format)  # [groups, width] each
-    grids = [weight_format.fit(part) for part in parts]
-    beta, least = settings["beta"], float("inf")
-    for _ in range(settings["iterations"]):
-        error = 0.0
-        for i, part in enumerate(parts):
-            codes = weight_format.encode(part, *grids[i])
-            residual = part - weight_format.decode(codes, *grids[i])
-            error += residual.abs().sum().item()
-            grids[i] = weight_format.refit(codes, part - shrink(residual, beta, settings["p"]), *grids[i])
-        if not error < least:
-            break
-        beta, least = beta * settings["growth"], error
-    codes = [weight_format.encode(part, *grid) for part, grid in zip(parts, grids, strict=True)]
-    return Solution(QuantizedWeight(join_groups(codes, len(weight)), *join_grids(grids, len(weight))))
+    def solve(self, weight, weight_format, statistics=None):
+        """Fit every group's grid to its weights with outliers left out, then round to it.
+
+        What moves is what the format's `refit` moves: a float zero point, as in the authors' package, which knows no
+        other grid (and from version 0.2.7.post1 on leaves β as it is: growth 1); else the scale.
+
+        Args:
+            weight: [rows, columns] float32.
+            weight_format: what it is rounded to.
+            statistics: not read.
+        """
+        parts = split_groups(weight, weight_format)  # [groups, width] each
+        grids = [weight_format.fit(part) for part in parts]
+        beta, least = self.beta, float("inf")
+        for _ in range(self.iterations):
+            error = 0.0
+            for i, part in enumerate(parts):
+                codes = weight_format.encode(part, *grids[i])
+                residual = part - weight_format.decode(codes, *grids[i])
+                error += residual.abs().sum().item()
+                grids[i] = weight_format.refit(codes, part - shrink(residual, beta, self.p), *grids[i])
+            if not error < least:
+                break
+            beta, least = beta * self.growth, error
+        codes = [weight_format.encode(part, *grid) for part, grid in zip(parts, grids, strict=True)]
+        return Solution(QuantizedWeight(join_groups(codes, len(weight)), *join_grids(grids, len(weight))))
 
 
 def shrink(values, beta, p):

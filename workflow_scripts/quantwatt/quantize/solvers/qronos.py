@@ -11,50 +11,59 @@ Let v solve (H + λI) v = (G + λI) w. What step 2 gives is v₂: corrected by t
 over all columns corrects it, so that all of Qronos is GPTQ on v with another first rounding.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
 from quantwatt.quantize.solvers import Solution
-from quantwatt.quantize.solvers.gptq import diffuse, factorize, order_of, permuted, prepare
+from quantwatt.quantize.solvers.gptq import ColumnSolver, diffuse, factorize, order_of, permuted, prepare
 
-NEEDS = ("hessian", "cross")
 POWER_ITERATIONS = 30
 TINY = torch.finfo(torch.float32).tiny
 
 
-def solve(weight, weight_format, settings, statistics):
-    """Choose codes whose output on the quantized model's inputs is close to the float model's output.
+@dataclass(frozen=True, kw_only=True)
+class Solver(ColumnSolver):
+    """Errors against the float model."""
 
-    Args:
-        weight: [rows, columns] float32.
-        settings: alpha, act_order, static_groups, block_size.
-        statistics: with the hessian of X̃, and cross: X̃ᵀX in the hessian's scaling.
-    Returns:
-        Solution; `damping` is λ as a fraction of the Hessian's mean diagonal, `fallback` as of GPTQ.
-    """
-    hessian, usable = prepare(statistics.hessian.value)
-    # G is [columns of X̃, columns of X]; where inputs are not finite the two are taken as equal.
-    cross = torch.where(usable & usable[:, None], statistics.cross.value, hessian)
-    dead = hessian.diagonal() == 0
-    weight = torch.where(dead, 0.0, weight)
-    order = order_of(hessian, settings)
-    hessian, cross = permuted(hessian, order), permuted(cross, order)
-    source = weight.index_select(1, order).T.contiguous()  # [columns, rows]
-    mean = hessian.diagonal().mean().item()
-    fraction = settings["alpha"] * largest_eigenvalue(hessian) / mean if mean > 0 else settings["alpha"]
-    lower, damping, fallback = factorize(hessian, fraction)
-    if lower is None or not usable.any():
-        return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
-    first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
-    cross.diagonal().add_(damping * hessian.diagonal().mean())
-    # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for what is
-    # narrower, (G + λI)w or G + λI alone.
-    right = cross if len(weight) > len(cross) else cross @ source
-    halfway = torch.linalg.solve_triangular(lower, right.flip(0), upper=False)
-    pushed = (halfway / lower.diagonal()[:, None]).flip(0)  # [columns, rows or columns]
-    pushed = pushed @ source if right is cross else pushed
-    quantized = diffuse(pushed, weight, weight_format, settings, order, lower, first)
-    return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
+    NEEDS: ClassVar = ("hessian", "cross")
+
+    alpha: float  # the damping, a fraction of the Hessian's largest eigenvalue
+
+    def solve(self, weight, weight_format, statistics):
+        """Choose codes whose output on the quantized model's inputs is close to the float model's output.
+
+        Args:
+            weight: [rows, columns] float32.
+            statistics: with the hessian of X̃, and cross: X̃ᵀX in the hessian's scaling.
+        Returns:
+            Solution; `damping` is λ as a fraction of the Hessian's mean diagonal, `fallback` as of GPTQ.
+        """
+        hessian, usable = prepare(statistics.hessian.value)
+        # G is [columns of X̃, columns of X]; where inputs are not finite the two are taken as equal.
+        cross = torch.where(usable & usable[:, None], statistics.cross.value, hessian)
+        dead = hessian.diagonal() == 0
+        weight = torch.where(dead, 0.0, weight)
+        order = order_of(hessian, self)
+        hessian, cross = permuted(hessian, order), permuted(cross, order)
+        source = weight.index_select(1, order).T.contiguous()  # [columns, rows]
+        mean = hessian.diagonal().mean().item()
+        fraction = self.alpha * largest_eigenvalue(hessian) / mean if mean > 0 else self.alpha
+        lower, damping, fallback = factorize(hessian, fraction)
+        if lower is None or not usable.any():
+            return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
+        first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
+        cross.diagonal().add_(damping * hessian.diagonal().mean())
+        # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for
+        # what is narrower, (G + λI)w or G + λI alone.
+        right = cross if len(weight) > len(cross) else cross @ source
+        halfway = torch.linalg.solve_triangular(lower, right.flip(0), upper=False)
+        pushed = (halfway / lower.diagonal()[:, None]).flip(0)  # [columns, rows or columns]
+        pushed = pushed @ source if right is cross else pushed
+        quantized = diffuse(pushed, weight, weight_format, self, order, lower, first)
+        return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
 
 def largest_eigenvalue(hessian):

@@ -5,19 +5,28 @@ values are larger by orders than all others'. What a layer makes of it is comput
 quantized; the other tokens' grid need not hold it any more.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+from quantwatt.quantize import transforms
 from quantwatt.quantize.transforms import Transformed
 
-MARK = "first_token"
-NEEDS = ("first_token",)
 
+@dataclass(frozen=True, kw_only=True)
+class Transform(transforms.Transform):
+    """The first token's product, computed once."""
 
-def apply(weight, weight_format, activation_format, settings, statistics):
-    """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
+    NEEDS: ClassVar = ("first_token",)
+    MARK: ClassVar = "first_token"
 
-    Args:
-        weight: [rows, columns] float32.
-        statistics: first_token, of the layer's inputs.
-    """
-    token = statistics.first_token
-    report = {"first_token_deviation": token.deviation}
-    return Transformed(weight, first_output=weight @ token.value, report=report)
+    def apply(self, weight, weight_format, activation_format, statistics):
+        """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
+
+        Args:
+            weight: [rows, columns] float32.
+            weight_format, activation_format: not read.
+            statistics: first_token, of the layer's inputs.
+        """
+        token = statistics.first_token
+        report = {"first_token_deviation": token.deviation}
+        return Transformed(weight, first_output=weight @ token.value, report=report)

@@ -5,40 +5,51 @@ W alone would ignore what rounding then does to R, so the two are fitted in turn
 """
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.quantize import transforms
 from quantwatt.quantize.transforms import Transformed
 
-NEEDS = ("hessian",)
 
+@dataclass(frozen=True, kw_only=True)
+class Transform(transforms.Transform):
+    """A branch of 16-bit factors."""
 
-def apply(weight, weight_format, activation_format, settings, statistics):
-    """Iterate L = SVD_rank(W - Q(W - L)), Q rounding to nearest, and keep the L of the least output error.
+    NEEDS: ClassVar = ("hessian",)
 
-    The factors are rounded to bfloat16 before the residual is taken, which so takes back that rounding.
+    rank: int  # or all rows or columns, where there are fewer
+    iterations: int
+    early_stop: bool  # once an iteration brings nothing
 
-    Args:
-        weight: [rows, columns] float32.
-        settings: rank (at most rows and columns), iterations, early_stop (once an iteration brings nothing).
-        statistics: hessian, of the layer's inputs.
-    Returns:
-        Transformed(weight - up @ down, down [rank, columns] bfloat16, up [rows, rank] bfloat16).
-    """
-    hessian, rank = statistics.hessian.value, min(settings["rank"], *weight.shape)
-    least, best, rounded = math.inf, None, torch.zeros_like(weight)
-    for _ in range(settings["iterations"]):
-        up, down = (factor.to(torch.bfloat16) for factor in truncated_svd(weight - rounded, rank))
-        residual = weight - up.float() @ down.float()
-        rounded = quantize_to_nearest(residual, weight_format).dequantize(weight_format)
-        difference = residual - rounded
-        error = ((difference @ hessian) * difference).sum().item()
-        if error < least or best is None:
-            least, best = error, Transformed(residual, down=down, up=up)
-        elif settings["early_stop"]:
-            break
-    return best
+    def apply(self, weight, weight_format, activation_format, statistics):
+        """Iterate L = SVD_rank(W - Q(W - L)), Q rounding to nearest, and keep the L of the least output error.
+
+        The factors are rounded to bfloat16 before the residual is taken, which so takes back that rounding.
+
+        Args:
+            weight: [rows, columns] float32.
+            weight_format: what the residual is rounded to; activation_format: not read.
+            statistics: hessian, of the layer's inputs.
+        Returns:
+            Transformed(weight - up @ down, down [rank, columns] bfloat16, up [rows, rank] bfloat16).
+        """
+        hessian, rank = statistics.hessian.value, min(self.rank, *weight.shape)
+        least, best, rounded = math.inf, None, torch.zeros_like(weight)
+        for _ in range(self.iterations):
+            up, down = (factor.to(torch.bfloat16) for factor in truncated_svd(weight - rounded, rank))
+            residual = weight - up.float() @ down.float()
+            rounded = quantize_to_nearest(residual, weight_format).dequantize(weight_format)
+            difference = residual - rounded
+            error = ((difference @ hessian) * difference).sum().item()
+            if error < least or best is None:
+                least, best = error, Transformed(residual, down=down, up=up)
+            elif self.early_stop:
+                break
+        return best
 
 
 def truncated_svd(matrix, rank):

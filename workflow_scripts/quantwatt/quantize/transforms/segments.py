@@ -6,9 +6,16 @@ the chunks of a layer NAME as NAME.0, NAME.1, ..., and `quantwatt.models.splits`
 is done. What remains here does nothing.
 """
 
+from dataclasses import dataclass
+
+from quantwatt.quantize import transforms
 from quantwatt.quantize.transforms import Transformed
 
 
-def apply(weight, weight_format, activation_format, settings, statistics):
-    """The weight as it is."""
-    return Transformed(weight)
+@dataclass(frozen=True, kw_only=True)
+class Transform(transforms.Transform):
+    """Nothing is left to do to a chunk."""
+
+    def apply(self, weight, weight_format, activation_format, statistics):
+        """The weight as it is."""
+        return Transformed(weight)

@@ -3,43 +3,52 @@
 How much moves is one exponent, given or searched for each layer as SVDQuant does (arXiv 2411.05007, deepcompressor).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.quantize import transforms
 from quantwatt.quantize.transforms import Transformed
 
 
-def needs(settings):
-    return ("maximum", "tokens") if settings["alpha"] == "search" else ("maximum",)
+@dataclass(frozen=True, kw_only=True)
+class Transform(transforms.Transform):
+    """Factors that make activations easier to quantize, and weights harder."""
 
+    NEEDS: ClassVar = ("maximum",)
 
-def apply(weight, weight_format, activation_format, settings, statistics):
-    """Divide inputs and multiply weights by s = max|x|^alpha / max|w|^(1 - alpha) (equation 4).
+    alpha: float | str  # 0: weights are made even; 1: activations are, all of the difficulty moves; or "search"
+    grid: int  # of a search: alpha = i / grid, 0 < i < grid, and no smoothing
 
-    Args:
-        weight: [rows, columns] float32.
-        weight_format, activation_format: what a search rounds to; activation_format may be None.
-        settings: alpha, from 0 (weights are made even) to 1 (activations are: all of the difficulty moves), or
-            "search": the best of no smoothing and alpha = i / grid, 0 < i < grid, by the error of the layer's output.
-        statistics: maximum, of the layer's inputs; for a search also tokens.
-    Returns:
-        Transformed(weight * s, input_factor=1 / s).
-    """
-    if settings["alpha"] != "search":
-        return _smoothed(weight, statistics.maximum.value, settings["alpha"])
-    inputs = statistics.tokens.value.nan_to_num(0, 0, 0)  # [tokens, columns]
-    outputs = inputs @ weight.T
-    least, best = None, None
-    for step in range(settings["grid"]):
-        candidate = _smoothed(weight, statistics.maximum.value, step / settings["grid"] if step else None)
-        rounded = quantize_to_nearest(candidate.weight, weight_format).dequantize(weight_format)
-        found = _rounded_inputs(inputs * candidate.input_factor, activation_format) @ rounded.T
-        error = (found - outputs).square().sum()
-        if least is None or error < least:
-            least, best = error, candidate
-    return best
+    @property
+    def needs(self):
+        return (*self.NEEDS, "tokens") if self.alpha == "search" else self.NEEDS
+
+    def apply(self, weight, weight_format, activation_format, statistics):
+        """Divide inputs and multiply weights by s = max|x|^alpha / max|w|^(1 - alpha) (equation 4).
+
+        Args:
+            weight: [rows, columns] float32.
+            weight_format, activation_format: what a search rounds to; activation_format may be None.
+            statistics: maximum, of the layer's inputs; for a search also tokens.
+        Returns:
+            Transformed(weight * s, input_factor=1 / s).
+        """
+        if self.alpha != "search":
+            return _smoothed(weight, statistics.maximum.value, self.alpha)
+        inputs = statistics.tokens.value.nan_to_num(0, 0, 0)  # [tokens, columns]
+        outputs = inputs @ weight.T
+        least, best = None, None
+        for step in range(self.grid):
+            candidate = _smoothed(weight, statistics.maximum.value, step / self.grid if step else None)
+            rounded = quantize_to_nearest(candidate.weight, weight_format).dequantize(weight_format)
+            found = _rounded_inputs(inputs * candidate.input_factor, activation_format) @ rounded.T
+            error = (found - outputs).square().sum()
+            if least is None or error < least:
+                least, best = error, candidate
+        return best
 
 
 def _smoothed(weight, largest_input, alpha):

@@ -4,9 +4,16 @@ The two halves of such an input differ in magnitude, and so do the weights that 
 the set of layers and no weight: `quantwatt.models.splits` makes a convolution NAME the sum of NAME.0 and NAME.1.
 """
 
+from dataclasses import dataclass
+
+from quantwatt.quantize import transforms
 from quantwatt.quantize.transforms import Transformed
 
 
-def apply(weight, weight_format, activation_format, settings, statistics):
-    """The weight as it is."""
-    return Transformed(weight)
+@dataclass(frozen=True, kw_only=True)
+class Transform(transforms.Transform):
+    """Nothing is left to do to a half."""
+
+    def apply(self, weight, weight_format, activation_format, statistics):
+        """The weight as it is."""
+        return Transformed(weight)

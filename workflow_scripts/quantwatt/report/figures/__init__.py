@@ -127,7 +127,7 @@ def plain_log_ticks(axes):
 
 def quality_title(axes, metric, rows):
     """Name a metric above its panel: which way is better, its unit, and whose features it compares."""
-    features = next(iter(rows["features"].dropna()), None) if metric.column in ("fid", "kid") else None
+    features = next(iter(rows["features"].dropna()), None) if metric.published_features else None
     name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")
     axes.set_title(f"{'↑' if metric.higher_is_better else '↓'} {name}", fontsize=8.5, pad=6)
 

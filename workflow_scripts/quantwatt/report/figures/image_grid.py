@@ -5,7 +5,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -13,7 +12,7 @@ from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json, verify_files
 from quantwatt.data import scenes
 from quantwatt.report.figures import DPI, GREY, sentence
-from quantwatt.report.tables import first_samplings
+from quantwatt.report.tables import first_samplings, paired_with_value
 
 PROMPTS, PROMPTS_NARROW = 8, 4
 TILE = 128  # pixels of an image's side in the grid, at least
@@ -111,8 +110,9 @@ def _row_label(cell, values):
     text = "\n".join(_broken(cell["method"]))
     if key in values.index:
         row = values.loc[key]
-        if pd.notna(row["psnr_db"]):
-            text += f"\n{row['psnr_db']:.1f} dB"
+        for metric in paired_with_value(row)[:1]:
+            value = row[metric.column]
+            text += f"\n{value:.1f} {metric.unit}" if metric.unit else f"\n{metric.title} {value:.3g}"
         if row["baseline"]:
             text += "\nreference"
         elif row["status"] == "simulated":

@@ -121,10 +121,14 @@ def render(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {
-        name: getattr(numbers, name) for name in ("number", "compact", "bounds", "with_bounds", "missing", "DASH")
+        name: getattr(numbers, name)
+        for name in ("number", "compact", "bounds", "with_bounds", "listed", "missing", "DASH")
     }
     shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
     scored = {tables.metric_of(name) for name in metrics}
+    columns = [metric for metric in tables.METRICS.values() if metric in scored]
+    compared = [metric for metric in columns if metric.published_features]  # by features of the experiment's choice
+    published = {metric.published_features for metric in compared}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
     return environment.get_template(template.name).render(
@@ -133,14 +137,16 @@ def render(
         fake=bool(summary["device_fake"].any()),
         estimated=any(value is True for value in summary["energy_estimated"]),
         answers=answers(summary),
-        columns=[metric for metric in tables.METRICS.values() if metric in scored],
+        columns=columns,
+        paired=[metric.title for metric in columns if metric.paired],
+        compared=compared,
         groups=table_groups(shown),
         more_steps=table_groups(seeds[seeds["steps_of"].notna()]),
         seeds=seed_tables(summary),
         steps=step_tables(summary),
         budgets=budget_comparisons(summary),
         sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
-        features=[f for f in summary["features"].dropna().unique() if f != "inception"],
+        features=[f for f in summary["features"].dropna().unique() if {f} != published],
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
         phases=phase_rows(cells, set(shown["sampling"])),

@@ -5,7 +5,15 @@ import math
 import pandas as pd
 
 from quantwatt.report.page.numbers import megabytes, missing, with_bounds
-from quantwatt.report.tables import BETTER, METRICS, WORSE, first_metric, first_samplings, is_real
+from quantwatt.report.tables import (
+    BETTER,
+    METRICS,
+    WORSE,
+    first_metric,
+    first_samplings,
+    is_real,
+    paired_with_value,
+)
 
 
 def answers(summary):
@@ -127,10 +135,16 @@ def _quality(row):
             text = with_bounds(row[change], row[f"{change}_low"], row[f"{change}_high"], signed=True)
             parts.append(f"a change of the {metric.name} of {text}")
             break
-    if not missing(row["psnr_db"]):
-        text = with_bounds(row["psnr_db"], row["psnr_db_low"], row["psnr_db_high"], unit="dB")
-        parts.append(f"a PSNR to the unquantized model's images of {text}")
+    for metric in paired_with_value(row)[:1]:
+        text = with_bounds(*(row[f"{metric.column}{end}"] for end in ("", "_low", "_high")), unit=metric.unit)
+        parts.append(f"{_with_article(metric.title)} to the unquantized model's images of {text}")
     return ", at " + " and ".join(parts) if parts else ", at a quality that was not scored"
+
+
+def _with_article(title):
+    """A title with its article, "a PSNR" or "an SSIM": an acronym is spelt out."""
+    vowels = "AEFHILMNORSX" if title.isupper() else "AEIOUaeiou"
+    return f"{'an' if title[0] in vowels else 'a'} {title}"
 
 
 def _memory(row, base):

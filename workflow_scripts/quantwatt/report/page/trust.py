@@ -237,8 +237,9 @@ def _score_text(score):
     parts = [score.get("library")]
     if score.get("features"):
         parts.append(f"{score['features']} features")
-        if score["metric"] in ("fid", "kid") and score["features"] != "inception":
-            parts.append(f"not comparable with Inception {metric_of(score['metric']).title}")
+        metric = metric_of(score["metric"])
+        if metric.published_features and score["features"] != metric.published_features:
+            parts.append(f"not comparable with {metric.published_features.capitalize()} {metric.title}")
     if score.get("resize") and score["resize"] != "none":
         parts.append(f"resize {score['resize']}")
     if score.get("reference"):

@@ -2,13 +2,12 @@
 
 A metric's module has
 
-    COMPARED_WITH                     "reference" (features of real images), "moments" (of those), "text" (features of
-                                      the prompts), "classes" (those asked for), "baseline" (the unquantized model's
-                                      images) or "predictions" (of a text model)
-    UNIT, HIGHER_IS_BETTER, PACKAGE   what to print beside a figure; PACKAGE is the library that computes it
+    UNIT, PACKAGE                     of its value, and the library that computes it
     score(samples, compared, resamples=None, seed=0) -> Score
     change(samples, baseline, compared, resamples=None, seed=0) -> Score     from the baseline's, drawn in pairs; not
                                       where the score itself compares with the baseline
+
+What these are given, and how the metric is shown, its schema says: see `quantwatt.config.metric_entries`.
 """
 
 from typing import NamedTuple

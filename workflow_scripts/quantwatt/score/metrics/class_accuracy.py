@@ -6,9 +6,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.score.metrics import Score
 
-COMPARED_WITH = "classes"
 UNIT = "1"
-HIGHER_IS_BETTER = True
 PACKAGE = "numpy"
 
 

@@ -6,9 +6,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.score.metrics import Score, Undefined
 
-COMPARED_WITH = "text"
 UNIT = "100 x cosine"
-HIGHER_IS_BETTER = True
 PACKAGE = "numpy"
 
 

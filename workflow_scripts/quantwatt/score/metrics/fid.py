@@ -6,9 +6,7 @@ from quantwatt.artifacts.moments import moments
 from quantwatt.intervals import bootstrap_statistic
 from quantwatt.score.metrics import Score, Undefined
 
-COMPARED_WITH = "moments"
 UNIT = "Frechet distance"
-HIGHER_IS_BETTER = False
 PACKAGE = "clean-fid"
 
 RESAMPLES = 200

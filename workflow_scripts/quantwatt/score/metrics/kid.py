@@ -7,9 +7,7 @@ import numpy as np
 from quantwatt.intervals import bootstrap_statistic
 from quantwatt.score.metrics import Score, Undefined
 
-COMPARED_WITH = "reference"
 UNIT = "squared MMD"
-HIGHER_IS_BETTER = False
 PACKAGE = "clean-fid"
 
 RESAMPLES = 1000

@@ -6,9 +6,7 @@ from quantwatt.intervals import RESAMPLES, bootstrap_ratios
 from quantwatt.score.metrics import Score
 from quantwatt.score.predictions import column, require_judged
 
-COMPARED_WITH = "predictions"
 UNIT = "1"
-HIGHER_IS_BETTER = False
 PACKAGE = "numpy"
 
 

@@ -5,9 +5,7 @@ import numpy as np
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.score.metrics import Score
 
-COMPARED_WITH = "baseline"
 UNIT = "dB"
-HIGHER_IS_BETTER = True
 PACKAGE = "numpy"
 
 

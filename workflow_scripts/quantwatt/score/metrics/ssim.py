@@ -3,9 +3,7 @@
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.score.metrics import Score, Undefined
 
-COMPARED_WITH = "baseline"
 UNIT = "1"
-HIGHER_IS_BETTER = True
 PACKAGE = "scikit-image"
 
 

@@ -1,0 +1,423 @@
+"""What each rule reads of a configuration, which plugins it loads, and README's table of reruns against both."""
+
+import functools
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+from plans import plan, plan_of, raw, setting
+
+from quantwatt.artifacts import layout
+from quantwatt.config import methods, slices
+from quantwatt.config.plan import FIGURES, IMAGE_FIGURES
+from quantwatt.config.schemas import ConfigurationError
+from quantwatt.inference.kernel_choice import KERNELS
+from quantwatt.registry import PACKAGES
+
+ROOT = Path(__file__).parents[2]
+
+
+OF_THE_OTHER_KIND = {"image": ("predict",), "text": ("generate", "generate_part", "gather_images", "features")}
+
+
+def jobs(plan):
+    """[(rule, wildcards)] of all jobs of an experiment that read entries or load plugins."""
+    entries = plan.experiment
+    known = {
+        "model": list(entries["models"]),
+        "method": list(entries["methods"]),
+        "sampling": list(entries["samplings"]),
+        "metric": list(entries["metrics"]),
+        "sensitivity": list(entries["sensitivities"]),
+        "extractor": ["judge", *(["classifier"] if entries["classifier"] else [])],
+        "figure": list(plan.figures),
+        "job": ["0"],
+        "first": ["00000"],
+        "backend": ["auto-gptq"],
+    }
+    missing = {kind for kind in ("calibration", "reference", "study") if entries[kind] is None}
+    without = {"calibrate": "calibration", "export_layers": "calibration", "reference": "reference", "study": "study"}
+    found = []
+    for rule in layout.JOBS:
+        names = re.findall(r"\{(\w+)\}", layout.JOBS[rule])
+        if without.get(rule) in missing or rule in ("fetch", "dataset", *OF_THE_OTHER_KIND[entries["kind"]]):
+            continue
+        for values in itertools.product(*(known[name] for name in names)):
+            job = dict(zip(names, values, strict=True))
+            method = entries["methods"].get(job.get("method"))
+            if rule in ("candidates", "trials") and not methods.is_mixed(method):
+                continue
+            if rule == "solve_layers" and not methods.is_external(method):
+                continue
+            found.append((rule, job))
+    return found
+
+
+def read(plan):
+    """{(rule, wildcards): its watched parameters and plugins} of all jobs."""
+    return {
+        (rule, json.dumps(names)): (
+            [
+                plan.slice(rule, parameter, names)
+                for parameter in slices.READS.get(rule, {})
+                if parameter not in slices.unwatched(rule)
+            ],
+            plan.plugins(rule, names),
+        )
+        for rule, names in jobs(plan)
+    }
+
+
+def changed(name, change):
+    """Rules of which some job reads something else after a change of an experiment."""
+    before, after = read(plan(name)), read(plan_of(name, change))
+    return {rule for rule, names in before.keys() & after.keys() if before[rule, names] != after[rule, names]}
+
+
+# The tables
+
+
+def test_the_tables_name_rules_and_kinds_of_plugins():
+    assert slices.READS.keys() | slices.PLUGINS.keys() <= layout.JOBS.keys()
+    assert {kind for kinds in slices.PLUGINS.values() for kind in kinds} == PACKAGES.keys() - {"exports"}
+
+
+@pytest.mark.parametrize("rule", layout.JOBS)
+def test_every_rule_runs_a_script_that_is_there(rule):
+    assert (ROOT / "workflow_scripts" / slices.script(rule)).is_file()
+
+
+def test_a_command_ends_in_the_rules_log():
+    command = slices.run("generate_part", "--part 0 8", "--threads {threads}")
+    assert command == "python workflow_scripts/generate.py --part 0 8 --threads {threads} > {log} 2>&1"
+    assert slices.run("solve_layers", python="{params.python}").startswith("{params.python} workflow_scripts/solve_")
+
+
+def test_a_rules_command_takes_all_that_it_reads():
+    """What no command takes would rerun a job that it cannot change."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    rules = dict(re.findall(r"^rule (\w+):\n((?:    .*\n|\n)*)", text, flags=re.M))
+    for rule, reads in slices.READS.items():
+        body = rules.get(rule) or rules[slices.script(rule).removesuffix(".py")]
+        taken = set(re.findall(r"\{params\.(\w+):q\}", body))
+        assert taken == {parameter for parameter, own in reads.items() if own != slices.WORDS}, rule
+
+
+# Slices
+
+
+METHOD = {"weights", "activations", "transforms", "allocation"}
+DRAWN = {"prompts", "steps", "guidance", "height", "width", "batch_size", "seed", "negative_prompt", "cycle"}
+HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some that it must not)
+    ("embedded", "model", "settings", {"model": "tiny-sd3"}, {"family", "path", "dtype"}, {"methods"}),
+    ("embedded", "calibrate", "settings", {"model": "tiny-sd3"}, {"prompts", "timesteps"}, {"device", "meter"}),
+    ("embedded", "quantize", "method", {"method": "gptq-w4a8"}, METHOD | {"solver", "dtype", "compile"}, {"meter"}),
+    ("embedded", "allocate", "method", {"method": "gptq-w4a8"}, METHOD | {"solver"}, {"dtype", "compile"}),
+    ("embedded", "generate", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN | {"images"}, set()),
+    ("embedded", "generate_part", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
+    ("embedded", "measure", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
+    ("embedded", "measure", "measuring", {}, {"meter", "blocks", "block_s", "idle_w"}, {"samplings"}),
+    ("embedded", "score", "settings", {"metric": "fid"}, {"resamples"}, {"metric"}),
+    ("embedded", "reference", "settings", {}, {"images", "seed"}, {"metrics"}),
+    ("embedded", "fetch_weights", "settings", {"extractor": "judge"}, {"model"}, {"path"}),
+    ("embedded-digits", "fetch_weights", "settings", {"extractor": "classifier"}, {"path"}, {"model"}),
+    ("embedded", "fetch_weights", "settings", {"extractor": "inception"}, {"weights"}, {"model"}),
+    ("embedded", "tables", "grid", {},
+     {"cells", "metrics", "baseline", "methods", "samplings", "sensitivities"}, {"judge"}),
+    ("embedded", "tables", "words", {}, {"fid", "psnr", "perplexity"}, {"metrics"}),
+    ("embedded", "figure", "grid", {}, {"cells", "metrics", "baseline"}, {"methods", "samplings"}),
+    ("embedded-mixdq", "sensitivity_job", "sensitivity", {"sensitivity": "one-step"},
+     {"candidates", "transforms", "prompts", "images", "jobs", "objectives"}, {"costs"}),
+    ("embedded-mixdq", "layer_costs", "sensitivity", {"sensitivity": "measured"},
+     {"candidates", "costs", "transforms", "prompts", "steps"}, {"jobs", "images", "batch_size", "objectives"}),
+    ("embedded-mixdq", "candidates", "method", {"method": "mixdq-w4a8"}, METHOD, {"solver", "dtype", "compile"}),
+    ("embedded-mixdq", "trials", "sensitivity", {"method": "mixdq-w4a8"},
+     {"prompts", "images", "batch_size", "steps"}, {"candidates", "exclude", "jobs", "costs", "objectives"}),
+    ("embedded-methods", "solve_layers", "solver", {"method": "auto-gptq-w4g128"}, {"name"}, METHOD),
+    ("embedded-text", "predict", "sampling", {"model": "tiny-gpt2", "sampling": "held-out"}, {"texts"}, {"steps"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "rule", "parameter", "names", "held", "absent"), HELD)
+def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
+    found = json.loads(plan(name).slice(rule, parameter, names))
+    assert held <= found.keys() and not absent & found.keys()
+
+
+def test_every_slice_is_looked_at():
+    tried = {(rule, parameter) for _, rule, parameter, *_ in HELD}
+    alike = {("sensitivity", "sensitivity"), ("calibrate", "metering"), ("quantize", "metering"), ("trials", "method"),
+             ("layer_costs", "measuring"), ("report", "grid"), ("study", "grid"), ("figure", "words"),
+             ("report", "words")}  # fmt: skip
+    assert tried | alike == {(rule, own) for rule, reads in slices.READS.items() for own in reads}
+    reads = slices.READS
+    assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["figure"]
+    assert reads["study"]["grid"] == reads["figure"]["grid"]
+    assert reads["tables"]["words"] == reads["figure"]["words"] == slices.WORDS
+    assert reads["trials"]["method"] == reads["candidates"]["method"]
+    assert reads["layer_costs"]["measuring"] == reads["measure"]["measuring"]
+
+
+def test_an_allocation_reads_of_a_solver_its_name_alone():
+    found = json.loads(plan("embedded").slice("allocate", "method", {"method": "gptq-w4a8"}))
+    assert found["solver"] == {"name": "gptq"}
+    assert json.loads(plan("embedded").slice("allocate", "method", {"method": "float32"}))["solver"] is None
+
+
+def test_a_slice_is_one_text_for_equal_settings():
+    def reordered(entries):
+        entries["models"]["tiny-sd3"] = dict(reversed(entries["models"]["tiny-sd3"].items()))
+        entries["methods"]["gptq-w4a8"] = dict(reversed(entries["methods"]["gptq-w4a8"].items()))
+        entries["samplings"]["steps-20"] = dict(reversed(entries["samplings"]["steps-20"].items()))
+
+    assert changed("embedded", reordered) == set()
+
+
+def test_a_model_reads_its_own_texts():
+    names = {"model": "tiny-gpt2", "sampling": "held-out"}
+    asked = raw("embedded-text")["samplings"]["held-out"]["texts"]
+    assert plan("embedded-text").texts("predict", names) == asked["tiny-gpt2"]
+    assert json.loads(plan("embedded-text").slice("measure", "sampling", names))["texts"] == asked["tiny-gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "names", "file"),
+    [
+        ("embedded", "generate", {"model": "tiny-sd3", "sampling": "steps-20"}, "resources/prompts/shapes-test.txt"),
+        ("embedded", "calibrate", {"model": "tiny-sd3"}, "resources/prompts/shapes-calibration.txt"),
+        ("embedded-mixdq", "layer_costs", {"sensitivity": "measured"}, "resources/prompts/shapes-calibration.txt"),
+        ("embedded-mixdq", "trials", {"method": "mixdq-w4a8"}, "resources/prompts/shapes-calibration.txt"),
+    ],
+)
+def test_the_file_of_prompts_is_that_of_the_entry_that_a_rule_reads(name, rule, names, file):
+    assert plan(name).texts(rule, names) == file
+
+
+def test_another_meter_reruns_what_measures_alone():
+    before, after = read(plan("embedded")), read(plan_of("embedded", meter="none"))
+    assert {rule for rule, names in before if before[rule, names] != after[rule, names]} == {"measure"}
+    metering = [plan_of("embedded", meter=meter).slice("quantize", "metering", {}) for meter in ("estimate", "none")]
+    assert metering[0] != metering[1] and slices.unwatched("quantize") == ["metering"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "parameter", "names", "words"),
+    [
+        ("embedded", "model", "settings", {"model": "tiny-sd4"}, "no model 'tiny-sd4'.*did you mean 'tiny-sd3'"),
+        ("embedded", "quantize", "method", {"method": "gptq-w4a"}, "no method 'gptq-w4a'.*did you mean 'gptq-w4a8'"),
+        ("embedded", "measure", "sampling", {"model": "tiny-sd3", "sampling": "step-20"}, "did you mean 'steps-20'"),
+        ("embedded", "score", "settings", {"metric": "fidd"}, "no metric 'fidd'.*did you mean 'fid'"),
+        (
+            "embedded-mixdq",
+            "sensitivity",
+            "sensitivity",
+            {"sensitivity": "one-stp"},
+            "no sensitivity 'one-stp'.*one-step",
+        ),
+        ("embedded-mixdq", "trials", "sensitivity", {"method": "bos-w8a8"}, "methods.bos-w8a8: it chooses by no sensi"),
+        ("embedded", "fetch_weights", "settings", {"extractor": "juge"}, "no extractor 'juge'.*did you mean 'judge'"),
+        ("embedded-text", "reference", "settings", {}, "embedded-text.yaml: reference: missing"),
+        ("embedded-energy", "calibrate", "settings", {"model": "tiny-sd3"}, "calibration: missing"),
+    ],
+)
+def test_wildcards_that_name_nothing(name, rule, parameter, names, words):
+    with pytest.raises(ConfigurationError, match=words):
+        plan(name).slice(rule, parameter, names)
+
+
+# Plugins
+
+
+CELL = {"model": "tiny-sd3", "method": "gptq-w4a8", "sampling": "steps-20"}
+SDXL = {"model": "tiny-sdxl", "method": "mixdq-w4a8"}
+
+
+def kernels(device, name):
+    return [f"kernels/{own}" for own in KERNELS[device][name]]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "names", "modules"),
+    [
+        ("embedded", "model", CELL, {"families/sd3"}),
+        ("embedded", "allocate", CELL, {"allocations/uniform"}),
+        ("embedded", "allocate", CELL | {"method": "float32"}, set()),
+        ("embedded", "quantize", CELL, {"families/sd3", "formats/integer", "solvers/gptq"}),
+        ("embedded", "quantize", CELL | {"method": "float32"}, {"families/sd3"}),
+        ("embedded", "generate", CELL, {"families/sd3", "formats/integer", *kernels("cpu", "integer")}),
+        ("embedded", "score", {"metric": "clip-score"}, {"metrics/clip-score"}),
+        ("embedded", "features", {"extractor": "judge"}, {"extractors/judge"}),
+        ("embedded", "figure", {"figure": "seeds"}, {"figures/seeds"}),
+        ("embedded", "tables", {}, set()),
+        ("embedded-mixdq", "allocate", {"method": "mixdq-w4a8"}, {"allocations/mixed"}),
+        ("embedded-mixdq", "trials", SDXL, {"families/sdxl", "formats/integer"}),
+        ("embedded-mixdq", "sensitivity_job", {"model": "tiny-sdxl", "sensitivity": "measured"},
+         {"families/sdxl", "formats/integer"}),
+        ("embedded-mixdq", "quantize", SDXL,
+         {"families/sdxl", "formats/integer", "transforms/bos", "solvers/rtn"}),
+        ("embedded-methods", "solve_layers", {"method": "auto-gptq-w4g128"}, {"formats/integer", "solvers/auto-gptq"}),
+        ("sd35-large-energy", "study", {}, {"studies/sd35-large-energy"}),
+    ],
+)  # fmt: skip
+def test_the_plugins_of_a_job(name, rule, names, modules):
+    assert set(plan(name).plugins(rule, names)) == modules
+
+
+@pytest.mark.parametrize(
+    ("meter", "modules"), [("estimate", {"estimate", "none"}), ("none", {"none"}), ("nvml", {"nvml", "rapl", "none"})]
+)
+def test_measuring_loads_what_stands_in_for_a_meter(meter, modules):
+    found = plan_of("embedded", device="cuda", meter=meter).plugins("measure", CELL)
+    assert {name for name in found if name.startswith("meters/")} == {f"meters/{name}" for name in modules}
+
+
+def test_kernels_are_those_of_the_device():
+    found = plan_of("embedded-energy", device="cuda").plugins("generate", CELL | {"method": "nf4"})
+    assert [name for name in found if name.startswith("kernels/")] == kernels("cuda", "nf4")
+
+
+def test_every_figure_is_a_plugin_and_every_plugin_a_figure():
+    folder = ROOT / "workflow_scripts/quantwatt" / PACKAGES["figures"].replace(".", "/")
+    assert (FIGURES | IMAGE_FIGURES).keys() == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+
+
+# README's table of what reruns when
+
+
+STAGES = {  # words of the table: the rules that they stand for
+    r"quantize\b": {"quantize"},
+    r"generate\b": {"generate", "generate_part", "gather_images", "predict"},
+    r"measure\b|measurements": {"measure"},
+    r"costs of layers": {"layer_costs"},
+    r"scores?\b|features|FID": {"features", "reference_features", "score"},
+    r"tables": {"tables", "study"},
+    r"figures": {"figure"},
+    r"report\b": {"report"},
+    r"integer programs": {"candidates"},
+    r"trials": {"trials"},
+    r"allocation": {"allocate"},
+    r"export": {"export_layers"},
+    r"solving": {"solve_layers"},
+    r"jobs of its sensitivity": {"sensitivity_job", "sensitivity"},
+    r"fetch_weights": {"fetch_weights"},
+}
+BESIDE = {  # edges of the graph of rules beside those that README draws, of experiments of other kinds
+    ("sensitivity_job", "sensitivity"), ("sensitivity", "candidates"), ("layer_costs", "candidates"),
+    ("candidates", "trials"), ("candidates", "allocate"), ("trials", "allocate"),
+    ("export_layers", "solve_layers"), ("allocate", "solve_layers"), ("solve_layers", "quantize"),
+    ("quantize", "generate_part"), ("quantize", "predict"), ("generate_part", "gather_images"),
+    ("gather_images", "features"), ("gather_images", "score"), ("predict", "score"), ("score", "study"),
+}  # fmt: skip
+
+
+def readme():
+    return (ROOT / "README.md").read_text()
+
+
+def rows():
+    """{change: what it reruns, in words} of README's table."""
+    table = re.search(r"## What reruns when\n\n\| change \| reruns \|\n\|.*\|\n((?:\|.*\n)+)", readme())[1]
+    return dict(line.strip("| ").split(" | ") for line in table.splitlines())
+
+
+def graph():
+    """Edges (rule, rule that reads what it makes)."""
+    block = re.search(r"```mermaid\nflowchart LR\n(.*?)```", readme(), flags=re.DOTALL)[1]
+    edges = set(BESIDE)
+    for line in block.strip().splitlines():
+        groups = [group.split(" & ") for group in line.strip().split(" --> ")]
+        edges |= {(a, b) for left, right in itertools.pairwise(groups) for a in left for b in right}
+    return edges
+
+
+def followed(rules, name):
+    """Rules with all that follow them, of those that an experiment has."""
+    present = {rule for rule, _ in jobs(plan(name))}
+    edges, found = graph(), set(rules)
+    while new := {b for a, b in edges if a in found and b in present} - found:
+        found |= new
+    return found
+
+
+def stages(rules):
+    """The words of the table that stand for some of the rules."""
+    return {words for words, own in STAGES.items() if own & rules}
+
+
+def told(words, name):
+    """The same of what the table says."""
+    found = {own for own in STAGES if re.search(own, words)}
+    if "what follows" not in words:
+        return found
+    return stages(followed(set().union(*(STAGES[own] for own in found)), name))
+
+
+def without(path):
+    """A change of an experiment that leaves an entry out."""
+    *parents, last = path.split("/")
+    return lambda entries: functools.reduce(dict.__getitem__, parents, entries).pop(last)
+
+
+SOLVER = "one method's solver settings, or its solver's module"
+METRIC = "a metric's settings or module"
+CHANNEL = {"format": "integer", "bits": 8, "granularity": "channel"}
+SETTINGS = [  # (change in README's table, experiment, how it changes)
+    (SOLVER, "embedded", setting("methods/gptq-w4a8/solver", {"name": "gptq", "damping": 0.02})),
+    ("one method's format or transforms", "embedded", setting("methods/rtn-w4/weights", CHANNEL)),
+    ("one method's format or transforms", "embedded", setting("methods/rtn-w4/transforms", [{"name": "low-rank"}])),
+    ("a mixed method's budget", "embedded-mixdq", setting("methods/mixdq-w5a8/allocation/programs/0/budget/bits", 6)),
+    (METRIC, "embedded", setting("metrics/psnr", {"resamples": 200})),
+    ("a method added", "embedded", setting("methods/rtn-w8", {"weights": CHANNEL})),
+    ("a method removed", "embedded", without("methods/rtn-w2")),
+    (
+        "a mixed method added or removed whose objective no other one has",
+        "embedded-mixdq",
+        setting("methods/mixed-joules-0.9/allocation/programs/0/objective", "ssim"),
+    ),
+    ("measuring settings", "embedded-mixdq", setting("measuring", {"blocks": 9})),
+    ("another judge or classifier", "embedded", setting("judge", {"model": "ViT-B-32", "pretrained": "openai"})),
+    ("another judge or classifier", "embedded-digits", setting("classifier/path", "resources/models/judge")),
+]
+MODULES = [  # (change in README's table, experiment, plugin)
+    (SOLVER, "embedded", "solvers/gptq"),
+    ("a library's solver, or `export_layers.py`", "embedded-methods", "solvers/auto-gptq"),
+    (METRIC, "embedded", "metrics/clip-score"),
+]
+OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
+    "touch any file, reorder keys, write a default out, `git checkout` there and back",
+    "more images in a sampling",
+    "`images_per_job`",
+    "the report's template",
+    "a file under `data/`",
+    "other weights under a model's path",
+}
+
+
+@pytest.mark.parametrize(("row", "name", "change"), SETTINGS)
+def test_readme_says_what_other_settings_rerun(row, name, change):
+    assert stages(followed(changed(name, change), name)) == told(rows()[row], name)
+
+
+@pytest.mark.parametrize(("row", "name", "module"), MODULES)
+def test_readme_says_what_another_module_reruns(row, name, module):
+    own = plan(name)
+    loads = {rule for rule, names in jobs(own) if module in own.plugins(rule, names)}
+    loads |= set(re.findall(r"`(\w+)\.py`", row))
+    assert stages(followed(loads, name)) == told(rows()[row], name)
+
+
+def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
+    assert {row for row, *_ in SETTINGS + MODULES} | OTHERS == rows().keys()
+
+
+def test_more_images_draw_no_full_part_anew_and_measure_nothing():
+    more = setting("samplings/steps-20/images", 64)
+    assert changed("embedded", more) == {"generate", "tables"}
+
+
+def test_other_parts_are_other_jobs_and_change_no_slice():
+    before, after = plan("embedded"), plan_of("embedded", images_per_job=32)
+    assert read(before) == read(after)
+    assert not before.parts and {len(part) for part in after.parts["steps-20"]} == {32}
