@@ -17,7 +17,7 @@ UUIDS = [fake_cuda.uuid(board) for board in range(3)]
 pytestmark = fake_cuda.needs_gcc
 PROGRAM = """
 import os, sys
-from quantwatt import gpus
+from quantwatt.jobs import gpus
 gpus.claim("cuda", every=sys.argv[1:] == ["every"])
 print(os.environ.get(gpus.VISIBLE), flush=True)
 sys.stdin.read()

@@ -108,7 +108,8 @@ def test_disk_full_leaves_no_manifest(tmp_path):
 import resource, sys
 sys.path.insert(0, {str(SCRIPTS)!r})
 import numpy as np
-from quantwatt import command, images
+from quantwatt.artifacts import images
+from quantwatt.jobs import command
 
 def main():
     rng = np.random.default_rng(0)

@@ -109,7 +109,7 @@ def test_a_driver_of_windows_that_is_not_on_the_loaders_path_is_named(monkeypatc
 def test_torchs_build_is_read_without_torch(tmp_path, monkeypatch, cuda, hip):
     fake_cuda.write_torch(tmp_path, cuda, hip)
     found = subprocess.run(
-        [sys.executable, "-c", "import sys; from quantwatt import machine; print(machine.torch_build(), *sys.modules)"],
+        [sys.executable, "-c", "import sys; from quantwatt.jobs import machine; print(machine.torch_build(), *sys.modules)"],
         env={"PYTHONPATH": f"{tmp_path}:{Path(machine.__file__).parents[1]}"}, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert found.startswith(f"TorchBuild(version='2.9.0', cuda={cuda!r}, hip={hip!r})")
