@@ -12,7 +12,7 @@ import pytest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs import cuda_driver, gpus
 
-SCRIPTS = Path(gpus.__file__).parents[1]
+SCRIPTS = Path(gpus.__file__).parents[2]
 UUIDS = [fake_cuda.uuid(board) for board in range(3)]
 pytestmark = fake_cuda.needs_gcc
 PROGRAM = """

@@ -16,7 +16,7 @@ from quantwatt.artifacts.errors import DataError, DegenerateImages
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.data import scenes
 
-SCRIPTS = Path(images.__file__).parents[1]
+SCRIPTS = Path(images.__file__).parents[2]
 
 
 def pictures(n, seed=0, size=16):

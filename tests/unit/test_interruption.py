@@ -12,7 +12,7 @@ import pytest
 from quantwatt.artifacts import manifest
 from quantwatt.jobs.command import PROGRESS_FD
 
-SCRIPTS = Path(manifest.__file__).parents[1]
+SCRIPTS = Path(manifest.__file__).parents[2]
 WRITING = """
 import atexit, os, pathlib, sys, time
 from quantwatt.artifacts import manifest
