@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from quantwatt import intervals
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs.progress import progress
 from quantwatt.measuring import cpus
 from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter
