@@ -7,20 +7,19 @@ from typing import ClassVar
 import torch
 
 from quantwatt.formats.fitting import clip_factor, least_squares_scale
+from quantwatt.formats.weight_format import WeightFormat
 
 BINS = 4096  # of a table over [-1, 1], finer than the least distance of two borders
 
 
 @dataclass(frozen=True)
-class CodebookFormat:
+class CodebookFormat(WeightFormat):
     """Groups of `group_size` inputs of one row; a row's last group may be narrower."""
 
     group_size: int = 64
     clip_search: bool = False
 
     codebook: ClassVar[torch.Tensor]  # [2**bits] float32, the value of each code
-
-    scale_dtype = torch.float32
     zero_dtype = None
 
     @property

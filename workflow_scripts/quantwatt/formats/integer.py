@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from quantwatt.formats.fitting import clip_factor, least_squares_scale
+from quantwatt.formats.weight_format import WeightFormat
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(WeightFormat):
     """Settings of resources/schemas/formats/integer.schema.json.
 
     Asymmetric: values = (code - zero) * scale. With an integer zero point the range is widened to hold 0, so that zero
@@ -26,8 +27,6 @@ class Format:
     zero_point: str = "integer"
     clip_search: bool = False
 
-    scale_dtype = torch.float32
-
     @classmethod
     def from_settings(cls, settings):
         optional = ("symmetric", "narrow", "zero_point", "clip_search")
@@ -39,7 +38,8 @@ class Format:
         )
 
     @property
-    def float_zero(self):
+    def float_zero(self) -> bool:
+        """Whether the zero point is a number between codes."""
         return not self.symmetric and self.zero_point == "float"
 
     @property
@@ -47,16 +47,18 @@ class Format:
         return None if self.symmetric else torch.float32 if self.float_zero else torch.uint8
 
     @property
-    def middle(self):
+    def middle(self) -> int:
         """The code of 0 in a symmetric grid."""
         return 2 ** (self.bits - 1)
 
     @property
-    def lowest(self):
+    def lowest(self) -> int:
+        """The least code."""
         return 1 if self.symmetric and self.narrow else 0
 
     @property
-    def highest(self):
+    def highest(self) -> int:
+        """The largest code."""
         return 2**self.bits - 1
 
     def group_width(self, columns):

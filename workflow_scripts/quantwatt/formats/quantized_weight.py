@@ -1,15 +1,18 @@
 """A weight in a format: its codes, the grid they stand on, and how groups of a row are cut and joined."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.formats.packing import pack, packed_bytes, unpack
+from quantwatt.formats.weight_format import WeightFormat
 
 
-def load_format(settings):
+def load_format(settings: Mapping[str, Any]) -> WeightFormat:
     """The format that a completed `weights` entry of a method describes."""
     return registry.load("formats", settings["format"]).Format.from_settings(settings)
 
