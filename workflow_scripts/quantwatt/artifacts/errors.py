@@ -2,6 +2,8 @@
 that are broken, a format that nothing computes here."""
 
 import contextlib
+from collections.abc import Generator, Mapping
+from typing import Any
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # torch's words, on a GPU and on a CPU
 
@@ -27,12 +29,12 @@ class Unsupported(DataError):
 class ExpectedFailure(Exception):
     """status: "oom", "degenerate" or "unsupported"; the message is one sentence."""
 
-    def __init__(self, status, reason):
+    def __init__(self, status: str, reason: str):
         super().__init__(reason)
         self.status, self.reason = status, reason
 
 
-def of_the_baseline(failure, checkpoint):
+def of_the_baseline(failure: ExpectedFailure, checkpoint: Mapping[str, Any]) -> str:
     """One sentence on why a model that is not quantized gives nothing to compare with, and what to try.
 
     Args:
@@ -45,7 +47,7 @@ def of_the_baseline(failure, checkpoint):
 
 
 @contextlib.contextmanager
-def expected():
+def expected() -> Generator[None, None, None]:
     """Turn memory that does not suffice, degenerate outputs and what cannot be computed or compiled here into an
     ExpectedFailure; let bugs through."""
     try:

@@ -5,7 +5,9 @@ reference have their moments in a small file of their own.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ CHUNK = 65_536  # features that are checked at once
 TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # safetensors' names of numpy's types
 
 
-def write_features(path, tensors, fields):
+def write_features(path: str | Path, tensors: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Write EXTRACTOR.safetensors, of a reference also EXTRACTOR-moments.safetensors and, last, EXTRACTOR.json.
 
     Args:
@@ -49,7 +51,7 @@ def write_features(path, tensors, fields):
     write_json(path, {**fields, "n_images": n, "dims": dims, "files": files})
 
 
-def read_features(path):
+def read_features(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read the features that `write_features` wrote.
 
     Returns:
@@ -60,7 +62,7 @@ def read_features(path):
     return _read(path, _features_file(path))
 
 
-def read_moments(path):
+def read_moments(path: str | Path) -> tuple[dict[str, Any], Moments]:
     """Read a reference's moments and none of its features.
 
     Returns:
@@ -102,7 +104,7 @@ def _write(path, tensors):
     with Path(path).open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for values in tensors.values():
-            file.write(np.ascontiguousarray(values))
+            file.write(np.ascontiguousarray(values).data)
 
 
 def _mapped(path):
@@ -111,5 +113,8 @@ def _mapped(path):
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    places = {name: (TYPES[own["dtype"]], "r", 8 + length + own["data_offsets"][0]) for name, own in header.items()}
-    return {name: np.asarray(np.memmap(path, *places[name], tuple(own["shape"]))) for name, own in header.items()}
+    found = {}
+    for name, own in header.items():
+        begins = 8 + length + own["data_offsets"][0]
+        found[name] = np.asarray(np.memmap(path, TYPES[own["dtype"]], "r", begins, tuple(own["shape"])))
+    return found

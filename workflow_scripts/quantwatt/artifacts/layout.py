@@ -4,6 +4,7 @@ Rules take the patterns as their files, with Snakemake's wildcards in them; scri
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FILES = {  # below results/EXPERIMENT/
@@ -82,7 +83,7 @@ class _Wildcards(dict):
         return f"{{{name}}}"
 
 
-def path(results, file, names=()):
+def path(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Path:
     """The Path of one file.
 
     Args:
@@ -95,12 +96,12 @@ def path(results, file, names=()):
     return Path(results, FILES[file].format_map(dict(names)))
 
 
-def pattern(results, file, names=()):
+def pattern(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
     """The same as a text, with wildcards for what is not among `names`."""
     return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
 
 
-def names_below(folder):
+def names_below(folder: str) -> list[str | None]:
     """What the parts of a path below a folder of FILES are named by, each None where it is part of no name.
 
     Args:
