@@ -13,7 +13,12 @@ simulated(settings, device) -> sentence or None         why what it computes the
 describe(settings) -> (bits of a weight, of an activation or None where it stays float)
 """
 
+from typing import TYPE_CHECKING
+
 from quantwatt import registry
+
+if TYPE_CHECKING:
+    import torch
 
 ALIGNMENT = 64  # bytes; what torch's allocator gives and vectorized products of the libraries take for granted
 
@@ -24,7 +29,7 @@ def library_of(settings):
     return module if hasattr(module, "LIBRARY") else None
 
 
-def aligned(tensor):
+def aligned(tensor: "torch.Tensor") -> "torch.Tensor":
     """The tensor, copied into memory that torch allocates where it does not begin at a multiple of 64 bytes.
 
     A tensor of a safetensors file is a view into the file, which begins anywhere; torch's int8 product crashes on it.

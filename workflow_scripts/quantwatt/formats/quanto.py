@@ -83,7 +83,7 @@ def describe(settings):
     return BITS[settings["weights"]], None
 
 
-def unpack(packed, bits):
+def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes of a packed tensor: the lowest bits of all bytes first, then the next ones."""
     return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
 

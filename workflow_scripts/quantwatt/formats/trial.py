@@ -2,7 +2,9 @@
 
 import functools
 import json
+from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ ROWS, COLUMNS, TOKENS = 128, 256, 32
 WORST_ERROR = 0.6  # two-bit weights are off by a third; a wrong layout by more than 1
 
 
-def failure(library, settings, device):
+def failure(library: str, settings: Mapping[str, Any], device: str) -> str | None:
     """Why a library cannot compute a format.
 
     Importing the library and the trial take seconds the first time, and nothing after it.

@@ -32,7 +32,7 @@ def count(proc="/proc", cgroups="/sys/fs/cgroup"):
     with contextlib.suppress(AttributeError):  # Linux alone has it
         allowed = len(os.sched_getaffinity(0))
         limits = {f"an affinity for {allowed} CPUs": allowed, **limits}
-    limit = min(limits, key=limits.get, default=None)
+    limit = min(limits, key=lambda name: limits[name], default=None)
     if limit is None or limits[limit] >= machine:
         return Cpus(machine, machine, None, source)
     return Cpus(machine, limits[limit], limit, source)

@@ -28,7 +28,7 @@ class Tokenizer:
 
     folder: Path
     kind: str
-    found: object
+    found: Any
     reader: dict
     padded: bool
 

@@ -10,6 +10,7 @@ from quantwatt.formats import convolution
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize.observers import Statistics
 
 
@@ -30,7 +31,7 @@ class LayerPlan:
     biases: dict
     settings: dict
     geometry: Convolution | None
-    weight_format: object
+    weight_format: WeightFormat
     activation_format: ActivationFormat | None
     original: torch.Tensor
     weight: torch.Tensor

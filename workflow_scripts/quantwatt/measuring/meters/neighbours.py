@@ -29,7 +29,7 @@ class Others:
 
     def fault(self, reads):
         """Why the energy of what a meter reads ("cpu" or "cuda") is not the work's, or None."""
-        if reads == "cpu" and self.cpu_share is not None and self.cpu_share > SHARE and self.cpu_s > LEAST_S:
+        if reads == "cpu" and self.cpu_share is not None and self.cpu_share > SHARE and (self.cpu_s or 0) > LEAST_S:
             return (
                 f"other programs used {self.cpu_share:.0%} of the CPU time meanwhile, and the counter holds their "
                 "energy; for a figure give the job all cores (config.yaml: threads) and leave the machine to it"

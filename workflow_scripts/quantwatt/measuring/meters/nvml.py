@@ -132,11 +132,11 @@ def _board_reader(nvml, handle, power=None, counter=None, fatal=()):
         for place, name in enumerate(names)
         if name is not None and name not in FIELDS
     ]
-    places = [place for place, name in enumerate(names) if name in FIELDS]
-    values = (nvml.c_nvmlFieldValue_t * len(places))()  # scope 0, the GPU
-    fields = [(place, value, value.value) for place, value in zip(places, values, strict=True)]
-    for place, value, _ in fields:
-        value.fieldId = FIELDS[names[place]]
+    wanted = [(place, FIELDS[name]) for place, name in enumerate(names) if name in FIELDS]
+    values = (nvml.c_nvmlFieldValue_t * len(wanted))()  # scope 0, the GPU
+    fields = [(place, value, value.value) for (place, _), value in zip(wanted, values, strict=True)]
+    for (_, number), value in zip(wanted, values, strict=True):
+        value.fieldId = number
     get_fields = getattr(nvml.nvmlLib, "nvmlDeviceGetFieldValues", None) if fields else None
     count, address = ctypes.c_int(len(fields)), ctypes.byref(values)
 

@@ -212,9 +212,9 @@ def serve(read, interval_s, commands, answers):
             return
         sampling.take()
         n_late += max(0, int((sampling.values[-COLUMNS] - due) / interval_s))  # due before `stop` came, never read
-        cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s}
         late_ms = np.percentile(late_s, [50, 99]) * 1000 if late_s else [None, None]
-        cost |= {"late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}
+        cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s,
+                "late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}  # fmt: skip
         _answer(answers, {"n_late": n_late, "sampler": cost, "fault": sampling.fault}, sampling.values.tobytes())
         if sampling.fault:
             return
