@@ -1,6 +1,6 @@
 # Two commands: `make report` runs the embedded experiment, or another one (make report EXPERIMENT=smoke), and
 # `make test` runs every check but those that need the libraries of `make backends`, or install conda environments,
-# which `make test-all` adds.
+# which `make test-all` adds; `make test-unit` those that run no workflow.
 
 .DEFAULT_GOAL := help
 
@@ -10,10 +10,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := envs/requirements.txt
 TRITON := triton==3.7.1
+WORKERS ?= 2
+# The longest first, as tests/conftest.py sorts them; a worker's own threads would wait for those of the other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install report test test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
+.PHONY: help install report test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
 
 help:
@@ -23,7 +26,8 @@ help:
 	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
 	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
-	@echo "make test                        every check; make test-all: also those with libraries of their own"
+	@echo "make test                        every check: a quarter of an hour; make test-unit: no runs of the workflow"
+	@echo "make test-all                    also those with libraries of their own"
 	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
 
 install: .venv/installed
@@ -43,13 +47,19 @@ plan: .venv/installed
 doctor: .venv/installed
 	$(BIN)/python workflow_scripts/tools/doctor.py --experiment $(EXPERIMENT) --config $(GIVEN_DEVICE)
 
+# A quarter of an hour on two cores, one for each of WORKERS.
 test: .venv/installed lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+# Without whole runs of the workflow: four minutes.
+test-unit: .venv/installed lint
+	$(PYTEST) -m "not slow" tests/unit
 
 # PyTorch's CUDA build brings Triton along, whose interpreter runs the kernels of GPUs on a CPU; its CPU build does not.
 test-all: .venv/installed backends slurm lint
 	$(BIN)/pip install --quiet $(TRITON)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

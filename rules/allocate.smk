@@ -91,7 +91,7 @@ rule candidates:
     benchmark:
         plan.benchmark("candidates")
     conda:
-        "../envs/allocate.yaml"
+        "../envs/base.yaml"
     threads: 1
     resources:
         **resources_of("light"),

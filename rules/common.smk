@@ -1,6 +1,8 @@
-"""The checked configuration, and what rules take of it. No rules here; which keys and plugins each rule reads, and
-where its files are, is in quantwatt/config/slices.py, plan.py and
-artifacts/layout.py."""
+"""The checked configuration, and what rules take of it. No rules here.
+
+quantwatt/config/slices.py says which keys and plugins each of them reads, quantwatt/config/inputs.py which files, and
+quantwatt/artifacts/layout.py where these are.
+"""
 
 import re
 import sys
@@ -139,11 +141,3 @@ def whole_machine(wildcards):
 def one_of(names):
     """The pattern of a wildcard: one of some names."""
     return "|".join(map(re.escape, names)) or "(?!)"  # matches nothing
-
-
-def backend_python(wildcards):
-    """The interpreter of a library with an environment of its own: conda's with --sdm conda, else what `make backends`
-    has made, where it has."""
-    own = Path(".venvs") / wildcards.backend
-    whole = (Path(workflow.basedir) / own / "installed").exists()
-    return str(own / "bin" / "python") if whole and not WITH_CONDA else "python"

@@ -45,7 +45,7 @@ rule solve_layers:
         **resources_of("quantize"),
     params:
         **parameters("solve_layers"),
-        python=backend_python,
+        python=lambda wildcards: command.library_python(wildcards.backend, WITH_CONDA),
     message:
         "Solve layers by {wildcards.backend}: {wildcards.model}, {wildcards.method}"
     shell:

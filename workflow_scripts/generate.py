@@ -25,8 +25,9 @@ def batches(pipeline, part, sampling, description):
 
 
 def repeated(drawn, pipeline, sampling, where, fields):
-    """The batches `drawn`, the first compared with another draw of it; fields["repeat_psnr"] then says how far apart
-    they are, as of `quantwatt.models.repeat.check`.
+    """The batches `drawn`, the first compared with another draw of it.
+
+    fields["repeat_psnr"] then says how far apart they are, as of `quantwatt.models.repeat.check`.
 
     Raises:
         DataError: they are different images.

@@ -33,11 +33,11 @@ def main(argv=None):
     import torch
 
     from quantwatt.allocate import layer_costs
-    from quantwatt.measuring import fresh_process
+    from quantwatt.measuring import instruments
     from quantwatt.models import offload, splits
     from quantwatt.models.families import load_family
 
-    fresh_process.set_threads(args.threads)
+    instruments.set_threads(args.threads)
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     family = load_family(model["settings"]["family"])
@@ -52,12 +52,12 @@ def main(argv=None):
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}
-    meter, reason = fresh_process.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
+    meter, reason = instruments.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
     with contextlib.closing(meter), torch.no_grad():
         rows = list(
             layer_costs.table(
                 layers, shapes, first_tokens(names, entry), entry["candidates"], entry["costs"], meter, args.device,
-                fresh_process.synchronize_of(args.device), measuring.warmup_s,
+                instruments.synchronize_of(args.device), measuring.warmup_s,
             )
         )  # fmt: skip
         reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")

@@ -59,7 +59,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--measuring",
         required=True,
-        type=Measuring.from_json,
+        type=json.loads,
         metavar="JSON",
         help="meter and the keys of config.yaml's `measuring`",
     )
@@ -72,8 +72,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
     parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
     args = parser.parse_args(argv)
-    if args.measuring["images_per_batch"] is None:
-        args.measuring["images_per_batch"] = args.sampling["batch_size"]
+    args.measuring = Measuring.from_settings(args.measuring, args.sampling.get("batch_size", 1))
     return args
 
 
@@ -301,8 +300,10 @@ def sampler_effect(results, images):
 
 
 def throttled(spells):
-    """{cause: seconds} that the clocks were held down, from before the blocks until after the phases, of all processes;
-    None where that is not told."""
+    """{cause: seconds} that the clocks were held down, of all processes; None where that is not told.
+
+    Each process counts from before its blocks until after its phases.
+    """
     if None in spells:
         return None
     return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring import fresh_process, instruments, protocol
 from quantwatt.measuring.meters import Metering, MeterUnavailable, nvml
 from quantwatt.measuring.meters.sampler import Sampling
 from quantwatt.measuring.settings import Measuring
@@ -86,7 +86,7 @@ def real(**settings):
     settings = Measuring.from_settings(
         {"meter": "nvml", "processes": 1, "images_per_batch": 1, "prompts": 1, "steady_s": 0, "phases_s": 0} | settings
     )
-    meter, _ = fresh_process.choose_meter(settings.metering, settings.block_s, "cpu")
+    meter, _ = instruments.choose_meter(settings.metering, settings.block_s, "cpu")
     result, blocks, traces = fresh_process.measure_process(
         [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None, first=True, last=True
     )

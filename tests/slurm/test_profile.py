@@ -3,9 +3,9 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import yaml
 
@@ -19,7 +19,7 @@ PROFILE = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
 
 def plan(*config):
     """The finished dry run of the smoke experiment on a cluster, its output in `stdout`."""
-    command = [sys.executable, "-m", "snakemake", "-n", "--workflow-profile", "profiles/slurm"]
+    command = [preloaded.snakemake().python, "-m", "snakemake", "-n", "--workflow-profile", "profiles/slurm"]
     command += ["--config", "experiment=smoke", *config]
     return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

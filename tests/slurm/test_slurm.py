@@ -9,7 +9,7 @@ import cluster
 import psutil
 import pytest
 import yaml
-from workflow.conftest import Project, copy_of_the_tree
+from workflow.conftest import copy_of_the_tree
 
 OBSTACLE = cluster.obstacle()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))]
@@ -100,8 +100,7 @@ def undisturbed(slurm, tmp_path_factory):
 @pytest.fixture
 def robbed(undisturbed, tmp_path):
     """A copy of it that has lost one method's images, and what is made of them."""
-    project = Project(tmp_path / "copy")
-    shutil.copytree(undisturbed.folder, project.folder, symlinks=True)
+    project = undisturbed.copy(tmp_path / "copy")
     for folder in ("images/tiny-sd3/rtn-w8a8", "scores/tiny-sd3/rtn-w8a8", "tables"):
         shutil.rmtree(project.path(f"{RESULTS}/{folder}"))
     assert missing(project) == LOST

@@ -264,6 +264,15 @@ def test_damaged_checkpoint_is_refused(nf4, tmp_path, damage):
     assert "delete" in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
+def test_a_checkpoint_with_the_keys_of_another_version_is_refused(nf4, tmp_path):
+    details = manifest.read_json(nf4)
+    for layer in details["layers"].values():
+        layer["weights"]["block"] = layer["weights"].pop("group_size")
+    manifest.write_json(tmp_path / "manifest.json", details)
+    with pytest.raises(DataError, match="another version .*nf4 weights differ in the key 'block'"):
+        checkpoint.load_pipeline(tmp_path)
+
+
 def test_allocation_excludes_by_pattern_and_refuses_one_that_matches_nothing(layers):
     method = {**METHODS["nf4"], "allocation": {"name": "uniform", "exclude": ["*.norm1.linear"], "overrides": {}}}
     chosen = allocate(layers, method, "nf4")

@@ -96,7 +96,7 @@ def followed(tmp_path_factory):
 
 
 def test_every_kind_of_plugin_has_a_checklist():
-    assert set(CHECKLISTS) == {"solver", "format", "metric", "family", "kernel"}
+    assert set(CHECKLISTS) == {"solver", "format", "kernel", "family", "metric", "meter"}
     for title, steps in CHECKLISTS.items():
         numbered = re.search(rf"^### Add an? {title}\n(.*?)(?=^##|\Z)", GUIDE, flags=re.S | re.M)[1]
         assert len(re.findall(r"^\d+\. ", numbered, flags=re.M)) == len(steps), f"{title}: a step is not followed here"

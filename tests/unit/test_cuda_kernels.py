@@ -34,7 +34,14 @@ def test_int_mm_is_the_dequantized_layer(weights, activations, kind):
     assert cases.error(half, kind, torch.bfloat16) < HALF
 
 
-def test_the_fused_product_is_the_same_alone_and_inside_a_compiled_module():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])  # which asks gcc
+def test_the_fused_product_is_the_same_alone_and_inside_a_compiled_module(backend, monkeypatch):
+    assert fused_int_mm.Layer.quantize is not int_mm.quantize and fused_int_mm.Layer.rescale is not int_mm.rescale
+    torch._dynamo.reset()
+    if backend != "inductor":
+        for step in ("quantize", "rescale"):
+            compiled = torch.compile(getattr(int_mm, step), dynamic=True, backend=backend)
+            monkeypatch.setattr(fused_int_mm.Layer, step, staticmethod(compiled))
     layers = cases.pair(fused_int_mm, cases.integer(8, True), cases.TOKEN_ASYMMETRIC, (24, 40))
     assert all(cases.error(layers, kind) < fused_int_mm.BOUND for kind in cases.INPUTS)
     torch._dynamo.reset()

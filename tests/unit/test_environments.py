@@ -73,7 +73,6 @@ FORMATS = {"quantwatt/formats/bitsandbytes_int8.py": {"bitsandbytes"},
            "quantwatt/formats/quanto.py": {"optimum-quanto"}}  # fmt: skip
 BLOCKS = {"quantwatt/models/architecture.py": {"diffusers"}, "quantwatt/quantize/streams.py": {"greenlet"}}
 NOT_CALLED = {
-    "allocate": WRITING,
     "auto-gptq": FORMATS | BLOCKS | {"quantwatt/formats/torchao.py": {"torchao"}}
     | {"quantwatt/quantize/solvers/gptqmodel.py": {"gptqmodel"}},
     "base": WRITING,

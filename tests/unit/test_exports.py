@@ -40,7 +40,7 @@ def integer(bits, group_size=None, symmetric=False, **options):
 
 
 def block(name, size=64):
-    return {"format": name, "group_size": size, "clip_search": False}
+    return {"format": name, "bits": 4, "group_size": size, "clip_search": False}
 
 
 class Checkpoint:

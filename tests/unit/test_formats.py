@@ -166,7 +166,7 @@ def test_one_column_and_a_group_that_does_not_divide(kind):
     values = quantize_to_nearest(one, weight_format).dequantize(weight_format)
     assert torch.allclose(values, one, rtol=0.1)  # its own range: within the wide grid's 0.5/7.5 of it
     if hasattr(weight_format, "granularity"):
-        weight_format = dataclasses.replace(weight_format, granularity="group", group=64)
+        weight_format = dataclasses.replace(weight_format, granularity="group", group_size=64)
     weight = normal(5, 160)
     quantized = quantize_to_nearest(weight, weight_format)
     assert quantized.scale.shape == (5, 3)

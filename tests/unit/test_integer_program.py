@@ -3,7 +3,9 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
+from scipy.optimize import OptimizeResult
 
 from quantwatt.allocate import integer_program
 from quantwatt.allocate.integer_program import Infeasible, Unsolved, solve, total
@@ -59,15 +61,51 @@ def test_equal_programs_have_equal_choices():
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [("NOT_SOLVED", f"within {integer_program.LIMIT_S} s"), ("ABNORMAL", "SCIP ended with status")]
+    ("status", "words"), [(1, f"within {integer_program.LIMIT_S} s"), (4, "HiGHS: a solver's own words")]
 )
 def test_only_a_proof_makes_a_program_infeasible(monkeypatch, status, words):
-    from ortools.linear_solver import pywraplp
-
     scores, costs = instance(5, layers=3, whole=False)
-    monkeypatch.setattr(pywraplp.Solver, "Solve", lambda self, parameters: getattr(self, status))
+    ended = OptimizeResult(x=None, status=status, message="a solver's own words")
+    monkeypatch.setattr(integer_program, "milp", lambda *_, **__: ended)
     with pytest.raises(Unsolved, match=words):
         solve(scores, costs, 100.0)
+
+
+def test_the_best_choice_until_the_time_limit_is_taken(monkeypatch):
+    scores, costs = instance(5, layers=3, whole=False)
+    best, milp = solve(scores, costs, 8.0), integer_program.milp
+
+    def ended(*arguments, **options):
+        return milp(*arguments, **options) | {"status": 1}
+
+    monkeypatch.setattr(integer_program, "milp", lambda *a, **k: OptimizeResult(ended(*a, **k)))
+    assert solve(scores, costs, 8.0) == best
+
+
+@pytest.mark.parametrize("layers", [100, 794])
+def test_the_best_choice_of_many_layers_is_that_of_dynamic_programming(layers):
+    """Whole costs, so that the best sum of scores at every summed cost can be told layer by layer."""
+    draw = random.Random(layers)
+    costs = {f"layer.{i}": {f"w{bits}": float(bits * draw.choice([1, 4])) for bits in (2, 4, 8)} for i in range(layers)}
+    scores = {name: {key: -draw.uniform(0.5, 2) * 4.0 ** -int(key[1:]) for key in own} for name, own in costs.items()}
+    high = int(0.5 * sum(max(own.values()) for own in costs.values()))
+    best = np.full(high + 1, -np.inf)  # of the layers so far, at each summed cost
+    best[0] = 0
+    for name, own in costs.items():
+        shifted = [np.pad(best, (int(cost), 0), constant_values=-np.inf)[: high + 1] for cost in own.values()]
+        best = np.max([s + scores[name][key] for s, key in zip(shifted, own, strict=True)], axis=0)
+    found = solve(scores, costs, high)
+    assert total(costs, found) <= high * (1 + 1e-9)
+    losses = [sum(max(own.values()) for own in scores.values()) - value for value in (best.max(), total(scores, found))]
+    assert losses[1] == pytest.approx(losses[0], rel=2 * integer_program.GAP)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e9])
+def test_nor_does_the_size_of_scores(factor):
+    """HiGHS calls two choices equal whose objectives differ by less than 1e-6."""
+    scores, costs = instance(5, layers=6, whole=False)
+    resized = {layer: {name: factor * score for name, score in own.items()} for layer, own in scores.items()}
+    assert solve(resized, costs, 8.0) == solve(scores, costs, 8.0)
 
 
 def test_units_do_not_matter():

@@ -8,9 +8,8 @@ from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import inputs
-from quantwatt.config.metric_entries import compares_with_reference, features_of
 from quantwatt.config.schemas import ConfigurationError
-from quantwatt.registry import SCHEMAS, load
+from quantwatt.jobs import command
 
 CELL = {"model": "tiny-sd3", "method": "gptq-w4a8", "sampling": "steps-20"}
 ROOT = Path(__file__).parents[2]
@@ -109,15 +108,6 @@ def test_whose_features_a_metric_compares(name, config, metric, extractor):
     assert plan_of(name, **config).extractor_of(metric) == extractor
 
 
-def test_a_metrics_schema_says_what_its_module_compares_with():
-    names = [path.name.removesuffix(".schema.json") for path in (SCHEMAS / "metrics").glob("*.json")]
-    assert len(names) >= 8
-    for name in names:
-        compared = load("metrics", name).COMPARED_WITH
-        assert compares_with_reference(name) == (compared in ("reference", "moments")), name
-        assert (features_of(name) is None) == (compared in ("baseline", "predictions")), name
-
-
 @pytest.mark.parametrize(
     ("rule", "metric", "words"),
     [
@@ -129,6 +119,19 @@ def test_a_metrics_schema_says_what_its_module_compares_with():
 def test_wildcards_that_name_no_entry(rule, metric, words):
     with pytest.raises(ConfigurationError, match=words):
         inputs.files(plan("embedded"), rule, CELL | {"metric": metric, **({} if metric else {"method": "gptq"})})
+
+
+@pytest.mark.parametrize(
+    ("made", "conda", "python"),
+    [(True, False, ".venvs/gptqmodel/bin/python"), (False, False, "python"), (True, True, "python")],
+)
+def test_a_librarys_interpreter(monkeypatch, tmp_path, made, conda, python):
+    """An environment that `make backends` did not finish is none."""
+    (tmp_path / ".venvs/gptqmodel/bin").mkdir(parents=True)
+    if made:
+        (tmp_path / ".venvs/gptqmodel/installed").touch()
+    monkeypatch.setattr(command, "PROJECT", tmp_path)
+    assert command.library_python("gptqmodel", conda) == python
 
 
 # Parts of image sets

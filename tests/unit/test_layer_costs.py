@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import layer_costs as costs
+import layer_costs
 import model
-from quantwatt.allocate import layer_costs
+from quantwatt.allocate import layer_costs as costs
 from quantwatt.artifacts import sensitivity_table
 from quantwatt.config import experiment, mixed_entries
 from quantwatt.measuring.meters import Metering, open_meter

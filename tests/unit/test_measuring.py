@@ -16,7 +16,7 @@ import measure as measure_rule
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
-from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring import fresh_process, instruments, protocol
 from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.meters.none import NoMeter
 from quantwatt.measuring.meters.trace import trace_of
@@ -559,7 +559,7 @@ def test_out_of_memory_in_a_process_is_told_and_a_bug_is_not(tmp_path, monkeypat
 
 
 def test_a_meter_that_cannot_be_read_leaves_the_energy_empty_with_the_reason(capsys):
-    meter, reason = fresh_process.choose_meter(Metering("estimate"), 10, "cpu")
+    meter, reason = instruments.choose_meter(Metering("estimate"), 10, "cpu")
     assert meter.name == "none" and "set idle_w and full_w" in reason
     assert "no energy:" in capsys.readouterr().err
 
@@ -578,7 +578,7 @@ def test_every_method_gets_the_same_first_prompts_and_seeds(tmp_path):
 def test_the_peak_memory_of_a_process_is_its_own():
     """Not its parent's, whose peak a child starts from in Linux's ru_maxrss."""
     code = (
-        "import numpy; from quantwatt.measuring.fresh_process import peak_resident_bytes\n"
+        "import numpy; from quantwatt.measuring.instruments import peak_resident_bytes\n"
         "before = peak_resident_bytes(); block = numpy.ones(60_000_000, numpy.uint8)\n"
         "print(before, peak_resident_bytes())"
     )

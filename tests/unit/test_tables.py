@@ -132,7 +132,8 @@ def test_layers(tree):
 
 
 def test_a_weights_bits_are_told_without_its_scales():
-    formats = {"nf4": {"format": "nf4"}, "integer": {"format": "integer", "bits": 2}, "quanto": {"format": "quanto"}}
+    widths = {"nf4": {"bits": 4}, "integer": {"bits": 2}, "quanto": {}}
+    formats = {name: {"format": name} | width for name, width in widths.items()}
     checkpoint = {"layers": {name: {"weights": weights, "weight_bits": 4.5} for name, weights in formats.items()}}
     found = layer_table.layers_table([SimpleNamespace(model="m", method="n", checkpoint=checkpoint)]).set_index("layer")
     assert (found["weight_bits"] == 4.5).all()

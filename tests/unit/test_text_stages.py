@@ -152,10 +152,10 @@ def test_int8_computes_in_its_format(stages):
 def test_every_precision_is_measured(stages, method, tmp_path):
     """As `rule measure` has it, without the processes that it starts."""
     task = {"checkpoint": str(stages.checkpoint(method)), "sampling": {**SAMPLING, "texts": str(stages.texts)},
-            "device": "cpu", "threads": 1, "blocks": 1, "latency_s": 0, "first": True, "last": True}  # fmt: skip
+            "device": "cpu", "threads": 1, "first": True, "last": True}  # fmt: skip
     task["measuring"] = {"meter": "estimate", "interval_ms": 10, "idle_w": 10, "full_w": 65, "block_s": 0.02,
                          "idle_s": 0, "warmup_s": 0, "steady_s": 0, "phases_s": 0.01, "images_per_batch": 4,
-                         "prompts": 2, "gpus": "first"}  # fmt: skip
+                         "prompts": 2, "gpus": "first", "processes": 1, "blocks": 1, "latency_s": 0}  # fmt: skip
     found = fresh_process.measure(task)
     assert found["status"] == "ok" and min(found["latency_s"]) > 0 and len(found["latency_s"]) == 6
     assert [block["images"] % 8 for block in found["blocks"] if not block["void"]] == [0]

@@ -40,6 +40,7 @@ class Project:
     def start(self, *arguments, experiment="smoke", python=sys.executable, options=None, **variables):
         """The same by the real interpreter, jobs' too, and not waited for; `options` of subprocess.Popen."""
         command = [python, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
+        command += ["--max-jobs-per-timespan", "100/1s"]  # a run ends up to that long after its last job
         command += ["--config", f"experiment={experiment}", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=os.environ | SECRETS | variables, text=True, stdout=subprocess.PIPE,
@@ -59,6 +60,11 @@ class Project:
         """Make the tree as it is the one that `restore` goes back to."""
         self.git("add", "--all")
         self.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "all")
+
+    def copy(self, folder):
+        """The same with its results in another folder, where these may be broken; returns the Project there."""
+        subprocess.run(["cp", "--archive", "--reflink=auto", self.folder, folder], check=True)
+        return Project(folder)
 
     def path(self, name):
         return self.folder / name

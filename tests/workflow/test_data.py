@@ -70,7 +70,7 @@ def test_what_is_missing_is_fetched_once(bare):
     assert bare.path("data/sst2/dev.tsv").read_text() == fetched_from.SST2["SST-2/dev.tsv"]
     assert bare.server.asked == ["/sst2/SST-2.zip"]
     with bare.path("workflow_scripts/fetch.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     for arguments in ((), ("--forceall",)):
         assert of_data(bare.plan(*arguments, experiment="distilbert-energy")) == {train}
 

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import yaml
 
+pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
 NAMES = ("quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth")
@@ -65,11 +66,18 @@ def test_reordered_keys_and_comments_rerun_nothing(project):
 def test_a_checkout_there_and_back_reruns_nothing(project):
     project.git("checkout", "--quiet", "-b", "elsewhere")
     for path in project.path("workflow_scripts").rglob("*.py"):
-        path.write_text(path.read_text() + "# changed\n")
+        path.write_text(path.read_text() + "CHANGED = True\n")
     weights = project.path("resources/models/tiny-sd3/transformer/diffusion_pytorch_model.safetensors")
     weights.write_bytes(weights.read_bytes()[::-1])
     project.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--all", "-m", "x")
     project.git("checkout", "--quiet", "main")
+    assert project.plan() == set()
+
+
+def test_comments_and_how_jobs_are_run_rerun_nothing(project):
+    for path in project.path("workflow_scripts").rglob("*.py"):
+        added = "CHANGED = True" if path.parent.name == "jobs" else "# changed"
+        path.write_text(f"{path.read_text()}{added}\n")
     assert project.plan() == set()
 
 
@@ -91,7 +99,7 @@ def test_a_methods_format(project):
 @pytest.mark.parametrize(("module", "method"), [("gptq", "gptq-w3"), ("rtn", "rtn-w8a8")])
 def test_a_solvers_module(project, module, method):
     with project.path(f"workflow_scripts/quantwatt/quantize/solvers/{module}.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert project.plan() == quantized(method) | SUMMARY
 
 
@@ -104,7 +112,7 @@ def test_a_metrics_settings(project, metric, settings):
 @pytest.mark.parametrize("metric", ["psnr", "clip-score"])
 def test_a_metrics_module(project, metric):
     with project.path(f"workflow_scripts/quantwatt/score/metrics/{metric.replace('-', '_')}.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert project.plan() == {f"Score {metric}: tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 
 
@@ -142,7 +150,7 @@ def test_longer_blocks_only_measure_again(project):
 
 def test_what_stands_in_for_a_meter_only_measures_again(project):
     with project.path("workflow_scripts/quantwatt/measuring/meters/none.py").open("a") as file:
-        file.write("\n")
+        file.write("CHANGED = True\n")
     assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 
 

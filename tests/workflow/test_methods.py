@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from conftest import CORES
+from conftest import CORES, copy_of_the_tree
 
 from quantwatt.report.figures import NAMES as FIGURES
 
@@ -41,16 +41,22 @@ metrics: {psnr: }
 
 
 @pytest.fixture(scope="module")
-def results(finished):
-    """The results folder of that experiment, run beside the smoke experiment's."""
-    prompts = finished.path("resources/prompts/shapes-calibration.txt").read_text().splitlines()[:8]
-    finished.path("calibration.txt").write_text("\n".join(prompts) + "\n")
-    finished.path("resources/experiments/kinds.yaml").write_text(EXPERIMENT)
-    finished.commit()
-    done = finished.snakemake("--cores", CORES, experiment="kinds")
+def finished(tmp_path_factory):
+    """The project after a whole run of that experiment."""
+    project = copy_of_the_tree(tmp_path_factory.mktemp("kinds"))
+    prompts = project.path("resources/prompts/shapes-calibration.txt").read_text().splitlines()[:8]
+    project.path("calibration.txt").write_text("\n".join(prompts) + "\n")
+    project.path("resources/experiments/kinds.yaml").write_text(EXPERIMENT)
+    project.commit()
+    done = project.snakemake("--cores", CORES, experiment="kinds")
     assert done.returncode == 0, done.stdout
-    again = finished.snakemake("-n", experiment="kinds")
+    again = project.snakemake("-n", experiment="kinds")
     assert "Nothing to be done" in again.stdout, again.stdout
+    return project
+
+
+@pytest.fixture(scope="module")
+def results(finished):
     return finished.path("results/kinds")
 
 
@@ -128,18 +134,18 @@ def rerun(*methods):
 )
 def test_a_module_reruns_the_methods_that_use_it(results, project, module, methods):
     with project.path(f"workflow_scripts/quantwatt/{module}.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert project.plan(experiment="kinds") == rerun(*methods)
 
 
 def test_the_chain_of_an_external_solver(results, project):
     with project.path("workflow_scripts/export_layers.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     solved = {"Export layers: tiny-sd3", "Solve layers by auto-gptq: tiny-sd3, auto-gptq-w4"}
     assert project.plan(experiment="kinds") == solved | rerun("auto-gptq-w4")
     project.restore()
     with project.path("workflow_scripts/quantwatt/quantize/solvers/auto_gptq.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert project.plan(experiment="kinds") == {max(solved)} | rerun("auto-gptq-w4")
 
 

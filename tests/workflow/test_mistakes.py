@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CORES, Project
+from conftest import CORES
 from test_invalidation import SUMMARY, cell
 
+pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 EXPERIMENT = "resources/experiments/smoke.yaml"
 WEIGHTS = "results/smoke/checkpoints/tiny-sd3/rtn-w8a8/weights.safetensors"
 IMAGES = "results/smoke/images/tiny-sd3/rtn-w8a8/steps-4"
@@ -19,8 +20,7 @@ FEATURES = "results/smoke/features/tiny-sd3/rtn-w8a8/steps-4/judge.json"
 @pytest.fixture
 def scratch(finished, tmp_path):
     """A copy of the finished project whose results may be broken."""
-    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy")
+    return finished.copy(tmp_path / "copy")
 
 
 @pytest.mark.parametrize(

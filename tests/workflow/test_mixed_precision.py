@@ -207,7 +207,7 @@ def test_a_candidate_that_was_tried_is_only_chosen_from(project):
 )
 def test_a_module(project, module, jobs):
     with project.path(f"workflow_scripts/quantwatt/{module}.py").open("a") as file:
-        file.write("# changed\n")
+        file.write("CHANGED = True\n")
     assert plan(project) == jobs
 
 

@@ -3,18 +3,18 @@
 import json
 import re
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Project, copy_of_the_tree
+from conftest import copy_of_the_tree
 
 from quantwatt.config import yaml_files
 from tools import plan
 
+pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 EXPERIMENT = "resources/experiments/smoke.yaml"
 FOLDER = "results/smoke/images/tiny-sd3/float32/steps-4"
 CELL = "tiny-sd3, float32, steps-4"
@@ -24,8 +24,7 @@ GATHER = f"Gather images: {CELL}"
 @pytest.fixture(scope="module")
 def parts(finished, tmp_path_factory):
     """The finished project, in which one method's set was made anew: of 40 images, by jobs of 16."""
-    project = Project(tmp_path_factory.mktemp("parts") / "copy")
-    shutil.copytree(finished.folder, project.folder, symlinks=True)
+    project = finished.copy(tmp_path_factory.mktemp("parts") / "copy")
     with project.path("tests/workflow/quick.yaml").open("a") as file:
         file.write("images_per_job: 10\n")  # a batch is 16
     project.replace(EXPERIMENT, "images: 16\n", "images: 40\n")

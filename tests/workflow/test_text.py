@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from conftest import CORES
+from conftest import CORES, copy_of_the_tree
 
 EXPERIMENT = """
 models:
@@ -34,16 +34,22 @@ metrics: {accuracy: , perplexity: }
 
 
 @pytest.fixture(scope="module")
-def results(finished):
-    """The results folder of that experiment, run beside the smoke experiment's."""
-    lines = finished.path("resources/texts/reviews-test.tsv").read_text().splitlines()
-    finished.path("few.tsv").write_text("\n".join(lines[:201]) + "\n")
-    manuals = finished.path("resources/texts/manuals-test.txt").read_text()
-    finished.path("few.txt").write_text(manuals[:12_000])
-    finished.path("resources/experiments/few-texts.yaml").write_text(EXPERIMENT)
-    finished.commit()
-    done = finished.snakemake("--cores", CORES, experiment="few-texts")
+def finished(tmp_path_factory):
+    """The project after a whole run of that experiment."""
+    project = copy_of_the_tree(tmp_path_factory.mktemp("texts"))
+    lines = project.path("resources/texts/reviews-test.tsv").read_text().splitlines()
+    project.path("few.tsv").write_text("\n".join(lines[:201]) + "\n")
+    manuals = project.path("resources/texts/manuals-test.txt").read_text()
+    project.path("few.txt").write_text(manuals[:12_000])
+    project.path("resources/experiments/few-texts.yaml").write_text(EXPERIMENT)
+    project.commit()
+    done = project.snakemake("--cores", CORES, experiment="few-texts")
     assert done.returncode == 0, done.stdout
+    return project
+
+
+@pytest.fixture(scope="module")
+def results(finished):
     return finished.path("results/few-texts")
 
 

@@ -38,9 +38,9 @@ def main(argv=None):
 
     from benchmarks import layer_speed, model_speed, peak, peers
     from quantwatt.jobs.progress import progress
-    from quantwatt.measuring import fresh_process
+    from quantwatt.measuring import instruments
 
-    fresh_process.set_threads(args.threads)
+    instruments.set_threads(args.threads)
     dtype = getattr(torch, args.dtype) if args.dtype else layer_speed.computing_type(args.device)
     rates = peak.rates(args.device, args.peak_sizes)
     print(f"At best: {', '.join(f'{kind} {rate:,.0f} Gop/s' for kind, rate in rates.items())}.")
@@ -53,7 +53,7 @@ def main(argv=None):
     if 1 in args.tokens:
         rows += layer_speed.table([MODULATION], [1], **common)
     rows = [row | {"share_of_peak": share_of_peak(row, rates)} for row in rows]
-    device = {"threads": torch.get_num_threads(), "peak_gops": rates, **fresh_process.describe_device(args.device)}
+    device = {"threads": torch.get_num_threads(), "peak_gops": rates, **instruments.describe_device(args.device)}
     harness.write(args.output, rows, PACKAGES, device)
     widths = list(progress(model_speed.widths(args.device, dtype, args.widths, **settings), description="blocks"))
     if args.processes:

@@ -56,12 +56,12 @@ def write_part(folder, part, name):
 
 
 def run(script, *arguments):
-    """(CPU seconds, peak MB) of a script of this folder, in a process of its own.
+    """(CPU seconds, peak MB) of a script of workflow_scripts/, in a process of its own.
 
     Raises:
         DataError: it failed.
     """
-    command = [sys.executable, "-c", RUN, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    command = [sys.executable, "-c", RUN, str(Path(__file__).resolve().parents[1] / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise DataError(f"{script} failed: {done.stderr.strip().splitlines()[-1]}")

@@ -34,8 +34,11 @@ BITS, GROUP, DAMPING, SEQUENCE = 4, 128, 0.01, 1024
 
 
 def layer(columns, rows, tokens, device):
-    """Weights and bfloat16 inputs of a layer as trained transformers have them: a few strong directions, and columns
-    whose magnitudes differ by orders; the quantized model's inputs differ from the float model's by a few per cent."""
+    """Weights and bfloat16 inputs of a layer as trained transformers have them.
+
+    They have a few strong directions, and columns whose magnitudes differ by orders. The quantized model's inputs
+    differ from the float model's by a few per cent.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -133,22 +133,26 @@ class Worker:
         import torch
 
         from quantwatt.inference import checkpoint
-        from quantwatt.measuring import fresh_process
+        from quantwatt.measuring import instruments
         from quantwatt.measuring.meters import Metering
 
         self.size, self.device, self.settings = size, device, settings
-        self.synchronize = fresh_process.synchronize_of(device)
-        self.peak_memory = fresh_process.peak_memory_of(device)
+        self.synchronize = instruments.synchronize_of(device)
+        self.peak_memory = instruments.peak_memory_of(device)
         self.model, self.kernel = transformer(size, *CONFIGURATIONS[name], device)
         self.compiled = torch.compile(self.model, **checkpoint.COMPILE[device])
-        self.meter, self.energy_reason = fresh_process.choose_meter(
+        self.meter, self.energy_reason = instruments.choose_meter(
             Metering.from_settings(settings), settings["block_s"], device
         )
         self.warm = set()
 
     def turn(self, batch, compiled):
-        """{"kernel", "seconds" of each step, "energy_j" per step or None, "energy_reason", "peak_mb", "meter",
-        "estimated"}."""
+        """What one turn took.
+
+        Returns:
+            {"kernel", "seconds" of each step, "energy_j" per step or None, "energy_reason", "peak_mb", "meter",
+            "estimated"}.
+        """
         import torch
 
         inputs, model = inputs_of(self.size, batch, self.device), self.compiled if compiled else self.model
@@ -208,8 +212,10 @@ def measure(names, size, batches, modes, device, turns, settings):
 
 
 def row_of(case, found):
-    """The row of one (configuration, compiled, batch) among {case: [turns]}; ratios are to 16 bit in the same mode:
-    how many times faster, and what share of the memory and of the energy."""
+    """The row of one (configuration, compiled, batch) among {case: [turns]}.
+
+    Ratios are to 16 bit in the same mode: how many times faster, and what share of the memory and of the energy.
+    """
     name, compiled, batch = case
     own, base = found[case], found.get((BASELINE, compiled, batch), [])
     row = {"configuration": name, "compiled": compiled, "batch": batch, **own[-1]}

@@ -13,7 +13,7 @@ import torch
 from benchmarks import peers
 from quantwatt.allocate import layer_costs
 from quantwatt.inference import kernel_choice
-from quantwatt.measuring import fresh_process
+from quantwatt.measuring import instruments
 from quantwatt.measuring.meters import Metering, open_meter
 
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True}
@@ -164,7 +164,7 @@ def rows_of(
         limit_s, give_up_s: a call that takes longer is not repeated; one that would take longer still is not made,
             but for float products, which ratios need.
     """
-    synchronize, expected = fresh_process.synchronize_of(device), linear(inputs)
+    synchronize, expected = instruments.synchronize_of(device), linear(inputs)
     tried = [_first_call(one, inputs, expected, device, limit_s, give_up_s, synchronize, clock) for one in found]
     cases = [case for case, _ in tried]
     settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}

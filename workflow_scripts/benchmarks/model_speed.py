@@ -16,7 +16,7 @@ from quantwatt import intervals
 from quantwatt.allocate import layer_costs
 from quantwatt.artifacts import manifest
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
-from quantwatt.measuring import fresh_process
+from quantwatt.measuring import instruments
 from quantwatt.measuring.meters import Metering, open_meter
 
 WIDTHS = (128, 256, 512, 1024, 1536)
@@ -102,7 +102,7 @@ def widths(device, dtype, chosen, rounds, turn_s, tokens=None, clock=time.perf_c
             for name, own in {peers.FLOAT32: torch.float32, peers.BFLOAT16: torch.bfloat16, QUANTIZED: dtype}.items():
                 cases[name] = own, _case(model, inputs, own, device, name == QUANTIZED)
             settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}
-            synchronize = fresh_process.synchronize_of(device)
+            synchronize = instruments.synchronize_of(device)
             layer_costs.measure(
                 [case for _, case in cases.values()], settings, open_meter(Metering()), synchronize, 0.0, clock
             )

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from quantwatt.measuring import fresh_process, protocol
+from quantwatt.measuring import instruments, protocol
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 ENOUGH_S = 0.2  # of a product: larger ones are not tried
@@ -17,7 +17,7 @@ def rates(device, sizes=SIZES, clock=time.perf_counter):
     The int8 product of the CPU may saturate its sums, and does on one without VNNI: what an exact kernel is held
     against is the hardware's rate.
     """
-    synchronize, found = fresh_process.synchronize_of(device), {}
+    synchronize, found = instruments.synchronize_of(device), {}
     for kind, product in _products(device):
         for size in sizes:
             try:

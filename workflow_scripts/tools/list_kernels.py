@@ -27,12 +27,12 @@ def main(argv=None):
     import torch
 
     from benchmarks import layer_speed, peers
-    from quantwatt.measuring import fresh_process
+    from quantwatt.measuring import instruments
 
-    fresh_process.set_threads(args.threads)
+    instruments.set_threads(args.threads)
     dtype = getattr(torch, args.dtype) if args.dtype else layer_speed.computing_type(args.device)
     rows = list(layer_speed.table([SHAPE], TOKENS, args.device, dtype, others=peers.LIBRARIES, **BRIEFLY))
-    device = fresh_process.describe_device(args.device)
+    device = instruments.describe_device(args.device)
     typed = str(dtype).removeprefix("torch.")
     print(f"{device['name']}, {device['threads']} threads; inputs in {typed}; speeds by tokens, bfloat16 = 1\n")
     print("\n".join(lines(rows)))

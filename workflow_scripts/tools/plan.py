@@ -111,8 +111,9 @@ def seconds_of(key, work, known):
 
 
 def predict(jobs, experiment, images_per_job, results, folder):
-    """{rule: {"jobs", "gpu", "hours", "unknown"}}: hours of the jobs that earlier runs say something of, and how many
-    they say nothing of.
+    """{rule: {"jobs", "gpu", "hours", "unknown"}}, from the hours of earlier runs.
+
+    "unknown" counts the jobs that these say nothing of.
 
     Args:
         jobs: as of `planned`.

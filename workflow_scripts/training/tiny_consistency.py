@@ -29,8 +29,11 @@ CLOSE = 0.00054  # where its loss turns from square to linear, likewise
 
 
 def new(seed: int) -> UNet2DModel:
-    """An untrained network, with the parts of the ImageNet models: residual blocks that class and noise level scale
-    and shift, that halve and double, attention, and skip connections."""
+    """An untrained network, with the parts of the ImageNet models.
+
+    These are residual blocks that class and noise level scale and shift, that halve and double, attention, and skip
+    connections.
+    """
     torch.manual_seed(seed)
     return UNet2DModel(
         sample_size=digits.IMAGE_SIZE,
@@ -90,8 +93,10 @@ class ProbabilityFlow:
         self.sigmas = sigmas
 
     def denoised(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """Mean of the pictures that `x` [10, m, 256], row i of class i, can be with noise of deviation `sigma`, one or
-        one each [10, m, 1]."""
+        """Mean of the pictures that `x` [10, m, 256], row i of class i, can be with noise of deviation `sigma`.
+
+        sigma: one, or one each [10, m, 1].
+        """
         likely = (x @ self.pictures.mT - self.norms[:, None]) / sigma**2
         return likely.softmax(-1) @ self.pictures
 

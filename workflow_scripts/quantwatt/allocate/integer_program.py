@@ -1,4 +1,4 @@
-"""One candidate for every layer: the largest sum of scores within a budget of summed costs, by OR-Tools and SCIP.
+"""One candidate for every layer: the largest sum of scores within a budget of summed costs, by SciPy's HiGHS.
 
 A multiple-choice knapsack: boolean c[layer, candidate], sum over a layer's candidates of c = 1, maximise the sum of
 score * c with low <= sum of cost * c <= high.
@@ -6,8 +6,14 @@ score * c with low <= sum of cost * c <= high.
 
 import math
 
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
 GAP = 1e-6  # of the optimum, relative to what it loses against every layer's best score
 LIMIT_S = 120  # the best choice found until then is taken; programs of a thousand layers take a second
+
+TIMED_OUT, INFEASIBLE = 1, 2  # as SciPy's milp numbers how it ended
 
 
 class Unsolved(Exception):
@@ -36,12 +42,13 @@ def solve(scores, costs, high, low=0.0):
         Unsolved: none was found, and it is not known whether there is any.
     """
     best = {layer: max(own.values()) for layer, own in scores.items()}
-    gains = {layer: {name: value - best[layer] for name, value in own.items()} for layer, own in scores.items()}
+    losses = {layer: {name: best[layer] - value for name, value in own.items()} for layer, own in scores.items()}
     unit = math.fsum(max(own.values()) for own in costs.values()) or 1.0
     shares = {layer: {name: cost / unit for name, cost in own.items()} for layer, own in costs.items()}
-    choice = Program(shares, low / unit, high / unit).maximize(gains)
+    program = Program(shares, low / unit, high / unit)
+    choice = program.minimize(losses)
     if choice is None:
-        raise Infeasible(unit * Program(shares).nearest(low / unit, high / unit))
+        raise Infeasible(unit * program.nearest())
     return choice
 
 
@@ -51,58 +58,50 @@ def total(numbers, choice):
 
 
 class Program:
-    """Booleans c[layer, candidate], one true of each layer, their summed cost within bounds."""
+    """Booleans c[layer, candidate], one true of each layer, and how far their summed cost lies outside its bounds."""
 
-    def __init__(self, costs, low=0.0, high=math.inf):
-        from ortools.linear_solver import pywraplp
+    def __init__(self, costs, low, high):
+        self.keys = [(layer, name) for layer, own in costs.items() for name in own]
+        self.costs, n = self._in_order(costs), len(self.keys)
+        layers = np.repeat(np.arange(len(costs)), [len(own) for own in costs.values()])
+        ones = coo_array((np.ones(n), (layers, np.arange(n))), shape=(len(costs), n + 1))
+        within = [[*self.costs, 1], [*self.costs, -1]]
+        self.constraints = [LinearConstraint(ones, 1, 1), LinearConstraint(within, [low, -np.inf], [np.inf, high])]
 
-        self.solver = pywraplp.Solver.CreateSolver("SCIP")
-        self.solver.SetTimeLimit(1000 * LIMIT_S)
-        self.parameters = pywraplp.MPSolverParameters()
-        self.parameters.SetDoubleParam(self.parameters.RELATIVE_MIP_GAP, GAP)
-        self.chosen = {
-            (layer, name): self.solver.BoolVar(f"{layer} {name}") for layer, own in costs.items() for name in own
-        }
-        self.costs = {key: costs[key[0]][key[1]] for key in self.chosen}
-        for layer, own in costs.items():
-            one = self.solver.Constraint(1, 1)
-            for name in own:
-                one.SetCoefficient(self.chosen[layer, name], 1)
-        self._bound(low, high)
+    def _in_order(self, numbers):
+        return np.array([numbers[layer][name] for layer, name in self.keys])
 
-    def _bound(self, low, high, extra=None):
-        bound = self.solver.Constraint(low, min(high, self.solver.infinity()))
-        for key, variable in self.chosen.items():
-            bound.SetCoefficient(variable, self.costs[key])
-        if extra is not None:
-            bound.SetCoefficient(*extra)
-
-    def _solve(self):
-        """Whether there is a solution; only a proof counts as a no."""
-        status = self.solver.Solve(self.parameters)
-        if status in (self.solver.OPTIMAL, self.solver.FEASIBLE):
-            return True
-        if status == self.solver.INFEASIBLE:
-            return False
-        timed_out = status == self.solver.NOT_SOLVED
-        raise Unsolved(f"no choice was found within {LIMIT_S} s" if timed_out else f"SCIP ended with status {status}")
-
-    def maximize(self, scores):
-        """{layer: candidate} of the largest summed score, or None where no choice is within the bounds."""
-        objective = self.solver.Objective()
-        for (layer, name), variable in self.chosen.items():
-            objective.SetCoefficient(variable, scores[layer][name])
-        objective.SetMaximization()
-        if not self._solve():
+    def minimize(self, losses):
+        """{layer: candidate} of the smallest summed loss, or None where no choice is within the bounds."""
+        losses = self._in_order(losses)
+        relaxed = self._solve(losses / (losses.max() or 1), outside=0, whole=False)
+        if relaxed is None:
             return None
-        return {layer: name for (layer, name), variable in self.chosen.items() if variable.solution_value() > 0.5}
+        # HiGHS also stops 1e-6 from the optimum, whatever that is: losses are counted in the least that there can be.
+        unit = max(losses @ relaxed, 1e-9 * losses.max()) or 1
+        chosen = self._solve(losses / unit, outside=0)
+        return None if chosen is None else dict(key for key, one in zip(self.keys, chosen, strict=True) if one > 0.5)
 
-    def nearest(self, low, high):
-        """The summed cost that lies nearest to [low, high]."""
-        gap = self.solver.NumVar(0, self.solver.infinity(), "gap")
-        self._bound(low, self.solver.infinity(), (gap, 1))
-        self._bound(-self.solver.infinity(), high, (gap, -1))
-        self.solver.Objective().SetCoefficient(gap, 1)
-        self.solver.Objective().SetMinimization()
-        self._solve()
-        return math.fsum(self.costs[key] for key, variable in self.chosen.items() if variable.solution_value() > 0.5)
+    def nearest(self):
+        """The summed cost that lies nearest to the bounds."""
+        return math.fsum(self.costs[self._solve(np.zeros(len(self.keys)), outside=np.inf) > 0.5])
+
+    def _solve(self, losses, outside, whole=True):
+        """[booleans] of the smallest summed loss, at most `outside` the bounds and as little as can be; None without.
+
+        Raises:
+            Unsolved: as of `solve`; only a proof counts as a no.
+        """
+        found = milp(
+            np.append(losses, 1),
+            integrality=np.append(np.full(len(losses), int(whole)), 0),
+            bounds=Bounds(0, np.append(np.ones(len(losses)), outside)),
+            constraints=self.constraints,
+            options={"time_limit": LIMIT_S, "mip_rel_gap": GAP},
+        )
+        if found.x is not None:
+            return found.x[:-1]
+        if found.status == INFEASIBLE:
+            return None
+        ended = f"no choice was found within {LIMIT_S} s" if found.status == TIMED_OUT else f"HiGHS: {found.message}"
+        raise Unsolved(ended)

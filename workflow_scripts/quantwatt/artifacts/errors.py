@@ -1,5 +1,7 @@
-"""What a stage may raise with a sentence for the user, and which of it is a result: a model that does not fit, images
-that are broken, a format that nothing computes here."""
+"""What a stage may raise with a sentence for the user, and which of it is a result.
+
+Results are a model that does not fit, images that are broken, a format that nothing computes here.
+"""
 
 import contextlib
 from collections.abc import Generator, Mapping
@@ -48,8 +50,10 @@ def of_the_baseline(failure: ExpectedFailure, checkpoint: Mapping[str, Any]) -> 
 
 @contextlib.contextmanager
 def expected() -> Generator[None, None, None]:
-    """Turn memory that does not suffice, degenerate outputs and what cannot be computed or compiled here into an
-    ExpectedFailure; let bugs through."""
+    """Turn what may fail without a bug into an ExpectedFailure; let bugs through.
+
+    That is memory that does not suffice, degenerate outputs, and what cannot be computed or compiled here.
+    """
     try:
         yield
     except (DegenerateImages, DegeneratePredictions) as error:

@@ -23,8 +23,10 @@ def files(top: str | Path) -> Iterator[str]:
 
 
 def names(top: str | Path) -> list[str]:
-    """The sorted names, relative to a folder, of the plain files that `files` finds in it; links that lead nowhere, and
-    what is no plain file, are left out."""
+    """The sorted names, relative to a folder, of the plain files that `files` finds in it.
+
+    Links that lead nowhere, and what is no plain file, are left out.
+    """
     return sorted(os.path.relpath(path, top) for path in files(top) if os.path.isfile(path))
 
 

@@ -19,69 +19,93 @@ READERS = {"sentences": read_sentences, "running": read_running_text}  # by a fa
 LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
 
 
-def check_references(experiment, file):  # noqa: C901  (many checks, one after another)
+def check_references(experiment, file):
     """Names that entries use of one another must exist, and so must the files they name."""
-    methods = experiment["methods"]
-    if experiment["baseline"] not in methods:
-        raise ConfigurationError(
-            f"{file}: baseline: there is no method '{experiment['baseline']}'"
-            f"{nearest(experiment['baseline'], methods)}."
-        )
-    if is_quantized(methods[experiment["baseline"]]):
-        raise ConfigurationError(
-            f"{file}: baseline: method '{experiment['baseline']}' is quantized; the baseline must not be."
-        )
-    calibrated = [name for name, method in methods.items() if needs_calibration(method) or is_external(method)]
-    if calibrated and experiment["calibration"] is None:
-        raise ConfigurationError(f"{file}: calibration: missing, and method '{calibrated[0]}' needs calibration data.")
-    reference = experiment["reference"]
-    for name in experiment["metrics"]:
-        if compares_with_reference(name) and reference is None:
-            raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
-    if experiment["sensitivities"] and experiment["kind"] == "text":
-        raise ConfigurationError(f"{file}: sensitivities: they compare images, and these models read text.")
-    asked = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
-    asked |= {f"sensitivities.{name}": entry for name, entry in experiment["sensitivities"].items()}
-    sources = dict(asked)
+    _check_baseline(experiment["baseline"], experiment["methods"], file)
+    _check_calibration(experiment, file)
+    sources = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
+    sources |= {f"sensitivities.{name}": entry for name, entry in experiment["sensitivities"].items()}
     if experiment["calibration"]:
         sources["calibration"] = experiment["calibration"]
     files = _sources(sources, experiment["models"], file)
     for name in experiment["metrics"]:
-        if features_of(name) == "classifier" and experiment["classifier"] is None:
-            raise ConfigurationError(
-                f"{file}: classifier: missing, and metric '{name}' needs one that reads the images."
-            )
-        if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
-            other = {"image": "text models", "text": "images"}[experiment["kind"]]
-            raise ConfigurationError(f"{file}: metrics.{name}: a metric of {other}, and this experiment has none.")
+        _check_metric(name, experiment, file)
+    _check_kinds(experiment, file)
+    for entry, path in (files | _other_files(experiment)).items():
+        _check_file(entry, path, file)
+    _check_models(experiment["models"], file)
+    for where, entry in sources.items():
+        if experiment["kind"] == "image":
+            _check_prompts(where, entry, file)
+        else:
+            _check_texts(where, entry, experiment["models"], file)
+
+
+def _check_baseline(name, methods, file):
+    """It must be a method, and one that quantizes nothing."""
+    if name not in methods:
+        raise ConfigurationError(f"{file}: baseline: there is no method '{name}'{nearest(name, methods)}.")
+    if is_quantized(methods[name]):
+        raise ConfigurationError(f"{file}: baseline: method '{name}' is quantized; the baseline must not be.")
+
+
+def _check_calibration(experiment, file):
+    """Methods that read calibration data need an entry that says which."""
+    methods = experiment["methods"].items()
+    calibrated = [name for name, method in methods if needs_calibration(method) or is_external(method)]
+    if calibrated and experiment["calibration"] is None:
+        raise ConfigurationError(f"{file}: calibration: missing, and method '{calibrated[0]}' needs calibration data.")
+
+
+def _check_metric(name, experiment, file):
+    """What a metric compares with must be there, and be of the kind that the experiment's models make."""
+    if compares_with_reference(name) and experiment["reference"] is None:
+        raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
+    if features_of(name) == "classifier" and experiment["classifier"] is None:
+        raise ConfigurationError(f"{file}: classifier: missing, and metric '{name}' needs one that reads the images.")
+    if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
+        raise ConfigurationError(
+            f"{file}: metrics.{name}: a metric of {_other_kind(experiment)}, and this experiment has none."
+        )
+
+
+def _check_kinds(experiment, file):
+    """A study and sensitivities are of one kind of models."""
+    if experiment["sensitivities"] and experiment["kind"] == "text":
+        raise ConfigurationError(f"{file}: sensitivities: they compare images, and these models read text.")
     study = experiment["study"]
     if study and schema("experiment")["properties"]["study"]["x-kind"][study] != experiment["kind"]:
-        other = {"image": "text models", "text": "images"}[experiment["kind"]]
-        raise ConfigurationError(f"{file}: study: {study} is one of {other}, and this experiment has none.")
-    for name, model in experiment["models"].items():
-        if model.get("path"):
-            files[f"models.{name}.path"] = model["path"]
+        raise ConfigurationError(
+            f"{file}: study: {study} is one of {_other_kind(experiment)}, and this experiment has none."
+        )
+
+
+def _other_kind(experiment):
+    return {"image": "text models", "text": "images"}[experiment["kind"]]
+
+
+def _other_files(experiment):
+    """{key: path} of the files that an experiment names, but for prompts and texts."""
+    models, reference, judge = experiment["models"].items(), experiment["reference"], experiment["judge"]["model"]
+    files = {f"models.{name}.path": model["path"] for name, model in models if model.get("path")}
     if reference and reference.get("folder"):
         files["reference.folder"] = reference["folder"]
-    if experiment["judge"]["model"].startswith(LOCAL_JUDGE):
-        files["judge.model"] = experiment["judge"]["model"].removeprefix(LOCAL_JUDGE)
+    if judge.startswith(LOCAL_JUDGE):
+        files["judge.model"] = judge.removeprefix(LOCAL_JUDGE)
     if experiment["classifier"]:
         files["classifier.path"] = experiment["classifier"]["path"]
-    for entry, path in files.items():
-        is_text = entry.endswith(".prompts") or ".texts" in entry
-        if "{" in path or "}" in path:
-            raise ConfigurationError(f"{file}: {entry}: '{path}': Snakemake reads braces as wildcards; rename it.")
-        if datasets.entries(path) if is_text else datasets.name_of(path):
-            continue  # a rule makes it, or asks for it
-        if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
-            raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_way_out(path, entry, file)}.")
-    _check_models(experiment["models"], file)
-    if experiment["kind"] == "image":
-        for where, entry in sources.items():
-            _check_prompts(where, entry, file)
-    else:
-        for where, entry in sources.items():
-            _check_texts(where, entry, experiment["models"], file)
+    return files
+
+
+def _check_file(entry, path, file):
+    """A file that an entry names must be there, unless a rule makes it or asks for it."""
+    is_text = entry.endswith(".prompts") or ".texts" in entry
+    if "{" in path or "}" in path:
+        raise ConfigurationError(f"{file}: {entry}: '{path}': Snakemake reads braces as wildcards; rename it.")
+    if datasets.entries(path) if is_text else datasets.name_of(path):
+        return
+    if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
+        raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_way_out(path, entry, file)}.")
 
 
 def _check_prompts(where, entry, file):

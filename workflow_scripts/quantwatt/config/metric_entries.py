@@ -45,7 +45,7 @@ class Metric:
     published_features: str | None = None
 
 
-def compared_with(metric):
+def compared_with(metric: str) -> str:
     """The word for what its `score` compares with.
 
     Raises:
@@ -54,12 +54,12 @@ def compared_with(metric):
     return _said(metric, "x-compared-with")
 
 
-def compares_with_reference(metric):
+def compares_with_reference(metric: str) -> bool:
     """Whether it compares with real images."""
     return compared_with(metric) in WITH_REFERENCE
 
 
-def features_of(metric):
+def features_of(metric: str) -> str | None:
     """What extracts the features that it compares: "judge", "classifier", or "distance" for what the experiment has.
 
     Returns:
@@ -68,7 +68,7 @@ def features_of(metric):
     return schema(f"metrics/{metric}").get("x-features")
 
 
-def higher_is_better(metric):
+def higher_is_better(metric: str) -> bool:
     """Whether more of it is better.
 
     Raises:
@@ -78,7 +78,7 @@ def higher_is_better(metric):
 
 
 @functools.cache
-def shown(first="place"):
+def shown(first: str = "place") -> dict[str, Metric]:
     """{metric: Metric} of all that have a schema, in the report's order.
 
     Args:
@@ -96,7 +96,7 @@ def shown(first="place"):
     return found
 
 
-def words():
+def words() -> dict[str, dict]:
     """All that tables, figures and the report show of metrics: what reruns them."""
     return {name: {key: _said(name, key) for key in ("x-compared-with", "x-higher-is-better", "x-shown")}
             for name in names("metrics")}  # fmt: skip

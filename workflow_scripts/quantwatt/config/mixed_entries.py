@@ -52,7 +52,7 @@ def _rounded_here():
     return f"{', '.join(most)} or {last}"
 
 
-def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks, one after another)
+def check_mixed(method, sensitivities, file, where):
     """Names that the programs of a mixed method use; adds the candidates that they name."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:
@@ -62,33 +62,16 @@ def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks
     candidates, decided = {}, {}
     for i, program in enumerate(allocation["programs"]):
         place = f"{where}.programs.{i}"
-        names = names_of(program)
-        for name in names:
-            if name not in sensitivity["candidates"]:
-                raise ConfigurationError(
-                    f"{file}: {place}.candidates: '{allocation['sensitivity']}' tries no '{name}'"
-                    f"{nearest(name, sensitivity['candidates'])}."
-                )
-            candidates[name] = sensitivity["candidates"][name]
-        sides = sides_of(program, candidates)
-        for name in names:
-            if unsaid := [side for side in sides if side not in candidates[name]]:
-                raise ConfigurationError(
-                    f"{file}: {place}.candidates: '{name}' says nothing of {' and '.join(unsaid)}, and others do; "
-                    "candidates of one program set the same (null: 16 bit)."
-                )
+        chosen = _chosen(program, sensitivity["candidates"], allocation["sensitivity"], file, f"{place}.candidates")
+        candidates |= chosen
+        sides = sides_of(program, chosen)
+        _check_candidates(chosen, sides, file, f"{place}.candidates")
         for side in sides:
             if side in decided:
                 raise ConfigurationError(
                     f"{file}: {place}.candidates: program {decided[side]} decides on {side} already."
                 )
             decided[side] = i
-        for name in names:
-            formats = candidates[name]
-            if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
-                raise ConfigurationError(
-                    f"{file}: {place}.candidates: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
-                )
         _check_program(program, sides, file, place)
     for side in decided:
         if method[side]:
@@ -103,6 +86,28 @@ def check_mixed(method, sensitivities, file, where):  # noqa: C901  (many checks
         )
     _check_same_transforms(method, sensitivity, allocation["sensitivity"], file, f"{where}.sensitivity")
     allocation["candidates"] = candidates
+
+
+def _chosen(program, tried, sensitivity, file, where):
+    """{name: formats} of the candidates that a program names, of those that its sensitivity tries."""
+    for name in names_of(program):
+        if name not in tried:
+            raise ConfigurationError(f"{file}: {where}: '{sensitivity}' tries no '{name}'{nearest(name, tried)}.")
+    return {name: tried[name] for name in names_of(program)}
+
+
+def _check_candidates(candidates, sides, file, where):
+    """Candidates of one program must set the same sides, and what layers can have together."""
+    for name, formats in candidates.items():
+        if unsaid := [side for side in sides if side not in formats]:
+            raise ConfigurationError(
+                f"{file}: {where}: '{name}' says nothing of {' and '.join(unsaid)}, and others do; candidates of one "
+                "program set the same (null: 16 bit)."
+            )
+        if len(sides) == 2 and formats["weights"] is None and formats["activations"]:
+            raise ConfigurationError(
+                f"{file}: {where}: '{name}' has 16-bit weights, and such layers keep 16-bit activations."
+            )
 
 
 def _check_same_transforms(method, sensitivity, name, file, where):

@@ -6,6 +6,7 @@ Wildcards are mappings here, {"model": NAME, ...}: nothing of this needs Snakema
 import functools
 
 from quantwatt.artifacts import image_parts, layout
+from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import methods, metric_entries, slices, targets
 from quantwatt.config.experiment import for_model
 from quantwatt.config.schemas import ConfigurationError, lookup
@@ -109,8 +110,9 @@ class Plan:
     # Plugins and code
 
     def code(self, rule, names):
-        """A hash of a rule's script and of every local module behind it, for one job."""
-        return dependencies.digest(slices.script(rule), tuple(self.plugins(rule, names)))
+        """A hash of a rule's script, of every local module behind it, and of what it shows of metrics, for one job."""
+        words = canonical_json(metric_entries.words()) if rule in slices.SHOWING_METRICS else ""
+        return dependencies.digest(slices.script(rule), tuple(self.plugins(rule, names)), words)
 
     def plugins(self, rule, names):
         """The plugins that a job loads, as modules: "solvers/gptq"."""
@@ -210,7 +212,6 @@ _ENTRIES = {  # of `Plan.entry`: {kind: function of plan and wildcards}
     "model": lambda plan, names: plan._named("model", names["model"]),
     "method": lambda plan, names: plan._named("method", names["method"]),
     "metric": lambda plan, names: plan._named("metric", names["metric"]),
-    "metrics": lambda plan, names: metric_entries.words(),
     "sampling": lambda plan, names: for_model(plan._named("sampling", names["sampling"]), names["model"]),
     "sensitivity": Plan._sensitivity,
     "solver": lambda plan, names: plan.entry("method", names)["solver"],

@@ -61,7 +61,6 @@ def but(entry, *keys):
 FORMATS = ("weights", "activations", "transforms", "allocation")  # of a method: all but how its solver computes
 # Time and energy of a job are written into its manifest: another meter or wattage shall not make it anew.
 METERING = Slice("measuring", watched=False)
-WORDS = whole("metrics")  # of the schemas, which scripts read themselves
 TRYING = but("sensitivity", "costs")  # how layers are tried, not how their costs are measured
 
 READS = {  # {rule: {parameter: the slice}}; a rule that is not here reads no configuration
@@ -88,9 +87,9 @@ READS = {  # {rule: {parameter: the slice}}; a rule that is not here reads no co
     "measure": {"sampling": but("sampling", "images"), "measuring": whole("measuring")},
     "reference": {"settings": whole("reference")},
     "score": {"settings": whole("metric")},
-    "tables": {"grid": whole("grid with settings"), "words": WORDS},  # settings: which the cells are held against
-    "figure": {"grid": whole("grid"), "words": WORDS},
-    "report": {"grid": whole("grid"), "words": WORDS},
+    "tables": {"grid": whole("grid with settings")},  # which the cells are held against
+    "figure": {"grid": whole("grid")},
+    "report": {"grid": whole("grid")},
     "study": {"grid": whole("grid")},
 }
 
@@ -116,6 +115,8 @@ PLUGINS = {  # {rule: folders of the plugins that its script loads by name}; a r
     "figure": ("figures",),
     "study": ("studies",),
 }
+
+SHOWING_METRICS = ("tables", "figure", "report")  # rules whose scripts read from all metrics' schemas how to show them
 
 _SCRIPTS = {  # of rules that share another one's
     "dataset": "fetch",

@@ -77,9 +77,7 @@ class ActivationFormat:
             codes += zero
         return codes.clamp_(self.lowest, self.highest).to(torch.int8), scale, None if self.symmetric else zero
 
-    def fake_quantize(
-        self, inputs: torch.Tensor, static: StaticGrid | None = None
-    ) -> torch.Tensor:
+    def fake_quantize(self, inputs: torch.Tensor, static: StaticGrid | None = None) -> torch.Tensor:
         """The values that the integers stand for, in the input's type and shape."""
         codes, scale, zero = self.encode(inputs.reshape(-1, inputs.shape[-1]), static)
         values = codes.float() if zero is None else codes.float() - zero

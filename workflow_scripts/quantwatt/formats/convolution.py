@@ -15,8 +15,12 @@ from quantwatt.formats.activations import ActivationFormat, StaticGrid
 
 @dataclass(frozen=True)
 class Convolution:
-    """kernel_size, stride, dilation: (vertical, horizontal); padding: (left, right, top, bottom), of what padding_mode
-    says: "zeros", "circular", "reflect" or "replicate"; groups: of channels."""
+    """The geometry of a convolution.
+
+    kernel_size, stride, dilation: (vertical, horizontal).
+    padding: (left, right, top, bottom), of what padding_mode says: "zeros", "circular", "reflect" or "replicate".
+    groups: of channels.
+    """
 
     kernel_size: tuple
     stride: tuple

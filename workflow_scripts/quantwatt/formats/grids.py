@@ -38,5 +38,9 @@ class Grids:
 
     def stored(self) -> Grid:
         """(scale, zero), each [rows, groups] in the format's types."""
-        zero = None if self.zero_dtype is None else torch.stack(self.zero, dim=1).to(self.zero_dtype)
+        zero = (
+            None
+            if self.zero_dtype is None
+            else torch.stack([zero for zero in self.zero if zero is not None], dim=1).to(self.zero_dtype)
+        )
         return torch.stack(self.scale, dim=1), zero

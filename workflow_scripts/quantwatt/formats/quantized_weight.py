@@ -54,8 +54,11 @@ class QuantizedWeight:
         return weight_format.decode(self.codes, self.scale[:, group], zero)
 
     def in_group_order(self) -> tuple[Self, torch.Tensor | None]:
-        """(the same with the columns of every group beside one another, the order [columns] in which they then stand
-        or None where they did)."""
+        """The same weight with the columns of every group beside one another.
+
+        Returns:
+            (QuantizedWeight, the order [columns] in which its columns then stand, or None where they stood so).
+        """
         if self.group_index is None:
             return self, None
         order = torch.argsort(self.group_index, stable=True)

@@ -5,6 +5,9 @@ LibraryFormat (library.py) where a library rounds, stores and computes.
 
 Elementwise coding is what makes every solver work with every format: a solver chooses values, one column or one
 matrix at a time, and never looks inside the format. Tensors may be on any device; all of one call on the same.
+
+Settings of every format have "bits", too, a constant where there is no choice: budgets, tables and messages read it
+there and import no format. Where inputs share a scale in groups, "group_size" is how many.
 """
 
 from abc import ABC, abstractmethod
@@ -62,5 +65,7 @@ class WeightFormat(ABC):
 
     @abstractmethod
     def refit(self, codes: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
-        """The least squares grid for codes [rows, width] that stay as they are: a float zero point moves, else the
-        scale (and an integer zero point)."""
+        """The least squares grid for codes [rows, width] that stay as they are.
+
+        A float zero point moves, else the scale (and an integer zero point).
+        """

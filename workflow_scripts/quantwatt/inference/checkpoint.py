@@ -9,6 +9,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from quantwatt import registry
 from quantwatt.artifacts import manifest, shards
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.inference import kernel_choice
@@ -56,6 +57,7 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
     details = manifest.read_json(path)
     if details["status"] != "ok":
         raise DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
+    check_settings(details["layers"], path)
     model = details["model_settings"]
     family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
     compute, computed, reason = kernel_choice.compute_of(details["layers"], device)
@@ -73,6 +75,24 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
         denoiser.compile(**COMPILE[device])
     autocast = details.get("settings", {}).get("autocast")
     return QuantizedPipeline(pipeline, family, compute, _names(computed, details), reason, device, autocast)
+
+
+def check_settings(layers, path):
+    """Refuse a checkpoint whose weights have other settings than their formats do now: an earlier version's keys.
+
+    Args:
+        layers: of the checkpoint's manifest; path: the manifest's, for the message.
+    Raises:
+        DataError: a layer has a key that its format's schema does not know, or lacks a width or size of groups.
+    """
+    for layer in layers.values():
+        weights = layer["weights"]
+        known = registry.schema(f"formats/{weights['format']}")["properties"]
+        if other := sorted(weights.keys() - known) + sorted({"bits", "group_size"} & known.keys() - weights.keys()):
+            raise DataError(
+                f"{path}: another version of quantwatt has made it (its {weights['format']} weights differ in the key "
+                f"'{other[0]}'); quantize the model anew."
+            )
 
 
 def _shares(computed, denoiser, details):

@@ -10,8 +10,9 @@ from quantwatt.formats.activations import ActivationFormat
 
 
 class QuantizedLinear(torch.nn.Module):
-    """What every quantized layer does around its product: scale the input before, add the low-rank branch after, put
-    in what is known of the first token.
+    """What every quantized layer does around its product.
+
+    It scales the input before, adds the low-rank branch after, and puts in what is known of the first token.
 
     A subclass keeps the weight (`_hold`) and multiplies by it, bias included (`_product`).
     """

@@ -69,8 +69,10 @@ def _trial(name, formats, kernel_size, device):
 
 @torch.no_grad()
 def relative_error(kernel, weights, activations, device, kernel_size=None, dtype=torch.float32):
-    """Norm of the difference between a kernel's outputs and the dequantized layer's, relative to the latter: of many
-    tokens or of one, whichever is larger."""
+    """Norm of the difference between a kernel's outputs and the dequantized layer's, relative to the latter's.
+
+    Of many tokens or of one, whichever is larger.
+    """
     generator = torch.Generator().manual_seed(0)  # its own: nothing else's random numbers shift
     area = 1 if kernel_size is None else kernel_size[0] * kernel_size[1]
     channels = COLUMNS if kernel_size is None else max(1, COLUMNS // area // 16) * 16

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import PROJECT
 
 PROGRESS_FD = "QUANTWATT_PROGRESS_FD"  # environment variable of rules' jobs: number of an open file descriptor
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -78,3 +79,15 @@ def use_this_interpreter():
     os.environ["PATH"] = os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.pop("CONDA_SHLVL", None)  # how many are active
     os.environ["PYTHONNOUSERSITE"] = "1"
+
+
+def library_python(name, conda):
+    """The interpreter of a library that has an environment of its own.
+
+    Args:
+        name: of that environment; conda: whether conda makes it, which puts it first on PATH.
+    Returns:
+        path relative to the project of what `make backends` has made, or `python` where it has not, or conda does.
+    """
+    own = Path(".venvs", name)
+    return str(own / "bin" / "python") if (PROJECT / own / "installed").exists() and not conda else "python"

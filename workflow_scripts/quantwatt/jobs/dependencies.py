@@ -4,8 +4,11 @@ Snakemake does not see imported modules: without this, editing one would rerun n
 
 The hash is of what the code says and not of its bytes, so that a comment, a docstring or another layout reruns nothing.
 Docstrings are shown by --help alone. Everything else counts: a sentence of an exception, too, for it may be recorded as
-the reason of a result. This room, jobs/, is left out, with what only it imports: how a job is started, shown and ended
-changes no result. `tests/unit/test_dependencies.py` holds what other rooms may use of it.
+the reason of a result.
+
+Two places are left out, with what only they import. This room, jobs/: how a job is started, shown and ended changes no
+result. And quantwatt/__init__.py, the names for notebooks and the version, which is every job's, so that a release
+reruns nothing. What others may use of both is held by tests/unit/test_replay.py.
 """
 
 import ast
@@ -17,25 +20,29 @@ from pathlib import Path
 from quantwatt import registry
 
 SCRIPTS = Path(__file__).resolve().parents[2]
-UNHASHED = "quantwatt/jobs"
+UNHASHED = ("quantwatt/jobs", "quantwatt/__init__.py")
 NOT_RESULTS = ("x-aliases", "x-shown")  # keys of schemas: hints in messages; words of tables, figures and report
 
-# Of C: comments, and literals, in which what looks like a comment is none.
-COMMENT_OR_LITERAL = re.compile(r"""//(?:\\\n|[^\n])*|/\*.*?\*/|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL)
+# Of C: blanks and comments, and literals, in which what looks like a comment is none.
+BLANK_OR_LITERAL = re.compile(
+    r"""(?:[ \t]|//(?:\\\n|[^\n])*|/\*.*?\*/)+|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL
+)
 
 
 @functools.cache
-def digest(script, plugins=()):
-    """A hash of what all files say that `closure` finds, and what the plugins' schemas declare of them: equal after a
-    touch, and after a change taken back.
+def digest(script, plugins=(), read=""):
+    """A hash of what all files say that `closure` finds, and of what the plugins' schemas declare of them.
+
+    It is equal after a touch, and after a change taken back.
 
     Args:
         script, plugins: as of `closure`; plugins as a tuple.
+        read: what else a script reads of the project, as text.
     Returns:
         hex string, the same under every version of Python.
     """
     names = [f"{path.relative_to(SCRIPTS)} {_read(path)[0]}" for path in closure(script, plugins)]
-    names += [f"{plugin} {_declared(plugin)}" for plugin in plugins]
+    names += [f"{plugin} {_declared(plugin)}" for plugin in plugins] + [read]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
@@ -48,8 +55,10 @@ def _declared(plugin):
 
 
 def closure(script, plugins=()):
-    """The script, every module of this package that it imports, directly or not, the plugins it is given, and the C
-    source that stands beside one of these under its name; without jobs/.
+    """The files on which a script's result depends.
+
+    They are the script, every module of this package that it imports, directly or not, the plugins it is given, and the
+    C source that stands beside one of these under its name; all but UNHASHED.
 
     Imports are read from the source, wherever they stand; modules that a registry loads by name cannot be seen there
     and are passed as plugins.
@@ -61,13 +70,18 @@ def closure(script, plugins=()):
         sorted list of paths.
     """
     pending = [SCRIPTS / script, *(_plugin(plugin) for plugin in plugins)]
-    unhashed, found = SCRIPTS / UNHASHED, set()
+    found = set()
     while pending:
         path = pending.pop()
-        if path not in found and path.parent != unhashed:
+        if path not in found and is_hashed(path):
             found.add(path)
             pending += _read(path)[1]
     return sorted(found | {source for path in found if (source := path.with_suffix(".c")).exists()})
+
+
+def is_hashed(path):
+    """Whether a Python file is in none of the places that change no result."""
+    return {path, path.parent}.isdisjoint(SCRIPTS / name for name in UNHASHED)
 
 
 def _plugin(plugin):
@@ -125,8 +139,8 @@ def _says_nothing(node):
 
 
 def c_without_comments(source):
-    """A C source without its comments, its blank lines and the space at both ends of lines."""
-    code = COMMENT_OR_LITERAL.sub(lambda found: found[1] or " ", source)
+    """A C source without comments, blank lines and more than one blank in a row."""
+    code = BLANK_OR_LITERAL.sub(lambda found: found[1] or " ", source)
     return "\n".join(line for line in map(str.strip, code.split("\n")) if line)
 
 

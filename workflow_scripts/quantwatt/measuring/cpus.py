@@ -1,5 +1,7 @@
-"""How many CPUs the machine has, how many of them this process may use by its affinity and its cgroup's quota, and the
-busy time that Linux counts of both."""
+"""How many CPUs the machine has, how many of them this process may use, and the busy time that Linux counts of both.
+
+What a process may use follows from its affinity and its cgroup's quota.
+"""
 
 import contextlib
 import os
@@ -9,8 +11,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cpus:
-    """machine: CPUs that are online, by what `source` says; usable: of them for this process, a part of one counts as
-    such; limit: what allows no more, or None."""
+    """How many CPUs there are.
+
+    machine: CPUs that are online, by what `source` says.
+    usable: of them for this process; a part of one counts as such.
+    limit: what allows no more, or None.
+    """
 
     machine: int
     usable: float
@@ -18,7 +24,7 @@ class Cpus:
     source: str
 
 
-def count(proc="/proc", cgroups="/sys/fs/cgroup"):
+def count(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> Cpus:
     """The CPUs of this machine and of this process.
 
     The machine's are the lines of /proc/stat, over which its busy ticks are counted: in a container those of the host,
@@ -83,12 +89,12 @@ def _of_version_1(folder):
     return (quota / period, folder / "cpu.cfs_quota_us") if quota > 0 else None
 
 
-def machine_ticks(stat):
+def machine_ticks(stat: str) -> int:
     """Busy ticks of all CPUs in the text of /proc/stat: user, nice, system, irq, softirq (see proc(5))."""
     user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in stat.split(maxsplit=8)[1:8])
     return user + nice + system + irq + softirq
 
 
-def process_ticks(stat):
+def process_ticks(stat: str) -> int:
     """Busy ticks in the text of /proc/PID/stat: fields 14 to 17, of the process and waited-for children."""
     return sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])

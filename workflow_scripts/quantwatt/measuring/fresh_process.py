@@ -6,23 +6,21 @@ names. On stdout it tells what it is doing, one JSON object a line.
 
 import contextlib
 import json
-import resource
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from quantwatt.artifacts import errors, manifest
 from quantwatt.artifacts.errors import DataError
-from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
-from quantwatt.measuring import cpus, protocol
-from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, neighbours, open_meter
+from quantwatt.measuring import instruments, protocol
+from quantwatt.measuring.meters import Meter, neighbours
+from quantwatt.measuring.meters.trace import Trace
 from quantwatt.measuring.settings import Measuring
 
-NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
-
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     task = manifest.read_json(argv[0])
     try:
         with errors.expected():
@@ -32,7 +30,7 @@ def main(argv):
     manifest.write_json(task["output"], result)
 
 
-def measure(task):
+def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that needs the pipeline.
 
     Args:
@@ -42,9 +40,9 @@ def measure(task):
     from quantwatt.inference import checkpoint
 
     settings, device, sampling = Measuring.from_settings(task["measuring"]), task["device"], task["sampling"]
-    meter, energy_reason = choose_meter(settings.metering, settings.block_s, device)
+    meter, energy_reason = instruments.choose_meter(settings.metering, settings.block_s, device)
     with contextlib.closing(meter):
-        set_threads(task["threads"])
+        instruments.set_threads(task["threads"])
         pipeline = checkpoint.load_pipeline(task["checkpoint"], device)
         batches = batches_of(pipeline, sampling, settings.images_per_batch, settings.prompts)
         result, blocks, traces = measure_process(
@@ -52,14 +50,14 @@ def measure(task):
             lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings.phases_s else {},
             meter,
             settings,
-            synchronize_of(device),
-            memory_of(device, pipeline),
+            instruments.synchronize_of(device),
+            instruments.memory_of(device, pipeline),
             first=task["first"],
             last=task["last"],
         )
     count_tokens(result["phases"], pipeline, batches[0], sampling)
     result["energy_reason"] = energy_reason or result["energy_reason"]
-    result["device"] = {**describe_device(device), **result["device"]}
+    result["device"] = {**instruments.describe_device(device), **result["device"]}
     return {
         "status": "ok",
         "reason": None,
@@ -72,18 +70,18 @@ def measure(task):
 
 
 def measure_process(
-    runs,
-    make_phases,
+    runs: Sequence[Callable[[], object]],
+    make_phases: Callable[[], Mapping[str, Callable[[], object]]],
     meter: Meter,
     settings: Measuring,
-    synchronize,
-    memory,
+    synchronize: Callable[[], object],
+    memory: Callable[[], Mapping[str, Any] | None],
     *,
     first: bool,
     last: bool,
-    clock=time.perf_counter,
-    sleep=time.sleep,
-):
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[dict[str, Any], list[protocol.Block], list[tuple[int | str, Trace]]]:
     """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
 
     Args:
@@ -92,10 +90,10 @@ def measure_process(
         memory: function that returns the peak so far, read after the warm-up.
         first, last: of its configuration's processes; the first rests before the warm-up, the last after the phases.
     Returns:
-        (fields of the result, [Block], [(block or spell, Trace)]).
+        (fields of the result, [protocol.Block], [(block or spell, Trace)]).
     """
     images, cycle, traces = settings.images_per_batch, len(runs), []
-    fields = {
+    fields: dict[str, Any] = {
         "latency_s": None,
         "meter": meter.name,
         "estimated": meter.estimated,
@@ -166,19 +164,20 @@ def measure_process(
     return fields, blocks, traces
 
 
-def tell(**what):
+def tell(**what: Any) -> None:
     """One line of JSON for the process that waits for this one."""
     print(json.dumps(what), flush=True)
 
 
-def tell_watts(block):
+def tell_watts(block: protocol.Block) -> None:
     if block.energy_j is not None:
         tell(step="energy", watts=block.energy_j / block.seconds)
 
 
-def batches_of(pipeline, sampling, n_images, n_batches):
-    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on; of a
-    text model the first sentences or windows.
+def batches_of(pipeline: Any, sampling: Mapping[str, Any], n_images: int, n_batches: int) -> list[tuple[Any, Any]]:
+    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
+
+    Of a text model the first sentences or windows.
 
     Raises:
         DataError: the file is missing or has fewer prompts.
@@ -197,7 +196,9 @@ def batches_of(pipeline, sampling, n_images, n_batches):
     return [(asked[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
 
 
-def count_tokens(phases, pipeline, batch, sampling):
+def count_tokens(
+    phases: dict[str, dict[str, Any]], pipeline: Any, batch: Sequence[Any], sampling: Mapping[str, Any]
+) -> None:
     """Add to the phases of a text model how many tokens of one inference they read or write: "tokens"."""
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
     if work is None:
@@ -207,103 +208,15 @@ def count_tokens(phases, pipeline, batch, sampling):
             phases[name]["tokens"] = work[tokens] / work["items"]
 
 
-def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
-    """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
-
-    Args:
-        block_s: seconds of the shortest block that will be read.
-    Raises:
-        DataError: the blocks are too short for the meter.
-    """
-    try:
-        meter = open_meter(settings, device)
-    except MeterUnavailable as unavailable:
-        print(f"no energy: {unavailable}", file=sys.stderr)
-        return open_meter(Metering()), str(unavailable)
-    if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
-        meter.close()
-        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
-    beside = companions(meter, settings, device)
-    return (Together(meter, beside) if beside else meter), None
-
-
-def set_threads(threads):
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(min(threads, max(1, int(cpus.count().usable))))  # a quota would hold more up
-
-
-def synchronize_of(device):
-    if device == "cpu":
-        return protocol.nothing
-    import torch
-
-    return torch.cuda.synchronize
-
-
-def memory_of(device, pipeline):
-    """A function that returns what `peak_memory_of` tells, and "model_mb": the pipeline's own tensors' share."""
-    from quantwatt.measuring.module_memory import held_bytes
-
-    peak = peak_memory_of(device)
-    return lambda: {**peak(), "model_mb": held_bytes(pipeline.modules()) / 1e6}
-
-
-def peak_memory_of(device):
-    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now; of a CPU
-    the middle two are None."""
-    if device == "cpu":
-        return lambda: {
-            "peak_mb": peak_resident_bytes() / 1e6,
-            "reserved_mb": None,
-            "allocated_mb": None,
-            "source": "peak RSS of a fresh process",
-        }
-    import torch
-
-    return lambda: {
-        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
-        "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
-        "allocated_mb": torch.cuda.memory_allocated() / 1e6,
-        "source": "torch.cuda peak allocated",
-    }
-
-
-def peak_resident_bytes():
-    """This process's peak resident set. Linux's ru_maxrss starts at the parent's peak, VmHWM does not."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def describe_device(device):
-    """The device as torch knows it; the meter's own words come over these."""
-    import torch
-
-    name = torch.cuda.get_device_name(0) if device == "cuda" else provenance()["cpu"]
-    return {
-        "name": name,
-        "kind": device,
-        "uuid_hash": None,
-        "driver": None,
-        "power_limit_w": None,
-        "threads": torch.get_num_threads(),
-    }
-
-
 BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "void", "reason")
 
 
-def block_row(block):
+def block_row(block: protocol.Block) -> dict[str, Any]:
     """A block as JSON, with the joules that companions of the meter read beside it."""
     return {name: getattr(block, name) for name in BLOCK_FIELDS} | {"beside": block.trace.beside or {}}
 
 
-def run_rows(blocks, n_prompts):
+def run_rows(blocks: Sequence[protocol.Block], n_prompts: int) -> list[dict[str, Any]]:
     """[{"block", "run", "prompt", "t_s", "seconds", "energy_j"}]: a run's joules are its part of the block's trace."""
     rows = []
     for block in blocks:
@@ -315,7 +228,7 @@ def run_rows(blocks, n_prompts):
     return rows
 
 
-def trace_row(name, trace):
+def trace_row(name: int | str, trace: Trace) -> dict[str, Any]:
     """A trace as JSON: seconds of the monotonic clock, which all processes share, and watts, null where not read."""
     watts = [None if value != value else float(value) for value in trace.watts]
     sensor_s = [None if value != value else float(value) for value in trace.sensor_s]

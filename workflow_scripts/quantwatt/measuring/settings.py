@@ -28,10 +28,15 @@ class Measuring:
     prompts: int  # batches of prompts that the timed loops go through
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of config.yaml's completed `measuring`, with "meter"; keys that measuring one cell does not read are left."""
-        names = [field.name for field in fields(cls) if field.name != "metering"]
-        return cls(metering=Metering.from_settings(settings), **{name: settings[name] for name in names})
+    def from_settings(cls, settings: Mapping[str, Any], batch_size: int = 1) -> Self:
+        """Of config.yaml's completed `measuring`, with "meter"; keys that measuring one cell does not read are left.
+
+        Args:
+            batch_size: of the sampling, which `images_per_batch: null` asks for.
+        """
+        chosen = {field.name: settings[field.name] for field in fields(cls) if field.name != "metering"}
+        chosen["images_per_batch"] = chosen["images_per_batch"] or batch_size
+        return cls(metering=Metering.from_settings(settings), **chosen)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -19,8 +19,9 @@ ROWS = ":rows"
 
 
 def shared(call, other):
-    """Names of the tensors and lists that a call gives to all its samples at once: another number of samples leaves
-    their length.
+    """Names of the tensors and lists that a call gives to all its samples at once.
+
+    Another number of samples leaves their length.
 
     Args:
         call, other: arguments of the denoiser, by keyword, for different numbers of samples.

@@ -62,8 +62,11 @@ class Family(ABC):
         return [f"{self.BLOCKS}.{name}" for name, _ in denoiser.get_submodule(self.BLOCKS).named_children()]
 
     def quantizable(self, denoiser: torch.nn.Module) -> list[str]:
-        """Names of the layers that may be quantized, each in one block: the linear ones, and convolutions where a
-        family says so. Embeddings, norms and heads keep the model's type."""
+        """Names of the layers that may be quantized, each in one block.
+
+        They are the linear ones, and convolutions where a family says so. Embeddings, norms and heads keep the model's
+        type.
+        """
         return [
             name
             for name, module in denoiser.named_modules()
@@ -92,8 +95,7 @@ class Family(ABC):
         return [stage for stage in found if stage]
 
     def skips(self, denoiser: torch.nn.Module) -> dict[str, tuple[int, int]]:
-        """{layer: (channels of the block's input, channels of the skip connection)} of the convolutions that read
-        both."""
+        """{layer: (channels of the block's input, of the skip connection)} of the convolutions that read both."""
         return {}
 
     def first_token(self, denoiser: torch.nn.Module) -> list[str]:
@@ -113,8 +115,10 @@ class Family(ABC):
         return set()
 
     def work(self, pipeline: Pipeline, batch: Sequence, settings: Settings) -> dict[str, int] | None:
-        """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function, and "new_tokens" of one of the
-        phase `decode` where there is one; None where a batch has no tokens."""
+        """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function; None where a batch has no tokens.
+
+        Where there is a phase `decode`, also "new_tokens" of one of its calls.
+        """
         return None
 
 

@@ -267,8 +267,10 @@ def weights(folder, library, kind, settings):
 
 
 def _chosen(folder, stems, kind, asked):
-    """The weights that are read where there may be several: those of the variant asked for, or the plain ones, or the
-    only others."""
+    """The weights that are read where there may be several.
+
+    They are those of the variant asked for, or the plain ones, or the only others.
+    """
     found = _stored(folder, stems)
     if not found:
         raise DataError(f"{folder}: {_no_weights(folder, stems, kind)}")

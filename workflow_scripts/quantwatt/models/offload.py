@@ -19,8 +19,11 @@ def place(pipeline, settings, device):
 
 
 def without_text_encoders(pipeline, device):
-    """Move all to a device but the text encoders: one after the other comes when it is called, and leaves for the next;
-    the last leaves at the end of the pipeline's `encode_prompt`. In place."""
+    """Move all to a device but the text encoders, in place.
+
+    One after the other comes when it is called, and leaves for the next; the last leaves at the end of the pipeline's
+    `encode_prompt`.
+    """
     from accelerate import cpu_offload_with_hook
 
     parts = {name: part for name, part in sorted(pipeline.components.items()) if hasattr(part, "parameters")}

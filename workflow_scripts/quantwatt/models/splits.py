@@ -1,5 +1,10 @@
-"""Layers taken apart into parts that are quantized by themselves: by outputs (the transform `segments`), or by inputs
-(`split-skips`). A layer NAME becomes NAME.0, NAME.1, ..."""
+"""Layers taken apart into parts that are quantized by themselves.
+
+They are parts of the outputs (the transform `segments`) or of the inputs (`split-skips`). A layer NAME becomes NAME.0,
+NAME.1, ...
+"""
+
+from typing import Any
 
 import torch
 
@@ -92,7 +97,7 @@ def _segments(tensor, count):
 
 def _empty(whole, of):
     """Parts of a layer, without memory."""
-    options = {"device": "meta", "dtype": whole.weight.dtype}
+    options: dict[str, Any] = {"device": "meta", "dtype": whole.weight.dtype}
     bias = whole.bias is not None
     if not isinstance(of, list):
         rows = whole.out_features // of

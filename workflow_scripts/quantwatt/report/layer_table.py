@@ -87,8 +87,12 @@ def error_summary(layers, worst=2):
 
 
 def solving_summary(layers):
-    """{(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}, "few_tokens": layers that saw
-    fewer calibration tokens than they have inputs}}; a sum with a gap is NaN."""
+    """What solving took of each model and method; a sum with a gap is NaN.
+
+    Returns:
+        {(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}, "few_tokens": layers that saw
+        fewer calibration tokens than they have inputs}}.
+    """
     return {
         key: {
             "layers": len(rows),

@@ -232,8 +232,10 @@ def device_key(measurement):
 
 
 def judge(ratio, low, high, floor):
-    """Verdict on a cost ratio, less is better: undecided within its interval or the noise floor, or where no control
-    has shown that floor; None without an interval."""
+    """Verdict on a cost ratio, of which less is better; None without an interval.
+
+    It is undecided within its interval or the noise floor, or where no control has shown that floor.
+    """
     if math.isnan(low) or math.isnan(high):
         return None
     if floor is None or low <= 1 <= high or abs(math.log(ratio)) <= math.log1p(floor):
@@ -260,8 +262,10 @@ def _quantizing(cell, row):
 
 
 def compare(row, other, metric):
-    """How a row's metric stands to another row's: BETTER or WORSE where the intervals lie apart, which asks more than a
-    test of the difference would, else UNDECIDED; None where one of them has no interval."""
+    """How a row's metric stands to another row's; None where one of them has no interval.
+
+    BETTER or WORSE where the intervals lie apart, which asks more than a test of the difference would; else UNDECIDED.
+    """
     low, high, least, most = (r[f"{metric.column}_{end}"] for r in (row, other) for end in ("low", "high"))
     if any(pd.isna(bound) for bound in (low, high, least, most)):
         return None

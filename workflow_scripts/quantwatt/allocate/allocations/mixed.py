@@ -7,8 +7,9 @@ FLOAT_BITS = 16  # what stays as it is counts with in an average, whatever type 
 
 
 def allocate(layers, method, method_name, solved, tried=None):
-    """As `quantwatt.allocate.allocation.allocate`, from what the programs have found; layers of 16-bit weights are
-    left out.
+    """As `quantwatt.allocate.allocation.allocate`, from what the programs have found.
+
+    Layers of 16-bit weights are left out.
 
     Args:
         solved: of `quantwatt.allocate.programs.solve`.

@@ -22,6 +22,7 @@ from pathlib import Path
 from quantwatt import registry
 from quantwatt.artifacts import manifest, shards
 from quantwatt.artifacts.errors import DataError
+from quantwatt.inference.checkpoint import check_settings
 from quantwatt.models.families import load_family
 
 REASONS = {
@@ -51,6 +52,7 @@ def export(checkpoint, form, output):
     details = manifest.read_json(path)
     if details["status"] != "ok" or not details["layers"]:
         raise DataError(f"{path}: holds no quantized layers.")
+    check_settings(details["layers"], path)
     manifest.verify_files(path, details["files"])
     module = registry.load("exports", form)
     family = load_family(details["model_settings"]["family"])

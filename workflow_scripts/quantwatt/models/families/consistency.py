@@ -71,8 +71,9 @@ class Family(PipelineFamily):
         return {"denoise": self.prepare(pipeline, batch, seeds, settings)}
 
     def skips(self, denoiser):
-        """On the way up every residual block reads what the layers before it gave and, behind that in the channels,
-        what the way down has left.
+        """As of Family, of the residual blocks on the way up.
+
+        Each reads what the layers before it gave and, behind that in the channels, what the way down has left.
         """
         ups = [resnet for block in denoiser.up_blocks for resnet in block.resnets]
         names = {module: name for name, module in denoiser.named_modules()}

@@ -162,8 +162,11 @@ def _call(pipeline, prompts, seeds, sampling):
 
 
 def _guidance_name(pipeline):
-    """The name that the pipeline's call has for guidance: `true_cfg_scale` where it guides by a second branch by
-    default, unless the model was trained to be told how much; else `guidance_scale`."""
+    """The name that the pipeline's call has for guidance.
+
+    It is `true_cfg_scale` where it guides by a second branch by default, unless the model was trained to be told how
+    much; else `guidance_scale`.
+    """
     by_branch = _parameters(pipeline).get("true_cfg_scale")
     if by_branch is None or by_branch.default <= 1:
         return "guidance_scale"

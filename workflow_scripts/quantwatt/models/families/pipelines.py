@@ -137,9 +137,9 @@ def pictures(output):
 
 
 def arrays(images):
-    """Images [n, channels, height, width] of any type and device as [n, height, width, 3] float32; grey repeats its
-    channel.
+    """Images [n, channels, height, width] of any type and device as [n, height, width, 3] float32.
 
+    Grey repeats its channel.
     Pipelines are asked for tensors and not for arrays, which some make of their own type: numpy has no bfloat16.
     """
     found = images.float().cpu().permute(0, 2, 3, 1).numpy()

@@ -70,7 +70,11 @@ class Transform(ABC):
 
     @abstractmethod
     def apply(
-        self, weight: torch.Tensor, weight_format: WeightFormat, activation_format: ActivationFormat | None, statistics: Any
+        self,
+        weight: torch.Tensor,
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Any,
     ) -> Transformed:
         """What becomes of a layer.
 

@@ -1,0 +1,103 @@
+"""What a measurement reads of this machine and its device: meter, threads, the device's clock, memory and name."""
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
+from quantwatt.measuring import cpus, protocol
+from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, open_meter
+
+NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
+
+
+def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
+    """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
+
+    Args:
+        block_s: seconds of the shortest block that will be read.
+    Raises:
+        DataError: the blocks are too short for the meter.
+    """
+    try:
+        meter = open_meter(settings, device)
+    except MeterUnavailable as unavailable:
+        print(f"no energy: {unavailable}", file=sys.stderr)
+        return open_meter(Metering()), str(unavailable)
+    if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
+        meter.close()
+        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
+    beside = companions(meter, settings, device)
+    return (Together(meter, beside) if beside else meter), None
+
+
+def set_threads(threads):
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(min(threads, max(1, int(cpus.count().usable))))  # a quota would hold more up
+
+
+def synchronize_of(device):
+    if device == "cpu":
+        return protocol.nothing
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def memory_of(device, pipeline):
+    """A function that returns what `peak_memory_of` tells, and "model_mb": the pipeline's own tensors' share."""
+    from quantwatt.measuring.module_memory import held_bytes
+
+    peak = peak_memory_of(device)
+    return lambda: {**peak(), "model_mb": held_bytes(pipeline.modules()) / 1e6}
+
+
+def peak_memory_of(device):
+    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now.
+
+    Of a CPU the middle two are None.
+    """
+    if device == "cpu":
+        return lambda: {
+            "peak_mb": peak_resident_bytes() / 1e6,
+            "reserved_mb": None,
+            "allocated_mb": None,
+            "source": "peak RSS of a fresh process",
+        }
+    import torch
+
+    return lambda: {
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
+        "reserved_mb": torch.cuda.max_memory_reserved() / 1e6,
+        "allocated_mb": torch.cuda.memory_allocated() / 1e6,
+        "source": "torch.cuda peak allocated",
+    }
+
+
+def peak_resident_bytes():
+    """This process's peak resident set. Linux's ru_maxrss starts at the parent's peak, VmHWM does not."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe_device(device):
+    """The device as torch knows it; the meter's own words come over these."""
+    import torch
+
+    name = torch.cuda.get_device_name(0) if device == "cuda" else provenance()["cpu"]
+    return {
+        "name": name,
+        "kind": device,
+        "uuid_hash": None,
+        "driver": None,
+        "power_limit_w": None,
+        "threads": torch.get_num_threads(),
+    }
