@@ -46,13 +46,13 @@ def _convert(denoiser, allocation):
         layer, spans = denoiser.get_submodule(name), []
         with _span(spans):
             try:
-                built = library.convert(layer, formats["weights"], layer.weight.dtype)
+                built = library.convert(layer, layer.weight.dtype)
             except DataError as error:
                 raise Unsupported(f"layer {name}: {error}") from error
         denoiser.set_submodule(name, built)
         states[name] = library.state(built)
         shape, weight = convolution.describe(layer), layer.weight.float()
-        found = library.dequantize(states[name], formats["weights"], shape)
+        found = library.dequantize(states[name], shape)
         stored = sum(8 * part.numel() * part.element_size() for part in states[name].values())
         reports[name] = {
             **formats,
@@ -60,7 +60,7 @@ def _convert(denoiser, allocation):
             "library": library.LIBRARY,
             "parts": sorted(states[name]),
             "weight_bits": stored / weight.numel(),
-            "activation_bits": library.describe(formats["weights"])[1] or 8 * layer.weight.dtype.itemsize,
+            "activation_bits": library.bits[1] or 8 * layer.weight.dtype.itemsize,
             "error_before": None,
             "relative_error": finite((found - weight).norm() / weight.norm()) if weight.any() else 0.0,
             "error_of": "weights",
