@@ -77,7 +77,7 @@ RESTORE = """
 import sys
 import torch
 from safetensors.torch import load_file, save_file
-from quantwatt import registry
+from quantwatt.formats.library import library_of
 stored, formats = load_file(sys.argv[1]), eval(sys.argv[2])
 outputs = {}
 for name, (settings, layer) in formats.items():

@@ -8,6 +8,8 @@ import warnings
 
 import torch
 
+from quantwatt.formats.library import library_of
+
 FLOAT32, BFLOAT16, PREPACKED = "float32", "bfloat16", "bfloat16 prepacked"
 RECOMPILES = 1024  # of one class of layers: every weight and number of tokens is one
 
