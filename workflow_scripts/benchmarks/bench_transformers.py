@@ -91,10 +91,10 @@ def quantized(linear, weights, activations, device):
 
     shape, dtype = convolution.describe(linear), linear.weight.dtype
     if library := library_of(weights):
-        if reason := library.unsupported(weights, device):
+        if reason := library.unsupported(device):
             raise Unsupported(reason)
-        state = library.state(library.convert(linear, weights, dtype))
-        return library.restore(state, weights, shape, linear.bias, dtype, device), library.LIBRARY
+        state = library.state(library.convert(linear, dtype))
+        return library.restore(state, shape, linear.bias, dtype, device), library.LIBRARY
     kernel, reason = kernel_choice.kernel_for(
         {"weights": weights, "activations": activations, "parts": [], **shape}, device
     )

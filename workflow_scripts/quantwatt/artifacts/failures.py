@@ -1,6 +1,8 @@
 """Failures that are results: a model that does not fit, images that are broken, a format that nothing computes here."""
 
 import contextlib
+from collections.abc import Generator, Mapping
+from typing import Any
 
 from quantwatt.artifacts.errors import DegenerateImages, DegeneratePredictions, Unsupported
 
@@ -12,12 +14,12 @@ NO_COMPILER = "BackendCompilerFailed"  # torch's, by name: torch is not imported
 class ExpectedFailure(Exception):
     """status: "oom", "degenerate" or "unsupported"; the message is one sentence."""
 
-    def __init__(self, status, reason):
+    def __init__(self, status: str, reason: str):
         super().__init__(reason)
         self.status, self.reason = status, reason
 
 
-def of_the_baseline(failure, checkpoint):
+def of_the_baseline(failure: ExpectedFailure, checkpoint: Mapping[str, Any]) -> str:
     """One sentence on why a model that is not quantized gives nothing to compare with, and what to try.
 
     Args:
@@ -30,7 +32,7 @@ def of_the_baseline(failure, checkpoint):
 
 
 @contextlib.contextmanager
-def expected():
+def expected() -> Generator[None, None, None]:
     """Turn what may fail without a bug into an ExpectedFailure; let bugs through.
 
     That is memory that does not suffice, degenerate outputs, and what cannot be computed or compiled here.

@@ -4,7 +4,7 @@ Rules take the patterns as their files, with Snakemake's wildcards in them; scri
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FILES = {  # below results/EXPERIMENT/
@@ -95,7 +95,7 @@ class _Wildcards(dict):
         return f"{{{name}}}"
 
 
-def path(results: str | Path, file: str, names: Mapping | tuple = ()) -> Path:
+def path(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Path:
     """The Path of one file.
 
     Args:
@@ -108,7 +108,7 @@ def path(results: str | Path, file: str, names: Mapping | tuple = ()) -> Path:
     return Path(results, FILES[file].format_map(dict(names)))
 
 
-def pattern(results: str | Path, file: str, names: Mapping | tuple = ()) -> str:
+def pattern(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
     """The same as a text, with wildcards for what is not among `names`."""
     return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
 
