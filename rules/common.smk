@@ -1,7 +1,7 @@
 """The checked configuration, and what rules take of it. No rules here.
 
-Which keys and plugins a rule reads: quantwatt/config/slices.py; which files: quantwatt/config/inputs.py; and where these
-are: quantwatt/artifacts/layout.py.
+quantwatt/config/slices.py says which keys and plugins each of them reads, quantwatt/config/inputs.py which files, and
+quantwatt/artifacts/layout.py where these are.
 """
 
 import re

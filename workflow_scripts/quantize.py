@@ -47,7 +47,7 @@ def unsupported(allocation, device):
     different = {json.dumps(formats["weights"], sort_keys=True) for formats in allocation.values()}
     for weights in map(json.loads, sorted(different)):
         library = library_of(weights)
-        if library and (reason := library.unsupported(weights, device)):
+        if library and (reason := library.unsupported(device)):
             return reason
     return None
 

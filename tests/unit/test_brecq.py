@@ -107,7 +107,7 @@ def test_a_block_comes_nearer_than_by_rounding_and_weights_stay_between_their_ne
     block, batches, targets = joint
     before = copy.deepcopy(block.state_dict())
     plans = plans_of(block, weights(bits))
-    solutions = brecq.Solver(**QUICK).solve_block(block, plans, batches, targets, None)
+    solutions = brecq.Solver.from_settings(QUICK).solve_block(block, plans, batches, targets, None)
     found = {name: solution.weight for name, solution in solutions.items()}
     assert found.keys() == plans.keys() and not [s for s in solutions.values() if s.fallback]
     rounded = distance(fixed(block, plans, nearest(plans)), batches, targets)
@@ -149,7 +149,7 @@ def test_the_rounding_of_rows_is_close_to_the_best_of_all_roundings():
 
     settings = {**QUICK, "iterations": 800, "batch_size": 32, "regularizer": 1.0}
     block, batches = Single(weight), [{"hidden_states": inputs}]
-    solver, targets = brecq.Solver(**settings), [inputs @ weight.T]
+    solver, targets = brecq.Solver.from_settings(settings), [inputs @ weight.T]
     found = solver.solve_block(block, {"layer": plan}, batches, targets, None)["layer"].weight
 
     def loss(quantized):
@@ -193,10 +193,10 @@ def test_the_regularizer_is_the_papers_and_vanishes_on_the_grid(exponent):
 
 def test_the_exponent_falls_in_a_line_after_the_warm_up():
     settings = {**PAPER, "iterations": 1000}
-    assert [brecq.Solver(**settings).exponent(i) for i in (0, 199)] == [None, None]
-    assert [brecq.Solver(**settings).exponent(i) for i in (200, 600, 1000)] == pytest.approx([20, 11, 2])
-    assert brecq.Solver(**{**settings, "warm_up": 0}).exponent(0) == 20
-    assert brecq.Solver(**{**settings, "warm_up": 1}).exponent(999) is None
+    assert [brecq.Solver.from_settings(settings).exponent(i) for i in (0, 199)] == [None, None]
+    assert [brecq.Solver.from_settings(settings).exponent(i) for i in (200, 600, 1000)] == pytest.approx([20, 11, 2])
+    assert brecq.Solver.from_settings({**settings, "warm_up": 0}).exponent(0) == 20
+    assert brecq.Solver.from_settings({**settings, "warm_up": 1}).exponent(999) is None
 
 
 def static(bits, symmetric, inputs):
@@ -244,7 +244,7 @@ def test_learned_steps_lower_the_error_of_static_activations(joint):
         plan.activation_scale, plan.activation_zero = grid["activation_scale"], grid["activation_zero"]
 
     def error(settings):
-        solutions = brecq.Solver(**{**QUICK, "iterations": 100, **settings}).solve_block(
+        solutions = brecq.Solver.from_settings({**QUICK, "iterations": 100, **settings}).solve_block(
             block, plans, batches, targets, None
         )
         found = {name: solution.weight for name, solution in solutions.items()}
@@ -289,7 +289,9 @@ def test_one_seed_gives_one_result(joint):
     settings = {**QUICK, "iterations": 40, "learning_rate": 0.1, "regularizer": 1.0}
 
     def codes(seed):
-        solutions = brecq.Solver(**{**settings, "seed": seed}).solve_block(block, plans, batches, targets, None)
+        solutions = brecq.Solver.from_settings({**settings, "seed": seed}).solve_block(
+            block, plans, batches, targets, None
+        )
         return torch.cat([solution.weight.codes.flatten() for solution in solutions.values()])
 
     first = codes(0)
@@ -347,7 +349,7 @@ def test_a_block_without_text_output_and_conversion_of_few_layers(joint):
     assert targets[0][0] is None
     plans = {name: plan for name, plan in plans_of(block, weights(4)).items() if name.startswith("ff.")}
     plans = {name: Plan(plan.weight.float(), plan.weight_format, bias=plan.bias) for name, plan in plans.items()}
-    solutions = brecq.Solver(**{**QUICK, "iterations": 5}).solve_block(block, plans, batches, targets, None)
+    solutions = brecq.Solver.from_settings({**QUICK, "iterations": 5}).solve_block(block, plans, batches, targets, None)
     assert solutions.keys() == {"ff.net.0.proj", "ff.net.2"}
     assert all(solution.fallback is None for solution in solutions.values())
 
@@ -361,7 +363,7 @@ def test_weights_without_two_neighbours_give_no_nan():
     layer = RoundedLinear(plan)
     assert (layer.gap == 0).any()
     inputs = random(20, 3, 16, seed=1)
-    solution = brecq.Solver(**QUICK).solve_block(
+    solution = brecq.Solver.from_settings(QUICK).solve_block(
         Single(weight), {"layer": plan}, [{"hidden_states": inputs}], [inputs @ weight.T], None
     )["layer"]
     value = solution.weight.dequantize(plan.weight_format)
@@ -373,7 +375,7 @@ def test_training_that_diverges_falls_back_to_rounding():
     targets = inputs @ weight.T
     targets[3] = torch.nan
     plan = Plan(weight, weights(3))
-    solution = brecq.Solver(**{**QUICK, "iterations": 20}).solve_block(
+    solution = brecq.Solver.from_settings({**QUICK, "iterations": 20}).solve_block(
         Single(weight), {"layer": plan}, [{"hidden_states": inputs}], [targets], None
     )["layer"]
     assert solution.fallback == "rtn"

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from quantwatt import registry
 from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
+from quantwatt.formats.library import library_of
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.inference import exports
 from quantwatt.inference.exports import gptq as gptq_form
@@ -52,12 +52,12 @@ class Checkpoint:
         states, reports, self.quantized, self.values = {}, {}, {}, {}
         for name in layers:
             layer = self.denoiser.get_submodule(name)
-            own = weights.get(name, weights)
+            own = weights.get(name, {key: value for key, value in weights.items() if key not in layers})
             if own["format"] in ("torchao", "bitsandbytes-int8"):
-                module = registry.load("formats", own["format"])
-                states[name] = module.state(module.convert(layer, own, torch.bfloat16))
+                library = library_of(own)
+                states[name] = library.state(library.convert(layer, torch.bfloat16))
                 shape = {"in_features": layer.in_features, "out_features": layer.out_features}
-                self.values[name] = module.dequantize(states[name], own, shape)
+                self.values[name] = library.dequantize(states[name], shape)
             else:
                 weight_format = load_format(own)
                 weight = quantize_to_nearest(layer.weight.detach().float(), weight_format)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment, methods
 from quantwatt.formats import trial
+from quantwatt.formats.library import library_of
 from quantwatt.inference.checkpoint import QuantizedPipeline
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ FLOAT8_DYNAMIC = {"format": "torchao", "configuration": "float8-dynamic", "group
 
 
 def module_of(settings):
-    return registry.load("formats", settings["format"])
+    return library_of(settings)
 
 
 def linear(dtype=torch.bfloat16, rows=ROWS, columns=COLUMNS, bias=True):
@@ -61,7 +61,7 @@ def inputs(dtype=torch.bfloat16, outlier=None):
 
 def convert(name, dtype=torch.bfloat16, **shape):
     settings = FORMATS[name]
-    return module_of(settings).convert(linear(dtype, **shape), settings, dtype)
+    return module_of(settings).convert(linear(dtype, **shape), dtype)
 
 
 def relative(found, expected):
@@ -70,20 +70,20 @@ def relative(found, expected):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_library_computes_it_on_the_cpu(name):
-    assert module_of(FORMATS[name]).unsupported(FORMATS[name], "cpu") is None
+    assert module_of(FORMATS[name]).unsupported("cpu") is None
 
 
 RESTORE = """
 import sys
 import torch
 from safetensors.torch import load_file, save_file
-from quantwatt import registry
+from quantwatt.formats.library import library_of
 stored, formats = load_file(sys.argv[1]), eval(sys.argv[2])
 outputs = {}
 for name, (settings, layer) in formats.items():
     state = {key.split("/")[1]: part for key, part in stored.items() if key.startswith(name + "/")}
-    module = registry.load("formats", settings["format"])
-    restored = module.restore(state, settings, layer, stored["bias"], torch.bfloat16, "cpu")
+    module = library_of(settings)
+    restored = module.restore(state, layer, stored["bias"], torch.bfloat16, "cpu")
     with torch.no_grad():
         outputs[name] = restored(stored["inputs"])  # a view into the file, as the tensors of the state are
         assert torch.equal(outputs[name], restored(stored["inputs"])), name
@@ -137,7 +137,7 @@ def test_restored_layers_lie_in_aligned_memory(name):
     module, layer = module_of(FORMATS[name]), convert(name)
     state = {part: misaligned(tensor) for part, tensor in module.state(layer).items()}
     bias = misaligned(linear().bias.detach())
-    restored = module.restore(state, FORMATS[name], LAYER, bias, torch.bfloat16, "cpu")
+    restored = module.restore(state, LAYER, bias, torch.bfloat16, "cpu")
     tensors = [part for tensor in (*restored.parameters(), *restored.buffers()) for part in plain_tensors(tensor)]
     assert len(tensors) >= 3 and all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
     values = misaligned(inputs()) if name == "quanto-qint8" else inputs()
@@ -148,9 +148,9 @@ def test_restored_layers_lie_in_aligned_memory(name):
 @pytest.mark.parametrize("columns", [20, 36, 40, 100])
 def test_quantos_int8_product_ends_with_a_row(columns):
     """torch's own reads 8 or 16 columns at once, and what follows the row with the last of them, or crashes."""
-    module, settings = module_of(FORMATS["quanto-qint8"]), FORMATS["quanto-qint8"]
+    module = module_of(FORMATS["quanto-qint8"])
     layer = convert("quanto-qint8", columns=columns, bias=False)
-    weight = module.dequantize(module.state(layer), settings, {"in_features": columns, "out_features": ROWS})
+    weight = module.dequantize(module.state(layer), {"in_features": columns, "out_features": ROWS})
     values = inputs()[..., :columns]
     with torch.no_grad():
         assert relative(layer(values), values.float() @ weight.T) < 5e-3
@@ -186,8 +186,8 @@ def by_hand(name, weight):
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_pipeline_is_timed_with_the_librarys_layers(name):
     """As it is loaded from a checkpoint, in the context that the timed functions compute in."""
-    module, settings = module_of(FORMATS[name]), FORMATS[name]
-    layer = module.restore(module.state(convert(name)), settings, LAYER, None, torch.bfloat16, "cpu")
+    module = module_of(FORMATS[name])
+    layer = module.restore(module.state(convert(name)), LAYER, None, torch.bfloat16, "cpu")
     family = SimpleNamespace(DEFAULTS={}, prepare=lambda model, batch, seeds, settings: lambda: model(batch))
     pipeline = QuantizedPipeline(layer, family, "real", name, None)
     assert torch.equal(pipeline.prepare(inputs(), [0], {})(), layer(inputs()))
@@ -197,11 +197,11 @@ def test_a_pipeline_is_timed_with_the_librarys_layers(name):
 def test_weights_are_the_librarys_documented_grid(name):
     settings, float_layer = FORMATS[name], linear(torch.float32)
     module = module_of(settings)
-    layer = module.convert(float_layer, settings, torch.float32)
+    layer = module.convert(float_layer, torch.float32)
     state = module.state(layer)
     weight = float_layer.weight.detach()
     codes, values = by_hand(name, weight.half().float() if name.startswith("llm") else weight)
-    found = module.dequantize(state, settings, LAYER)
+    found = module.dequantize(state, LAYER)
     stored = {"torchao-int8": "qdata", "torchao-int8-dynamic": "qdata", "quanto-qint8": "data"}
     if name.startswith("llm") or name in stored:
         assert (state[stored.get(name, "codes")].float() != codes).float().mean() < 1e-3  # ties
@@ -258,23 +258,23 @@ def test_llm_int8_says_whether_its_product_is_one_of_integers():
     with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         layer(inputs())
     integers = any(event.key == "aten::_int_mm" for event in profile.key_averages())
-    reason = module.simulated(FORMATS["llm-int8-all"], "cpu")
+    reason = module.simulated("cpu")
     assert (reason is None) == integers
     assert integers or "float32" in reason
 
 
 @pytest.mark.skipif(CUDA, reason="this machine may compute it")
 def test_float8_dynamic_is_refused_on_the_cpu_with_torchaos_reason():
-    reason = module_of(FLOAT8_DYNAMIC).unsupported(FLOAT8_DYNAMIC, "cpu")
+    reason = module_of(FLOAT8_DYNAMIC).unsupported("cpu")
     assert "float8-dynamic on cpu" in reason and "8.9" in reason and reason.count("\n") == 0
     with pytest.raises(DataError, match="8.9"):
-        module_of(FLOAT8_DYNAMIC).convert(linear(), FLOAT8_DYNAMIC, torch.bfloat16)
+        module_of(FLOAT8_DYNAMIC).convert(linear(), torch.bfloat16)
 
 
 @pytest.mark.skipif(CUDA, reason="this machine has the device")
 def test_a_device_that_is_not_there_is_one_sentence():
     for settings in FORMATS.values():
-        reason = module_of(settings).unsupported(settings, "cuda")
+        reason = module_of(settings).unsupported("cuda")
         assert reason.endswith(".") and "cuda" in reason and "\n" not in reason
 
 
@@ -283,9 +283,9 @@ def test_a_device_that_is_not_there_is_one_sentence():
 def test_cuda_computes_what_the_cpu_computes(name):
     settings, layer = FORMATS[name], convert(name)
     module = module_of(settings)
-    if reason := module.unsupported(settings, "cuda"):
+    if reason := module.unsupported("cuda"):
         pytest.skip(reason)
-    restored = module.restore(module.state(layer), settings, LAYER, linear().bias, torch.bfloat16, "cuda")
+    restored = module.restore(module.state(layer), LAYER, linear().bias, torch.bfloat16, "cuda")
     with torch.no_grad():
         assert relative(restored(inputs().cuda()).cpu(), layer(inputs())) < 1e-2
 
@@ -297,22 +297,26 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(trial.metadata, "version", missing)
     for settings in FORMATS.values():
         module = module_of(settings)
-        assert module.unsupported(settings, "cpu") == f"{module.LIBRARY} is not installed."
+        assert module.unsupported("cpu") == f"{module.LIBRARY} is not installed."
 
 
 def test_a_trial_with_wrong_values_is_a_refusal(monkeypatch):
     settings = {**FORMATS["torchao-int8"], "group_size": 64}  # not tried before, so not remembered
     module = module_of(settings)
     original = module.state
-    monkeypatch.setattr(module, "state", lambda layer: {**original(layer), "qdata": original(layer)["qdata"].flip(0)})
-    assert "outputs are off" in module.unsupported(settings, "cpu")
+
+    def flipped(self, layer):
+        return {**original(layer), "qdata": original(layer)["qdata"].flip(0)}
+
+    monkeypatch.setattr(type(module), "state", flipped)
+    assert "outputs are off" in module.unsupported("cpu")
     trial._trial.cache_clear()
 
 
 def test_a_trial_leaves_random_numbers_as_they_are():
     trial._trial.cache_clear()
     before = torch.random.get_rng_state()
-    assert module_of(FORMATS["quanto-qint2"]).unsupported(FORMATS["quanto-qint2"], "cpu") is None
+    assert module_of(FORMATS["quanto-qint2"]).unsupported("cpu") is None
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -327,7 +331,7 @@ def test_a_shape_that_a_library_does_not_take_is_refused(name, shape):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_stored_bytes_are_those_of_the_described_bits(name):
-    bits, _ = module_of(FORMATS[name]).describe(FORMATS[name])
+    bits, _ = module_of(FORMATS[name]).bits
     rows, columns = 64, 1024
     state = module_of(FORMATS[name]).state(convert(name, rows=rows, columns=columns))
     stored = 8 * sum(part.numel() * part.element_size() for part in state.values()) / (rows * columns)
@@ -339,22 +343,22 @@ def test_stored_bytes_are_those_of_the_described_bits(name):
 def test_quanto_has_the_groups_asked_for_or_the_next_smaller_that_divide(columns, group):
     settings, layer = FORMATS["quanto-qint4"] | {"group_size": 64}, linear(rows=64, columns=columns)
     module, quanto = module_of(settings), {"in_features": columns, "out_features": 64}
-    state = module.state(module.convert(layer, settings, torch.bfloat16))
+    state = module.state(module.convert(layer, torch.bfloat16))
     assert state["scale"].numel() == 64 * columns // group
-    restored = module.restore(state, settings, quanto, layer.bias, torch.bfloat16, "cpu")
+    restored = module.restore(state, quanto, layer.bias, torch.bfloat16, "cpu")
     values = torch.randn(5, columns, generator=torch.Generator().manual_seed(2)).bfloat16()
-    expected = values.float() @ module.dequantize(state, settings, quanto).T + layer.bias.float()
+    expected = values.float() @ module.dequantize(state, quanto).T + layer.bias.float()
     assert (restored(values).float() - expected).norm() < 0.01 * expected.norm()
 
 
 def test_describe_knows_dynamic_activations():
-    assert module_of(FLOAT8_DYNAMIC).describe(FLOAT8_DYNAMIC) == (8, 8)
+    assert module_of(FLOAT8_DYNAMIC).bits == (8, 8)
     expected = {
         "llm-int8": (8, 8), "torchao-int8": (8, None), "torchao-int8-dynamic": (8, 8), "torchao-int4": (4, None),
         "torchao-float8": (8, None), "quanto-qint2": (2, None), "quanto-qfloat8": (8, None),
     }  # fmt: skip
     for name, bits in expected.items():
-        assert module_of(FORMATS[name]).describe(FORMATS[name]) == bits
+        assert module_of(FORMATS[name]).bits == bits
 
 
 def test_schemas_complete_an_entry_to_what_the_formats_read():

@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from quantwatt import registry
+from quantwatt.formats.library import library_of
 
 FLOAT32, BFLOAT16, PREPACKED = "float32", "bfloat16", "bfloat16 prepacked"
 RECOMPILES = 1024  # of one class of layers: every weight and number of tokens is one
@@ -40,12 +40,12 @@ def library(**settings):
     """The layer of a library's format, as a checkpoint's is restored."""
 
     def layer(linear, dtype, device):
-        module = registry.load("formats", settings["format"])
-        if reason := module.unsupported(settings, device):
+        found = library_of(settings)
+        if reason := found.unsupported(device):
             raise NotImplementedError(reason)
-        state = module.state(module.convert(linear, settings, dtype))
+        state = found.state(found.convert(linear, dtype))
         shape = {"in_features": linear.in_features, "out_features": linear.out_features}
-        return module.restore(state, settings, shape, linear.bias, dtype, device)
+        return found.restore(state, shape, linear.bias, dtype, device)
 
     return layer
 
@@ -72,7 +72,9 @@ def quantize_dynamic(linear, dtype, device):
         return quantization.quantize_dynamic(torch.nn.Sequential(linear), {torch.nn.Linear}, dtype=torch.qint8)[0]
 
 
-TORCHAO = {name: library(format="torchao", configuration=name) for name in ("int8-dynamic", "float8-dynamic")}
+TORCHAO = {
+    name: library(format="torchao", configuration=name, group_size=128) for name in ("int8-dynamic", "float8-dynamic")
+}
 FLOATS = {  # name: (format, provider, layer)
     FLOAT32: ("float32", "torch", plain),
     "float32 prepacked": ("float32", "oneDNN", prepacked),
@@ -84,9 +86,9 @@ LIBRARIES = {
     "torchao float8-dynamic": ("float8", "torchao", TORCHAO["float8-dynamic"]),
     "torchao int4-weight-only": (
         *("W4A16 group 128", "torchao"),
-        library(format="torchao", configuration="int4-weight-only", group=128),
+        library(format="torchao", configuration="int4-weight-only", group_size=128),
     ),
-    "optimum-quanto qint8": ("W8A16", "optimum-quanto", library(format="quanto", weights="qint8")),
+    "optimum-quanto qint8": ("W8A16", "optimum-quanto", library(format="quanto", weights="qint8", group_size=128)),
     "bitsandbytes LLM.int8()": ("W8A8", "bitsandbytes", library(format="bitsandbytes-int8", threshold=0.0)),
     "torch quantize_dynamic": ("W8A8 per tensor", "torch", quantize_dynamic),
 }

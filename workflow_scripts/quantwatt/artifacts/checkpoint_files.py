@@ -3,12 +3,24 @@
 How they are loaded and computed with is `quantwatt.inference.checkpoint`'s, and no affair of quantizing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.artifacts import manifest, shards
 
+if TYPE_CHECKING:
+    import torch
 
-def save(folder, denoiser, states, reports, details, shard_bytes=shards.SHARD_BYTES):
+
+def save(
+    folder: str | Path,
+    denoiser: "torch.nn.Module",
+    states: "Mapping[str, Mapping[str, torch.Tensor]]",
+    reports: Mapping[str, Mapping[str, Any]],
+    details: Mapping[str, Any],
+    shard_bytes: int = shards.SHARD_BYTES,
+) -> None:
     """Write the denoiser's weights and, last, the manifest.
 
     Args:

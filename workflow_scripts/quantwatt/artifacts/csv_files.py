@@ -1,11 +1,14 @@
 """Writing CSV files: the only place that does."""
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts.manifest import atomic_path
 
 
-def write(path, columns, rows):
+def write(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a header and the rows as CSV, whole or not at all; None is an empty field, floats have every digit.
 
     Args:

@@ -4,7 +4,9 @@ Features of a million images take ten gigabytes, so they are written and read wi
 reference have their moments in small files of their own.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ MOMENTS = ("mean", "covariance")
 TYPES = ("<f4", "<f8", "<i8")
 
 
-def write_features(path, arrays, fields):
+def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Write EXTRACTOR-NAME.npy of each array, of a reference also its moments and, last, EXTRACTOR.json.
 
     Args:
@@ -50,7 +52,7 @@ def write_features(path, arrays, fields):
     write_json(path, {**fields, "n_images": n, "dims": dims, "files": files})
 
 
-def read_features(path):
+def read_features(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read the features that `write_features` wrote.
 
     Returns:
@@ -64,7 +66,7 @@ def read_features(path):
     return fields, arrays
 
 
-def read_moments(path):
+def read_moments(path: str | Path) -> tuple[dict[str, Any], Moments]:
     """Read a reference's moments and none of its features.
 
     Returns:

@@ -25,7 +25,7 @@ class FileHashes:
         hashes.sha256("model.safetensors")
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self._path, self._known, self._new = path, {}, {}
 
     def __enter__(self):
@@ -40,7 +40,7 @@ class FileHashes:
             with contextlib.suppress(OSError, DataError), atomic_path(self._path) as temporary:
                 temporary.write_text(text)
 
-    def sha256(self, path):
+    def sha256(self, path: str | Path) -> str:
         """Hex sha256 of a file's bytes, behind links.
 
         Raises:

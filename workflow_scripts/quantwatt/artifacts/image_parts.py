@@ -4,27 +4,30 @@ An image has its place by its number in the whole set, and parts begin at whole 
 made, its files are the same, under the same names.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantwatt.artifacts.errors import DataError
 
 SHARD_IMAGES = 256  # in one folder
 
 
-def image_name(number):
+def image_name(number: int) -> str:
     """The file of an image, in its set's folder."""
     return f"shard-{number // SHARD_IMAGES:03d}/{number:05d}.png"
 
 
-def part_number(first):
+def part_number(first: int) -> str:
     """The digits by which a part is named whose first image has this number."""
     return f"{first:05d}"
 
 
-def part_name(first):
+def part_name(first: int) -> str:
     """The JSON file that vouches for the part of a set whose first image has this number."""
     return f"part-{part_number(first)}.json"
 
 
-def parts(sampling, images_per_job):
+def parts(sampling: Mapping[str, Any], images_per_job: int) -> list[range]:
     """The ranges of image numbers that jobs make.
 
     A part but the last is as many whole batches as hold `images_per_job` images, whatever the set's size: a set that
@@ -39,7 +42,7 @@ def parts(sampling, images_per_job):
     return [range(first, min(first + size, sampling["images"])) for first in range(0, sampling["images"], size)]
 
 
-def count(sampling, images_per_job):
+def count(sampling: Mapping[str, Any], images_per_job: int) -> int:
     """How many ranges `parts` returns."""
     return -(-sampling["images"] // _part_size(sampling, images_per_job))
 
@@ -50,7 +53,7 @@ def _part_size(sampling, images_per_job):
     return -(-images_per_job // batch) * batch
 
 
-def check_start(part, batch_size):
+def check_start(part: range, batch_size: int) -> None:
     """Refuse a part that begins inside a batch.
 
     Raises:

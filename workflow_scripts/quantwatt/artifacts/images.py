@@ -7,7 +7,9 @@ whole set.
 import hashlib
 import shutil
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from quantwatt.artifacts.manifest import (
 )
 
 
-def check_images(images, first=0):
+def check_images(images: np.ndarray, first: int = 0) -> None:
     """Refuse images that came out of a broken computation, before they are converted or scored.
 
     Args:
@@ -50,25 +52,25 @@ def check_images(images, first=0):
         )
 
 
-def to_uint8(images, first=0):
+def to_uint8(images: np.ndarray, first: int = 0) -> np.ndarray:
     """Convert floating-point images [n, h, w, 3] in [0, 1] to uint8, after `check_images`."""
     check_images(images, first)
     return (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
 
 
-def prompts_sha256(prompts):
+def prompts_sha256(prompts: Sequence[str | None]) -> str | None:
     """Hash of a list of prompts in its order; None where the images have none."""
     if all(prompt is None for prompt in prompts):
         return None
     return hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
 
 
-def images_sha256(manifest):
+def images_sha256(manifest: Mapping[str, Any]) -> str:
     """Hash of all image files of a manifest in order: equal for equal pictures, whenever they were made."""
     return hashlib.sha256("\n".join(image["sha256"] for image in manifest["images"]).encode()).hexdigest()
 
 
-def clear(folder, part=None):
+def clear(folder: str | Path, part: range | None = None) -> None:
     """Remove an earlier image set from `folder`, or of a part its images: what vouches for them first.
 
     A link in the place of a shard goes, too, and what it leads to stays as it is.
@@ -86,7 +88,13 @@ def clear(folder, part=None):
         (folder / image_name(number)).unlink(missing_ok=True)
 
 
-def write_images(folder, batches, fields, part=None, real=False):
+def write_images(
+    folder: str | Path,
+    batches: Iterable[tuple[np.ndarray, Sequence[str | None], Sequence[int | None]]],
+    fields: Mapping[str, Any],
+    part: range | None = None,
+    real: bool = False,
+) -> dict[str, Any]:
     """Write an image set into `folder`, the manifest last; an earlier set in the folder is removed first.
 
     Args:
@@ -108,7 +116,7 @@ def write_images(folder, batches, fields, part=None, real=False):
     folder, first = Path(folder), 0 if part is None else part.start
     clear(folder, part)
     started = time.perf_counter()
-    images, shape = [], None
+    images, shape = [], ()
     try:
         for batch, prompts, seeds in batches:
             shape = shape or batch.shape[1:]
@@ -143,7 +151,9 @@ def write_images(folder, batches, fields, part=None, real=False):
     return manifest
 
 
-def write_no_images(folder, status, reason, fields, part=None):
+def write_no_images(
+    folder: str | Path, status: str, reason: str, fields: Mapping[str, Any], part: range | None = None
+) -> dict[str, Any]:
     """Write and return the manifest of a cell, or of a part, that has no images, and why; earlier ones are removed."""
     clear(folder, part)
     manifest = {"status": status, "reason": reason, **fields, "n_images": 0, "images": []}
@@ -155,7 +165,7 @@ def _manifest_path(folder, part):
     return Path(folder) / ("manifest.json" if part is None else part_name(part.start))
 
 
-def image_files(manifest_path):
+def image_files(manifest_path: str | Path) -> list[Path]:
     """The paths of an image set's files in order, each checked against its size and sha256.
 
     Raises:
@@ -164,7 +174,7 @@ def image_files(manifest_path):
     return [path for path, _ in _checked(manifest_path)]
 
 
-def iterate_images(manifest_path):
+def iterate_images(manifest_path: str | Path) -> Iterator[np.ndarray]:
     """The images of a set one by one, uint8 [h, w, 3], all files checked first; raises as `image_files`."""
     return (_decode(path, vouching) for path, vouching in _checked(manifest_path))
 
@@ -182,7 +192,9 @@ def _checked(manifest_path):
     return found
 
 
-def paired_images(manifest_path, baseline_path):
+def paired_images(
+    manifest_path: str | Path, baseline_path: str | Path
+) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
     """Two iterators over uint8 [h, w, 3], image i of both from the same prompt and seed.
 
     Raises:

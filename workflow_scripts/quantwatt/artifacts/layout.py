@@ -4,6 +4,7 @@ Rules take the patterns as their files, with Snakemake's wildcards in them; scri
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FILES = {  # below results/EXPERIMENT/
@@ -41,6 +42,18 @@ FILES = {  # below results/EXPERIMENT/
     "report": "report.html",
     "study": "study/manifest.json",
 }
+FIGURES = {  # the files of FILES that each reads: those with wildcards of every cell
+    "quality_vs_cost": ("summary",),
+    "seeds": ("summary",),
+    "layer_error": ("summary", "layers"),
+    "layer_depth": ("summary", "layers"),
+    "power_trace": ("summary", "power"),
+    "image_grid": ("summary", "images"),
+    "steps": ("summary",),
+    "budget": ("summary",),
+    "sensitivity": ("summary", "layers", "sensitivities"),
+}
+OF_IMAGES = ("image_grid", "steps", "budget", "sensitivity")  # figures of models that draw images only
 JOBS = {  # of each rule: its log below logs/ there, its benchmark below benchmarks/, without their ends
     "fetch": "fetch/{archive}",
     "dataset": "dataset/{file}",
@@ -82,7 +95,7 @@ class _Wildcards(dict):
         return f"{{{name}}}"
 
 
-def path(results, file, names=()):
+def path(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> Path:
     """The Path of one file.
 
     Args:
@@ -95,12 +108,12 @@ def path(results, file, names=()):
     return Path(results, FILES[file].format_map(dict(names)))
 
 
-def pattern(results, file, names=()):
+def pattern(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
     """The same as a text, with wildcards for what is not among `names`."""
     return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
 
 
-def names_below(folder):
+def names_below(folder: str) -> list[str | None]:
     """What the parts of a path below a folder of FILES are named by, each None where it is part of no name.
 
     Args:
@@ -111,3 +124,13 @@ def names_below(folder):
     below = [pattern.split("/")[1:] for pattern in FILES.values() if pattern.startswith(f"{folder}/")]
     named = [[found and found[1] for found in map(_NAME.fullmatch, parts)] for parts in below]
     return max(named, key=lambda names: sum(name is not None for name in names), default=[])
+
+
+def figures(images: bool) -> list[str]:
+    """Names of the figures of an experiment; `images`: whether its models draw any."""
+    return [name for name in FIGURES if images or name not in OF_IMAGES]
+
+
+def tables(results: str | Path, figure: str) -> list[Path]:
+    """The Paths of the tables that a figure reads."""
+    return [path(results, file) for file in FIGURES[figure] if FILES[file].startswith("tables/")]

@@ -1,12 +1,13 @@
 """The files of a folder, through links to files and folders, as image sets and references are often put together."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from quantwatt.artifacts.errors import DataError
 
 
-def files(top):
+def files(top: str | Path) -> Iterator[str]:
     """The paths of all files in a folder and its subfolders, in the order of their names.
 
     Links are followed. One that leads back to a folder that it lies in is left out: its files have been seen.
@@ -21,7 +22,7 @@ def files(top):
     yield from _within(os.fspath(Path(top)), ())
 
 
-def names(top):
+def names(top: str | Path) -> list[str]:
     """The sorted names, relative to a folder, of the plain files that `files` finds in it.
 
     Links that lead nowhere, and what is no plain file, are left out.

@@ -10,26 +10,31 @@ import json
 import math
 import os
 import re
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.artifacts.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 PROJECT = Path(__file__).resolve().parents[3]  # what relative paths in manifests are relative to
 
 
-def sha256(path):
+def sha256(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def canonical_json(value):
+def canonical_json(value: Any) -> str:
     """One string per value: sorted keys, no spaces, so that equal settings compare equal."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Generator[Path, None, None]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
 
     What a killed program has left of the same file goes, too. A link in the place of `path` is replaced, and what it
@@ -54,14 +59,14 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all. NaN and infinity are refused (ValueError)."""
     text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text)
 
 
-def write_tensors(path, tensors):
+def write_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor]") -> None:
     """Write `{name: torch tensor}` as safetensors, whole or not at all.
 
     Raises:
@@ -77,7 +82,7 @@ def write_tensors(path, tensors):
             raise OSError(str(error)) from error
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
     """Parse a JSON file.
 
     Raises:
@@ -91,13 +96,15 @@ def read_json(path):
         raise DataError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
 
 
-def describe_files(folder, names):
+def describe_files(folder: str | Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """`{name: {"sha256", "bytes"}}` of files in `folder`, for a manifest."""
     folder = Path(folder)
     return {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
 
 
-def verify_files(manifest_path, files, folder=None):
+def verify_files(
+    manifest_path: str | Path, files: Mapping[str, Mapping[str, Any]], folder: str | Path | None = None
+) -> None:
     """Check every file that a manifest vouches for against its size and sha256, and that it is what its name says.
 
     Args:
@@ -125,7 +132,7 @@ def verify_files(manifest_path, files, folder=None):
             check_tensors(path, remedy)
 
 
-def check_tensors(path, remedy):
+def check_tensors(path: str | Path, remedy: str) -> None:
     """Refuse a safetensors file whose header promises other than what the file holds; no tensor is read.
 
     Raises:
@@ -140,13 +147,13 @@ def check_tensors(path, remedy):
         raise DataError(f"{path}: not a safetensors file ({error}); {remedy}") from error
 
 
-def without_credentials(text):
+def without_credentials(text: str) -> str:
     """A text to show, without the user, password or token that a URL in it may have."""
     text = re.sub(r"://[^/@\s]*@", "://***@", text)
     return re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]+", r"\1***", text)
 
 
-def finite(value):
+def finite(value: Any) -> float | None:
     """`value` as a float, or None where it is NaN or infinite (JSON has neither)."""
     value = float(value)
     return value if math.isfinite(value) else None

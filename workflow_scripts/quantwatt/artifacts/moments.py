@@ -15,7 +15,7 @@ class Moments(NamedTuple):
     n: int
 
 
-def moments(features):
+def moments(features: np.ndarray) -> Moments:
     """Moments of features [n, d] of any float type, in two passes chunk by chunk: they may be mapped from a file.
 
     One feature alone has no covariance; it is zero here.

@@ -3,11 +3,13 @@
 import contextlib
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 
-def provenance(packages=("torch", "diffusers", "transformers")):
+def provenance(packages: Iterable[str] = ("torch", "diffusers", "transformers")) -> dict[str, Any]:
     """Where a number comes from: commit, machine, Python and the installed versions of `packages`."""
 
     def version(name):

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
@@ -14,7 +16,7 @@ TRIALS = ("program", "number", "image_error", "psnr")
 WORDS = {"layer", "candidate", "kernel", "reason"}  # columns without numbers
 
 
-def read(path, columns=COLUMNS):
+def read(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, Any]]:
     """The rows of a table, its numbers as floats and empty cells as None.
 
     Raises:
@@ -37,7 +39,7 @@ def _value(column, text):
     return text if column in WORDS else float(text)
 
 
-def gathered(tables, names, candidates):
+def gathered(tables: Iterable[str | Path], names: Iterable[str], candidates: Collection[str]) -> list[dict[str, Any]]:
     """Rows of several jobs in the model's order of layers.
 
     Raises:
@@ -56,7 +58,7 @@ def gathered(tables, names, candidates):
     return [found[key] for key in wanted]
 
 
-def by_layer(rows):
+def by_layer(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """{layer: {candidate: row}}."""
     table = {}
     for row in rows:
@@ -70,7 +72,7 @@ class Unfinished:
     rows: those of an earlier run with the same key, which says all that they depend on.
     """
 
-    def __init__(self, path, key):
+    def __init__(self, path: Path, key: Any):
         self.path, self.rows, head = path, [], json.dumps({"key": key})
         if path.exists():
             first, *lines = path.read_text().split("\n")
@@ -79,7 +81,7 @@ class Unfinished:
         with manifest.atomic_path(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in [head, *map(json.dumps, self.rows)]))
 
-    def add(self, row):
+    def add(self, row: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)

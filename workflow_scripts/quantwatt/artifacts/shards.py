@@ -3,16 +3,21 @@
 Read back one at a time: no more than what is asked for is in memory, and nothing stays of the files.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantwatt.artifacts import manifest
+
+if TYPE_CHECKING:
+    import torch
 
 PATTERN = "weights{suffix}.safetensors"  # suffix: nothing of a single file, else -00001-of-0000N
 INDEX = "weights.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # at most, of one file; a single tensor may be larger
 
 
-def write(folder, tensors, shard_bytes=SHARD_BYTES):
+def write(folder: str | Path, tensors: "Mapping[str, torch.Tensor]", shard_bytes: int = SHARD_BYTES) -> list[str]:
     """Write {name: tensor}, and remove what an earlier checkpoint has left in the folder under these names.
 
     Returns:
@@ -23,7 +28,7 @@ def write(folder, tensors, shard_bytes=SHARD_BYTES):
     from huggingface_hub import split_torch_state_dict_into_shards
 
     folder = Path(folder)
-    split = split_torch_state_dict_into_shards(tensors, filename_pattern=PATTERN, max_shard_size=shard_bytes)
+    split = split_torch_state_dict_into_shards(dict(tensors), filename_pattern=PATTERN, max_shard_size=shard_bytes)
     for stale in folder.glob(PATTERN.format(suffix="*") + "*"):
         stale.unlink()
     for file, names in split.filename_to_tensors.items():
@@ -41,7 +46,7 @@ class Shards:
         folder: where they are; files: their names, as `write` returned them.
     """
 
-    def __init__(self, folder, files):
+    def __init__(self, folder: str | Path, files: Iterable[str]):
         from safetensors import safe_open
 
         self.path = {}  # {name of a tensor: its file}
@@ -49,7 +54,7 @@ class Shards:
             with safe_open(path, framework="pt") as file:
                 self.path |= dict.fromkeys(file.keys(), path)
 
-    def read(self, name, device="cpu"):
+    def read(self, name: str, device: str = "cpu") -> "torch.Tensor":
         """One tensor, in memory of its own.
 
         The file is opened for it alone: it is mapped into memory, and what has been read of it counts as the

@@ -8,6 +8,7 @@ import codecs
 import json
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Lines(NamedTuple):
     notes: list[str]
 
 
-def read(path):
+def read(path: str | Path) -> Text:
     """The text of a file, decoded.
 
     UTF-8 with or without byte order mark, and UTF-16 and UTF-32 with theirs. Lines may end in any way that editors
@@ -74,7 +75,7 @@ def read(path):
     return Text(text.replace("\r\n", "\n").replace("\r", "\n"), notes)
 
 
-def lines_of(text, notes=()):
+def lines_of(text: str, notes: Iterable[str] = ()) -> Lines:
     """The lines of a text that hold something.
 
     Blanks and characters without width at the ends of a line are cut off, and blank lines left out, since nobody sees
@@ -101,12 +102,12 @@ def lines_of(text, notes=()):
     return Lines(lines, [number for number, _, _ in kept], notes)
 
 
-def head_of(text):
+def head_of(text: str) -> str:
     """The first line of a text that holds something, with the tabs at its ends."""
     return next(line for line in text.split("\n") if trimmed(line)).strip(f" {UNSEEN}")
 
 
-def refuse_json(path, lines):
+def refuse_json(path: str | Path, lines: Sequence[str]) -> None:
     """Refuse a list whose lines are JSON.
 
     Raises:
@@ -117,14 +118,14 @@ def refuse_json(path, lines):
         raise DataError(f"{path}: line 1 is JSON; write one entry a line, as plain text.")
 
 
-def say(path, notes):
+def say(path: str | Path, notes: list[str]) -> None:
     """Tell on stderr what was done to a file, once however often it is read, and remember it for `said`."""
     if notes and _said.get(str(path)) != notes:
         print(f"{path}: {'; '.join(notes)}.", file=sys.stderr)
     _said[str(path)] = notes
 
 
-def said(path):
+def said(path: str | Path) -> list[str]:
     """The notes of what was done to a file when it was read, for a manifest."""
     return _said.get(str(path), [])
 
@@ -136,7 +137,7 @@ def _is_json(text):
         return False
 
 
-def trimmed(text):
+def trimmed(text: str) -> str:
     """Without the blanks and the characters without width at its ends, in whatever order they stand there."""
     before = None
     while text != before:
@@ -144,7 +145,7 @@ def trimmed(text):
     return text
 
 
-def counted(count, words):
+def counted(count: int, words: str) -> list[str]:
     """[a note] of how many, or [] of none; `{s}` stands where the plural has one."""
     return [f"{count} {words.format(s='' if count == 1 else 's')}"] if count else []
 

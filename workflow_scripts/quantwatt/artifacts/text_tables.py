@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ class Column(NamedTuple):
     notes: list[str]
 
 
-def read_column(path, names, labels=()):
+def read_column(path: str | Path, names: Collection[str], labels: Collection[str] = ()) -> Column:
     """The texts of a list, or of the column of a table that has one of some headings.
 
     A table is a file with tabs between its columns (a quotation mark is then a character as any other, as the GLUE
@@ -89,8 +90,8 @@ def _rows(path, text, separator):
     """[(line number, fields without blanks at the ends)] of the rows that hold something."""
     quoted = separator != "\t" or text.lstrip()[:1] == '"'
     lines = io.StringIO(text, newline="")
-    options = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
-    reader, rows, begun = csv.reader(lines, delimiter=separator, **options), [], 1
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader, rows, begun = csv.reader(lines, delimiter=separator, strict=quoted, quoting=quoting), [], 1
     try:
         for row in reader:
             fields = [text_files.trimmed(field) for field in row]

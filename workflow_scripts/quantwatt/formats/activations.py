@@ -1,10 +1,14 @@
 """Quantization of a layer's input to integers: found at run time, or on a grid that calibration has fixed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 
 TINY = torch.finfo(torch.float32).tiny
+
+StaticGrid = tuple[torch.Tensor, torch.Tensor]  # scale and zero point, [1] each
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,18 @@ class ActivationFormat:
     symmetric: bool = True
 
     @classmethod
-    def from_settings(cls, settings):
+    def from_settings(cls, settings: Mapping[str, Any] | None) -> Self | None:
         return None if settings is None else cls(**settings)
 
     @property
-    def lowest(self):
+    def lowest(self) -> int:
         return -(2 ** (self.bits - 1)) + (1 if self.symmetric else 0)
 
     @property
-    def highest(self):
+    def highest(self) -> int:
         return 2 ** (self.bits - 1) - 1
 
-    def grid(self, low, high):
+    def grid(self, low: torch.Tensor, high: torch.Tensor) -> StaticGrid:
         """(scale, zero) float32 of a range; zero is 0 where symmetric. The range is widened to hold 0."""
         if self.symmetric:
             largest = torch.maximum(-low, high).float()
@@ -41,14 +45,16 @@ class ActivationFormat:
         scale = (high - low).clamp(min=TINY) / (self.highest - self.lowest)
         return scale, torch.round(self.lowest - low / scale)
 
-    def calibrated(self, observed):
+    def calibrated(self, observed: Any) -> StaticGrid:
         """The static grid, (scale [1], zero [1]), of `range` statistics: the widest finite column decides."""
         finite = observed.low.isfinite() & observed.high.isfinite()
         low, high = (part.where(finite, 0.0) for part in (observed.low, observed.high))
         scale, zero = self.grid(low.amin(), high.amax())
         return scale[None], zero[None]
 
-    def encode(self, inputs, static=None):
+    def encode(
+        self, inputs: torch.Tensor, static: StaticGrid | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Integers and their grid.
 
         Args:
@@ -59,6 +65,8 @@ class ActivationFormat:
             symmetric.
         """
         if not self.dynamic:
+            if static is None:
+                raise ValueError("a static format needs the grid that calibration has fixed")
             scale, zero = (part.reshape(1, 1) for part in static)
         elif self.granularity == "token":
             scale, zero = self.grid(inputs.amin(dim=1, keepdim=True), inputs.amax(dim=1, keepdim=True))
@@ -69,7 +77,7 @@ class ActivationFormat:
             codes += zero
         return codes.clamp_(self.lowest, self.highest).to(torch.int8), scale, None if self.symmetric else zero
 
-    def fake_quantize(self, inputs, static=None):
+    def fake_quantize(self, inputs: torch.Tensor, static: StaticGrid | None = None) -> torch.Tensor:
         """The values that the integers stand for, in the input's type and shape."""
         codes, scale, zero = self.encode(inputs.reshape(-1, inputs.shape[-1]), static)
         values = codes.float() if zero is None else codes.float() - zero

@@ -5,67 +5,62 @@ saves energy. bitsandbytes casts bfloat16 and float32 inputs to float16 to quant
 """
 
 import logging
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from quantwatt.formats import trial
-from quantwatt.formats.library import aligned
-
-LIBRARY = "bitsandbytes"
+from quantwatt.formats.library import LibraryFormat, aligned
 
 
-def convert(linear, settings, dtype):
-    """bitsandbytes' layer for a float one, on the CPU."""
-    from bitsandbytes.nn import Int8Params
+@dataclass(frozen=True)
+class Format(LibraryFormat):
+    """LLM.int8()."""
 
-    weight = Int8Params(linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False).to("cpu")
-    layer = {"in_features": linear.in_features, "out_features": linear.out_features}
-    return restore({"codes": weight.CB, "scale": weight.SCB}, settings, layer, linear.bias, dtype, "cpu")
+    LIBRARY: ClassVar = "bitsandbytes"
+    name = "bitsandbytes-int8"
+    bits = (8, 8)
 
+    threshold: float  # inputs with a larger entry are multiplied in 16 bits
 
-def state(module):
-    """{"codes": [rows, columns] int8, "scale": [rows] float32, the largest magnitudes}."""
-    # The first forward pass moves both out of the parameter.
-    scale = module.state.SCB if module.weight.SCB is None else module.weight.SCB
-    return {part: tensor.detach().cpu().clone() for part, tensor in (("codes", module.weight.data), ("scale", scale))}
+    def convert(self, linear, dtype):
+        from bitsandbytes.nn import Int8Params
 
+        weight = Int8Params(linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False).to("cpu")  # ty: ignore
+        layer = {"in_features": linear.in_features, "out_features": linear.out_features}
+        return self.restore({"codes": weight.CB, "scale": weight.SCB}, layer, linear.bias, dtype, "cpu")
 
-def restore(state, settings, layer, bias, dtype, device):
-    """The layer of a checkpoint, in evaluation mode: in training mode bitsandbytes multiplies in 16 bits on the CPU."""
-    from bitsandbytes.nn import Int8Params, Linear8bitLt
+    def state(self, module):
+        """{"codes": [rows, columns] int8, "scale": [rows] float32, the largest magnitudes}."""
+        # The first forward pass moves both out of the parameter.
+        scale = module.state.SCB if module.weight.SCB is None else module.weight.SCB
+        return {
+            part: tensor.detach().cpu().clone() for part, tensor in (("codes", module.weight.data), ("scale", scale))
+        }
 
-    _quiet()
-    module = Linear8bitLt(
-        layer["in_features"], layer["out_features"], bias is not None, False, settings["threshold"], device="meta"
-    )
-    codes, scale = (aligned(state[part].to(device)) for part in ("codes", "scale"))
-    module.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)
-    if bias is not None:
-        module.bias = torch.nn.Parameter(aligned(bias.detach().to(device, dtype)), requires_grad=False)
-    return module.eval()
+    def restore(self, state, layer, bias, dtype, device):
+        """In evaluation mode: in training mode bitsandbytes multiplies in 16 bits on the CPU."""
+        from bitsandbytes.nn import Int8Params, Linear8bitLt
 
+        _quiet()
+        module = Linear8bitLt(
+            layer["in_features"], layer["out_features"], bias is not None, False, self.threshold, device="meta"
+        )
+        codes, scale = (aligned(state[part].to(device)) for part in ("codes", "scale"))
+        module.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)  # ty: ignore
+        if bias is not None:
+            module.bias = torch.nn.Parameter(aligned(bias.detach().to(device, dtype)), requires_grad=False)
+        return module.eval()
 
-def dequantize(state, settings, layer):
-    """[rows, columns] float32."""
-    return state["codes"].float() * (state["scale"] / 127)[:, None]
+    def dequantize(self, state, layer):
+        return state["codes"].float() * (state["scale"] / 127)[:, None]
 
+    def simulated(self, device):
+        """Why the product there is not one of integers although bitsandbytes computes it, or None."""
+        import bitsandbytes  # noqa: F401  (registers its kernels)
 
-def unsupported(settings, device):
-    """Why bitsandbytes cannot compute it there, or None."""
-    return trial.failure(LIBRARY, settings, device)
-
-
-def simulated(settings, device):
-    """Why the product there is not one of integers although bitsandbytes computes it, or None."""
-    import bitsandbytes  # noqa: F401  (registers its kernels)
-
-    own = torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::int8_linear_matmul", device.upper())
-    return None if own else f"bitsandbytes multiplies 8-bit integers as float32 on this {device}."
-
-
-def describe(settings):
-    """(bits of a weight, bits of an activation or None where it stays float)."""
-    return 8, 8
+        own = torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::int8_linear_matmul", device.upper())
+        return None if own else f"bitsandbytes multiplies 8-bit integers as float32 on this {device}."
 
 
 def _quiet():

@@ -1,65 +1,67 @@
 """A code chooses one of a few values, scaled by the largest magnitude of a group (QLoRA, arXiv 2305.14314)."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
 from quantwatt.formats.fitting import clip_factor, least_squares_scale
+from quantwatt.formats.weight_format import Grid, WeightFormat
 
 BINS = 4096  # of a table over [-1, 1], finer than the least distance of two borders
 
 
 @dataclass(frozen=True)
-class CodebookFormat:
+class CodebookFormat(WeightFormat):
     """Groups of `group_size` inputs of one row; a row's last group may be narrower."""
 
     group_size: int = 64
     clip_search: bool = False
 
     codebook: ClassVar[torch.Tensor]  # [2**bits] float32, the value of each code
-
-    scale_dtype = torch.float32
     zero_dtype = None
 
     @property
-    def bits(self):
+    def bits(self) -> int:
         return (len(self.codebook) - 1).bit_length()
 
     @classmethod
-    def from_settings(cls, settings):
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(settings["group_size"], settings.get("clip_search", False))
 
-    def group_width(self, columns):
+    def group_width(self, columns: int) -> int:
         return min(self.group_size, columns)
 
-    def fit(self, values):  # [rows, width] -> [rows, 1]
+    def fit(self, values: torch.Tensor) -> Grid:  # [rows, width] -> [rows, 1]
         scale = values.abs().amax(dim=1, keepdim=True)
         scale = torch.where(scale == 0, 1.0, scale)
         if self.clip_search:
             scale = scale * clip_factor(values, self, lambda factor: (scale * factor, None))
         return scale, None
 
-    def encode(self, values, scale, zero):
+    def encode(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
         table = _table(type(self), values.device)
         values = values / scale
         bins = _bin(values).flatten()
         border, below, above = (column.index_select(0, bins).view_as(values) for column in table)
         return torch.where(values > border, above, below)
 
-    def snap(self, values, scale, zero):
+    def snap(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
         return self.decode(self.encode(values, scale, zero), scale, zero)
 
-    def bracket(self, values, scale, zero):
+    def bracket(
+        self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ordered, code_of = _ordered(type(self), values.device)
         above = torch.bucketize((values / scale).contiguous(), ordered, right=True)
         return code_of[(above - 1).clamp_(min=0)], code_of[above.clamp_(max=len(ordered) - 1)]
 
-    def decode(self, codes, scale, zero):
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor | float, zero: torch.Tensor | None) -> torch.Tensor:
         return _values(type(self), codes.device).index_select(0, codes.flatten().int()).view(codes.shape) * scale
 
-    def refit(self, codes, target, scale, zero):
+    def refit(self, codes: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         return least_squares_scale(self.decode(codes, 1.0, None), target, scale), None
 
 

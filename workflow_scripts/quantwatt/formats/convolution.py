@@ -4,9 +4,13 @@ The weight is a matrix [rows, columns] with one row per output channel; columns 
 width. What meets it are the input's patches: one row per position of the kernel, and apart for every group of channels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
+
+from quantwatt.formats.activations import ActivationFormat, StaticGrid
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Convolution:
     groups: int
 
     @classmethod
-    def of(cls, layer):
+    def of(cls, layer: torch.nn.Module) -> Self | None:
         """The geometry of a Conv2d, or None of a linear layer."""
         if not isinstance(layer, torch.nn.Conv2d):
             return None
@@ -40,30 +44,31 @@ class Convolution:
         return cls(layer.kernel_size, layer.stride, padding, layer.padding_mode, layer.dilation, layer.groups)
 
     @classmethod
-    def from_settings(cls, layer):
+    def from_settings(cls, layer: Mapping[str, Any]) -> Self | None:
         """The geometry that a layer of a manifest has, or None."""
         if "kernel_size" not in layer:
             return None
         values = {f.name: layer[f.name] for f in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        own: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**own)
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """The inverse of `from_settings`."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
-    def patches(self, inputs):
+    def patches(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Inputs [samples, channels, height, width] as one [positions, columns] for every group."""
         inputs, zeros = self.padded(inputs)
         unfolded = torch.nn.functional.unfold(inputs, self.kernel_size, self.dilation, zeros, self.stride)
         return [part.transpose(1, 2).flatten(0, 1) for part in unfolded.chunk(self.groups, dim=1)]
 
-    def product(self, inputs, weight, bias=None):
+    def product(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Outputs [samples, rows, height, width] of a weight [rows, columns]."""
         inputs, zeros = self.padded(inputs)
         weight = self.unfolded(weight)
         return torch.nn.functional.conv2d(inputs, weight, bias, self.stride, zeros, self.dilation, self.groups)
 
-    def padded(self, inputs):
+    def padded(self, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """The padded inputs, and the zeros (vertical, horizontal) that PyTorch's own functions can put around them."""
         left, right, top, bottom = self.padding
         zeros = self.padding_mode == "zeros"
@@ -72,31 +77,38 @@ class Convolution:
         mode = "constant" if zeros else self.padding_mode
         return torch.nn.functional.pad(inputs, self.padding, mode), (0, 0)
 
-    def unfolded(self, weight):
+    def unfolded(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight [rows, columns] as the convolution has it: [rows, in_channels / groups, height, width]."""
         return weight.reshape(len(weight), -1, *self.kernel_size)
 
 
-def describe(layer):
+def describe(layer: torch.nn.Linear | torch.nn.Conv2d) -> dict[str, Any]:
     """What a manifest says of a linear or convolution layer: in_features (columns), out_features (rows), geometry."""
     geometry = Convolution.of(layer)
     shape = {"in_features": layer.weight[0].numel(), "out_features": len(layer.weight)}
     return shape if geometry is None else {**shape, **geometry.settings()}
 
 
-def product(inputs, weight, bias, geometry):
+def product(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Convolution | None
+) -> torch.Tensor:
     """Outputs of a linear layer, or of a convolution where there is a geometry."""
     if geometry is None:
         return torch.nn.functional.linear(inputs, weight, bias)
     return geometry.product(inputs, weight, bias)
 
 
-def positions(inputs, geometry):
+def positions(inputs: torch.Tensor, geometry: Convolution | None) -> torch.Tensor:
     """The input as it is, [tokens, columns], or of a convolution [positions, channels]: for what needs no patches."""
     return inputs.flatten(0, -2) if geometry is None else inputs.movedim(1, -1).flatten(0, -2)
 
 
-def rounded(inputs, activation_format, grid, geometry):
+def rounded(
+    inputs: torch.Tensor,
+    activation_format: ActivationFormat,
+    grid: StaticGrid | None,
+    geometry: Convolution | None,
+) -> torch.Tensor:
     """Inputs as an activation format has them; a "token" of a convolution is an image."""
     if geometry is None:
         return activation_format.fake_quantize(inputs, grid)

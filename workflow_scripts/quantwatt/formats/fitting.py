@@ -1,13 +1,19 @@
 """Two searches that every format shares: how far to clip, and the scale that fits codes already chosen."""
 
+from collections.abc import Callable
+
 import torch
+
+from quantwatt.formats.weight_format import Grid, WeightFormat
 
 CLIP_POWER = 2.4
 CLIP_FACTORS = [1 - i / 100 for i in range(80)]
 CHUNK = 1 << 18  # values coded at once, so that what is intermediate stays in the cache
 
 
-def clip_factor(values, weight_format, grid, shared=False):
+def clip_factor(
+    values: torch.Tensor, weight_format: WeightFormat, grid: Callable[[float], Grid], shared: bool = False
+) -> torch.Tensor:
     """The shrink factor of each row's range that minimises Σ|w - q|^2.4 (the search of GPTQ's reference code).
 
     Args:
@@ -33,7 +39,9 @@ def clip_factor(values, weight_format, grid, shared=False):
     return factors[errors.argmin(dim=0)][:, None]  # the first, and so the widest, of equal ones
 
 
-def least_squares_scale(levels, target, scale, shared=False):
+def least_squares_scale(
+    levels: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, shared: bool = False
+) -> torch.Tensor:
     """The scale that minimises Σ(target - levels·scale)², per row.
 
     Args:

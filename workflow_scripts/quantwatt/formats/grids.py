@@ -1,22 +1,27 @@
 """The grids of a weight's groups, one after the other, for solvers that go through a weight by columns."""
 
+from collections.abc import Iterable
+from typing import Self
+
 import torch
+
+from quantwatt.formats.weight_format import Grid, WeightFormat
 
 
 class Grids:
     """Grids of a weight's groups, group by group: scale and zero (or None) as [groups, rows], zero as a float."""
 
-    def __init__(self, scale=(), zero=()):
+    def __init__(self, scale: Iterable[torch.Tensor] = (), zero: Iterable[torch.Tensor | None] = ()):
         self.scale, self.zero = list(scale), list(zero)
 
     @classmethod
-    def fitted(cls, weight, weight_format):
+    def fitted(cls, weight: torch.Tensor, weight_format: WeightFormat) -> Self:
         grids = cls()
         for part in weight.split(weight_format.group_width(weight.shape[1]), dim=1):
             grids.append(weight_format.fit(part))
         return grids
 
-    def append(self, grid):
+    def append(self, grid: Grid) -> None:
         scale, zero = grid  # [rows, 1]
         self.zero_dtype = None if zero is None else zero.dtype
         self.scale.append(scale[:, 0].contiguous())
@@ -25,13 +30,17 @@ class Grids:
     def __getitem__(self, group):
         return self.scale[group], self.zero[group]
 
-    def of(self, groups):
+    def of(self, groups: torch.Tensor) -> Grid:
         """Grids of some groups [n], as [n, rows]."""
         chosen = [self[group] for group in groups.tolist()]
-        zero = None if self.zero_dtype is None else torch.stack([zero for _, zero in chosen])
+        zero = None if self.zero_dtype is None else torch.stack([zero for _, zero in chosen if zero is not None])
         return torch.stack([scale for scale, _ in chosen]), zero
 
-    def stored(self):
+    def stored(self) -> Grid:
         """(scale, zero), each [rows, groups] in the format's types."""
-        zero = None if self.zero_dtype is None else torch.stack(self.zero, dim=1).to(self.zero_dtype)
+        zero = (
+            None
+            if self.zero_dtype is None
+            else torch.stack([zero for zero in self.zero if zero is not None], dim=1).to(self.zero_dtype)
+        )
         return torch.stack(self.scale, dim=1), zero

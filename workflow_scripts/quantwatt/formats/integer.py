@@ -1,14 +1,17 @@
 """Integer grid: `bits` wide, symmetric or asymmetric, per tensor, output channel or group of inputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 
 from quantwatt.formats.fitting import clip_factor, least_squares_scale
+from quantwatt.formats.weight_format import Grid, WeightFormat
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(WeightFormat):
     """Settings of resources/schemas/formats/integer.schema.json.
 
     Asymmetric: values = (code - zero) * scale. With an integer zero point the range is widened to hold 0, so that zero
@@ -26,10 +29,8 @@ class Format:
     zero_point: str = "integer"
     clip_search: bool = False
 
-    scale_dtype = torch.float32
-
     @classmethod
-    def from_settings(cls, settings):
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         optional = ("symmetric", "narrow", "zero_point", "clip_search")
         return cls(
             settings["bits"],
@@ -39,30 +40,35 @@ class Format:
         )
 
     @property
-    def float_zero(self):
+    def float_zero(self) -> bool:
+        """Whether the zero point is a number between codes."""
         return not self.symmetric and self.zero_point == "float"
 
     @property
-    def zero_dtype(self):
+    def zero_dtype(self) -> torch.dtype | None:
         return None if self.symmetric else torch.float32 if self.float_zero else torch.uint8
 
     @property
-    def middle(self):
+    def middle(self) -> int:
         """The code of 0 in a symmetric grid."""
         return 2 ** (self.bits - 1)
 
     @property
-    def lowest(self):
+    def lowest(self) -> int:
+        """The least code."""
         return 1 if self.symmetric and self.narrow else 0
 
     @property
-    def highest(self):
+    def highest(self) -> int:
+        """The largest code."""
         return 2**self.bits - 1
 
-    def group_width(self, columns):
-        return min(self.group_size, columns) if self.granularity == "group" else columns
+    def group_width(self, columns: int) -> int:
+        if self.granularity != "group" or self.group_size is None:
+            return columns
+        return min(self.group_size, columns)
 
-    def fit(self, values):  # [rows, width] -> [rows, 1]
+    def fit(self, values: torch.Tensor) -> Grid:  # [rows, width] -> [rows, 1]
         if self.granularity == "tensor":
             low, high = values.amin().expand(len(values), 1), values.amax().expand(len(values), 1)
         else:
@@ -92,26 +98,28 @@ class Format:
         """Codes, as floats. Rounding comes before an integer zero point, as GPTQ has it, and after a float one."""
         if self.float_zero:
             return rounding((values / scale).add_(zero))
-        return rounding(values / scale).add_(self.middle if self.symmetric else zero)
+        return rounding(values / scale).add_(self.middle if zero is None else zero)
 
-    def encode(self, values, scale, zero):
+    def encode(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
         return self._coded(values, scale, zero, torch.round).clamp_(self.lowest, self.highest).to(torch.uint8)
 
-    def snap(self, values, scale, zero):
+    def snap(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
         codes = self._coded(values, scale, zero, torch.round_).clamp_(self.lowest, self.highest)
-        return codes.sub_(self.middle if self.symmetric else zero).mul_(scale)
+        return codes.sub_(self.middle if zero is None else zero).mul_(scale)
 
-    def bracket(self, values, scale, zero):
+    def bracket(
+        self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         below = self._coded(values, scale, zero, torch.floor)
         low, high = below.clamp(self.lowest, self.highest), (below + 1).clamp_(self.lowest, self.highest)
         return low.to(torch.uint8), high.to(torch.uint8)
 
-    def decode(self, codes, scale, zero):
-        return (codes.float() - (self.middle if self.symmetric else zero)) * scale
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor | float, zero: torch.Tensor | None) -> torch.Tensor:
+        return (codes.float() - (self.middle if zero is None else zero)) * scale
 
-    def refit(self, codes, target, scale, zero):
+    def refit(self, codes: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         shared = self.granularity == "tensor"
-        if not self.symmetric:
+        if zero is not None:
             distance = codes - target / scale  # from each code to where its target lies when zero is code 0
             mean = distance.mean() if shared else distance.mean(dim=1, keepdim=True)
             zero = self._stored(mean.expand(zero.shape))

@@ -1,30 +1,84 @@
-"""Formats whose weights a library rounds, stores and computes with itself.
+"""Formats whose weights a library rounds, stores and computes with itself."""
 
-Such a module offers
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Self
 
-LIBRARY                                                 name of the package
-convert(linear, settings, dtype) -> module              the library's layer in place of a float one
-state(module) -> {part: tensor}                         what a checkpoint stores
-restore(state, settings, layer, bias, dtype, device)    the layer again, in aligned memory whatever it is given
-dequantize(state, settings, layer) -> [rows, columns]   float32
-unsupported(settings, device) -> sentence or None       why it cannot compute there
-simulated(settings, device) -> sentence or None         why what it computes there is not the format's own product;
-                                                        only where that can happen
-describe(settings) -> (bits of a weight, of an activation or None where it stays float)
-"""
+import torch
 
 from quantwatt import registry
+from quantwatt.formats import trial
 
 ALIGNMENT = 64  # bytes; what torch's allocator gives and vectorized products of the libraries take for granted
 
 
-def library_of(settings):
-    """The module of a `weights` entry whose format is a library's, or None where quantwatt holds the codes itself."""
-    module = registry.load("formats", settings["format"])
-    return module if hasattr(module, "LIBRARY") else None
+class LibraryFormat(ABC):
+    """The `Format` of a module whose codes a library holds: a frozen dataclass of the settings of its schema.
+
+    A `layer` is what a checkpoint's manifest says of one ("in_features", "out_features"), a `state` its tensors there.
+    """
+
+    LIBRARY: ClassVar[str]  # name of the package
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Of a completed `weights` entry of a method."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})  # ty: ignore[invalid-argument-type]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the library calls the format."""
+
+    @property
+    @abstractmethod
+    def bits(self) -> tuple[int, int | None]:
+        """Bits of a weight, and of an activation or None where it stays float."""
+
+    @abstractmethod
+    def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
+        """The library's layer for a float one, on the CPU.
+
+        Raises:
+            DataError: the library does not take the weight's shape, or this machine's hardware.
+        """
+
+    @abstractmethod
+    def state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """{part: tensor} that a checkpoint stores of the library's layer."""
+
+    @abstractmethod
+    def restore(
+        self,
+        state: Mapping[str, torch.Tensor],
+        layer: Mapping[str, Any],
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: str,
+    ) -> torch.nn.Module:
+        """The library's layer again, for the device, in aligned memory whatever it is given."""
+
+    @abstractmethod
+    def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
+        """[rows, columns] float32."""
+
+    def unsupported(self, device: str) -> str | None:
+        """Why the library cannot compute it on the device, a sentence, or None."""
+        return trial.failure(self, device)
+
+    def simulated(self, device: str) -> str | None:
+        """Why what the library computes there is not the format's own product, a sentence, or None."""
+        return None
 
 
-def aligned(tensor):
+def library_of(settings: Mapping[str, Any]) -> LibraryFormat | None:
+    """The format of a `weights` entry where it is a library's, or None where quantwatt holds the codes itself."""
+    kind = registry.load("formats", settings["format"]).Format
+    return kind.from_settings(settings) if issubclass(kind, LibraryFormat) else None
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, copied into memory that torch allocates where it does not begin at a multiple of 64 bytes.
 
     A tensor of a safetensors file is a view into the file, which begins anywhere; torch's int8 product crashes on it.

@@ -4,12 +4,12 @@ import torch
 from torch.nn.functional import pad
 
 
-def packed_bytes(columns, bits):
+def packed_bytes(columns: int, bits: int) -> int:
     """Bytes of one packed row."""
     return -(-columns * bits // 8)
 
 
-def pack(codes, bits):
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack codes, most significant bit first, each row padded to whole bytes.
 
     With 4 bits the first code of a pair is the high half of the byte, as bitsandbytes stores it.
@@ -28,7 +28,7 @@ def pack(codes, bits):
     return torch.stack(parts, dim=2).reshape(rows, -1)[:, : packed_bytes(columns, bits)].contiguous()
 
 
-def unpack(packed, bits, columns):
+def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
     """The inverse of `pack`: [rows, columns] uint8."""
     rows, width = packed.shape
     groups = pad(packed, (0, -width % bits)).reshape(rows, -1, bits)

@@ -1,15 +1,18 @@
 """A weight in a format: its codes, the grid they stand on, and how groups of a row are cut and joined."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.formats.packing import pack, packed_bytes, unpack
+from quantwatt.formats.weight_format import Grid, WeightFormat
 
 
-def load_format(settings):
+def load_format(settings: Mapping[str, Any]) -> WeightFormat:
     """The format that a completed `weights` entry of a method describes."""
     return registry.load("formats", settings["format"]).Format.from_settings(settings)
 
@@ -41,7 +44,7 @@ class QuantizedWeight:
     activation_scale: torch.Tensor | None = None
     activation_zero: torch.Tensor | None = None
 
-    def dequantize(self, weight_format):
+    def dequantize(self, weight_format: WeightFormat) -> torch.Tensor:
         """[rows, columns] float32, of the codes alone: without branch and input factor."""
         columns = self.codes.shape[1]
         group = self.group_index
@@ -50,7 +53,7 @@ class QuantizedWeight:
         zero = None if self.zero is None else self.zero[:, group]
         return weight_format.decode(self.codes, self.scale[:, group], zero)
 
-    def in_group_order(self):
+    def in_group_order(self) -> tuple[Self, torch.Tensor | None]:
         """The same weight with the columns of every group beside one another.
 
         Returns:
@@ -61,19 +64,19 @@ class QuantizedWeight:
         order = torch.argsort(self.group_index, stable=True)
         return replace(self, codes=self.codes[:, order], group_index=None), order
 
-    def rows(self, start, stop):
+    def rows(self, start: int, stop: int) -> Self:
         """The QuantizedWeight of some rows; what belongs to columns is shared with this one."""
         own = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up", "first_output")}
         return replace(self, **{part: None if own[part] is None else own[part][start:stop] for part in own})
 
     @classmethod
-    def of_rows(cls, parts):
+    def of_rows(cls, parts: Sequence[Self]) -> Self:
         """One QuantizedWeight of several, below one another, whose columns stand in the same groups."""
-        zero = None if parts[0].zero is None else torch.cat([part.zero for part in parts])
+        zeros = [part.zero for part in parts if part.zero is not None]
         codes, scale = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "scale"))
-        return replace(parts[0], codes=codes, scale=scale, zero=zero)
+        return replace(parts[0], codes=codes, scale=scale, zero=torch.cat(zeros) if zeros else None)
 
-    def state(self, weight_format):
+    def state(self, weight_format: WeightFormat) -> dict[str, torch.Tensor]:
         """Tensors for a checkpoint, on the CPU and none sharing memory; codes packed to the format's bits."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         state["codes"] = pack(self.codes.cpu(), weight_format.bits)
@@ -84,13 +87,13 @@ class QuantizedWeight:
         }
 
     @classmethod
-    def from_state(cls, state, weight_format, columns):
+    def from_state(cls, state: Mapping[str, torch.Tensor], weight_format: WeightFormat, columns: int) -> Self:
         """The inverse of `state`."""
-        parts = {field.name: state.get(field.name) for field in fields(cls)}
+        parts: dict[str, Any] = {field.name: state.get(field.name) for field in fields(cls)}
         return cls(**{**parts, "codes": unpack(state["codes"], weight_format.bits, columns)})
 
 
-def quantize_to_nearest(weight, weight_format):
+def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> QuantizedWeight:
     """Fit every group's grid and round to it.
 
     Args:
@@ -104,12 +107,12 @@ def quantize_to_nearest(weight, weight_format):
     return QuantizedWeight(codes, scale, zero)
 
 
-def fit_groups(weight, weight_format):
+def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
     """Grids of all groups of a weight: (scale, zero), each [rows, groups]; the last group may be narrower."""
     return join_grids([weight_format.fit(part) for part in split_groups(weight, weight_format)], len(weight))
 
 
-def split_groups(weight, weight_format):
+def split_groups(weight: torch.Tensor, weight_format: WeightFormat) -> list[torch.Tensor]:
     """A weight [rows, columns] with one row per group: [[rows * whole groups, width]], and the rest [rows, narrower].
 
     Many groups are then one tensor, whatever their number.
@@ -121,18 +124,18 @@ def split_groups(weight, weight_format):
     return parts if whole == columns else [*parts, weight[:, whole:]]
 
 
-def join_groups(parts, rows):
+def join_groups(parts: Iterable[torch.Tensor], rows: int) -> torch.Tensor:
     """The inverse of `split_groups`: [rows, columns]."""
     return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
 
 
-def join_grids(grids, rows):
+def join_grids(grids: Iterable[Grid], rows: int) -> Grid:
     """(scale, zero), each [rows, groups], of the grids [(scale, zero)] of `split_groups`'s parts."""
     scale, zero = zip(*grids, strict=True)
     return join_groups(scale, rows), None if zero[0] is None else join_groups(zero, rows)
 
 
-def stored_bits(rows, columns, weight_format):
+def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
     """Average bits per weight: packed codes (rows padded to whole bytes) and every group's scale and zero point.
 
     Per tensor, too, every row stores its scale. A solver's group_index, a transform's input factor and 16-bit branch,
@@ -143,7 +146,7 @@ def stored_bits(rows, columns, weight_format):
     return (8 * packed_bytes(columns, weight_format.bits) + groups * grid_bits) / columns
 
 
-def wide_groups(allocation, columns):
+def wide_groups(allocation: Mapping[str, Mapping[str, Any]], columns: Mapping[str, int]) -> str | None:
     """A sentence on layers with fewer inputs than a group is to have, whose rows are then one group; else None.
 
     Args:
@@ -162,7 +165,7 @@ def wide_groups(allocation, columns):
         wide = [name for name in names if columns[name] < size]
         if not wide:
             continue
-        name = max(wide, key=columns.get)
+        name = max(wide, key=lambda name: columns[name])
         if asked and len(wide) == len(names):
             raise DataError(
                 f"layer {name}: a group_size of {size} is more than its {columns[name]} inputs, and none of the layers "

@@ -3,96 +3,105 @@
 Groups are of `group_size` inputs, or of the next smaller multiple of 32 that divides the inputs; else a whole row.
 """
 
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.formats import trial
-from quantwatt.formats.library import aligned
+from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
-
-LIBRARY = "optimum-quanto"
 
 BITS = {"qint8": 8, "qint4": 4, "qint2": 2, "qfloat8": 8}
 LEAST_GROUP = 32  # inputs, and what group sizes are multiples of
 STEP = 16  # columns that torch's int8 product on the CPU reads at once, from an aligned address, past a row's end too
 
 
-def convert(linear, settings, dtype):
-    """quanto's frozen layer for a float one, on the CPU.
+@dataclass(frozen=True)
+class Format(LibraryFormat):
+    """One of quanto's types."""
 
-    Raises:
-        DataError: quanto's kernel for the CPU does not take the weight's shape.
-    """
-    quanto = _import()
-    plain = torch.nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-    plain.weight = torch.nn.Parameter(linear.weight.detach().to("cpu", dtype), requires_grad=False)
-    if linear.bias is not None:
-        plain.bias = torch.nn.Parameter(linear.bias.detach().to("cpu", dtype), requires_grad=False)
-    module = _empty(quanto, plain, settings)
-    try:
-        module.freeze()
-    except RuntimeError as error:
-        refusal = f"quanto's {settings['weights']} does not take a weight of {list(plain.weight.shape)}"
-        raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
-    return module.eval().requires_grad_(False)
+    LIBRARY: ClassVar = "optimum-quanto"
+
+    weights: str  # one of BITS
+    group_size: int  # inputs that share a scale, below 8 bits
+
+    @property
+    def name(self):
+        return self.weights
+
+    @property
+    def bits(self):
+        return BITS[self.weights], None
+
+    def convert(self, linear, dtype):
+        """quanto's frozen layer for a float one, on the CPU.
+
+        Raises:
+            DataError: quanto's kernel for the CPU does not take the weight's shape.
+        """
+        quanto = _import()
+        plain = torch.nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        plain.weight = torch.nn.Parameter(linear.weight.detach().to("cpu", dtype), requires_grad=False)
+        if linear.bias is not None:
+            plain.bias = torch.nn.Parameter(linear.bias.detach().to("cpu", dtype), requires_grad=False)
+        module = _empty(quanto, plain, self)
+        try:
+            module.freeze()
+        except RuntimeError as error:
+            refusal = f"quanto's {self.weights} does not take a weight of {list(plain.weight.shape)}"
+            raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
+        return module.eval().requires_grad_(False)
+
+    def state(self, module):
+        """{"data", "scale", and below 8 bits "shift"} in quanto's own packing, which is every device's."""
+        names = {
+            "weight._data": "data",
+            "weight._data._data": "data",
+            "weight._scale": "scale",
+            "weight._shift": "shift",
+        }
+        stored = module.state_dict()
+        return {part: stored[name].detach().cpu().clone() for name, part in names.items() if name in stored}
+
+    def restore(self, state, layer, bias, dtype, device):
+        """The layer of a checkpoint, packed as quanto's kernel on that device reads it."""
+        quanto = _import()
+        plain = torch.nn.Linear(
+            layer["in_features"], layer["out_features"], bias is not None, device="meta", dtype=dtype
+        )
+        module = _empty(quanto, plain, self)
+        one = torch.ones((), dtype=dtype)  # the scales of activations, which nothing reads
+        tensors = {
+            "weight._data._data" if "shift" in state else "weight._data": state["data"],
+            **{f"weight._{part}": state[part] for part in ("scale", "shift") if part in state},
+            **({} if bias is None else {"bias": bias.detach().to(dtype)}),
+            **{"input_scale": one, "output_scale": one},
+        }
+        placed = {name: aligned(tensor.to(device)) for name, tensor in tensors.items()}
+        module.load_state_dict(placed, assign=True)
+        return module.eval().requires_grad_(False)
+
+    def dequantize(self, state, layer):
+        scale = state["scale"].float()
+        if "shift" not in state:
+            return state["data"].float() * scale
+        bits = BITS[self.weights]
+        codes = unpack(state["data"], bits)[: len(scale)].float()  # [rows * groups, width]
+        return (codes * scale - state["shift"].float()).reshape(layer["out_features"], layer["in_features"])
 
 
-def state(module):
-    """{"data", "scale", and below 8 bits "shift"} in quanto's own packing, which is every device's."""
-    names = {"weight._data": "data", "weight._data._data": "data", "weight._scale": "scale", "weight._shift": "shift"}
-    stored = module.state_dict()
-    return {part: stored[name].detach().cpu().clone() for name, part in names.items() if name in stored}
-
-
-def restore(state, settings, layer, bias, dtype, device):
-    """The layer of a checkpoint, packed as quanto's kernel on that device reads it."""
-    quanto = _import()
-    plain = torch.nn.Linear(layer["in_features"], layer["out_features"], bias is not None, device="meta", dtype=dtype)
-    module = _empty(quanto, plain, settings)
-    one = torch.ones((), dtype=dtype)  # the scales of activations, which nothing reads
-    tensors = {
-        "weight._data._data" if "shift" in state else "weight._data": state["data"],
-        **{f"weight._{part}": state[part] for part in ("scale", "shift") if part in state},
-        **({} if bias is None else {"bias": bias.detach().to(dtype)}),
-        **{"input_scale": one, "output_scale": one},
-    }
-    placed = {name: aligned(tensor.to(device)) for name, tensor in tensors.items()}
-    module.load_state_dict(placed, assign=True)
-    return module.eval().requires_grad_(False)
-
-
-def dequantize(state, settings, layer):
-    """[rows, columns] float32."""
-    scale = state["scale"].float()
-    if "shift" not in state:
-        return state["data"].float() * scale
-    bits = BITS[settings["weights"]]
-    codes = unpack(state["data"], bits)[: len(scale)].float()  # [rows * groups, width]
-    return (codes * scale - state["shift"].float()).reshape(layer["out_features"], layer["in_features"])
-
-
-def unsupported(settings, device):
-    """Why quanto cannot compute it there, or None."""
-    return trial.failure(LIBRARY, settings, device)
-
-
-def describe(settings):
-    """(bits of a weight, bits of an activation or None where it stays float)."""
-    return BITS[settings["weights"]], None
-
-
-def unpack(packed, bits):
+def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes of a packed tensor: the lowest bits of all bytes first, then the next ones."""
     return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
 
 
-def _empty(quanto, plain, settings):
+def _empty(quanto, plain, weight_format):
     """quanto's layer in place of a plain one, with groups chosen as quanto does it from 128 inputs on."""
-    module = quanto.QLinear.from_module(plain, weights=settings["weights"])
-    largest, columns = settings["group_size"], plain.in_features
-    if BITS[settings["weights"]] < 8 and columns > largest:
+    module = quanto.QLinear.from_module(plain, weights=weight_format.weights)
+    largest, columns = weight_format.group_size, plain.in_features
+    if BITS[weight_format.weights] < 8 and columns > largest:
         sizes = range(largest, 0, -LEAST_GROUP)
         module.weight_group_size = next((size for size in sizes if columns % size == 0), None)
     return module
@@ -103,7 +112,7 @@ def _import():
     from optimum.quanto.library import qbytes_mm
     from optimum.quanto.library.extensions import cpp
 
-    qbytes_mm.qbytes_int8pack_mm = _int8_product
+    qbytes_mm.qbytes_int8pack_mm = _int8_product  # ty: ignore[invalid-assignment]
     # quanto compiles four lines of C++ for the CPU when it first unpacks, into its installed package; these are they.
     cpp.ext._lib = SimpleNamespace(unpack=unpack)
     return quanto

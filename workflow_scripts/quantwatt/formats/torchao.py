@@ -4,15 +4,17 @@
 """
 
 import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.formats import trial
-from quantwatt.formats.library import aligned
+from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.formats.packing import pack, unpack
 
-LIBRARY = "torchao"
+if TYPE_CHECKING:
+    from torchao.core.config import AOBaseConfig
 
 BITS = {
     "int8-weight-only": (8, None),
@@ -25,89 +27,94 @@ ATTRIBUTES = "attributes"  # the part with what torchao's tensor has beside tens
 PADDED_ROWS, PADDED_COLUMNS = 8, 1024  # of the int4 layout on CUDA
 
 
-def convert(linear, settings, dtype):
-    """torchao's layer for a float one, on the CPU.
+@dataclass(frozen=True)
+class Format(LibraryFormat):
+    """One of torchao's configurations."""
 
-    Raises:
-        DataError: torchao does not take the weight's shape, or this machine's hardware.
-    """
-    library = configuration(settings)
-    from torchao.quantization import quantize_
+    LIBRARY: ClassVar = "torchao"
 
-    layer = _linear(linear.weight.detach().to("cpu", dtype), linear.bias, dtype)
-    refusal = f"torchao's {settings['configuration']} does not take a weight of {list(layer.weight.shape)}"
-    try:
-        quantize_(layer, library)
-    except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
-    if type(layer.weight) in (torch.Tensor, torch.nn.Parameter):  # it says nothing and leaves the weight
-        raise DataError(f"{refusal}.")
-    return layer
+    configuration: str  # one of BITS
+    group_size: int  # inputs that share a scale, of int4
+
+    @property
+    def name(self):
+        return self.configuration
+
+    @property
+    def bits(self):
+        return BITS[self.configuration]
+
+    def convert(self, linear, dtype):
+        """torchao's layer for a float one, on the CPU.
+
+        Raises:
+            DataError: torchao does not take the weight's shape, or this machine's hardware.
+        """
+        library = configuration_of(self.configuration, self.group_size)
+        from torchao.quantization.quant_api import quantize_
+
+        layer = _linear(linear.weight.detach().to("cpu", dtype), linear.bias, dtype)
+        refusal = f"torchao's {self.configuration} does not take a weight of {list(layer.weight.shape)}"
+        try:
+            quantize_(layer, library)
+        except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
+        if type(layer.weight) in (torch.Tensor, torch.nn.Parameter):  # it says nothing and leaves the weight
+            raise DataError(f"{refusal}.")
+        return layer
+
+    def state(self, module):
+        """Parts of the weight: torchao's tensors and attributes, or of int4 {"codes", "scale", "zero"}.
+
+        torchao packs int4 for the processor at hand, so that its bytes mean something else on another; stored are the
+        codes in order, [rows, columns / 2], the first of a pair in the high half.
+        """
+        weight = module.weight
+        if type(weight).__name__ == "Int4OpaqueTensor":
+            scale, zero = (part.T.contiguous() for part in weight.scale_and_zero.unbind(-1))  # [rows, groups]
+            return {"codes": pack(_codes(weight.qdata, *weight.shape), 4), "scale": scale, "zero": zero}
+        from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+        tensors, attributes = flatten_tensor_state_dict({"layer.weight": weight.detach()})
+        parts = {name.removeprefix("layer._weight_"): tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        text = torch.frombuffer(bytearray(attributes["layer.weight"].encode()), dtype=torch.uint8)
+        return {**parts, ATTRIBUTES: text}
+
+    def restore(self, state, layer, bias, dtype, device):
+        """The layer of a checkpoint, packed as torchao's kernel on that device reads it."""
+        _quiet()
+        if self.configuration == "int4-weight-only":
+            return _linear(_int4_weight(state, self.group_size, layer["in_features"], device), bias, dtype)
+        from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+        tensors = {
+            f"layer._weight_{name}": aligned(part.to(device)) for name, part in state.items() if name != ATTRIBUTES
+        }
+        attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
+        return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
+
+    def dequantize(self, state, layer):
+        if self.configuration != "int4-weight-only":
+            return state["qdata"].float() * state["scale"].float()
+        columns = layer["in_features"]
+        scale, zero = (state[part].float().repeat_interleave(self.group_size, dim=1) for part in ("scale", "zero"))
+        return (unpack(state["codes"], 4, columns).float() - 8) * scale + zero  # zero: the value of code 8
 
 
-def state(module):
-    """Parts of the weight: torchao's tensors and attributes, or of int4 {"codes", "scale", "zero"}.
-
-    torchao packs int4 for the processor at hand, so that its bytes mean something else on another; stored are the
-    codes in order, [rows, columns / 2], the first of a pair in the high half.
-    """
-    weight = module.weight
-    if type(weight).__name__ == "Int4OpaqueTensor":
-        scale, zero = (part.T.contiguous() for part in weight.scale_and_zero.unbind(-1))  # [rows, groups]
-        return {"codes": pack(_codes(weight.qdata, *weight.shape), 4), "scale": scale, "zero": zero}
-    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
-
-    tensors, attributes = flatten_tensor_state_dict({"layer.weight": weight.detach()})
-    parts = {name.removeprefix("layer._weight_"): tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    text = torch.frombuffer(bytearray(attributes["layer.weight"].encode()), dtype=torch.uint8)
-    return {**parts, ATTRIBUTES: text}
-
-
-def restore(state, settings, layer, bias, dtype, device):
-    """The layer of a checkpoint, packed as torchao's kernel on that device reads it."""
-    _quiet()
-    if settings["configuration"] == "int4-weight-only":
-        return _linear(_int4_weight(state, settings["group_size"], layer["in_features"], device), bias, dtype)
-    from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
-
-    tensors = {f"layer._weight_{name}": aligned(part.to(device)) for name, part in state.items() if name != ATTRIBUTES}
-    attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
-    return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
-
-
-def dequantize(state, settings, layer):
-    """[rows, columns] float32."""
-    if settings["configuration"] != "int4-weight-only":
-        return state["qdata"].float() * state["scale"].float()
-    columns = layer["in_features"]
-    scale, zero = (state[part].float().repeat_interleave(settings["group_size"], dim=1) for part in ("scale", "zero"))
-    return (unpack(state["codes"], 4, columns).float() - 8) * scale + zero  # zero: the value of code 8
-
-
-def unsupported(settings, device):
-    """Why torchao cannot compute it there, or None."""
-    return trial.failure(LIBRARY, settings, device)
-
-
-def describe(settings):
-    """(bits of a weight, bits of an activation or None where it stays float)."""
-    return BITS[settings["configuration"]]
-
-
-def configuration(settings):
+def configuration_of(name: str, group_size: int) -> "AOBaseConfig":
     """torchao's own; `set_inductor_config` would change how everything else in the process compiles."""
     _quiet()
     from torchao import quantization
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
-    per_row = {"granularity": quantization.PerRow(), "set_inductor_config": False}
+    per_row: dict[str, Any] = {"granularity": quantization.PerRow(), "set_inductor_config": False}
     return {
         "int8-weight-only": lambda: quantization.Int8WeightOnlyConfig(**per_row),
         "int8-dynamic": lambda: quantization.Int8DynamicActivationInt8WeightConfig(**per_row),
         "float8-weight-only": lambda: quantization.Float8WeightOnlyConfig(**per_row),
         "float8-dynamic": lambda: quantization.Float8DynamicActivationFloat8WeightConfig(**per_row),
-        "int4-weight-only": lambda: PrototypeInt4WeightOnlyConfig(settings["group_size"], set_inductor_config=False),
-    }[settings["configuration"]]()
+        "int4-weight-only": lambda: PrototypeInt4WeightOnlyConfig(group_size, set_inductor_config=False),
+    }[name]()
 
 
 def _linear(weight, bias, dtype):

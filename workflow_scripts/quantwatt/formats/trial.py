@@ -1,43 +1,41 @@
 """Whether a library can compute a format here, found out by storing a small layer, restoring it and running it."""
 
 import functools
-import json
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import torch
 
-from quantwatt import registry
+if TYPE_CHECKING:
+    from quantwatt.formats.library import LibraryFormat
+
 
 ROWS, COLUMNS, TOKENS = 128, 256, 32
 WORST_ERROR = 0.6  # two-bit weights are off by a third; a wrong layout by more than 1
 
 
-def failure(library, settings, device):
+def failure(weight_format: "LibraryFormat", device: str) -> str | None:
     """Why a library cannot compute a format.
 
     Importing the library and the trial take seconds the first time, and nothing after it.
 
     Args:
-        library: name of the package.
-        settings: a completed `weights` entry.
+        weight_format: a library's.
         device: "cpu" or "cuda".
     Returns:
         one sentence, or None where it can.
     """
     try:
-        version = metadata.version(library)
+        version = metadata.version(weight_format.LIBRARY)
     except metadata.PackageNotFoundError:
-        return f"{library} is not installed."
-    reason = _trial(json.dumps(settings, sort_keys=True), device)
-    chosen = " ".join(str(value) for key, value in settings.items() if key in ("configuration", "weights"))
-    return reason and f"{library} {version} cannot compute {chosen or settings['format']} on {device}: {reason}."
+        return f"{weight_format.LIBRARY} is not installed."
+    reason = _trial(weight_format, device)
+    return reason and f"{weight_format.LIBRARY} {version} cannot compute {weight_format.name} on {device}: {reason}."
 
 
 @functools.cache
-def _trial(settings, device):
+def _trial(weight_format, device):
     """Half a sentence with the library's own words, or None."""
-    settings = json.loads(settings)
-    module = registry.load("formats", settings["format"])
     generator = torch.Generator().manual_seed(0)  # its own: nothing else's random numbers shift
     linear = torch.nn.Linear(COLUMNS, ROWS, bias=False, device="meta")
     weight = torch.randn(ROWS, COLUMNS, generator=generator).to(torch.bfloat16)
@@ -45,9 +43,9 @@ def _trial(settings, device):
     inputs = torch.randn(TOKENS, COLUMNS, generator=generator).to(torch.bfloat16)
     try:
         with torch.no_grad():
-            state = module.state(module.convert(linear, settings, torch.bfloat16))
+            state = weight_format.state(weight_format.convert(linear, torch.bfloat16))
             layer = {"in_features": COLUMNS, "out_features": ROWS}
-            restored = module.restore(state, settings, layer, None, torch.bfloat16, device)
+            restored = weight_format.restore(state, layer, None, torch.bfloat16, device)
             outputs = restored(inputs.to(device)).cpu().float()
     except Exception as error:  # noqa: BLE001  (a library may refuse in any way)
         own = error.__cause__ or error

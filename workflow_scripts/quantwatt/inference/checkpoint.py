@@ -157,7 +157,7 @@ def _layer(layer, state, dtype, device, simulate):
 
     bias = state.pop("bias", None)
     if library := library_of(layer["weights"]):
-        return library.restore(state, layer["weights"], layer, bias, dtype, device)
+        return library.restore(state, layer, bias, dtype, device)
     weight_format = load_format(layer["weights"])
     quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
     kind = linear.SimulatedLinear if simulate else kernel_choice.kernel_for(layer, device)[0].Layer

@@ -137,7 +137,7 @@ def dequantize(quantized, weight_format, columns, dtype, bits):
         quantized = QuantizedWeight(unpack(packed, bits, columns), scale, zero, group_index=index)
         return quantized.dequantize(weight_format).to(dtype)
     weight = torch.empty(len(packed), columns, dtype=dtype)
-    values = getattr(weight_format, "codebook", None)
+    values = weight_format.codebook
     zero = _zeros(quantized, weight_format)
     library.unpack(
         *(_address(packed), bits, len(packed), columns, _address(values), _address(scale), _address(zero)),
@@ -155,7 +155,7 @@ def multiply_packed(inputs, quantized, weight_format, bits, bias):
         quantized, bits: as of `dequantize`.
     """
     packed, scale, columns = quantized.codes, quantized.scale, inputs.shape[1]
-    values = getattr(weight_format, "codebook", None)
+    values = weight_format.codebook
     compiled = _library_for(inputs, inputs.dtype)
     if not hasattr(compiled, "multiply_packed") or quantized.group_index is not None:
         return None
@@ -176,7 +176,7 @@ def _zeros(quantized, weight_format):
     """Zero points, float32 in the shape of the scale; those of codebooks are 0."""
     if quantized.zero is not None:
         return quantized.zero.float()
-    return torch.full_like(quantized.scale, getattr(weight_format, "middle", 0))
+    return torch.full_like(quantized.scale, weight_format.middle)
 
 
 def _address(tensor):

@@ -69,10 +69,12 @@ def compute_of(layers, device):
     computed, without = Counter(), {}
     for name, layer in layers.items():
         if layer.get("library"):
-            module = registry.load("formats", layer["weights"]["format"])
-            if reason := module.unsupported(layer["weights"], device):
+            from quantwatt.formats.library import library_of  # and torch
+
+            library = library_of(layer["weights"])
+            if reason := library.unsupported(device):
                 return "unsupported", None, reason
-            if reason := hasattr(module, "simulated") and module.simulated(layer["weights"], device):
+            if reason := library.simulated(device):
                 return "simulated", None, reason
             computed[layer["library"]] += 1
             continue

@@ -5,7 +5,9 @@ print(measure(lambda: model(inputs)))
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from quantwatt.config import experiment
 from quantwatt.jobs import machine
@@ -37,7 +39,9 @@ def _bounds_text(summary):
     return "" if summary["low"] is None else f" [{summary['low']:.4g}, {summary['high']:.4g}]"
 
 
-def measure(run, meter="auto", device="cpu", images_per_run=1, **changes):
+def measure(
+    run: Callable[[], object], meter: str = "auto", device: str = "cpu", images_per_run: int = 1, **changes: Any
+) -> Measurement:
     """Latency and energy of any callable, in this process.
 
     Args:

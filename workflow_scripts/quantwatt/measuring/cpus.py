@@ -24,7 +24,7 @@ class Cpus:
     source: str
 
 
-def count(proc="/proc", cgroups="/sys/fs/cgroup"):
+def count(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> Cpus:
     """The CPUs of this machine and of this process.
 
     The machine's are the lines of /proc/stat, over which its busy ticks are counted: in a container those of the host,
@@ -38,7 +38,7 @@ def count(proc="/proc", cgroups="/sys/fs/cgroup"):
     with contextlib.suppress(AttributeError):  # Linux alone has it
         allowed = len(os.sched_getaffinity(0))
         limits = {f"an affinity for {allowed} CPUs": allowed, **limits}
-    limit = min(limits, key=limits.get, default=None)
+    limit = min(limits, key=lambda name: limits[name], default=None)
     if limit is None or limits[limit] >= machine:
         return Cpus(machine, machine, None, source)
     return Cpus(machine, limits[limit], limit, source)
@@ -89,12 +89,12 @@ def _of_version_1(folder):
     return (quota / period, folder / "cpu.cfs_quota_us") if quota > 0 else None
 
 
-def machine_ticks(stat):
+def machine_ticks(stat: str) -> int:
     """Busy ticks of all CPUs in the text of /proc/stat: user, nice, system, irq, softirq (see proc(5))."""
     user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in stat.split(maxsplit=8)[1:8])
     return user + nice + system + irq + softirq
 
 
-def process_ticks(stat):
+def process_ticks(stat: str) -> int:
     """Busy ticks in the text of /proc/PID/stat: fields 14 to 17, of the process and waited-for children."""
     return sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])

@@ -8,26 +8,29 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from quantwatt.artifacts import errors, manifest
+from quantwatt.artifacts import failures, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.measuring import instruments, protocol
 from quantwatt.measuring.meters import Meter, neighbours
+from quantwatt.measuring.meters.trace import Trace
 from quantwatt.measuring.settings import Measuring
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     task = manifest.read_json(argv[0])
     try:
-        with errors.expected():
+        with failures.expected():
             result = measure(task)
-    except errors.ExpectedFailure as failure:
+    except failures.ExpectedFailure as failure:
         result = {"status": failure.status, "reason": failure.reason}
     manifest.write_json(task["output"], result)
 
 
-def measure(task):
+def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that needs the pipeline.
 
     Args:
@@ -67,18 +70,18 @@ def measure(task):
 
 
 def measure_process(
-    runs,
-    make_phases,
+    runs: Sequence[Callable[[], object]],
+    make_phases: Callable[[], Mapping[str, Callable[[], object]]],
     meter: Meter,
     settings: Measuring,
-    synchronize,
-    memory,
+    synchronize: Callable[[], object],
+    memory: Callable[[], Mapping[str, Any] | None],
     *,
     first: bool,
     last: bool,
-    clock=time.perf_counter,
-    sleep=time.sleep,
-):
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[dict[str, Any], list[protocol.Block], list[tuple[int | str, Trace]]]:
     """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
 
     Args:
@@ -87,10 +90,10 @@ def measure_process(
         memory: function that returns the peak so far, read after the warm-up.
         first, last: of its configuration's processes; the first rests before the warm-up, the last after the phases.
     Returns:
-        (fields of the result, [Block], [(block or spell, Trace)]).
+        (fields of the result, [protocol.Block], [(block or spell, Trace)]).
     """
     images, cycle, traces = settings.images_per_batch, len(runs), []
-    fields = {
+    fields: dict[str, Any] = {
         "latency_s": None,
         "meter": meter.name,
         "estimated": meter.estimated,
@@ -161,17 +164,17 @@ def measure_process(
     return fields, blocks, traces
 
 
-def tell(**what):
+def tell(**what: Any) -> None:
     """One line of JSON for the process that waits for this one."""
     print(json.dumps(what), flush=True)
 
 
-def tell_watts(block):
+def tell_watts(block: protocol.Block) -> None:
     if block.energy_j is not None:
         tell(step="energy", watts=block.energy_j / block.seconds)
 
 
-def batches_of(pipeline, sampling, n_images, n_batches):
+def batches_of(pipeline: Any, sampling: Mapping[str, Any], n_images: int, n_batches: int) -> list[tuple[Any, Any]]:
     """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
 
     Of a text model the first sentences or windows.
@@ -193,7 +196,9 @@ def batches_of(pipeline, sampling, n_images, n_batches):
     return [(asked[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
 
 
-def count_tokens(phases, pipeline, batch, sampling):
+def count_tokens(
+    phases: dict[str, dict[str, Any]], pipeline: Any, batch: Sequence[Any], sampling: Mapping[str, Any]
+) -> None:
     """Add to the phases of a text model how many tokens of one inference they read or write: "tokens"."""
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
     if work is None:
@@ -206,12 +211,12 @@ def count_tokens(phases, pipeline, batch, sampling):
 BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "void", "reason")
 
 
-def block_row(block):
+def block_row(block: protocol.Block) -> dict[str, Any]:
     """A block as JSON, with the joules that companions of the meter read beside it."""
     return {name: getattr(block, name) for name in BLOCK_FIELDS} | {"beside": block.trace.beside or {}}
 
 
-def run_rows(blocks, n_prompts):
+def run_rows(blocks: Sequence[protocol.Block], n_prompts: int) -> list[dict[str, Any]]:
     """[{"block", "run", "prompt", "t_s", "seconds", "energy_j"}]: a run's joules are its part of the block's trace."""
     rows = []
     for block in blocks:
@@ -223,7 +228,7 @@ def run_rows(blocks, n_prompts):
     return rows
 
 
-def trace_row(name, trace):
+def trace_row(name: int | str, trace: Trace) -> dict[str, Any]:
     """A trace as JSON: seconds of the monotonic clock, which all processes share, and watts, null where not read."""
     watts = [None if value != value else float(value) for value in trace.watts]
     sensor_s = [None if value != value else float(value) for value in trace.sensor_s]

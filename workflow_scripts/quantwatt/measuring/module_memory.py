@@ -1,9 +1,11 @@
 """What a model itself holds in memory: its tensors, packed ones included, however much else its process has loaded."""
 
+from collections.abc import Iterable
+
 import torch
 
 
-def held_bytes(modules):
+def held_bytes(modules: Iterable[torch.nn.Module]) -> int:
     """Bytes of all tensors that some modules hold, as parameters, buffers or plain attributes; shared memory once."""
     found = {}
     for module in modules:

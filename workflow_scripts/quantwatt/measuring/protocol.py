@@ -5,12 +5,15 @@ The unit is the block inside a fresh process: samples of one sensor are not inde
 """
 
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from quantwatt import intervals
 from quantwatt.artifacts.manifest import finite
+from quantwatt.measuring.meters import Meter
 from quantwatt.measuring.meters.trace import Trace, hold_integral_j
 
 WARN_DIFFERENCE = 0.03  # counter against integral of power
@@ -45,7 +48,7 @@ class Cycle:
     Spells that are multiples of its length see all prompts alike.
     """
 
-    def __init__(self, runs):
+    def __init__(self, runs: Iterable[Callable[[], object]]):
         self.runs, self.next = list(runs), 0
 
     def __call__(self):
@@ -56,11 +59,18 @@ class Cycle:
         return len(self.runs)
 
 
-def nothing():
+def nothing() -> None:
     """The `synchronize` of a device that computes in step, such as the CPU."""
 
 
-def warm_up(run, seconds, synchronize=nothing, clock=time.perf_counter, temperature=None, steady_s=0):
+def warm_up(
+    run: Callable[[], object],
+    seconds: float,
+    synchronize: Callable[[], object] = nothing,
+    clock: Callable[[], float] = time.perf_counter,
+    temperature: Callable[[], float | None] | None = None,
+    steady_s: float = 0,
+) -> tuple[int, float | None]:
     """Run for `seconds` and at least twice (the first run allocates and compiles), then until the device is warm.
 
     Args:
@@ -85,7 +95,7 @@ def warm_up(run, seconds, synchronize=nothing, clock=time.perf_counter, temperat
             return n_runs, slope
 
 
-def slope_per_minute(seen, window_s):
+def slope_per_minute(seen: Sequence[tuple[float, float]], window_s: float) -> float | None:
     """Slope of the least-squares line through the last `window_s` seconds or STEADY_READINGS, whichever is more.
 
     Args:
@@ -101,7 +111,14 @@ def slope_per_minute(seen, window_s):
     return float(60 * np.polyfit(recent[:, 0] - end, recent[:, 1], 1)[0])
 
 
-def measure_latency(run, seconds=0.0, repeats=MIN_REPEATS, synchronize=nothing, clock=time.perf_counter, cycle=1):
+def measure_latency(
+    run: Callable[[], object],
+    seconds: float = 0.0,
+    repeats: int = MIN_REPEATS,
+    synchronize: Callable[[], object] = nothing,
+    clock: Callable[[], float] = time.perf_counter,
+    cycle: int = 1,
+) -> np.ndarray:
     """Seconds of each run, one after another, for `seconds`, at least `repeats` times and in whole cycles: [n]."""
     times, start = [], clock()
     while len(times) < repeats or len(times) % cycle or (clock() - start < seconds and len(times) < MAX_REPEATS):
@@ -113,7 +130,7 @@ def measure_latency(run, seconds=0.0, repeats=MIN_REPEATS, synchronize=nothing, 
     return np.array(times)
 
 
-def summarize_latency(processes, images_per_run):
+def summarize_latency(processes: Sequence[Sequence[float] | np.ndarray], images_per_run: int) -> dict[str, Any]:
     """Seconds per image: the median with its 95 % interval over processes and runs, and the spread of the runs.
 
     Args:
@@ -138,17 +155,17 @@ def summarize_latency(processes, images_per_run):
 
 
 def measure_energy(
-    run,
-    meter,
-    block_s,
-    n_blocks,
-    images_per_run,
-    synchronize=nothing,
-    after_block=None,
-    void_limit=VOID_LIMIT,
-    clock=time.perf_counter,
-    cycle=1,
-):
+    run: Callable[[], object],
+    meter: Meter,
+    block_s: float,
+    n_blocks: int,
+    images_per_run: int,
+    synchronize: Callable[[], object] = nothing,
+    after_block: Callable[[Block], object] | None = None,
+    void_limit: int = VOID_LIMIT,
+    clock: Callable[[], float] = time.perf_counter,
+    cycle: int = 1,
+) -> list[Block]:
     """Blocks of at least `block_s` seconds until `n_blocks` are good or more than `void_limit` were void.
 
     Args:
@@ -185,7 +202,7 @@ def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycl
     return Block(index, images, seconds, trace.energy_j, integral_j, reason is not None, reason, trace, runs)
 
 
-def crosscheck(*traces):
+def crosscheck(*traces: Trace) -> dict[str, Any] | None:
     """The energy counter against the integral of the sampled power, over the same edges.
 
     Returns:
@@ -198,11 +215,11 @@ def crosscheck(*traces):
             continue
         times = trace.timestamps_s
         counter_j += trace.energy_j
-        integral_j += hold_integral_j(times, trace.watts, times[0], times[-1])
+        integral_j += hold_integral_j(times, trace.watts, times[0], times[-1]) or 0.0
     return verdict_of(counter_j, integral_j)
 
 
-def verdict_of(counter_j, integral_j):
+def verdict_of(counter_j: float, integral_j: float) -> dict[str, Any] | None:
     """`crosscheck`'s answer from the two sums; None where nothing was compared."""
     if counter_j == 0:
         return None
@@ -217,7 +234,9 @@ def verdict_of(counter_j, integral_j):
     }
 
 
-def idle_power(meter, seconds, sleep=time.sleep):
+def idle_power(
+    meter: Meter, seconds: float, sleep: Callable[[float], object] = time.sleep
+) -> tuple[float | None, Trace]:
     """(mean watts or None, Trace) over `seconds` of doing nothing."""
     meter.start()
     sleep(seconds)
@@ -227,7 +246,14 @@ def idle_power(meter, seconds, sleep=time.sleep):
     return trace.energy_j / float(trace.timestamps_s[-1] - trace.timestamps_s[0]), trace
 
 
-def measure_phases(phases, meter, seconds, images_per_run, synchronize=nothing, clock=time.perf_counter):
+def measure_phases(
+    phases: Mapping[str, Callable[[], object]],
+    meter: Meter,
+    seconds: float,
+    images_per_run: int,
+    synchronize: Callable[[], object] = nothing,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Trace]]:
     """Each phase looped alone for `seconds` or more, which a sensor can resolve where it cannot resolve one pass.
 
     Args:
@@ -251,7 +277,7 @@ def measure_phases(phases, meter, seconds, images_per_run, synchronize=nothing, 
     return found, traces
 
 
-def check_phases(phases, whole, key):
+def check_phases(phases: Mapping[str, Mapping[str, Any]], whole: float | None, key: str) -> dict[str, Any] | None:
     """The sum of the phases against the whole, or None where a figure is missing.
 
     Args:
@@ -267,7 +293,9 @@ def check_phases(phases, whole, key):
     return {"sum": sum(parts), "whole": whole, "difference": difference, "verdict": verdict}
 
 
-def summarize_energy(processes, n_blocks, idle_w=None):
+def summarize_energy(
+    processes: Sequence[Sequence[Block]], n_blocks: int, idle_w: float | None = None
+) -> tuple[dict[str, Any] | None, str | None]:
     """Joules per image, the mean over processes of their good blocks, and its interval.
 
     Args:
@@ -292,15 +320,22 @@ def summarize_energy(processes, n_blocks, idle_w=None):
         "high": finite(high),
         "net": None if idle_w is None else float(value - idle_w * seconds_per_image),
         "idle_w": idle_w,
-        "mean_w": sum(block.energy_j for block in good) / sum(block.seconds for block in good),
+        "mean_w": sum(map(_joules, good)) / sum(block.seconds for block in good),
     }
     return energy, None
 
 
-def good_blocks(blocks):
+def good_blocks(blocks: Sequence[Block]) -> list[Block]:
     return [block for block in blocks if not block.void]
 
 
-def joules_per_image(processes):
+def joules_per_image(processes: Sequence[Sequence[Block]]) -> list[np.ndarray]:
     """[good blocks] of each process."""
-    return [np.array([block.energy_j / block.images for block in good_blocks(blocks)]) for blocks in processes]
+    return [np.array([_joules(block) / block.images for block in good_blocks(blocks)]) for blocks in processes]
+
+
+def _joules(block: Block) -> float:
+    """Those of a good block, which has some."""
+    if block.energy_j is None:
+        raise ValueError(f"block {block.block} is good and has no energy")
+    return block.energy_j

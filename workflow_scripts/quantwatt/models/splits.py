@@ -4,6 +4,8 @@ They are parts of the outputs (the transform `segments`) or of the inputs (`spli
 NAME.1, ...
 """
 
+from typing import Any
+
 import torch
 
 
@@ -95,7 +97,7 @@ def _segments(tensor, count):
 
 def _empty(whole, of):
     """Parts of a layer, without memory."""
-    options = {"device": "meta", "dtype": whole.weight.dtype}
+    options: dict[str, Any] = {"device": "meta", "dtype": whole.weight.dtype}
     bias = whole.bias is not None
     if not isinstance(of, list):
         rows = whole.out_features // of

@@ -6,6 +6,7 @@ then gives the same image.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
@@ -28,7 +29,7 @@ class Tokenizer:
 
     folder: Path
     kind: str
-    found: object
+    found: Any
     reader: dict
     padded: bool
 

@@ -1,27 +1,35 @@
 """Denoiser inputs of the float trajectory: what solvers see, stored instead of every layer's activations."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 
 from quantwatt.artifacts import manifest
 from quantwatt.jobs.progress import progress
 from quantwatt.models import denoiser_inputs
+from quantwatt.models.family import ImageFamily, TextFamily
+
+if TYPE_CHECKING:
+    import torch
 
 
-def strata(steps, timesteps):
+def strata(steps: int, timesteps: int) -> list[int]:
     """The middle step of each of `timesteps` equal parts of a trajectory of `steps` steps."""
     count = min(steps, timesteps)
     return [int((i + 0.5) * steps / count) for i in range(count)]
 
 
-def strata_of_prompt(index, chosen, per_prompt):
+def strata_of_prompt(index: int, chosen: Sequence[int], per_prompt: int) -> list[int]:
     """Steps recorded of prompt `index`: `per_prompt` of the chosen ones, evenly spread and rotating with the prompt."""
     count = min(per_prompt, len(chosen))
     return sorted({chosen[(index + k * len(chosen) // count) % len(chosen)] for k in range(count)})
 
 
-def record(family, pipeline, prompts, calibration):
+def record(
+    family: ImageFamily, pipeline: Any, prompts: Sequence[str], calibration: Mapping[str, Any]
+) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
     """Run the float pipeline and keep its denoiser inputs.
 
     Args:
@@ -58,7 +66,9 @@ def _check_calls(samples, batch):
         denoiser_inputs.nested({name: tensor[first : first + batch] for name, tensor in samples.items()})
 
 
-def record_texts(family, pipeline, texts, calibration):
+def record_texts(
+    family: TextFamily, pipeline: Any, texts: Sequence[str], calibration: Mapping[str, Any]
+) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
     """Network inputs of calibration texts, which have no trajectory.
 
     Args:
@@ -70,7 +80,12 @@ def record_texts(family, pipeline, texts, calibration):
     return samples, [{"item": i} for i in range(len(next(iter(samples.values()))))]
 
 
-def save(folder, samples, rows, details):
+def save(
+    folder: str | Path,
+    samples: "Mapping[str, torch.Tensor]",
+    rows: Sequence[Mapping[str, Any]],
+    details: Mapping[str, Any],
+) -> None:
     """Write samples.safetensors and, last, manifest.json."""
     folder = Path(folder)
     manifest.write_tensors(folder / "samples.safetensors", samples)
@@ -78,7 +93,7 @@ def save(folder, samples, rows, details):
     manifest.write_json(folder / "manifest.json", {**details, "n_samples": len(rows), "samples": rows, "files": files})
 
 
-def load(manifest_path):
+def load(manifest_path: str | Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
     """({input name: [samples, ...]}, the manifest).
 
     Raises:

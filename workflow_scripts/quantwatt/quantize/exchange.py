@@ -10,7 +10,9 @@ all that GPTQ reads of them. Back come codes, the grid they stand on, and each c
                               zero [rows, groups] uint8 where the format has one, g_idx [columns] int32}, manifest.json
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,10 +20,18 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.jobs.progress import progress
+from quantwatt.models.family import Family
 
 
 @torch.no_grad()
-def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
+def export_layers(
+    denoiser: torch.nn.Module,
+    family: Family,
+    samples: Mapping[str, torch.Tensor],
+    batch: int,
+    folder: Path,
+    device: str = "cpu",
+) -> dict[str, dict[str, Any]]:
     """Write every linear layer that the samples reach; all inputs are the float model's.
 
     Args:
@@ -45,7 +55,8 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
     while streams.block:
         block = Block(denoiser, streams.block, [name for name in linear if name not in layers], device)
         groups = {group[0]: group for group in streams.sharing(block.module, list(block.layers))}
-        grams, tokens = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
+        grams: dict[str, Any] = dict.fromkeys(groups, 0)
+        tokens = dict.fromkeys(groups, 0)
         for kwargs in streams.batches if groups else ():
             real = family.real_tokens(kwargs)
 
@@ -67,7 +78,7 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
                 folder / f"{owner}.inputs.safetensors", {"inputs": equivalent_inputs(grams[first]).cpu()}
             )
             for name in (block.layers[member] for member in group):
-                weight = denoiser.get_submodule(name).weight
+                weight = denoiser.get_parameter(f"{name}.weight")
                 files = {"weight": f"{name}.safetensors", "inputs": f"{owner}.inputs.safetensors"}
                 manifest.write_tensors(folder / files["weight"], {"weight": weight.float()})
                 shape = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
@@ -76,7 +87,7 @@ def export_layers(denoiser, family, samples, batch, folder, device="cpu"):
     return layers
 
 
-def equivalent_inputs(gram):
+def equivalent_inputs(gram: torch.Tensor) -> torch.Tensor:
     """Rows R [at most columns, columns] float32 with Rᵀ R = gram: a library that sums x xᵀ over them finds gram.
 
     Args:
@@ -92,7 +103,15 @@ def equivalent_inputs(gram):
     return rows.float()
 
 
-def write_solved(path, values, scale, zero, g_idx, symmetric, bits):
+def write_solved(
+    path: str | Path,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    g_idx: torch.Tensor,
+    symmetric: bool,
+    bits: int,
+) -> None:
     """Write a solved layer.
 
     Args:
@@ -112,7 +131,7 @@ def write_solved(path, values, scale, zero, g_idx, symmetric, bits):
     manifest.write_tensors(path, solved if symmetric else {**solved, "zero": zero.to(torch.uint8)})
 
 
-def read(folder, layer):
+def read(folder: str | Path, layer: str) -> QuantizedWeight:
     """The QuantizedWeight of a solved layer; `folder` holds manifest.json.
 
     Raises:

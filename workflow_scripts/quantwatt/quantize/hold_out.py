@@ -5,18 +5,24 @@ gains is therefore judged on tokens held out of the fit, and a layer that it mak
 in the same format keeps the rounding.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.quantize import output_errors
+from quantwatt.quantize.layer_plan import LayerPlan
+from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.solvers import Solution
 
 # What becomes of a Solution that is worse than rounding.
 REFUSED = {"damping": None, "fallback": "rounding (worse on held-out tokens)"}
 SEED = 0
 
 
-def chosen(origins, share):
+def chosen(origins: Sequence[Any], share: float) -> torch.Tensor:
     """Which samples are held out, [samples] bool; at least one, drawn once and for all.
 
     Samples of one origin resemble one another and are held out together; where all have the same, each is its own.
@@ -37,7 +43,7 @@ def chosen(origins, share):
     return torch.tensor([origin in held for origin in origins])
 
 
-def rows_of(held, count, real=None):
+def rows_of(held: torch.Tensor, count: int, real: torch.Tensor | None = None) -> torch.Tensor:
     """Which of a batch's tokens are held out, [count] bool.
 
     Args:
@@ -54,42 +60,45 @@ def rows_of(held, count, real=None):
 class Choice:
     """What a plan's layers become.
 
-    weights: {layer: QuantizedWeight}; values: [rows, columns] that they stand for, all below one another.
-    reports: {layer: as of `report`}.
+    weights: {layer: QuantizedWeight}; reports: {layer: as of `report`}.
     """
 
-    weights: dict
-    values: torch.Tensor
-    reports: dict
+    weights: dict[str, QuantizedWeight]
+    reports: dict[str, dict[str, Any]]
 
 
-def choose(plan, solution, statistics):
+def choose(plan: LayerPlan, solution: Solution, statistics: Sequence[Statistics] | None) -> tuple[Choice, torch.Tensor]:
     """The solver's weight for the layers that it does not make worse on held-out tokens, else the nearest.
 
     Args:
         plan: LayerPlan.
         solution: of all its rows.
         statistics: list of Statistics, one for each group of a convolution; None where the solver reads none.
+
+    Returns:
+        the Choice, and [rows, columns] that its weights stand for, all below one another.
     """
     solved, errors = plan.finish(solution.weight), {}
     values = output_errors.stands_for(plan, solved)
-    if any(hasattr(one, "held_out") and one.held_out.inputs.seen for one in statistics or []):
+    if statistics and any(one.held_out is not None and one.held_out.inputs.seen for one in statistics):
         rounded = plan.finish(plan.nearest)
         nearest = output_errors.stands_for(plan, rounded)
         errors = output_errors.held_out(plan, (values, nearest), [one.held_out for one in statistics])
-    choice = Choice({}, values, {})
+    choice = Choice({}, {})
     for name, rows in plan.names.items():
         own, worse = solution, is_worse(*errors.get(name, (None, None)))
         if worse:
             values[rows], own = nearest[rows], replace(solution, **REFUSED)
         choice.weights[name] = (rounded if worse else solved).rows(rows.start, rows.stop)
-        choice.reports[name] = report(own, statistics and statistics[0], *errors.get(name, (None, None)))
-    return choice
+        choice.reports[name] = report(own, statistics[0] if statistics else None, *errors.get(name, (None, None)))
+    return choice, values
 
 
-def report(solution, statistics, error, rounding):
+def report(
+    solution: Solution, statistics: Statistics | None, error: float | None, rounding: float | None
+) -> dict[str, Any]:
     """What a layer's report says of its Solution: how it was found, on how many tokens, and what it does to others."""
-    held_out = getattr(statistics, "held_out", None)
+    held_out = statistics and statistics.held_out
     return {
         "damping": solution.damping,
         "fallback": solution.fallback,
@@ -100,12 +109,12 @@ def report(solution, statistics, error, rounding):
     }
 
 
-def is_worse(error, rounding):
+def is_worse(error: float | None, rounding: float | None) -> bool:
     """Whether a solver's error on held-out tokens is larger than rounding's; None: not finite, or nothing held out."""
     return rounding is not None and (error is None or error > rounding)
 
 
-def few_tokens(reports):
+def few_tokens(reports: Mapping[str, Mapping[str, Any]]) -> str | None:
     """A sentence on the layers that were solved on fewer tokens than they have inputs; None where there are none."""
     counted = {name: report for name, report in reports.items() if report.get("tokens") is not None}
     few = [name for name, report in counted.items() if report["tokens"] < report["in_features"]]

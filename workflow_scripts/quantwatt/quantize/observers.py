@@ -5,8 +5,10 @@ each name.
 """
 
 import copy
+from collections.abc import Collection
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any, Self
 
 import torch
 
@@ -27,7 +29,7 @@ def _bfloat16_products(inputs):
     if not (cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())):
         yield
         return
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # ty: ignore[missing-attribute]  (made when the module is imported)
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         yield
@@ -38,11 +40,11 @@ def _bfloat16_products(inputs):
 class Hessian:
     """Running mean of 2·x̃·x̃ᵀ over tokens, [columns, columns] float32. Only its lower triangle is computed."""
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.sum = torch.zeros(columns, columns, device=device)
         self.tokens = 0
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         """Add inputs [tokens, columns]; sums of products in float32."""
         self.tokens += len(inputs)
         for chunk in inputs.split(CHUNK):
@@ -53,7 +55,7 @@ class Hessian:
                     self.sum[rows, : rows.stop].addmm_(chunk[:, rows].T, chunk[:, : rows.stop])
 
     @property
-    def value(self):
+    def value(self) -> torch.Tensor:
         lower = self.sum.tril() * (2 / max(self.tokens, 1))
         return lower + lower.tril(-1).T
 
@@ -61,11 +63,11 @@ class Hessian:
 class Tokens:
     """An even subset of at most SAMPLED_TOKENS input rows, [tokens, columns]: every k-th, k doubling as they come."""
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.value = torch.empty(0, columns, device=device)
         self.stride, self.seen = 1, 0
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         first = -self.seen % self.stride
         self.seen += len(inputs)
         self.value = torch.cat([self.value, inputs[first :: self.stride].float()])
@@ -79,12 +81,12 @@ class Cross:
     inputs, references: Tokens of both, the same tokens, for errors against the float model.
     """
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.sum = torch.zeros(columns, columns, device=device)
         self.inputs, self.references = Tokens(columns, device), Tokens(columns, device)
         self.tokens = 0
 
-    def observe(self, inputs, reference):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor) -> None:
         """Add inputs and the float model's inputs for the same tokens, both [tokens, columns]."""
         self.tokens += len(inputs)
         self.inputs.observe(inputs)
@@ -94,17 +96,17 @@ class Cross:
                 self.sum.addmm_(chunk.float().T, float_chunk.float())
 
     @property
-    def value(self):
+    def value(self) -> torch.Tensor:
         return self.sum * (2 / max(self.tokens, 1))
 
 
 class Count:
     """How many tokens there were."""
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.value = 0
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         self.value += len(inputs)
 
 
@@ -114,10 +116,10 @@ class HeldOut:
     inputs, references: Tokens; references are empty where the float model's are not watched.
     """
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.inputs, self.references = Tokens(columns, device), Tokens(columns, device)
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         self.inputs.observe(inputs)
         if reference is not None:
             self.references.observe(reference)
@@ -126,10 +128,10 @@ class HeldOut:
 class Maximum:
     """Largest magnitude of every input column over all tokens, [columns] float32."""
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.value = torch.zeros(columns, device=device)
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         self.value = torch.maximum(self.value, inputs.abs().amax(dim=0).float())
 
 
@@ -140,10 +142,10 @@ class Range:
     are not finite; a static grid then takes the widest column, which is never wider than the tensor's own pair.
     """
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.low = self.high = None
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         low, high = inputs.amin(dim=0).float(), inputs.amax(dim=0).float()
         self.low = low if self.low is None else torch.lerp(low, self.low, MOMENTUM)
         self.high = high if self.high is None else torch.lerp(high, self.high, MOMENTUM)
@@ -159,13 +161,13 @@ class FirstToken:
         others, and must not hide them.
     """
 
-    def __init__(self, columns, device="cpu"):
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.value, self.deviation = None, 0.0
 
-    def observe(self, inputs, reference=None):
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         pass
 
-    def see(self, inputs):
+    def see(self, inputs: torch.Tensor) -> None:
         """Take it from inputs [samples, tokens, columns].
 
         Raises:
@@ -196,14 +198,25 @@ KINDS = {
 
 
 class Statistics(SimpleNamespace):
-    """The statistics that some plugins need, as attributes: `statistics.hessian.value`."""
+    """The statistics that some plugins need, as attributes, `statistics.hessian.value`; None where they do not."""
+
+    hessian: Any = None
+    cross: Any = None
+    maximum: Any = None
+    range: Any = None
+    tokens: Any = None
+    count: Any = None
+    held_out: Any = None
+    first_token: Any = None
 
     @classmethod
-    def new(cls, needs, columns, device="cpu"):
+    def new(cls, needs: Collection[str], columns: int, device: str | torch.device = "cpu") -> Self:
         """Empty statistics of the kinds in `needs` for inputs of `columns` columns."""
         return cls(**{need: KINDS[need](columns, device) for need in sorted(needs)})
 
-    def observe(self, inputs, reference=None, held=None):
+    def observe(
+        self, inputs: torch.Tensor, reference: torch.Tensor | None = None, held: torch.Tensor | None = None
+    ) -> None:
         """Add inputs [tokens, columns], and the float model's inputs for the same tokens where `cross` is needed.
 
         Args:
@@ -217,9 +230,9 @@ class Statistics(SimpleNamespace):
             if name != "held_out":
                 kind.observe(inputs, reference)
 
-    def scaled(self, factor):
+    def scaled(self, factor: torch.Tensor | None) -> Self:
         """The statistics of inputs multiplied by a positive factor [columns]; None leaves them."""
-        return self if factor is None else Statistics(**{name: _scaled(k, factor) for name, k in vars(self).items()})
+        return self if factor is None else type(self)(**{name: _scaled(k, factor) for name, k in vars(self).items()})
 
 
 def _scaled(kind, factor):

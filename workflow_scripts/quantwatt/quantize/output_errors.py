@@ -1,17 +1,25 @@
 """How far a quantized layer's outputs are from those of the float layer, by what is known of its inputs."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from quantwatt.artifacts.manifest import finite
+from quantwatt.formats.quantized_weight import QuantizedWeight
+from quantwatt.quantize.layer_plan import LayerPlan
+from quantwatt.quantize.observers import Statistics
 
 
-def stands_for(plan, weight):
+def stands_for(plan: LayerPlan, weight: QuantizedWeight) -> torch.Tensor:
     """[rows, columns] float32 that a layer multiplies its scaled input by: the codes' values and the branch."""
-    branch = 0 if plan.down is None else plan.up.float() @ plan.down.float()
+    branch = 0 if plan.down is None or plan.up is None else plan.up.float() @ plan.down.float()
     return weight.dequantize(plan.weight_format).to(plan.original.device) + branch
 
 
-def relative(plan, values, statistics):
+def relative(
+    plan: LayerPlan, values: torch.Tensor, statistics: Sequence[Statistics] | None
+) -> dict[str, dict[str, Any]]:
     """{layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
 
     With a Hessian of the inputs it is the output's error, ‖X̃ΔWᵀ‖ / ‖X̃Wᵀ‖; with the float model's inputs beside them the
@@ -39,7 +47,9 @@ def relative(plan, values, statistics):
     }
 
 
-def held_out(plan, candidates, samples):
+def held_out(
+    plan: LayerPlan, candidates: Sequence[torch.Tensor], samples: Sequence[Any]
+) -> dict[str, tuple[float | None, ...]]:
     """{layer: (relative error of each candidate)} of the outputs on held-out tokens.
 
     Inputs that are not finite are left out, as solvers leave them out.
@@ -70,9 +80,9 @@ def _relative(errors, norm):
 
 def _squared(target, candidates, factor, statistics):
     """(what is compared, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
-    if statistics is None or not hasattr(statistics, "hessian"):
+    if statistics is None or statistics.hessian is None:
         return "weights", *((part * factor).square().sum(dim=1) for part in (target, *(c - target for c in candidates)))
-    if hasattr(statistics, "cross"):
+    if statistics.cross is not None:
         inputs, references = statistics.cross.inputs.value, statistics.cross.references.value
         return "float outputs", *_on_tokens(target, candidates, inputs, references)
     hessian = statistics.hessian.value

@@ -12,8 +12,11 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,9 +29,10 @@ from quantwatt.formats.library import library_of
 from quantwatt.formats.quantized_weight import QuantizedWeight, load_format, stored_bits, wide_groups
 from quantwatt.inference.linear import SimulatedLinear
 from quantwatt.jobs.progress import progress
+from quantwatt.models.family import Family
 from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
-from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, Solution, load_solver
+from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, LayerSolver, Solution, load_solver
 from quantwatt.quantize.streams import Block, Streams
 from quantwatt.quantize.transforms import load_transform
 
@@ -42,13 +46,13 @@ def _convert(denoiser, allocation):
         layer, spans = denoiser.get_submodule(name), []
         with _span(spans):
             try:
-                built = library.convert(layer, formats["weights"], layer.weight.dtype)
+                built = library.convert(layer, layer.weight.dtype)
             except DataError as error:
                 raise Unsupported(f"layer {name}: {error}") from error
         denoiser.set_submodule(name, built)
         states[name] = library.state(built)
         shape, weight = convolution.describe(layer), layer.weight.float()
-        found = library.dequantize(states[name], formats["weights"], shape)
+        found = library.dequantize(states[name], shape)
         stored = sum(8 * part.numel() * part.element_size() for part in states[name].values())
         reports[name] = {
             **formats,
@@ -56,7 +60,7 @@ def _convert(denoiser, allocation):
             "library": library.LIBRARY,
             "parts": sorted(states[name]),
             "weight_bits": stored / weight.numel(),
-            "activation_bits": library.describe(formats["weights"])[1] or 8 * layer.weight.dtype.itemsize,
+            "activation_bits": library.bits[1] or 8 * layer.weight.dtype.itemsize,
             "error_before": None,
             "relative_error": finite((found - weight).norm() / weight.norm()) if weight.any() else 0.0,
             "error_of": "weights",
@@ -68,7 +72,17 @@ def _convert(denoiser, allocation):
 
 
 @torch.no_grad()
-def quantize(denoiser, family, allocation, method, samples=None, batch=None, device="cpu", solved=None, origins=None):
+def quantize(
+    denoiser: torch.nn.Module,
+    family: Family,
+    allocation: Mapping[str, Mapping[str, Any]],
+    method: Mapping[str, Any],
+    samples: Mapping[str, torch.Tensor] | None = None,
+    batch: int | None = None,
+    device: str = "cpu",
+    solved: str | Path | None = None,
+    origins: Sequence[Any] | None = None,
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, Any]]]:
     """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer (or the library's) as it goes.
 
     Args:
@@ -96,7 +110,7 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
     allocation = {name: formats for name, formats in allocation.items() if name not in states}
     if not allocation:
         return states, reports
-    columns = {name: denoiser.get_submodule(name).weight[0].numel() for name in allocation}
+    columns = {name: denoiser.get_parameter(f"{name}.weight")[0].numel() for name in allocation}
     if said := wide_groups(allocation, columns):
         print(f"warning: {said}", file=sys.stderr)
     walk = Walk(family, allocation, method, device, solved)
@@ -106,7 +120,9 @@ def quantize(denoiser, family, allocation, method, samples=None, batch=None, dev
     with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
         while name := streams.block if streams else next(places, None):
             block = Block(denoiser, name, allocation, device)
-            if name in done:  # the denoiser calls it again: it is as the inputs of its first call have made it
+            if (
+                streams is not None and name in done
+            ):  # the denoiser calls it again: it is as the inputs of its first call have made it
                 if walk.paired and any(layer == name or layer.startswith(f"{name}.") for layer in states):
                     raise DataError(
                         f"block {name}: a forward pass calls it twice; exclude its layers in the allocation."
@@ -162,8 +178,8 @@ class Walk:
                 for group in groups
                 for part in self._alike(block, [name for name in group if name in stage])
             ]
-            if plans and self.by_block:
-                yield from self._together(block, plans, streams, targets)
+            if plans and isinstance(self.solver, BlockSolver):
+                yield from self._together(self.solver, block, plans, streams, targets)
             elif plans:
                 yield from self._stage(block, plans, streams, reference)
         if self.calibrated:
@@ -221,11 +237,11 @@ class Walk:
             observed = streams.observe(block.module, plans, self.solving, reference=reference)
         for plan, statistics, own_spans in zip(plans, observed, spans, strict=True):
             with _span(own_spans):
-                choice = hold_out.choose(plan, self._solve(block, plan, statistics), statistics)
-            errors = output_errors.relative(plan, choice.values, statistics)
+                choice, values = hold_out.choose(plan, self._solve(block, plan, statistics), statistics)
+            errors = output_errors.relative(plan, values, statistics)
             yield from self._install(block, plan, choice, errors, own_spans)
 
-    def _together(self, block, plans, streams, targets):
+    def _together(self, solver, block, plans, streams, targets):
         """Transform all layers of a block and solve them at once.
 
         On the held-out samples the whole block is judged, as each layer is fitted to what the others do.
@@ -235,9 +251,7 @@ class Walk:
         seen = streams.observe(block.module, plans, {"count", "held_out"} if self.share else {"count"})
         named = {name: plan for plan in plans for name in plan.names}  # one layer each
         with _span(shared := []), torch.enable_grad():
-            solutions = self.solver.solve_block(
-                block.module, named, streams.batches, targets, self.family, streams.held
-            )
+            solutions = solver.solve_block(block.module, named, streams.batches, targets, self.family, streams.held)
 
         def errors(weights):
             return streams.errors(self._copy(block, named, weights), targets)
@@ -256,7 +270,7 @@ class Walk:
             own_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
             solution = replace(solutions[name], weight=weights[name], **(hold_out.REFUSED if worse else {}))
             report = hold_out.report(solution, statistics, held_out, rounding)
-            choice = hold_out.Choice({name: weights[name]}, None, {name: report})
+            choice = hold_out.Choice({name: weights[name]}, {name: report})
             yield from self._install(block, plan, choice, {name: reported}, own_spans)
 
     def _copy(self, block, plans, weights):
@@ -300,6 +314,8 @@ class Walk:
     def _solve(self, block, plan, statistics):
         if isinstance(self.solver, ExternalSolver):
             return Solution(self.solver.read(self.solved, block.layers[next(iter(plan.names))]))
+        if not isinstance(self.solver, LayerSolver):
+            raise TypeError(f"{self.solver} does not solve layers")
         if len(plan.groups) == 1 or statistics is None:
             return self.solver.solve(plan.weight, plan.weight_format, statistics and statistics[0])
         solver = self.solver.of_channel_groups()

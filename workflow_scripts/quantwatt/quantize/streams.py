@@ -8,6 +8,7 @@ holds what it would hold at that place, never the activations of all layers.
 import contextlib
 import inspect
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -60,7 +61,8 @@ class Pass:
     def __init__(self, denoiser, inputs):
         import greenlet  # here, as libraries' environments that load this package have none
 
-        self._start, self._inputs = denoiser, inputs
+        self._start: Any = denoiser
+        self._inputs: Any = inputs
         self._run = greenlet.greenlet(self._whole)
         self.block = self.inputs = None
 
@@ -272,8 +274,12 @@ class Streams:
                 one.go_on(outputs)
             if self.float_passes:
                 beside = self.float_passes[index]
-                known = float_outputs is not None
-                found = float_outputs[index] if known else moved(reference(**moved(beside.inputs, self.device)), "cpu")
+                if float_outputs is not None:
+                    found = float_outputs[index]
+                elif reference is not None:
+                    found = moved(reference(**moved(beside.inputs, self.device)), "cpu")
+                else:
+                    raise ValueError("the float stream needs the float block, or what it has returned")
                 with stopping(self.denoiser, self.blocks):
                     beside.go_on(found)
 
@@ -298,7 +304,7 @@ def hooks(handles):
             handle.remove()
 
 
-def tensors(outputs, real=None):
+def tensors(outputs: Any, real: torch.Tensor | None = None) -> list[torch.Tensor]:
     """The tensors that a block has returned, in order; of padded samples the real tokens alone, [tokens, channels].
 
     Args:
@@ -308,7 +314,7 @@ def tensors(outputs, real=None):
     return parts if real is None else [part[real.to(part.device)] for part in parts]
 
 
-def moved(value, device):
+def moved(value: Any, device: str) -> Any:
     """A block's arguments or outputs with every tensor on a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)

@@ -8,6 +8,7 @@ Symmetric 8-bit weights per output channel, with 16-bit activations or with 8-bi
 import torch
 
 from quantwatt import registry
+from quantwatt.formats.library import library_of
 from quantwatt.inference.exports import Refused, model_file, weight_of
 
 PARTS = {"codes", "scale", "qdata", "zero_point", "attributes"}
@@ -20,8 +21,8 @@ file_name = model_file
 def tensors(name, layer, state, dtype):
     """See quantwatt.inference.exports: here torchao's tensors, which `finish` takes apart."""
     if layer["weights"]["format"] == "torchao":
-        library = registry.load("formats", "torchao")
-        return {f"{name}.weight": library.restore(state, layer["weights"], layer, None, dtype, "cpu").weight.data}
+        held = library_of(layer["weights"]).restore(state, layer, None, dtype, "cpu")
+        return {f"{name}.weight": held.weight.data}
     from torchao.quantization import Int8Tensor, PerRow
     from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs
 
@@ -43,7 +44,7 @@ def configuration(details, skipped):
     names = {_configuration(layer) for layer in details["layers"].values()}
     if len(names) > 1:
         raise Refused(f"its layers differ ({', '.join(sorted(names))}), and the form has one configuration for all")
-    own = registry.load("formats", "torchao").configuration({"configuration": names.pop()})
+    own = registry.load("formats", "torchao").configuration_of(names.pop(), group_size=128)  # of 8 bits without groups
     from torchao.core.config import config_to_dict
 
     return {

@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
@@ -47,18 +48,33 @@ class Metering:
         return cls.from_settings(json.loads(text))
 
 
-class Meter(Protocol):
-    """`stop` returns the trace since `start`; `close` ends whatever the meter keeps running."""
+class Meter(ABC):
+    """Reads energy from `start` to `stop`. A meter's module has `open_meter(settings: Metering, device) -> Meter`."""
 
-    name: str
+    name: str  # of its module
     reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
-    estimated: bool  # True: computed from something other than a power sensor, to be marked wherever it is shown
-    whole: bool  # True: reads what all programs of the device take together
+    estimated: bool = False  # computed from something other than a power sensor, to be marked wherever it is shown
+    whole: bool = True  # it reads what all programs of the device take together
 
-    def start(self) -> None: ...
-    def stop(self) -> Trace: ...
-    def provenance(self) -> dict: ...
-    def close(self) -> None: ...
+    @abstractmethod
+    def start(self) -> None:
+        """Begin a window."""
+
+    @abstractmethod
+    def stop(self) -> Trace:
+        """The trace since `start`; what went wrong is its fault."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """What is read and how: "meter", "source", "interval_ms", "fake", and what the device says of itself."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End whatever the meter keeps running."""
+
+    def processes(self) -> list[int] | None:
+        """Numbers of the processes that compute on the device, where it tells them; None where not."""
+        return None
 
 
 def open_meter(settings: Metering, device: str | None = None) -> "Meter":
@@ -94,11 +110,11 @@ def companions(meter: "Meter", settings: Metering, device: str | None) -> "dict[
     return found
 
 
-class Together:
+class Together(Meter):
     """A meter and its companions, as one meter whose traces tell in `beside` what the companions read meanwhile."""
 
-    def __init__(self, primary, companions):
-        self.name, self.reads, self.estimated, self.whole = primary.name, primary.reads, primary.estimated, True
+    def __init__(self, primary: Meter, companions: Mapping[str, Meter]):
+        self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
         self._primary, self._companions = primary, companions
 
     def start(self):
@@ -139,7 +155,7 @@ def metered(work, settings: Metering, device: str):
     """
     from quantwatt.measuring.meters import neighbours
 
-    cost = {"energy_j": None, "meter": settings.meter, "estimated": False, "reason": None}
+    cost: dict[str, Any] = {"energy_j": None, "meter": settings.meter, "estimated": False, "reason": None}
     try:
         meter = open_meter(settings, device)
     except MeterUnavailable as error:

@@ -12,11 +12,13 @@ units or memory traffic, so it ranks methods by CPU time alone.
 import math
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from quantwatt.measuring import cpus
 from quantwatt.measuring.cpus import machine_ticks, process_ticks
-from quantwatt.measuring.meters import MeterUnavailable
+from quantwatt.measuring.meters import Metering, MeterUnavailable
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 
 INTERVAL_MS = 100  # or more: CPU time is counted in ticks of 10 ms
@@ -28,12 +30,12 @@ class EstimateMeter(SampledMeter):
     reads = "cpu"
     estimated = True
 
-    def __init__(self, sampler, source, arguments, found):
+    def __init__(self, sampler: Any, source: str, arguments: Mapping[str, Any], found: cpus.Cpus):
         super().__init__(sampler, source)
         self._arguments, self._found = arguments, found
         self.whole = arguments["scope"] == "machine"
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         """Beside the wattages: "n_cpus" of the machine and what counted them, those "usable_cpus" by a "cpu_limit"."""
         cpus_found = self._found
         found = {"n_cpus_source": cpus_found.source, "usable_cpus": cpus_found.usable, "cpu_limit": cpus_found.limit}
@@ -41,7 +43,13 @@ class EstimateMeter(SampledMeter):
         return {**super().provenance(), **{name: self._arguments[name] for name in names}, **found}
 
 
-def open_meter(settings, device=None, make_sampler=Sampler, proc="/proc", cgroups="/sys/fs/cgroup"):
+def open_meter(
+    settings: Metering,
+    device: str | None = None,
+    make_sampler: Callable[..., Any] = Sampler,
+    proc: str = "/proc",
+    cgroups: str = "/sys/fs/cgroup",
+) -> EstimateMeter:
     """A meter of the CPU.
 
     Args:
@@ -87,7 +95,9 @@ def open_meter(settings, device=None, make_sampler=Sampler, proc="/proc", cgroup
     )
 
 
-def reader(path, scope, idle_w, full_w, n_cpus, idle_share=1.0):
+def reader(
+    path: str, scope: str, idle_w: float, full_w: float, n_cpus: int, idle_share: float = 1.0
+) -> Callable[[], tuple[float, float, float]]:
     """A function that returns (NaN, joules since some fixed time, NaN): no power of its own, no clock of its own."""
     busy_ticks = machine_ticks if scope == "machine" else process_ticks
     ticks_per_s = os.sysconf("SC_CLK_TCK")

@@ -10,8 +10,10 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantwatt.measuring.cpus import machine_ticks, process_ticks
+from quantwatt.measuring.meters import Meter
 
 PROC = Path("/proc")
 SHARE = 0.05  # of the CPU time: from here on a package's energy is not the work's; so much lie two sensors apart
@@ -30,9 +32,9 @@ class Others:
     gpu_processes: int | None
     cpu_s: float | None = None
 
-    def fault(self, reads):
+    def fault(self, reads: str | None) -> str | None:
         """Why the energy of what a meter reads ("cpu" or "cuda") is not the work's, or None."""
-        if reads == "cpu" and self.cpu_share is not None and self.cpu_share > SHARE and self.cpu_s > LEAST_S:
+        if reads == "cpu" and self.cpu_share is not None and self.cpu_share > SHARE and (self.cpu_s or 0) > LEAST_S:
             return (
                 f"other programs used {self.cpu_share:.0%} of the CPU time meanwhile, and the counter holds their "
                 "energy; for a figure give the job all cores (config.yaml: threads) and leave the machine to it"
@@ -45,22 +47,22 @@ class Others:
             )
         return None
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         return {"cpu_share": self.cpu_share, "gpu_processes": self.gpu_processes}
 
 
 class Watch:
     """What others do between `start` and `stop`."""
 
-    def __init__(self, meter):
+    def __init__(self, meter: Meter):
         """`meter` tells the processes on its GPU, by `processes()`, where it counts those of all programs."""
         self._list = meter.processes if meter.whole else lambda: None
         self._proc = PROC
 
-    def start(self):
+    def start(self) -> None:
         self._before, self._beside = self._ticks(), self._others_on_gpu()
 
-    def stop(self):
+    def stop(self) -> Others:
         """Others, since `start`."""
         after, beside = self._ticks(), [n for n in (self._beside, self._others_on_gpu()) if n is not None]
         processes = max(beside, default=None)

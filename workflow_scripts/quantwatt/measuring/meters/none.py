@@ -1,26 +1,28 @@
 """No meter: time and memory are measured, energy is left empty with the reason."""
 
-from quantwatt.measuring.meters.trace import empty_trace
+from typing import Any
+
+from quantwatt.measuring.meters import Meter, Metering
+from quantwatt.measuring.meters.trace import Trace, empty_trace
 
 
-class NoMeter:
+class NoMeter(Meter):
     name = "none"
     reads = None
-    estimated = False
     whole = False
 
-    def start(self):
+    def start(self) -> None:
         pass
 
-    def stop(self):
+    def stop(self) -> Trace:
         return empty_trace("none", "no meter is configured (meter: none)")
 
-    def close(self):
+    def close(self) -> None:
         pass
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         return {"meter": "none", "source": "none", "interval_ms": None, "fake": False}
 
 
-def open_meter(settings, device=None):
+def open_meter(settings: Metering, device: str | None = None) -> NoMeter:
     return NoMeter()

@@ -9,9 +9,11 @@ powers are summed.
 
 import ctypes
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-from quantwatt.measuring.meters import MeterUnavailable, nvml_boards
+from quantwatt.measuring.meters import Metering, MeterUnavailable, nvml_boards
 from quantwatt.measuring.meters.nvml_boards import ask
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 
@@ -26,14 +28,14 @@ class NvmlMeter(SampledMeter):
     name = "nvml"
     reads = "cuda"
 
-    def __init__(self, sampler, nvml, handles, counter, power):
+    def __init__(self, sampler: Any, nvml: Any, handles: Sequence[Any], counter: str | None, power: str | None):
         energy = f"energy: {counter}" if counter else "energy: integral of the power (no counter)"
         super().__init__(sampler, f"{energy}; power: {power or 'slope of the counter'}")
         self._nvml, self._handles = nvml, handles
         self._driver = nvml.nvmlSystemGetDriverVersion()
         self._identities = [nvml_boards.identity(nvml, handle) for handle in handles]
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         """Driver, boards and their state at this moment; what the driver does not tell is None.
 
         Each board stands under "devices". Of several, power limit, memory and throttled seconds are summed, the
@@ -43,7 +45,7 @@ class NvmlMeter(SampledMeter):
         devices = [{**identity, **nvml_boards.state(self._nvml, handle)} for identity, handle in boards]
         return {**super().provenance(), **nvml_boards.together(devices), "driver": self._driver, "devices": devices}
 
-    def processes(self):
+    def processes(self) -> list[int] | None:
         """Numbers of the processes that compute on the boards now; None where the driver does not tell, as on WSL 2."""
         calls = (self._nvml.nvmlDeviceGetComputeRunningProcesses_v3, self._nvml.nvmlDeviceGetComputeRunningProcesses_v2)
         for call in calls:  # the second for drivers before 510; each has its own layout
@@ -53,7 +55,7 @@ class NvmlMeter(SampledMeter):
         return None
 
 
-def open_meter(settings, device=None, make_sampler=Sampler):
+def open_meter(settings: Metering, device: str | None = None, make_sampler: Callable[..., Any] = Sampler) -> NvmlMeter:
     """A meter of the GPU, or GPUs, that this program may use.
 
     Args:
@@ -92,7 +94,7 @@ def open_meter(settings, device=None, make_sampler=Sampler):
         raise MeterUnavailable(f"NVML cannot read the GPU ({error}): see whether nvidia-smi can.") from error
 
 
-def reader(uuids, counter, power):
+def reader(uuids: Sequence[str], counter: str | None, power: str | None) -> Callable[[], tuple[float, float, float]]:
     """A function that returns (W, J, the sensor's own time in s), of all boards together; NaN where one does not tell.
 
     Args:
@@ -132,11 +134,11 @@ def _board_reader(nvml, handle, power=None, counter=None, fatal=()):
         for place, name in enumerate(names)
         if name is not None and name not in FIELDS
     ]
-    places = [place for place, name in enumerate(names) if name in FIELDS]
-    values = (nvml.c_nvmlFieldValue_t * len(places))()  # scope 0, the GPU
-    fields = [(place, value, value.value) for place, value in zip(places, values, strict=True)]
-    for place, value, _ in fields:
-        value.fieldId = FIELDS[names[place]]
+    wanted = [(place, FIELDS[name]) for place, name in enumerate(names) if name in FIELDS]
+    values = (nvml.c_nvmlFieldValue_t * len(wanted))()  # scope 0, the GPU
+    fields = [(place, value, value.value) for (place, _), value in zip(wanted, values, strict=True)]
+    for (_, number), value in zip(wanted, values, strict=True):
+        value.fieldId = number
     get_fields = getattr(nvml.nvmlLib, "nvmlDeviceGetFieldValues", None) if fields else None
     count, address = ctypes.c_int(len(fields)), ctypes.byref(values)
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from quantwatt.measuring.meters import MeterUnavailable
+from quantwatt.measuring.meters import Metering, MeterUnavailable
 
 ALLOCATIONS = ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")  # the first that is set counts
 REASONS = {  # nvmlClocksEventReasons: why the clocks are lower than they could be
@@ -20,7 +22,7 @@ REASONS = {  # nvmlClocksEventReasons: why the clocks are lower than they could 
 }
 
 
-def allocated(nvml, settings, device):
+def allocated(nvml: Any, settings: Metering, device: str | None) -> list[Any]:
     """Handles of the GPUs that this program may use, in its own order; arguments as for nvml.open_meter.
 
     Raises:
@@ -94,13 +96,13 @@ def _check_order(nvml, boards):
         )
 
 
-def identity(nvml, handle):
+def identity(nvml: Any, handle: Any) -> dict[str, Any]:
     name = nvml.nvmlDeviceGetName(handle)
     uuid_hash = hashlib.sha256(nvml.nvmlDeviceGetUUID(handle).encode()).hexdigest()[:16]
     return {"name": name, "fake": "FAKE" in name, "uuid_hash": uuid_hash}
 
 
-def state(nvml, handle):
+def state(nvml: Any, handle: Any) -> dict[str, Any]:
     tell = partial(ask, nvml)
     limit_mw = tell(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     pstate = tell(nvml.nvmlDeviceGetPerformanceState, handle)
@@ -127,16 +129,16 @@ def state(nvml, handle):
     }
 
 
-def throttle_words(reasons):
+def throttle_words(reasons: int) -> list[str]:
     """NVML's bits in words, lowest first; a bit of a newer driver keeps its number."""
     bits = [1 << place for place in range(reasons.bit_length()) if reasons >> place & 1]
     return [REASONS.get(bit, f"reason {bit:#x}") for bit in bits]
 
 
-def together(devices):
+def together(devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One description of several boards, as `NvmlMeter.provenance` says."""
     if len(devices) == 1:
-        return devices[0]
+        return dict(devices[0])
     columns = {key: [device[key] for device in devices] for key in devices[0]}
     merged = {key: values[0] if len(set(map(str, values))) == 1 else None for key, values in columns.items()}
     known = {key: values for key, values in columns.items() if None not in values}
@@ -157,7 +159,7 @@ def together(devices):
     }
 
 
-def ask(nvml, call, *arguments, fatal=()):
+def ask(nvml: Any, call: Callable[..., Any], *arguments: Any, fatal: Collection[int] = ()) -> Any:
     """What `call` returns, or None where NVML refuses; but its refusals with one of the codes `fatal` are raised."""
     try:
         return call(*arguments)

@@ -6,9 +6,11 @@ part of their package, psys, which contains all of them, and the intel-rapl-mmio
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from quantwatt.measuring.meters import MeterUnavailable
+from quantwatt.measuring.meters import Metering, MeterUnavailable
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 from quantwatt.measuring.meters.trace import STILL_S
 
@@ -21,15 +23,20 @@ class RaplMeter(SampledMeter):
     name = "rapl"
     reads = "cpu"
 
-    def __init__(self, sampler, source, domains):
+    def __init__(self, sampler: Any, source: str, domains: Sequence[str]):
         super().__init__(sampler, source)
         self._domains = domains
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "domains": self._domains}
 
 
-def open_meter(settings, device=None, make_sampler=Sampler, base=POWERCAP):
+def open_meter(
+    settings: Metering,
+    device: str | None = None,
+    make_sampler: Callable[..., Any] = Sampler,
+    base: str | Path = POWERCAP,
+) -> RaplMeter:
     """A meter of all packages and their memory.
 
     Args:
@@ -56,7 +63,7 @@ def open_meter(settings, device=None, make_sampler=Sampler, base=POWERCAP):
     return RaplMeter(sampler, "RAPL energy_uj of " + " + ".join(labels), labels)
 
 
-def find_domains(base=POWERCAP, names=KINDS["all"]):
+def find_domains(base: str | Path = POWERCAP, names: tuple[str, ...] = KINDS["all"]) -> list[tuple[str, str, int]]:
     """[(label, path of energy_uj, max_energy_range_uj)] of the domains to sum, whose names begin with `names`."""
     domains = []
     for folder in sorted(Path(base).glob("intel-rapl:*")):
@@ -67,7 +74,7 @@ def find_domains(base=POWERCAP, names=KINDS["all"]):
     return domains
 
 
-def reader(domains):
+def reader(domains: Sequence[Sequence[Any]]) -> Callable[[], tuple[float, float, float]]:
     """A function that returns (NaN, joules of all `domains` since this call, NaN), with their wraps undone.
 
     A domain that stands still raises MeterUnavailable, because the others' joules would hide it in the sum; Linux lists

@@ -16,13 +16,15 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from quantwatt import registry
-from quantwatt.measuring.meters import MeterUnavailable
-from quantwatt.measuring.meters.trace import empty_trace, trace_of
+from quantwatt.measuring.meters import Meter, MeterUnavailable
+from quantwatt.measuring.meters.trace import Trace, empty_trace, trace_of
 
 BEGIN_DEADLINE_S = 60  # the process starts its interpreter and the sensor's library
 DEADLINE_S = 5
@@ -36,12 +38,14 @@ class Sampling:
     says so.
     """
 
-    def __init__(self, read, clock_ns=time.perf_counter_ns):
+    def __init__(
+        self, read: Callable[[], tuple[float, float, float]], clock_ns: Callable[[], int] = time.perf_counter_ns
+    ):
         self._read, self._clock_ns = read, clock_ns
         self.values = array("d")
         self.fault = None
 
-    def take(self):
+    def take(self) -> None:
         before = self._clock_ns()
         try:
             watts, counter_j, sensor_s = self._read()
@@ -51,19 +55,19 @@ class Sampling:
         self.values.extend(((before + after) / 2e9, watts, counter_j, sensor_s))
 
     @property
-    def samples(self):  # [n, COLUMNS]
+    def samples(self) -> np.ndarray:  # [n, COLUMNS]
         return np.array(self.values).reshape(-1, COLUMNS)
 
 
 class Sampler:
     """The process that samples `module.reader(**arguments)`; `module` is a name in quantwatt.measuring.meters."""
 
-    def __init__(self, module, arguments, interval_s):
+    def __init__(self, module: str, arguments: Mapping[str, Any], interval_s: float):
         self.interval_s = interval_s
         self._command = [sys.executable, "-m", __name__, module, json.dumps(arguments), str(interval_s)]
         self._process = self._begin()
 
-    def start(self):
+    def start(self) -> None:
         """Returns when the first sample is taken.
 
         Raises:
@@ -74,7 +78,7 @@ class Sampler:
             self._process = self._begin()
         self._ask(b"start", BEGIN_DEADLINE_S)
 
-    def stop(self):
+    def stop(self) -> dict[str, Any]:
         """The arguments of `trace_of` but `source`; the last sample is taken now.
 
         Raises:
@@ -85,7 +89,7 @@ class Sampler:
             self.close()  # what the sensor's library remembers of it goes too
         return {**answer, "samples": samples}
 
-    def close(self):
+    def close(self) -> None:
         if self._process.stdout.closed:  # before now, and left behind if it could not be ended
             return
         with contextlib.suppress(OSError):
@@ -150,36 +154,29 @@ class Sampler:
                 pipe.close()
 
 
-class SampledMeter:
+class SampledMeter(Meter):
     """A meter over a sampler; a subclass gives `name` and `provenance`. What goes wrong is the trace's fault."""
 
-    estimated = False
-    whole = True
-
-    def processes(self):
-        """Numbers of the processes that compute on the device, where it tells them; None where not."""
-        return None
-
-    def __init__(self, sampler, source):
+    def __init__(self, sampler: Any, source: str):
         self._sampler, self._source, self._fault = sampler, source, None
 
-    def start(self):
+    def start(self) -> None:
         self._fault = None
         try:
             self._sampler.start()
         except MeterUnavailable as lost:
             self._fault = str(lost)
 
-    def stop(self):
+    def stop(self) -> Trace:
         try:
             return empty_trace(self._source, self._fault) if self._fault else self._trace()
         except MeterUnavailable as lost:
             return empty_trace(self._source, str(lost))
 
-    def close(self):
+    def close(self) -> None:
         self._sampler.close()
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         interval_ms = self._sampler.interval_s * 1000
         return {"meter": self.name, "source": self._source, "interval_ms": interval_ms, "fake": False}
 
@@ -187,7 +184,7 @@ class SampledMeter:
         return trace_of(source=self._source, **self._sampler.stop())
 
 
-def serve(read, interval_s, commands, answers):
+def serve(read: Callable[[], tuple[float, float, float]], interval_s: float, commands: Any, answers: Any) -> None:
     """Answer `start` and `stop` lines until the input ends or the sensor is gone.
 
     Args:
@@ -212,9 +209,9 @@ def serve(read, interval_s, commands, answers):
             return
         sampling.take()
         n_late += max(0, int((sampling.values[-COLUMNS] - due) / interval_s))  # due before `stop` came, never read
-        cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s}
         late_ms = np.percentile(late_s, [50, 99]) * 1000 if late_s else [None, None]
-        cost |= {"late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}
+        cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s,
+                "late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}  # fmt: skip
         _answer(answers, {"n_late": n_late, "sampler": cost, "fault": sampling.fault}, sampling.values.tobytes())
         if sampling.fault:
             return
@@ -226,7 +223,7 @@ def _answer(answers, answer, samples=b""):
         message = message[answers.write(message) :]
 
 
-def come_first():
+def come_first() -> None:
     """Let this process go before others where the user may: a busy machine then costs no reading."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -5)

@@ -3,7 +3,9 @@
 A reading that failed is NaN, never 0: a trace without a trustworthy energy has `energy_j` None and says why.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +30,12 @@ class Trace:
     n_zero: int  # power readings of exactly 0 W
     fault: str | None = None  # why energy_j is None
     watts_from_counter: bool = False  # the watts are the counter's slope, so their integral checks nothing
-    sampler: dict | None = None  # its cost: "cpu_s" in "wall_s", and how late it read: "late_p50_ms", "late_p99_ms"
+    sampler: Mapping[str, Any] | None = (
+        None  # its cost: "cpu_s" in "wall_s", and how late it read: "late_p50_ms", "late_p99_ms"
+    )
     beside: dict | None = None  # joules of other devices from start to stop, by name; None where one was not read
 
-    def energy_between(self, start_s, stop_s):
+    def energy_between(self, start_s: float, stop_s: float) -> float | None:
         """Joules of a part of the trace, the counter interpolated between its readings; None where `energy_j` is.
 
         Args:
@@ -46,7 +50,7 @@ class Trace:
         return float(edges[1] - edges[0])
 
 
-def hold_integral_j(timestamps_s, watts, start_s, stop_s):
+def hold_integral_j(timestamps_s: np.ndarray, watts: np.ndarray, start_s: float, stop_s: float) -> float | None:
     """Joules from `start_s` to `stop_s`, each value held until the next sample, the first back to `start_s`.
 
     Equal neighbours count like any others, and a failed reading (NaN) leaves the value before it in force.
@@ -64,13 +68,15 @@ def hold_integral_j(timestamps_s, watts, start_s, stop_s):
     return float(np.dot(watts[read], np.diff(np.clip(edges, start_s, stop_s))))
 
 
-def empty_trace(source, fault):
+def empty_trace(source: str, fault: str | None) -> Trace:
     """The Trace of a window of which nothing is known, and why."""
     none = np.empty(0)
     return Trace(none, none, None, none, None, source, 0, 0, fault)
 
 
-def trace_of(samples, n_late, source, sampler=None, fault=None):
+def trace_of(
+    samples: np.ndarray, n_late: int, source: str, sampler: Mapping[str, Any] | None = None, fault: str | None = None
+) -> Trace:
     """The Trace of samples, first and last on the edges; readings that `fault_of` finds broken give no energy.
 
     Args:
@@ -108,7 +114,7 @@ def trace_of(samples, n_late, source, sampler=None, fault=None):
     )
 
 
-def fault_of(times, watts, counter, n_late):
+def fault_of(times: np.ndarray, watts: np.ndarray, counter: np.ndarray, n_late: int) -> str | None:
     """Why these readings give no joules, or None.
 
     A counter that is read beside the power may stand still for a while here: whoever has both compares them.

@@ -14,6 +14,7 @@ import torch
 
 from quantwatt import registry
 from quantwatt.formats.quantized_weight import QuantizedWeight
+from quantwatt.formats.weight_format import WeightFormat
 
 
 @dataclass
@@ -52,12 +53,11 @@ class LayerSolver(Solver, ABC):
     """Solves one layer, or several of one input stacked by rows, from statistics of its inputs."""
 
     @abstractmethod
-    def solve(self, weight: torch.Tensor, weight_format: Any, statistics: Any = None) -> Solution:
+    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Any) -> Solution:
         """Choose the codes of a weight.
 
         Args:
             weight: [rows, columns] float32.
-            weight_format: as of quantwatt.formats.
             statistics: observers.Statistics of what NEEDS names; None where it names nothing.
         """
 

@@ -11,17 +11,18 @@ import torch
 
 from quantwatt.formats import convolution
 from quantwatt.formats.quantized_weight import QuantizedWeight, fit_groups, quantize_to_nearest
+from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.solvers import Solution
 
 ZETA, GAMMA = 1.1, -0.1
 
 
-def rectified_sigmoid(alpha):
+def rectified_sigmoid(alpha: torch.Tensor) -> torch.Tensor:
     """The h of alpha, elementwise: hardtanh is a clamp whose gradient takes one pass."""
     return torch.nn.functional.hardtanh(torch.sigmoid(alpha) * (ZETA - GAMMA) + GAMMA, 0, 1)
 
 
-def inverse_rectified_sigmoid(h):
+def inverse_rectified_sigmoid(h: torch.Tensor) -> torch.Tensor:
     """alpha of h in 0..1, elementwise."""
     return torch.logit((h - GAMMA) / (ZETA - GAMMA))
 
@@ -35,7 +36,7 @@ class RoundedLinear(torch.nn.Module):
     Neither is trained before it is told to be.
     """
 
-    def __init__(self, plan):
+    def __init__(self, plan: LayerPlan):
         super().__init__()
         self.plan, self.activation_format = plan, plan.activation_format
         self.scale, self.zero = fit_groups(plan.weight, plan.weight_format)
@@ -51,14 +52,15 @@ class RoundedLinear(torch.nn.Module):
         step = plan.activation_scale
         self.log_step = None if step is None else torch.nn.Parameter(step.float().log(), requires_grad=False)
         self.bias = None if plan.bias is None else plan.bias.detach().float()
-        self.quantized = self.fallback = None
+        self.quantized: QuantizedWeight | None = None
+        self.fallback: str | None = None
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         plan, inputs = self.plan, self.plan.rest(inputs)
         if plan.input_factor is not None:
             inputs = inputs * plan.input_factor
         outputs = convolution.product(self._quantize(inputs), self._weight(), self.bias, plan.geometry)
-        if plan.down is not None:
+        if plan.down is not None and plan.up is not None:
             down, up = (part.to(plan.dtype).float() for part in (plan.down, plan.up))
             outputs = outputs + inputs @ down.T @ up.T
         if plan.first_output is not None:
@@ -85,15 +87,17 @@ class RoundedLinear(torch.nn.Module):
         return (level + inside * (ratio - ratio.detach())) * step
 
     def _rounded(self, inputs, grid=None):
+        if self.activation_format is None:
+            return inputs.detach()
         return convolution.rounded(inputs.detach(), self.activation_format, grid, self.plan.geometry)
 
-    def undecided(self, exponent):
+    def undecided(self, exponent: float) -> torch.Tensor:
         """Σ 1 - |2h - 1|^exponent for the h of the last forward pass: 0 where every weight is on a grid point."""
         # pow takes several times as long as its logarithm, and 1e-9 keeps that finite halfway.
         return self.h.numel() - torch.exp(exponent * torch.log((2 * self.h - 1).abs() + 1e-9)).sum()
 
     @torch.no_grad()
-    def fix_rounding(self):
+    def fix_rounding(self) -> None:
         """Put every weight on the nearer of its two grid points, from where training has left it."""
         if self.alpha.isfinite().all():
             low, high = self.codes
@@ -103,9 +107,11 @@ class RoundedLinear(torch.nn.Module):
         self.weight = self.quantized.dequantize(self.plan.weight_format)
 
     @torch.no_grad()
-    def solution(self):
+    def solution(self) -> Solution:
         """The Solution of a layer whose rounding is fixed."""
-        if self.log_step is not None:
+        if self.quantized is None:
+            raise ValueError("fix_rounding comes before")
+        if self.log_step is not None and self.plan.activation_scale is not None:
             step = self.log_step.exp()
             self.quantized.activation_scale = torch.where(step.isfinite(), step, self.plan.activation_scale)
             self.quantized.activation_zero = self.plan.activation_zero

@@ -29,7 +29,7 @@ class Solver(ExternalSolver):
         from auto_gptq.quantization.gptq import GPTQ
 
         if not torch.cuda.is_available():  # called by the library whatever the device
-            torch.cuda.synchronize = lambda device=None: None
+            torch.cuda.synchronize = lambda device=None: None  # ty: ignore[invalid-assignment]
         layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layer.weight.data = weight.clone()
         task = GPTQ(layer)

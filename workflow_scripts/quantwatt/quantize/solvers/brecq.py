@@ -6,9 +6,10 @@ as in LSQ (arXiv 1902.08153), after the rounding or before it. Activations are q
 """
 
 import copy
+import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -62,7 +63,7 @@ class Solver(BlockSolver):
         rates = [self.learning_rate] * self.iterations
         _train(block, samples, [layer.alpha for layer in layers], rates, "learning rounding", regularizer)
 
-    def exponent(self, iteration):
+    def exponent(self, iteration: int) -> float | None:
         """The regularizer's exponent, in a line from beta_start to beta_end; None during the warm-up without it."""
         first = self.warm_up * self.iterations
         if iteration < first:
@@ -92,7 +93,7 @@ def _train(block, samples, parameters, rates, description, regularizer=lambda it
         parameter.requires_grad_(False)
 
 
-def block_error(outputs, targets, real=None):
+def block_error(outputs: Any, targets: Any, real: torch.Tensor | None = None) -> torch.Tensor:
     """Squared error, summed over channels and averaged over tokens (or pixels), of all tensors that a block returns.
 
     Args:
@@ -102,7 +103,8 @@ def block_error(outputs, targets, real=None):
     """
     pairs = list(zip(tensors(outputs, real), tensors(targets, real), strict=True))
     tokens = sum(target.numel() // target.shape[1 if target.dim() == 4 else -1] for _, target in pairs)
-    return sum((output - target).square().sum() for output, target in pairs) / tokens
+    errors = [(output - target).square().sum() for output, target in pairs]
+    return functools.reduce(torch.add, errors) / tokens
 
 
 class Samples:

@@ -10,12 +10,14 @@ transposed, [columns, rows], so that a column of the weight is contiguous.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
 from quantwatt.formats.grids import Grids
 from quantwatt.formats.quantized_weight import QuantizedWeight, quantize_to_nearest
+from quantwatt.formats.weight_format import WeightFormat
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
 DAMPING_TRIES = 4  # each ten times the one before
@@ -30,7 +32,7 @@ class ColumnSolver(LayerSolver):
     static_groups: bool  # grids are fitted before any column is quantized
     block_size: int  # columns corrected at once
 
-    def of_channel_groups(self):
+    def of_channel_groups(self) -> Self:
         return replace(self, act_order=False)  # each group of channels would have an order of its own
 
 
@@ -42,7 +44,7 @@ class Solver(ColumnSolver):
 
     damping: float  # of the Hessian, a fraction of its mean diagonal
 
-    def solve(self, weight, weight_format, statistics):
+    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Statistics) -> Solution:
         """Choose codes that keep the layer's output close on the observed inputs.
 
         Args:
@@ -62,7 +64,7 @@ class Solver(ColumnSolver):
         return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
 
-def prepare(hessian):
+def prepare(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(Hessian without rows and columns that are not finite, which columns [columns] are)."""
     usable = hessian.diagonal().isfinite()
     if usable.all():
@@ -73,19 +75,19 @@ def prepare(hessian):
     return hessian, usable
 
 
-def order_of(hessian, solver):
+def order_of(hessian: torch.Tensor, solver: ColumnSolver) -> torch.Tensor:
     """The order [columns] in which columns are quantized: with act_order, those of the largest diagonal first."""
     if solver.act_order:
         return torch.argsort(hessian.diagonal(), descending=True, stable=True)
     return torch.arange(len(hessian), device=hessian.device)
 
 
-def permuted(hessian, order):
+def permuted(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Rows and columns in another order."""
     return hessian.index_select(0, order).index_select(1, order)
 
 
-def factorize(hessian, damping):
+def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor | None, float | None, str | None]:
     """Cholesky factor of the damped Hessian in reversed order: flipped back, it is the upper R of H = R Rᵀ.
 
     Columns with a zero diagonal are taken as independent of all others.
@@ -106,7 +108,15 @@ def factorize(hessian, damping):
     return None, None, "rtn"
 
 
-def diffuse(source, weight, weight_format, solver, order, lower, first=None):
+def diffuse(
+    source: torch.Tensor,
+    weight: torch.Tensor,
+    weight_format: WeightFormat,
+    solver: ColumnSolver,
+    order: torch.Tensor,
+    lower: torch.Tensor,
+    first: torch.Tensor | None = None,
+) -> QuantizedWeight:
     """Quantize column after column, each corrected by the errors before it.
 
     Args:
@@ -141,7 +151,7 @@ def diffuse(source, weight, weight_format, solver, order, lower, first=None):
             known = inverse @ source[start:stop] if pushed else source[start:stop]
             grids.append(weight_format.fit(known.addmm(inverse, block).T))
         block += source[start:stop]
-        if start == 0 and pushed:
+        if start == 0 and first is not None:
             block[0] = first
         groups = group[start:stop].tolist()
         for begin in range(start, stop, SUB_BLOCK):

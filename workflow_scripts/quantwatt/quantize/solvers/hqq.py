@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from quantwatt.formats.quantized_weight import QuantizedWeight, join_grids, join_groups, split_groups
+from quantwatt.formats.weight_format import WeightFormat
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
 TINY = torch.finfo(torch.float32).tiny
@@ -26,7 +28,9 @@ class Solver(LayerSolver):
     growth: float  # of beta, an iteration
     iterations: int  # at most: it ends where the error no longer falls
 
-    def solve(self, weight, weight_format, statistics=None):
+    def solve(
+        self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Statistics | None = None
+    ) -> Solution:
         """Fit every group's grid to its weights with outliers left out, then round to it.
 
         What moves is what the format's `refit` moves: a float zero point, as in the authors' package, which knows no
@@ -54,7 +58,7 @@ class Solver(LayerSolver):
         return Solution(QuantizedWeight(join_groups(codes, len(weight)), *join_grids(grids, len(weight))))
 
 
-def shrink(values, beta, p):
+def shrink(values: torch.Tensor, beta: float, p: float) -> torch.Tensor:
     """The generalised soft threshold, sign(v)·max(|v| - |v|^(p-1)/β, 0): what of an error counts as outlier."""
     magnitude = values.abs()
     threshold = magnitude.clamp(min=TINY).log2_().mul_(p - 1).exp2_().div_(beta)  # a third of pow's time

@@ -17,6 +17,8 @@ from typing import ClassVar
 import torch
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.formats.weight_format import WeightFormat
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import Solution
 from quantwatt.quantize.solvers.gptq import ColumnSolver, diffuse, factorize, order_of, permuted, prepare
 
@@ -32,7 +34,7 @@ class Solver(ColumnSolver):
 
     alpha: float  # the damping, a fraction of the Hessian's largest eigenvalue
 
-    def solve(self, weight, weight_format, statistics):
+    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Statistics) -> Solution:
         """Choose codes whose output on the quantized model's inputs is close to the float model's output.
 
         Args:
@@ -52,7 +54,7 @@ class Solver(ColumnSolver):
         mean = hessian.diagonal().mean().item()
         fraction = self.alpha * largest_eigenvalue(hessian) / mean if mean > 0 else self.alpha
         lower, damping, fallback = factorize(hessian, fraction)
-        if lower is None or not usable.any():
+        if lower is None or damping is None or not usable.any():
             return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
         first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
         cross.diagonal().add_(damping * hessian.diagonal().mean())
@@ -66,7 +68,7 @@ class Solver(ColumnSolver):
         return Solution(quantized, damping, fallback or (None if usable.all() else "columns"))
 
 
-def largest_eigenvalue(hessian):
+def largest_eigenvalue(hessian: torch.Tensor) -> float:
     """σ₁ by power iteration from a fixed start."""
     vector = torch.ones(len(hessian), device=hessian.device)
     for _ in range(POWER_ITERATIONS):

@@ -1,14 +1,22 @@
 """Round to nearest: the control for every other solver."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.formats.weight_format import WeightFormat
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.solvers import LayerSolver, Solution
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(LayerSolver):
     """Every weight goes to the nearest value of its group's grid."""
 
-    def solve(self, weight, weight_format, statistics=None):
+    def solve(
+        self, weight: "torch.Tensor", weight_format: WeightFormat, statistics: Statistics | None = None
+    ) -> Solution:
         return Solution(quantize_to_nearest(weight, weight_format))

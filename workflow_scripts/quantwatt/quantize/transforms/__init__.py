@@ -23,6 +23,7 @@ import torch
 
 from quantwatt import registry
 from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.weight_format import WeightFormat
 
 
 @dataclass
@@ -69,7 +70,11 @@ class Transform(ABC):
 
     @abstractmethod
     def apply(
-        self, weight: torch.Tensor, weight_format: Any, activation_format: ActivationFormat | None, statistics: Any
+        self,
+        weight: torch.Tensor,
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Any,
     ) -> Transformed:
         """What becomes of a layer.
 

@@ -6,10 +6,16 @@ quantized; the other tokens' grid need not hold it any more.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.transforms import Transformed
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +25,13 @@ class Transform(transforms.Transform):
     NEEDS: ClassVar = ("first_token",)
     MARK: ClassVar = "first_token"
 
-    def apply(self, weight, weight_format, activation_format, statistics):
+    def apply(
+        self,
+        weight: "torch.Tensor",
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Statistics,
+    ) -> Transformed:
         """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
 
         Args:

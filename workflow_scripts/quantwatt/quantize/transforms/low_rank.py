@@ -10,8 +10,11 @@ from typing import ClassVar
 
 import torch
 
+from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.transforms import Transformed
 
 
@@ -25,7 +28,13 @@ class Transform(transforms.Transform):
     iterations: int
     early_stop: bool  # once an iteration brings nothing
 
-    def apply(self, weight, weight_format, activation_format, statistics):
+    def apply(
+        self,
+        weight: torch.Tensor,
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Statistics,
+    ) -> Transformed:
         """Iterate L = SVD_rank(W - Q(W - L)), Q rounding to nearest, and keep the L of the least output error.
 
         The factors are rounded to bfloat16 before the residual is taken, which so takes back that rounding.
@@ -49,10 +58,10 @@ class Transform(transforms.Transform):
                 least, best = error, Transformed(residual, down=down, up=up)
             elif self.early_stop:
                 break
-        return best
+        return best  # ty: ignore[invalid-explicit-return]  (there is one iteration at least)
 
 
-def truncated_svd(matrix, rank):
+def truncated_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Factors up [rows, rank] and down [rank, columns], float64, of the best approximation of a rank (Eckart-Young).
 
     Eigenvectors of the smaller Gram matrix give the same approximation as the whole SVD, several times faster: squaring

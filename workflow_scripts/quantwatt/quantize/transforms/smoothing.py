@@ -8,8 +8,11 @@ from typing import ClassVar
 
 import torch
 
+from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import quantize_to_nearest
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.transforms import Transformed
 
 
@@ -23,10 +26,16 @@ class Transform(transforms.Transform):
     grid: int  # of a search: alpha = i / grid, 0 < i < grid, and no smoothing
 
     @property
-    def needs(self):
+    def needs(self) -> tuple[str, ...]:
         return (*self.NEEDS, "tokens") if self.alpha == "search" else self.NEEDS
 
-    def apply(self, weight, weight_format, activation_format, statistics):
+    def apply(
+        self,
+        weight: torch.Tensor,
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Statistics,
+    ) -> Transformed:
         """Divide inputs and multiply weights by s = max|x|^alpha / max|w|^(1 - alpha) (equation 4).
 
         Args:
@@ -48,7 +57,7 @@ class Transform(transforms.Transform):
             error = (found - outputs).square().sum()
             if least is None or error < least:
                 least, best = error, candidate
-        return best
+        return best  # ty: ignore[invalid-explicit-return]  (there is one iteration at least)
 
 
 def _smoothed(weight, largest_input, alpha):

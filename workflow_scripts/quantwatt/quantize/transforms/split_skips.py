@@ -5,15 +5,28 @@ the set of layers and no weight: `quantwatt.models.splits` makes a convolution N
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
+from quantwatt.quantize.observers import Statistics
 from quantwatt.quantize.transforms import Transformed
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(transforms.Transform):
     """Nothing is left to do to a half."""
 
-    def apply(self, weight, weight_format, activation_format, statistics):
+    def apply(
+        self,
+        weight: "torch.Tensor",
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Statistics | None,
+    ) -> Transformed:
         """The weight as it is."""
         return Transformed(weight)
