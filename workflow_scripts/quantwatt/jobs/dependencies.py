@@ -103,9 +103,16 @@ def _read(path):
 
 @functools.cache
 def _parsed(source, where):
-    """(hash of what a Python source says, names that it imports of this package, of modules or in them)."""
+    """(hash of what a Python source says, names that it imports of this package, of modules or in them).
+
+    What is imported for a type checker alone is never run.
+    """
     tree, names = ast.parse(source, filename=where), []
+    of_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unrun = {node for block in of_types for node in ast.walk(block)}
     for node in ast.walk(tree):
+        if node in unrun:
+            continue
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
