@@ -24,8 +24,7 @@ def extract(images_path, weights_path, device, output):
         images_path: manifest.json of the images (generated or reference).
         weights_path: EXTRACTOR.json of fetch_weights.py, which says what the extractor is and where its weights are.
         device: a torch device.
-        output: EXTRACTOR.json; the tensors go to EXTRACTOR.safetensors beside it, and the moments of a reference's to
-            EXTRACTOR-moments.safetensors.
+        output: EXTRACTOR.json; the arrays go to EXTRACTOR-NAME.npy beside it, those of a reference's moments, too.
     Raises:
         DataError: an image is corrupted, or the extractor's weights are not those that were fetched.
     """
@@ -52,7 +51,7 @@ def extract(images_path, weights_path, device, output):
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
         image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
         tensors = tensors_of(image, prompts, extractor)
-        fields["prompts_cut"] = getattr(extractor, "cut", 0)  # of those that an extractor reads
+        fields["prompts_cut"] = extractor.cut  # of those that an extractor reads
         feature_files.write_features(output, tensors, fields)
 
 
@@ -89,8 +88,8 @@ def tensors_of(image, prompts, extractor):
     tensors = {"image": image}
     if None not in prompts and (text := extractor.text(prompts)) is not None:
         tensors["text"] = text
-    if hasattr(extractor, "classes"):
-        tensors["classes"] = extractor.classes(image)
+    if (seen := extractor.classes(image)) is not None:
+        tensors["classes"] = seen
         if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
             tensors["asked"] = np.array([int(prompt) for prompt in prompts])
             if (largest := tensors["asked"].max()) >= extractor.n_classes:
@@ -106,7 +105,7 @@ def main(argv=None):
     parser.add_argument("--images", required=True, help="manifest.json of the image set")
     parser.add_argument("--weights", required=True, help="EXTRACTOR.json of fetch_weights.py")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR.safetensors goes beside it")
+    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR-NAME.npy go beside it")
     args = parser.parse_args(argv)
     gpus.claim(args.device)
     extract(args.images, args.weights, args.device, args.output)

@@ -8,6 +8,7 @@ writes results/embedded/figures/quality_vs_cost.png, quality_vs_cost.svg and qua
 import argparse
 from pathlib import Path
 
+from quantwatt.artifacts import layout
 from quantwatt.jobs import command
 from quantwatt.report import cells, figures, tables
 
@@ -15,7 +16,7 @@ from quantwatt.report import cells, figures, tables
 def main(argv=None):
     """Read the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=figures.NAMES, help="what to draw")
+    parser.add_argument("figure", choices=layout.FIGURES, help="what to draw")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
     parser.add_argument(
         "--grid", help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}, the rows of image_grid'
@@ -27,9 +28,8 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="without suffix (default: RESULTS/figures/FIGURE)")
     args = parser.parse_args(argv)
 
-    folder = args.results / "tables"
-    read = {"summary"} | figures.TABLES.get(args.figure, set())
-    found = {name: tables.read_table(getattr(args, name) or folder / f"{name}.csv") for name in read}
+    paths = layout.tables(args.results, args.figure)
+    found = {path.stem: tables.read_table(getattr(args, path.stem) or path) for path in paths}
     listed = cells.read_grid(args.grid)["cells"] if args.grid else ()
     inputs = figures.Inputs(**found, results=args.results, cells=tuple(listed))
     figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from quantwatt.artifacts import errors, image_parts, images, manifest, text_files
+from quantwatt.artifacts import failures, image_parts, images, manifest, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import prompts
@@ -80,17 +80,17 @@ def main(argv=None):
     texts = [*prompts.first(sampling, numbers.stop)[numbers.start :], sampling.get("negative_prompt", "")]
     tokenizers.check(checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"], texts)
     try:
-        with errors.expected():
+        with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
             if not checkpoint["layers"] and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)
             images.write_images(folder, drawn, fields, part)
-    except errors.ExpectedFailure as failure:
+    except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
-            raise DataError(f"{where}: {errors.of_the_baseline(failure, checkpoint)}") from failure
+            raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)
 
 

@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from quantwatt.artifacts import errors, manifest, text_files
+from quantwatt.artifacts import failures, manifest, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import class_names
@@ -49,7 +49,7 @@ def main(argv=None):
     fields["reading"] = text_files.said(sampling["texts"])
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
-        with errors.expected():
+        with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             labels, fields["labels"] = class_names.of_outputs(labels, pipeline.pipeline.model, sampling["texts"])
             started = time.perf_counter()
@@ -57,11 +57,11 @@ def main(argv=None):
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
             fields["seconds"] = time.perf_counter() - started
             predictions.write(folder, predictions.judged(items, labels and labels[: len(items)]), fields)
-    except errors.ExpectedFailure as failure:
+    except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
             # The float model itself is broken: nothing downstream would mean anything.
             where = f"{checkpoint['model']}, sampling {args.sampling_name}"
-            raise DataError(f"{where}: {errors.of_the_baseline(failure, checkpoint)}") from failure
+            raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         predictions.write_none(folder, failure.status, failure.reason, fields)
 
 

@@ -34,7 +34,11 @@ def test_it_measures_the_fake_nvml_and_says_so(tmp_path):
     pytest.importorskip("pynvml")
     output = tmp_path / "measure.json"
     options = ["--seconds", "1", "--turns", "3", "--turn-s", "0.02", "--interval-ms", "5", "--output", output]
-    run = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True)
+    for _ in range(3):  # neighbours may hold the sampler up for so long that it gives no energy, which it then says
+        run = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True)
+        if "the sampler gave nothing to measure" not in run.stderr:
+            break
+    assert run.returncode == 0, run.stderr
     found = json.loads(output.read_text())
     if found["sensor"] != "fake NVML":
         pytest.skip("this machine has a GPU, and the benchmark measures that")

@@ -1,6 +1,7 @@
 """Quantize the embedded model, save it, load it in the format's own compute, and break the files."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import preloaded
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import model as model_rule
 from quantwatt.allocate.allocation import allocate
@@ -58,10 +60,25 @@ def quantize(method, family, layers, samples=None):
     return denoiser, *sequential.quantize(denoiser, family, allocation, METHODS[method], samples, batch=8)
 
 
-def save(folder, denoiser, quantized, reports):
-    details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": LOCATION}
+def save(folder, denoiser, quantized, reports, location=LOCATION):
+    details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": location}
     checkpoint_files.save(folder, denoiser, quantized, reports, details)
     return folder / "manifest.json"
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The folder of the embedded model with its first and its last block alone."""
+    folder = tmp_path_factory.mktemp("short") / "model"
+    shutil.copytree(LOCATION, folder)
+    config = manifest.read_json(folder / "transformer/config.json")
+    manifest.write_json(folder / "transformer/config.json", config | {"num_layers": 2})
+    path = folder / "transformer/diffusion_pytorch_model.safetensors"
+    last = f"transformer_blocks.{config['num_layers'] - 1}."
+    middle = tuple(f"transformer_blocks.{block}." for block in range(1, config["num_layers"] - 1))
+    kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(middle)}
+    save_file({name.replace(last, "transformer_blocks.1."): kept[name] for name in kept}, path, {"format": "pt"})
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +138,11 @@ def test_checkpoint_has_the_formats_size(nf4, layers):
     assert 0 < rest < 2 * (whole - 2 * quantized) + 100_000
 
 
-def test_a_compiled_method_computes_the_same_and_says_so(tmp_path, monkeypatch):
+def test_a_compiled_method_computes_the_same_and_says_so(tmp_path, monkeypatch, short):
     monkeypatch.setitem(checkpoint.COMPILE, "cpu", {"backend": "aot_eager"})  # inductor takes a minute
     pipelines = {}
     for compiled in (False, True):
-        details = {"status": "ok", "model_settings": MODEL, "location": LOCATION, "settings": {"compile": compiled}}
+        details = {"status": "ok", "model_settings": MODEL, "location": short, "settings": {"compile": compiled}}
         manifest.write_json(tmp_path / f"{compiled}.json", {**details, "files": {}, "layers": {}})
         pipelines[compiled] = checkpoint.load_pipeline(tmp_path / f"{compiled}.json")
     assert [pipelines[key].kernel for key in (False, True)] == ["torch linear", "torch linear, compiled"]
@@ -200,15 +217,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, family, samples, kind):
+def test_every_kind_of_checkpoint_comes_back_bit_for_bit(tmp_path, monkeypatch, family, short, samples, kind):
     method = experiment.complete_method(KINDS[kind], "test", kind)
-    layers = model_rule.describe(family, LOCATION, "bfloat16")["layers"]
+    layers = model_rule.describe(family, short, "bfloat16")["layers"]
     allocation = allocate(layers, method, kind)
-    denoiser = family.load_denoiser(MODEL, LOCATION)
+    denoiser = family.load_denoiser(MODEL, short)
     splits.split(denoiser, splits.of_layers(layers, allocation))
     tensors = samples[0]
     states, reports = sequential.quantize(denoiser, family, allocation, method, tensors, batch=4)
-    path = save(tmp_path, denoiser, states, reports)
+    path = save(tmp_path, denoiser, states, reports, short)
     with torch.no_grad():
         before = denoiser(**tensors, return_dict=False)[0]
         monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {}})  # as quantizing left it: simulated

@@ -12,7 +12,7 @@ import pytest
 
 from quantwatt.measuring import protocol
 
-SCRIPTS = Path(protocol.__file__).parents[1]
+SCRIPTS = Path(protocol.__file__).parents[2]
 JUMPING = r"""
 #define _GNU_SOURCE
 #include <sys/syscall.h>

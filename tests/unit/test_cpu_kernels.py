@@ -52,8 +52,8 @@ WEIGHT_ONLY = {
     "w4-float-zero": integer(4, "group", 128, symmetric=False, zero_point="float"),
     "w3-tensor": integer(3, "tensor", symmetric=False),
     "w2-odd-groups": integer(2, "group", 7),
-    "nf4": {"format": "nf4", "group_size": 64},
-    "fp4": {"format": "fp4", "group_size": 48},
+    "nf4": {"format": "nf4", "bits": 4, "group_size": 64},
+    "fp4": {"format": "fp4", "bits": 4, "group_size": 48},
 }
 
 
@@ -295,7 +295,7 @@ def described(weights, activations, columns=256, rows=64, **more):
         (described(integer(4, symmetric=False), inputs_of(4)), PRODUCT),
         (described(integer(8, symmetric=False), inputs_of(8)), None),
         (described(integer(4, "group", 64), inputs_of(8)), None),
-        (described({"format": "nf4", "group_size": 64}, inputs_of(8)), None),
+        (described({"format": "nf4", "bits": 4, "group_size": 64}, inputs_of(8)), None),
         (described(integer(4, "group", 64), None), int4pack),
         (described(integer(4, "group", 48), None), unpacked),
         (described(integer(4), None, rows=50), unpacked),

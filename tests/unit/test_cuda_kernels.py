@@ -128,7 +128,7 @@ COMPILE = """
 import sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from quantwatt import w4a8_product
+from quantwatt.inference import w4a8_product
 types = {"inputs": "*i8", "weight": "*u8", "outputs": "*bf16", "scale": "*fp32", "weight_scale": "*fp32",
          "weight_zero": "*i8", "tokens": "i32", "magnitude": "i32", "rows": "i32", "width": "i32"}
 tokens, rows, warps, stages = w4a8_product.TILES[0]

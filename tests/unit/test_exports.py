@@ -52,7 +52,7 @@ class Checkpoint:
         states, reports, self.quantized, self.values = {}, {}, {}, {}
         for name in layers:
             layer = self.denoiser.get_submodule(name)
-            own = weights.get(name, weights)
+            own = weights.get(name, {key: value for key, value in weights.items() if key not in layers})
             if own["format"] in ("torchao", "bitsandbytes-int8"):
                 library = library_of(own)
                 states[name] = library.state(library.convert(layer, torch.bfloat16))

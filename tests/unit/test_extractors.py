@@ -253,24 +253,24 @@ def test_only_the_scripts_that_fetch_may_ask_a_hub(fetches, offline, monkeypatch
 def test_a_cell_without_images_has_features_without_tensors(image_set, clip_folder, tmp_path):
     output, settings = tmp_path / "judge.json", {"model": f"local-dir:{clip_folder}"}
     run(image_set[0], "judge", settings, output)
-    assert output.with_suffix(".safetensors").exists()
+    assert output.with_name(f"{output.stem}-image.npy").exists()
     images.write_no_images(tmp_path / "none", "oom", "too large", {})
     fields, tensors = run(tmp_path / "none" / "manifest.json", "judge", settings, output)
     assert (fields["status"], fields["reason"], fields["n_images"]) == ("oom", "too large", 0)
-    assert tensors == {} and not output.with_suffix(".safetensors").exists()
+    assert tensors == {} and not output.with_name(f"{output.stem}-image.npy").exists()
 
 
 def test_features_of_a_reference_come_chunk_by_chunk_with_their_moments(image_set, clip_folder, tmp_path, monkeypatch):
     settings, judge = {"model": f"local-dir:{clip_folder}"}, tmp_path / "judge.json"
     _, whole = run(image_set[0], "judge", settings, judge)
-    assert not judge.with_name("judge-moments.safetensors").exists()
+    assert not judge.with_name("judge-mean.npy").exists()
     images.write_images(tmp_path / "set", [(image_set[1], [None] * 3, [None] * 3)], {"reference": "coco"})
     monkeypatch.setattr(features, "CHUNK", 2)
     _, found = run(tmp_path / "set" / "manifest.json", "judge", settings, judge)
     np.testing.assert_allclose(found["image"], whole["image"], rtol=1e-4, atol=1e-6)
     fields, moments = feature_files.read_moments(judge)
     np.testing.assert_allclose(moments.mean, found["image"].mean(axis=0, dtype=np.float64), rtol=1e-9)
-    assert moments.n == 3 and set(fields["files"]) == {"judge.safetensors", "judge-moments.safetensors"}
+    assert moments.n == 3 and set(fields["files"]) == {"judge-image.npy", "judge-mean.npy", "judge-covariance.npy"}
     expected = {"judge.json", *fields["files"], "set", "weights"}
     assert {path.name for path in tmp_path.iterdir()} == expected  # and nothing that they were made of
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import tables as tables_rule
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import scenes
 from quantwatt.report import figures, labels, layer_table, tables
@@ -24,7 +25,7 @@ from quantwatt.report.figures import (
     steps,
 )
 
-NAMES = figures.NAMES
+NAMES = layout.FIGURES
 
 
 def inputs_of(results, cells, baseline="bf16", samplings=synthetic.SEEDS, metrics=synthetic.METRICS, tried=()):
@@ -106,10 +107,21 @@ def test_each_device_has_its_own_row_of_panels(tmp_path):
     assert len(quality_vs_cost.draw(inputs, narrow=False).axes) == 6
 
 
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    results = tmp_path_factory.mktemp("fake")
+    return inputs_of(results, synthetic.write_tree(results, device=synthetic.FAKE, meter="nvml"))
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """PNGs of few pixels, where only the SVGs are looked at."""
+    monkeypatch.setattr(figures, "DPI", 20)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fake_device_is_written_across(name, tmp_path):
-    inputs = inputs_of(tmp_path, synthetic.write_tree(tmp_path, device=synthetic.FAKE, meter="nvml"))
-    figures.draw(name, inputs, tmp_path / name)
+def test_a_fake_device_is_written_across(name, fake, coarse, tmp_path):
+    figures.draw(name, fake, tmp_path / name)
     for file in (f"{name}.svg", f"{name}-narrow.svg"):
         assert "fake-watermark" in (tmp_path / file).read_text()
 
@@ -122,7 +134,7 @@ def test_without_energy_time_is_the_cost_and_the_trace_says_why(tmp_path):
     assert " ".join(text.split()) == "No power was sampled: rapl is unreadable."
 
 
-def test_when_nothing_ran_every_figure_says_so(tmp_path):
+def test_when_nothing_ran_every_figure_says_so(coarse, tmp_path):
     failures = dict.fromkeys(synthetic.METHODS, ("unsupported", "no"))
     inputs = inputs_of(tmp_path, synthetic.write_tree(tmp_path, failures=failures, with_images=False))
     for name in NAMES:

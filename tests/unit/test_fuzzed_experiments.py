@@ -86,7 +86,11 @@ def with_prompts(path):
     return raw
 
 
-@settings(derandomize=True, deadline=None, max_examples=600, database=None)
+def fuzzing(max_examples):
+    return settings(derandomize=True, deadline=None, max_examples=max_examples, database=None)
+
+
+@fuzzing(150)
 @given(broken())
 @example(with_prompts("é" * 300))
 @example(with_prompts(f"{'é' * 300}/prompts.txt"))
@@ -95,18 +99,28 @@ def test_a_broken_experiment_is_a_sentence(raw):
     judge(lambda: experiment.check_experiment(raw, FILE))
 
 
+@pytest.mark.slow
+@fuzzing(600)
+@given(broken())
+def test_more_broken_experiments_are_sentences(raw):
+    judge(lambda: experiment.check_experiment(raw, FILE))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("broken")
 
 
-@settings(derandomize=True, deadline=None, max_examples=300, database=None)
-@given(
+BROKEN_TEXTS = (
     st.sampled_from(sorted(SHIPPED)),
     st.integers(0, 8000),
     st.integers(0, 30),
     st.text("{}[]:,-&*!|>'\"%@`#?\t\n\\ ab1\0é\u2028", max_size=6) | st.binary(max_size=4),
 )
+
+
+@fuzzing(100)
+@given(*BROKEN_TEXTS)
 @example("smoke", 0, 0, b"\xff\xfe\xff")
 @example("smoke", 0, 0, "a: &a [*a]\n")
 @example("smoke", 0, 0, "? [1, 2]\n: 3\n")
@@ -114,6 +128,18 @@ def folder(tmp_path_factory):
 @example("smoke", 0, 0, "!!python/object/apply:os.system [true]\n")
 @example("smoke", 0, 8000, "[" * 5000)
 def test_broken_text_is_a_sentence(folder, name, start, length, inserted):
+    judge_text(folder, name, start, length, inserted)
+
+
+@pytest.mark.slow
+@fuzzing(300)
+@given(*BROKEN_TEXTS)
+def test_more_broken_texts_are_sentences(folder, name, start, length, inserted):
+    judge_text(folder, name, start, length, inserted)
+
+
+def judge_text(folder, name, start, length, inserted):
+    """`judge` an experiment's file with some bytes in the place of others."""
     text = SHIPPED[name].encode()
     start = min(start, len(text))
     inserted = inserted if isinstance(inserted, bytes) else inserted.encode()

@@ -12,12 +12,12 @@ import pytest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs import cuda_driver, gpus
 
-SCRIPTS = Path(gpus.__file__).parents[1]
+SCRIPTS = Path(gpus.__file__).parents[2]
 UUIDS = [fake_cuda.uuid(board) for board in range(3)]
 pytestmark = fake_cuda.needs_gcc
 PROGRAM = """
 import os, sys
-from quantwatt import gpus
+from quantwatt.jobs import gpus
 gpus.claim("cuda", every=sys.argv[1:] == ["every"])
 print(os.environ.get(gpus.VISIBLE), flush=True)
 sys.stdin.read()

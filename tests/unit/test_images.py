@@ -16,7 +16,7 @@ from quantwatt.artifacts.errors import DataError, DegenerateImages
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.data import scenes
 
-SCRIPTS = Path(images.__file__).parents[1]
+SCRIPTS = Path(images.__file__).parents[2]
 
 
 def pictures(n, seed=0, size=16):
@@ -108,7 +108,8 @@ def test_disk_full_leaves_no_manifest(tmp_path):
 import resource, sys
 sys.path.insert(0, {str(SCRIPTS)!r})
 import numpy as np
-from quantwatt import command, images
+from quantwatt.artifacts import images
+from quantwatt.jobs import command
 
 def main():
     rng = np.random.default_rng(0)

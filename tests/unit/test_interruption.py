@@ -12,10 +12,11 @@ import pytest
 from quantwatt.artifacts import manifest
 from quantwatt.jobs.command import PROGRESS_FD
 
-SCRIPTS = Path(manifest.__file__).parents[1]
+SCRIPTS = Path(manifest.__file__).parents[2]
 WRITING = """
 import atexit, os, pathlib, sys, time
-from quantwatt import command, manifest
+from quantwatt.artifacts import manifest
+from quantwatt.jobs import command
 
 unlink = pathlib.Path.unlink
 def disturbed(path, missing_ok):  # another signal while what is half-written is removed, and one at the very end
@@ -28,7 +29,7 @@ def main():
     with manifest.atomic_path(sys.argv[1]) as temporary:
         temporary.write_text("half")
         print(os.getpid(), flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 command.run(main)
 """
@@ -60,13 +61,13 @@ def test_a_program_that_is_told_to_end_removes_what_is_half_written(writing, mon
     monkeypatch.setenv("ANOTHER_SIGNAL", str(int(another)))
     process, _, path = writing()
     process.send_signal(blow)
-    assert process.communicate(timeout=20) == ("", "interrupted: run again to go on.\n")
+    assert process.communicate(timeout=60) == ("", "interrupted: run again to go on.\n")
     assert process.returncode == 1 and not list(path.parent.iterdir())
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
 def test_a_program_that_has_done_its_work_ends_well(blow):
-    program = "import atexit, os; from quantwatt import command"
+    program = "import atexit, os; from quantwatt.jobs import command"
     program += f"; atexit.register(os.kill, os.getpid(), {int(blow)}); command.run(lambda: 0)"
     settings = {"env": os.environ | {"PYTHONPATH": str(SCRIPTS)}, "capture_output": True}
     done = subprocess.run([sys.executable, "-c", program], **settings)
@@ -104,8 +105,8 @@ def test_a_rules_job_ends_with_the_snakemake_that_started_it(writing, monkeypatc
     process, writer, path = writing(STARTING)
     process.kill()
     if of_a_rule:
-        assert ends(writer, 20) and not list(path.parent.iterdir())
+        assert ends(writer, 60) and not list(path.parent.iterdir())
     else:  # one that was started by hand may be left running
         assert not ends(writer, 1)
         os.kill(writer, signal.SIGTERM)
-        assert ends(writer, 20)
+        assert ends(writer, 60)

@@ -78,7 +78,7 @@ def test_a_device_that_torch_cannot_compute_on_is_no_missing_kernel(monkeypatch,
 
 def test_layers_are_counted_by_kernel_and_the_first_without_one_is_named(monkeypatch):
     monkeypatch.setattr(kernel_choice, "KERNELS", {"cpu": {"integer": ["int_mm"], "nf4": ["bitsandbytes_four_bit"]}})
-    nf4 = LAYER | {"weights": {"format": "nf4", "group_size": 64, "clip_search": False}, "activations": None}
+    nf4 = LAYER | {"weights": {"format": "nf4", "bits": 4, "group_size": 64, "clip_search": False}, "activations": None}
     layers = {"q": LAYER, "k": LAYER, "mlp": nf4}
     computed = {"bitsandbytes matmul_4bit": 1, "torch._int_mm": 2}
     assert kernel_choice.compute_of(layers, "cpu") == ("real", computed, None)

@@ -105,12 +105,15 @@ def test_a_driver_of_windows_that_is_not_on_the_loaders_path_is_named(monkeypatc
     assert told["found"] and told["reason"].endswith(f"not found by its name: add {tmp_path} to LD_LIBRARY_PATH")
 
 
+PROGRAM = "import sys; from quantwatt.jobs import machine; print(machine.torch_build(), *sys.modules)"
+
+
 @pytest.mark.parametrize(("cuda", "hip"), [(None, None), ("12.8", None), (None, "6.4")])
 def test_torchs_build_is_read_without_torch(tmp_path, monkeypatch, cuda, hip):
     fake_cuda.write_torch(tmp_path, cuda, hip)
     found = subprocess.run(
-        [sys.executable, "-c", "import sys; from quantwatt import machine; print(machine.torch_build(), *sys.modules)"],
-        env={"PYTHONPATH": f"{tmp_path}:{Path(machine.__file__).parents[1]}"}, capture_output=True, text=True,
+        [sys.executable, "-c", PROGRAM], env={"PYTHONPATH": f"{tmp_path}:{Path(machine.__file__).parents[2]}"},
+        capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert found.startswith(f"TorchBuild(version='2.9.0', cuda={cuda!r}, hip={hip!r})")
     assert "torch" not in found.split(") ")[1].split()

@@ -308,7 +308,7 @@ def test_a_dead_or_hanging_sampling_process_costs_its_window_alone(powercap, mon
     begin = time.perf_counter()
     trace = meter.stop()
     assert trace.energy_j is None and said in trace.fault
-    assert time.perf_counter() - begin < 30
+    assert time.perf_counter() - begin < 60
     assert first.poll() == -signal.SIGKILL
     monkeypatch.setattr(sampler, "DEADLINE_S", 5)
     meter.start()
@@ -364,7 +364,7 @@ def test_a_sampling_process_ends_with_the_program_that_began_it(powercap, moment
         assert program.stdout.readline() == b"ready\n"
         begun = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         program.send_signal(getattr(signal, blow))
-        program.communicate(timeout=30)  # its standard error closes with the last process that holds it
+        program.communicate(timeout=60)  # its standard error closes with the last process that holds it
     assert program.returncode == -getattr(signal, blow) and len(begun) == 1
 
 

@@ -25,9 +25,8 @@ import quantwatt
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NEIGHBOURS = ("benchmarks", "tools", "training")  # of the rules' scripts, which people run
-# Imported where they are installed only: solvers of environments of their own, and what PyTorch's CUDA build brings.
-OPTIONAL = {"auto_gptq", "gptqmodel", "triton"}
+# Imported where they are installed only: libraries of environments of their own, and what PyTorch's CUDA build brings.
+OPTIONAL = {"auto_gptq", "brevitas", "gptqmodel", "rattler", "triton"}
 # No module of ours imports them: transformers and diffusers do, for the tokenizers of text encoders.
 INDIRECT = {"ftfy", "protobuf", "sentencepiece"}
 
@@ -110,9 +109,10 @@ def imported(folder):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.split(".")[0])
-    scripts = (ROOT / "workflow_scripts").rglob("*")
-    ours = {path.stem for path in scripts if path.is_dir() or path.parent.name in ("workflow_scripts", *NEIGHBOURS)}
-    return {canonicalize_name(owners[name][0]) for name in names - set(sys.stdlib_module_names) - ours - OPTIONAL}
+    ours = {path.stem for root in ("workflow_scripts", "tests") for path in (ROOT / root).rglob("*")}
+    unknown = names - owners.keys() - set(sys.stdlib_module_names) - ours - OPTIONAL
+    assert not unknown, f"imported, and neither ours nor installed: {unknown}"
+    return {canonicalize_name(owners[name][0]) for name in names & owners.keys() - OPTIONAL} - {"quantwatt"}
 
 
 def declared(lines):
@@ -123,11 +123,9 @@ def test_dependencies_are_what_the_package_imports():
     assert declared(PROJECT["dependencies"]) - INDIRECT == imported(ROOT / "workflow_scripts" / "quantwatt")
 
 
-def test_the_tests_extra_has_what_tests_import():
-    extras = PROJECT["optional-dependencies"]
-    needed = imported(ROOT / "workflow_scripts") | {canonicalize_name("pytest"), "hypothesis"}
-    named = declared(PROJECT["dependencies"]) | {name for lines in extras.values() for name in declared(lines)}
-    assert needed <= named
+def test_extras_name_what_scripts_and_tests_import():
+    lines = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
+    assert imported(ROOT / "workflow_scripts") | imported(ROOT / "tests") <= declared(lines)
 
 
 def test_every_range_holds_the_release_that_is_pinned_and_tested():

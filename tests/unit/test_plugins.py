@@ -177,15 +177,17 @@ def test_a_solver_is_used_by_its_name(add):
         "solvers",
         "round-down",
         """
-        import torch
+        from dataclasses import dataclass
 
         from quantwatt.formats.quantized_weight import QuantizedWeight, fit_groups
-        from quantwatt.quantize.solvers import Solution
+        from quantwatt.quantize.solvers import LayerSolver, Solution
 
 
-        def solve(weight, weight_format, settings, statistics=None):
-            scale, zero = fit_groups(weight, weight_format)
-            return Solution(QuantizedWeight(weight_format.bracket(weight, scale, zero)[0], scale, zero))
+        @dataclass(frozen=True, kw_only=True)
+        class Solver(LayerSolver):
+            def solve(self, weight, weight_format, statistics=None):
+                scale, zero = fit_groups(weight, weight_format)
+                return Solution(QuantizedWeight(weight_format.bracket(weight, scale, zero)[0], scale, zero))
         """,
         **settings_of("solvers", "round-down"),
     )
@@ -201,13 +203,17 @@ def negate(add):
         "transforms",
         "negate",
         """
+        from dataclasses import dataclass
+
         import torch
 
-        from quantwatt.quantize.transforms import Transformed
+        from quantwatt.quantize import transforms
 
 
-        def apply(weight, weight_format, activation_format, settings, statistics):
-            return Transformed(-weight, input_factor=-torch.ones(weight.shape[1]))
+        @dataclass(frozen=True, kw_only=True)
+        class Transform(transforms.Transform):
+            def apply(self, weight, weight_format, activation_format, statistics):
+                return transforms.Transformed(-weight, input_factor=-torch.ones(weight.shape[1]))
         """,
         **{"x-last": "must see what is rounded", "x-untried": "tries layers whose inputs keep their sign"},
         **settings_of("transforms", "negate"),
@@ -250,8 +256,8 @@ def test_a_sensitivity_may_have_a_transform_whose_schema_says_what_one_without_i
 
 def test_a_transform_marks_layers_as_its_schema_says():
     for name in registry.names("transforms"):
-        marks, module = registry.schema(f"transforms/{name}").get("x-marks", {}), registry.load("transforms", name)
-        assert [*marks] == ([module.MARK] if hasattr(module, "MARK") else [])
+        marks, kind = registry.schema(f"transforms/{name}").get("x-marks", {}), registry.load("transforms", name)
+        assert [*marks] == ([kind.Transform.MARK] if kind.Transform.MARK else [])
 
 
 MAE = '''
@@ -290,7 +296,7 @@ import report, score, tables
 from quantwatt import registry
 from quantwatt.config import experiment
 from quantwatt.report import figures
-from quantwatt.report.page import FIGURES
+from quantwatt.artifacts.layout import FIGURES
 
 results, raw = Path(sys.argv[1]), experiment.read_yaml(experiment.EXPERIMENTS / "embedded.yaml", "embedded.yaml")
 completed = experiment.check_experiment(raw | {"metrics": {"mae": None}}, "embedded.yaml")

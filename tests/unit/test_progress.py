@@ -47,7 +47,7 @@ def test_a_script_run_by_hand_draws_on_its_own_stderr():
 
 TWO = """
 import sys
-from quantwatt.progress import progress
+from quantwatt.jobs.progress import progress
 bar = progress(total=3, description=sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:  # what the test says: an update that is shown at once

@@ -8,7 +8,8 @@ import synthetic_results as synthetic
 import figure
 import report as report_rule
 import tables as tables_rule
-from quantwatt.report import figures, layer_table, tables
+from quantwatt.artifacts import layout
+from quantwatt.report import layer_table, tables
 from quantwatt.report import page as report_page
 from quantwatt.report.cells import read_cells
 from quantwatt.report.page import numbers
@@ -16,7 +17,7 @@ from quantwatt.report.page.evaluation import EVALUATION_TITLES, evaluation_secti
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
 PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
-FIGURES = {name: {"wide": PIXEL, "narrow": PIXEL} for name in report_page.FIGURES}
+FIGURES = {name: {"wide": PIXEL, "narrow": PIXEL} for name in layout.FIGURES}
 
 
 def summary_of(results, **settings):
@@ -499,7 +500,7 @@ def test_the_scripts_make_the_page(tmp_path):
     grid = synthetic.write_grid(tmp_path, synthetic.write_tree(tmp_path)[:3], metrics=["fid", "psnr"])
     common = ["--results", str(tmp_path), "--grid", grid]
     tables_rule.main(common)
-    for name in report_page.FIGURES:
+    for name in layout.FIGURES:
         figure.main([name, *common])
     report_rule.main(["--experiment", "embedded", *common])
     text = (tmp_path / "report.html").read_text()
@@ -512,17 +513,16 @@ def test_the_scripts_make_the_page(tmp_path):
 def test_every_figure_is_in_the_page_and_has_a_caption():
     captions = (report_rule.TEMPLATE.parent / "captions" / "figure.rst").read_text()
     template = report_rule.TEMPLATE.read_text()
-    assert sorted(report_page.FIGURES) == sorted(figures.NAMES)
-    for name in figures.NAMES:
+    for name in layout.FIGURES:
         assert f'\n"{name}": "' in captions and f'picture("{name}", ' in template
 
 
 def test_text_models_have_no_figures_of_images(tmp_path):
-    for name in report_page.FIGURES:
+    for name in layout.FIGURES:
         for end in (".svg", "-narrow.svg"):
             (tmp_path / f"{name}{end}").write_text("<svg/>")
-    assert list(report_page.embed_figures(tmp_path)) == list(report_page.FIGURES)
-    left_out = set(report_page.FIGURES) - set(report_page.embed_figures(tmp_path, images=False))
+    assert list(report_page.embed_figures(tmp_path)) == list(layout.FIGURES)
+    left_out = set(layout.FIGURES) - set(report_page.embed_figures(tmp_path, images=False))
     assert left_out == {"image_grid", "steps", "budget", "sensitivity"}
 
 

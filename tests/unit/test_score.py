@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import score
 from quantwatt.artifacts import feature_files, images
@@ -143,37 +142,44 @@ def test_fid_reads_the_moments_of_a_reference_and_none_of_its_features(tmp_path)
     here, reference = features(tmp_path / "here.json", 40), features(tmp_path / "r.json", 90, seed=1)
     whole = score.score_features("fid", {"resamples": 20}, here, reference)
     drawn = feature_files.read_features(reference)[1]["image"].astype(np.float64)
-    stored = load_file(tmp_path / "r-moments.safetensors")
+    stored = {name: np.load(tmp_path / f"r-{name}.npy") for name in ("mean", "covariance")}
     np.testing.assert_allclose(stored["mean"], drawn.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(stored["covariance"], np.cov(drawn, rowvar=False), rtol=1e-9)
     assert stored["covariance"].dtype == np.float64 and read_json(reference)["n_images"] == 90
-    (tmp_path / "r.safetensors").unlink()
+    (tmp_path / "r-image.npy").unlink()
     assert score.score_features("fid", {"resamples": 20}, here, reference) == whole
-    with pytest.raises(DataError, match="r.safetensors: the file is missing"):
+    with pytest.raises(DataError, match="r-image.npy: the file is missing"):
         score.score_features("kid", {}, here, reference)
     generated = features(tmp_path / "g.json", 90, reference=None)
-    assert not (tmp_path / "g-moments.safetensors").exists()
+    assert not (tmp_path / "g-mean.npy").exists()
     with pytest.raises(DataError, match="no moments, as those of reference images do"):
         score.score_features("fid", {}, here, generated)
-    (tmp_path / "r-moments.safetensors").write_bytes(b"short")
-    with pytest.raises(DataError, match="r-moments.safetensors.*truncated"):
+    (tmp_path / "r-mean.npy").write_bytes(b"short")
+    with pytest.raises(DataError, match="r-mean.npy.*truncated"):
         score.score_features("fid", {}, here, reference)
 
 
 def test_features_are_mapped_and_not_copied(tmp_path):
     path = features(tmp_path / "here.json", 33, dims=5)
     found = feature_files.read_features(path)[1]
-    for name, values in load_file(tmp_path / "here.safetensors").items():
+    assert list(found) == ["image", "text"]
+    for name in found:
+        values = np.load(tmp_path / f"here-{name}.npy")
         assert np.array_equal(found[name], values) and found[name].dtype == values.dtype
         assert not found[name].flags.owndata and not found[name].flags.writeable
 
 
 def test_memory_follows_from_what_a_score_reads():
     def features_of(n, dims, **more):
-        return {"n_images": n, "files": {"inception.safetensors": {"bytes": 4 * n * dims}, **more}}
+        return {"n_images": n, "files": {"inception-image.npy": {"bytes": 4 * n * dims}, **more}}
 
     sets = [features_of(50_000, 2048)] * 2
-    train = features_of(1_281_167, 2048, **{"inception-moments.safetensors": {"bytes": 8 * 2048 * 2049}})
+    moments = {"inception-mean.npy": {"bytes": 8 * 2048}, "inception-covariance.npy": {"bytes": 8 * 2048**2}}
+    train = features_of(
+        1_281_167,
+        2048,
+        **moments,
+    )
     one, both = (score_memory_mb("fid", train, sets[:count]) for count in (1, 2))
     assert 4 * 443 < one < both < 6000  # the reference's features alone are 10,500 MB
     assert score_memory_mb("kid", train, sets) < 6000
@@ -189,7 +195,7 @@ def test_features_of_different_extractors_are_not_compared(tmp_path):
         other = features(tmp_path / "other.json", 40, **{key: value})
         with pytest.raises(DataError, match=key):
             score.score_features("fid", {}, here, other)
-    (tmp_path / "here.safetensors").write_bytes(b"short")
+    (tmp_path / "here-image.npy").write_bytes(b"short")
     with pytest.raises(DataError, match="truncated"):
         score.score_features("clip-score", {}, here)
 

@@ -11,7 +11,6 @@ from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts import layout
 from quantwatt.config import methods, slices
-from quantwatt.config.plan import FIGURES, IMAGE_FIGURES
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.inference.kernel_choice import KERNELS
 from quantwatt.registry import PACKAGES
@@ -102,7 +101,7 @@ def test_a_rules_command_takes_all_that_it_reads():
     for rule, reads in slices.READS.items():
         body = rules.get(rule) or rules[slices.script(rule).removesuffix(".py")]
         taken = set(re.findall(r"\{params\.(\w+):q\}", body))
-        assert taken == {parameter for parameter, own in reads.items() if own != slices.WORDS}, rule
+        assert taken == set(reads), rule
 
 
 # Slices
@@ -126,7 +125,6 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
     ("embedded", "fetch_weights", "settings", {"extractor": "inception"}, {"weights"}, {"model"}),
     ("embedded", "tables", "grid", {},
      {"cells", "metrics", "baseline", "methods", "samplings", "sensitivities"}, {"judge"}),
-    ("embedded", "tables", "words", {}, {"fid", "psnr", "perplexity"}, {"metrics"}),
     ("embedded", "figure", "grid", {}, {"cells", "metrics", "baseline"}, {"methods", "samplings"}),
     ("embedded-mixdq", "sensitivity_job", "sensitivity", {"sensitivity": "one-step"},
      {"candidates", "transforms", "prompts", "images", "jobs", "objectives"}, {"costs"}),
@@ -149,13 +147,10 @@ def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
 def test_every_slice_is_looked_at():
     tried = {(rule, parameter) for _, rule, parameter, *_ in HELD}
     alike = {("sensitivity", "sensitivity"), ("calibrate", "metering"), ("quantize", "metering"), ("trials", "method"),
-             ("layer_costs", "measuring"), ("report", "grid"), ("study", "grid"), ("figure", "words"),
-             ("report", "words")}  # fmt: skip
+             ("layer_costs", "measuring"), ("report", "grid"), ("study", "grid")}  # fmt: skip
     assert tried | alike == {(rule, own) for rule, reads in slices.READS.items() for own in reads}
     reads = slices.READS
-    assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["figure"]
-    assert reads["study"]["grid"] == reads["figure"]["grid"]
-    assert reads["tables"]["words"] == reads["figure"]["words"] == slices.WORDS
+    assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["study"] == reads["figure"]
     assert reads["trials"]["method"] == reads["candidates"]["method"]
     assert reads["layer_costs"]["measuring"] == reads["measure"]["measuring"]
 
@@ -280,7 +275,7 @@ def test_kernels_are_those_of_the_device():
 
 def test_every_figure_is_a_plugin_and_every_plugin_a_figure():
     folder = ROOT / "workflow_scripts/quantwatt" / PACKAGES["figures"].replace(".", "/")
-    assert (FIGURES | IMAGE_FIGURES).keys() == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert layout.FIGURES.keys() == {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
 # README's table of what reruns when

@@ -18,7 +18,7 @@ from quantwatt.quantize.solvers import gptq, rtn
 from quantwatt.quantize.transforms import smoothing
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
-NF4 = {"format": "nf4", "group_size": 64}
+NF4 = {"format": "nf4", "bits": 4, "group_size": 64}
 TOKEN = {"bits": 8, "granularity": "token"}
 SEARCH = {"alpha": "search", "grid": 20}
 

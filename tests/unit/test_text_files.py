@@ -192,6 +192,6 @@ def test_shipped_prompts_are_what_they_were():
 
 
 def test_the_reader_imports_no_torch():
-    program = f"import sys; sys.path.insert(0, {str(Path(prompts.__file__).parents[1])!r}); "
+    program = f"import sys; sys.path.insert(0, {str(Path(prompts.__file__).parents[2])!r}); "
     program += "import quantwatt.data.prompts, quantwatt.data.sources; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

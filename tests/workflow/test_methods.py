@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import CORES, copy_of_the_tree
 
-from quantwatt.report.figures import NAMES as FIGURES
+from quantwatt.artifacts.layout import FIGURES
 
 EXPERIMENT = """
 models:

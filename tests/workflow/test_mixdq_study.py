@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import CORES, copy_of_the_tree
 
-from quantwatt.report.figures import NAMES as FIGURES
+from quantwatt.artifacts.layout import FIGURES
 
 NAME = "embedded-mixdq"
 FILE = f"resources/experiments/{NAME}.yaml"

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from quantwatt import intervals
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs.progress import progress
 from quantwatt.measuring import cpus
 from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter
@@ -124,14 +125,14 @@ def loop_effect(meter, turns, turn_s):
 def measure(interval_ms, seconds, turns, turn_s):
     """The content of the JSON file: see `sentence` for what it says."""
     with nvml_meter(interval_ms) as meter:
-        provenance = meter.provenance()
+        told = meter.provenance()
         load = os.getloadavg()[0]
         cost, waking = idle_cost(meter, seconds), waking_share(interval_ms, seconds)
         effects = loop_effect(meter, turns, turn_s)
     effect, low, high = intervals.bootstrap_mean(effects)
     return {
-        "sensor": "fake NVML" if provenance["fake"] else provenance["name"],
-        "source": provenance["source"],
+        "sensor": "fake NVML" if told["fake"] else told["name"],
+        "source": told["source"],
         "interval_ms": interval_ms,
         "cpu_share": cost["cpu_s"] / cost["wall_s"],
         "waking_cpu_share": waking,

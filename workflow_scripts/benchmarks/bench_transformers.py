@@ -45,7 +45,7 @@ CONFIGURATIONS = {  # name: (weights, activations)
     "int8 W8A8": ({**INTEGER, "bits": 8}, TOKEN),
     "int4 W4A16": ({**INTEGER, "bits": 4, "granularity": "group", "group_size": 128}, None),
     "int4 W4A8": ({**INTEGER, "bits": 4}, TOKEN),
-    "nf4": ({"format": "nf4", "group_size": 64}, None),
+    "nf4": ({"format": "nf4", "bits": 4, "group_size": 64}, None),
     "torchao int8-dynamic": ({**TORCHAO, "configuration": "int8-dynamic"}, None),
     "torchao float8-dynamic": ({**TORCHAO, "configuration": "float8-dynamic"}, None),
     "torchao int4-weight-only": ({**TORCHAO, "configuration": "int4-weight-only"}, None),
@@ -178,17 +178,17 @@ class Worker:
 
 def work(name, size, device, settings):
     """A worker process: answer each line of stdin, {"batch", "compiled"}, with one turn as JSON."""
-    from quantwatt.artifacts import errors
+    from quantwatt.artifacts import failures
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
     worker = None
     for line in sys.stdin:
         try:
-            with errors.expected():
+            with failures.expected():
                 worker = worker or Worker(name, size, device, settings)
                 answer = {"status": "ok", "reason": None, **worker.turn(**json.loads(line))}
-        except errors.ExpectedFailure as error:
+        except failures.ExpectedFailure as error:
             answer = {"status": error.status, "reason": error.reason}
         print(json.dumps(answer), file=answers, flush=True)
 

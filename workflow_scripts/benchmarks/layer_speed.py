@@ -34,8 +34,8 @@ FORMATS = {  # name: (weights, activations)
     "W4A16 group 128 asymmetric": ({**INTEGER, **GROUPS, "bits": 4, "symmetric": False}, None),
     "W3A16 group 128": ({**INTEGER, **GROUPS, "bits": 3}, None),
     "W2A16 group 128": ({**INTEGER, **GROUPS, "bits": 2}, None),
-    "nf4": ({"format": "nf4", "group_size": 64}, None),
-    "fp4": ({"format": "fp4", "group_size": 64}, None),
+    "nf4": ({"format": "nf4", "bits": 4, "group_size": 64}, None),
+    "fp4": ({"format": "fp4", "bits": 4, "group_size": 64}, None),
 }
 ROUNDS, TURN_S = 7, 0.2
 LIMIT_S = 20  # of a call; what takes longer is called once ...

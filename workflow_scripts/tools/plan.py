@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
 
-from quantwatt.artifacts import image_parts
+from quantwatt.artifacts import image_parts, layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.config.experiment import load_config, load_experiment, sources, values
 from quantwatt.config.schemas import ConfigurationError
@@ -92,7 +92,8 @@ def rates(results):
 
 def _made(folder, model, method, sampling, part="manifest"):
     """(images, steps) of an image set, or a part of it, that was made; None where there is none."""
-    path = folder / "images" / model / method / sampling / f"{part}.json"
+    names = {"model": model, "method": method, "sampling": sampling}
+    path = layout.path(folder, "images", names).with_name(f"{part}.json")
     found = read_json(path) if path.exists() else {"n_images": 0}
     return (found["n_images"], found["steps"]) if found["n_images"] else None
 

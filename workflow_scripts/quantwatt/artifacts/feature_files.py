@@ -1,10 +1,9 @@
-"""Write and read the features of an image set: safetensors files and the JSON file that vouches for them.
+"""Write and read the features of an image set: arrays in numpy's format and the JSON file that vouches for them.
 
 Features of a million images take ten gigabytes, so they are written and read without a copy in memory, and those of a
-reference have their moments in a small file of their own.
+reference have their moments in small files of their own.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,17 @@ from quantwatt.artifacts.manifest import atomic_path, describe_files, read_json,
 from quantwatt.artifacts.moments import Moments, moments
 
 CHUNK = 65_536  # features that are checked at once
-TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # safetensors' names of numpy's types
+FEATURES = ("image", "text", "classes", "asked")  # arrays, each in EXTRACTOR-NAME.npy
+MOMENTS = ("mean", "covariance")
+TYPES = ("<f4", "<f8", "<i8")
 
 
-def write_features(path: str | Path, tensors: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Write EXTRACTOR.safetensors, of a reference also EXTRACTOR-moments.safetensors and, last, EXTRACTOR.json.
+def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Write EXTRACTOR-NAME.npy of each array, of a reference also its moments and, last, EXTRACTOR.json.
 
     Args:
-        path: the JSON file; the tensors go beside it.
-        tensors: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d],
+        path: the JSON file; the arrays go beside it.
+        arrays: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d],
             for classifiers "classes" int64 [n], seen in the images, and "asked" [n], where prompts are class numbers.
             Empty for a cell without images: then only the JSON file is written.
         fields: further entries of the JSON file, `status` and `reason` among them, and `reference`, its name, where the
@@ -34,20 +35,20 @@ def write_features(path: str | Path, tensors: Mapping[str, Any], fields: Mapping
     """
     path = Path(path)
     path.unlink(missing_ok=True)
-    for file in (_features_file(path), _moments_file(path)):
-        file.unlink(missing_ok=True)
-    for name, values in tensors.items():
+    for name in (*FEATURES, *MOMENTS):
+        _file(path, name).unlink(missing_ok=True)
+    for name, values in arrays.items():
         if not all(np.isfinite(values[first : first + CHUNK]).all() for first in range(0, len(values), CHUNK)):
             raise DataError(f"{path}: {name} features have NaN or infinite values; check the extractor's weights.")
-    stored = {_features_file(path): tensors} if tensors else {}
-    if tensors and fields.get("reference"):
-        mean, covariance, _ = moments(tensors["image"])
-        stored[_moments_file(path)] = {"mean": mean, "covariance": covariance}
-    for file, content in stored.items():
-        with atomic_path(file) as temporary:
-            _write(temporary, content)
-    n, dims = tensors["image"].shape if tensors else (0, None)
-    files = describe_files(path.parent, [file.name for file in stored])
+    stored = dict(arrays)
+    if arrays and fields.get("reference"):
+        mean, covariance, _ = moments(arrays["image"])
+        stored |= {"mean": mean, "covariance": covariance}
+    for name, values in stored.items():
+        with atomic_path(_file(path, name)) as temporary, temporary.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+    n, dims = arrays["image"].shape if arrays else (0, None)
+    files = describe_files(path.parent, [_file(path, name).name for name in stored])
     write_json(path, {**fields, "n_images": n, "dims": dims, "files": files})
 
 
@@ -55,11 +56,14 @@ def read_features(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarra
     """Read the features that `write_features` wrote.
 
     Returns:
-        (fields, tensors): tensors {"image": [n, d], ...}, mapped from disk; empty where the status is not "ok".
+        (fields, arrays): arrays {"image": [n, d], ...}, mapped from disk; empty where the status is not "ok".
     Raises:
-        DataError: a file is missing, truncated or corrupted.
+        DataError: a file is missing, truncated or corrupted, or is no array.
     """
-    return _read(path, _features_file(path))
+    fields, arrays = _read(path, FEATURES)
+    if fields["status"] == "ok" and "image" not in arrays:
+        raise DataError(f"{path}: it vouches for no features of images; delete it and run again.")
+    return fields, arrays
 
 
 def read_moments(path: str | Path) -> tuple[dict[str, Any], Moments]:
@@ -68,53 +72,33 @@ def read_moments(path: str | Path) -> tuple[dict[str, Any], Moments]:
     Returns:
         (fields, Moments).
     Raises:
-        DataError: a file is missing, truncated or corrupted, or the images are no reference.
+        DataError: a file is missing, truncated or corrupted, or is no array, or the images are no reference.
     """
-    fields, tensors = _read(path, _moments_file(path))
-    if not tensors:
+    fields, arrays = _read(path, MOMENTS)
+    if not arrays:
         raise DataError(f"{path}: it vouches for no moments, as those of reference images do; delete it and run again.")
-    return fields, Moments(tensors["mean"], tensors["covariance"], fields["n_images"])
+    return fields, Moments(arrays["mean"], arrays["covariance"], fields["n_images"])
 
 
-def _features_file(path):
-    return Path(path).with_suffix(".safetensors")
+def _file(path, name):
+    return Path(path).with_name(f"{Path(path).stem}-{name}.npy")
 
 
-def _moments_file(path):
-    return Path(path).with_name(f"{Path(path).stem}-moments.safetensors")
-
-
-def _read(path, file):
-    """(fields, tensors of one of the files that they vouch for)."""
+def _read(path, names):
+    """(fields, {name: array}) of those of some arrays that there are."""
     fields = read_json(path)
-    own = {name: expected for name, expected in fields["files"].items() if name == file.name}
-    verify_files(path, own)
-    return fields, _mapped(file) if own else {}
+    files = {name: _file(path, name) for name in names if _file(path, name).name in fields["files"]}
+    verify_files(path, {file.name: fields["files"][file.name] for file in files.values()})
+    return fields, {name: _mapped(file, path) for name, file in files.items()}
 
 
-def _write(path, tensors):
-    """A safetensors file: its header's length, the header, and the tensors, which safetensors itself copies first."""
-    header, end = {}, 0
-    for name, values in tensors.items():
-        start, end = end, end + values.nbytes
-        (kind,) = (kind for kind, numpy in TYPES.items() if values.dtype == numpy)
-        header[name] = {"dtype": kind, "shape": values.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # what follows starts at a multiple of 8 bytes
-    with Path(path).open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for values in tensors.values():
-            file.write(np.ascontiguousarray(values).data)
-
-
-def _mapped(path):
-    """{name: tensor} of a safetensors file: what is not looked at takes no memory."""
-    with Path(path).open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    found = {}
-    for name, own in header.items():
-        begins = 8 + length + own["data_offsets"][0]
-        found[name] = np.asarray(np.memmap(path, TYPES[own["dtype"]], "r", begins, tuple(own["shape"])))
-    return found
+def _mapped(file, path):
+    """An array of a file: what is not looked at takes no memory. Nothing is unpickled."""
+    try:
+        values = np.lib.format.open_memmap(file, mode="r")
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DataError(f"{file}: not an array ({reason}); delete {path} and run again to make it anew.") from error
+    if values.dtype.str not in TYPES or values.offset + values.nbytes != file.stat().st_size:
+        raise DataError(f"{file}: not an array of features; delete {path} and run again to make it anew.")
+    return np.asarray(values)

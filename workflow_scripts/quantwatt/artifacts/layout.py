@@ -42,6 +42,18 @@ FILES = {  # below results/EXPERIMENT/
     "report": "report.html",
     "study": "study/manifest.json",
 }
+FIGURES = {  # the files of FILES that each reads: those with wildcards of every cell
+    "quality_vs_cost": ("summary",),
+    "seeds": ("summary",),
+    "layer_error": ("summary", "layers"),
+    "layer_depth": ("summary", "layers"),
+    "power_trace": ("summary", "power"),
+    "image_grid": ("summary", "images"),
+    "steps": ("summary",),
+    "budget": ("summary",),
+    "sensitivity": ("summary", "layers", "sensitivities"),
+}
+OF_IMAGES = ("image_grid", "steps", "budget", "sensitivity")  # figures of models that draw images only
 JOBS = {  # of each rule: its log below logs/ there, its benchmark below benchmarks/, without their ends
     "fetch": "fetch/{archive}",
     "dataset": "dataset/{file}",
@@ -112,3 +124,13 @@ def names_below(folder: str) -> list[str | None]:
     below = [pattern.split("/")[1:] for pattern in FILES.values() if pattern.startswith(f"{folder}/")]
     named = [[found and found[1] for found in map(_NAME.fullmatch, parts)] for parts in below]
     return max(named, key=lambda names: sum(name is not None for name in names), default=[])
+
+
+def figures(images: bool) -> list[str]:
+    """Names of the figures of an experiment; `images`: whether its models draw any."""
+    return [name for name in FIGURES if images or name not in OF_IMAGES]
+
+
+def tables(results: str | Path, figure: str) -> list[Path]:
+    """The Paths of the tables that a figure reads."""
+    return [path(results, file) for file in FIGURES[figure] if FILES[file].startswith("tables/")]

@@ -1,12 +1,13 @@
 """The files of a job that depend on what an experiment says: its inputs, their arguments, and a hash of local ones.
 
-Wildcards are mappings here, {"model": NAME, ...}; `plan` is a `quantwatt.config.plan.Plan`.
+Wildcards are mappings here, {"model": NAME, ...}: nothing of this needs Snakemake.
 """
 
 from pathlib import Path
 
 from quantwatt.config import methods, metric_entries, programs
 from quantwatt.config.cross_checks import LOCAL_JUDGE
+from quantwatt.config.plan import Plan
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.data import datasets
 from quantwatt.jobs import fingerprints
@@ -81,7 +82,7 @@ _FILES = {
 }
 
 
-def files(plan, rule, names):
+def files(plan: Plan, rule: str, names: dict[str, str]) -> dict:
     """The input files of a job that depend on what its entries say.
 
     Args:
@@ -94,7 +95,7 @@ def files(plan, rule, names):
     return _FILES[rule](plan, names)
 
 
-def arguments(plan, rule, names):
+def arguments(plan: Plan, rule: str, names: dict[str, str]) -> str:
     """A script's arguments for such files, one text."""
     words = [f"--{name.replace('_', '-')} {path}" for name, path in files(plan, rule, names).items()]
     if rule == "score" and names["method"] == plan.baseline and not plan.extractor_of(names["metric"]):
@@ -102,7 +103,7 @@ def arguments(plan, rule, names):
     return " ".join(words)
 
 
-def part(plan, names):
+def part(plan: Plan, names: dict[str, str]) -> str:
     """`generate.py`'s argument for one part of an image set: its first image and the one behind its last.
 
     Raises:
@@ -117,13 +118,13 @@ def part(plan, names):
     return f"--part {part.start} {part.stop}"
 
 
-def first_images(plan, names):
+def first_images(plan: Plan, names: dict[str, str]) -> str:
     """`gather_images.py`'s argument: the first images of all parts as a range, which is as short for any number."""
     parts = list(plan.parts_of(names).values())
     return f"0 {parts[-1].stop} {len(parts[0])}"
 
 
-def fingerprint(plan, rule, names):
+def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
     """A hash of the local files that a job's entry names, by which other content under the same path is another input.
 
     Args:

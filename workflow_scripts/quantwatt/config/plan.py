@@ -13,19 +13,6 @@ from quantwatt.config.schemas import ConfigurationError, lookup
 from quantwatt.jobs import dependencies
 
 WITH_TEXTS = ("sampling", "calibration", "sensitivity")  # entries that name a file of prompts or texts
-FIGURES = {  # {figure: the files that it reads, those with wildcards of every cell}
-    "quality_vs_cost": ("summary",),
-    "seeds": ("summary",),
-    "layer_error": ("summary", "layers"),
-    "layer_depth": ("summary", "layers"),
-    "power_trace": ("summary", "power"),
-}
-IMAGE_FIGURES = {  # of models that draw images only
-    "image_grid": ("summary", "images"),
-    "steps": ("summary",),
-    "budget": ("summary",),
-    "sensitivity": ("summary", "layers", "sensitivities"),
-}
 
 
 class Plan:
@@ -38,7 +25,7 @@ class Plan:
         kernels: {format of weights: names of the kernels that may compute it on the device}.
     """
 
-    def __init__(self, config, experiment, device, meter, kernels):
+    def __init__(self, config: dict, experiment: dict, device: str, meter: str, kernels: dict[str, list[str]]):
         self.config, self.experiment = config, experiment
         self.device, self.meter, self.kernels = device, meter, kernels
         self.results = f"{config['results']}/{config['experiment']}"
@@ -58,7 +45,7 @@ class Plan:
 
     # Entries and their slices
 
-    def entry(self, kind, names):
+    def entry(self, kind: str, names: dict[str, str]) -> dict:
         """The entry that a job's wildcards name.
 
         Args:
@@ -96,12 +83,12 @@ class Plan:
         grid = {key: self.experiment[key] for key in ("cells", "baseline", *settings)}
         return grid | {"metrics": list(self.experiment["metrics"])}
 
-    def slice(self, rule, parameter, names):
+    def slice(self, rule: str, parameter: str, names: dict[str, str]) -> str:
         """One of a rule's parameters of READS for one job, a canonical JSON string."""
         own = slices.READS[rule][parameter]
         return own.of(self.entry(own.entry, names))
 
-    def texts(self, rule, names):
+    def texts(self, rule: str, names: dict[str, str]) -> str:
         """The file of prompts or texts that a rule's sampling, calibration or sensitivity names."""
         kind = next(own.entry for own in slices.READS[rule].values() if own.entry in WITH_TEXTS)
         entry = self.entry(kind, names)
@@ -109,12 +96,12 @@ class Plan:
 
     # Plugins and code
 
-    def code(self, rule, names):
+    def code(self, rule: str, names: dict[str, str]) -> str:
         """A hash of a rule's script, of every local module behind it, and of what it shows of metrics, for one job."""
         words = canonical_json(metric_entries.words()) if rule in slices.SHOWING_METRICS else ""
         return dependencies.digest(slices.script(rule), tuple(self.plugins(rule, names)), words)
 
-    def plugins(self, rule, names):
+    def plugins(self, rule: str, names: dict[str, str]) -> list[str]:
         """The plugins that a job loads, as modules: "solvers/gptq"."""
         return [f"{kind}/{name}" for kind in slices.PLUGINS.get(rule, ()) for name in _LOADED[kind](self, names)]
 
@@ -141,56 +128,56 @@ class Plan:
 
     # Files
 
-    def path(self, file, names):
+    def path(self, file: str, names: dict[str, str]) -> str:
         """The path of a file of `layout.FILES`."""
         return str(layout.path(self.results, file, names))
 
-    def pattern(self, file, **names):
+    def pattern(self, file: str, **names: str) -> str:
         """The same with wildcards for what is not given."""
         return layout.pattern(self.results, file, names)
 
-    def log(self, rule):
+    def log(self, rule: str) -> str:
         """The pattern of a rule's log."""
         return f"{self.results}/logs/{layout.JOBS[rule]}.log"
 
-    def benchmark(self, rule):
+    def benchmark(self, rule: str) -> str:
         """The pattern of the file with a rule's time and memory."""
         return f"{self.results}/benchmarks/{layout.JOBS[rule]}.tsv"
 
-    def of_cells(self, file, **names):
+    def of_cells(self, file: str, **names: str) -> list[str]:
         """A file of every cell of the experiment: an explicit list, never a glob."""
         return [self.path(file, names | cell) for cell in self.experiment["cells"]]
 
     @functools.cached_property
-    def cell_files(self):
+    def cell_files(self) -> list[str]:
         """All that tells of the cells: what the tables read."""
         scores = [path for metric in self.experiment["metrics"] for path in self.of_cells("score", metric=metric)]
         return [path for file in ("checkpoint", self.outputs, "measurement") for path in self.of_cells(file)] + scores
 
     @functools.cached_property
-    def sensitivities(self):
+    def sensitivities(self) -> list[dict[str, str]]:
         """[{"model", "sensitivity"}] of all by which some method chooses layers' formats."""
         mixed_methods = [own for own in self.experiment["methods"].values() if methods.is_mixed(own)]
         names = dict.fromkeys(own["allocation"]["sensitivity"] for own in mixed_methods)
         return [{"model": model, "sensitivity": name} for model in self.experiment["models"] for name in names]
 
     @functools.cached_property
-    def sensitivity_files(self):
+    def sensitivity_files(self) -> list[str]:
         """Their tables, and the models that describe the layers."""
         models = dict.fromkeys(own["model"] for own in self.sensitivities)
         tables = [self.path("sensitivity", own) for own in self.sensitivities]
         return tables + [self.path("model", {"model": model}) for model in models]
 
     @functools.cached_property
-    def figures(self):
+    def figures(self) -> dict[str, list[str]]:
         """{figure: the paths that it reads}."""
-        drawn = FIGURES | (IMAGE_FIGURES if self.outputs == "images" else {})
-        return {name: [path for file in files for path in self._files(file)] for name, files in drawn.items()}
+        names = layout.figures(images=self.outputs == "images")
+        return {name: [path for file in layout.FIGURES[name] for path in self._files(file)] for name in names}
 
     def _files(self, file):
         return self.of_cells(file) if "{" in layout.FILES[file] else [self.path(file, {})]
 
-    def extractor_of(self, metric):
+    def extractor_of(self, metric: str) -> str | None:
         """The extractor whose features a metric compares, None where it reads images or predictions themselves.
 
         Distances compare Inception's features where its weights are at hand, else those of the experiment's classifier
@@ -203,7 +190,7 @@ class Plan:
             return "inception"
         return "classifier" if self.experiment["classifier"] else "judge"
 
-    def parts_of(self, names):
+    def parts_of(self, names: dict[str, str]) -> dict[str, range]:
         """The ranges of images of a set that several jobs make, by the digits that its parts are named by."""
         return {image_parts.part_number(part.start): part for part in self.parts[names["sampling"]]}
 

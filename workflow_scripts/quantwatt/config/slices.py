@@ -24,7 +24,7 @@ class Slice:
     without: tuple[str, ...] = ()
     watched: bool = True
 
-    def of(self, entry):
+    def of(self, entry: dict) -> str:
         """The slice of a complete entry, a canonical JSON string: equal for equal settings.
 
         Raises:
@@ -43,17 +43,17 @@ def _held(entry, key, *nested):
     return {name: value[name] for name in nested} if nested and value is not None else value
 
 
-def whole(entry):
+def whole(entry: str) -> Slice:
     """All keys."""
     return Slice(entry)
 
 
-def only(entry, *keys):
+def only(entry: str, *keys: str) -> Slice:
     """These keys alone."""
     return Slice(entry, keys=keys)
 
 
-def but(entry, *keys):
+def but(entry: str, *keys: str) -> Slice:
     """All but these keys."""
     return Slice(entry, without=keys)
 
@@ -125,16 +125,16 @@ _SCRIPTS = {  # of rules that share another one's
 }
 
 
-def script(rule):
+def script(rule: str) -> str:
     """The file in workflow_scripts/ that a rule runs, of its name."""
     return f"{_SCRIPTS.get(rule, rule)}.py"
 
 
-def unwatched(rule):
+def unwatched(rule: str) -> list[str]:
     """Parameters of a rule that do not rerun it."""
     return [parameter for parameter, own in READS.get(rule, {}).items() if not own.watched]
 
 
-def run(rule, *arguments, python="python"):
+def run(rule: str, *arguments: str, python: str = "python") -> str:
     """The shell command of a rule: its script with arguments, and all that this says into the rule's log."""
     return " ".join([python, f"workflow_scripts/{script(rule)}", *arguments, "> {log} 2>&1"])

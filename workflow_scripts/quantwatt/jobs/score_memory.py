@@ -33,7 +33,7 @@ def score_memory_mb(metric, reference, sets):
     sets, pairs, declared = list(sets), 0, schema(f"metrics/{metric}")
     loaded = sum(_bytes(own) for own in sets)
     if reference and declared["x-compared-with"] == "moments":
-        loaded += _bytes(reference, "-moments.safetensors")
+        loaded += _bytes(reference, ("-mean.npy", "-covariance.npy"))
     elif reference:
         held, largest = declared.get("x-pairs"), max(own["n_images"] for own in (reference, *sets))
         if not held or largest <= held["most_images"]:  # else subsets alone are read

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from quantwatt.artifacts import errors, manifest
+from quantwatt.artifacts import failures, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.measuring import instruments, protocol
@@ -23,9 +23,9 @@ from quantwatt.measuring.settings import Measuring
 def main(argv: Sequence[str]) -> None:
     task = manifest.read_json(argv[0])
     try:
-        with errors.expected():
+        with failures.expected():
             result = measure(task)
-    except errors.ExpectedFailure as failure:
+    except failures.ExpectedFailure as failure:
         result = {"status": failure.status, "reason": failure.reason}
     manifest.write_json(task["output"], result)
 

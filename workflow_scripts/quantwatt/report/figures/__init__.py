@@ -15,18 +15,10 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from quantwatt import registry
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path
 
-NAMES = (
-    *("quality_vs_cost", "budget", "image_grid", "seeds", "steps"),
-    *("sensitivity", "layer_error", "layer_depth", "power_trace"),
-)
-TABLES = {  # beside the summary, by the tables' names
-    "layer_error": {"layers"},
-    "layer_depth": {"layers"},
-    "sensitivity": {"layers", "sensitivity"},
-}
 INK, GREY, PALE, GRID = "#1b1f24", "#6b7280", "#d5d9de", "#eef0f2"
 # Most of Okabe and Ito's colours, for colour-blind eyes, and others dark enough for text; the lightest come last.
 PALETTE = [
@@ -73,8 +65,8 @@ def draw(name, inputs, stem):
     Raises:
         DataError: no such figure, or an image or trace is missing or damaged.
     """
-    if name not in NAMES:
-        raise DataError(f"there is no figure {name!r}; one of {', '.join(NAMES)}.")
+    if name not in layout.FIGURES:
+        raise DataError(f"there is no figure {name!r}; one of {', '.join(layout.FIGURES)}.")
     module, stem = registry.load("figures", name), Path(stem)
     with matplotlib.rc_context(STYLE):
         for narrow in (False, True):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 
+from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report import tables
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
@@ -18,9 +19,6 @@ from quantwatt.report.page.evaluation import evaluation_sections
 from quantwatt.report.page.failures import failures
 from quantwatt.report.page.steps import step_tables
 from quantwatt.report.page.trust import provenance, trust
-
-IMAGE_FIGURES = ("image_grid", "steps", "budget", "sensitivity")  # of models that draw images only
-FIGURES = ("quality_vs_cost", "seeds", "layer_error", "layer_depth", "power_trace", *IMAGE_FIGURES)
 
 
 def table_groups(summary):
@@ -97,8 +95,7 @@ def embed_figures(folder, images=True):
     folder = Path(folder)
     return {
         name: {"wide": embed(folder / f"{name}.svg"), "narrow": embed(folder / f"{name}-narrow.svg")}
-        for name in FIGURES
-        if images or name not in IMAGE_FIGURES
+        for name in layout.figures(images)
     }
 
 
