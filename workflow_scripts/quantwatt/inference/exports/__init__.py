@@ -7,7 +7,7 @@ CONV1D                                    whether its readers know transformers'
 tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, its bias aside
 configuration(details, skipped)           its `quantization_config`; skipped: names of linear layers left in 16 bits
 file_name(denoiser)                       of the weights
-finish(folder, tensors, configuration)    optional: (tensors, metadata) for the file; may write others beside it
+finish(folder, tensors, configuration)    (tensors, metadata) for the file; may write others beside it, or be `plain`
 
 `tensors` and `configuration` raise Refused where the form cannot say what the checkpoint holds: nothing is left out.
 What no form changes is written as the model's own library stores it: weights of layers that are not quantized, biases,
@@ -35,6 +35,11 @@ REASONS = {
 
 class Refused(Exception):
     """What a form cannot express, as half a sentence."""
+
+
+def plain(folder, tensors, configuration):
+    """The `finish` of a form that has nothing to add: its tensors as they are, no metadata."""
+    return tensors, {}
 
 
 def export(checkpoint, form, output):
@@ -67,9 +72,8 @@ def export(checkpoint, form, output):
         config = {**_original_config(denoiser, location), "quantization_config": configuration}
         manifest.write_json(folder / "config.json", config)
         metadata = {"format": "pt"}
-        if hasattr(module, "finish"):
-            tensors, own = module.finish(folder, tensors, configuration)
-            metadata |= own
+        tensors, own = module.finish(folder, tensors, configuration)
+        metadata |= own
         _save_tensors(folder / module.file_name(denoiser), tensors, metadata)
 
 

@@ -7,13 +7,13 @@ Of 4 bits: weight uint8 [codes / 2, 1] with weight.absmax, weight.quant_map and 
 import torch
 
 from quantwatt.formats.quantized_weight import pack
-from quantwatt.inference.exports import Refused, model_file, weight_of
+from quantwatt.inference.exports import Refused, model_file, plain, weight_of
 
 PARTS = {"codes", "scale"}
 CONV1D = True
 FORMATS = ("nf4", "fp4", "bitsandbytes-int8")
 
-file_name = model_file
+file_name, finish = model_file, plain
 
 
 def tensors(name, layer, state, dtype):
