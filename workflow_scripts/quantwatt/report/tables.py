@@ -165,7 +165,7 @@ def _cost(measured):
         "n_blocks": measured.get("n_blocks") if latency or energy else None,
         "n_processes": measured.get("n_processes") if latency or energy else None,
     }
-    beside, decode = measured.get("beside_j") or {}, (measured.get("phases") or {}).get("decode") or {}
+    beside, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
     if decode.get("tokens"):  # written by a text model
         row["tokens_per_s"] = decode["tokens"] / decode["latency_s"]
         row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
