@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from quantwatt import registry
@@ -117,30 +117,30 @@ class Together(Meter):
         self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
         self._primary, self._companions = primary, companions
 
-    def start(self):
+    def start(self) -> None:
         for meter in (*self._companions.values(), self._primary):
             meter.start()
 
-    def stop(self):
+    def stop(self) -> Trace:
         trace = self._primary.stop()
         others = {name: meter.stop() for name, meter in self._companions.items()}
         edges = trace.timestamps_s[[0, -1]] if len(trace.timestamps_s) else None
         beside = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
         return dataclasses.replace(trace, beside=beside)
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         beside = {name: meter.provenance() for name, meter in self._companions.items()}
         return {**self._primary.provenance(), "beside": beside}
 
-    def processes(self):
+    def processes(self) -> list[int] | None:
         return self._primary.processes()
 
-    def close(self):
+    def close(self) -> None:
         for meter in (self._primary, *self._companions.values()):
             meter.close()
 
 
-def metered(work, settings: Metering, device: str):
+def metered(work: Callable[[], Any], settings: Metering, device: str) -> tuple[Any, dict[str, Any], Trace]:
     """Run `work()` under the meter that the settings name.
 
     The energy is empty, with the reason, where the meter cannot be read, and where it counts a whole package or board
