@@ -5,6 +5,7 @@ Wildcards are mappings here, {"model": NAME, ...}: nothing of this needs Snakema
 
 from pathlib import Path
 
+from quantwatt.artifacts import image_parts
 from quantwatt.config import methods, metric_entries, programs
 from quantwatt.config.cross_checks import LOCAL_JUDGE
 from quantwatt.config.plan import Plan
@@ -111,9 +112,8 @@ def part(plan: Plan, names: dict[str, str]) -> str:
     """
     parts = plan.parts_of(names)
     if names["first"] not in parts:
-        raise ConfigurationError(
-            f"{names['sampling']}: no part begins at {names['first']}; parts are {', '.join(parts)}."
-        )
+        known = ", ".join(image_parts.part_name(part.start) for part in parts.values())
+        raise ConfigurationError(f"{names['sampling']}: no part begins at {names['first']}; parts are {known}.")
     part = parts[names["first"]]
     return f"--part {part.start} {part.stop}"
 

@@ -33,7 +33,7 @@ from quantwatt.models.family import Family
 from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, LayerSolver, Solution, load_solver
-from quantwatt.quantize.streams import Block, Streams
+from quantwatt.quantize.streams import Block, BlockActivations
 from quantwatt.quantize.transforms import load_transform
 
 
@@ -113,7 +113,7 @@ def quantize(
     columns = {name: denoiser.get_parameter(f"{name}.weight")[0].numel() for name in allocation}
     if said := wide_groups(allocation, columns):
         print(f"warning: {said}", file=sys.stderr)
-    walk = Walk(family, allocation, method, device, solved)
+    walk = SequentialQuantizer(family, allocation, method, device, solved)
     streams = None
     if walk.calibrated:
         if samples is None or batch is None:
@@ -146,7 +146,7 @@ def quantize(
     return states, reports
 
 
-class Walk:
+class SequentialQuantizer:
     """One method's way through the blocks: what it needs of each, and what it makes of it."""
 
     def __init__(
@@ -173,14 +173,14 @@ class Walk:
 
     def streams(
         self, denoiser: torch.nn.Module, samples: Mapping[str, torch.Tensor], batch: int, origins: Sequence[Any] | None
-    ) -> Streams:
+    ) -> BlockActivations:
         """The streams in front of the first block; some samples are held out where the solver asks for it."""
         count = len(next(iter(samples.values())))
         held = hold_out.chosen(origins or range(count), self.share) if self.share else None
-        return Streams(denoiser, self.family, samples, batch, self.device, self.paired, held)
+        return BlockActivations(denoiser, self.family, samples, batch, self.device, self.paired, held)
 
     def block(
-        self, block: Block, streams: Streams | None
+        self, block: Block, streams: BlockActivations | None
     ) -> Iterator[tuple[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]]:
         """Yield (layer, (state, report)) of one block and bring the streams behind it."""
         reference = copy.deepcopy(block.module) if self.paired else None
@@ -193,7 +193,7 @@ class Walk:
             plans = [
                 self._plan(block, part)
                 for group in groups
-                for part in self._alike(block, [name for name in group if name in stage])
+                for part in self._split_by_format(block, [name for name in group if name in stage])
             ]
             if plans and isinstance(self.solver, BlockSolver):
                 yield from self._together(self.solver, block, plans, streams, targets)
@@ -208,7 +208,7 @@ class Walk:
             return [names]
         return self.family.stages(names) or groups
 
-    def _alike(self, block, group):
+    def _split_by_format(self, block, group):
         """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing.
 
         A scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own.
