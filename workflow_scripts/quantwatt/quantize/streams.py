@@ -21,7 +21,7 @@ from quantwatt.models.denoiser_inputs import nested
 from quantwatt.models.family import Family
 from quantwatt.quantize import hold_out
 from quantwatt.quantize.layer_plan import LayerPlan
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 
 
 class Alone(torch.nn.Module):
@@ -203,7 +203,7 @@ class BlockActivations:
         needs: Collection[str],
         raw: bool = False,
         reference: torch.nn.Module | None = None,
-    ) -> list[list[Statistics]]:
+    ) -> list[list[Observers]]:
         """Statistics of every plan's input, one forward pass over all batches, which ends with the last of the layers.
 
         Args:
