@@ -24,7 +24,7 @@ def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter
         DataError: the blocks are too short for the meter.
     """
     try:
-        meter = open_meter(settings, device)
+        meter = open_meter(settings, device=device)
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
         return open_meter(Metering()), str(unavailable)

@@ -1,6 +1,6 @@
 """Energy meters, by name: nvml, rapl, estimate, none; each a module of this folder, imported when asked for.
 
-meter = open_meter(Metering("rapl"))
+meter = open_meter("rapl")
 meter.start(); work(); trace = meter.stop()
 print(trace.energy_j)
 """
@@ -77,22 +77,26 @@ class Meter(ABC):
         return None
 
 
-def open_meter(settings: Metering, device: str | None = None) -> "Meter":
-    """The meter that the settings name, ready to start.
+def open_meter(meter: str | Metering, settings: Mapping[str, Any] | None = None, device: str | None = None) -> "Meter":
+    """A meter, ready to start.
 
     Args:
+        meter: one of NAMES, or Metering.
+        settings: with a name, what that meter reads of Metering's fields, such as {"idle_w": 10, "full_w": 65}.
         device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
     Raises:
         MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
     """
-    name = settings.meter
+    if isinstance(meter, str):
+        meter = Metering.from_settings({**(settings or {}), "meter": meter})
+    name = meter.meter
     if name not in NAMES:
         raise MeterUnavailable(f"there is no meter {name!r}; choose one of {', '.join(NAMES)}.")
-    meter = registry.load("meters", name).open_meter(settings, device)
-    if None not in (device, meter.reads) and meter.reads != device and not meter.provenance()["fake"]:
-        meter.close()
-        raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
-    return meter
+    opened = registry.load("meters", name).open_meter(meter, device)
+    if None not in (device, opened.reads) and opened.reads != device and not opened.provenance()["fake"]:
+        opened.close()
+        raise MeterUnavailable(f"the meter {name} reads the {opened.reads}, not the {device}: set meter to auto.")
+    return opened
 
 
 def secondary_meters(meter: "Meter", settings: Metering, device: str | None) -> "dict[str, Meter]":
@@ -157,7 +161,7 @@ def metered(work: Callable[[], Any], settings: Metering, device: str) -> tuple[A
 
     cost: dict[str, Any] = {"energy_j": None, "meter": settings.meter, "estimated": False, "reason": None}
     try:
-        meter = open_meter(settings, device)
+        meter = open_meter(settings, device=device)
     except MeterUnavailable as error:
         cost["reason"] = str(error)
         meter = open_meter(Metering())
