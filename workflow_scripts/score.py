@@ -135,7 +135,7 @@ def _check_same(path, features, other_path, other, keys):
             )
 
 
-def _change(module, settings, samples, baseline, compared):
+def _change(module: metrics.Metric, settings, samples, baseline, compared):
     """{"value", "low", "high"} of the difference from the baseline, or None where it has none."""
     try:
         found = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))

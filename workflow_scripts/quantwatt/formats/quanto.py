@@ -3,9 +3,10 @@
 Groups are of `group_size` inputs, or of the next smaller multiple of 32 that divides the inputs; else a whole row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -28,14 +29,14 @@ class Format(LibraryFormat):
     group_size: int  # inputs that share a scale, below 8 bits
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.weights
 
     @property
-    def bits(self):
+    def bits(self) -> tuple[int, int | None]:
         return BITS[self.weights], None
 
-    def convert(self, linear, dtype):
+    def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
         """quanto's frozen layer for a float one, on the CPU.
 
         Raises:
@@ -54,7 +55,7 @@ class Format(LibraryFormat):
             raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
         return module.eval().requires_grad_(False)
 
-    def state(self, module):
+    def state(self, module: Any) -> dict[str, torch.Tensor]:
         """{"data", "scale", and below 8 bits "shift"} in quanto's own packing, which is every device's."""
         names = {
             "weight._data": "data",
@@ -65,7 +66,14 @@ class Format(LibraryFormat):
         stored = module.state_dict()
         return {part: stored[name].detach().cpu().clone() for name, part in names.items() if name in stored}
 
-    def restore(self, state, layer, bias, dtype, device):
+    def restore(
+        self,
+        state: Mapping[str, torch.Tensor],
+        layer: Mapping[str, Any],
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: str,
+    ) -> torch.nn.Module:
         """The layer of a checkpoint, packed as quanto's kernel on that device reads it."""
         quanto = _import()
         plain = torch.nn.Linear(
@@ -83,7 +91,7 @@ class Format(LibraryFormat):
         module.load_state_dict(placed, assign=True)
         return module.eval().requires_grad_(False)
 
-    def dequantize(self, state, layer):
+    def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         scale = state["scale"].float()
         if "shift" not in state:
             return state["data"].float() * scale

@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,14 +38,14 @@ class Format(LibraryFormat):
     group_size: int  # inputs that share a scale, of int4
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.configuration
 
     @property
-    def bits(self):
+    def bits(self) -> tuple[int, int | None]:
         return BITS[self.configuration]
 
-    def convert(self, linear, dtype):
+    def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
         """torchao's layer for a float one, on the CPU.
 
         Raises:
@@ -63,7 +64,7 @@ class Format(LibraryFormat):
             raise DataError(f"{refusal}.")
         return layer
 
-    def state(self, module):
+    def state(self, module: Any) -> dict[str, torch.Tensor]:
         """Parts of the weight: torchao's tensors and attributes, or of int4 {"codes", "scale", "zero"}.
 
         torchao packs int4 for the processor at hand, so that its bytes mean something else on another; stored are the
@@ -80,7 +81,14 @@ class Format(LibraryFormat):
         text = torch.frombuffer(bytearray(attributes["layer.weight"].encode()), dtype=torch.uint8)
         return {**parts, ATTRIBUTES: text}
 
-    def restore(self, state, layer, bias, dtype, device):
+    def restore(
+        self,
+        state: Mapping[str, torch.Tensor],
+        layer: Mapping[str, Any],
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: str,
+    ) -> torch.nn.Module:
         """The layer of a checkpoint, packed as torchao's kernel on that device reads it."""
         _quiet()
         if self.configuration == "int4-weight-only":
@@ -93,7 +101,7 @@ class Format(LibraryFormat):
         attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
         return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
 
-    def dequantize(self, state, layer):
+    def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         if self.configuration != "int4-weight-only":
             return state["qdata"].float() * state["scale"].float()
         columns = layer["in_features"]

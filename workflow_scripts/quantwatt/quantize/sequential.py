@@ -12,7 +12,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +114,11 @@ def quantize(
     if said := wide_groups(allocation, columns):
         print(f"warning: {said}", file=sys.stderr)
     walk = SequentialQuantizer(family, allocation, method, device, solved)
-    streams = walk.streams(denoiser, samples, batch, origins) if walk.calibrated else None
+    streams = None
+    if walk.calibrated:
+        if samples is None or batch is None:
+            raise ValueError("this method reads calibration samples, in batches of some size")
+        streams = walk.streams(denoiser, samples, batch, origins)
     blocks = family.blocks(denoiser)
     places, done = iter(blocks), set()  # where nothing is calibrated; else the passes say where they are
     with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
@@ -145,7 +149,14 @@ def quantize(
 class SequentialQuantizer:
     """One method's way through the blocks: what it needs of each, and what it makes of it."""
 
-    def __init__(self, family, allocation, method, device, solved):
+    def __init__(
+        self,
+        family: Family,
+        allocation: Mapping[str, Any],
+        method: Mapping[str, Any],
+        device: str,
+        solved: str | Path | None,
+    ):
         self.family, self.allocation, self.device, self.solved = family, allocation, device, solved
         self.solver = load_solver(method["solver"])
         self.transforms = [load_transform(settings) for settings in method["transforms"]]
@@ -160,18 +171,24 @@ class SequentialQuantizer:
         if self.solving:
             self.solving |= {"count", "held_out"} if self.share else {"count"}
 
-    def streams(self, denoiser, samples, batch, origins):
+    def streams(
+        self, denoiser: torch.nn.Module, samples: Mapping[str, torch.Tensor], batch: int, origins: Sequence[Any] | None
+    ) -> BlockActivations:
         """The streams in front of the first block; some samples are held out where the solver asks for it."""
         count = len(next(iter(samples.values())))
         held = hold_out.chosen(origins or range(count), self.share) if self.share else None
         return BlockActivations(denoiser, self.family, samples, batch, self.device, self.paired, held)
 
-    def block(self, block, streams):
+    def block(
+        self, block: Block, streams: BlockActivations | None
+    ) -> Iterator[tuple[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]]:
         """Yield (layer, (state, report)) of one block and bring the streams behind it."""
         reference = copy.deepcopy(block.module) if self.paired else None
         names = list(block.layers)
-        groups = streams.sharing(block.module, names) if self.calibrated else [[name] for name in names]
-        targets = streams.outputs(reference) if self.by_block else None
+        groups = [[name] for name in names] if streams is None else streams.sharing(block.module, names)
+        targets = None
+        if streams is not None and reference is not None and self.by_block:
+            targets = streams.outputs(reference)
         for stage in self._stages(names, groups):
             plans = [
                 self._plan(block, part)
@@ -182,7 +199,7 @@ class SequentialQuantizer:
                 yield from self._together(self.solver, block, plans, streams, targets)
             elif plans:
                 yield from self._stage(block, plans, streams, reference)
-        if self.calibrated:
+        if streams is not None:
             streams.advance(block.module, reference, targets)
 
     def _stages(self, names, groups):
@@ -313,6 +330,8 @@ class SequentialQuantizer:
 
     def _solve(self, block, plan, statistics):
         if isinstance(self.solver, ExternalSolver):
+            if self.solved is None:
+                raise ValueError("what an external solver has solved is read from a folder, and none is given")
             return Solution(self.solver.read(self.solved, block.layers[next(iter(plan.names))]))
         if not isinstance(self.solver, LayerSolver):
             raise TypeError(f"{self.solver} does not solve layers")

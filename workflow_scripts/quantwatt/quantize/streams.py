@@ -7,6 +7,7 @@ holds what it would hold at that place, never the activations of all layers.
 
 import contextlib
 import inspect
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,17 +18,20 @@ from quantwatt.artifacts.manifest import finite
 from quantwatt.inference.linear import QuantizedLinear
 from quantwatt.models.architecture import LAYERS
 from quantwatt.models.denoiser_inputs import nested
+from quantwatt.models.family import Family
 from quantwatt.quantize import hold_out
+from quantwatt.quantize.layer_plan import LayerPlan
+from quantwatt.quantize.observers import Observers
 
 
 class Alone(torch.nn.Module):
     """A layer that is a block by itself, quantized or not; its name inside is "layer"."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: torch.nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, **inputs):
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         return self.layer(*inputs.values())
 
 
@@ -37,7 +41,7 @@ class Block:
     name: in the denoiser; module: the block, or an `Alone`; layers: {name inside it: name in the denoiser}.
     """
 
-    def __init__(self, denoiser, name, layers, device):
+    def __init__(self, denoiser: torch.nn.Module, name: str, layers: Iterable[str], device: str):
         found = denoiser.get_submodule(name)
         alone = isinstance(found, (*LAYERS, QuantizedLinear))
         self.denoiser, self.name = denoiser, name
@@ -45,7 +49,7 @@ class Block:
         inside = {layer.removeprefix(f"{name}."): layer for layer in layers if layer.startswith(f"{name}.")}
         self.layers = {"layer": name} if alone and name in layers else inside
 
-    def put_back(self):
+    def put_back(self) -> None:
         """Return the block to the denoiser, on the CPU."""
         self.module.to("cpu")
         if isinstance(self.module, Alone):
@@ -58,20 +62,21 @@ class SuspendedForward:
     block, inputs: the block's name and its keyword arguments; None once the pass is through.
     """
 
-    def __init__(self, denoiser, inputs):
+    def __init__(self, denoiser: torch.nn.Module, inputs: Mapping[str, Any]):
         import greenlet  # here, as libraries' environments that load this package have none
 
         self._start: Any = denoiser
         self._inputs: Any = inputs
         self._run = greenlet.greenlet(self._whole)
-        self.block = self.inputs = None
+        self.block: str | None = None
+        self.inputs: Any = None
 
     def _whole(self):
         denoiser, inputs = self._start, self._inputs
         self._start = self._inputs = None  # the pass holds what it needs
         denoiser(**inputs)
 
-    def resume(self, *outputs):
+    def resume(self, *outputs: Any) -> None:
         """Run to the next block with what this one has returned; only inside `stopping`."""
         self.inputs = None
         found = self._run.switch(*outputs)
@@ -79,7 +84,7 @@ class SuspendedForward:
 
 
 @contextmanager
-def stopping(denoiser, blocks):
+def stopping(denoiser: torch.nn.Module, blocks: Iterable[str]) -> Generator[None, None, None]:
     """While inside, a denoiser's pass stops at each of the named blocks."""
     import greenlet
 
@@ -100,7 +105,7 @@ def stopping(denoiser, blocks):
             del module.forward
 
 
-def arguments(module, args, kwargs):
+def arguments(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments by keyword.
 
     Raises:
@@ -123,7 +128,16 @@ class BlockActivations:
     rests on the CPU.
     """
 
-    def __init__(self, denoiser, family, samples, batch, device="cpu", paired=False, held=None):
+    def __init__(
+        self,
+        denoiser: torch.nn.Module,
+        family: Family,
+        samples: Mapping[str, torch.Tensor],
+        batch: int,
+        device: str = "cpu",
+        paired: bool = False,
+        held: torch.Tensor | None = None,
+    ):
         """The streams in front of the first block.
 
         Args:
@@ -146,7 +160,7 @@ class BlockActivations:
                 one.resume()
 
     @property
-    def block(self):
+    def block(self) -> str | None:
         """Name of the block where all passes stand, None behind the last.
 
         Raises:
@@ -158,16 +172,16 @@ class BlockActivations:
         return name
 
     @property
-    def batches(self):
+    def batches(self) -> list[dict[str, Any]]:
         """The block's keyword arguments, one mapping per batch, in the quantized model."""
         return [one.inputs for one in self.passes]
 
     @property
-    def float_batches(self):
+    def float_batches(self) -> list[dict[str, Any]]:
         """Likewise in the float model."""
         return [one.inputs for one in self.float_passes]
 
-    def sharing(self, block, names):
+    def sharing(self, block: torch.nn.Module, names: Iterable[str]) -> list[list[str]]:
         """Layers of a block in groups that are fed the same tensor, in execution order."""
         fed = {}
 
@@ -182,7 +196,14 @@ class BlockActivations:
             run(block, moved(self.batches[0], self.device))
         return [members for _, members in fed.values()]
 
-    def observe(self, block, plans, needs, raw=False, reference=None):
+    def observe(
+        self,
+        block: torch.nn.Module,
+        plans: Sequence[LayerPlan],
+        needs: Collection[str],
+        raw: bool = False,
+        reference: torch.nn.Module | None = None,
+    ) -> list[list[Observers]]:
         """Statistics of every plan's input, one forward pass over all batches, which ends with the last of the layers.
 
         Args:
@@ -218,7 +239,13 @@ class BlockActivations:
             self.watch(block, firsts, batch, observe)
         return statistics
 
-    def watch(self, block, names, batch, see):
+    def watch(
+        self,
+        block: torch.nn.Module,
+        names: Iterable[str],
+        batch: Mapping[str, Any],
+        see: Callable[[str, torch.Tensor], object],
+    ) -> None:
         """Call see(name, input) for some layers, and stop the pass behind the last of them."""
         missing = set(names)
 
@@ -234,7 +261,7 @@ class BlockActivations:
         with hooks(block.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
             run(block, moved(batch, self.device))
 
-    def errors(self, block, targets):
+    def errors(self, block: torch.nn.Module, targets: Sequence[Any]) -> tuple[float | None, float | None]:
         """‖outputs - targets‖ / ‖targets‖ of a block on the quantized stream, over all batches and tensors it returns.
 
         Padding is left out.
@@ -257,11 +284,16 @@ class BlockActivations:
         fitted, held_out = (finite((m / w) ** 0.5) if w else 0.0 for m, w in zip(missed, whole, strict=True))
         return fitted, held_out if whole[1] else None
 
-    def outputs(self, reference):
+    def outputs(self, reference: torch.nn.Module) -> list[Any]:
         """What the float block returns, batch by batch."""
         return [moved(reference(**moved(inputs, self.device)), "cpu") for inputs in self.float_batches]
 
-    def advance(self, block, reference=None, float_outputs=None):
+    def advance(
+        self,
+        block: torch.nn.Module,
+        reference: torch.nn.Module | None = None,
+        float_outputs: Sequence[Any] | None = None,
+    ) -> None:
         """Bring all passes to the next block.
 
         Args:
@@ -288,14 +320,14 @@ class Stop(Exception):
     """Ends a forward pass once all that it was made for is known."""
 
 
-def run(module, kwargs):
+def run(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> None:
     """Call a module up to where a hook ends its pass."""
     with contextlib.suppress(Stop):
         module(**kwargs)
 
 
 @contextmanager
-def hooks(handles):
+def hooks(handles: Iterable[Any]) -> Generator[None, None, None]:
     handles = list(handles)
     try:
         yield

@@ -8,6 +8,7 @@ as in LSQ (arXiv 1902.08153), after the rounding or before it. Activations are q
 import copy
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 
 from quantwatt.jobs.progress import progress
 from quantwatt.quantize.hold_out import rows_of
-from quantwatt.quantize.solvers import BlockSolver
+from quantwatt.quantize.solvers import BlockSolver, Solution
 from quantwatt.quantize.solvers.adaround import RoundedLinear
 from quantwatt.quantize.streams import tensors
 
@@ -37,7 +38,15 @@ class Solver(BlockSolver):
     seed: int  # of the drawing of samples
 
     @torch.enable_grad()
-    def solve_block(self, block, plans, batches, targets, family, held=None):
+    def solve_block(
+        self,
+        block: torch.nn.Module,
+        plans: Mapping[str, Any],
+        batches: Sequence[Mapping[str, Any]],
+        targets: Sequence[Any],
+        family: Any,
+        held: Sequence[torch.Tensor | None] | None = None,
+    ) -> dict[str, Solution]:
         """As of BlockSolver; `fallback` is "rtn" for a layer whose training diverged."""
         device = next(block.parameters()).device
         block = copy.deepcopy(block).float().requires_grad_(False)
@@ -110,7 +119,16 @@ def block_error(outputs: Any, targets: Any, real: torch.Tensor | None = None) ->
 class Samples:
     """A block's calibration samples, drawn at random from the batches they lie in without copying those together."""
 
-    def __init__(self, batches, targets, size, seed, device, family=None, held=None):
+    def __init__(
+        self,
+        batches: Sequence[Mapping[str, Any]],
+        targets: Sequence[Any],
+        size: int,
+        seed: int,
+        device: torch.device | str,
+        family: Any | None = None,
+        held: Sequence[torch.Tensor | None] | None = None,
+    ):
         self.batches, self.targets, self.size = batches, [tensors(target) for target in targets], size
         self.family, self.device = family, device
         self.index = [
@@ -121,7 +139,7 @@ class Samples:
         ]
         self.generator = torch.Generator().manual_seed(seed)
 
-    def draw(self):
+    def draw(self) -> tuple[dict[str, Any], list[torch.Tensor]]:
         """(keyword arguments, targets) of `size` different samples, or of all if there are not so many, in float32."""
         order = torch.randperm(len(self.index), generator=self.generator)
         chosen = [self.index[i] for i in order[: self.size].tolist()]

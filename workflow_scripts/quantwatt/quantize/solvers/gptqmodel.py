@@ -3,11 +3,14 @@
 Dynamic groups narrower than its blocks of 128 columns are fitted as auto-gptq fits them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
+from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.quantize import exchange
 from quantwatt.quantize.solvers import ExternalSolver
 
@@ -21,10 +24,12 @@ class Solver(ExternalSolver):
 
     DAMPING_TRIES: ClassVar = 1  # the library raises it by itself
 
-    def read(self, folder, layer):
+    def read(self, folder: str | Path, layer: str) -> QuantizedWeight:
         return exchange.read(folder, layer)
 
-    def solve_layer(self, weight, inputs, weights):
+    def solve_layer(
+        self, weight: torch.Tensor, inputs: torch.Tensor, weights: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]:
         """As of ExternalSolver; the library itself raises the damping where the Hessian cannot be factorized."""
         from gptqmodel.quantization import QuantizeConfig
         from gptqmodel.quantization.gptq import GPTQ
