@@ -6,6 +6,7 @@ import torch
 LONG = ("workflow", "nvml")  # folders of tests that go first, so that no worker is left alone with a long file
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """The tests of a file, and those of several that share a run of the workflow, belong together."""
     groups = {}
