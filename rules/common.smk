@@ -57,7 +57,7 @@ if workflow.resource_settings.nodes is not None:  # of a cluster
     if CONFIG["device"] == "auto":
         source = configuration.source_of("device", SOURCES)
         refuse(f"{source}: device: auto asks this machine, and jobs run on others; write device=cuda or device=cpu.")
-    slurm.replace_mute_sacct()
+    slurm.use_squeue_without_accounting()
 
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 TORCH = machine.UNKNOWN if WITH_CONDA else machine.torch_build()

@@ -37,7 +37,7 @@ def main(argv=None):
     layers = taken_apart(model["layers"], [transform["name"] for transform in args.method["transforms"]])
     try:
         choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
-    except programs.OutOfReach as error:
+    except programs.BudgetInfeasible as error:
         csv_files.write(args.table, COLUMNS, [])
         manifest.write_json(args.output, {"unsupported": str(error)})
         return

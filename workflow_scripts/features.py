@@ -51,7 +51,7 @@ def extract(images_path, weights_path, device, output):
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
         image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
         tensors = tensors_of(image, prompts, extractor)
-        fields["prompts_cut"] = getattr(extractor, "cut", 0)  # of those that an extractor reads
+        fields["prompts_cut"] = extractor.cut  # of those that an extractor reads
         feature_files.write_features(output, tensors, fields)
 
 
@@ -88,8 +88,8 @@ def tensors_of(image, prompts, extractor):
     tensors = {"image": image}
     if None not in prompts and (text := extractor.text(prompts)) is not None:
         tensors["text"] = text
-    if hasattr(extractor, "classes"):
-        tensors["classes"] = extractor.classes(image)
+    if (seen := extractor.classes(image)) is not None:
+        tensors["classes"] = seen
         if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
             tensors["asked"] = np.array([int(prompt) for prompt in prompts])
             if (largest := tensors["asked"].max()) >= extractor.n_classes:

@@ -255,7 +255,7 @@ def summarize(found, settings):
     blocks = [block for result in mine for block in result["blocks"]]
     parts = {name: phase for name, phase in mine[0]["phases"].items() if name not in mine[0]["phases_apart"]}
     fields |= {
-        "n_blocks": sum(not block["void"] for block in blocks),
+        "n_blocks": sum(not block["invalid"] for block in blocks),
         "blocks": rows_of({METHOD: mine}, "blocks"),
         "meter": mine[0]["meter"],
         "estimated": mine[0]["estimated"],
@@ -292,7 +292,7 @@ def with_bounds(interval):
 
 def sampler_effect(results, images):
     """How much longer an image takes in the blocks, with the sampler, than in the latency runs; None without blocks."""
-    sampled = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["void"]] for result in results]
+    sampled = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["invalid"]] for result in results]
     if not all(sampled):
         return None
     alone = [np.divide(result["latency_s"], images) for result in results]
@@ -320,14 +320,14 @@ def summarize_configuration(results, settings):
         "latency_s": protocol.summarize_latency([result["latency_s"] for result in results], settings.images_per_batch),
         "energy_j": energy,
         "energy_reason": reason,
-        "beside_j": beside([block for result in results for block in result["blocks"]]),
+        "secondary_energy_j": beside([block for result in results for block in result["blocks"]]),
         "memory_mb": summarize_memory([result["memory"] for result in results]),
     }
 
 
 def beside(blocks):
     """{device: joules per image} that were read beside the meter's own device, over good blocks; None with a gap."""
-    good = [block for block in blocks if not block["void"]]
+    good = [block for block in blocks if not block["invalid"]]
     images = sum(block["images"] for block in good)
     names = dict.fromkeys(name for block in good for name in block["beside"])
     joules = {name: [block["beside"].get(name) for block in good] for name in names}

@@ -90,7 +90,7 @@ def test_a_short_block_has_the_counters_joules_and_a_warning_that_the_integral_l
     assert result["blocks"][0]["energy_j"] == pytest.approx(25 + 1.9 * 600, abs=0.002)
     assert result["blocks"][0]["integral_j"] == pytest.approx(50 + 1.8 * 600, abs=0.02)
     assert result["crosscheck"]["difference"] == pytest.approx(-35 / 1165, abs=1e-4)
-    assert result["crosscheck"]["verdict"] == "warn" and not result["blocks"][0]["void"]
+    assert result["crosscheck"]["verdict"] == "warn" and not result["blocks"][0]["invalid"]
 
 
 def test_the_device_is_recognisably_fake_and_its_uuid_is_hashed(gpu):
@@ -134,14 +134,14 @@ def test_a_faulty_reading_voids_every_block_and_is_never_0_joules(gpu, fault, re
     result = gpu("virtual", TWO_PERIODS, fault=fault, fault_at=0)
     assert result["energy"] is None
     assert reason in result["reason"]
-    assert len(result["blocks"]) == 4 and all(block["void"] for block in result["blocks"])
+    assert len(result["blocks"]) == 4 and all(block["invalid"] for block in result["blocks"])
     assert all(block["energy_j"] != 0 for block in result["blocks"])
     assert (result["n_zero"] > 0) == (fault == "zero")
 
 
 def test_a_counter_that_is_reset_voids_its_block_alone_and_the_block_is_repeated(gpu):
     result = gpu("virtual", TWO_PERIODS, fault="reset", fault_at=12)
-    assert [block["void"] for block in result["blocks"]] == [True, False, False]
+    assert [block["invalid"] for block in result["blocks"]] == [True, False, False]
     assert result["blocks"][0]["reason"] == "the energy counter was reset"
     assert result["blocks"][0]["energy_j"] is None
     assert result["energy"]["value"] == pytest.approx(PERIOD_J / 16, abs=1e-4)
@@ -149,7 +149,7 @@ def test_a_counter_that_is_reset_voids_its_block_alone_and_the_block_is_repeated
 
 def test_a_counter_that_freezes_inside_a_block_is_caught_by_the_integral(gpu):
     block = gpu("virtual", TWO_PERIODS, fault="frozen", fault_at=12)["blocks"][0]
-    assert block["void"] and "differ" in block["reason"]
+    assert block["invalid"] and "differ" in block["reason"]
 
 
 def test_four_percent_between_counter_and_integral_is_a_warning(gpu):

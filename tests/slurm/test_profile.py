@@ -63,7 +63,7 @@ def test_states_of_jobs_come_from_squeue_where_there_is_no_accounting(accounting
             (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    slurm.replace_mute_sacct()
+    slurm.use_squeue_without_accounting()
     question = ["sacct", "-X", "--format=JobIdRaw,State", "--name", "run 7"]
     asked = subprocess.run(question, capture_output=True, text=True)
     from_squeue = "squeue --noheader --states=all --format=%i|%T --name run 7\n"
@@ -74,5 +74,5 @@ def test_states_of_jobs_come_from_squeue_where_there_is_no_accounting(accounting
 
 def test_where_there_is_no_slurm_nothing_is_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    slurm.replace_mute_sacct()
+    slurm.use_squeue_without_accounting()
     assert os.environ["PATH"] == str(tmp_path)

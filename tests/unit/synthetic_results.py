@@ -19,7 +19,7 @@ GPU = {"name": "Example GPU", "kind": "cuda", "uuid_hash": "3f9a1c", "driver": "
 FAKE = GPU | {"name": "FAKE GPU", "fake": True}
 N_IMAGES = 12
 BLOCKS = 8
-VOID_BLOCK = 3
+INVALID_BLOCK = 3
 
 
 class Method(NamedTuple):
@@ -508,11 +508,11 @@ def _measurement(results, cell, methods, status, reason, measured, device, meter
 def _measured(joules, seconds, energy_reason, size_mb, rng):
     blocks = []
     noise = rng.normal(0, 0.007, (2, BLOCKS))
-    noise -= np.delete(noise, VOID_BLOCK, axis=1).mean(axis=1, keepdims=True)  # so that ratios are exact
+    noise -= np.delete(noise, INVALID_BLOCK, axis=1).mean(axis=1, keepdims=True)  # so that ratios are exact
     for block in range(BLOCKS):
         took = seconds * 160 * (1 + noise[0, block])
         spent = None if energy_reason else joules * 160 * (1 + noise[1, block])
-        void = block == VOID_BLOCK
+        invalid = block == INVALID_BLOCK
         blocks.append(
             {
                 "configuration": "method",
@@ -522,8 +522,8 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
                 "seconds": took,
                 "energy_j": spent,
                 "integral_j": spent and spent * 1.006,
-                "void": void,
-                "reason": "warming up" if void else None,
+                "invalid": invalid,
+                "reason": "warming up" if invalid else None,
             }
         )
     latency = {"median": seconds, "low": seconds * 0.992, "high": seconds * 1.008, "mean": seconds * 1.01}

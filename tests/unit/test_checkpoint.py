@@ -21,7 +21,7 @@ from quantwatt.inference.kernels import unpacked
 from quantwatt.models import splits
 from quantwatt.models.families import load_family
 from quantwatt.quantize import calibration, sequential
-from quantwatt.quantize.streams import Streams
+from quantwatt.quantize.streams import BlockActivations
 
 pytestmark = pytest.mark.xdist_group("preloaded")  # one worker starts its server for all
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_sequential_gptq_beats_rounding_on_the_denoisers_output(family, layers, 
 
 def test_layers_fed_by_one_tensor_are_found(family, layers, samples):
     denoiser = family.load_denoiser(MODEL, LOCATION)
-    found = Streams(denoiser, family, samples[0], 8)
+    found = BlockActivations(denoiser, family, samples[0], 8)
     prefix = "transformer_blocks.0."
     names = [name.removeprefix(prefix) for name in layers if name.startswith(prefix)]
     with torch.no_grad():

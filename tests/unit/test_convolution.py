@@ -20,9 +20,9 @@ from quantwatt.models import (
 )
 from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
-from quantwatt.quantize.observers import FirstToken, Statistics
+from quantwatt.quantize.observers import FirstToken, Observers
 from quantwatt.quantize.solvers import load_solver
-from quantwatt.quantize.streams import Block, Streams
+from quantwatt.quantize.streams import Block, BlockActivations
 
 GEOMETRIES = [
     {"kernel_size": 3, "padding": 1},
@@ -128,7 +128,7 @@ def test_every_group_of_a_convolution_is_solved_by_its_own_inputs(solver):
     patches = Convolution.of(grouped).patches(samples["sample"])
     codes = []
     for part, weight in zip(patches, grouped.weight.flatten(1).chunk(4), strict=True):
-        statistics = Statistics.new(chosen.NEEDS, weight.shape[1])
+        statistics = Observers.new(chosen.NEEDS, weight.shape[1])
         for batch in part.chunk(2):  # two batches of four samples
             statistics.observe(batch, batch)
         codes.append(chosen.solve(weight, weight_format, statistics).weight.state(weight_format)["codes"])
@@ -191,7 +191,7 @@ def test_a_suspended_pass_of_a_unet_meets_what_a_plain_one_does():
     denoiser, samples = unet(), unet_samples()
     alone = [name for name in architecture.blocks(denoiser) if name in architecture.quantizable(denoiser)]
     plain = inputs_of(denoiser, alone, samples)
-    streams, order = Streams(denoiser, UNet(), samples, 4, paired=True), []
+    streams, order = BlockActivations(denoiser, UNet(), samples, 4, paired=True), []
     while name := streams.block:
         for batches in (streams.batches, streams.float_batches):
             if name in alone:
@@ -373,7 +373,9 @@ def test_a_static_grid_is_found_without_patches(monkeypatch):
 
 
 def test_low_rank_needs_nothing_of_convolutions():
-    plan = sequential.Walk(OneLayer(), {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None)
+    plan = sequential.SequentialQuantizer(
+        OneLayer(), {}, method_of("rtn", transforms=[{"name": "low-rank"}]), "cpu", None
+    )
     assert plan.prepared == {"hessian"}
     geometry = Convolution.of(layer_of({"kernel_size": 3}))
     given = {}, {}, {}, geometry, None, None, torch.zeros(16, 72), torch.zeros(16, 72), torch.float32

@@ -85,6 +85,8 @@ def imported(path):
     """(modules that importing the file needs, modules that its functions import)."""
     loaded, called = set(), set()
     tree = ast.parse(path.read_text())
+    # What a type checker alone imports is never run.
+    tree.body = [node for node in tree.body if not ast.unparse(node).startswith("if TYPE_CHECKING:")]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = {alias.name.split(".")[0] for alias in node.names}

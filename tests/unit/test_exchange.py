@@ -17,7 +17,7 @@ from quantwatt.config import experiment
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.models.families import load_family
 from quantwatt.quantize import calibration, exchange, solvers
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import ExternalSolver, gptq
 
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
@@ -65,7 +65,7 @@ def test_equivalent_inputs_solve_to_the_same_codes(act_order):
     settings = {"damping": 0.01, "act_order": act_order, "static_groups": True, "block_size": 128}
     solved = []
     for seen in (inputs, rows):
-        statistics = Statistics.new(("hessian",), 128)
+        statistics = Observers.new(("hessian",), 128)
         statistics.observe(seen)
         solved.append(gptq.Solver(**settings).solve(weight, load_format(WEIGHTS), statistics).weight.codes)
     assert (solved[0] == solved[1]).float().mean() > 0.999

@@ -533,7 +533,7 @@ def test_chunks_of_a_layer_are_refused(tmp_path):
 
 def test_shapes_that_do_not_fill_words_are_refused():
     layer = {"weights": integer(4), "activations": None, "in_features": 40, "out_features": 64}
-    with pytest.raises(exports.Refused, match="64 by 40"):
+    with pytest.raises(exports.NotExpressible, match="64 by 40"):
         gptq_form.tensors("layer", layer, {}, torch.bfloat16)
 
 

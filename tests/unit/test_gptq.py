@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantwatt.formats.quantized_weight import fit_groups, load_format, quantize_to_nearest
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import gptq, qronos
 
 SETTINGS = {"damping": 0.01, "act_order": False, "static_groups": True, "block_size": 128}
@@ -21,7 +21,7 @@ def layer(rows=24, columns=96, tokens=400, seed=0):
 
 
 def observed(inputs):
-    statistics = Statistics.new(gptq.Solver.NEEDS, inputs.shape[1])
+    statistics = Observers.new(gptq.Solver.NEEDS, inputs.shape[1])
     for part in inputs.split(150):
         statistics.observe(part)
     return statistics
@@ -144,7 +144,7 @@ def test_dead_columns_become_zero():
 @pytest.mark.parametrize(("columns", "tokens"), [(96, 1), (1, 10), (1, 1)])
 def test_one_sample_and_one_column(solver, columns, tokens):
     weight, inputs, _ = layer(columns=columns, tokens=tokens)
-    statistics = Statistics.new(("hessian", "cross"), columns)
+    statistics = Observers.new(("hessian", "cross"), columns)
     statistics.observe(inputs, inputs)
     solution = solver.solve(weight, integer(4), statistics)
     found = solution.weight.dequantize(integer(4))

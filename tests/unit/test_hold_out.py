@@ -5,7 +5,7 @@ import torch
 from test_sequential import SD3, Denoiser, Family, method_of
 
 from quantwatt.quantize import hold_out, sequential
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 
 REFUSED = hold_out.REFUSED["fallback"]
 WIDTH = 48
@@ -109,7 +109,7 @@ def test_a_block_learned_to_the_worse_keeps_rounding(monkeypatch):
 
 
 def test_inputs_that_are_not_finite_are_in_no_held_out_error():
-    statistics = Statistics.new({"held_out", "count"}, 4)
+    statistics = Observers.new({"held_out", "count"}, 4)
     inputs = torch.randn(6, 4)
     inputs[2, 1] = float("inf")
     statistics.observe(inputs, held=torch.tensor([False] * 2 + [True] * 4))

@@ -8,7 +8,7 @@ from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.inference.kernels import int_mm
 from quantwatt.inference.linear import QuantizedLinear, SimulatedLinear
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (the second before diffusers)
-from quantwatt.measuring.module_memory import held_bytes
+from quantwatt.measuring.module_memory import module_memory_bytes
 
 INT8 = {"format": "integer", "bits": 8, "granularity": "channel", "group_size": None, "symmetric": True}
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
@@ -86,8 +86,8 @@ def test_what_a_model_holds_counts_packed_and_plain_tensors_once():
     layer.again = layer.codes  # a second name
     layer.packed = torch.zeros(16, 24).to_mkldnn()
     codes, scales, sums, absent, packed = 24 * 16, 4 * 16, 4 * 16, 4, 4 * 16 * 24
-    assert held_bytes([layer]) == codes + scales + sums + absent + packed
-    assert held_bytes([linear, linear]) == 4 * 24 * 16
+    assert module_memory_bytes([layer]) == codes + scales + sums + absent + packed
+    assert module_memory_bytes([linear, linear]) == 4 * 24 * 16
 
 
 class Nothing(QuantizedLinear):

@@ -5,7 +5,7 @@ import torch
 
 from quantwatt.formats.quantized_weight import load_format
 from quantwatt.inference import linear
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import rtn
 from quantwatt.quantize.transforms import low_rank
 
@@ -25,7 +25,7 @@ def layer(rows=96, columns=64):
 
 
 def statistics_of(inputs):
-    found = Statistics.new(low_rank.Transform(**SETTINGS).needs, inputs.shape[1])
+    found = Observers.new(low_rank.Transform(**SETTINGS).needs, inputs.shape[1])
     found.observe(inputs)
     return found
 

@@ -119,20 +119,20 @@ def test_one_block_has_no_interval():
 def test_a_void_block_is_kept_repeated_and_left_out_of_the_energy():
     machine = Machine(wrong={1: frozen})
     blocks = blocks_of(machine)
-    assert [block.void for block in blocks] == [False, True, False, False, False]
+    assert [block.invalid for block in blocks] == [False, True, False, False, False]
     assert blocks[1].reason == "the energy counter did not move" and blocks[1].energy_j is None
     assert protocol.summarize_energy([blocks], 4)[0]["value"] == 50.0
     energy, reason = protocol.summarize_energy([blocks_of(Machine()), blocks[:4]], 4)
-    assert energy is None and "1 of 8 blocks were void" in reason  # each process owes its blocks
+    assert energy is None and "1 of 8 blocks were invalid" in reason  # each process owes its blocks
 
 
 def test_void_blocks_are_repeated_only_so_often():
     machine = Machine(wrong=dict.fromkeys(range(100), frozen))
-    blocks = blocks_of(machine, void_limit=2)
+    blocks = blocks_of(machine, invalid_limit=2)
     assert len(blocks) == 3
     energy, reason = protocol.summarize_energy([blocks], 4)
     assert energy is None
-    assert reason == "3 of 3 blocks were void, the last because the energy counter did not move"
+    assert reason == "3 of 3 blocks were invalid, the last because the energy counter did not move"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_counter_and_integral_are_compared(gain, verdict):
     assert check["verdict"] == verdict
     assert check["difference"] == pytest.approx(gain - 1)
     assert check["integral_j"] == pytest.approx(gain * check["counter_j"])
-    assert all(block.void == (verdict == "fail") for block in blocks)
+    assert all(block.invalid == (verdict == "fail") for block in blocks)
     assert (protocol.summarize_energy([blocks], 2)[0] is None) == (verdict == "fail")
 
 
@@ -277,7 +277,7 @@ def test_one_process_of_the_protocol_on_the_synthetic_machine():
     machine = Machine(wrong={2: frozen})
     result, blocks, traces = process_of(machine)
     assert set(result["latency_s"]) == {0.5} and result["idle_w"] == [20.0, 20.0]
-    assert [block.void for block in blocks] == [False, True, False, False, False]
+    assert [block.invalid for block in blocks] == [False, True, False, False, False]
     assert result["crosscheck"]["verdict"] == "ok"
     assert set(result["others"]) == {"cpu_share", "gpu_processes"} and 0 <= result["others"]["cpu_share"] <= 1
     assert result["device"]["temperature_after_c"] > result["device"]["temperature_c"]
@@ -295,7 +295,7 @@ def test_runs_have_their_part_of_a_blocks_joules_and_prompts_take_turns():
     assert [row["prompt"] for row in rows] == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
     for block in blocks:
         joules = [row["energy_j"] for row in rows if row["block"] == block.block]
-        assert joules == [None] * 3 if block.void else sum(joules) == pytest.approx(block.energy_j)
+        assert joules == [None] * 3 if block.invalid else sum(joules) == pytest.approx(block.energy_j)
     assert {row["seconds"] for row in rows} == {4.0}
 
 
@@ -370,8 +370,8 @@ def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_t
 
 
 def test_joules_beside_the_device_are_per_image_and_a_gap_is_none():
-    blocks = [{"void": False, "images": 10, "beside": {"dram": 5.0, "cpu package": None}}] * 2
-    blocks += [{"void": True, "images": 10, "beside": {"dram": 900.0}}]
+    blocks = [{"invalid": False, "images": 10, "beside": {"dram": 5.0, "cpu package": None}}] * 2
+    blocks += [{"invalid": True, "images": 10, "beside": {"dram": 900.0}}]
     assert measure_rule.beside(blocks) == {"dram": 0.5, "cpu package": None}
 
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from quantwatt.measuring import meters
 from quantwatt.measuring.meters import (
+    CompositeMeter,
     Metering,
     MeterUnavailable,
-    Together,
-    companions,
     estimate,
     open_meter,
     rapl,
     sampler,
+    secondary_meters,
 )
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler, Sampling
 from quantwatt.measuring.meters.trace import hold_integral_j, trace_of
@@ -469,9 +469,9 @@ def gpu_meter():
 
 def test_beside_a_gpu_the_processor_and_its_memory_are_read(processor):
     gpu = gpu_meter()
-    beside = companions(gpu, Metering(interval_ms=10), "cuda")
+    beside = secondary_meters(gpu, Metering(interval_ms=10), "cuda")
     assert list(beside) == ["cpu package", "dram"]
-    meter = Together(gpu, beside)
+    meter = CompositeMeter(gpu, beside)
     assert (meter.name, meter.reads, meter.estimated) == ("nvml", "cuda", False)
     meter.start()
     for _ in range(4):  # 4 s: of the processor 8 J each s, of its memory 0.5 J
@@ -486,8 +486,8 @@ def test_beside_a_gpu_the_processor_and_its_memory_are_read(processor):
 
 def test_what_is_beside_is_counted_between_the_first_meters_edges(processor):
     gpu = gpu_meter()
-    beside = companions(gpu, Metering(), None)
-    meter = Together(gpu, beside)
+    beside = secondary_meters(gpu, Metering(), None)
+    meter = CompositeMeter(gpu, beside)
     gpu._sampler.now_s += 1  # begins a second later than the others, and stops a second before
     meter.start()
     for _ in range(4):
@@ -500,8 +500,8 @@ def test_what_is_beside_is_counted_between_the_first_meters_edges(processor):
 
 def test_a_companion_or_a_first_meter_without_energy_leaves_none(processor):
     gpu = gpu_meter()
-    beside = companions(gpu, Metering(), "cuda")
-    meter = Together(gpu, beside)
+    beside = secondary_meters(gpu, Metering(), "cuda")
+    meter = CompositeMeter(gpu, beside)
     meter.start()
     spend(processor, package0=8)
     for one in (gpu, *beside.values()):
@@ -514,13 +514,13 @@ def test_a_companion_or_a_first_meter_without_energy_leaves_none(processor):
 
 def test_without_a_gpu_or_readable_counters_nothing_is_beside(processor):
     gpu = gpu_meter()
-    assert companions(gpu, Metering(), "cpu") == {}
-    assert companions(open_meter(Metering("none")), Metering(), "cuda") == {}
+    assert secondary_meters(gpu, Metering(), "cpu") == {}
+    assert secondary_meters(open_meter(Metering("none")), Metering(), "cuda") == {}
     shutil.rmtree(processor / "intel-rapl:0:1")
-    assert list(companions(gpu, Metering(), "cuda")) == ["cpu package"]
+    assert list(secondary_meters(gpu, Metering(), "cuda")) == ["cpu package"]
     for name in ("intel-rapl:0", "intel-rapl:1"):
         shutil.rmtree(processor / name)
-    assert companions(gpu, Metering(), "cuda") == {}
+    assert secondary_meters(gpu, Metering(), "cuda") == {}
 
 
 def test_a_failed_reading_is_missed_and_never_zero():

@@ -175,7 +175,7 @@ def test_a_program_that_the_solver_gives_up_is_no_budget_that_cannot_be_met(monk
     monkeypatch.setattr(integer_program, "solve", give_up)
     with pytest.raises(DataError) as caught:
         solve({})
-    assert not isinstance(caught.value, programs.OutOfReach) and str(caught.value) == (
+    assert not isinstance(caught.value, programs.BudgetInfeasible) and str(caught.value) == (
         "methods.m.allocation.programs.0: the program of 5 layers is unsolved: no choice was found within 120 s."
     )
 
@@ -207,7 +207,7 @@ def test_a_budget_of_measured_time_is_a_part_of_the_baselines():
 
 
 def test_measured_budgets_that_cannot_be_met_name_the_nearest():
-    with pytest.raises(programs.OutOfReach) as caught:
+    with pytest.raises(programs.BudgetInfeasible) as caught:
         solve({"candidates": [*BOTH], "budget": {"milliseconds": 0.4, "of": "baseline"}}, measured=costs())
     assert str(caught.value) == (
         "methods.m.allocation.programs.0.budget: no choice of int8, nf4, float for 5 layers stays within 6 ms; the "

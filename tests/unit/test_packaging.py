@@ -128,6 +128,16 @@ def test_extras_name_what_scripts_and_tests_import():
     assert imported(ROOT / "workflow_scripts") | imported(ROOT / "tests") <= declared(lines)
 
 
+def test_extras_name_what_make_lint_runs():
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1]
+    extras, scripts = PROJECT["optional-dependencies"], importlib.metadata.entry_points(group="console_scripts")
+    programs = set(re.findall(r"BIN\)/([\w-]+)", recipe))
+    assert len(programs) >= 4
+    for program in programs:
+        owners = {entry.dist.name for entry in scripts.select(name=program)} or {program}
+        assert {canonicalize_name(name) for name in owners} <= declared(extras["lint"] + extras["workflow"]), program
+
+
 def test_every_range_holds_the_release_that_is_pinned_and_tested():
     pins = {}
     for line in (ROOT / "envs/requirements.txt").read_text().splitlines():

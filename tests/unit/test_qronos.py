@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantwatt.formats.quantized_weight import fit_groups, load_format, quantize_to_nearest
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import gptq, qronos
 
 ALPHA, SETTINGS = 1e-6, {"act_order": True, "static_groups": True, "block_size": 128}
@@ -24,7 +24,7 @@ def layer(seed, mismatch=0.05, rows=24, columns=96, tokens=400):
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
     reference = torch.randn(tokens, columns, generator=generator) @ mixing
     inputs = reference + mismatch * reference.std() * torch.randn(tokens, columns, generator=generator)
-    statistics = Statistics.new(SOLVER.NEEDS, columns)
+    statistics = Observers.new(SOLVER.NEEDS, columns)
     for part in range(0, tokens, 150):
         statistics.observe(inputs[part : part + 150], reference[part : part + 150])
     return torch.randn(rows, columns, generator=generator), reference, inputs, statistics
@@ -117,7 +117,7 @@ def test_dead_and_broken_columns():
     for tensor in (reference, inputs):
         tensor[:, 5] = 0
     inputs[3, 7] = float("nan")
-    statistics = Statistics.new(SOLVER.NEEDS, 96)
+    statistics = Observers.new(SOLVER.NEEDS, 96)
     statistics.observe(inputs, reference)
     solution = SOLVER.solve(weight, integer(4), statistics)
     found = solution.weight.dequantize(integer(4))

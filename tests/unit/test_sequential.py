@@ -13,7 +13,7 @@ from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import load_format
 from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import Solution, load_solver
 
 SD3 = load_family("sd3")
@@ -99,7 +99,7 @@ def test_stacked_layers_are_solved_as_each_would_be_alone():
     assert together.keys() == apart.keys()
     alone = Denoiser()
     hessian = mean_product(samples()["hidden_states"])
-    statistics = Statistics.new(("hessian",), 24)
+    statistics = Observers.new(("hessian",), 24)
     statistics.observe(samples()["hidden_states"].reshape(-1, 24))
     assert torch.allclose(statistics.hessian.value, hessian, rtol=1e-4)
     gptq, weight_format = load_solver(method_of()["solver"]), load_format(method_of()["weights"])

@@ -13,7 +13,7 @@ from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import load_format
 from quantwatt.inference import linear
 from quantwatt.inference.kernels import bitsandbytes_four_bit, onednn_int8
-from quantwatt.quantize.observers import Hessian, Statistics
+from quantwatt.quantize.observers import Hessian, Observers
 from quantwatt.quantize.solvers import gptq, rtn
 from quantwatt.quantize.transforms import smoothing
 
@@ -31,7 +31,7 @@ def layer(columns=128):
 
 
 def statistics_of(inputs, settings):
-    found = Statistics.new(smoothing.Transform(**{"grid": 20, **settings}).needs, inputs.shape[1])
+    found = Observers.new(smoothing.Transform(**{"grid": 20, **settings}).needs, inputs.shape[1])
     for part in inputs.split(100):
         found.observe(part)
     return found

@@ -21,7 +21,7 @@ method,1,1,0,1,40,2,
 method,1,1,1,2,42,7,
 baseline,0,0,0,0,20,2,900
 """
-BLOCKS = """configuration,process,block,images,seconds,energy_j,integral_j,void,reason,beside
+BLOCKS = """configuration,process,block,images,seconds,energy_j,integral_j,invalid,reason,beside
 method,0,0,2,6,400,,False,,
 method,1,0,1,4,220,,False,,
 method,1,1,2,9,,,True,the energy counter was reset,
@@ -67,7 +67,7 @@ def test_sd35_large_energy(results, tmp_path):
     manifest.verify_files(output, manifest.read_json(output)["files"])
     with (output.parent / "intermediate_power_readings.csv").open() as file:
         readings = [tuple(row.values()) for row in csv.DictReader(file)]
-    # The idle readings, the baseline's and a void block's are in no run; 12.0 s is the second run's first moment.
+    # The idle readings, the baseline's and an invalid block's are in no run; 12.0 s is the second run's first moment.
     assert [(row[0], row[1], row[2], float(row[3])) for row in readings] == [
         ("nf4", "0", "1", 50.0), ("nf4", "1", "1", 75.0), ("nf4", "1", "1", 76.0), ("nf4", "0", "2", 55.0),
     ]  # fmt: skip
@@ -76,12 +76,12 @@ def test_sd35_large_energy(results, tmp_path):
     assert [(row["Quantization Type"], row["Prompt Index"]) for row in rows] == [
         ("nf4", "0"), ("nf4", "1"), ("nf4", "2"), ("w4a8", "0"), ("w4a8", "1"), ("int8", "0"), ("int8", "1"),
     ]  # fmt: skip
-    first, second, void, simulated, _, *unmetered = rows
+    first, second, invalid, simulated, _, *unmetered = rows
     assert float(first["Average Time (s)"]) == 3 and float(first["Total Energy (J)"]) == 320
     assert float(first["Average Power (W)"]) == pytest.approx(320 / 6)
-    assert float(second["Average Time (s)"]) == 4 and float(second["Total Energy (J)"]) == 300  # its void run is out
+    assert float(second["Average Time (s)"]) == 4 and float(second["Total Energy (J)"]) == 300  # its invalid run is out
     assert float(second["Average Power (W)"]) == 75 and second["Image File Names"] == "shard-000/00001.png"
-    assert float(void["Average Time (s)"]) == 3 and void["Total Energy (J)"] == void["Average Power (W)"] == ""
+    assert float(invalid["Average Time (s)"]) == 3 and invalid["Total Energy (J)"] == invalid["Average Power (W)"] == ""
     assert simulated["Total Energy (J)"] == simulated["Average Time (s)"] == simulated["Average Memory (MB)"] == ""
     assert [float(row["Average Time (s)"]) for row in unmetered] == [5, 5]  # 2.5 s an image, two in a run
     assert all(row["Total Energy (J)"] == row["Average Power (W)"] == "" for row in unmetered)
@@ -161,7 +161,7 @@ def test_energy_of_a_trial_is_that_of_its_good_blocks(trials, tmp_path):
     first, second = trials(write_text_cell(tmp_path, "fp16", {})).values()
     energy = ("total_energy_j", "energy_per_inference_j", "energy_per_inference_mj", "num_inferences_energy")
     assert numbers(first, *energy) == [400, 200, 200_000, 2]
-    assert numbers(second, *energy) == [220, 220, 220_000, 1]  # its void block is out
+    assert numbers(second, *energy) == [220, 220, 220_000, 1]  # its invalid block is out
     assert float(second["inferences_per_joule"]) == pytest.approx(1 / 220, rel=1e-7)
     power = ("mean_power_w", "min_power_w", "max_power_w", "median_power_w", "num_power_samples")
     assert numbers(first, *power) == [67, 50, 76, 75, 3]
@@ -172,9 +172,9 @@ def test_energy_of_a_trial_is_that_of_its_good_blocks(trials, tmp_path):
     ("changes", "memory", "empty"),
     [
         ({}, {"peak_mb": 900.0, "allocated_mb": None, "reserved_mb": None, "source": "peak RSS"}, TRIALS[19:22]),
-        ({"energy_j": None, "energy_reason": "4 of 4 blocks were void"}, GPU, TRIALS[6:16]),
+        ({"energy_j": None, "energy_reason": "4 of 4 blocks were invalid"}, GPU, TRIALS[6:16]),
     ],
-    ids=["cpu", "void"],
+    ids=["cpu", "invalid"],
 )
 def test_what_a_text_study_could_not_measure_is_empty(trials, tmp_path, changes, memory, empty):
     for row in trials(write_text_cell(tmp_path, "fp16", {}, memory=memory, **changes)).values():

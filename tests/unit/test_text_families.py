@@ -96,10 +96,10 @@ def test_stages_hold_every_layer_of_a_block_once(family, pipeline):
 
 
 def test_blocks_walked_one_by_one_give_the_networks_output(family, pipeline, name):
-    from quantwatt.quantize.streams import Streams
+    from quantwatt.quantize.streams import BlockActivations
 
     samples = family.record(pipeline, texts(name), CALIBRATION)
-    streams, walked, blocks = Streams(pipeline.model, family, samples, 8), [], []
+    streams, walked, blocks = BlockActivations(pipeline.model, family, samples, 8), [], []
     while streams.block:
         block = pipeline.model.get_submodule(streams.block)
         walked.append(streams.batches[0]["hidden_states"])

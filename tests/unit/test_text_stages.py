@@ -158,7 +158,7 @@ def test_every_precision_is_measured(stages, method, tmp_path):
                          "prompts": 2, "gpus": "first", "processes": 1, "blocks": 1, "latency_s": 0}  # fmt: skip
     found = fresh_process.measure(task)
     assert found["status"] == "ok" and min(found["latency_s"]) > 0 and len(found["latency_s"]) == 6
-    assert [block["images"] % 8 for block in found["blocks"] if not block["void"]] == [0]
+    assert [block["images"] % 8 for block in found["blocks"] if not block["invalid"]] == [0]
     phases = ["forward"] if stages.family == "distilbert" else ["forward", "decode"]
     assert list(found["phases"]) == phases and found["phases"]["forward"]["tokens"] > 4
 

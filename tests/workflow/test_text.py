@@ -88,6 +88,15 @@ def test_an_inference_has_a_cost_and_its_phases(results, rows, model, phases):
         assert all(phase["latency_s"] > 0 for phase in measured["phases"].values())
 
 
+def test_the_studys_table_has_a_row_for_each_trial(results, rows):
+    with (results / "study/trials.csv").open() as file:
+        trials = {(row["model"], row["precision"]): row for row in csv.DictReader(file)}
+    assert set(trials) == set(rows)
+    for cell, row in trials.items():
+        assert row["trial"] == "1" and float(row["mean_latency"]) > 0 and float(row["energy_per_inference_j"]) > 0
+        assert float(row["accuracy"]) == pytest.approx(float(rows[cell]["accuracy"]))
+
+
 def test_the_report_speaks_of_inferences(results):
     page = (results / "report.html").read_text()
     assert "J per inference" in page and "Accuracy" in page and "per image" not in page

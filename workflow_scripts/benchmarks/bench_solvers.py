@@ -56,7 +56,7 @@ def quantwatt_run(clock, weights, inputs, reference, solver):
     import torch
 
     from quantwatt.formats.quantized_weight import load_format
-    from quantwatt.quantize.observers import Statistics
+    from quantwatt.quantize.observers import Observers
     from quantwatt.quantize.solvers import load_solver
 
     settings = {"format": "integer", "bits": BITS, "granularity": "group", "group_size": GROUP, "symmetric": False}
@@ -64,7 +64,7 @@ def quantwatt_run(clock, weights, inputs, reference, solver):
     chosen = load_solver({"name": solver, **given, "act_order": True, "static_groups": False, "block_size": 128})
     weight_format = load_format(settings)
     start = clock()
-    observed = Statistics.new(chosen.NEEDS, inputs.shape[1], inputs.device)
+    observed = Observers.new(chosen.NEEDS, inputs.shape[1], inputs.device)
     for part in range(0, len(inputs), SEQUENCE):
         observed.observe(inputs[part : part + SEQUENCE], reference[part : part + SEQUENCE])
     middle = clock()

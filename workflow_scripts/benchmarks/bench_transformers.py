@@ -172,7 +172,10 @@ class Worker:
                  "estimated": self.meter.estimated}  # fmt: skip
         if self.meter.name != "none":
             *_, block = protocol.measure_energy(run, self.meter, self.settings["block_s"], 1, 1, self.synchronize)
-            found |= {"energy_j": None if block.void else block.energy_j / block.images, "energy_reason": block.reason}
+            found |= {
+                "energy_j": None if block.invalid else block.energy_j / block.images,
+                "energy_reason": block.reason,
+            }
         return found
 
 

@@ -141,7 +141,7 @@ def measure(cases, settings, meter, synchronize, warmup_s, clock=time.perf_count
     for turn in range(settings["blocks"] if meter.name != "none" else 0):
         for one in computed[:: 1 if turn % 2 == 0 else -1]:
             blocks = protocol.measure_energy(one.loop, meter, settings["block_s"], 1, one.repeats, synchronize)
-            one.joules += [block.energy_j / block.images for block in blocks if not block.void]
+            one.joules += [block.energy_j / block.images for block in blocks if not block.invalid]
 
 
 def table(

@@ -23,7 +23,7 @@ UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
 EVERY = "all"  # the one group of layers that are scored alike
 
 
-class OutOfReach(DataError):
+class BudgetInfeasible(DataError):
     """A budget of time or energy that no choice meets on this device; the message says what is nearest."""
 
 
@@ -41,12 +41,12 @@ def solve(layers, table, measured, method, method_name, dtype):
     Raises:
         DataError: a budget that no choice meets, a layer without a candidate that was scored and measured, or a program
             that the solver did not solve.
-        OutOfReach: the same of what this device takes.
+        BudgetInfeasible: the same of what this device takes.
     """
     found = []
     for index, program in enumerate(method["allocation"]["programs"]):
         where = f"methods.{method_name}.allocation.programs.{index}"
-        question = Question(layers, table, measured, program, method["allocation"]["candidates"], dtype, where)
+        question = AllocationProblem(layers, table, measured, program, method["allocation"]["candidates"], dtype, where)
         choices = question.sweep() if is_swept(program) else [question.within()]
         different = {tuple(choice["layers"].items()): choice for choice in reversed(choices)}
         for number, choice in enumerate(reversed(different.values())):
@@ -54,7 +54,7 @@ def solve(layers, table, measured, method, method_name, dtype):
     return found
 
 
-class Question:
+class AllocationProblem:
     """One program of a method: which candidates each layer has, what they score and what they cost."""
 
     def __init__(self, layers, table, measured, program, candidates, dtype, where):
@@ -160,7 +160,7 @@ class Question:
 
     def _failure(self, sentence):
         """What to raise: a budget in bits or megabytes is wrong everywhere, one of time or energy here."""
-        return (OutOfReach if self.unit in OF_DEVICE else DataError)(sentence)
+        return (BudgetInfeasible if self.unit in OF_DEVICE else DataError)(sentence)
 
     def _relative(self, nearest, budget):
         if self.program["budget"]["of"] != "baseline":

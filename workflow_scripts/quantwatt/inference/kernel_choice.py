@@ -5,9 +5,12 @@ and energy are not, and none of the three is ever reported.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from importlib import metadata
+from typing import Any
 
 from quantwatt import registry
+from quantwatt.inference.kernels import Kernel
 
 # Of every format of weights, in order of preference: the first that takes a layer computes it.
 KERNELS = {
@@ -24,7 +27,7 @@ KERNELS = {
 }
 
 
-def trials(layer, device):
+def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str | None]]:
     """Try the kernels made for a layer's formats on a device, in order of preference.
 
     Yields:
@@ -45,7 +48,7 @@ def trials(layer, device):
         yield kernel, reason and f"{kernel.NAME} {reason}"
 
 
-def kernel_for(layer, device):
+def kernel_for(layer: Mapping[str, Any], device: str) -> tuple[Kernel | None, str | None]:
     """(module of the kernel of one layer on a device, or None; why there is none, or None)."""
     refused = []
     for kernel, reason in trials(layer, device):

@@ -15,7 +15,7 @@ from quantwatt.artifacts.manifest import PROJECT
 PROGRESS_FD = "QUANTWATT_PROGRESS_FD"  # environment variable of rules' jobs: number of an open file descriptor
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DEAF_S = 5  # after a signal: how long others go unanswered, in seconds
+SIGNAL_GRACE_S = 5  # after a signal: how long others go unanswered, in seconds
 
 
 def run(main, fetches=False):
@@ -53,7 +53,7 @@ def answer_signals():
 
     def interrupt(number, frame):
         nonlocal answered
-        if time.monotonic() > answered + DEAF_S:
+        if time.monotonic() > answered + SIGNAL_GRACE_S:
             answered = time.monotonic()
             raise KeyboardInterrupt
 

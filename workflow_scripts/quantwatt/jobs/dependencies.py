@@ -103,10 +103,18 @@ def _read(path):
 
 @functools.cache
 def _parsed(source, where):
-    """(hash of what a Python source says, names that it imports of this package, of modules or in them)."""
-    text, imports = canonical(ast.parse(source, filename=where))
+    """(hash of what a Python source says, names that it imports of this package, of modules or in them).
+
+    What is imported for a type checker alone is never run.
+    """
+    tree = ast.parse(source, filename=where)
+    of_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unrun = {node for block in of_types for node in block.body}
+    text, imports = canonical(tree)
     names = []
     for node in imports:
+        if node in unrun:
+            continue
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif node.level == 0:

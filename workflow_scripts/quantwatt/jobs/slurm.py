@@ -9,7 +9,7 @@ from quantwatt.jobs.fingerprints import ROOT
 FROM_SQUEUE = ROOT / "profiles/slurm/no-accounting"  # holds a sacct
 
 
-def replace_mute_sacct():
+def use_squeue_without_accounting():
     """Put a `sacct` that asks `squeue` in front of PATH where a cluster has none, or one that fails.
 
     The plugin asks jobs' states of `sacct`, and takes a failure for one that passes: without accounting it would wait

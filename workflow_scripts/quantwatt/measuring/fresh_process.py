@@ -160,7 +160,7 @@ def measure_process(
         "n_zero": sum(trace.n_zero for _, trace in traces),
         **{key: sum(trace.sampler[key] for _, trace in traces if trace.sampler) for key in ("cpu_s", "wall_s")},
     }
-    fields["crosscheck"] = protocol.crosscheck(*(block.trace for block in blocks if not block.void))
+    fields["crosscheck"] = protocol.crosscheck(*(block.trace for block in blocks if not block.invalid))
     return fields, blocks, traces
 
 
@@ -208,11 +208,11 @@ def count_tokens(
             phases[name]["tokens"] = work[tokens] / work["items"]
 
 
-BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "void", "reason")
+BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "invalid", "reason")
 
 
 def block_row(block: protocol.Block) -> dict[str, Any]:
-    """A block as JSON, with the joules that companions of the meter read beside it."""
+    """A block as JSON, with the joules that secondary meters read meanwhile."""
     return {name: getattr(block, name) for name in BLOCK_FIELDS} | {"beside": block.trace.beside or {}}
 
 
@@ -221,7 +221,7 @@ def run_rows(blocks: Sequence[protocol.Block], n_prompts: int) -> list[dict[str,
     rows = []
     for block in blocks:
         for run, (start, stop) in enumerate(block.runs):
-            joules = None if block.void else block.trace.energy_between(start, stop)
+            joules = None if block.invalid else block.trace.energy_between(start, stop)
             prompt = len(rows) % n_prompts  # the cycle goes on from block to block
             rows.append({"block": block.block, "run": run, "prompt": prompt, "t_s": start, "seconds": stop - start,
                          "energy_j": joules})  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.measuring import cpus, protocol
-from quantwatt.measuring.meters import Meter, Metering, MeterUnavailable, Together, companions, open_meter
+from quantwatt.measuring.meters import CompositeMeter, Meter, Metering, MeterUnavailable, open_meter, secondary_meters
 
 NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
 
@@ -29,8 +29,8 @@ def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter
     if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
         meter.close()
         raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
-    beside = companions(meter, settings, device)
-    return (Together(meter, beside) if beside else meter), None
+    beside = secondary_meters(meter, settings, device)
+    return (CompositeMeter(meter, beside) if beside else meter), None
 
 
 def set_threads(threads):
@@ -50,10 +50,10 @@ def synchronize_of(device):
 
 def memory_of(device, pipeline):
     """A function that returns what `peak_memory_of` tells, and "model_mb": the pipeline's own tensors' share."""
-    from quantwatt.measuring.module_memory import held_bytes
+    from quantwatt.measuring.module_memory import module_memory_bytes
 
     peak = peak_memory_of(device)
-    return lambda: {**peak(), "model_mb": held_bytes(pipeline.modules()) / 1e6}
+    return lambda: {**peak(), "model_mb": module_memory_bytes(pipeline.modules()) / 1e6}
 
 
 def peak_memory_of(device):

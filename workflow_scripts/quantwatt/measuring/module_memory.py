@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 
-def held_bytes(modules: Iterable[torch.nn.Module]) -> int:
+def module_memory_bytes(modules: Iterable[torch.nn.Module]) -> int:
     """Bytes of all tensors that some modules hold, as parameters, buffers or plain attributes; shared memory once."""
     found = {}
     for module in modules:

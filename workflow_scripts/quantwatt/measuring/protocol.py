@@ -18,7 +18,7 @@ from quantwatt.measuring.meters.trace import Trace, hold_integral_j
 
 WARN_DIFFERENCE = 0.03  # counter against integral of power
 FAIL_DIFFERENCE = 0.05
-VOID_LIMIT = 3  # void blocks that are repeated before the energy is given up
+INVALID_LIMIT = 3  # invalid blocks that are repeated before the energy is given up
 MIN_REPEATS, MAX_REPEATS = 5, 1000
 STEADY_SLOPE = 1.0  # °C per minute
 STEADY_LIMIT_S = 600
@@ -29,14 +29,14 @@ PHASES_DIFFERENCE = 0.05  # of the sum of phases from the whole
 
 @dataclass(frozen=True)
 class Block:
-    """One energy block; a `void` one is kept, with its `reason`."""
+    """One energy block; an `invalid` one is kept, with its `reason`."""
 
-    block: int  # position in time, void blocks included
+    block: int  # position in time, invalid blocks included
     images: int
     seconds: float
     energy_j: float | None  # None where the meter gave none
     integral_j: float | None  # None where power was not read apart from the counter
-    void: bool
+    invalid: bool
     reason: str | None
     trace: Trace
     runs: list = field(default_factory=list)  # (start, stop) of each run, seconds of the clock
@@ -162,23 +162,23 @@ def measure_energy(
     images_per_run: int,
     synchronize: Callable[[], object] = nothing,
     after_block: Callable[[Block], object] | None = None,
-    void_limit: int = VOID_LIMIT,
+    invalid_limit: int = INVALID_LIMIT,
     clock: Callable[[], float] = time.perf_counter,
     cycle: int = 1,
 ) -> list[Block]:
-    """Blocks of at least `block_s` seconds until `n_blocks` are good or more than `void_limit` were void.
+    """Blocks of at least `block_s` seconds until `n_blocks` are good or more than `invalid_limit` were invalid.
 
     Args:
         run: generates `images_per_run` images; a block holds a multiple of `cycle` runs.
         after_block: function of each Block as it ends, for a progress bar; or None.
     Returns:
-        [Block], in order of time, void ones included.
+        [Block], in order of time, invalid ones included.
     """
     blocks, n_good = [], 0
-    while n_good < n_blocks and len(blocks) - n_good <= void_limit:
+    while n_good < n_blocks and len(blocks) - n_good <= invalid_limit:
         block = _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, len(blocks))
         blocks.append(block)
-        n_good += not block.void
+        n_good += not block.invalid
         if after_block is not None:
             after_block(block)
     return blocks
@@ -265,8 +265,8 @@ def measure_phases(
     found, traces = {}, {}
     for name, phase in phases.items():
         phase()
-        [block] = measure_energy(phase, meter, seconds, 1, images_per_run, synchronize, void_limit=0, clock=clock)
-        joules = None if block.void else block.energy_j
+        [block] = measure_energy(phase, meter, seconds, 1, images_per_run, synchronize, invalid_limit=0, clock=clock)
+        joules = None if block.invalid else block.energy_j
         found[name] = {
             "latency_s": block.seconds / block.images,
             "energy_j": None if joules is None else joules / block.images,
@@ -308,9 +308,9 @@ def summarize_energy(
     """
     everything = [block for blocks in processes for block in blocks]
     if any(len(good_blocks(blocks)) < n_blocks for blocks in processes):
-        void = [block for block in everything if block.void]
-        last = void[-1].reason if void else "they were not run"
-        return None, f"{len(void)} of {len(everything)} blocks were void, the last because {last}"
+        invalid = [block for block in everything if block.invalid]
+        last = invalid[-1].reason if invalid else "they were not run"
+        return None, f"{len(invalid)} of {len(everything)} blocks were invalid, the last because {last}"
     good = good_blocks(everything)
     value, low, high = intervals.nested_mean(joules_per_image(processes))
     seconds_per_image = np.mean([block.seconds / block.images for block in good])
@@ -326,7 +326,7 @@ def summarize_energy(
 
 
 def good_blocks(blocks: Sequence[Block]) -> list[Block]:
-    return [block for block in blocks if not block.void]
+    return [block for block in blocks if not block.invalid]
 
 
 def joules_per_image(processes: Sequence[Sequence[Block]]) -> list[np.ndarray]:

@@ -46,10 +46,10 @@ def export_layers(
     """
     from quantwatt.quantize.streams import (
         Block,  # not there in the libraries' environments
-        Streams,  # not there in the libraries' environments
+        BlockActivations,  # not there in the libraries' environments
     )
 
-    streams, layers = Streams(denoiser, family, samples, batch, device), {}
+    streams, layers = BlockActivations(denoiser, family, samples, batch, device), {}
     linear = [n for n in family.quantizable(denoiser) if isinstance(denoiser.get_submodule(n), torch.nn.Linear)]
     bar = progress(total=len(streams.blocks), description="exporting layers", unit="block")
     while streams.block:

@@ -14,7 +14,7 @@ import torch
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.quantize import output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import Solution
 
 # What becomes of a Solution that is worse than rounding.
@@ -67,13 +67,13 @@ class Choice:
     reports: dict[str, dict[str, Any]]
 
 
-def choose(plan: LayerPlan, solution: Solution, statistics: Sequence[Statistics] | None) -> tuple[Choice, torch.Tensor]:
+def choose(plan: LayerPlan, solution: Solution, statistics: Sequence[Observers] | None) -> tuple[Choice, torch.Tensor]:
     """The solver's weight for the layers that it does not make worse on held-out tokens, else the nearest.
 
     Args:
         plan: LayerPlan.
         solution: of all its rows.
-        statistics: list of Statistics, one for each group of a convolution; None where the solver reads none.
+        statistics: list of Observers, one for each group of a convolution; None where the solver reads none.
 
     Returns:
         the Choice, and [rows, columns] that its weights stand for, all below one another.
@@ -95,7 +95,7 @@ def choose(plan: LayerPlan, solution: Solution, statistics: Sequence[Statistics]
 
 
 def report(
-    solution: Solution, statistics: Statistics | None, error: float | None, rounding: float | None
+    solution: Solution, statistics: Observers | None, error: float | None, rounding: float | None
 ) -> dict[str, Any]:
     """What a layer's report says of its Solution: how it was found, on how many tokens, and what it does to others."""
     held_out = statistics and statistics.held_out

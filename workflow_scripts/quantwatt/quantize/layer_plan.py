@@ -12,7 +12,7 @@ from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import QuantizedWeight, quantize_to_nearest
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.transforms import Transform
 
 
@@ -108,15 +108,15 @@ class LayerPlan:
         inputs = convolution.positions(inputs, self.geometry)
         return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
 
-    def statistics(self, needs: Collection[str], raw: bool) -> list[Statistics]:
+    def statistics(self, needs: Collection[str], raw: bool) -> list[Observers]:
         """Empty statistics of `tokens`; of a convolution's inputs (raw) only what its grid needs."""
         columns, device = self.weight.shape[1], self.weight.device
         if raw and self.geometry is not None:
             channels = columns * self.geometry.groups // math.prod(self.geometry.kernel_size)
-            return [Statistics.new({"range"}.intersection(needs), channels, device)]
-        return [Statistics.new(needs, columns, device) for _ in self.groups]
+            return [Observers.new({"range"}.intersection(needs), channels, device)]
+        return [Observers.new(needs, columns, device) for _ in self.groups]
 
-    def transform(self, transforms: Sequence[Transform], statistics: Sequence[Statistics] | None) -> None:
+    def transform(self, transforms: Sequence[Transform], statistics: Sequence[Observers] | None) -> None:
         """Apply the transforms in order, then fix the activations' grid if it is static.
 
         A convolution is left as it is, but for its activations' grid.

@@ -1,6 +1,6 @@
 """What solvers and transforms read of a layer's inputs, accumulated batch by batch and never stored whole.
 
-A solver or transform names what it needs, `NEEDS = ("hessian",)`, and receives a `Statistics` with one attribute for
+A solver or transform names what it needs, `NEEDS = ("hessian",)`, and receives a `Observers` with one attribute for
 each name.
 """
 
@@ -197,7 +197,7 @@ KINDS = {
 }
 
 
-class Statistics(SimpleNamespace):
+class Observers(SimpleNamespace):
     """The statistics that some plugins need, as attributes, `statistics.hessian.value`; None where they do not."""
 
     hessian: Any = None

@@ -8,7 +8,7 @@ import torch
 from quantwatt.artifacts.manifest import finite
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.quantize.layer_plan import LayerPlan
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 
 
 def stands_for(plan: LayerPlan, weight: QuantizedWeight) -> torch.Tensor:
@@ -18,7 +18,7 @@ def stands_for(plan: LayerPlan, weight: QuantizedWeight) -> torch.Tensor:
 
 
 def relative(
-    plan: LayerPlan, values: torch.Tensor, statistics: Sequence[Statistics] | None
+    plan: LayerPlan, values: torch.Tensor, statistics: Sequence[Observers] | None
 ) -> dict[str, dict[str, Any]]:
     """{layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
 
@@ -27,7 +27,7 @@ def relative(
 
     Args:
         plan: LayerPlan; values: of `stands_for`.
-        statistics: list of Statistics, one for each group of a convolution, or None.
+        statistics: list of Observers, one for each group of a convolution, or None.
     """
     factor = _factor(plan)
     nearest = plan.plain.dequantize(plan.weight_format) / factor

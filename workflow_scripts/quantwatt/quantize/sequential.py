@@ -33,7 +33,7 @@ from quantwatt.models.family import Family
 from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, LayerSolver, Solution, load_solver
-from quantwatt.quantize.streams import Block, Streams
+from quantwatt.quantize.streams import Block, BlockActivations
 from quantwatt.quantize.transforms import load_transform
 
 
@@ -113,7 +113,7 @@ def quantize(
     columns = {name: denoiser.get_parameter(f"{name}.weight")[0].numel() for name in allocation}
     if said := wide_groups(allocation, columns):
         print(f"warning: {said}", file=sys.stderr)
-    walk = Walk(family, allocation, method, device, solved)
+    walk = SequentialQuantizer(family, allocation, method, device, solved)
     streams = walk.streams(denoiser, samples, batch, origins) if walk.calibrated else None
     blocks = family.blocks(denoiser)
     places, done = iter(blocks), set()  # where nothing is calibrated; else the passes say where they are
@@ -142,7 +142,7 @@ def quantize(
     return states, reports
 
 
-class Walk:
+class SequentialQuantizer:
     """One method's way through the blocks: what it needs of each, and what it makes of it."""
 
     def __init__(self, family, allocation, method, device, solved):
@@ -164,7 +164,7 @@ class Walk:
         """The streams in front of the first block; some samples are held out where the solver asks for it."""
         count = len(next(iter(samples.values())))
         held = hold_out.chosen(origins or range(count), self.share) if self.share else None
-        return Streams(denoiser, self.family, samples, batch, self.device, self.paired, held)
+        return BlockActivations(denoiser, self.family, samples, batch, self.device, self.paired, held)
 
     def block(self, block, streams):
         """Yield (layer, (state, report)) of one block and bring the streams behind it."""
@@ -176,7 +176,7 @@ class Walk:
             plans = [
                 self._plan(block, part)
                 for group in groups
-                for part in self._alike(block, [name for name in group if name in stage])
+                for part in self._split_by_format(block, [name for name in group if name in stage])
             ]
             if plans and isinstance(self.solver, BlockSolver):
                 yield from self._together(self.solver, block, plans, streams, targets)
@@ -191,7 +191,7 @@ class Walk:
             return [names]
         return self.family.stages(names) or groups
 
-    def _alike(self, block, group):
+    def _split_by_format(self, block, group):
         """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing.
 
         A scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own.

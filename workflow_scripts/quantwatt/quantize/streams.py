@@ -52,7 +52,7 @@ class Block:
             self.denoiser.set_submodule(self.name, self.module.layer)
 
 
-class Pass:
+class SuspendedForward:
     """A denoiser's forward pass on some samples, standing at a block.
 
     block, inputs: the block's name and its keyword arguments; None once the pass is through.
@@ -71,7 +71,7 @@ class Pass:
         self._start = self._inputs = None  # the pass holds what it needs
         denoiser(**inputs)
 
-    def go_on(self, *outputs):
+    def resume(self, *outputs):
         """Run to the next block with what this one has returned; only inside `stopping`."""
         self.inputs = None
         found = self._run.switch(*outputs)
@@ -116,7 +116,7 @@ def arguments(module, args, kwargs):
     return named
 
 
-class Streams:
+class BlockActivations:
     """One pass for every batch of samples, all at the same block.
 
     Passes go behind the quantized blocks and, where a solver asks for it, in the float model, too. What a pass holds
@@ -139,11 +139,11 @@ class Streams:
         parts = range(0, len(next(iter(samples.values()))), batch)
         inputs = [nested({name: tensor[first : first + batch] for name, tensor in samples.items()}) for first in parts]
         self.held = [None] * len(inputs) if held is None else [held] if len(inputs) == 1 else held.split(batch)
-        self.passes = [Pass(denoiser, part) for part in inputs]
-        self.float_passes = [Pass(denoiser, part) for part in inputs] if paired else []
+        self.passes = [SuspendedForward(denoiser, part) for part in inputs]
+        self.float_passes = [SuspendedForward(denoiser, part) for part in inputs] if paired else []
         with stopping(denoiser, self.blocks):
             for one in (*self.passes, *self.float_passes):
-                one.go_on()
+                one.resume()
 
     @property
     def block(self):
@@ -190,7 +190,7 @@ class Streams:
             raw: the block's own activations instead of what the plan's product will get.
             reference: the float block, where the statistics compare with its inputs.
         Returns:
-            one list of Statistics per plan: one for each group of a convolution, of raw inputs one for all.
+            one list of Observers per plan: one for each group of a convolution, of raw inputs one for all.
         """
         statistics = [plan.statistics(needs, raw) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
@@ -271,7 +271,7 @@ class Streams:
         for index, one in enumerate(self.passes):
             outputs = moved(block(**moved(one.inputs, self.device)), "cpu")
             with stopping(self.denoiser, self.blocks):
-                one.go_on(outputs)
+                one.resume(outputs)
             if self.float_passes:
                 beside = self.float_passes[index]
                 if float_outputs is not None:
@@ -281,7 +281,7 @@ class Streams:
                 else:
                     raise ValueError("the float stream needs the float block, or what it has returned")
                 with stopping(self.denoiser, self.blocks):
-                    beside.go_on(found)
+                    beside.resume(found)
 
 
 class Stop(Exception):

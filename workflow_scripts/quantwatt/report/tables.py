@@ -16,7 +16,6 @@ from quantwatt.config import metric_entries
 METRICS = metric_entries.shown()  # the first of an experiment is drawn against cost and compared over seeds
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
 TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # never numbers
-BOOLEANS = {"baseline", "device_fake", "energy_estimated", "quantize_energy_estimated"}
 
 
 def _with_bounds(name):
@@ -166,7 +165,7 @@ def _cost(measured):
         "n_blocks": measured.get("n_blocks") if latency or energy else None,
         "n_processes": measured.get("n_processes") if latency or energy else None,
     }
-    beside, decode = measured.get("beside_j") or {}, (measured.get("phases") or {}).get("decode") or {}
+    beside, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
     if decode.get("tokens"):  # written by a text model
         row["tokens_per_s"] = decode["tokens"] / decode["latency_s"]
         row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
@@ -384,19 +383,15 @@ def _field(value):
 
 
 def read_table(path):
-    """Read a table of `write_table` back: missing fields None or NaN, booleans restored, names as text.
+    """Read a table of `write_table` back: missing fields NaN, booleans as such, names as text.
 
     Raises:
         DataError: the file is missing or is no table.
     """
     names = dict.fromkeys(TEXTS, str)
     try:
-        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file does not exist.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table ({error}); delete it and run again.") from error
-    booleans = {"true": True, "false": False, True: True, False: False}
-    for column in BOOLEANS & set(table.columns):
-        table[column] = [booleans.get(value) for value in table[column]]
-    return table

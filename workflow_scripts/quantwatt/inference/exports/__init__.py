@@ -7,9 +7,10 @@ CONV1D                                    whether its readers know transformers'
 tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, its bias aside
 configuration(details, skipped)           its `quantization_config`; skipped: names of linear layers left in 16 bits
 file_name(denoiser)                       of the weights
-finish(folder, tensors, configuration)    optional: (tensors, metadata) for the file; may write others beside it
+finish(folder, tensors, configuration)    (tensors, metadata) for the file; may write others beside it, or be `plain`
 
-`tensors` and `configuration` raise Refused where the form cannot say what the checkpoint holds: nothing is left out.
+`tensors` and `configuration` raise NotExpressible where the form cannot say what the checkpoint holds: nothing is
+left out.
 What no form changes is written as the model's own library stores it: weights of layers that are not quantized, biases,
 norms and embeddings in its layout and under its names, and its config.json, which gets nothing but the quantization.
 """
@@ -33,8 +34,13 @@ REASONS = {
 }
 
 
-class Refused(Exception):
+class NotExpressible(Exception):
     """What a form cannot express, as half a sentence."""
+
+
+def plain(folder, tensors, configuration):
+    """The `finish` of a form that has nothing to add: its tensors as they are, no metadata."""
+    return tensors, {}
 
 
 def export(checkpoint, form, output):
@@ -60,16 +66,15 @@ def export(checkpoint, form, output):
     denoiser = family.meta_denoiser(location)
     try:
         configuration = module.configuration(details, _skipped(denoiser, details["layers"]))
-    except Refused as error:
+    except NotExpressible as error:
         raise DataError(f"{path}: cannot be written as {form}: {error}.") from error
     tensors = _tensors(module, form, path, details, denoiser, family.transposed(location))
     with _folder(Path(output)) as folder:
         config = {**_original_config(denoiser, location), "quantization_config": configuration}
         manifest.write_json(folder / "config.json", config)
         metadata = {"format": "pt"}
-        if hasattr(module, "finish"):
-            tensors, own = module.finish(folder, tensors, configuration)
-            metadata |= own
+        tensors, own = module.finish(folder, tensors, configuration)
+        metadata |= own
         _save_tensors(folder / module.file_name(denoiser), tensors, metadata)
 
 
@@ -106,7 +111,7 @@ def _tensors(module, form, path, details, denoiser, transposed):
         try:
             _check(module, name, layer, state, denoiser, transposed)
             tensors |= module.tensors(name, layer, state, dtype)
-        except Refused as error:
+        except NotExpressible as error:
             raise DataError(f"{path}: layer {name} cannot be written as {form}: {error}.") from error
     turned = {f"{name}.weight" for name in transposed}
     whole = {name: stored.read(name) for name in sorted(rest)}
@@ -118,13 +123,13 @@ def _check(module, name, layer, state, denoiser, transposed):
     import torch
 
     if "part_of" in layer:
-        raise Refused(f"it is one part of {layer['part_of']}, and the form knows whole layers")
+        raise NotExpressible(f"it is one part of {layer['part_of']}, and the form knows whole layers")
     if type(denoiser.get_submodule(name)) is not torch.nn.Linear:
-        raise Refused("it is not a linear layer of the model")
+        raise NotExpressible("it is not a linear layer of the model")
     if name in transposed and not module.CONV1D:
-        raise Refused("it is transformers' Conv1D, and the form's readers know linear layers alone")
+        raise NotExpressible("it is transformers' Conv1D, and the form's readers know linear layers alone")
     if unknown := sorted(state.keys() - module.PARTS):
-        raise Refused(REASONS.get(unknown[0], f"the form has no place for its '{unknown[0]}'"))
+        raise NotExpressible(REASONS.get(unknown[0], f"the form has no place for its '{unknown[0]}'"))
 
 
 def _skipped(denoiser, layers):

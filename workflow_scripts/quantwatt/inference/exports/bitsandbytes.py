@@ -7,26 +7,26 @@ Of 4 bits: weight uint8 [codes / 2, 1] with weight.absmax, weight.quant_map and 
 import torch
 
 from quantwatt.formats.quantized_weight import pack
-from quantwatt.inference.exports import Refused, model_file, weight_of
+from quantwatt.inference.exports import NotExpressible, model_file, plain, weight_of
 
 PARTS = {"codes", "scale"}
 CONV1D = True
 FORMATS = ("nf4", "fp4", "bitsandbytes-int8")
 
-file_name = model_file
+file_name, finish = model_file, plain
 
 
 def tensors(name, layer, state, dtype):
     """See quantwatt.inference.exports."""
     if layer["activations"]:
-        raise Refused("its activations are quantized on a grid that bitsandbytes does not have")
+        raise NotExpressible("its activations are quantized on a grid that bitsandbytes does not have")
     if layer["weights"]["format"] == "bitsandbytes-int8":
         row_major = torch.tensor(0, dtype=torch.uint8)
         return {f"{name}.weight": state["codes"], f"{name}.SCB": state["scale"], f"{name}.weight_format": row_major}
     weight_format, weight = weight_of(layer, state)
     rows, columns = weight.codes.shape
     if columns % weight_format.group_size:
-        raise Refused(f"groups of {weight_format.group_size} do not divide its {columns} inputs")
+        raise NotExpressible(f"groups of {weight_format.group_size} do not divide its {columns} inputs")
     from bitsandbytes.functional import QuantState
 
     quant_state = QuantState(
@@ -45,13 +45,13 @@ def configuration(details, skipped):
     """See quantwatt.inference.exports."""
     formats = {layer["weights"]["format"] for layer in details["layers"].values()}
     for other in sorted(formats - set(FORMATS)):
-        raise Refused(f"it has no '{other}' weights ({', '.join(FORMATS)})")
+        raise NotExpressible(f"it has no '{other}' weights ({', '.join(FORMATS)})")
     if len(formats) > 1:
-        raise Refused(f"its layers differ ({', '.join(sorted(formats))}), and the form has one format for all")
+        raise NotExpressible(f"its layers differ ({', '.join(sorted(formats))}), and the form has one format for all")
     kind = formats.pop()
     thresholds = {layer["weights"].get("threshold", 6.0) for layer in details["layers"].values()}
     if len(thresholds) > 1:
-        raise Refused("its layers' thresholds differ, and the form has one for all")
+        raise NotExpressible("its layers' thresholds differ, and the form has one for all")
     four_bits = kind != "bitsandbytes-int8"
     return {
         "quant_method": "bitsandbytes",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from quantwatt.artifacts import manifest
-from quantwatt.inference.exports import Refused, weight_of
+from quantwatt.inference.exports import NotExpressible, weight_of
 
 PARTS = {"codes", "scale", "zero", "group_index"}
 CONV1D = True
@@ -28,15 +28,15 @@ def tensors(name, layer, state, dtype, first_zero=1):
     """
     rows, columns = layer["out_features"], layer["in_features"]
     if layer["activations"]:
-        raise Refused("its activations are quantized, and the form holds weights alone")
+        raise NotExpressible("its activations are quantized, and the form holds weights alone")
     if rows % WORD or columns % WORD:
-        raise Refused(f"its shape {rows} by {columns} is no multiple of {WORD}")
+        raise NotExpressible(f"its shape {rows} by {columns} is no multiple of {WORD}")
     weight_format, weight = weight_of(layer, state)
     bits, width = weight_format.bits, weight_format.group_width(columns)
     if weight.zero is not None and weight.zero.dtype.is_floating_point:
-        raise Refused("its zero points are not integers")
+        raise NotExpressible("its zero points are not integers")
     if columns % width:
-        raise Refused(f"groups of {width} do not divide its {columns} inputs")
+        raise NotExpressible(f"groups of {width} do not divide its {columns} inputs")
     index = torch.arange(columns) // width if weight.group_index is None else weight.group_index.long()
     zero = torch.full_like(weight.scale, 2 ** (bits - 1)) if weight.zero is None else weight.zero
     codes, zero = weight.codes.int(), zero.int()  # [rows, columns], [rows, groups]
@@ -54,7 +54,9 @@ def configuration(details, skipped):
     """quantize_config.json's content, which transformers and vLLM also look for in config.json."""
     kinds = {_kind(layer["weights"]) for layer in details["layers"].values()}
     if len(kinds) > 1:
-        raise Refused(f"its layers' grids differ ({', '.join(sorted(map(str, kinds)))}), and the form has one for all")
+        raise NotExpressible(
+            f"its layers' grids differ ({', '.join(sorted(map(str, kinds)))}), and the form has one for all"
+        )
     bits, group, symmetric = kinds.pop()
     solver = details["settings"]["solver"]
     ordered = any("group_index" in layer["parts"] for layer in details["layers"].values())
@@ -121,7 +123,7 @@ def _block_list(name):
 def _kind(settings):
     """(bits, group size or -1, symmetric) of a layer's format."""
     if settings["format"] != "integer" or settings["bits"] not in BITS:
-        raise Refused(f"it has integer grids of 2, 3, 4 or 8 bits, not {settings['format']}")
+        raise NotExpressible(f"it has integer grids of 2, 3, 4 or 8 bits, not {settings['format']}")
     group = settings["group_size"] if settings["granularity"] == "group" else -1
     return settings["bits"], group, settings["symmetric"]
 
@@ -131,7 +133,7 @@ def _above_zero(codes, zero, index, highest):
     raised = (zero == 0).int()  # [rows, groups]
     codes = codes + raised[:, index]
     if (codes > highest).any():
-        raise Refused(f"a group has the zero point 0 and the code {highest}; gptq-v2 has a place for it")
+        raise NotExpressible(f"a group has the zero point 0 and the code {highest}; gptq-v2 has a place for it")
     return codes, zero + raised
 
 
@@ -139,5 +141,5 @@ def _float16(scale):
     half = scale.half()
     worst = (half.float() / scale.float() - 1).abs().max().item()
     if not worst <= WORST_SCALE:
-        raise Refused(f"float16 holds one of its scales only to {worst:.0%}")
+        raise NotExpressible(f"float16 holds one of its scales only to {worst:.0%}")
     return half

@@ -9,7 +9,7 @@ import torch
 
 from quantwatt import registry
 from quantwatt.formats.library import library_of
-from quantwatt.inference.exports import Refused, model_file, weight_of
+from quantwatt.inference.exports import NotExpressible, model_file, weight_of
 
 PARTS = {"codes", "scale", "qdata", "zero_point", "attributes"}
 CONV1D = False
@@ -43,7 +43,9 @@ def configuration(details, skipped):
     """See quantwatt.inference.exports."""
     names = {_configuration(layer) for layer in details["layers"].values()}
     if len(names) > 1:
-        raise Refused(f"its layers differ ({', '.join(sorted(names))}), and the form has one configuration for all")
+        raise NotExpressible(
+            f"its layers differ ({', '.join(sorted(names))}), and the form has one configuration for all"
+        )
     own = registry.load("formats", "torchao").configuration_of(names.pop(), group_size=128)  # of 8 bits without groups
     from torchao.core.config import config_to_dict
 
@@ -66,13 +68,13 @@ def _configuration(layer):
     weights, activations = layer["weights"], layer["activations"]
     if weights["format"] == "torchao":
         if weights["configuration"] == "int4-weight-only":
-            raise Refused("its form for int4 is for one kind of device")
+            raise NotExpressible("its form for int4 is for one kind of device")
         return weights["configuration"]
     kind = (weights["format"], weights.get("bits"), weights.get("symmetric"), weights.get("granularity"))
     if kind not in {("integer", 8, True, "channel"), ("integer", 8, True, "tensor")}:
-        raise Refused("of integer grids it has the symmetric one of 8 bits per output channel")
+        raise NotExpressible("of integer grids it has the symmetric one of 8 bits per output channel")
     if activations is None:
         return "int8-weight-only"
     if {key: activations.get(key, value) for key, value in TOKEN.items()} != TOKEN:
-        raise Refused("of activations it has symmetric 8-bit ones per token, found at run time")
+        raise NotExpressible("of activations it has symmetric 8-bit ones per token, found at run time")
     return "int8-dynamic"

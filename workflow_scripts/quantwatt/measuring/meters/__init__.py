@@ -95,12 +95,12 @@ def open_meter(settings: Metering, device: str | None = None) -> "Meter":
     return meter
 
 
-def companions(meter: "Meter", settings: Metering, device: str | None) -> "dict[str, Meter]":
+def secondary_meters(meter: "Meter", settings: Metering, device: str | None) -> "dict[str, Meter]":
     """{name: meter} of what works beside a GPU and has counters that this user may read: "cpu package" and "dram".
 
     Args:
         meter: the GPU's; there are none beside a meter of the processor.
-        settings, device: as for `open_meter`; where the processor computes ("cpu"), it is no companion.
+        settings, device: as for `open_meter`; where the processor computes ("cpu"), it is none.
     """
     found = {}
     if meter.reads == "cuda" and device != "cpu":
@@ -110,33 +110,33 @@ def companions(meter: "Meter", settings: Metering, device: str | None) -> "dict[
     return found
 
 
-class Together(Meter):
-    """A meter and its companions, as one meter whose traces tell in `beside` what the companions read meanwhile."""
+class CompositeMeter(Meter):
+    """A meter and secondary ones as one meter: traces tell in `beside` what the secondary ones read meanwhile."""
 
-    def __init__(self, primary: Meter, companions: Mapping[str, Meter]):
+    def __init__(self, primary: Meter, secondary_meters: Mapping[str, Meter]):
         self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
-        self._primary, self._companions = primary, companions
+        self._primary, self._secondary = primary, secondary_meters
 
     def start(self):
-        for meter in (*self._companions.values(), self._primary):
+        for meter in (*self._secondary.values(), self._primary):
             meter.start()
 
     def stop(self):
         trace = self._primary.stop()
-        others = {name: meter.stop() for name, meter in self._companions.items()}
+        others = {name: meter.stop() for name, meter in self._secondary.items()}
         edges = trace.timestamps_s[[0, -1]] if len(trace.timestamps_s) else None
         beside = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
         return dataclasses.replace(trace, beside=beside)
 
     def provenance(self):
-        beside = {name: meter.provenance() for name, meter in self._companions.items()}
+        beside = {name: meter.provenance() for name, meter in self._secondary.items()}
         return {**self._primary.provenance(), "beside": beside}
 
     def processes(self):
         return self._primary.processes()
 
     def close(self):
-        for meter in (self._primary, *self._companions.values()):
+        for meter in (self._primary, *self._secondary.values()):
             meter.close()
 
 

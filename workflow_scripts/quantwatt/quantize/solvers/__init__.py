@@ -58,7 +58,7 @@ class LayerSolver(Solver, ABC):
 
         Args:
             weight: [rows, columns] float32.
-            statistics: observers.Statistics of what NEEDS names; None where it names nothing.
+            statistics: observers.Observers of what NEEDS names; None where it names nothing.
         """
 
     def of_channel_groups(self) -> Self:

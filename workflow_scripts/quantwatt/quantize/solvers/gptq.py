@@ -17,7 +17,7 @@ import torch
 from quantwatt.formats.grids import Grids
 from quantwatt.formats.quantized_weight import QuantizedWeight, quantize_to_nearest
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
 DAMPING_TRIES = 4  # each ten times the one before
@@ -44,7 +44,7 @@ class Solver(ColumnSolver):
 
     damping: float  # of the Hessian, a fraction of its mean diagonal
 
-    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Statistics) -> Solution:
+    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Observers) -> Solution:
         """Choose codes that keep the layer's output close on the observed inputs.
 
         Args:

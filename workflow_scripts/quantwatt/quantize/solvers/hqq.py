@@ -13,7 +13,7 @@ import torch
 
 from quantwatt.formats.quantized_weight import QuantizedWeight, join_grids, join_groups, split_groups
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
 TINY = torch.finfo(torch.float32).tiny
@@ -28,9 +28,7 @@ class Solver(LayerSolver):
     growth: float  # of beta, an iteration
     iterations: int  # at most: it ends where the error no longer falls
 
-    def solve(
-        self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Statistics | None = None
-    ) -> Solution:
+    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Observers | None = None) -> Solution:
         """Fit every group's grid to its weights with outliers left out, then round to it.
 
         What moves is what the format's `refit` moves: a float zero point, as in the authors' package, which knows no

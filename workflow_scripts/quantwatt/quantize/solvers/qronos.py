@@ -18,7 +18,7 @@ import torch
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import Solution
 from quantwatt.quantize.solvers.gptq import ColumnSolver, diffuse, factorize, order_of, permuted, prepare
 
@@ -34,7 +34,7 @@ class Solver(ColumnSolver):
 
     alpha: float  # the damping, a fraction of the Hessian's largest eigenvalue
 
-    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Statistics) -> Solution:
+    def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Observers) -> Solution:
         """Choose codes whose output on the quantized model's inputs is close to the float model's output.
 
         Args:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from quantwatt.formats.quantized_weight import quantize_to_nearest
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
 if TYPE_CHECKING:
@@ -17,6 +17,6 @@ class Solver(LayerSolver):
     """Every weight goes to the nearest value of its group's grid."""
 
     def solve(
-        self, weight: "torch.Tensor", weight_format: WeightFormat, statistics: Statistics | None = None
+        self, weight: "torch.Tensor", weight_format: WeightFormat, statistics: Observers | None = None
     ) -> Solution:
         return Solution(quantize_to_nearest(weight, weight_format))

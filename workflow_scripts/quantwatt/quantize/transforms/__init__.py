@@ -81,5 +81,5 @@ class Transform(ABC):
         Args:
             weight: [rows, columns] float32.
             weight_format, activation_format: what the layer is quantized to.
-            statistics: observers.Statistics of what `needs` names; None where it names nothing.
+            statistics: observers.Observers of what `needs` names; None where it names nothing.
         """

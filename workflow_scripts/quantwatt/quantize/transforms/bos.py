@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.transforms import Transformed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Transform(transforms.Transform):
         weight: "torch.Tensor",
         weight_format: WeightFormat,
         activation_format: ActivationFormat | None,
-        statistics: Statistics,
+        statistics: Observers,
     ) -> Transformed:
         """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.transforms import Transformed
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Transform(transforms.Transform):
         weight: "torch.Tensor",
         weight_format: WeightFormat,
         activation_format: ActivationFormat | None,
-        statistics: Statistics | None,
+        statistics: Observers | None,
     ) -> Transformed:
         """The weight as it is."""
         return Transformed(weight)

@@ -12,7 +12,7 @@ from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import quantize_to_nearest
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize import transforms
-from quantwatt.quantize.observers import Statistics
+from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.transforms import Transformed
 
 
@@ -34,7 +34,7 @@ class Transform(transforms.Transform):
         weight: torch.Tensor,
         weight_format: WeightFormat,
         activation_format: ActivationFormat | None,
-        statistics: Statistics,
+        statistics: Observers,
     ) -> Transformed:
         """Divide inputs and multiply weights by s = max|x|^alpha / max|w|^(1 - alpha) (equation 4).
 

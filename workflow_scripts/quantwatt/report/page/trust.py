@@ -142,11 +142,11 @@ def _phases_text(records):
 
 
 def _void_text(blocks):
-    void = [block for block in blocks if block.get("void")]
+    invalid = [block for block in blocks if block.get("invalid")]
     if not blocks:
         return None
-    reasons = _distinct(block.get("reason") for block in void)
-    return f"{len(void)} of {len(blocks)}" + (f" ({reasons})" if reasons else "")
+    reasons = _distinct(block.get("reason") for block in invalid)
+    return f"{len(invalid)} of {len(blocks)}" + (f" ({reasons})" if reasons else "")
 
 
 def _crosscheck_text(records):
@@ -172,7 +172,7 @@ def _sampler_text(records):
 def _beside_text(records):
     found = {}
     for record in records:
-        for name, joules in (record.get("beside_j") or {}).items():
+        for name, joules in (record.get("secondary_energy_j") or {}).items():
             found.setdefault(name, []).append(joules)
     return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J each")))
 

@@ -67,15 +67,15 @@ def runs_of(path, blocks):
     """The method's runs in good blocks, and how many prompts it was run with.
 
     Args:
-        path, blocks: runs.csv and blocks.csv, which says what blocks are void.
+        path, blocks: runs.csv and blocks.csv, which says what blocks are invalid.
     Returns:
         (columns of runs.csv and `number`, counted from 1 within each prompt; int, 0 where there was no run at all).
     """
     runs, where = pd.read_csv(path), ["configuration", "process", "block"]
     runs = runs[runs["configuration"] == "method"]
     n_prompts = int(runs["prompt"].max()) + 1 if len(runs) else 0
-    blocks = pd.read_csv(blocks, dtype={"void": str})
-    runs = runs.merge(blocks.loc[blocks["void"] == "False", where], on=where)
+    blocks = pd.read_csv(blocks, dtype={"invalid": str})
+    runs = runs.merge(blocks.loc[blocks["invalid"] == "False", where], on=where)
     runs["number"] = runs.groupby("prompt").cumcount() + 1
     return runs, n_prompts
 

@@ -90,8 +90,8 @@ def memory(peaks):
 
 def energy_of_trials(folder):
     """{process: energy and power over its good blocks}, from blocks.csv and power.csv of a measurement."""
-    blocks = pd.read_csv(folder / "blocks.csv", dtype={"void": str})
-    blocks = blocks[(blocks["configuration"] == "method") & (blocks["void"] == "False")]
+    blocks = pd.read_csv(folder / "blocks.csv", dtype={"invalid": str})
+    blocks = blocks[(blocks["configuration"] == "method") & (blocks["invalid"] == "False")]
     samples = pd.read_csv(folder / "power.csv", dtype={"block": str})
     samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
     found = {}

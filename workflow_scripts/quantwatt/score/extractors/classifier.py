@@ -7,6 +7,7 @@ import numpy as np
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import sha256
+from quantwatt.score.extractors import Extractor
 
 DIGITS = "digits"  # the network that is not torchvision's
 IMAGENET_SIZE = 224
@@ -64,7 +65,7 @@ def _of_torchvision(name, path):
     return model
 
 
-class Classifier:
+class Classifier(Extractor):
     """A classifier as an extractor. Features are what its last linear layer reads."""
 
     def __init__(self, name, model, device, batch, weights):
@@ -93,10 +94,6 @@ class Classifier:
             custom_fn_resize=self._resize,
             verbose=False,
         ).astype(np.float32)
-
-    def text(self, prompts):
-        """None: what is asked for is a number, not a feature."""
-        return None
 
     def classes(self, features):
         """The class seen, int64 [n], of features [n, d]."""

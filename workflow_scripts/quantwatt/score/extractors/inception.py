@@ -8,6 +8,7 @@ import numpy as np
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import sha256
+from quantwatt.score.extractors import Extractor
 
 FILE_NAME = "inception-2015-12-05.pt"  # the name InceptionV3W insists on
 
@@ -78,7 +79,7 @@ def load(settings, device):
     return Inception(model, torch.device(device), settings.get("batch", 32), weights)
 
 
-class Inception:
+class Inception(Extractor):
     """clean-fid's Inception v3 as an extractor: the 2048 pooled features."""
 
     resize = "clean-fid 'clean': PIL bicubic to 299x299"
@@ -101,7 +102,3 @@ class Inception:
             mode="clean",
             verbose=False,
         ).astype(np.float32)
-
-    def text(self, prompts):
-        """None: Inception reads no text."""
-        return None

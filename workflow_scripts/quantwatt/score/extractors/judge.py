@@ -10,6 +10,7 @@ import numpy as np
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json, sha256
+from quantwatt.score.extractors import Extractor
 
 LOCAL_WEIGHTS = "open_clip_model.safetensors"
 
@@ -71,7 +72,7 @@ def load(settings, device):
     return Clip(model.eval(), preprocess, tokenizer, torch.device(device), settings.get("batch", 64), weights)
 
 
-class Clip:
+class Clip(Extractor):
     """An open_clip model as an extractor. Features are the unnormalised embeddings."""
 
     def __init__(self, model, preprocess, tokenizer, device, batch, weights):
