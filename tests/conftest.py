@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A scheduler that gives all tests of a file, and all of SMOKE or of FORKING, to one worker, in the order of collection."""
+    """A scheduler that gives all tests of a file, all of SMOKE, and all of FORKING to one worker, in their order."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRun(LoadScopeScheduling):
