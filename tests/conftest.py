@@ -6,6 +6,9 @@ import torch
 FIRST = ("workflow", "nvml")  # folders whose tests take longest: no worker shall be left alone with one of their files
 # They look at one run of the workflow, which is the longest of all.
 SMOKE = {f"tests/workflow/test_{name}.py" for name in ("end_to_end", "faults", "invalidation", "mistakes", "parts")}
+# They run programs in forks of one server of preloaded.py.
+FORKING = {f"tests/unit/test_{name}.py" for name in ("bench_transformers", "checkpoint", "cpu_kernels", "exports",
+                                                     "library_formats", "security")}  # fmt: skip
 
 
 def file_of(nodeid):
@@ -22,12 +25,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A scheduler that gives all tests of a file, and all of SMOKE, to one worker, in the order of collection."""
+    """A scheduler that gives all tests of a file, all of SMOKE, and all of FORKING to one worker, in their order."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRun(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "smoke" if file_of(nodeid) in SMOKE else file_of(nodeid)
+            file = file_of(nodeid)
+            return "smoke" if file in SMOKE else "forking" if file in FORKING else file
 
     config.option.loadscopereorder = False
     return ByRun(config, log)
