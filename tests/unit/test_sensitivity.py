@@ -278,7 +278,7 @@ def test_another_device_or_library_is_another_question(monkeypatch):
 
     first = key()
     assert key() == first != key("cuda")
-    monkeypatch.setattr(manifest, "provenance", lambda: {"versions": {"torch": "0"}})
+    monkeypatch.setattr(script, "provenance", lambda: {"versions": {"torch": "0"}})
     assert key() != first
 
 
