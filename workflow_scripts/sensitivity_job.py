@@ -42,8 +42,9 @@ def main(argv=None):
     entry, model = args.sensitivity, manifest.read_json(args.model)
     layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
     where = f"sensitivities.{args.sensitivity_name}"
-    objectives = entry["objectives"]
-    metrics = {name: {metric_of(objective, name, layer, where) for objective in objectives} for name, layer in layers}
+    metrics = {
+        name: {metric_of(objective, name, layer, where) for objective in entry["objectives"]} for name, layer in layers
+    }
     wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
     texts = prompts.read_and_say(entry["prompts"])[: entry["images"]]
     key = depends_on(model, entry, layers, texts, args.device)

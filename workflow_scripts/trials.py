@@ -19,9 +19,10 @@ def try_choices(probe, method, choices):
     """Yield rows of the table of trials; a program with a single choice needs no trial."""
     chosen = []
     for index in range(len(method["allocation"]["programs"])):
-        of_program, tried = [choice for choice in choices if choice["program"] == index], {}
-        several = len(of_program) > 1
-        for choice in progress(of_program, description=f"trying program {index}", unit="choice") if several else ():
+        options, tried = [choice for choice in choices if choice["program"] == index], {}
+        for choice in (
+            progress(options, description=f"trying program {index}", unit="choice") if len(options) > 1 else ()
+        ):
             probe.replace_all(mixed.formats_of(method, [*chosen, choice["layers"]]))
             scores = probe.scores(("psnr",))
             tried[index, choice["number"]] = scores["image_error"]
@@ -30,7 +31,7 @@ def try_choices(probe, method, choices):
                 "number": choice["number"],
                 **{key: scores[key] for key in ("image_error", "psnr")},
             }
-        chosen.append(mixed.best(of_program, tried)["layers"])
+        chosen.append(mixed.best(options, tried)["layers"])
 
 
 def main(argv=None):
