@@ -18,13 +18,13 @@ def main(argv=None):
     parser.add_argument("--trials", help="CSV file from trials.py, if the programs have several choices")
     parser.add_argument("--output", required=True, help="JSON file to write: {layer: {weights, activations}}")
     args = parser.parse_args(argv)
-    layers, found = manifest.read_json(args.model)["layers"], {}
+    layers, results = manifest.read_json(args.model)["layers"], {}
     if args.candidates:
-        found = registry.load("allocations", args.method["allocation"]["name"]).read(args.candidates, args.trials)
-        if "unsupported" in found["solved"]:
-            manifest.write_json(args.output, found["solved"])
+        results = registry.load("allocations", args.method["allocation"]["name"]).read(args.candidates, args.trials)
+        if "unsupported" in results["solved"]:
+            manifest.write_json(args.output, results["solved"])
             return
-    manifest.write_json(args.output, allocate(layers, args.method, args.method_name, **found))
+    manifest.write_json(args.output, allocate(layers, args.method, args.method_name, **results))
 
 
 if __name__ == "__main__":

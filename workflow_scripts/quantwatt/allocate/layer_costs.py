@@ -161,9 +161,9 @@ def table(
     generator, cases = torch.Generator().manual_seed(0), {}
     for name, layer in layers.items():
         if keys[name] not in cases:
-            inputs, apart = torch.randn(shapes[name], generator=generator), name in first_tokens
+            inputs, first_token = torch.randn(shapes[name], generator=generator), name in first_tokens
             inputs = inputs.to(device, layer.weight.dtype)
-            cases[keys[name]] = {c: case(layer, inputs, sides, device, apart) for c, sides in formats.items()}
+            cases[keys[name]] = {c: case(layer, inputs, sides, device, first_token) for c, sides in formats.items()}
     measure([each for of_shape in cases.values() for each in of_shape.values()], settings, meter, synchronize, warmup_s)
     for name, layer in layers.items():
         for candidate, measured in cases[keys[name]].items():

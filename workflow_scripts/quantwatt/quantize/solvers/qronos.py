@@ -7,8 +7,8 @@ With H = X̃ᵀX̃, G = X̃ᵀX and λ = α·σ₁(H), the paper's steps for one
     2. w₂: ← (H₂:,₂: + λI)⁻¹((G + λI)₂: w - H₂:,₁ q₁)
     3. GPTQ's diffusion over the columns 2:, with H₂:,₂: + λI.
 
-Let v solve (H + λI) v = (G + λI) w. Step 2 gives v₂: with the correction for the error v₁ - q₁,
-exactly as GPTQ's diffusion of v over all columns corrects it. So Qronos equals GPTQ on v, except for the rounding of the first column.
+Let v solve (H + λI) v = (G + λI) w. Step 2 gives v₂: with the correction for the error v₁ - q₁, exactly as GPTQ's
+diffusion of v over all columns corrects it. So Qronos equals GPTQ on v, except for the rounding of the first column.
 """
 
 from dataclasses import dataclass
