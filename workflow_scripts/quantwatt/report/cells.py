@@ -73,7 +73,7 @@ def read_cells(results, cells, metrics, entries=None):
         DataError: a file is missing or malformed, or belongs to another cell or to other settings, or two methods were
             given other prompts.
     """
-    found = []
+    cells_read = []
     for cell in cells:
         parts = {name: read_json(path) for name, path in cell_paths(results, cell, metrics).items()}
         for name, path in cell_paths(results, cell, metrics).items():
@@ -82,9 +82,9 @@ def read_cells(results, cells, metrics, entries=None):
                 _check_settings(path, parts[name], _settings_of(name, cell, entries))
         parts["images"].pop("images", None)  # what vouches for 50,000 of them takes 40 MB
         scores = {metric: parts.pop(f"scores/{metric}") for metric in metrics}
-        found.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
-    _check_same_prompts(found)
-    return found
+        cells_read.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
+    _check_same_prompts(cells_read)
+    return cells_read
 
 
 def _check(path, record, cell):
@@ -123,8 +123,8 @@ def _difference(made, wanted):
     """What differs between two values, of mappings only the first key that does."""
     if isinstance(made, dict) and isinstance(wanted, dict):
         key = next(key for key in (*wanted, *made) if made.get(key) != wanted.get(key))
-        found, other = _difference(made.get(key), wanted.get(key))
-        return f"{key}: {found}", f"{key}: {other}"
+        made_value, wanted_value = _difference(made.get(key), wanted.get(key))
+        return f"{key}: {made_value}", f"{key}: {wanted_value}"
     return json.dumps(made), json.dumps(wanted)
 
 

@@ -10,12 +10,12 @@ SAME_BITS = {"weight_bits": 0.05, "activation_bits": 0.5}
 
 def with_mixed(summary):
     """[(title, metric, rows)] of the groups where a mixed method has a value of the first metric."""
-    found = []
+    mixed_groups = []
     for title, rows in groups(first_samplings(summary)):
         metric = first_metric(rows)
         if metric and rows.loc[rows["allocation"] == "mixed", metric.column].notna().any():
-            found.append((title, metric, rows))
-    return found
+            mixed_groups.append((title, metric, rows))
+    return mixed_groups
 
 
 def counterpart(row, rows, metric):

@@ -76,8 +76,8 @@ def _costs(candidates, distances, anchor, markers, boxes, others, lines, window)
     """Cost of each candidate place of a name: outside the axes, over something, crossed by a line, or far away."""
     beyond = np.concatenate([window[:2] - candidates[:, :2], candidates[:, 2:] - window[2:]], axis=1)
     covered = _overlap(candidates, others).sum(1) * 4 + _overlap(candidates, boxes).sum(1) * 3
-    own = _samples(anchor, candidates)
-    crossed = _crossing(own, np.concatenate([others, markers])).sum(1) + _crossing(lines, candidates).sum(0)
+    candidate_lines = _samples(anchor, candidates)
+    crossed = _crossing(candidate_lines, np.concatenate([others, markers])).sum(1) + _crossing(lines, candidates).sum(0)
     return np.maximum(beyond, 0).sum(1) * 50 + covered + crossed * 60 + distances * 1.5
 
 

@@ -50,7 +50,7 @@ def layers_table(cells):
 def by_error(layers):
     """[(model, a key of ERRORS, rows)], model by model and in the order of ERRORS."""
     models = layers.groupby("model", sort=False)
-    return [(m, error, own) for m, rows in models for error in ERRORS if len(own := rows[rows["error_of"] == error])]
+    return [(m, error, part) for m, rows in models for error in ERRORS if len(part := rows[rows["error_of"] == error])]
 
 
 def short_names(names):
@@ -65,25 +65,25 @@ def error_summary(layers, worst=2):
     Returns:
         list of {"model", "method", "error_of", "layers", "before", "after": medians, "worst": [(layer, error)]}.
     """
-    found = []
+    summaries = []
     for model, error, rows in by_error(layers[layers["relative_error"].notna()]):
         names = short_names(rows["layer"])
         medians = rows.groupby("method", sort=False)["relative_error"].median().sort_values(kind="stable")
         for method, after in medians.items():
-            own = rows[rows["method"] == method]
-            largest = own.nlargest(worst, "relative_error")["relative_error"]
-            found.append(
+            method_rows = rows[rows["method"] == method]
+            largest = method_rows.nlargest(worst, "relative_error")["relative_error"]
+            summaries.append(
                 {
                     "model": model,
                     "method": method,
                     "error_of": ERRORS[error],
-                    "layers": len(own),
-                    "before": own["error_before"].median(),
+                    "layers": len(method_rows),
+                    "before": method_rows["error_before"].median(),
                     "after": after,
                     "worst": [(names[index], value) for index, value in largest.items()],
                 }
             )
-    return found
+    return summaries
 
 
 def solving_summary(layers):
@@ -126,21 +126,21 @@ def sensitivity_table(cells, tried):
             group = table["layer"].map(groups) if apart else None
             metric = group.map(objective) if apart else pd.Series(objective, table.index)
             value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
-            own = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
-            tables.append(own[SENSITIVITY_COLUMNS])
-    return pd.concat([own for own in tables if len(own)] or tables, ignore_index=True)
+            part = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
+            tables.append(part[SENSITIVITY_COLUMNS])
+    return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
 
 
 def _objectives(cells):
     """{(model, sensitivity): [metric, or {group: metric} where the groups are apart]}, each objective once."""
-    found = {}
+    objectives = {}
     for cell in cells:
         allocation = (cell.checkpoint.get("settings") or {}).get("allocation") or {}
         for program in allocation.get("programs", []):
-            own = found.setdefault((cell.model, allocation["sensitivity"]), [])
-            if program["objective"] not in own:
-                own.append(program["objective"])
-    return found
+            known = objectives.setdefault((cell.model, allocation["sensitivity"]), [])
+            if program["objective"] not in known:
+                known.append(program["objective"])
+    return objectives
 
 
 def by_group(sensitivity):
@@ -167,14 +167,14 @@ def most_sensitive(sensitivity, count=5):
         list of {"model", "sensitivity", "group", "metric": in words, "layers": how many were tried, "candidates",
         "rows": [(layer, [value per candidate, or NaN])]}.
     """
-    found = []
+    summaries = []
     for model, name, group, metric, rows in by_group(sensitivity):
         candidates = list(dict.fromkeys(rows["candidate"]))
         values = rows.pivot(index="layer", columns="candidate", values="value")[candidates]
         loss = (rows["value"] if metric == "noise" else -rows["value"]).fillna(math.inf)  # what broke is not finite
         worst = loss.groupby(rows["layer"], sort=False).max().sort_values(ascending=False, kind="stable")
         chosen = values.loc[worst.index[:count]]
-        found.append(
+        summaries.append(
             {
                 "model": model,
                 "sensitivity": name,
@@ -185,4 +185,4 @@ def most_sensitive(sensitivity, count=5):
                 "rows": list(zip(chosen.index, chosen.to_numpy().tolist(), strict=True)),
             }
         )
-    return found
+    return summaries

@@ -68,12 +68,12 @@ def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
 
 def _differing_by(setting, samplings):
     """{sampling: the first one that differs from it only by one setting}; a first one is not in it."""
-    first, found = {}, {}
+    first, copies = {}, {}
     for name, settings in samplings.items():
         same = canonical_json({key: value for key, value in settings.items() if key != setting})
         if first.setdefault(same, name) != name:
-            found[name] = first[same]
-    return found
+            copies[name] = first[same]
+    return copies
 
 
 def _row(cell, reference):
@@ -165,11 +165,11 @@ def _cost(measured):
         "n_blocks": measured.get("n_blocks") if latency or energy else None,
         "n_processes": measured.get("n_processes") if latency or energy else None,
     }
-    beside, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
+    secondary, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
     if decode.get("tokens"):  # written by a text model
         row["tokens_per_s"] = decode["tokens"] / decode["latency_s"]
         row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
-    row |= {"energy_cpu_package_j": beside.get("cpu package"), "energy_dram_j": beside.get("dram")}
+    row |= {"energy_cpu_package_j": secondary.get("cpu package"), "energy_dram_j": secondary.get("dram")}
     if row["energy_j"] is None:
         row["energy_reason"] = measured.get("energy_reason") or why
     else:
@@ -247,17 +247,17 @@ def _quantizing(cell, row):
     cost = cell.checkpoint.get("quantize") or {}
     parts = [part for part in (cost, cell.checkpoint.get("calibration")) if part]
     joules = [part.get("energy_j") for part in parts]
-    found = {
+    fields = {
         "quantize_s": sum(part["seconds"] for part in parts) if parts else None,
         "quantize_energy_j": sum(joules) if parts and None not in joules else None,
         "quantize_energy_estimated": any(part.get("estimated") for part in parts) if parts else None,
         "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
     }
-    if found["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
+    if fields["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
         saving = cell.measurement["baseline"]["energy_j"]["value"] - row["energy_j"]
         if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
-            found["break_even_images"] = math.ceil(found["quantize_energy_j"] / saving)
-    return found
+            fields["break_even_images"] = math.ceil(fields["quantize_energy_j"] / saving)
+    return fields
 
 
 def compare(row, other, metric):
@@ -320,14 +320,14 @@ def by_steps(summary):
         steps, methods in the order given.
     """
     rows = first_seeds(summary)
-    found, first = [], rows["steps_of"].fillna(rows["sampling"])
+    sweeps, first = [], rows["steps_of"].fillna(rows["sampling"])
     order = metric_entries.shown(first="place_across_steps").values()
-    for (model, sampling), own in rows.groupby(["model", first], sort=False):
-        own = own[own["steps"].notna()].sort_values("steps", kind="stable")
-        metrics = [metric for metric in order if own[metric.column].notna().any()]
-        if own["steps"].nunique() > 1 and metrics:
-            found.append((model, sampling, metrics, own))
-    return found
+    for (model, sampling), sweep in rows.groupby(["model", first], sort=False):
+        sweep = sweep[sweep["steps"].notna()].sort_values("steps", kind="stable")
+        metrics = [metric for metric in order if sweep[metric.column].notna().any()]
+        if sweep["steps"].nunique() > 1 and metrics:
+            sweeps.append((model, sampling, metrics, sweep))
+    return sweeps
 
 
 def by_seed(summary):
@@ -337,7 +337,7 @@ def by_seed(summary):
         sampling: the first of them; metric: the Metric compared, the first that has values; rows: those with a value,
         methods in the order of their mean over the seeds, the best first.
     """
-    found, first = [], summary["replicate_of"].fillna(summary["sampling"])
+    comparisons, first = [], summary["replicate_of"].fillna(summary["sampling"])
     for (model, sampling), rows in summary.groupby(["model", first], sort=False):
         metric = first_metric(rows)
         if rows["sampling"].nunique() < 2 or metric is None:
@@ -345,8 +345,8 @@ def by_seed(summary):
         rows = rows[rows[metric.column].notna()]
         means = rows.groupby("method", sort=False)[metric.column].transform("mean")
         order = np.argsort(-means if metric.higher_is_better else means, kind="stable")
-        found.append((model, sampling, metric, rows.iloc[order]))
-    return found
+        comparisons.append((model, sampling, metric, rows.iloc[order]))
+    return comparisons
 
 
 def groups(summary):
@@ -354,7 +354,7 @@ def groups(summary):
 
     A row without a device (it failed before it reached one) joins its model's group where there is only one.
     """
-    found = []
+    titled_rows = []
     for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
         parts = rows[["device", "device_id"]].astype(object).fillna("").astype(str)
         keys = (parts["device"] + " " + parts["device_id"]).str.strip()
@@ -362,10 +362,10 @@ def groups(summary):
         if len(known) == 1:
             keys[:] = known[0]
         for key in known or [""]:
-            found.append((f"{model} · {sampling}" + (f" · {key}" if key else ""), rows[keys == key]))
+            titled_rows.append((f"{model} · {sampling}" + (f" · {key}" if key else ""), rows[keys == key]))
         if len(known) > 1 and (keys == "").any():
-            found.append((f"{model} · {sampling} · no device", rows[keys == ""]))
-    return found
+            titled_rows.append((f"{model} · {sampling} · no device", rows[keys == ""]))
+    return titled_rows
 
 
 def write_table(path, table):

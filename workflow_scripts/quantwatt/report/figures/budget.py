@@ -29,19 +29,19 @@ NOTE = (
 
 def draw(inputs, narrow):
     """A group of panels per model, sampling and device that holds mixed methods: one for each cost that these have."""
-    found, width, columns = with_mixed(inputs.summary), NARROW if narrow else WIDTH, 1 if narrow else 2
-    if not found:
+    mixed_groups, width, columns = with_mixed(inputs.summary), NARROW if narrow else WIDTH, 1 if narrow else 2
+    if not mixed_groups:
         return sentence("No method's allocation is mixed.", narrow)
     colours = solver_colours(inputs.summary)
     note = textwrap.fill(NOTE, 62 if narrow else 150)
     below = 0.146 * (note.count("\n") + 1) + 0.15
-    costs = [_costs(rows, metric) for _, metric, rows in found]
-    heights = [TITLE + HEIGHT * -(-len(own) // columns) + below for own in costs]
+    costs = [_costs(rows, metric) for _, metric, rows in mixed_groups]
+    heights = [TITLE + HEIGHT * -(-len(group_costs) // columns) + below for group_costs in costs]
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
-    for (title, metric, _), own, tall in zip(found, costs, heights, strict=True):
+    for (title, metric, _), group_costs, tall in zip(mixed_groups, costs, heights, strict=True):
         figure.text(0.1 / width, (top - 0.2) / height, title, fontsize=10, fontweight="bold", color=GREY, va="center")
-        for i, (cost, shown) in enumerate(own.items()):
+        for i, (cost, shown) in enumerate(group_costs.items()):
             row, column = divmod(i, columns)
             x, y = column * width / columns + LEFT, top - TITLE - (row + 1) * HEIGHT + BELOW
             box = x, y, width / columns - LEFT - RIGHT, HEIGHT - ABOVE - BELOW
@@ -55,13 +55,13 @@ def draw(inputs, narrow):
 
 def _costs(rows, metric):
     """{cost: the rows with a value of it and of the metric}, of the costs that a mixed method has."""
-    found = {}
+    rows_by_cost = {}
     for cost in COSTS:
-        own = rows[rows[cost].notna() & rows[metric.column].notna()]
-        own = own[is_real(own)] if cost in ("latency_s", "energy_j") else own
-        if (own["allocation"] == "mixed").any():
-            found[cost] = own
-    return found
+        rows_of_cost = rows[rows[cost].notna() & rows[metric.column].notna()]
+        rows_of_cost = rows_of_cost[is_real(rows_of_cost)] if cost in ("latency_s", "energy_j") else rows_of_cost
+        if (rows_of_cost["allocation"] == "mixed").any():
+            rows_by_cost[cost] = rows_of_cost
+    return rows_by_cost
 
 
 def _panel(axes, rows, cost, metric, colours):
@@ -88,12 +88,12 @@ def _panel(axes, rows, cost, metric, colours):
 def _hulls(rows, x, y):
     """[(indices of rows, line style)]: the hull of uniform methods that leave activations alone, and of the others."""
     uniform, alone = (rows["allocation"] == "uniform").to_numpy(), (rows["activation_bits"] > FLOAT_BITS).to_numpy()
-    found = []
+    hulls = []
     for chosen, stroke in ((uniform & alone, (0, (4, 2))), (uniform & ~alone, "-")):
         places = np.flatnonzero(chosen)
         if len(places):
-            found.append((places[hull(np.column_stack([x, y])[places])], stroke))
-    return found
+            hulls.append((places[hull(np.column_stack([x, y])[places])], stroke))
+    return hulls
 
 
 def _limits(axes, rows, cost, metric):

@@ -35,7 +35,7 @@ def draw(inputs, narrow):
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
     colours = method_colours(inputs.summary)
-    for (model, error, maps, kinds), own in zip(groups, heights, strict=True):
+    for (model, error, maps, kinds), group_height in zip(groups, heights, strict=True):
         heading = f"{model}: errors of {ERRORS[error]}, by block"
         figure.text(
             0.1 / width, (top - 0.2) / height, heading, fontweight="bold", fontsize=8 if narrow else 9.5, va="center"
@@ -53,7 +53,7 @@ def draw(inputs, narrow):
             axes.set_xticks(ends, [str(block) for block in ends], fontsize=6, color=GREY)
             axes.set_yticks(*((range(len(kinds)), kinds) if column == 0 else ([], [])), fontsize=6.5)
             axes.tick_params(length=0, pad=2)
-        top -= own
+        top -= group_height
         box = left, top + 0.42, width - left - 0.12, 0.1
         axes = figure.add_axes(np.divide(box, [width, height, width, height]))
         scale = figure.colorbar(shown, cax=axes, orientation="horizontal")
@@ -67,15 +67,15 @@ def maps_of(layers):
 
     A chunk NAME.0, NAME.1, ... counts to NAME where another method has NAME whole; the largest error stands for all.
     """
-    whole, blocks, kinds, found = set(layers["layer"]), {}, {}, {}
+    whole, blocks, kinds, errors = set(layers["layer"]), {}, {}, {}
     for method, name, error in layers[["method", "layer", "relative_error"]].itertuples(index=False):
         parent, _, chunk = name.rpartition(".")
         name = parent if chunk.isdigit() and parent in whole else name
         match = INNERMOST.match(name) or BLOCK.match(name)
         block, kind = match.groups() if match else ("", name)
         key = method, kinds.setdefault(kind, len(kinds)), blocks.setdefault(block, len(blocks))
-        found[key] = max(error, found.get(key, 0))
+        errors[key] = max(error, errors.get(key, 0))
     maps = {method: np.full((len(kinds), len(blocks)), np.nan) for method in dict.fromkeys(layers["method"])}
-    for (method, kind, block), error in found.items():
+    for (method, kind, block), error in errors.items():
         maps[method][kind, block] = error
     return maps, list(kinds)

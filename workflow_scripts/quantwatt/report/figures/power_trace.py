@@ -12,18 +12,18 @@ from quantwatt.report.tables import first_samplings
 
 def draw(inputs, narrow):
     """The baseline's sampled power over time, with its idle power."""
-    found, summary = [], first_samplings(inputs.summary)
+    traces, summary = [], first_samplings(inputs.summary)
     for _, row in summary[summary["baseline"].astype(bool)].iterrows():
         trace = _trace(inputs.results, row)
         if trace is not None:
-            found.append((row, *trace))
-    if not found:
+            traces.append((row, *trace))
+    if not traces:
         return sentence("No power was sampled: " + _why_no_energy(inputs.summary), narrow)
-    figure = Figure(figsize=(NARROW if narrow else WIDE, 2.7 * len(found)), dpi=100)
-    figure.subplots_adjust(left=0.13 if narrow else 0.07, right=0.98, top=1 - 0.4 / (2.7 * len(found)),
-                           bottom=0.55 / (2.7 * len(found)), hspace=0.6)  # fmt: skip
+    figure = Figure(figsize=(NARROW if narrow else WIDE, 2.7 * len(traces)), dpi=100)
+    figure.subplots_adjust(left=0.13 if narrow else 0.07, right=0.98, top=1 - 0.4 / (2.7 * len(traces)),
+                           bottom=0.55 / (2.7 * len(traces)), hspace=0.6)  # fmt: skip
     for axes, (row, seconds, watts, spans) in zip(
-        figure.subplots(len(found), 1, squeeze=False)[:, 0], found, strict=True
+        figure.subplots(len(traces), 1, squeeze=False)[:, 0], traces, strict=True
     ):
         for name, start, end in spans:
             phase = not name.isdigit()

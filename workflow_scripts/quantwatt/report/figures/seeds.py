@@ -37,10 +37,10 @@ def _panel(axes, rows, column, colours, size):
     methods, seeds = list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["seed"]))
     offsets = np.linspace(-0.25, 0.25, len(seeds))
     for line, method in enumerate(methods):
-        own = rows[rows["method"] == method]
-        low, high = own[[f"{column}_low", column]].min().min(), own[[f"{column}_high", column]].max().max()
+        scores = rows[rows["method"] == method]
+        low, high = scores[[f"{column}_low", column]].min().min(), scores[[f"{column}_high", column]].max().max()
         axes.fill_betweenx([line - 0.42, line + 0.42], low, high, color=PALE, alpha=0.5, linewidth=0, zorder=1)
-        for _, row in own.iterrows():
+        for _, row in scores.iterrows():
             y = line + offsets[seeds.index(row["seed"])]
             axes.plot([row[f"{column}_low"], row[f"{column}_high"]], [y, y], color=colours[method], linewidth=1.3)
             axes.plot(row[column], y, marker="o", markersize=3.2, color=colours[method])

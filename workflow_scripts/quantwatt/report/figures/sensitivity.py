@@ -32,14 +32,16 @@ def draw(inputs, narrow):
     parts = [(*part, strips(inputs, part)) for part in by_group(table)]
     candidates = dict(zip(dict.fromkeys(table["candidate"]), itertools.cycle(PALETTE), strict=False))
     width, size, colours = NARROW if narrow else WIDTH, 6.5 if narrow else 7.5, method_colours(inputs.summary)
-    left = max(0.6, 0.12 + 0.0082 * size * max((len(text) for *_, own in parts for _, text, _ in own), default=0))
+    left = max(
+        0.6, 0.12 + 0.0082 * size * max((len(text) for *_, bit_strips in parts for _, text, _ in bit_strips), default=0)
+    )
     rows = [parts[i : i + (1 if narrow else 2)] for i in range(0, len(parts), 1 if narrow else 2)]
-    heights = [HEAD + PANEL + STRIP * max(1, *(len(own) for *_, own in row)) + FOOT for row in rows]
+    heights = [HEAD + PANEL + STRIP * max(1, *(len(bit_strips) for *_, bit_strips in row)) + FOOT for row in rows]
     figure = Figure(figsize=(width, sum(heights) + 0.3), dpi=100)
     height, top = figure.get_figheight(), figure.get_figheight()
     for row, tall in zip(rows, heights, strict=True):
         room = width / len(row)
-        for k, (model, name, group, metric, values, own) in enumerate(row):
+        for k, (model, name, group, metric, values, bit_strips) in enumerate(row):
             x, below = k * room + left, top - HEAD - PANEL
             axes = figure.add_axes(np.divide((x, below, room - left - 0.15, PANEL), [width, height, width, height]))
             layers = list(dict.fromkeys(values["layer"]))
@@ -47,13 +49,13 @@ def draw(inputs, narrow):
             kind = f"{group} layers" if group else "layers"
             axes.set_title(f"{model} · {name}: {len(layers)} {kind}, each alone", x=(0.1 - left) / (room - left - 0.15),
                            fontsize=8.5 if narrow else 9.5, pad=18)  # fmt: skip
-            strip = STRIP * max(1, len(own))  # empty where no method could choose by it
+            strip = STRIP * max(1, len(bit_strips))  # empty where no method could choose by it
             box = x, below - 0.08 - strip, room - left - 0.15, strip
             under = figure.add_axes(np.divide(box, [width, height] * 2))
-            _strips(under, own, layers, {method: colours[model, method] for method, *_ in own}, size)
+            _strips(under, bit_strips, layers, {method: colours[model, method] for method, *_ in bit_strips}, size)
             _blocks((axes, under), layers, (room - left - 0.15) * 72, size)
         top -= tall
-    _key(figure, {bits for *_, own in parts for *_, cells in own for bits in cells.values()}, size)
+    _key(figure, {bits for *_, bit_strips in parts for *_, cells in bit_strips for bits in cells.values()}, size)
     return figure
 
 
@@ -64,14 +66,16 @@ def strips(inputs, part):
     """
     model, name, _, _, values = part
     rows = inputs.summary[(inputs.summary["model"] == model) & (inputs.summary["sensitivity"] == name)]
-    found = []
+    labelled_strips = []
     for method in dict.fromkeys(rows["method"]):
-        own = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index("layer")
-        for side, word in SIDES.items() if len(own) else ():
-            bits = own[side].reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
+        table = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index(
+            "layer"
+        )
+        for side, word in SIDES.items() if len(table) else ():
+            bits = table[side].reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
             if side == "value_bits" or bits.nunique() > 1:
-                found.append((method, f"{method} {word}", bits.to_dict()))
-    return found
+                labelled_strips.append((method, f"{method} {word}", bits.to_dict()))
+    return labelled_strips
 
 
 def _dots(axes, values, layers, metric, colours, size):
@@ -80,9 +84,9 @@ def _dots(axes, values, layers, metric, colours, size):
     side = np.clip(320 / len(layers), 1.2, 16)  # points squared
     colours = {candidate: colour for candidate, colour in colours.items() if candidate in set(values["candidate"])}
     for candidate, colour in colours.items():
-        own = values[values["candidate"] == candidate]
-        axes.scatter(own["layer"].map(place), own["value"], s=side, color=colour, linewidths=0, zorder=3)
-        broken = own.loc[own["value"].isna(), "layer"].map(place)  # the model gave no finite number
+        rows = values[values["candidate"] == candidate]
+        axes.scatter(rows["layer"].map(place), rows["value"], s=side, color=colour, linewidths=0, zorder=3)
+        broken = rows.loc[rows["value"].isna(), "layer"].map(place)  # the model gave no finite number
         axes.scatter(broken, np.full(len(broken), 0.02), s=side, color=colour, marker="x", linewidths=0.8,
                      transform=axes.get_xaxis_transform(), zorder=3)  # fmt: skip
     if metric == "noise":

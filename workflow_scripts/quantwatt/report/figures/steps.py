@@ -25,19 +25,19 @@ def draw(inputs, narrow):
     heights = [TITLE + HEIGHT * (len(metrics) if narrow else 1) for *_, metrics, _ in sweeps]
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
-    for (model, sampling, metrics, rows), own in zip(sweeps, heights, strict=True):
+    for (model, sampling, metrics, rows), row_height in zip(sweeps, heights, strict=True):
         names = list(dict.fromkeys(rows["method"]))
-        beside = 0.3 + 0.0086 * size * max(map(len, names))
+        name_width = 0.3 + 0.0086 * size * max(map(len, names))
         slot = width if narrow else width / len(metrics)
         figure.text(0.1 / width, (top - 0.2) / height, f"{model} · {sampling} and more steps", fontsize=10,
                     fontweight="bold", color=GREY, va="center")  # fmt: skip
         for i, metric in enumerate(metrics):
             x, down = (0, i) if narrow else (i * slot, 0)
             y = top - TITLE - (down + 1) * HEIGHT + BELOW
-            box = x + LEFT, y, slot - LEFT - beside, HEIGHT - ABOVE - BELOW
+            box = x + LEFT, y, slot - LEFT - name_width, HEIGHT - ABOVE - BELOW
             axes = figure.add_axes(np.divide(box, [width, height, width, height]))
             _panel(axes, rows, metric, {name: colours[model, name] for name in names}, size)
-        top -= own
+        top -= row_height
     return figure
 
 
@@ -50,11 +50,11 @@ def _panel(axes, rows, metric, colours, size):
     _scale(axes, rows[[column, f"{column}_low", f"{column}_high"]].to_numpy(float), metric)
     ends = []
     for name, offset in zip(shown, offsets, strict=True):
-        own = rows[(rows["method"] == name) & rows[column].notna()]
-        x, y = [steps.index(count) + offset for count in own["steps"]], own[column].to_numpy(float)
+        scores = rows[(rows["method"] == name) & rows[column].notna()]
+        x, y = [steps.index(count) + offset for count in scores["steps"]], scores[column].to_numpy(float)
         axes.plot(x, y, color=colours[name], linestyle=strokes[name], linewidth=1.3, marker="o", markersize=3.4,
-                  label=name, zorder=4 if own["baseline"].any() else 3)  # fmt: skip
-        axes.vlines(x, own[f"{column}_low"], own[f"{column}_high"], color=colours[name], linewidth=1.2, alpha=0.7)
+                  label=name, zorder=4 if scores["baseline"].any() else 3)  # fmt: skip
+        axes.vlines(x, scores[f"{column}_low"], scores[f"{column}_high"], color=colours[name], linewidth=1.2, alpha=0.7)
         ends.append((x[-1], y[-1]))
     labels.column(axes, ends, shown, [colours[name] for name in shown], size)
     quality_title(axes, metric, rows)

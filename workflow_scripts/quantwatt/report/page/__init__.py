@@ -32,16 +32,16 @@ def seed_tables(summary):
     Returns:
         list of {"title", "metric": Metric, "seeds", "rows": [(method, [(value, low, high) or None per seed])]}.
     """
-    found = []
+    comparisons = []
     for model, sampling, metric, rows in tables.by_seed(summary):
         names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
         seeds = list(dict.fromkeys(rows["seed"]))
         lines = []
-        for method, own in rows.groupby("method", sort=False):
-            scores = {seed: values for seed, *values in own[["seed", *names]].itertuples(index=False)}
+        for method, method_rows in rows.groupby("method", sort=False):
+            scores = {seed: values for seed, *values in method_rows[["seed", *names]].itertuples(index=False)}
             lines.append((method, [scores.get(seed) for seed in seeds]))
-        found.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
-    return found
+        comparisons.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
+    return comparisons
 
 
 def phase_rows(cells, samplings):
@@ -68,12 +68,12 @@ def quantizing_rows(summary, layers):
 
     Keys are the summary's, "solving" (of `layers.solving_summary`) and "repaid": [(sampling, images)].
     """
-    solving, found = solving_summary(layers), []
+    solving, records = solving_summary(layers), []
     chosen = summary[summary["quantize_s"].notna() & ~summary["baseline"].astype(bool)]
     for key, rows in tables.first_samplings(chosen).groupby(["model", "method"], sort=False):
         repaid = rows[["sampling", "break_even_images"]].dropna().itertuples(index=False, name=None)
-        found.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
-    return found
+        records.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
+    return records
 
 
 def embed(path):

@@ -49,8 +49,8 @@ def _only_simulated(others, base):
     if simulated.empty:
         return [*segments, (f": every quantized method failed on {base['device']}.", "")]
     alone = len(simulated) == len(others)
-    what = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
-    segments.append((f": {what} on {base['device']}", ""))
+    outcome = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
+    segments.append((f": {outcome} on {base['device']}", ""))
     metric = first_metric(simulated)
     if metric is None:
         return [*segments, (".", "")]

@@ -10,12 +10,12 @@ def budget_comparisons(summary):
     Returns:
         list of {"title", "metric": Metric, "sentence", "rows": as `budgets.against_uniform`}.
     """
-    found = []
+    comparisons = []
     for title, metric, rows in with_mixed(summary):
         compared = against_uniform(rows, metric)
         text = _sentence(compared, metric)
-        found.append({"title": title, "metric": metric, "sentence": text, "rows": compared})
-    return found
+        comparisons.append({"title": title, "metric": metric, "sentence": text, "rows": compared})
+    return comparisons
 
 
 def _sentence(compared, metric):

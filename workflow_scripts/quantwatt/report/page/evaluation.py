@@ -41,7 +41,7 @@ def evaluation_sections(evaluations):
         figures come first under the title None; a mapping of like mappings becomes a table. Of several mappings every
         title says whose it is.
     """
-    sections = [(name, part) for name, found in evaluations.items() for part in _sections(found)]
+    sections = [(name, part) for name, evaluation in evaluations.items() for part in _sections(evaluation)]
     if len(evaluations) > 1:
         for name, part in sections:
             part["title"] = f"{name}: {part['title']}" if part["title"] else name

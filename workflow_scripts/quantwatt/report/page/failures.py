@@ -24,15 +24,15 @@ def failures(cells):
 
 def _of_cell(cell):
     """(what, status, reason) of what a cell misses; a cost that is simulated or was not asked for is no failure."""
-    for what, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
+    for part, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
         if record["status"] != "ok":
-            return [(what, record["status"], record.get("reason"))]
-    found, measured = [], cell.measurement
+            return [(part, record["status"], record.get("reason"))]
+    missing, measured = [], cell.measurement
     if measured["status"] not in ("ok", "simulated", "unmeasured"):
-        found.append(("cost", measured["status"], measured.get("reason")))
+        missing.append(("cost", measured["status"], measured.get("reason")))
     elif measured["status"] == "ok" and measured.get("energy_j") is None:
-        found.append(("energy", "not read", measured.get("energy_reason")))
-    return found + [
+        missing.append(("energy", "not read", measured.get("energy_reason")))
+    return missing + [
         (metric_of(metric).title, score["status"], score.get("reason"))
         for metric, score in cell.scores.items()
         if score.get("value") is None and score["status"] != "reference"

@@ -16,16 +16,16 @@ def step_tables(summary):
         list of {"title", "metric": Metric, "steps", "rows": [(method, [(value, low, high) or None per number of
         steps])], "sentence"}.
     """
-    found = []
+    comparisons = []
     for model, sampling, metrics, rows in by_steps(summary):
         metric = _metric(metrics, rows)
         names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
         steps = list(dict.fromkeys(rows["steps"]))
         lines = []
-        for method, own in rows[rows[metric.column].notna()].groupby("method", sort=False):
-            scores = {count: values for count, *values in own[["steps", *names]].itertuples(index=False)}
+        for method, method_rows in rows[rows[metric.column].notna()].groupby("method", sort=False):
+            scores = {count: values for count, *values in method_rows[["steps", *names]].itertuples(index=False)}
             lines.append((method, [scores.get(count) for count in steps]))
-        found.append(
+        comparisons.append(
             {
                 "title": f"{model} · {sampling}",
                 "metric": metric,
@@ -34,7 +34,7 @@ def step_tables(summary):
                 "sentence": _sentence(rows, metric, steps),
             }
         )
-    return found
+    return comparisons
 
 
 def _metric(metrics, rows):
@@ -54,8 +54,8 @@ def _sentence(rows, metric, steps):
             "unquantized images of its own."
         )
     verdicts, no_better = {}, []
-    for method, own in rows.groupby("method", sort=False):
-        ends = {count: row for count, (_, row) in zip(own["steps"], own.iterrows(), strict=True)}
+    for method, method_rows in rows.groupby("method", sort=False):
+        ends = {count: row for count, (_, row) in zip(method_rows["steps"], method_rows.iterrows(), strict=True)}
         if steps[0] in ends and steps[-1] in ends:
             verdicts.setdefault(compare(ends[steps[-1]], ends[steps[0]], metric), []).append(method)
             least, most = (ends[count][metric.column] for count in (steps[0], steps[-1]))

@@ -89,7 +89,7 @@ def _blocks_text(record):
 
 def _control_text(cells):
     """The A/A control of each baseline's cell, and what it makes of small differences."""
-    found = []
+    texts = []
     for cell in cells:
         if cell.measurement["status"] != "ok":
             continue
@@ -97,8 +97,8 @@ def _control_text(cells):
             ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
             if ratio:
                 text = with_bounds(*triple(ratio))
-                found.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
-    return _distinct(found) or "no control was measured, so that no difference is called better or worse"
+                texts.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
+    return _distinct(texts) or "no control was measured, so that no difference is called better or worse"
 
 
 def _shortfalls_text(records):
@@ -124,9 +124,9 @@ def _throttling_text(records):
     if spells:
         seconds = {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
         return ", ".join(f"{cause} {compact(value)} s" for cause, value in seconds.items())
-    words = [m["device"].get("throttle_reasons") for m in records]
-    told = _distinct(word for found in words for word in found or [])
-    return f"between the runs: {told or 'no'}" if any(found is not None for found in words) else None
+    reasons_of_runs = [m["device"].get("throttle_reasons") for m in records]
+    reported = _distinct(reason for reasons in reasons_of_runs for reason in reasons or [])
+    return f"between the runs: {reported or 'no'}" if any(reasons is not None for reasons in reasons_of_runs) else None
 
 
 def _phases_text(records):
@@ -170,11 +170,11 @@ def _sampler_text(records):
 
 
 def _beside_text(records):
-    found = {}
+    joules_by_meter = {}
     for record in records:
         for name, joules in (record.get("secondary_energy_j") or {}).items():
-            found.setdefault(name, []).append(joules)
-    return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J each")))
+            joules_by_meter.setdefault(name, []).append(joules)
+    return "; ".join(f"{name} {text}" for name, values in joules_by_meter.items() if (text := span(values, "J each")))
 
 
 def _latency_text(record):
@@ -185,8 +185,8 @@ def _latency_text(record):
 
 
 def _temperature_text(devices):
-    found = [value for d in devices for key, value in d.items() if key.startswith("temperature") and value is not None]
-    values = [v for item in found for v in (item.values() if isinstance(item, dict) else [item])]
+    items = [value for d in devices for key, value in d.items() if key.startswith("temperature") and value is not None]
+    values = [v for item in items for v in (item.values() if isinstance(item, dict) else [item])]
     return span((v for v in values if isinstance(v, (int, float))), "°C")
 
 

@@ -41,15 +41,15 @@ def write(folder, results, cells):
         names = [image["file"] for image in images["images"]]
         readings.append(power_in(runs, files["power"]).assign(method=cell["method"]))
         for prompt in range(n_prompts or len(names)):
-            own = runs[runs["prompt"] == prompt]
-            seconds, joules = own["seconds"], own["energy_j"]
+            prompt_runs = runs[runs["prompt"] == prompt]
+            seconds, joules = prompt_runs["seconds"], prompt_runs["energy_j"]
             watts = joules.sum() / seconds[joules.notna()].sum() if joules.notna().any() else None
             rows.append(
                 {
                     "Quantization Type": cell["method"],
                     "Prompt Index": prompt,
                     "Average Memory (MB)": (record["memory_mb"] or {}).get("value"),
-                    "Average Time (s)": seconds.mean() if len(own) else latency_s,
+                    "Average Time (s)": seconds.mean() if len(prompt_runs) else latency_s,
                     "Average Power (W)": watts,
                     "Total Energy (J)": joules.sum(min_count=1),
                     "Image File Names": names[prompt] if prompt < len(names) else None,
@@ -58,8 +58,8 @@ def write(folder, results, cells):
     table = pd.concat(readings).rename(
         columns={"method": READINGS[0], "prompt": READINGS[1], "number": READINGS[2], "watts": READINGS[3]}
     )
-    for name, found in zip(NAMES, (table[READINGS], pd.DataFrame(rows, columns=RESULTS)), strict=True):
-        write_table(Path(folder) / name, found)
+    for name, content in zip(NAMES, (table[READINGS], pd.DataFrame(rows, columns=RESULTS)), strict=True):
+        write_table(Path(folder) / name, content)
     return NAMES
 
 
@@ -93,5 +93,5 @@ def power_in(runs, path):
     inside = index >= 0
     stops = (runs["t_s"] + runs["seconds"]).to_numpy()
     inside[inside] = samples["t_s"].to_numpy()[inside] < stops[index[inside]]
-    found = runs.iloc[index[inside]][["prompt", "number"]].reset_index(drop=True)
-    return found.assign(watts=samples["watts"].to_numpy()[inside])
+    run_of_sample = runs.iloc[index[inside]][["prompt", "number"]].reset_index(drop=True)
+    return run_of_sample.assign(watts=samples["watts"].to_numpy()[inside])

@@ -77,8 +77,8 @@ def trials_of(results, cell):
 
 def latency(inference_s, batch_size):
     """Seconds of a run, from the summary of one process's seconds per inference, and inferences per second."""
-    found = {f"{key}_latency": inference_s[key] and inference_s[key] * batch_size for key in TIMES}
-    return {**found, "throughput": 1 / inference_s["mean"]}
+    latencies = {f"{key}_latency": inference_s[key] and inference_s[key] * batch_size for key in TIMES}
+    return {**latencies, "throughput": 1 / inference_s["mean"]}
 
 
 def memory(peaks):
@@ -94,21 +94,21 @@ def energy_of_trials(folder):
     blocks = blocks[(blocks["configuration"] == "method") & (blocks["invalid"] == "False")]
     samples = pd.read_csv(folder / "power.csv", dtype={"block": str})
     samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
-    found = {}
-    for process, own in blocks.groupby("process"):
-        inside = (samples["process"] == process) & samples["block"].isin(own["block"].astype(str))
+    energy = {}
+    for process, process_blocks in blocks.groupby("process"):
+        inside = (samples["process"] == process) & samples["block"].isin(process_blocks["block"].astype(str))
         watts = samples.loc[inside, "watts"]
         figures = (watts.mean(), watts.std(), watts.min(), watts.max(), watts.median(), len(watts))
-        joules = float((own["energy_j"] / own["images"]).mean())
-        found[process] = {
+        joules = float((process_blocks["energy_j"] / process_blocks["images"]).mean())
+        energy[process] = {
             **dict(zip(POWER, figures, strict=True)),
-            "total_energy_j": own["energy_j"].sum(),
+            "total_energy_j": process_blocks["energy_j"].sum(),
             "energy_per_inference_j": joules,
             "energy_per_inference_mj": 1000 * joules,
             "inferences_per_joule": 1 / joules if joules > 0 else None,
-            "num_inferences_energy": own["images"].sum(),
+            "num_inferences_energy": process_blocks["images"].sum(),
         }
-    return found
+    return energy
 
 
 def quality(path, predicted):
