@@ -1,4 +1,4 @@
-"""Error by depth: a map of the layers' errors per calibrated method, a row per kind of layer, a column per block."""
+"""Error by depth: a map of layer errors per calibrated method; rows are layer types, columns transformer blocks."""
 
 import re
 
@@ -9,19 +9,19 @@ from matplotlib.figure import Figure
 from quantwatt.report.figures import GREY, NARROW, WIDE, method_colours, sentence
 from quantwatt.report.layer_table import ERRORS, by_error
 
-# Of down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q: all before attn1, and attn1.to_q.
+# Splits down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q before attn1.to_q.
 INNERMOST = re.compile(r"(.*\b(?:\w*blocks|\w*layers|\w*samplers|resnets|attentions)\.\d+)\.(.+)")
-BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # of h.3.attn.c_attn: h.3 and attn.c_attn
+BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # splits h.3.attn.c_attn into h.3 and attn.c_attn
 ROW, TITLE, HEAD, SCALE = (
     0.13,
     0.4,
     0.3,
     0.7,
-)  # inches: a kind, a map's title, a group's title, a group's scale of colours
+)  # inches: a row, a map's title, a group's title, a group's colour bar
 
 
 def draw(inputs, narrow):
-    """One scale of colours for the maps of a kind of error: kinds do not compare. Rounding alone reports none."""
+    """Maps of one kind of error share a colour scale: kinds are not comparable. Round-to-nearest has no output error."""
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:
@@ -63,9 +63,9 @@ def draw(inputs, narrow):
 
 
 def maps_of(layers):
-    """({method: relative errors [kinds, blocks]}, kinds) of the layers of one model, NaN where there is no layer.
+    """({method: relative errors [layer types, blocks]}, layer types) of one model's layers; NaN without a layer.
 
-    A chunk NAME.0, NAME.1, ... counts to NAME where another method has NAME whole; the largest error stands for all.
+    Chunks NAME.0, NAME.1, ... are merged into NAME if another method has NAME unsplit; the largest error is kept.
     """
     whole, blocks, kinds, errors = set(layers["layer"]), {}, {}, {}
     for method, name, error in layers[["method", "layer", "relative_error"]].itertuples(index=False):

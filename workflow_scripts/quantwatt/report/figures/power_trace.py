@@ -1,4 +1,4 @@
-"""The baseline's sampled power over time: idle, energy blocks, and each phase looped alone."""
+"""The baseline's sampled power over time: idle, energy blocks, and each phase run alone in a loop."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from quantwatt.report.tables import first_samplings
 
 
 def draw(inputs, narrow):
-    """The baseline's sampled power over time, with its idle power."""
+    """A panel per model and sampling with the baseline's power over time and its idle power."""
     traces, summary = [], first_samplings(inputs.summary)
     for _, row in summary[summary["baseline"].astype(bool)].iterrows():
         trace = _trace(inputs.results, row)
@@ -44,7 +44,7 @@ def draw(inputs, narrow):
 
 
 def _trace(results, row):
-    """(seconds, watts, [(block or phase, start, end)]) of the first process in power.csv; None without samples."""
+    """(seconds, watts, [(energy block or phase, start, end)]) of the first process in power.csv; None if no samples."""
     path = layout.path(results, "power", row)
     try:
         samples = pd.read_csv(path, dtype={"block": str})
@@ -62,7 +62,7 @@ def _trace(results, row):
 
 
 def _draw_trace(axes, seconds, watts):
-    """The samples as a line; from 3,000 on as mean and range of a thousand stretches."""
+    """Draw the samples as a line; 3,000 samples or more as the mean and range of 1,000 intervals."""
     if len(watts) < 3000:
         axes.plot(seconds, watts, color=PALETTE[0], linewidth=0.7)
         return

@@ -1,4 +1,4 @@
-"""One score per method and seed, its interval beside the other seeds': what a second draw of noise changes."""
+"""Scores with intervals per method and seed: how much another seed changes."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALE, WIDE, method_colours, sentence
 from quantwatt.report.tables import by_seed
 
-LANE, EDGE = 0.3, 0.9  # inches: a method, and what a panel needs around them
+LANE, EDGE = 0.3, 0.9  # inches: a method's height, and a panel's margins
 
 
 def draw(inputs, narrow):
-    """Methods by their mean, the best first; a band holds the intervals of all seeds of a method."""
+    """Methods are ordered by their mean, the best first; a band spans the intervals of all seeds of a method."""
     panels = by_seed(inputs.summary)
     if not panels:
         return sentence("No two samplings differ only by their seed.", narrow)

@@ -1,4 +1,4 @@
-"""Quality by the number of denoising steps, of samplings alike in all else: a line per method, with intervals."""
+"""Quality by number of denoising steps, with all other settings equal: a line with intervals per method."""
 
 import numpy as np
 from matplotlib import ticker
@@ -9,14 +9,19 @@ from quantwatt.report.figures import GREY, GRID, INK, NARROW, method_colours, qu
 from quantwatt.report.tables import by_steps
 
 WIDTH, HEIGHT = 10.6, 3.4  # inches
-MOST = 3  # metrics
-LEFT, ABOVE, BELOW, TITLE = 0.55, 0.3, 0.5, 0.35  # inches around a panel, and above a model's row of panels
-STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))  # methods of one solver have one colour
-LOG_FROM = 12  # ratio of the largest to the least distance from which their axis is logarithmic
+MOST = 3  # number of metrics shown
+LEFT, ABOVE, BELOW, TITLE = 0.55, 0.3, 0.5, 0.35  # inches: margins of a panel, and a model's title
+STROKES = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (6, 1.5, 1, 1.5)),
+)  # methods with the same solver have the same colour
+LOG_FROM = 12  # the y axis is logarithmic from this ratio of largest to smallest distance
 
 
 def draw(inputs, narrow):
-    """A row of panels per model, on a phone one below another: a metric each, FID first."""
+    """A row of panels per model (a column in the narrow layout): one metric per panel, FID first."""
     sweeps = by_steps(inputs.summary)
     if not sweeps:
         return sentence("No two samplings differ only by their number of steps.", narrow)
@@ -66,7 +71,7 @@ def _panel(axes, rows, metric, colours, size):
 
 
 def _strokes(rows):
-    """{method: line style}, different within a solver as far as there are styles."""
+    """{method: line style}; methods with the same solver get different styles, until the styles repeat."""
     seen, strokes = {}, {}
     for name, solver in rows.drop_duplicates("method")[["method", "solver"]].itertuples(index=False):
         seen[solver] = seen.get(solver, -1) + 1
@@ -75,7 +80,7 @@ def _strokes(rows):
 
 
 def _scale(axes, values, metric):
-    """The limits of the y axis, logarithmic where distances differ by much."""
+    """Set the y axis' limits; logarithmic if distances differ by more than LOG_FROM."""
     values = values[np.isfinite(values)]
     low, high = values.min(), values.max()
     if not metric.higher_is_better and low > 0 and high / low > LOG_FROM:
