@@ -21,7 +21,7 @@ ROW, TITLE, HEAD, SCALE = (
 
 
 def draw(inputs, narrow):
-    """Maps of one kind of error share a colour scale: kinds are not comparable. Round-to-nearest has no output error."""
+    """Maps of one kind of error share a colour scale; kinds are not comparable. Rounding alone has no output error."""
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:

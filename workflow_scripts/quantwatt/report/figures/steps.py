@@ -16,7 +16,7 @@ STROKES = (
     (0, (4, 1.5)),
     (0, (1, 1.2)),
     (0, (6, 1.5, 1, 1.5)),
-)  # methods with the same solver have the same colour
+)  # of methods with the same solver's colour
 LOG_FROM = 12  # the y axis is logarithmic from this ratio of largest to smallest distance
 
 

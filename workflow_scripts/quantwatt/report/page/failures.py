@@ -1,13 +1,14 @@
-"""Everything that is missing for a reason, each reason once."""
+"""The results that are missing, grouped by reason."""
 
 from quantwatt.report.tables import metric_of
 
 
 def failures(cells):
-    """Cells that miss the same thing for the same reason, together.
+    """Group the cells that lack the same result for the same reason.
 
     Returns:
-        list of {"model", "methods", "samplings", "what", "status", "reason"}; samplings is empty where it is all.
+        list of {"model", "methods", "samplings", "what", "status", "reason"}; samplings is empty if all
+        samplings lack it.
     """
     samplings, merged = {}, {}
     for cell in cells:
@@ -23,7 +24,7 @@ def failures(cells):
 
 
 def _of_cell(cell):
-    """(what, status, reason) of what a cell misses; a cost that is simulated or was not asked for is no failure."""
+    """[(missing result, status, reason)] of a cell; costs of simulated or unmeasured cells are no failures."""
     for part, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
         if record["status"] != "ok":
             return [(part, record["status"], record.get("reason"))]

@@ -1,4 +1,4 @@
-"""What more denoising steps change: the scores side by side, and for how many methods they did not help."""
+"""The effect of more denoising steps: a table of scores, and for how many methods more steps did not help."""
 
 import pandas as pd
 
@@ -7,10 +7,10 @@ from quantwatt.report.tables import BETTER, UNDECIDED, WORSE, by_steps, compare
 
 
 def step_tables(summary):
-    """One metric of samplings that differ only by their number of steps, side by side.
+    """Tables of one metric for samplings that differ only by their number of steps.
 
-    It is the first that has intervals and compares with nothing of the same number of steps, else the first without
-    intervals: what an image is held against in pairs changes with the steps itself.
+    The metric is the first unpaired one with intervals, else the first unpaired one: a paired metric compares with
+    baseline images that change with the number of steps, too. Without unpaired metrics it is the first paired one.
 
     Returns:
         list of {"title", "metric": Metric, "steps", "rows": [(method, [(value, low, high) or None per number of
@@ -44,14 +44,14 @@ def _metric(metrics, rows):
 
 
 def _sentence(rows, metric, steps):
-    """For how many methods the most steps are no better than the fewest, by intervals that lie apart or overlap.
+    """A sentence: for how many methods the most steps are not better than the fewest, by disjoint intervals.
 
-    Where there are none, for which the figure alone is no better.
+    If no method has intervals, the sentence names the methods whose value is not better.
     """
     if metric.paired:
         return (
-            f"Whether more steps help, the {metric.name} does not tell: each number of steps is held against "
-            "unquantized images of its own."
+            f"The {metric.name} cannot show whether more steps help: each number of steps is compared with "
+            "unquantized images of the same number of steps."
         )
     verdicts, no_better = {}, []
     for method, method_rows in rows.groupby("method", sort=False):
@@ -61,7 +61,7 @@ def _sentence(rows, metric, steps):
             least, most = (ends[count][metric.column] for count in (steps[0], steps[-1]))
             if pd.notna(least) and pd.notna(most) and (most <= least if metric.higher_is_better else most >= least):
                 no_better.append(method)
-    verdicts.pop(None, None)  # without an interval at one of both
+    verdicts.pop(None, None)  # no interval at the fewest or at the most steps
     total, helped, worse = sum(map(len, verdicts.values())), verdicts.get(BETTER, []), verdicts.get(WORSE, [])
     fewest, most = compact(steps[0]), compact(steps[-1])
     if not total:
