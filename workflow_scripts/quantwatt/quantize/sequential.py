@@ -5,7 +5,7 @@ So every layer is calibrated on the outputs of quantized earlier layers.
 Two sets of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that need it, X from the
 float model. Memory does not grow with the number of blocks. It holds one block, the observers of one stage and, for all
 samples, the live tensors of a forward pass at one depth: in a transformer the tokens, in a UNet also the pending skip
-connections. The accelerator holds only the block that is being processed.
+connections. The accelerator holds only the current block with its observers and one batch.
 """
 
 import copy
