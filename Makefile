@@ -11,8 +11,8 @@ BIN := .venv/bin
 REQUIREMENTS := envs/requirements.txt
 TRITON := triton==3.7.1
 WORKERS ?= 2
-# The longest first, as tests/conftest.py sorts them; a worker's own threads would wait for those of the other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# tests/conftest.py says what one worker runs; its threads would wait for those of the other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -3,19 +3,38 @@
 import pytest
 import torch
 
-LONG = ("workflow", "nvml")  # folders of tests that go first, so that no worker is left alone with a long file
+FIRST = ("workflow", "nvml")  # folders whose tests take longest: no worker shall be left alone with one of their files
+# They look at one run of the workflow, which is the longest of all.
+SMOKE = {f"tests/workflow/test_{name}.py" for name in ("end_to_end", "faults", "invalidation", "mistakes", "parts")}
+# They run programs in forks of one server of preloaded.py.
+FORKING = {f"tests/unit/test_{name}.py" for name in ("bench_transformers", "checkpoint", "cpu_kernels", "exports",
+                                                     "library_formats", "security")}  # fmt: skip
+
+
+def file_of(nodeid):
+    return nodeid.split("::")[0]
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of a file, and those of several that share a run of the workflow, belong together."""
-    groups = {}
-    for item in items:
-        if (mark := item.get_closest_marker("xdist_group")) is None:
-            mark = pytest.mark.xdist_group(item.path.stem)
-            item.add_marker(mark)
-        place = LONG.index(item.path.parent.name) if item.path.parent.name in LONG else len(LONG)
-        groups.setdefault((place, mark.args[0]), []).append(item)
-    items[:] = [item for _, own in sorted(groups.items(), key=lambda group: group[0][0]) for item in own]
+    def place(item):
+        folder = item.path.parent.name
+        return (FIRST.index(folder) if folder in FIRST else len(FIRST), file_of(item.nodeid) not in SMOKE)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A scheduler that gives all tests of a file, all of SMOKE, and all of FORKING to one worker, in their order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRun(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = file_of(nodeid)
+            return "smoke" if file in SMOKE else "forking" if file in FORKING else file
+
+    config.option.loadscopereorder = False
+    return ByRun(config, log)
 
 
 @pytest.fixture(autouse=True)

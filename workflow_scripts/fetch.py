@@ -1,10 +1,8 @@
-"""Fetch a public data set into data/, or make one of its files out of an archive that is there."""
+"""Fetch the archive of a public data set into data/."""
 
 import argparse
 import contextlib
 import hashlib
-import zipfile
-import zlib
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -48,32 +46,6 @@ def fetch(path, archive, addresses=()):
         )
 
 
-def extract(path, part, archive):
-    """Make the file `path` out of an archive, checked by the reader that will read it.
-
-    Args:
-        part: a `datasets.Extract`.
-    Raises:
-        DataError: the archive is broken, or does not hold what it should.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            content = opened.read(part.member)
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{archive}: not a readable ZIP archive; delete it to have it fetched again.") from error
-    except KeyError as error:
-        raise DataError(f"{archive}: holds no {part.member}; delete it to have it fetched again.") from error
-    with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(part.make(content, part.entries))
-            found = part.count(temporary)
-        except DataError as error:
-            reason = str(error).removeprefix(f"{temporary}: ")
-            raise DataError(f"{archive}: {part.member}: {reason}") from error
-        if found != part.entries:
-            raise DataError(f"{archive}: {part.member} has {found} {part.unit}, and should have {part.entries}.")
-
-
 def _download(address, path):
     """Write what an address gives to a file; returns its sha256."""
     digest, received = hashlib.sha256(), 0
@@ -110,23 +82,10 @@ def _asking():
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", required=True, help="the archive or file to make: data/...")
-    parser.add_argument("--archive", help="make the file out of this archive")
+    parser.add_argument("--output", required=True, help="the archive to fetch: data/...")
     parser.add_argument("--address", action="append", default=[], help="another place that has it, asked first")
     args = parser.parse_args(argv)
-    name = datasets.name_of(args.output)
-    if name is None:
-        known = ", ".join(f"{datasets.FOLDER}/{name}" for name in (*datasets.ARCHIVES, *datasets.EXTRACTS))
-        raise DataError(f"{args.output}: nothing is known of it (known: {known}).")
-    if Path(args.output).exists():
-        raise DataError(f"{args.output}: it is there already; delete it to have it made anew.")
-    if name in datasets.YOURS:
-        raise DataError(f"{args.output}: {datasets.YOURS[name]}")
-    if name in datasets.ARCHIVES:
-        fetch(args.output, datasets.ARCHIVES[name], args.address)
-    else:
-        part = datasets.EXTRACTS[name]
-        extract(args.output, part, args.archive or f"{datasets.FOLDER}/{part.archive}")
+    fetch(args.output, datasets.ARCHIVES[datasets.absent(args.output, datasets.ARCHIVES)], args.address)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,12 @@ def plan(*config):
 
 def test_every_rule_asks_for_memory_and_minutes():
     assert {"fetch", "quantize", "generate", "measure", "score", "tables", "report"} <= RULES.keys()
+    asked = r"    resources:\n        (\*\*(model_resources|resources_of)\(|mem_mb=.*,\n        runtime=CONFIG\[)"
     for name, text in RULES.items():
-        assert re.search(r"        mem_mb=.*,\n        runtime=CONFIG\[", text), name
+        assert re.search(asked, text), name
+    common = (ROOT / "rules/common.smk").read_text()
+    assert 'return {"mem_mb": CONFIG["memory_mb"][stage], "runtime": CONFIG["runtime_min"][stage]}' in common
+    assert 'return resources_of(stage) | {"mem_mb": megabytes' in common
 
 
 def test_measuring_has_its_node_alone_and_one_attempt():

@@ -9,6 +9,7 @@ import measure
 from benchmarks import bench_kernels, harness, layer_speed, model_speed, peers
 from quantwatt.artifacts import manifest
 from quantwatt.inference import kernel_choice
+from quantwatt.measuring.settings import Measuring
 
 FEW = {name: layer_speed.FORMATS[name] for name in ("W8A8", "W4A16 group 128")}
 
@@ -108,6 +109,8 @@ def test_the_embedded_models_processes_take_turns(monkeypatch):
 
     def process(task, path, bar):
         order.append(Path(task["checkpoint"]).parent.name)
+        told = Measuring.from_settings(task["measuring"])  # as the process reads it
+        assert (told.processes, told.latency_s_per_process, told.blocks_per_process) == (1, 0.5, 0)
         details = manifest.read_json(task["checkpoint"])
         assert details["status"] == "ok" and bool(details["layers"]) == (order[-1] == model_speed.QUANTIZED)
         assert details["model_settings"]["dtype"] == ("bfloat16" if order[-1] == peers.BFLOAT16 else "float32")

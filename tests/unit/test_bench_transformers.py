@@ -36,7 +36,6 @@ def test_a_configuration_that_does_not_fit_is_a_row_with_its_reason():
     assert row == {"configuration": "nf4", "compiled": False, "batch": 4, **failed}
 
 
-@pytest.mark.xdist_group("preloaded")
 def test_a_run_at_a_tiny_size(tmp_path):
     settings = {"meter": "estimate", "warmup_s": 0.01, "latency_s": 0.05, "block_s": 0.05, "idle_w": 5, "full_w": 20}
     output = tmp_path / "transformers.json"

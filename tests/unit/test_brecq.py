@@ -11,12 +11,14 @@ import torch
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.inference.linear import SimulatedLinear
+from quantwatt.models.families import load_family
 from quantwatt.quantize.sequential import LayerPlan
 from quantwatt.quantize.solvers import brecq
 from quantwatt.quantize.solvers.adaround import RoundedLinear, inverse_rectified_sigmoid, rectified_sigmoid
 
 SCHEMA = Path(__file__).parents[2] / "resources/schemas/solvers/brecq.schema.json"
 PAPER = {key: entry.get("default") for key, entry in json.loads(SCHEMA.read_text())["properties"].items()}
+SD3 = load_family("sd3")
 QUICK = {**PAPER, "iterations": 300, "learning_rate": 0.03, "batch_size": 8, "activation_iterations": 200}
 
 
@@ -107,7 +109,7 @@ def test_a_block_comes_nearer_than_by_rounding_and_weights_stay_between_their_ne
     block, batches, targets = joint
     before = copy.deepcopy(block.state_dict())
     plans = plans_of(block, weights(bits))
-    solutions = brecq.Solver.from_settings(QUICK).solve_block(block, plans, batches, targets, None)
+    solutions = brecq.Solver.from_settings(QUICK).solve_block(block, plans, batches, targets, SD3)
     found = {name: solution.weight for name, solution in solutions.items()}
     assert found.keys() == plans.keys() and not [s for s in solutions.values() if s.fallback]
     rounded = distance(fixed(block, plans, nearest(plans)), batches, targets)
@@ -150,7 +152,7 @@ def test_the_rounding_of_rows_is_close_to_the_best_of_all_roundings():
     settings = {**QUICK, "iterations": 800, "batch_size": 32, "regularizer": 1.0}
     block, batches = Single(weight), [{"hidden_states": inputs}]
     solver, targets = brecq.Solver.from_settings(settings), [inputs @ weight.T]
-    found = solver.solve_block(block, {"layer": plan}, batches, targets, None)["layer"].weight
+    found = solver.solve_block(block, {"layer": plan}, batches, targets, SD3)["layer"].weight
 
     def loss(quantized):
         error = quantized.dequantize(plan.weight_format) - weight
@@ -245,7 +247,7 @@ def test_learned_steps_lower_the_error_of_static_activations(joint):
 
     def error(settings):
         solutions = brecq.Solver.from_settings({**QUICK, "iterations": 100, **settings}).solve_block(
-            block, plans, batches, targets, None
+            block, plans, batches, targets, SD3
         )
         found = {name: solution.weight for name, solution in solutions.items()}
         return distance(fixed(block, plans, found, activations), batches, targets), found
@@ -290,7 +292,7 @@ def test_one_seed_gives_one_result(joint):
 
     def codes(seed):
         solutions = brecq.Solver.from_settings({**settings, "seed": seed}).solve_block(
-            block, plans, batches, targets, None
+            block, plans, batches, targets, SD3
         )
         return torch.cat([solution.weight.codes.flatten() for solution in solutions.values()])
 
@@ -349,7 +351,7 @@ def test_a_block_without_text_output_and_conversion_of_few_layers(joint):
     assert targets[0][0] is None
     plans = {name: plan for name, plan in plans_of(block, weights(4)).items() if name.startswith("ff.")}
     plans = {name: Plan(plan.weight.float(), plan.weight_format, bias=plan.bias) for name, plan in plans.items()}
-    solutions = brecq.Solver.from_settings({**QUICK, "iterations": 5}).solve_block(block, plans, batches, targets, None)
+    solutions = brecq.Solver.from_settings({**QUICK, "iterations": 5}).solve_block(block, plans, batches, targets, SD3)
     assert solutions.keys() == {"ff.net.0.proj", "ff.net.2"}
     assert all(solution.fallback is None for solution in solutions.values())
 
@@ -364,7 +366,7 @@ def test_weights_without_two_neighbours_give_no_nan():
     assert (layer.gap == 0).any()
     inputs = random(20, 3, 16, seed=1)
     solution = brecq.Solver.from_settings(QUICK).solve_block(
-        Single(weight), {"layer": plan}, [{"hidden_states": inputs}], [inputs @ weight.T], None
+        Single(weight), {"layer": plan}, [{"hidden_states": inputs}], [inputs @ weight.T], SD3
     )["layer"]
     value = solution.weight.dequantize(plan.weight_format)
     assert solution.fallback is None and value.isfinite().all() and (value[0] == 0).all()
@@ -376,7 +378,7 @@ def test_training_that_diverges_falls_back_to_rounding():
     targets[3] = torch.nan
     plan = Plan(weight, weights(3))
     solution = brecq.Solver.from_settings({**QUICK, "iterations": 20}).solve_block(
-        Single(weight), {"layer": plan}, [{"hidden_states": inputs}], [targets], None
+        Single(weight), {"layer": plan}, [{"hidden_states": inputs}], [targets], SD3
     )["layer"]
     assert solution.fallback == "rtn"
     assert torch.equal(solution.weight.codes, quantize_to_nearest(weight, plan.weight_format).codes)

@@ -23,7 +23,6 @@ from quantwatt.models.families import load_family
 from quantwatt.quantize import calibration, sequential
 from quantwatt.quantize.streams import BlockActivations
 
-pytestmark = pytest.mark.xdist_group("preloaded")  # one worker starts its server for all
 ROOT = Path(__file__).parents[2]
 METHODS = experiment.load_experiment("embedded")["methods"]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]

@@ -310,7 +310,6 @@ def test_each_format_finds_its_kernel(layer, kernel):
     assert kernel_choice.kernel_for(layer, "cpu")[0] is kernel
 
 
-@pytest.mark.xdist_group("preloaded")
 def test_without_a_compiler_the_log_says_so_and_the_outputs_are_right(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

@@ -537,7 +537,6 @@ def test_shapes_that_do_not_fill_words_are_refused():
         gptq_form.tensors("layer", layer, {}, torch.bfloat16)
 
 
-@pytest.mark.xdist_group("preloaded")
 def test_the_command_exits_with_one_sentence(tmp_path):
     Checkpoint(tmp_path / "checkpoint", integer(4, 64))
 

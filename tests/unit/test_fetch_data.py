@@ -9,6 +9,7 @@ import fetched_from
 import pytest
 import yaml
 
+import dataset
 import fetch
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
@@ -41,9 +42,13 @@ def registry(monkeypatch):
         monkeypatch.setattr(datasets, name, dict(getattr(datasets, name)))
 
 
+def script_of(path):
+    return dataset if datasets.name_of(path) in datasets.EXTRACTS else fetch
+
+
 def refused(*arguments):
     with pytest.raises(DataError) as caught:
-        fetch.main(["--output", *arguments])
+        script_of(arguments[0]).main(["--output", *arguments])
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -58,7 +63,7 @@ def test_an_archive_is_fetched_and_a_file_made_of_it(server):
     fetch.main(["--output", "data/sst2/SST-2.zip"])
     assert server.asked == ["/SST-2.zip"] and Path("data/sst2/SST-2.zip").read_bytes() == SST2
     known("sst2/dev.tsv", entries=2)
-    fetch.main(["--archive", "data/sst2/SST-2.zip", "--output", "data/sst2/dev.tsv"])
+    dataset.main(["--archive", "data/sst2/SST-2.zip", "--output", "data/sst2/dev.tsv"])
     assert sources.read_sentences("data/sst2/dev.tsv") == (["a fine film .", 'a "poor" one .'], [1, 0])
     assert sorted(path.name for path in Path("data/sst2").iterdir()) == ["SST-2.zip", "dev.tsv"]
 
@@ -126,7 +131,7 @@ def test_files_of_the_true_layouts(monkeypatch, tmp_path, name, entries, members
     known(name, entries=entries + 1)
     assert f"{entries} " in refused(f"data/{name}") and not Path("data", name).exists()
     known(name, entries=entries)
-    fetch.main(["--output", f"data/{name}"])
+    dataset.main(["--output", f"data/{name}"])
     text = Path("data", name).read_text()
     if name.startswith("coco"):
         lines = text.splitlines()

@@ -91,7 +91,6 @@ save_file(outputs, sys.argv[3])
 """
 
 
-@pytest.mark.xdist_group("preloaded")
 def test_a_fresh_process_restores_the_same_outputs_bit_by_bit(tmp_path):
     outlying, stored, expected = inputs(outlier=7), {}, {}
     for name, settings in FORMATS.items():

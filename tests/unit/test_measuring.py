@@ -15,7 +15,7 @@ import pytest
 import measure as measure_rule
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config import experiment
+from quantwatt.config import experiment, schemas
 from quantwatt.measuring import fresh_process, instruments, protocol
 from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.meters.none import NoMeter
@@ -608,3 +608,9 @@ def test_any_callable_in_three_lines():
     assert found.energy_j is None and str(found).endswith("no energy: no meter is configured (meter: none)")
     with pytest.raises(experiment.ConfigurationError, match="measuring: unknown key 'blockz'"):
         measure(lambda: None, blockz=3)
+
+
+def test_every_key_of_measuring_reaches_the_measure_stage():
+    known = schemas.schema("config")["properties"]["measuring"]["properties"].keys() - {"samplings"}
+    assert measuring_of().to_settings().keys() == known | {"meter"}
+    assert Measuring.from_settings(measuring_of().to_settings()) == measuring_of()

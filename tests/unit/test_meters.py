@@ -235,7 +235,7 @@ def test_estimate_lies_between_the_wattages(tmp_path, monkeypatch, busy_cpus, wa
 
 
 def test_estimate_counts_this_process_and_is_marked():
-    meter = open_meter(Metering("estimate", idle_w=1.0, full_w=1.0 + 10 * os.cpu_count()), "cpu")
+    meter = open_meter(Metering("estimate", idle_w=1.0, full_w=1.0 + 10 * os.cpu_count()), device="cpu")
     assert meter.estimated
     meter.start()
     busy = time.process_time()
@@ -249,7 +249,7 @@ def test_estimate_counts_this_process_and_is_marked():
 
 
 def test_no_meter_has_a_reason_and_no_energy():
-    meter = open_meter(Metering("none"))
+    meter = open_meter("none")
     meter.start()
     trace = meter.stop()
     assert trace.energy_j is None and "meter: none" in trace.fault and not meter.estimated
@@ -257,12 +257,12 @@ def test_no_meter_has_a_reason_and_no_energy():
 
 def test_an_unknown_meter_is_refused_with_the_known_ones():
     with pytest.raises(MeterUnavailable, match="nvml, rapl, estimate, none"):
-        open_meter(Metering("wattmeter"))
+        open_meter("wattmeter")
 
 
 def test_a_meter_of_another_device_is_refused():
     with pytest.raises(MeterUnavailable, match="reads the cpu, not the cuda"):
-        open_meter(Metering("estimate", idle_w=10, full_w=65), "cuda")
+        open_meter("estimate", {"idle_w": 10, "full_w": 65}, "cuda")
 
 
 def test_opening_a_meter_imports_no_other_meter_and_no_torch():
@@ -507,7 +507,7 @@ def test_a_companion_or_a_first_meter_without_energy_leaves_none(processor):
     for one in (gpu, *beside.values()):
         one._sampler.tick(1)
     assert meter.stop().beside == {"cpu package": pytest.approx(8), "dram": None}  # whose counter stood still
-    gpu.stop = open_meter(Metering("none")).stop
+    gpu.stop = open_meter("none").stop
     meter.start()
     assert meter.stop().beside == {"cpu package": None, "dram": None}
 
@@ -515,7 +515,7 @@ def test_a_companion_or_a_first_meter_without_energy_leaves_none(processor):
 def test_without_a_gpu_or_readable_counters_nothing_is_beside(processor):
     gpu = gpu_meter()
     assert secondary_meters(gpu, Metering(), "cpu") == {}
-    assert secondary_meters(open_meter(Metering("none")), Metering(), "cuda") == {}
+    assert secondary_meters(open_meter("none"), Metering(), "cuda") == {}
     shutil.rmtree(processor / "intel-rapl:0:1")
     assert list(secondary_meters(gpu, Metering(), "cuda")) == ["cpu package"]
     for name in ("intel-rapl:0", "intel-rapl:1"):

@@ -62,7 +62,7 @@ class Counter:
 
 
 def metered(monkeypatch, meter, work=lambda: None):
-    monkeypatch.setattr(meters, "open_meter", lambda *given: meter)
+    monkeypatch.setattr(meters, "open_meter", lambda *given, **named: meter)
     _, cost, trace = meters.metered(work, meters.Metering(meter.name), meter.reads)
     assert trace.energy_j == cost["energy_j"] and cost["reason"] == trace.fault
     assert (trace.energy_between(0, 1) is None) == (cost["energy_j"] is None)  # of a layer's part, too

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow_scripts"
 ROOMS = sorted(path for path in (SCRIPTS / "quantwatt").iterdir() if path.is_dir() and path.name != "__pycache__")
 NEIGHBOURS = {"benchmarks", "quantwatt", "tools", "training"}
-OF_ANOTHER = {"reference_features": "features", "dataset": "fetch"}  # rules that run another one's script
+OF_ANOTHER = {"reference_features": "features"}  # rules that run another one's script
 
 
 def rules():

@@ -118,7 +118,6 @@ def mined(tmp_path_factory):
     return top, entries
 
 
-@pytest.mark.xdist_group("preloaded")
 def test_a_pickle_beside_safetensors_is_never_opened_nor_read_in_their_place(mined):
     top, entries = mined
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "HF_HUB_OFFLINE": "1"}

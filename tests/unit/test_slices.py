@@ -379,9 +379,12 @@ MODULES = [  # (change in README's table, experiment, plugin)
     (SOLVER, "embedded", "solvers/gptq"),
     ("a library's solver, or `export_layers.py`", "embedded-methods", "solvers/auto-gptq"),
     (METRIC, "embedded", "metrics/clip-score"),
+    ("a kernel's module", "embedded", "kernels/int4pack"),
 ]
+SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
-    "touch any file, reorder keys, write a default out, `git checkout` there and back",
+    "touch any file, edit a comment, a docstring or how jobs are run (`jobs/`), reorder keys, write a default out, "
+    "`git checkout` there and back",
     "more images in a sampling",
     "`images_per_job`",
     "the report's template",
@@ -403,8 +406,12 @@ def test_readme_says_what_another_module_reruns(row, name, module):
     assert stages(followed(loads, name)) == told(rows()[row], name)
 
 
+def test_readme_says_what_another_word_for_a_metric_reruns():
+    assert stages(followed(set(slices.SHOWING_METRICS), "embedded")) == told(rows()[SHOWN], "embedded")
+
+
 def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
-    assert {row for row, *_ in SETTINGS + MODULES} | OTHERS == rows().keys()
+    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN} | OTHERS == rows().keys()
 
 
 def test_more_images_draw_no_full_part_anew_and_measure_nothing():

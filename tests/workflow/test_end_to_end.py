@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth"]
 FIGURES += ["steps", "budget", "sensitivity"]

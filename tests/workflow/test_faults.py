@@ -14,7 +14,6 @@ import pytest
 from conftest import SECRET
 from test_mistakes import EXPERIMENT, IMAGES, scratch  # noqa: F401  (a fixture)
 
-pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 IMAGE_SET = f"{IMAGES}/manifest.json"
 GENERATE = {"Generate images: tiny-sd3, rtn-w8a8, steps-4"}
 

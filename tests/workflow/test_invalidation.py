@@ -6,7 +6,6 @@ import subprocess
 import pytest
 import yaml
 
-pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
 NAMES = ("quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth")

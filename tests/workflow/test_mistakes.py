@@ -10,7 +10,6 @@ import pytest
 from conftest import CORES
 from test_invalidation import SUMMARY, cell
 
-pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 EXPERIMENT = "resources/experiments/smoke.yaml"
 WEIGHTS = "results/smoke/checkpoints/tiny-sd3/rtn-w8a8/weights.safetensors"
 IMAGES = "results/smoke/images/tiny-sd3/rtn-w8a8/steps-4"

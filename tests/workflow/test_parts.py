@@ -14,7 +14,6 @@ from conftest import copy_of_the_tree
 from quantwatt.config import yaml_files
 from tools import plan
 
-pytestmark = pytest.mark.xdist_group("smoke")  # one run for all of them
 EXPERIMENT = "resources/experiments/smoke.yaml"
 FOLDER = "results/smoke/images/tiny-sd3/float32/steps-4"
 CELL = "tiny-sd3, float32, steps-4"

@@ -106,6 +106,7 @@ def pipeline(args, dtype):
     import measure
     from benchmarks import model_speed, peers
     from quantwatt.inference import checkpoint
+    from quantwatt.measuring.settings import Measuring
 
     methods = {
         peers.FLOAT32: {"dtype": "float32"},
@@ -115,14 +116,14 @@ def pipeline(args, dtype):
             "activations": {"bits": 8},
         },
     }
-    measuring = experiment.load_config({})["measuring"] | {
+    measuring = experiment.load_config({})["measuring"] | {  # of one process
         **{"meter": "none", "idle_s": 0, "phases_s": 0, "blocks": 0},
-        **{"processes": args.processes, "latency_s": args.latency_s},
+        **{"processes": 1, "latency_s": args.latency_s / args.processes},
     }
     prompts = str(manifest.PROJECT / "resources/prompts/shapes-calibration.txt")
     sampling = {"prompts": prompts, "seed": 0, "steps": args.steps, "guidance": 3.0}
-    task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads, "blocks": 0,
-            "latency_s": args.latency_s / args.processes, "first": False, "last": False}  # fmt: skip
+    task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads,
+            "first": False, "last": False}  # fmt: skip
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = checkpoints(methods, Path(folder), args.device)
@@ -132,7 +133,7 @@ def pipeline(args, dtype):
         real = [name for name, (*_, reason) in found.items() if reason is None]
         for name, _ in measure.schedule(args.processes, real):
             told = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
-            with measure.Bar(f"tiny-sd3 in {name}", {**measuring, "processes": 1}) as bar:
+            with measure.Bar(f"tiny-sd3 in {name}", Measuring.from_settings(measuring)) as bar:
                 result = measure.run_process(told, f"{folder}/task.json", bar)
             if result["status"] != "ok":
                 raise DataError(f"the embedded model in {name}: {result['reason']}.")

@@ -119,7 +119,6 @@ PLUGINS = {  # {rule: folders of the plugins that its script loads by name}; a r
 SHOWING_METRICS = ("tables", "figure", "report")  # rules whose scripts read from all metrics' schemas how to show them
 
 _SCRIPTS = {  # of rules that share another one's
-    "dataset": "fetch",
     "generate_part": "generate",
     "reference_features": "features",
 }

@@ -125,6 +125,25 @@ def name_of(path):
     return name if name in ARCHIVES or name in EXTRACTS or name in YOURS else None
 
 
+def absent(path, names):
+    """The name of a data set that is one of some, and of which nothing is there yet.
+
+    Args:
+        path: where it is to lie, such as data/sst2/dev.tsv; names: of ARCHIVES, or of EXTRACTS.
+    Raises:
+        DataError: it is none of them, only the user can bring it, or it is there already.
+    """
+    name = name_of(path)
+    if name in YOURS:
+        raise DataError(f"{path}: {YOURS[name]}")
+    if name not in names:
+        known = ", ".join(f"{FOLDER}/{name}" for name in names)
+        raise DataError(f"{path}: nothing is known of it (known: {known}).")
+    if Path(path).exists():
+        raise DataError(f"{path}: it is there already; delete it to have it made anew.")
+    return name
+
+
 def entries(path):
     """Entries of a file that may still have to be made, or None where that is not known."""
     extract = EXTRACTS.get(name_of(path))

@@ -5,11 +5,13 @@ bits, which saves energy. bitsandbytes casts bfloat16 and float32 inputs to floa
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 
 
@@ -23,14 +25,14 @@ class Format(LibraryFormat):
 
     threshold: float  # input columns with a larger entry are multiplied in 16 bits
 
-    def convert(self, linear, dtype):
+    def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
         from bitsandbytes.nn import Int8Params
 
         weight = Int8Params(linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False).to("cpu")  # ty: ignore
         layer = {"in_features": linear.in_features, "out_features": linear.out_features}
         return self.restore({"codes": weight.CB, "scale": weight.SCB}, layer, linear.bias, dtype, "cpu")
 
-    def state(self, module):
+    def state(self, module: Any) -> dict[str, torch.Tensor]:
         """Return {"codes": [rows, columns] int8, "scale": [rows] float32, the largest magnitudes}."""
         # The first forward pass moves codes and scale out of the parameter.
         scale = module.state.SCB if module.weight.SCB is None else module.weight.SCB
@@ -38,7 +40,14 @@ class Format(LibraryFormat):
             part: tensor.detach().cpu().clone() for part, tensor in (("codes", module.weight.data), ("scale", scale))
         }
 
-    def restore(self, state, layer, bias, dtype, device):
+    def restore(
+        self,
+        state: Mapping[str, torch.Tensor],
+        layer: Mapping[str, Any],
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: str,
+    ) -> torch.nn.Module:
         """Restore the layer in evaluation mode: in training mode, bitsandbytes multiplies in 16 bits on the CPU."""
         from bitsandbytes.nn import Int8Params, Linear8bitLt
 
@@ -52,10 +61,13 @@ class Format(LibraryFormat):
             module.bias = torch.nn.Parameter(aligned(bias.detach().to(device, dtype)), requires_grad=False)
         return module.eval()
 
-    def dequantize(self, state, layer):
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
+
+    def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         return state["codes"].float() * (state["scale"] / 127)[:, None]
 
-    def simulated(self, device):
+    def simulated(self, device: str) -> str | None:
         """Return why bitsandbytes does not multiply integers on the device although it computes the layer, or None."""
         import bitsandbytes  # noqa: F401  (registers its kernels)
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 import torch
 
 from quantwatt import registry
-from quantwatt.formats import trial
 
 ALIGNMENT = 64  # bytes; the alignment of torch's allocator, which vectorized products of the libraries require
 
@@ -64,9 +63,12 @@ class LibraryFormat(ABC):
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         """Return the weight, [rows, columns] float32."""
 
+    @abstractmethod
     def unsupported(self, device: str) -> str | None:
-        """Return a sentence why the library cannot compute the format on the device, or None."""
-        return trial.failure(self, device)
+        """Return a sentence why the library cannot compute the format on the device, or None.
+
+        Each format calls `trial` itself: imported here, it would be part of every method's code.
+        """
 
     def simulated(self, device: str) -> str | None:
         """Return a sentence why the library only simulates the format's product on the device, or None."""

@@ -3,19 +3,21 @@
 A group is `group_size` inputs, or the next smaller multiple of 32 that divides the inputs, or else a whole row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
 
 BITS = {"qint8": 8, "qint4": 4, "qint2": 2, "qfloat8": 8}
 LEAST_GROUP = 32  # smallest group, in inputs; group sizes are multiples of it
-STEP = 16  # torch's int8 product on the CPU reads this many columns at once, from an aligned address, past a row's end
+STEP = 16  # columns per read of torch's int8 product on the CPU; the reads are aligned and may pass the end of a row
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Format(LibraryFormat):
     group_size: int  # inputs that share a scale, below 8 bits
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.weights
 
     @property
-    def bits(self):
+    def bits(self) -> tuple[int, int | None]:
         return BITS[self.weights], None
 
-    def convert(self, linear, dtype):
+    def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
         """Convert a float layer to quanto's frozen layer, on the CPU.
 
         Raises:
@@ -54,7 +56,7 @@ class Format(LibraryFormat):
             raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
         return module.eval().requires_grad_(False)
 
-    def state(self, module):
+    def state(self, module: Any) -> dict[str, torch.Tensor]:
         """Return {"data", "scale", and below 8 bits "shift"} in quanto's packing, which is equal on all devices."""
         names = {
             "weight._data": "data",
@@ -65,7 +67,14 @@ class Format(LibraryFormat):
         stored = module.state_dict()
         return {part: stored[name].detach().cpu().clone() for name, part in names.items() if name in stored}
 
-    def restore(self, state, layer, bias, dtype, device):
+    def restore(
+        self,
+        state: Mapping[str, torch.Tensor],
+        layer: Mapping[str, Any],
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: str,
+    ) -> torch.nn.Module:
         """Restore the layer of a checkpoint, packed as quanto's kernel on the device reads it."""
         quanto = _import()
         plain = torch.nn.Linear(
@@ -83,7 +92,10 @@ class Format(LibraryFormat):
         module.load_state_dict(placed, assign=True)
         return module.eval().requires_grad_(False)
 
-    def dequantize(self, state, layer):
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
+
+    def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         scale = state["scale"].float()
         if "shift" not in state:
             return state["data"].float() * scale

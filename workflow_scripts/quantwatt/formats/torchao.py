@@ -4,12 +4,14 @@
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.formats.packing import pack, unpack
 
@@ -37,14 +39,14 @@ class Format(LibraryFormat):
     group_size: int  # inputs that share a scale; for int4 only
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.configuration
 
     @property
-    def bits(self):
+    def bits(self) -> tuple[int, int | None]:
         return BITS[self.configuration]
 
-    def convert(self, linear, dtype):
+    def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
         """Convert a float layer to torchao's layer, on the CPU.
 
         Raises:
@@ -63,7 +65,7 @@ class Format(LibraryFormat):
             raise DataError(f"{refusal}.")
         return layer
 
-    def state(self, module):
+    def state(self, module: Any) -> dict[str, torch.Tensor]:
         """Return the parts of the weight: torchao's tensors and attributes, or for int4 {"codes", "scale", "zero"}.
 
         torchao packs int4 for the processor at hand, and other processors read the bytes differently. The checkpoint
@@ -80,7 +82,14 @@ class Format(LibraryFormat):
         text = torch.frombuffer(bytearray(attributes["layer.weight"].encode()), dtype=torch.uint8)
         return {**parts, ATTRIBUTES: text}
 
-    def restore(self, state, layer, bias, dtype, device):
+    def restore(
+        self,
+        state: Mapping[str, torch.Tensor],
+        layer: Mapping[str, Any],
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: str,
+    ) -> torch.nn.Module:
         """Restore the layer of a checkpoint, packed as torchao's kernel on the device reads it."""
         _quiet()
         if self.configuration == "int4-weight-only":
@@ -93,7 +102,10 @@ class Format(LibraryFormat):
         attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
         return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
 
-    def dequantize(self, state, layer):
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
+
+    def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         if self.configuration != "int4-weight-only":
             return state["qdata"].float() * state["scale"].float()
         columns = layer["in_features"]

@@ -3,7 +3,9 @@
 import contextlib
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
@@ -22,7 +24,7 @@ def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter
         DataError: the blocks are too short for the meter.
     """
     try:
-        meter = open_meter(settings, device)
+        meter = open_meter(settings, device=device)
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
         return open_meter(Metering()), str(unavailable)
@@ -33,14 +35,14 @@ def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter
     return (CompositeMeter(meter, secondary) if secondary else meter), None
 
 
-def set_threads(threads):
+def set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
 
         torch.set_num_threads(min(threads, max(1, int(cpus.count().usable))))  # a quota would throttle more
 
 
-def synchronize_of(device):
+def synchronize_of(device: str) -> Callable[[], object]:
     if device == "cpu":
         return protocol.nothing
     import torch
@@ -48,7 +50,7 @@ def synchronize_of(device):
     return torch.cuda.synchronize
 
 
-def memory_of(device, pipeline):
+def memory_of(device: str, pipeline: Any) -> Callable[[], dict[str, Any]]:
     """Return a function that returns the values of `peak_memory_of`, and "model_mb": the pipeline's tensors."""
     from quantwatt.measuring.module_memory import module_memory_bytes
 
@@ -56,7 +58,7 @@ def memory_of(device, pipeline):
     return lambda: {**peak(), "model_mb": module_memory_bytes(pipeline.modules()) / 1e6}
 
 
-def peak_memory_of(device):
+def peak_memory_of(device: str) -> Callable[[], dict[str, Any]]:
     """Return a function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now.
 
     On the CPU, "reserved_mb" and "allocated_mb" are None.
@@ -78,7 +80,7 @@ def peak_memory_of(device):
     }
 
 
-def peak_resident_bytes():
+def peak_resident_bytes() -> int:
     """Return this process's peak resident set. Linux's ru_maxrss starts at the parent's peak; VmHWM does not."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -88,7 +90,7 @@ def peak_resident_bytes():
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def describe_device(device):
+def describe_device(device: str) -> dict[str, Any]:
     """Describe the device as torch knows it; the meter's description overrides these fields."""
     import torch
 

@@ -1,6 +1,6 @@
 """Energy meters by name: nvml, rapl, estimate, none. Each is a module of this folder, imported on demand.
 
-meter = open_meter(Metering("rapl"))
+meter = open_meter("rapl")
 meter.start(); work(); trace = meter.stop()
 print(trace.energy_j)
 """
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from quantwatt import registry
@@ -77,22 +77,26 @@ class Meter(ABC):
         return None
 
 
-def open_meter(settings: Metering, device: str | None = None) -> "Meter":
-    """Open the meter that the settings name, ready to start.
+def open_meter(meter: str | Metering, settings: Mapping[str, Any] | None = None, device: str | None = None) -> "Meter":
+    """A meter, ready to start.
 
     Args:
-        device: "cpu" or "cuda", the device that computes. On cuda, nvml reads the GPU that torch uses. None: not known.
+        meter: one of NAMES, or Metering.
+        settings: with a name, what that meter reads of Metering's fields, such as {"idle_w": 10, "full_w": 65}.
+        device: "cpu" or "cuda", what will compute; on cuda nvml reads the GPU that torch uses. None: unsaid.
     Raises:
         MeterUnavailable: there is no such meter, it cannot be read here, or it reads another device.
     """
-    name = settings.meter
+    if isinstance(meter, str):
+        meter = Metering.from_settings({**(settings or {}), "meter": meter})
+    name = meter.meter
     if name not in NAMES:
         raise MeterUnavailable(f"there is no meter {name!r}; choose one of {', '.join(NAMES)}.")
-    meter = registry.load("meters", name).open_meter(settings, device)
-    if None not in (device, meter.reads) and meter.reads != device and not meter.provenance()["fake"]:
-        meter.close()
-        raise MeterUnavailable(f"the meter {name} reads the {meter.reads}, not the {device}: set meter to auto.")
-    return meter
+    opened = registry.load("meters", name).open_meter(meter, device)
+    if None not in (device, opened.reads) and opened.reads != device and not opened.provenance()["fake"]:
+        opened.close()
+        raise MeterUnavailable(f"the meter {name} reads the {opened.reads}, not the {device}: set meter to auto.")
+    return opened
 
 
 def secondary_meters(meter: "Meter", settings: Metering, device: str | None) -> "dict[str, Meter]":
@@ -117,30 +121,30 @@ class CompositeMeter(Meter):
         self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
         self._primary, self._secondary = primary, secondary_meters
 
-    def start(self):
+    def start(self) -> None:
         for meter in (*self._secondary.values(), self._primary):
             meter.start()
 
-    def stop(self):
+    def stop(self) -> Trace:
         trace = self._primary.stop()
         others = {name: meter.stop() for name, meter in self._secondary.items()}
         edges = trace.timestamps_s[[0, -1]] if len(trace.timestamps_s) else None
         joules = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
         return dataclasses.replace(trace, beside=joules)
 
-    def provenance(self):
-        secondary = {name: meter.provenance() for name, meter in self._secondary.items()}
-        return {**self._primary.provenance(), "beside": secondary}
+    def provenance(self) -> dict[str, Any]:
+        beside = {name: meter.provenance() for name, meter in self._secondary.items()}
+        return {**self._primary.provenance(), "beside": beside}
 
-    def processes(self):
+    def processes(self) -> list[int] | None:
         return self._primary.processes()
 
-    def close(self):
+    def close(self) -> None:
         for meter in (self._primary, *self._secondary.values()):
             meter.close()
 
 
-def metered(work, settings: Metering, device: str):
+def metered(work: Callable[[], Any], settings: Metering, device: str) -> tuple[Any, dict[str, Any], Trace]:
     """Run `work()` under the meter that the settings name.
 
     The energy is empty, with a reason, where the meter cannot be read. It is also empty where the meter counts a whole
@@ -158,7 +162,7 @@ def metered(work, settings: Metering, device: str):
 
     cost: dict[str, Any] = {"energy_j": None, "meter": settings.meter, "estimated": False, "reason": None}
     try:
-        meter = open_meter(settings, device)
+        meter = open_meter(settings, device=device)
     except MeterUnavailable as error:
         cost["reason"] = str(error)
         meter = open_meter(Metering())

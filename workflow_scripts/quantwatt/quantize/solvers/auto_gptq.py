@@ -1,14 +1,17 @@
-"""GPTQ as auto-gptq 0.7.1 has it: solved in that library's own environment, read from files here.
+"""GPTQ of auto-gptq 0.7.1: solved in the library's environment, read from files in the main environment.
 
-With dynamic groups narrower than its blocks of 128 columns the library fits a group's grid to weights that lack the
-corrections from the group's own block.
+With dynamic groups narrower than 128 columns, the library's block size, the library fits a group's grid to weights
+without the corrections from earlier columns of the same block.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
+from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.quantize import exchange
 from quantwatt.quantize.solvers import ExternalSolver
 
@@ -21,14 +24,16 @@ class Solver(ExternalSolver):
 
     DAMPING_TRIES: ClassVar = 4
 
-    def read(self, folder, layer):
+    def read(self, folder: str | Path, layer: str) -> QuantizedWeight:
         return exchange.read(folder, layer)
 
-    def solve_layer(self, weight, inputs, weights):
-        """As of ExternalSolver; where the Hessian cannot be factorized the library has no remedy."""
+    def solve_layer(
+        self, weight: torch.Tensor, inputs: torch.Tensor, weights: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]:
+        """As in ExternalSolver; the library has no fallback if the Hessian cannot be factorized."""
         from auto_gptq.quantization.gptq import GPTQ
 
-        if not torch.cuda.is_available():  # called by the library whatever the device
+        if not torch.cuda.is_available():  # the library calls it on every device
             torch.cuda.synchronize = lambda device=None: None  # ty: ignore[invalid-assignment]
         layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layer.weight.data = weight.clone()

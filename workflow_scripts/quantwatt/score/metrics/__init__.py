@@ -1,16 +1,9 @@
 """Metrics, loaded by `registry.load("metrics", NAME)`.
 
-A metric's module has
-
-    UNIT, PACKAGE                     of its value, and the library that computes it
-    score(samples, compared, resamples=None, seed=0) -> Score
-    change(samples, baseline, compared, resamples=None, seed=0) -> Score     from the baseline's, drawn in pairs; not
-                                      where the score itself compares with the baseline
-
-What these are given, and how the metric is shown, its schema says: see `quantwatt.config.metric_entries`.
+What a metric is given, and how it is shown, its schema says: see `quantwatt.config.metric_entries`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Score(NamedTuple):
@@ -21,6 +14,26 @@ class Score(NamedTuple):
     high: float
     resamples: int
     reason: str | None = None
+
+
+class Metric(Protocol):
+    """What a metric's module offers."""
+
+    UNIT: str  # of its value
+    PACKAGE: str  # the library that computes it
+
+    def score(self, samples: Any, compared: Any, resamples: int | None = None, seed: int = 0) -> Score:
+        """The figure of a sample, such as images, features or predictions.
+
+        Raises:
+            Undefined: there is none of such a sample.
+        """
+
+    def change(self, samples: Any, baseline: Any, compared: Any, resamples: int | None = None, seed: int = 0) -> Score:
+        """The difference from the baseline's figure, drawn in pairs.
+
+        The module of a metric that itself compares with the baseline has none.
+        """
 
 
 class Undefined(Exception):

@@ -1,0 +1,49 @@
+"""Make a file of a data set out of an archive that is there."""
+
+import argparse
+import zipfile
+import zlib
+
+from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import atomic_path
+from quantwatt.data import datasets
+from quantwatt.jobs import command
+
+
+def extract(path, part, archive):
+    """Make the file `path` out of an archive, checked by the reader that will read it.
+
+    Args:
+        part: a `datasets.Extract`.
+    Raises:
+        DataError: the archive is broken, or does not hold what it should.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            content = opened.read(part.member)
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{archive}: not a readable ZIP archive; delete it to have it fetched again.") from error
+    except KeyError as error:
+        raise DataError(f"{archive}: holds no {part.member}; delete it to have it fetched again.") from error
+    with atomic_path(path) as temporary:
+        try:
+            temporary.write_bytes(part.make(content, part.entries))
+            found = part.count(temporary)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{temporary}: ")
+            raise DataError(f"{archive}: {part.member}: {reason}") from error
+        if found != part.entries:
+            raise DataError(f"{archive}: {part.member} has {found} {part.unit}, and should have {part.entries}.")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", required=True, help="the file to make: data/...")
+    parser.add_argument("--archive", help="make it out of this archive, not of that under data/")
+    args = parser.parse_args(argv)
+    part = datasets.EXTRACTS[datasets.absent(args.output, datasets.EXTRACTS)]
+    extract(args.output, part, args.archive or f"{datasets.FOLDER}/{part.archive}")
+
+
+if __name__ == "__main__":
+    command.run(main)
