@@ -64,9 +64,9 @@ def check_weights(path, fetched):
     folder = PROJECT / fetched["location"]
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: the {fetched['extractor']}'s weights were fetched to there, and this machine does not see it; "
+            f"{folder}: the {fetched['extractor']}'s weights were fetched to this folder, but this machine cannot see it; "
             f"set HF_HOME, TORCH_HOME and XDG_CACHE_HOME to folders that all machines share, delete {path} and run "
-            "again where there is a network."
+            "again on a machine with a network connection."
         )
     verify_files(path, fetched["files"], folder)
 

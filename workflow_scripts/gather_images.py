@@ -61,7 +61,7 @@ def _check(folder, parts):
     for name, part in parts.items():
         if part["images"][0]["file"] != image_name(end):
             raise DataError(
-                f"{folder / name}: begins with {part['images'][0]['file']}, and the parts before it end at {end}; "
+                f"{folder / name}: begins with {part['images'][0]['file']}, but the parts before it end at {end}; "
                 "delete it and run again."
             )
         end += part["n_images"]

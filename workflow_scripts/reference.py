@@ -35,7 +35,7 @@ def rendered(renderer, seed, n):
         pictures, captions = (arrays[chosen] for arrays in digits.dataset())
         captions = [str(digit) for digit in captions]
     else:
-        raise DataError(f"there is no renderer {renderer!r}; 'shapes' and 'digits' are.")
+        raise DataError(f"there is no renderer {renderer!r}; use 'shapes' or 'digits'.")
     yield pictures, captions, [None] * n
 
 
@@ -62,7 +62,7 @@ def from_folder(folder, height, width, n=None, seed=0, record=None):
         for name in (files[i] for i in sorted(chosen)):
             yield photographs.read(open_file, name, (width, height), reading)[None], [None], [None]
         if reading.counts["one_colour"] + reading.counts["alpha_only"] == reading.read:
-            raise DataError(f"{folder}: all {reading.read} pictures are of one single colour ({files[0]}, for one).")
+            raise DataError(f"{folder}: all {reading.read} pictures have only one colour (for example {files[0]}).")
         for sentence in reading.sentences():
             print(sentence, file=sys.stderr)
         if record is not None:
@@ -79,7 +79,7 @@ def make_reference(name, settings, folder):
     reading = {}
     if settings.get("folder"):
         if not (settings.get("height") and settings.get("width")):
-            raise DataError(f"reference {name}: a folder needs the 'height' and 'width' to bring its images to.")
+            raise DataError(f"reference {name}: a folder needs the 'height' and 'width' of the images to make.")
         resize = f"PIL bicubic and central crop to {settings['height']}x{settings['width']}"
         size, drawn = (settings["height"], settings["width"]), (settings.get("images"), settings.get("seed") or 0)
         batches = from_folder(settings["folder"], *size, *drawn, record=reading)

@@ -180,7 +180,7 @@ def _scored(module, settings, samples, compared):
         return {"status": "unsupported", "reason": f"its value is not a finite number ({score.value})."}
     reason = score.reason
     if low is None and reason is None:
-        reason = "no interval: it takes at least two images or texts, each with a value."
+        reason = "no interval: it needs at least two images or texts, each with a value."
     if low is not None:  # resampled means of equal values differ in the last bit
         low, high = min(low, value), max(high, value)
     return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}

@@ -47,7 +47,7 @@ def require_judged(items):
         Undefined: the texts have no labels.
     """
     if any(key not in item for item in items for key in JUDGED):
-        raise Undefined("the texts have no labels, so nothing says which predictions are right.")
+        raise Undefined("the texts have no labels, so predictions cannot be judged.")
 
 
 def column(items, key):

@@ -61,7 +61,7 @@ def load(settings, device):
     try:
         weights = Path(_weights_file(open_clip, name, pretrained))
         if weights.suffix != ".safetensors":
-            raise ValueError(f"{weights.name} is not a safetensors file, and nothing else is read")
+            raise ValueError(f"{weights.name} is not a safetensors file, the only format that is read")
         model, preprocess = open_clip.create_model_from_pretrained(name, pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:  # no folder, no network, ...
@@ -111,7 +111,7 @@ class Clip(Extractor):
                 self.cut += int((longer[:, :length] != tokens).any(dim=1).sum())  # the end token moves
                 features.append(self.model.encode_text(tokens.to(self.device)).float().cpu().numpy())
         if self.cut:
-            print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens, and the judge reads no more.",
+            print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens: the judge truncates them.",
                   file=sys.stderr)  # fmt: skip
         return np.concatenate(features)
 

@@ -36,5 +36,5 @@ def _mean(values, resamples, seed):
 def _right(seen, asked):
     seen, asked = np.asarray(seen), np.asarray(asked)
     if seen.shape != asked.shape:
-        raise DataError(f"classes seen and asked for do not pair up: {seen.shape} and {asked.shape}.")
+        raise DataError(f"predicted and requested classes have different shapes: {seen.shape} and {asked.shape}.")
     return (seen == asked).astype(np.float64)

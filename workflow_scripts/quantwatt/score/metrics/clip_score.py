@@ -40,7 +40,7 @@ def _mean(cosines, resamples, seed):
 def _cosines(samples, compared):
     samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
     if samples.shape != compared.shape:
-        raise DataError(f"image and text features do not pair up: {samples.shape} and {compared.shape}.")
+        raise DataError(f"image and text features have different shapes: {samples.shape} and {compared.shape}.")
     lengths = np.linalg.norm(samples, axis=1) * np.linalg.norm(compared, axis=1)
     if not lengths.all():
         raise Undefined(f"the embedding of image or prompt {int(lengths.argmin())} is zero.")

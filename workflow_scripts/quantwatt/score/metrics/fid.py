@@ -48,7 +48,7 @@ def _distance(samples, compared):
     n, dims = samples.shape
     if min(n, compared.n) <= dims:
         raise Undefined(
-            f"the covariance of {dims} features takes more than {dims} images on both sides, not {n} and {compared.n}."
+            f"the covariance of {dims} features needs more than {dims} images on both sides, not {n} and {compared.n}."
         )
 
     def distance(index):
@@ -66,9 +66,9 @@ def _bootstrap(distance, n, dims, resamples, seed):
         try:
             return Score(*bootstrap_statistic(distance, n, resamples, seed), resamples)
         except ValueError as error:  # "Imaginary component": a resample has only about 2/3 of the images, some repeated
-            reason = f"no interval: of a resample of {n} images, {dims} features have no root ({error})."
+            reason = f"no interval: {dims} features of a resample of {n} images have no matrix root ({error})."
     try:
         value = float(distance(slice(None)))  # a slice does not copy a memory-mapped array
     except ValueError as error:
-        raise Undefined(f"the product of the covariances of {dims} features has no root ({error}).") from error
+        raise Undefined(f"the product of the covariances of {dims} features has no matrix root ({error}).") from error
     return Score(value, math.nan, math.nan, 0, reason)

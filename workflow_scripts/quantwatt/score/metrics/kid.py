@@ -60,7 +60,7 @@ def _no_interval(samples, compared, resamples):
         return None
     resamples = RESAMPLES if resamples is None else resamples
     needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"
-    return f"no interval: it takes {needed}, not {resamples}, {n} and {m}."
+    return f"no interval: it needs {needed}, not {resamples}, {n} and {m}."
 
 
 def _draws_of_reference(compared, resamples, seed):
