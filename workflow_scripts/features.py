@@ -64,7 +64,7 @@ def check_weights(path, fetched):
     folder = PROJECT / fetched["location"]
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: the {fetched['extractor']}'s weights were fetched to this folder, but this machine cannot see it; "
+            f"{folder}: this machine cannot see the folder with the {fetched['extractor']}'s weights; "
             f"set HF_HOME, TORCH_HOME and XDG_CACHE_HOME to folders that all machines share, delete {path} and run "
             "again on a machine with a network connection."
         )
