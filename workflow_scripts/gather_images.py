@@ -1,4 +1,4 @@
-"""Gather the parts of an image set into one manifest; no image is copied."""
+"""Merge the parts of an image set into one manifest; no image is copied."""
 
 import argparse
 from pathlib import Path
@@ -9,24 +9,24 @@ from quantwatt.artifacts.images import prompts_sha256
 from quantwatt.artifacts.manifest import read_json, write_json
 from quantwatt.jobs import command
 
-# What parts may differ in; the first is the one of which a batch may have been drawn twice.
+# Fields that may differ between parts; only the first part may have repeat_psnr (a batch generated twice).
 OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr")
 
 
 def gather(folder, starts):
-    """Write the manifest of a set whose parts lie in its folder, and remove what is of no part.
+    """Write the manifest of an image set from the parts in its folder, and remove files that belong to no part.
 
-    A set of which a part failed has failed, for that part's reason; the images of the others stay, so that this part
-    alone is to be made again.
+    If a part failed, the set has failed for the same reason; the images of the other parts stay, so that only the
+    failed part must be generated again.
 
     Args:
-        folder: the set's.
+        folder: the set's folder.
         starts: number of the first image of each part, in order.
     Returns:
-        The manifest, as of `images.write_images`, with "parts": [{"file", "n_images", "seconds", "provenance"}].
+        The manifest, as from `images.write_images`, with "parts": [{"file", "n_images", "seconds", "provenance"}].
     Raises:
-        DataError: a part is missing, was not made with the same settings and kernels, or does not begin where the one
-            before it ends.
+        DataError: a part is missing, was made with other settings or kernels, or does not begin where the part before
+            it ends.
     """
     folder = Path(folder)
     parts = {name: read_json(folder / name) for name in map(part_name, starts)}
@@ -56,12 +56,12 @@ def _joined(parts):
 
 
 def _check(folder, parts):
-    """Refuse parts that are not one set."""
+    """Refuse parts that do not form one set."""
     (first_name, first), end = next(iter(parts.items())), 0
     for name, part in parts.items():
         if part["images"][0]["file"] != image_name(end):
             raise DataError(
-                f"{folder / name}: begins with {part['images'][0]['file']}, and the parts before it end at {end}; "
+                f"{folder / name}: begins with {part['images'][0]['file']}, but the parts before it end at {end}; "
                 "delete it and run again."
             )
         end += part["n_images"]
@@ -74,7 +74,7 @@ def _check(folder, parts):
 
 
 def _remove_others(folder, parts):
-    """Remove what a set of another size, or in other parts, has left."""
+    """Remove files of an earlier set with another size or other parts."""
     for path in folder.glob("part-*.json"):
         if path.name not in parts:
             path.unlink()
@@ -88,10 +88,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--first", required=True, nargs=3, type=int, metavar=("START", "STOP", "STEP"),
-        help="numbers of the first images of parts, as those of Python's range",
+        help="first image number of every part, as arguments of Python's range",
     )  # fmt: skip
     parser.add_argument(
-        "--output", required=True, help="manifest.json to write; the parts and their images are beside it"
+        "--output", required=True, help="manifest.json to write; the parts and their images are in the same folder"
     )
     args = parser.parse_args(argv)
     gather(Path(args.output).parent, range(*args.first))

@@ -102,7 +102,7 @@ ASKED = {
         (
             "images",
             {"seed": 0, "steps": 4, "guidance": 3.0},
-            "was made with steps 4, and the experiment has 20; delete",
+            "was made with steps 4, but the experiment has 20; delete",
         ),
         ("measurement", {"steps": 4}, None),
     ],
@@ -123,5 +123,5 @@ def test_a_models_texts_are_its_own(tmp_path):
     cell = {"model": "m", "method": "rtn", "sampling": "t", "kind": "text"}
     for path in cells.cell_paths(tmp_path, cell, []).values():
         write_json(path, {"status": "ok", "seed": None, "texts": "b.txt"})
-    with pytest.raises(DataError, match='texts "b.txt", and the experiment has "a.txt"'):
+    with pytest.raises(DataError, match='texts "b.txt", but the experiment has "a.txt"'):
         cells.read_cells(tmp_path, [cell], [], ASKED)

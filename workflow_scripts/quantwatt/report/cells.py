@@ -114,7 +114,7 @@ def _check_settings(path, record, asked):
         if key in record and key != "images" and record[key] != value:
             made, wanted = _difference(record[key], value)
             raise DataError(
-                f"{path}: was made with {key} {made}, and the experiment has {wanted}; delete it and run again, "
+                f"{path}: was made with {key} {made}, but the experiment has {wanted}; delete it and run again, "
                 "without --touch and without --rerun-triggers mtime."
             )
 

@@ -25,7 +25,7 @@ def draw(inputs, narrow):
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:
-        return sentence("No method saw calibration inputs.", narrow)
+        return sentence("No method used calibration inputs.", narrow)
     groups = [(model, error, *maps_of(rows)) for model, error, rows in by_error(layers)]
     columns = 2 if narrow else 4
     width = NARROW if narrow else WIDE

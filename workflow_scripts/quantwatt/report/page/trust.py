@@ -32,7 +32,7 @@ def _device_facts(cells, baseline):
         ("Kernels", _kernels_text(cells)),
         ("Meter", _distinct(_meter_text(m) for m in timed)),
         ("Blocks", _distinct(_blocks_text(m) for m in timed)),
-        ("Invalid blocks", _void_text(blocks)),
+        ("Invalid blocks", _invalid_blocks_text(blocks)),
         ("Below the protocol", _shortfalls_text(timed)),
         ("Baseline against itself", _control_text([c for c in cells if c.method == baseline])),
         ("Warm-up", _warm_up_text(timed)),
@@ -40,7 +40,7 @@ def _device_facts(cells, baseline):
         ("Idle power", span((e.get("idle_w") for e in energy), "W")),
         ("Counter against integral", _crosscheck_text(timed)),
         ("Sampler", _sampler_text(timed)),
-        ("Secondary meters", _beside_text(timed)),
+        ("Secondary meters", _secondary_text(timed)),
         ("Clock throttling", _throttling_text(timed)),
         ("Latency", _distinct(_latency_text(m) for m in timed)),
         ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
@@ -98,7 +98,7 @@ def _control_text(cells):
             if ratio:
                 text = with_bounds(*triple(ratio))
                 texts.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
-    return _distinct(texts) or "no control was measured, so that no difference is called better or worse"
+    return _distinct(texts) or "no control was measured, so no difference is called better or worse"
 
 
 def _shortfalls_text(records):
@@ -114,8 +114,8 @@ def _warm_up_text(records):
     if not slopes:
         return None
     unsteady = sum(abs(slope) >= STEADY_SLOPE for slope in slopes)
-    late = f"; {unsteady} of {len(warm_ups)} processes were still changing when the time was up" if unsteady else ""
-    return f"until {span(slopes, '°C per minute')}{late}"
+    late = f"; {unsteady} of {len(warm_ups)} processes were not steady at the time limit" if unsteady else ""
+    return f"slope at the end {span(slopes, '°C per minute')}{late}"
 
 
 def _throttling_text(records):
@@ -141,7 +141,7 @@ def _phases_text(records):
     return f"looped alone, they add up to: {', '.join(parts)}" if parts else None
 
 
-def _void_text(blocks):
+def _invalid_blocks_text(blocks):
     invalid = [block for block in blocks if block.get("invalid")]
     if not blocks:
         return None
@@ -169,7 +169,7 @@ def _sampler_text(records):
     return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}{effect}"
 
 
-def _beside_text(records):
+def _secondary_text(records):
     joules_by_meter = {}
     for record in records:
         for name, joules in (record.get("secondary_energy_j") or {}).items():
