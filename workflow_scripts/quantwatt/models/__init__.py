@@ -1,5 +1,5 @@
-"""A pipeline as its library loads it, checked, drawn from by seeds and taken apart into blocks and layers.
+"""Load a model's pipeline, check it, generate from seeds, and list its blocks and layers.
 
-Enters: a model's folder and its entry. Leaves: a pipeline, its denoiser, names of blocks and layers, recorded inputs.
+Input: a model's folder and its entry. Output: a pipeline, its denoiser, names of blocks and layers, recorded inputs.
 Read first: family.py (what a family offers), families/sd3.py, architecture.py.
 """

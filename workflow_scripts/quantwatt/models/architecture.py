@@ -1,14 +1,14 @@
-"""Blocks and quantizable layers of a denoiser, found in its module tree.
+"""Blocks and quantizable layers of a denoiser, detected in its module tree.
 
-What repeats in a network stands in a ModuleList. A block is the smallest member of one that holds several layers: a
-transformer's block, a residual block, an attention of a UNet. A layer outside of all blocks (an embedding, a
-projection beside blocks, a downsampling convolution) is a block by itself.
+Repeated modules of a network are members of a ModuleList. A block is the smallest such member with several layers: a
+transformer block, a residual block, an attention module of a UNet. A layer outside of all blocks (an embedding, a
+projection between blocks, a downsampling convolution) is a block by itself.
 """
 
 import torch
 
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
-# Classes of diffusers.models.normalization whose layer `linear` computes several vectors at once, and how many.
+# Classes of diffusers.models.normalization whose layer `linear` computes several vectors at once: {class: vectors}.
 MODULATIONS = {
     "AdaGroupNorm": 2,
     "AdaLayerNormContinuous": 2,
@@ -19,7 +19,7 @@ MODULATIONS = {
     "SD35AdaLayerNormZeroX": 9,
     "CogView3PlusAdaLayerNormZeroTextImage": 12,
 }
-LEAST = 2  # layers of a block: a member with one (a feed-forward's activation, say) is part of a larger block
+LEAST = 2  # layers of a block: a member with a single layer (such as a GEGLU activation) is part of a larger block
 
 
 def quantizable(denoiser):
@@ -30,9 +30,9 @@ def quantizable(denoiser):
 def blocks(denoiser):
     """Names of the modules that are quantized one after another; together they hold every quantizable layer once.
 
-    The order is the module tree's; the order of execution is seen when a denoiser runs.
+    They are in the order of the module tree; the order of execution is known only when the denoiser runs.
     """
-    layers, found = quantizable(denoiser), []
+    layers, blocks = quantizable(denoiser), []
     repeated = [name for name, members in denoiser.named_modules() if isinstance(members, torch.nn.ModuleList)]
     members = [f"{name}.{index}" for name in repeated for index in range(len(denoiser.get_submodule(name)))]
     held = {member: [name for name in layers if name.startswith(f"{member}.")] for member in members}
@@ -41,13 +41,13 @@ def blocks(denoiser):
     of_layer = {name: member for member in smallest for name in held[member]}
     for name in layers:
         block = of_layer.get(name, name)
-        if block not in found:
-            found.append(block)
-    return found
+        if block not in blocks:
+            blocks.append(block)
+    return blocks
 
 
 def segments(denoiser):
-    """{layer: chunks} of the modulation layers: what one computes at once is cut into shifts, scales and gates."""
+    """{layer: chunks} of the modulation layers: their output is split into chunks, such as shift, scale and gate."""
     from diffusers.models import normalization
 
     chunks = {getattr(normalization, name): count for name, count in MODULATIONS.items()}

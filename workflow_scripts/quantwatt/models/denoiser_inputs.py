@@ -1,11 +1,11 @@
-"""A denoiser's call as named tensors with one row per sample, as calibration stores them, and back.
+"""Convert a denoiser's call into named tensors with one row per sample, as calibration stores them, and back.
 
-A dotted name is a place inside: "added_cond_kwargs.text_embeds" is entry text_embeds of the mapping added_cond_kwargs,
-"image_rotary_emb.0" the first of a tuple, "visual_rope_pos.[0]" the first of a list, and "x.*" what a list with one
-entry per sample has for that sample. What a call gives to all its samples at once is stored for each of them, and its
-name says what it is: "img_ids:shared" a tensor, "height:int", "return_residual:bool" or "resolution:none" a value.
-Where samples have different numbers of rows, as texts have, they are padded with zeros, and "NAME:rows" holds the
-numbers.
+A dotted name is a path into nested arguments: "added_cond_kwargs.text_embeds" is entry text_embeds of the mapping
+added_cond_kwargs, "image_rotary_emb.0" the first element of a tuple, "visual_rope_pos.[0]" the first element of a list,
+and "x.*" the sample's entry in a list with one entry per sample. Arguments that a call shares between all its samples
+are stored once per sample, with their type in the name: "img_ids:shared" is a tensor, "height:int",
+"return_residual:bool" and "resolution:none" are values. Where samples have different numbers of rows, as texts have,
+they are padded with zeros, and "NAME:rows" holds the numbers.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ ROWS = ":rows"
 
 
 def shared(call, other):
-    """Names of the tensors and lists that a call gives to all its samples at once.
+    """Names of the tensors and lists that all samples of a call share.
 
-    Another number of samples leaves their length.
+    Their length is the same for another number of samples.
 
     Args:
         call, other: arguments of the denoiser, by keyword, for different numbers of samples.
     """
-    one, two = dict(_lengths("", call)), dict(_lengths("", other))
-    return {name for name in one.keys() & two.keys() if one[name] == two[name]}
+    lengths, others = dict(_lengths("", call)), dict(_lengths("", other))
+    return {name for name in lengths.keys() & others.keys() if lengths[name] == others[name]}
 
 
 def is_timestep(name):
-    """Whether an argument of a denoiser says at which time the sample is."""
+    """Whether an argument of a denoiser is the timestep."""
     return name.startswith("timestep") or name == "t"
 
 
@@ -55,19 +55,19 @@ def _parts(value):
 
 
 def flat(arguments, count, shared):
-    """The arguments of one call, sample by sample.
+    """Convert the arguments of one call into one row per sample.
 
-    A tensor that is not shared has one row per sample, a list that is not shared may have one entry per sample; a
-    single number of a tensor, or a timestep of any type, is that of every sample.
+    A tensor that is not shared has one row per sample, a list that is not shared may have one entry per sample. A
+    tensor with a single number, or a timestep of any type, holds for every sample.
 
     Args:
         arguments: of the denoiser, by keyword.
-        count: samples of the call.
-        shared: names, as of the function `shared`.
+        count: number of samples of the call.
+        shared: names, as returned by the function `shared`.
     Returns:
         {name: [samples, ...]}.
     Raises:
-        DataError: an argument is neither tensor nor number, or a tensor has other rows than one per sample.
+        DataError: an argument is neither tensor nor number, or a tensor does not have one row per sample.
     """
     samples = [{} for _ in range(count)]
     for name, value in arguments.items():
@@ -78,7 +78,7 @@ def flat(arguments, count, shared):
 
 
 def _stored(name, value, count, shared):
-    """(stored name, one tensor per sample) of all that is in a value."""
+    """(stored name, one tensor per sample) of every tensor and number in a value."""
     if is_timestep(name) and isinstance(value, (int, float)):
         value = _number(value)
     if isinstance(value, torch.Tensor):
@@ -107,7 +107,7 @@ def _stored_tensor(name, tensor, count, shared):
 
 
 def _entry(name, value):
-    """(stored name, tensor) of all that one sample's entry of a list holds."""
+    """(stored name, tensor) of every tensor and number in one sample's entry of a list."""
     if isinstance(value, torch.Tensor):
         yield name, value.detach().clone()
     elif isinstance(value, (Mapping, list, tuple)):
@@ -140,30 +140,30 @@ def _row(inputs, name, index):
 
 
 def stack(samples):
-    """Samples as of `of_sample` in one: {name: [samples, ...]}.
+    """Stack samples, as `of_sample` returns them, to {name: [samples, ...]}.
 
-    Of a sample whose call had no mask, as a batch of equally long texts may have none, every row counts.
+    A call may have no mask, such as a batch of equally long texts: the mask of its samples is filled with ones.
 
     Raises:
-        DataError: samples differ in more than the number of rows, or in what they hold.
+        DataError: samples differ in more than the number of rows, or in the names of their tensors.
     """
-    found = {}
+    stacked = {}
     for name in dict.fromkeys(name for sample in samples for name in sample):
         tensors = _with_masks(name, samples)
         if len({tuple(tensor.shape) for tensor in tensors}) > 1:
-            found[name + ROWS] = torch.tensor([_rows_of(name, tensor, tensors[0]) for tensor in tensors])
+            stacked[name + ROWS] = torch.tensor([_rows_of(name, tensor, tensors[0]) for tensor in tensors])
             tensors = _padded(tensors)
-        found[name] = torch.stack(tensors)
-    return found
+        stacked[name] = torch.stack(tensors)
+    return stacked
 
 
 def _with_masks(name, samples):
-    there = next(sample[name] for sample in samples if name in sample)
-    what = name.removesuffix("_mask")
+    example = next(sample[name] for sample in samples if name in sample)
+    masked = name.removesuffix("_mask")
     missing = [sample for sample in samples if name not in sample]
-    if missing and (what == name or any(what not in sample for sample in missing)):
+    if missing and (masked == name or any(masked not in sample for sample in missing)):
         raise DataError(f"denoiser input {name}: is there for some samples and not for others.")
-    return [sample[name] if name in sample else there.new_ones(len(sample[what])) for sample in samples]
+    return [sample[name] if name in sample else example.new_ones(len(sample[masked])) for sample in samples]
 
 
 def _rows_of(name, tensor, first):
@@ -183,24 +183,24 @@ def nested(inputs):
     """The inverse of `flat`: keyword arguments of a call on some samples.
 
     Raises:
-        DataError: the samples differ in what one call gives to all of them.
+        DataError: the samples differ in an argument that all samples of a call share.
     """
-    found, entries = {}, {}
+    arguments, entries = {}, {}
     for name in inputs:
         if name.endswith(ROWS):
             continue
         path, _, kind = name.partition(":")
         above, each, inside = path.partition(".*")
         if not each:
-            _put(found, path, _of_all(name, inputs, kind) if kind else _in_one(name, inputs))
+            _put(arguments, path, _of_all(name, inputs, kind) if kind else _in_one(name, inputs))
             continue
         samples = entries.setdefault(above, [{} for _ in inputs[name]])
         for i, sample in enumerate(samples):
             row = _row(inputs, name, i)
             _put(sample, "*" + inside, VALUES[kind](row.item()) if kind else row)
     for name, samples in entries.items():
-        _put(found, name, [_sequences(sample["*"]) for sample in samples])
-    return {name: _sequences(value) for name, value in found.items()}
+        _put(arguments, name, [_sequences(sample["*"]) for sample in samples])
+    return {name: _sequences(value) for name, value in arguments.items()}
 
 
 def _put(tree, path, value):
@@ -218,7 +218,7 @@ def _of_all(name, inputs, kind):
 
 
 def _in_one(name, inputs):
-    """One tensor of some samples, as long as the longest of them: the others' padding is masked, or there is none."""
+    """One tensor of all samples, as long as the longest sample; the padding of shorter samples must be masked."""
     tensor, rows = inputs[name], inputs.get(name + ROWS)
     if rows is None:
         return tensor
@@ -228,9 +228,9 @@ def _in_one(name, inputs):
 
 
 def masks_padding(name, inputs):
-    """Whether a mask of zeros and ones, which this is or which there is for it, leaves the padding of a call out."""
+    """Whether a mask of zeros and ones excludes this input's padding; the input may be that mask."""
     mask = inputs.get(name if name.endswith("_mask") else f"{name}_mask")
-    return mask is not None and not mask.is_floating_point()  # one of floats may be added, and 0 then means "read"
+    return mask is not None and not mask.is_floating_point()  # a float mask may be additive: 0 then means "attend"
 
 
 def _differs(name):
@@ -238,7 +238,7 @@ def _differs(name):
 
 
 def _sequences(value):
-    """Mappings numbered from 0 as tuples or lists."""
+    """Convert mappings whose keys number their parts from 0 to tuples or lists."""
     if not isinstance(value, dict):
         return value
     parts = {name: _sequences(part) for name, part in value.items()}

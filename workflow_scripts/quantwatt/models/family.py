@@ -1,8 +1,8 @@
-"""What a family of models offers: how a kind of pipeline is loaded, run and taken apart.
+"""The interface of a model family: how one kind of pipeline is loaded, run and split into blocks and layers.
 
-A module of families/ has a class `Family`, which extends ImageFamily or TextFamily: it must define what is abstract
-here, and may leave what has a default. `quantwatt.models.architecture` finds the blocks and layers of a network of
-which nothing else is known; families/pipeline_family.py has what diffusers' pipelines do alike.
+A module of families/ has a class `Family`, which extends ImageFamily or TextFamily. It must define the abstract methods
+and may override the methods with a default. `quantwatt.models.architecture` detects the blocks and layers of a network
+that is not described otherwise; families/pipeline_family.py is the shared base of families of diffusers pipelines.
 """
 
 import re
@@ -16,18 +16,19 @@ import torch
 
 Settings = Mapping[str, Any]  # completed by a schema of resources/schemas/
 Pipeline = Any  # diffusers' class, or quantwatt.models.text_pipeline's
-Run = Callable[[], Any]  # does something once, and leaves what it made on the device
+Run = Callable[[], Any]  # runs once and leaves its result on the device
 
 
 class Family(ABC):
-    """What image and text models share; `denoiser` is the network that is quantized, also where it denoises nothing."""
+    """Base of image and text families; `denoiser` is the quantized network, also in text models."""
 
     BLOCKS: ClassVar[str] = ""  # the ModuleList of the denoiser's blocks, in execution order
-    # Patterns of the ends of a block's layers' names: those of each read what those of the ones before have computed.
+    # Patterns of the ends of layer names in a block, in order of execution: layers that match one pattern read the
+    # outputs of layers that match earlier patterns.
     STAGES: ClassVar[tuple[str, ...]] = ()
-    DEFAULTS: ClassVar[Settings] = {}  # of a sampling, for notebooks: steps, guidance
-    PHASES_APART: ClassVar[tuple[str, ...]] = ()  # phases that are no part of `prepare`'s run
-    PADS: ClassVar[bool] = False  # whether a batch's samples are padded to one length; then there is `real_tokens`
+    DEFAULTS: ClassVar[Settings] = {}  # generation settings for notebooks: steps, guidance
+    PHASES_APART: ClassVar[tuple[str, ...]] = ()  # phases that `prepare`'s run does not include
+    PADS: ClassVar[bool] = False  # whether a batch's samples are padded to one length; then define `real_tokens`
 
     @abstractmethod
     def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
@@ -43,17 +44,17 @@ class Family(ABC):
 
     @abstractmethod
     def prepare(self, pipeline: Pipeline, batch: Sequence, seeds: Sequence[int], settings: Settings) -> Run:
-        """A function that does one batch and leaves the result on the device."""
+        """A function that computes one batch and leaves the result on the device."""
 
     @abstractmethod
     def phases(self, pipeline: Pipeline, batch: Sequence, seeds: Sequence[int], settings: Settings) -> dict[str, Run]:
-        """{name: function that does this part of a batch by itself}, in order."""
+        """{phase: function that computes only this phase of a batch}, in order."""
 
     def check(self, location: str | Path) -> None:
-        """Refuse a folder of which only the configuration files are there yet, before gigabytes are fetched.
+        """Refuse an unsuitable pipeline by its configuration files, before its weights are downloaded.
 
         Raises:
-            DataError: it holds no pipeline that this family can run.
+            DataError: the folder holds no pipeline that this family can run.
         """
         return None
 
@@ -62,10 +63,10 @@ class Family(ABC):
         return [f"{self.BLOCKS}.{name}" for name, _ in denoiser.get_submodule(self.BLOCKS).named_children()]
 
     def quantizable(self, denoiser: torch.nn.Module) -> list[str]:
-        """Names of the layers that may be quantized, each in one block.
+        """Names of the layers that may be quantized; each belongs to one block.
 
-        They are the linear ones, and convolutions where a family says so. Embeddings, norms and heads keep the model's
-        type.
+        These are the linear layers, and convolutions in families that override this. Embeddings, norms and heads keep
+        the model's dtype.
         """
         return [
             name
@@ -74,25 +75,25 @@ class Family(ABC):
         ]
 
     def segments(self, denoiser: torch.nn.Module) -> dict[str, int]:
-        """{layer: chunks} of the layers whose outputs are cut into chunks of equal size that are used apart."""
+        """{layer: chunks} of the layers whose output is split into chunks of equal size for separate uses."""
         return {}
 
     def stages(self, names: list[str]) -> list[list[str]] | None:
-        """A block's layers in groups of which each reads what those before it have computed.
+        """Group a block's layers so that each group reads only outputs of earlier groups.
 
         Args:
             names: quantizable layers of the block, or chunks of them (NAME.0, ...).
         Returns:
-            None where that is known only when the block runs.
+            the groups in order of execution; None where the order is known only when the block runs.
         Raises:
-            ValueError: a layer that no stage knows.
+            ValueError: a layer matches no pattern of STAGES.
         """
         if not self.STAGES:
             return None
-        found = [[name for name in names if re.search(rf"(^|\.){stage}(\.\d+)?$", name)] for stage in self.STAGES]
-        if unknown := set(names).difference(*found):
+        groups = [[name for name in names if re.search(rf"(^|\.){stage}(\.\d+)?$", name)] for stage in self.STAGES]
+        if unknown := set(names).difference(*groups):
             raise ValueError(f"{min(unknown)}: of no stage of a block")
-        return [stage for stage in found if stage]
+        return [group for group in groups if group]
 
     def skips(self, denoiser: torch.nn.Module) -> dict[str, tuple[int, int]]:
         """{layer: (channels of the block's input, of the skip connection)} of the convolutions that read both."""
@@ -103,11 +104,11 @@ class Family(ABC):
         return []
 
     def content(self, denoiser: torch.nn.Module) -> list[str] | None:
-        """Layers that decide what is in a picture, not how well it is drawn (MixDQ's content group); None: unknown."""
+        """Layers that decide the content of an image, not its quality (MixDQ's content group); None: unknown."""
         return None
 
     def real_tokens(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Which tokens of a block's arguments are no padding: bool [samples, tokens]; None where nothing is padded."""
+        """Mask of a block's tokens, False where padded: bool [samples, tokens]; None where nothing is padded."""
         return None
 
     def transposed(self, location: str | Path) -> set[str]:
@@ -117,7 +118,7 @@ class Family(ABC):
     def work(self, pipeline: Pipeline, batch: Sequence, settings: Settings) -> dict[str, int] | None:
         """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function; None where a batch has no tokens.
 
-        Where there is a phase `decode`, also "new_tokens" of one of its calls.
+        Families with a phase `decode` also return "new_tokens", the tokens that one call of it writes.
         """
         return None
 
@@ -131,7 +132,7 @@ class Recorded(dict[int, dict[str, torch.Tensor]]):
 
 
 class ImageFamily(Family):
-    """Draws one image for each prompt and seed."""
+    """Generates one image for each prompt and seed."""
 
     @abstractmethod
     def generate(
@@ -139,7 +140,7 @@ class ImageFamily(Family):
     ) -> np.ndarray:
         """Images of one batch: float32 [n, height, width, 3] in 0..1, NaN where the model produced NaN.
 
-        Image i is the same function of its prompt and seed for every method, device and batch.
+        Image i depends on its prompt and seed in the same way for every method, device and batch.
         """
 
     @abstractmethod
@@ -151,7 +152,7 @@ class ImageFamily(Family):
         calibration: Settings,
         steps: set[int],
     ) -> Recorded:
-        """Denoiser inputs that a float trajectory passes through, as of `recording.record`."""
+        """Denoiser inputs along the trajectory of the unquantized model, as `recording.record` returns them."""
 
 
 class TextFamily(Family):
@@ -163,7 +164,7 @@ class TextFamily(Family):
 
     @abstractmethod
     def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
-        """What the model says: one mapping per sentence or window, in order."""
+        """The model's predictions: one mapping per sentence or window, in order."""
 
     @abstractmethod
     def batches(
@@ -172,7 +173,7 @@ class TextFamily(Family):
         """The first `count` batches of `size` sentences or windows, as `prepare` takes them.
 
         Raises:
-            DataError: there are not so many.
+            DataError: the texts give fewer batches.
         """
 
     @abstractmethod

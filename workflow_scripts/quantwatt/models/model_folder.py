@@ -1,6 +1,7 @@
-"""What a model's folder holds: its parts, their classes and the files that are read of them.
+"""The contents of a model's folder: its parts, their classes and the files that loading reads.
 
-Only names and JSON are read here, no tensor and no library, so that planning can refuse a folder before any job does.
+Only file names and JSON files are read, no tensors, and no model library is imported: planning can refuse a folder
+before any job starts.
 """
 
 import json
@@ -14,22 +15,22 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.registry import schema
 
-PIPELINE, TEXT_MODEL = "model_index.json", "config.json"  # the file that says what a folder holds
-STEMS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model",)}  # of weights' names, by library
+PIPELINE, TEXT_MODEL = "model_index.json", "config.json"  # the file that describes a folder's contents
+STEMS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model",)}  # of weight files' names, by library
 # Classes of parts that have no weights: schedulers, tokenizers, image processors, guiders.
 WITHOUT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor|Guid(er|ance)")
 VARIANT = r"(?P<variant>(?!.*-\d+-of-\d+)[\w-]+)"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Files of a part that no loading reads: weights in other forms, notes, pictures.
+# Files of a part that loading never reads: weights in other file formats, notes, images.
 NEVER_READ = (*PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".md", ".png", ".jpg", ".jpeg", ".webp")
-# What blackens images, and the extractor that reads images for it: pipelines are loaded without them.
+# The checker that blackens images, and the extractor that prepares its inputs: pipelines are loaded without them.
 CENSOR = ("safety_checker", "feature_extractor")
 LFS_POINTER, POINTER_BYTES = b"version https://git-lfs", 1024
 
 
 @dataclass(frozen=True)
 class Weights:
-    """files: names in the part's folder, an index before its shards; variant: of their names, None where plain."""
+    """files: names in the part's folder, an index before its shards; variant: in their names, None without one."""
 
     files: tuple
     variant: str | None
@@ -39,7 +40,8 @@ class Weights:
 class Part:
     """A part of a pipeline, or a whole text model.
 
-    folder: where its files are; library, kind: of its class; weights: None where it has none (schedulers, tokenizers).
+    folder: of its files; library, kind: library and name of its class; weights: None for a part without weights
+    (schedulers, tokenizers).
     """
 
     folder: Path
@@ -49,15 +51,15 @@ class Part:
 
 
 def parts(folder, settings):
-    """The parts that a model's settings read of its folder, each with its weights.
+    """The parts of a model's folder that its settings load, each with its weights.
 
     Args:
         folder: of a diffusers pipeline or a transformers model, on this machine.
         settings: a model's completed entry.
     Returns:
-        {name: Part}; a text model is one part of the name "".
+        {name: Part}; a text model is one part with the name "".
     Raises:
-        DataError: the folder is none of the family's, or not whole; one sentence that says what to do.
+        DataError: the folder does not fit the family or is incomplete; the sentence tells what to do.
     """
     folder = Path(folder)
     _check_is_folder(folder, settings["family"])
@@ -66,25 +68,25 @@ def parts(folder, settings):
         kind = schema(f"families/{settings['family']}")["x-classes"][0]
         return {"": Part(folder, "transformers", kind, weights(folder, "transformers", kind, settings))}
     listed = listed_parts(folder, settings)
-    found = {
+    loaded = {
         name: Part(folder / name, library, kind, _part_weights(folder, name, library, kind, settings))
         for name, (library, kind) in listed.items()
     }
-    named, there = (
+    named, variants = (
         settings.get("variant"),
-        sorted({part.weights.variant or "" for part in found.values() if part.weights}),
+        sorted({part.weights.variant or "" for part in loaded.values() if part.weights}),
     )
-    if named and named not in there:
-        known = ", ".join(filter(None, there)) or "only plain ones"
+    if named and named not in variants:
+        known = ", ".join(filter(None, variants)) or "only plain ones"
         raise DataError(f"{folder}: variant: no part has weights of variant '{named}' (there are: {known}).")
-    return found
+    return loaded
 
 
 def weighted_parts(folder, settings, without=()):
-    """{name: Part} of a pipeline's parts that have weights and a folder, but for some names.
+    """{name: Part} of a pipeline's parts with weights and a folder, except the names in `without`.
 
     Raises:
-        DataError: a part's weights are not whole.
+        DataError: a part's weights are incomplete.
     """
     return {
         name: Part(Path(folder) / name, library, kind, weights(Path(folder) / name, library, kind, settings))
@@ -99,25 +101,25 @@ def read_files(folder, settings):
     Raises:
         DataError: as of `parts`.
     """
-    folder, found = Path(folder), set()
+    folder, files = Path(folder), set()
     if index_of(settings["family"]) == PIPELINE:
-        found.add(PIPELINE)
+        files.add(PIPELINE)
     for name, part in parts(folder, settings).items():
         chosen = part.weights.files if part.weights else ()
         for file in linked_folders.names(part.folder):
             foreign = any(word.startswith(".") for word in Path(file).parts) or (not name and "/" in file)
             if file in chosen or not (foreign or file.endswith((".safetensors", *NEVER_READ))):
-                found.add(str(Path(name) / file))
-    return sorted(found)
+                files.add(str(Path(name) / file))
+    return sorted(files)
 
 
 def index_of(family):
-    """The name of the file that says what a folder of a family holds."""
+    """The name of the file that describes a model folder of this family."""
     return TEXT_MODEL if schema(f"families/{family}").get("x-kind") == "text" else PIPELINE
 
 
 def left_out(settings):
-    """Parts of a pipeline that the settings do not load: their family's schema says which key decides on which."""
+    """Parts of a pipeline that the settings do not load; "x-parts" in the family's schema links keys to parts."""
     properties = schema(f"families/{settings['family']}")["properties"]
     return [name for key, entry in properties.items() if not settings.get(key) for name in entry.get("x-parts", ())]
 
@@ -126,7 +128,7 @@ def listed_parts(folder, settings):
     """{name: (library, class)} of the parts that a pipeline's model_index.json names and the settings load.
 
     Raises:
-        DataError: the pipeline's class is none of the family's, or it lacks a part that the settings load.
+        DataError: the pipeline's class does not belong to the family, or it lacks a part that the settings load.
     """
     index = Path(folder) / PIPELINE
     _check_class(_read_mapping(index).get("_class_name"), index, settings["family"])
@@ -140,7 +142,7 @@ def listed_parts(folder, settings):
 
 
 def _named_parts(folder):
-    """{name: (library, class)} of all parts in model_index.json; one of [null, null] is not there."""
+    """{name: (library, class)} of all parts in model_index.json; a part [null, null] is absent."""
     return {
         name: tuple(value)
         for name, value in _read_mapping(Path(folder) / PIPELINE).items()
@@ -171,7 +173,7 @@ def _check_is_folder(folder, family):
 
 
 def _from_file(path, family):
-    """How one file becomes a folder, in words."""
+    """How to convert a single file to a folder: the end of a sentence."""
     kinds = schema(f"families/{family}").get("x-classes", ["DiffusionPipeline"])
     if path.suffix != ".safetensors" or index_of(family) == TEXT_MODEL:
         return "; save the model with save_pretrained, in safetensors"
@@ -179,7 +181,7 @@ def _from_file(path, family):
 
 
 def _check_class(kind, file, family):
-    """A pipeline's class must be one of the family's, where the family's schema names some."""
+    """Refuse a pipeline whose class is not in the family's schema, where the schema names classes."""
     if not isinstance(kind, str):
         reason = "names no class" if kind is None else "names a class of the model's own code, which is never run"
         raise DataError(f"{file}: _class_name: it {reason}; save the pipeline anew with save_pretrained.")
@@ -192,7 +194,7 @@ def _check_class(kind, file, family):
 
 
 def _check_text_model(folder, family):
-    """Likewise a text model's type and class."""
+    """Refuse a text model whose type or class is not in the family's schema."""
     config, known = _read_mapping(folder / TEXT_MODEL), schema(f"families/{family}")
     kind = config.get("model_type")
     expected, named = known["x-classes"], config.get("architectures")
@@ -210,7 +212,7 @@ def _check_text_model(folder, family):
 
 
 def _other_family(kind, index):
-    """Which family takes a class, in words."""
+    """Which family takes a class: the end of a sentence."""
     families = registry.names("families")
     takes = next((name for name in families if kind in schema(f"families/{name}").get("x-classes", ())), None)
     if takes:
@@ -222,7 +224,7 @@ def _other_family(kind, index):
 
 
 def _part_weights(folder, name, library, kind, settings):
-    """The weights of a pipeline's part, or None where its class has none."""
+    """The weights of a pipeline's part, or None for a class without weights."""
     if not (folder / name).is_dir():
         properties = schema(f"families/{settings['family']}")["properties"].items()
         key = next((key for key, entry in properties if name in entry.get("x-parts", ())), None)
@@ -234,15 +236,15 @@ def _part_weights(folder, name, library, kind, settings):
 
 
 def weights(folder, library, kind, settings):
-    """The files of weights that are read in the folder of a part or a text model.
+    """The weight files that are read from the folder of a part or a text model.
 
     Args:
-        library, kind: of the class that reads them.
-        settings: `variant` says which where there are several.
+        library, kind: library and name of the class that loads the weights.
+        settings: its key `variant` selects among several variants.
     Returns:
         Weights.
     Raises:
-        DataError: there are none, or not all, in safetensors; or they are no plain weights.
+        DataError: weights are missing, incomplete or not in safetensors; or they are quantized, or an adapter.
     """
     if not (folder / TEXT_MODEL).is_file():
         raise DataError(f"{folder}: has no {TEXT_MODEL}, which {kind} is built by; fetch the model again.")
@@ -260,51 +262,51 @@ def weights(folder, library, kind, settings):
             "and save the whole model."
         )
     stems = STEMS.get(library, (*STEMS["diffusers"], *STEMS["transformers"]))
-    if file := config.get("transformers_weights"):  # transformers reads the file that this names, wherever it is
+    if file := config.get("transformers_weights"):  # transformers loads the file named here, even outside the folder
         wanted = f"{stems[0]}.safetensors"
         raise DataError(f"{folder / TEXT_MODEL}: transformers_weights: '{file}'; drop the key, and name it {wanted}.")
     return _chosen(folder, stems, kind, settings.get("variant"))
 
 
 def _chosen(folder, stems, kind, asked):
-    """The weights that are read where there may be several.
+    """Choose among the stored variants of the weights.
 
-    They are those of the variant asked for, or the plain ones, or the only others.
+    The order of preference: the variant in the settings, the weights without a variant, the only other variant.
     """
-    found = _stored(folder, stems)
-    if not found:
+    stored = _stored(folder, stems)
+    if not stored:
         raise DataError(f"{folder}: {_no_weights(folder, stems, kind)}")
-    variant = asked if asked in found else None
-    if variant is None and None not in found:
-        if len(found) > 1:
+    variant = asked if asked in stored else None
+    if variant is None and None not in stored:
+        if len(stored) > 1:
             raise DataError(
-                f"{folder}: has weights of the variants {', '.join(sorted(found))} and no plain ones; "
-                f"name one of them (variant: {min(found)})."
+                f"{folder}: has weights of the variants {', '.join(sorted(stored))} and no plain ones; "
+                f"name one of them (variant: {min(stored)})."
             )
-        [variant] = found
-    files = (found[variant],)
-    if found[variant].endswith(".json"):
-        files += _shards(folder, found[variant])
+        [variant] = stored
+    files = (stored[variant],)
+    if stored[variant].endswith(".json"):
+        files += _shards(folder, stored[variant])
     for file in files:
         _check_is_no_pointer(folder / file)
     return Weights(files, variant)
 
 
 def _stored(folder, stems):
-    """{variant: file of weights, or the index of its shards} of a part, as its library finds them."""
-    found, names = {}, sorted(path.name for path in folder.iterdir())
+    """{variant: weight file, or the index of its shards} of a part, by the same rules as its library."""
+    stored, names = {}, sorted(path.name for path in folder.iterdir())
     for stem in stems:
         single = rf"{stem}(\.{VARIANT})?\.safetensors"
         index = rf"{stem}\.safetensors(\.{VARIANT})?\.index\.json|{stem}\.safetensors\.index(\.{VARIANT})?\.json"
         index = index.replace("variant>", "legacy>", 1)
-        # Where both are there, diffusers reads the shards and transformers the one file: what comes last here.
+        # Where a folder has both, diffusers reads the shards and transformers the single file. The last pattern wins.
         patterns = (single, index) if stem == "diffusion_pytorch_model" else (index, single)
         for pattern in patterns:
             for name in names:
                 if match := re.fullmatch(pattern, name):
                     groups = match.groupdict()
-                    found[groups["variant"] or groups.get("legacy")] = name
-    return found
+                    stored[groups["variant"] or groups.get("legacy")] = name
+    return stored
 
 
 def _no_weights(folder, stems, kind):
@@ -321,7 +323,7 @@ def _no_weights(folder, stems, kind):
 
 
 def _shards(folder, index):
-    """The files that an index of weights names."""
+    """The files that the index of sharded weights names."""
     named = _read_mapping(folder / index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
         raise DataError(f"{folder / index}: has no weight_map of tensors and files; fetch the model again.")

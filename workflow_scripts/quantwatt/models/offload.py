@@ -1,4 +1,4 @@
-"""Where a pipeline's parts are: on the device, or text encoders there only while they encode prompts."""
+"""Place a pipeline on a device; text encoders may be there only while they encode prompts."""
 
 import functools
 
@@ -6,12 +6,12 @@ from quantwatt.artifacts.errors import DataError
 
 
 def place(pipeline, settings, device):
-    """Move a pipeline to a device, as the model's `offload` says, in place.
+    """Move a pipeline to a device in place, as the model's `offload` says.
 
-    On a CPU nothing is moved, whatever it says: there, a part takes the same memory wherever it is.
+    On a CPU `offload` changes nothing: it would not save memory.
 
     Raises:
-        DataError: text encoders are to leave the device, and the pipeline has none.
+        DataError: `offload` is set, and the pipeline has no text encoders.
     """
     if settings.get("offload") is None or device == "cpu":
         return pipeline.to(device)
@@ -19,10 +19,10 @@ def place(pipeline, settings, device):
 
 
 def without_text_encoders(pipeline, device):
-    """Move all to a device but the text encoders, in place.
+    """Move all parts except the text encoders to a device, in place.
 
-    One after the other comes when it is called, and leaves for the next; the last leaves at the end of the pipeline's
-    `encode_prompt`.
+    Each text encoder moves to the device when it is called and back to the CPU when the next one is called; the last
+    moves back at the end of the pipeline's `encode_prompt`.
     """
     from accelerate import cpu_offload_with_hook
 

@@ -1,4 +1,4 @@
-"""The random numbers that nobody hands a generator to."""
+"""Seed the global random number generators, for code that takes no generator."""
 
 import contextlib
 import hashlib
@@ -10,10 +10,10 @@ import torch
 
 @contextlib.contextmanager
 def seeded(seed):
-    """Begin the global generators of torch (CPU and GPU), numpy and Python at a seed while inside; then put them back.
+    """Seed the global generators of torch (CPU and GPU), numpy and Python; restore their states at the end.
 
-    They begin at a hash of the seed. At the seed itself begins the generator of the image of that seed: noise that is
-    added later would be the image's first noise once more.
+    They are seeded with a hash of the seed. The image's own generator uses the seed itself: with the same seed, noise
+    that a scheduler adds later would repeat the image's initial noise.
     """
     seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4])  # numpy takes 32 bits
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

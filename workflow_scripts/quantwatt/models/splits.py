@@ -1,6 +1,6 @@
-"""Layers taken apart into parts that are quantized by themselves.
+"""Split layers into parts that are quantized separately.
 
-They are parts of the outputs (the transform `segments`) or of the inputs (`split-skips`). A layer NAME becomes NAME.0,
+A layer is split by its outputs (the transform `segments`) or by its inputs (`split-skips`). Layer NAME becomes NAME.0,
 NAME.1, ...
 """
 
@@ -10,7 +10,7 @@ import torch
 
 
 class SegmentedLinear(torch.nn.Module):
-    """Linear layers "0", "1", ... of one input; their outputs side by side."""
+    """Linear layers "0", "1", ... that share one input; their outputs are concatenated."""
 
     def __init__(self, layers):
         super().__init__()
@@ -22,7 +22,7 @@ class SegmentedLinear(torch.nn.Module):
 
 
 class SplitConv2d(torch.nn.Module):
-    """Convolutions "0", "1", ... of consecutive channels of one input; their outputs added. The first has the bias."""
+    """Convolutions "0", "1", ... of consecutive input channels; their outputs are summed. The first has the bias."""
 
     def __init__(self, layers, channels):
         super().__init__()
@@ -36,13 +36,13 @@ class SplitConv2d(torch.nn.Module):
 
 
 def of_layers(layers, allocation):
-    """{layer: parts} of the layers that an allocation names by parts, be it only some of them.
+    """{layer: parts} of the layers that an allocation splits; it may name only some parts of a layer.
 
     Args:
         layers: of the model manifest.
         allocation: {layer: formats} as `quantwatt.allocate.allocation.allocate` returns.
     Returns:
-        parts: a number of segments, or the list of channels of each part.
+        parts: a number of segments, or a list with the number of channels of each part.
     """
     parents = {name.rpartition(".")[0] for name in allocation}
     return {
@@ -58,7 +58,8 @@ def split(denoiser, parts):
     Args:
         parts: as of `of_layers`.
     Raises:
-        RuntimeError: a layer's outputs do not divide by its number of segments, or its input is not those channels.
+        RuntimeError: a layer's outputs are not divisible by its number of segments, or the parts' channels do not add
+            up to its input channels.
     """
     for name, of in parts.items():
         whole = denoiser.get_submodule(name)
@@ -66,7 +67,7 @@ def split(denoiser, parts):
         weights = whole.weight.detach().split(of, dim=1) if isinstance(of, list) else _segments(whole.weight, of)
         biases = [whole.bias] if isinstance(of, list) else _segments(whole.bias, of)
         for layer, weight in zip(apart.children(), weights, strict=True):
-            # Copies: files of tensors refuse two that share memory.
+            # Copies: safetensors refuses tensors that share memory.
             layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
         for layer, bias in zip(apart.children(), biases, strict=False):
             if bias is not None:
@@ -75,11 +76,11 @@ def split(denoiser, parts):
 
 
 def restore(denoiser, layers):
-    """Give a denoiser the parts that a checkpoint was saved with: on the meta device, in place of the whole layers.
+    """Replace layers by the parts that a checkpoint was saved with, on the meta device.
 
     Args:
         layers: {name: {"out_features"}, and "skips" of a convolution's part} of the checkpoint's manifest; NAME.0, ...
-            where NAME was taken apart. A part may be missing, in 16 bit.
+            for a layer NAME that was split. Parts that stay in 16 bit are not listed.
     """
     for name, layer in layers.items():
         parent, _, last = name.rpartition(".")
@@ -91,12 +92,12 @@ def restore(denoiser, layers):
 
 
 def _segments(tensor, count):
-    """A weight or bias in `count` parts of equal rows; of no bias, nothing."""
+    """A weight or bias split into `count` parts of equally many rows; [] for a missing bias."""
     return [] if tensor is None else tensor.detach().reshape(count, -1, *tensor.shape[1:])
 
 
 def _empty(whole, of):
-    """Parts of a layer, without memory."""
+    """The module of a layer's parts, on the meta device."""
     options: dict[str, Any] = {"device": "meta", "dtype": whole.weight.dtype}
     bias = whole.bias is not None
     if not isinstance(of, list):

@@ -1,8 +1,8 @@
-"""Whether a model's files hold exactly the tensors that its classes need.
+"""Check that a model's files hold exactly the tensors that its classes need.
 
-A library draws what is missing at random, leaves out what it does not know, and says so in a log. The libraries' own
-loading decides here, so that their renaming, tied weights and old buffers are theirs; it is done without memory, on
-the meta device, one part after another.
+A library initializes missing tensors at random, ignores unknown ones, and only logs it. The check uses the libraries'
+own loading code, so that their renaming, tied weights and legacy buffers are respected. Parts are loaded one after
+another on the meta device, without memory.
 """
 
 import re
@@ -19,7 +19,7 @@ from quantwatt.models.families.pipelines import part_class
 SHOWN = 3  # tensors that a message names
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
 INDICES = {"I64", "I32", "BOOL"}  # of buffers that count or mask
-HINTS = {  # what names of tensors say of how they were saved
+HINTS = {  # {pattern of tensor names: how the file was saved, and what to do}
     r"\.base_layer\.|(^|\.)lora_[AB]\.|\.modules_to_save\.": "PEFT's names: merge the adapter (merge_and_unload) first",
     r"(^|\.)_orig_mod\.": "torch.compile's prefix: save the module that was compiled",
     r"(^|\.)(_fsdp_wrapped_module|_checkpoint_wrapped_module)\.": "FSDP's prefix: gather the full state dict first",
@@ -33,7 +33,7 @@ HINTS = {  # what names of tensors say of how they were saved
 
 
 def check(folder, settings, parts):
-    """Refuse a model whose files do not hold what its classes need.
+    """Refuse a model whose files do not hold the tensors that its classes need.
 
     Args:
         folder: the model's.
@@ -42,8 +42,8 @@ def check(folder, settings, parts):
     Returns:
         {name: {"class", "weights": [file], "variant", "stored": [dtype]}} of the parts with weights.
     Raises:
-        DataError: a class that is not installed, a part or tensor that is missing, a tensor that is left over, has
-            another shape or a type that would be cast without a word.
+        DataError: a class is not installed; a part or tensor is missing; a tensor is unexpected, has another shape, or
+            a dtype that would be cast silently.
     """
     stored = {name: _stored_types(part) for name, part in parts.items() if part.weights}  # all files are sound
     classes = {name: part_class(part) for name, part in parts.items()}
@@ -63,7 +63,7 @@ def check(folder, settings, parts):
 
 
 def _check_pipeline(folder, settings, parts):
-    """Refuse a pipeline that lacks a part which its class needs."""
+    """Refuse a pipeline that lacks a part that its class needs."""
     import diffusers
 
     index = read_json(Path(folder) / model_folder.PIPELINE)
@@ -82,15 +82,15 @@ def _check_pipeline(folder, settings, parts):
 
 
 def _stored_types(part):
-    """{tensor: safetensors' name of its type} of all files; what an index says must be what they hold."""
-    found, files = {}, [name for name in part.weights.files if name.endswith(".safetensors")]
+    """{tensor: safetensors' name of its dtype} of all files; an index must agree with the files."""
+    stored, files = {}, [name for name in part.weights.files if name.endswith(".safetensors")]
     listed = {}
     if len(files) < len(part.weights.files):
         listed = read_json(part.folder / part.weights.files[0])["weight_map"]
     for file in files:
         check_tensors(part.folder / file, "fetch the model again.")
         with safe_open(part.folder / file, framework="numpy") as tensors:
-            names = tensors.keys()  # no mapping, but a file
+            names = tensors.keys()  # `tensors` is a file handle, not a mapping
             types = {name: tensors.get_slice(name).get_dtype() for name in names}
         if listed:
             wrong = sorted({name for name, at in listed.items() if at == file} ^ types.keys())
@@ -99,15 +99,15 @@ def _stored_types(part):
                     f"{part.folder / part.weights.files[0]}: does not say what {file} holds ({_some(wrong)}); "
                     "fetch the model again."
                 )
-        found |= types
-    return found
+        stored |= types
+    return stored
 
 
 def _check_loading(kind, part, stored, dtype):
-    """Load a part without memory, and refuse it unless every tensor found its place."""
-    model, told = _loaded(kind, part, dtype)
+    """Load a part on the meta device, and refuse missing, unexpected and mismatched tensors."""
+    model, loading = _loaded(kind, part, dtype)
     named, class_name = _files(part), kind.__name__
-    missing, unexpected = sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
+    missing, unexpected = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
     if missing:
         others = f"; it has {_some(unexpected)}, which nothing takes" if unexpected else ""
         raise DataError(
@@ -115,11 +115,11 @@ def _check_loading(kind, part, stored, dtype):
         )
     if unexpected:
         raise DataError(f"{named}: holds what {class_name} does not take: {_some(unexpected)}{_hint(unexpected)}.")
-    if wrong := sorted(told["mismatched_keys"], key=lambda found: found[0]):
-        name, here, there = wrong[0]
+    if wrong := sorted(loading["mismatched_keys"], key=lambda found: found[0]):
+        name, shape, needed = wrong[0]
         raise DataError(
-            f"{named}: {len(wrong)} of its tensors have other shapes than config.json says: {name} is {_shape(here)}, "
-            f"and {class_name} needs {_shape(there)}."
+            f"{named}: {len(wrong)} of its tensors have other shapes than config.json says: {name} is {_shape(shape)}, "
+            f"and {class_name} needs {_shape(needed)}."
         )
     state = model.state_dict()
     for name, code in sorted(stored.items()):
@@ -133,13 +133,13 @@ def _check_loading(kind, part, stored, dtype):
 
 
 def _loaded(kind, part, dtype):
-    """(a part's model on the meta device, what its library says of its tensors)."""
+    """(a part's model on the meta device, its library's loading info)."""
     import diffusers
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per layer loaded
     before = diffusers.utils.logging.get_verbosity(), logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()  # what they warn of is refused here, in a sentence
+    diffusers.utils.logging.set_verbosity_error()  # problems that they would log are raised as DataError here
     logging.set_verbosity_error()
     try:
         return kind.from_pretrained(
@@ -153,9 +153,9 @@ def _loaded(kind, part, dtype):
             output_loading_info=True,
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"{part.folder}: {kind.__name__} cannot be built from its config.json and weights: {said[0]}"
+            f"{part.folder}: {kind.__name__} cannot be built from its config.json and weights: {lines[0]}"
         ) from error
     finally:
         diffusers.utils.logging.set_verbosity(before[0])
@@ -163,12 +163,12 @@ def _loaded(kind, part, dtype):
 
 
 def _files(part):
-    """The file of a part's weights, or the index of several."""
+    """The file of a part's weights, or the index of its shards."""
     return part.folder / part.weights.files[0]
 
 
 def _some(names):
-    """The first names, and how many more there are."""
+    """The first names, and the number of further ones."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -178,6 +178,6 @@ def _shape(size):
 
 
 def _hint(names):
-    """What the names say of how the file was saved, in words."""
-    found = (said for pattern, said in HINTS.items() if any(re.search(pattern, name) for name in names))
-    return next((f" ({said})" for said in found), "")
+    """How the file was saved, judged by its tensors' names: the end of a sentence, or nothing."""
+    hints = (hint for pattern, hint in HINTS.items() if any(re.search(pattern, name) for name in names))
+    return next((f" ({hint})" for hint in hints), "")

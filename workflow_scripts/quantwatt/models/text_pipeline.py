@@ -1,4 +1,4 @@
-"""A text model and its tokenizer, as one thing that a checkpoint is loaded into."""
+"""A text model and its tokenizer, as one pipeline that a checkpoint is loaded into."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before transformers)
 from quantwatt.models import model_folder, tokenizers
 
-ATTENTION = "sdpa"  # torch's own, which takes a mask as it is
+ATTENTION = "sdpa"  # torch's scaled_dot_product_attention, which takes a mask unchanged
 
 
 @dataclass
@@ -28,19 +28,19 @@ class TextPipeline:
         return self.model.device
 
     def tokens(self, asked):
-        """The length of a sample in tokens: what is asked for, or less where the model ends before."""
+        """The length of a sample in tokens: `asked`, at most the model's number of positions."""
         return min(asked, self.model.config.max_position_embeddings)
 
 
 def stored_model(auto_class, settings, location):
-    """The model of a local folder on the CPU, in the type of the settings.
+    """The model of a local folder on the CPU, in the dtype of the settings.
 
     Args:
         auto_class: transformers' class for the task.
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # one bar per layer loaded, among ours
+    logging.disable_progress_bar()  # it would show one bar per layer, between quantwatt's bars
     weights = model_folder.weights(Path(location), "transformers", auto_class.__name__, settings)
     return auto_class.from_pretrained(
         location,
@@ -53,7 +53,7 @@ def stored_model(auto_class, settings, location):
 
 
 def empty_model(auto_class, location):
-    """Its architecture on the meta device."""
+    """The model's architecture on the meta device."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(location, local_files_only=True)
@@ -65,6 +65,6 @@ def load(model, location):
     """The pipeline of a model with the tokenizer of a local folder.
 
     Raises:
-        DataError: as of `quantwatt.models.tokenizers.load`.
+        DataError: see `quantwatt.models.tokenizers.load`.
     """
     return TextPipeline(model, tokenizers.load(location))

@@ -1,7 +1,7 @@
-"""Whether a model's tokenizers know words: each is loaded from its folder and tried before anything else is.
+"""Check that a model's tokenizers know words, before any other part of the model is loaded.
 
-Without its vocabulary file a tokenizer is made of its special tokens alone, without a word of warning: every prompt
-then gives the same image.
+Without its vocabulary file a tokenizer silently consists of its special tokens alone: every prompt then gives the same
+image.
 """
 
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models.families import load_family
 
-TRIED = 1000  # pieces of a vocabulary
-LEAST_FOUND = 0.05  # of them; a healthy vocabulary finds half and more, one without its merges nothing but letters
-MOST_UNKNOWN = 0.5  # of the tokens of an experiment's texts
+TRIED = 1000  # vocabulary entries that are encoded
+LEAST_FOUND = 0.05  # share of them that must give themselves; intact: half or more, without merges: single letters only
+MOST_UNKNOWN = 0.5  # share of unknown tokens in an experiment's texts
 SHOWN = 60  # characters of a text in a message
-READ = 2000  # characters of a text: some are whole books
+READ = 2000  # characters of a text that are tokenized: a text may be a whole book
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A tokenizer of a model.
 
-    folder: where its files are; kind: its class in transformers; found: as loaded; reader: the configuration of the
-    network that reads its tokens, {} where it has none; padded: whether texts of a batch are padded to one length.
+    folder: of its files; kind: its class in transformers; found: the loaded tokenizer; reader: the configuration of the
+    network that reads its tokens, {} without one; padded: whether texts of a batch are padded to one length.
     """
 
     folder: Path
@@ -34,27 +34,27 @@ class Tokenizer:
     padded: bool
 
     def ids(self, texts, special=False):
-        """Lists of tokens of texts, with or without what is put around every text."""
+        """Lists of the tokens of texts, with or without the special tokens around every text."""
         return self.found(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
 
     def refuse(self, finding, remedy="fetch or copy the whole folder again"):
         """The DataError that names the folder and the files that could be missing."""
         files = ["tokenizer.json", *getattr(type(self.found), "vocab_files_names", {}).values()]
         missing = [name for name in dict.fromkeys(files) if not (self.folder / name).is_file()]
-        said = f" ({' and '.join(missing)} not there)" if files[0] in missing and len(missing) > 1 else ""
-        return DataError(f"{self.folder}: the {self.kind} {finding}{said}; {remedy}.")
+        absent = f" ({' and '.join(missing)} not there)" if files[0] in missing and len(missing) > 1 else ""
+        return DataError(f"{self.folder}: the {self.kind} {finding}{absent}; {remedy}.")
 
 
 def check(settings, location, texts=()):
-    """Refuse a model whose tokenizers do not turn texts into tokens that its networks can read.
+    """Refuse a model whose tokenizers do not convert texts to tokens that its networks can read.
 
     Args:
         settings: the model's entry.
         location: the model's folder.
-        texts: prompts or sentences of the experiment. Without any, what the tokenizers alone tell is checked.
+        texts: prompts or sentences of the experiment; without them only the tokenizers are checked.
     Raises:
-        DataError: one is missing or incomplete, knows no words, has tokens beyond the network's embedding, or makes
-            nothing of the texts; names its folder and an example.
+        DataError: a tokenizer is missing or incomplete, knows no words, has tokens beyond the network's embedding, or
+            does not know the words of the texts; names its folder and an example.
     """
     texts = list(dict.fromkeys(text[:READ] for text in texts if text[:READ].strip()))
     for tokenizer in _stored(settings, Path(location)):
@@ -65,10 +65,10 @@ def check(settings, location, texts=()):
 
 
 def load(folder, kind="AutoTokenizer"):
-    """The tokenizer of a folder, of a class of transformers.
+    """Load the tokenizer of a folder; `kind` is its class in transformers.
 
     Raises:
-        DataError: the folder is missing, or no tokenizer can be made of its files.
+        DataError: the folder is missing, or no tokenizer can be loaded from its files.
     """
     import transformers
 
@@ -77,7 +77,7 @@ def load(folder, kind="AutoTokenizer"):
     tokenizer_class = getattr(transformers, kind)
     try:
         return tokenizer_class.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # a broken file is a plain Exception of the library's compiled part
+    except Exception as error:  # the library's compiled part raises a plain Exception for a broken file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"{folder}: the tokenizer cannot be loaded ({type(error).__name__}: {reason[:200]}); "
@@ -86,7 +86,7 @@ def load(folder, kind="AutoTokenizer"):
 
 
 def _stored(settings, location):
-    """The tokenizers of a model's folder, loaded one after the other; none where it holds no model that is known."""
+    """The tokenizers of a model's folder, loaded one after the other; none in a folder without a known model."""
     index = location / "model_index.json"
     if not index.is_file() and not (location / "config.json").is_file():
         return
@@ -102,13 +102,13 @@ def _stored(settings, location):
 
 
 def _listed(index, settings):
-    """{name: class} of the tokenizers of a pipeline that are transformers' and are loaded."""
+    """{name: class} of the pipeline's tokenizers that are classes of transformers and that the settings load."""
     import transformers
 
-    found = {name: value[1] for name, value in index.items() if _is_part(value) and "tokenizer" in name}
+    classes = {name: value[1] for name, value in index.items() if _is_part(value) and "tokenizer" in name}
     if not settings.get("text_encoder_3", True):
-        found.pop("tokenizer_3", None)
-    return {name: kind for name, kind in found.items() if hasattr(transformers, kind)}
+        classes.pop("tokenizer_3", None)
+    return {name: kind for name, kind in classes.items() if hasattr(transformers, kind)}
 
 
 def _is_part(value):
@@ -116,30 +116,30 @@ def _is_part(value):
 
 
 def _check_vocabulary(tokenizer):
-    """Refuse a vocabulary that holds no words, or tokens that the network does not know."""
-    found = tokenizer.found
-    vocabulary = found.get_vocab()
-    added = {*found.get_added_vocab().values(), *found.all_special_ids}
-    own = sorted(set(vocabulary.values()) - added)
-    tried = own[:: max(1, len(own) // TRIED)]
-    written = {token: found.decode([token]) for token in tried}
+    """Refuse a vocabulary without words, or with tokens that the network does not know."""
+    loaded = tokenizer.found
+    vocabulary = loaded.get_vocab()
+    added = {*loaded.get_added_vocab().values(), *loaded.all_special_ids}
+    learned = sorted(set(vocabulary.values()) - added)
+    tried = learned[:: max(1, len(learned) // TRIED)]
+    written = {token: loaded.decode([token]) for token in tried}
     words = {token: text for token, text in written.items() if text.strip() and "\ufffd" not in text}
     if not _finds(tokenizer, words):
         raise tokenizer.refuse(f"knows no words: of {len(vocabulary)} tokens, no text gives those that are words")
     size = tokenizer.reader.get("vocab_size")
-    if size and own[-1] >= size:
+    if size and learned[-1] >= size:
         raise tokenizer.refuse(
-            f"has tokens up to {own[-1]}, and the network that reads them {size}, from 0",
+            f"has tokens up to {learned[-1]}, and the network that reads them {size}, from 0",
             "put the tokenizer of this very model in its place",
         )
 
 
 def _finds(tokenizer, words):
-    """Whether texts give the tokens that they are written as: enough of those of several letters, if there are any."""
+    """Whether enough texts of tokens are encoded as these tokens again; tokens of several letters, if there are any."""
     several = {token: text for token, text in words.items() if len(text.strip()) > 1} or words
     if not several:
         return False
-    # CLIP's pieces end in </w> where they end a word.
+    # CLIP's tokens end in </w> at the end of a word.
     alone = tokenizer.ids(text.replace("</w>", "").strip() for text in several.values())
     as_written = tokenizer.ids(several.values())
     back = [[token] in pair for token, *pair in zip(several, as_written, alone, strict=True)]
@@ -147,13 +147,13 @@ def _finds(tokenizer, words):
 
 
 def _check_special_tokens(tokenizer):
-    """Refuse a tokenizer that cannot pad, or does not end a text as CLIP's network must see it end."""
-    found, size = tokenizer.found, tokenizer.reader.get("vocab_size")
-    if tokenizer.padded and tokenizer.kind == "tokenizer" and found.pad_token_id is None:
+    """Refuse a tokenizer that cannot pad, or does not end a text with the token that CLIP's network expects."""
+    loaded, size = tokenizer.found, tokenizer.reader.get("vocab_size")
+    if tokenizer.padded and tokenizer.kind == "tokenizer" and loaded.pad_token_id is None:
         raise tokenizer.refuse("has no padding token", 'name its "pad_token" in tokenizer_config.json')
-    if tokenizer.padded and size and (found.pad_token_id or 0) >= size:
+    if tokenizer.padded and size and (loaded.pad_token_id or 0) >= size:
         raise tokenizer.refuse(
-            f"pads with token {found.pad_token_id}, and the network that reads it knows {size}, from 0",
+            f"pads with token {loaded.pad_token_id}, and the network that reads it knows {size}, from 0",
             'name the "pad_token" that the model was trained with in tokenizer_config.json',
         )
     if tokenizer.reader.get("model_type") in ("clip_text_model", "clip"):
@@ -161,19 +161,19 @@ def _check_special_tokens(tokenizer):
 
 
 def _check_clip(tokenizer):
-    """Refuse what CLIP's networks take without a word and misread: the text's end, and its length."""
-    found, reader = tokenizer.found, tokenizer.reader
+    """Refuse a text end or a text length that CLIP's networks accept silently and read wrongly."""
+    loaded, reader = tokenizer.found, tokenizer.reader
     positions = reader.get("max_position_embeddings", 77)
-    if found.model_max_length > positions:
+    if loaded.model_max_length > positions:
         raise tokenizer.refuse(
-            f"pads texts to {found.model_max_length:.3g} tokens, and its text encoder has {positions} positions",
+            f"pads texts to {loaded.model_max_length:.3g} tokens, and its text encoder has {positions} positions",
             f'set "model_max_length": {positions} in tokenizer_config.json',
         )
     [ids] = tokenizer.ids(["a"], special=True)
-    # Configurations before transformers#24773 say 2, and the network takes the largest token for the end.
+    # Configurations from before transformers#24773 have 2; the network then uses the largest token as the end.
     end = reader.get("eos_token_id", 49407)
     end, looked_for = (max(ids), "the largest one") if end == 2 else (end, end)
-    if found.eos_token_id != end or end not in ids:
+    if loaded.eos_token_id != end or end not in ids:
         raise tokenizer.refuse(
             f"ends texts with token {ids[-1]}, and its text encoder looks for {looked_for}",
             "put the tokenizer of this very model in its place",
@@ -181,17 +181,17 @@ def _check_clip(tokenizer):
 
 
 def _check_texts(tokenizer, texts):
-    """Refuse texts that give tokens beyond the embedding, mostly unknown ones, or all the same ones."""
-    found, size = tokenizer.ids(texts), tokenizer.reader.get("vocab_size")
-    for text, ids in zip(texts, found, strict=True):
+    """Refuse texts whose tokens are beyond the embedding, mostly unknown, or the same for all texts."""
+    encoded, size = tokenizer.ids(texts), tokenizer.reader.get("vocab_size")
+    for text, ids in zip(texts, encoded, strict=True):
         if size and ids and max(ids) >= size:
             raise tokenizer.refuse(
                 f"gives token {max(ids)} for {_shown(text)}, and the network that reads it knows {size}, from 0",
                 "leave out the tokens that were added, or take the text encoder that was saved with them",
             )
-    blank = {token for token in set().union(*found) if not tokenizer.found.decode([token]).strip()}
+    blank = {token for token in set().union(*encoded) if not tokenizer.found.decode([token]).strip()}
     unknown = {*tokenizer.found.all_special_ids, tokenizer.found.unk_token_id}
-    words = [[token for token in ids if token not in blank] for ids in found]
+    words = [[token for token in ids if token not in blank] for ids in encoded]
     known = [sum(token not in unknown for token in ids) for ids in words]
     total = sum(map(len, words))
     if sum(known) <= (1 - MOST_UNKNOWN) * total:
@@ -200,7 +200,7 @@ def _check_texts(tokenizer, texts):
             f"does not know the words of {example}: of all texts, {total - sum(known)} of {total} tokens are unknown",
             "put the tokenizer of this very model in its place, or use texts that it was made for",
         )
-    if len(texts) > 1 and all(ids == found[0] for ids in found):
+    if len(texts) > 1 and all(ids == encoded[0] for ids in encoded):
         raise tokenizer.refuse(
             f"gives the same tokens for {_shown(texts[0])} and {_shown(texts[1])}, and for all other texts",
             "put the tokenizer of this very model in its place, or use texts that differ in more than spaces",

@@ -1,7 +1,7 @@
-"""Model families, by name: each module has a class `Family`, of what quantwatt.models.family says a family offers.
+"""Model families by name: each module has a class `Family` with the interface of quantwatt.models.family.
 
-Beside the families, `pipelines`, `pipeline_family`, `recording` and `effects` have what those of diffusers pipelines do
-alike.
+The modules `pipelines`, `pipeline_classes`, `pipeline_family`, `recording` and `effects` are no families: they hold the
+code that families of diffusers pipelines share.
 """
 
 import functools
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from quantwatt import registry
 
-if TYPE_CHECKING:  # it imports torch, which a job may import only once it has claimed its GPU
+if TYPE_CHECKING:  # the module imports torch, which a job may import only after it has claimed its GPU
     from quantwatt.models.family import Family
 
 

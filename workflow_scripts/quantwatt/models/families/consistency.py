@@ -1,4 +1,4 @@
-"""Consistency models (ConsistencyModelPipeline, UNet2DModel): a class number a prompt, a step or a few, no guidance."""
+"""Consistency models (ConsistencyModelPipeline, UNet2DModel): prompts are class numbers, few steps, no guidance."""
 
 from typing import ClassVar
 
@@ -9,17 +9,17 @@ from quantwatt.models.families.pipeline_family import PipelineFamily
 
 
 class Family(PipelineFamily):
-    """Images of one class a prompt, by the network alone."""
+    """Generates images of one class per prompt; the pipeline has no other networks."""
 
     PIPELINE = "ConsistencyModelPipeline"
     DENOISER = ("unet", "UNet2DModel")
     DEFAULTS: ClassVar = {"steps": 1, "guidance": 1.0}
 
     def load(self, settings, location, denoiser=None):
-        """As of Family.
+        """See Family.
 
         Raises:
-            DataError: a schedule of `timesteps` is not one of the model's.
+            DataError: a schedule of `timesteps` does not fit the model's noise levels.
         """
         pipeline = super().load(settings, location, denoiser)
         levels = pipeline.scheduler.config.num_train_timesteps
@@ -30,14 +30,14 @@ class Family(PipelineFamily):
         return pipeline
 
     def generate(self, pipeline, prompts, seeds, sampling):
-        """As of ImageFamily; grey images have equal channels.
+        """See ImageFamily; grey images have equal channels.
 
-        The first noise and that of every further step come from one CPU generator per image.
+        The noise of the first and of every further step comes from one CPU generator per image.
 
         Args:
             prompts: one class number each, as text.
         Raises:
-            DataError: no class of the model, or a guidance, size or number of steps that it does not have.
+            DataError: the model does not have the class, or does not take the guidance, size or number of steps.
         """
         return pipelines.arrays(self._call(pipeline, prompts, seeds, sampling))
 
@@ -67,23 +67,23 @@ class Family(PipelineFamily):
         return lambda: self._call(pipeline, batch, seeds, settings)
 
     def phases(self, pipeline, batch, seeds, settings):
-        """{"denoise"}: the network draws pixels, so that this is all there is."""
+        """{"denoise"}: the network generates pixels, without text encoder or decoder."""
         return {"denoise": self.prepare(pipeline, batch, seeds, settings)}
 
     def skips(self, denoiser):
-        """As of Family, of the residual blocks on the way up.
+        """See Family: the convolutions are in the residual blocks of the up path.
 
-        Each reads what the layers before it gave and, behind that in the channels, what the way down has left.
+        Their input concatenates the previous layer's output and, in the later channels, the skip connection.
         """
         ups = [resnet for block in denoiser.up_blocks for resnet in block.resnets]
         names = {module: name for name, module in denoiser.named_modules()}
         last_down = denoiser.mid_block or denoiser.down_blocks[-1]
-        above, found = last_down.resnets[-1].out_channels, {}
+        above, channels = last_down.resnets[-1].out_channels, {}
         for resnet in ups:
             for layer in filter(None, (resnet.conv1, resnet.conv_shortcut)):
-                found[names[layer]] = (above, layer.in_channels - above)
+                channels[names[layer]] = (above, layer.in_channels - above)
             above = resnet.out_channels
-        return found
+        return channels
 
     def blocks(self, denoiser):
         return architecture.blocks(denoiser)

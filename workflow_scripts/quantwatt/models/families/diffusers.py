@@ -1,4 +1,4 @@
-"""Any diffusers pipeline that draws images and whose denoiser is made of linear layers and convolutions."""
+"""Any diffusers pipeline that generates images and whose denoiser consists of linear layers and convolutions."""
 
 import inspect
 from pathlib import Path
@@ -10,19 +10,19 @@ from quantwatt.models.families import effects, pipeline_classes, pipelines, reco
 from quantwatt.models.family import ImageFamily
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
-# What a call takes besides, unless the model's `arguments` say otherwise: images are drawn in the size that is asked
-# for, and of the prompts as they are written, whether or not a library that rewrites them is installed.
+# Further arguments of a call, unless the model's `arguments` override them: images have exactly the requested size, and
+# prompts are used unchanged, whether or not a library that rewrites them is installed.
 AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False}
 
 
 class Family(ImageFamily):
-    """Whatever pipeline the folder names; what its call takes is read from its signature."""
+    """Runs the pipeline that the folder names; the arguments of its call are read from its signature."""
 
     def load(self, settings, location, denoiser=None):
-        """As of Family.
+        """See Family.
 
         Raises:
-            DataError: its call does not take one of the settings' `arguments`, or needs one that they do not have.
+            DataError: the pipeline's call does not take one of the settings' `arguments`.
         """
         self.check(location)
         parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
@@ -32,7 +32,7 @@ class Family(ImageFamily):
         return pipeline
 
     def check(self, location):
-        """Refuse a folder whose pipeline draws no images from prompts or classes alone; only model_index.json is read.
+        """Refuse a pipeline that cannot generate images from only prompts or classes; reads model_index.json alone.
 
         Raises:
             DataError: names the pipeline's class and why.
@@ -44,7 +44,7 @@ class Family(ImageFamily):
         return pipelines.load_denoiser(name, kind.__name__, settings, location)
 
     def meta_denoiser(self, location):
-        """As of Family; what no file stores (position tables) is there."""
+        """See Family; buffers that no file stores (position tables) are computed."""
         from accelerate import init_empty_weights
 
         self.check(location)
@@ -54,12 +54,12 @@ class Family(ImageFamily):
             return kind.from_config(config).eval()
 
     def generate(self, pipeline, prompts, seeds, sampling):
-        """As of ImageFamily; of a pipeline of classes, a prompt is the number of one. Grey images repeat their channel.
+        """See ImageFamily; class-conditional pipelines take class numbers as prompts. Grey images repeat their channel.
 
-        Noise comes from one CPU generator per prompt. What a sampling leaves out is the pipeline's own default.
+        Noise comes from one CPU generator per prompt. Keys that a sampling omits get the pipeline's defaults.
 
         Raises:
-            DataError: the pipeline cannot do what the sampling asks for.
+            DataError: the pipeline does not support a key of the sampling.
         """
         with effects.checked(pipeline, _denoiser(pipeline), sampling, len(prompts)):
             images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
@@ -74,7 +74,7 @@ class Family(ImageFamily):
         return lambda: _call(pipeline, batch, seeds, settings)
 
     def phases(self, pipeline, batch, seeds, settings):
-        """{"whole"}: where one pipeline's text ends and its decoding begins, another's does not."""
+        """{"whole"}: the boundaries between text encoding, denoising and decoding differ between pipelines."""
         return {"whole": self.prepare(pipeline, batch, seeds, settings)}
 
     def record(self, pipeline, prompts, seeds, calibration, steps):
@@ -91,8 +91,8 @@ class Family(ImageFamily):
 
 
 def _check_arguments(pipeline, arguments, location):
-    said = {*pipeline_classes.SAID_BY_SAMPLING, _guidance_name(pipeline)}  # by a sampling
-    free = [name for name in _parameters(pipeline) if name not in said]
+    reserved = {*pipeline_classes.SAID_BY_SAMPLING, _guidance_name(pipeline)}  # a sampling sets these
+    free = [name for name in _parameters(pipeline) if name not in reserved]
     if unknown := sorted(arguments.keys() - free):
         kind = type(pipeline).__name__
         raise DataError(f"{location}: arguments: {kind} does not take '{unknown[0]}' (it takes {', '.join(free)}).")
@@ -114,28 +114,30 @@ def _denoiser_of(classes, where):
 
     Args:
         classes: {name: class} of a pipeline's parts.
-        where: for messages.
+        where: the folder or class, for messages.
     Raises:
-        DataError: no part does, or several do and none of them has one of the USUAL names.
+        DataError: no part takes a timestep, or several parts do: none with one of the USUAL names, or two of one class.
     """
-    found = [
+    candidates = [
         name
         for name, kind in classes.items()
         if hasattr(kind, "forward")
         and any(map(denoiser_inputs.is_timestep, inspect.signature(kind.forward).parameters))
     ]
-    usual = [name for name in USUAL if name in found]
-    alike = [name for name in found if usual and classes[name] is classes[usual[0]]]
+    usual = [name for name in USUAL if name in candidates]
+    alike = [name for name in candidates if usual and classes[name] is classes[usual[0]]]
     if len(alike) > 1:
         raise DataError(f"{where}: two denoisers take turns ({', '.join(alike)}), and one alone can be quantized.")
-    if len(found) != 1 and not usual:
-        several = f"several parts take a timestep ({', '.join(found)})" if found else "no part takes a timestep"
+    if len(candidates) != 1 and not usual:
+        several = (
+            f"several parts take a timestep ({', '.join(candidates)})" if candidates else "no part takes a timestep"
+        )
         raise DataError(f"{where}: which part is the denoiser? {several}.")
-    return found[0] if len(found) == 1 else usual[0]
+    return candidates[0] if len(candidates) == 1 else usual[0]
 
 
 def _call(pipeline, prompts, seeds, sampling):
-    """The pipeline's own call, with what its signature has of a sampling: images [n, channels, height, width]."""
+    """Call the pipeline with the keys of a sampling that its signature takes: images [n, channels, height, width]."""
     takes, guidance = _parameters(pipeline), _guidance_name(pipeline)
     wanted = {
         "num_inference_steps": sampling.get("steps"),
@@ -162,10 +164,10 @@ def _call(pipeline, prompts, seeds, sampling):
 
 
 def _guidance_name(pipeline):
-    """The name that the pipeline's call has for guidance.
+    """The name of the guidance argument of the pipeline's call.
 
-    It is `true_cfg_scale` where it guides by a second branch by default, unless the model was trained to be told how
-    much; else `guidance_scale`.
+    It is `true_cfg_scale` where the pipeline evaluates a second branch by default, unless the model is
+    guidance-distilled and takes the guidance as an input; else `guidance_scale`.
     """
     by_branch = _parameters(pipeline).get("true_cfg_scale")
     if by_branch is None or by_branch.default <= 1:
@@ -174,7 +176,7 @@ def _guidance_name(pipeline):
 
 
 def _subjects(pipeline, takes, prompts):
-    """What a batch is to show, as the pipeline's call takes it."""
+    """The arguments of the pipeline's call that condition a batch: prompts, class numbers, or only its size."""
     if "prompt" in takes:
         return {"prompt": list(prompts)}
     if "class_labels" not in takes:

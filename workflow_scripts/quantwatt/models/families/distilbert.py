@@ -1,4 +1,4 @@
-"""DistilBERT with a classification head (DistilBertForSequenceClassification): one label a sentence."""
+"""DistilBERT with a classification head (DistilBertForSequenceClassification): one label per sentence."""
 
 import torch
 
@@ -9,18 +9,18 @@ from quantwatt.models.family import TextFamily
 
 
 class Family(TextFamily):
-    """One label a sentence."""
+    """Predicts one label per sentence."""
 
     BLOCKS = "distilbert.transformer.layer"
     STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
     PADS = True
 
     def load(self, settings, location, denoiser=None):
-        """Model and tokenizer."""
+        """Load model and tokenizer."""
         return text_pipeline.load(self.load_denoiser(settings, location) if denoiser is None else denoiser, location)
 
     def load_denoiser(self, settings, location):
-        """The whole network on the CPU, in the model's type."""
+        """The whole network on the CPU, in the model's dtype."""
         from transformers import AutoModelForSequenceClassification
 
         return text_pipeline.stored_model(AutoModelForSequenceClassification, settings, location)
@@ -30,7 +30,7 @@ class Family(TextFamily):
         from transformers import AutoModelForSequenceClassification
 
         model = text_pipeline.empty_model(AutoModelForSequenceClassification, location)
-        # Positions are in no checkpoint: they are counted, not learned.
+        # Position ids are in no checkpoint: they are constants, not learned.
         positions = torch.arange(model.config.max_position_embeddings).expand(1, -1)
         model.distilbert.embeddings.register_buffer("position_ids", positions, persistent=False)
         return model
@@ -39,54 +39,54 @@ class Family(TextFamily):
         return sources.read_sentences(path)
 
     def predict(self, pipeline, texts, settings):
-        """What the model says of every sentence.
+        """Predict the label of every sentence.
 
         Args:
-            settings: batch_size; max_length in tokens, beyond which a sentence is cut; items, at most so many sentences
-                (null: all).
+            settings: batch_size; max_length, the number of tokens at which a sentence is truncated; items, the largest
+                number of sentences (null: all).
         Returns:
-            one {"label": int, "logits": [float, ...]} a sentence, in order.
+            one {"label": int, "logits": [float, ...]} per sentence, in order.
         """
-        found, size, texts = [], settings["batch_size"], texts[: settings.get("items")]
+        predictions, size, texts = [], settings["batch_size"], texts[: settings.get("items")]
         for first in progress(range(0, len(texts), size), description="predicting", unit="batch"):
             inputs = _on_device(pipeline, texts[first : first + size], settings)
             logits = pipeline.model(**inputs).logits.float().cpu()  # [batch, labels]
             labels = logits.argmax(-1).tolist()
-            found += [{"label": k, "logits": row} for k, row in zip(labels, logits.tolist(), strict=True)]
-        return found
+            predictions += [{"label": k, "logits": row} for k, row in zip(labels, logits.tolist(), strict=True)]
+        return predictions
 
     def batches(self, pipeline, texts, settings, size, count):
         """The first batches of sentences, for timing.
 
         Raises:
-            DataError: there are not so many.
+            DataError: there are too few sentences.
         """
         return sources.cut(texts, size, count, "sentences")
 
     def prepare(self, pipeline, batch, seeds, settings):
-        """A function of no arguments that classifies a batch of sentences, which are on the device already.
+        """A function without arguments that classifies a batch of sentences, which is tokenized on the device already.
 
-        They are as long as the longest of them, or all of max_length with `padding: max_length`, and then masked even
-        where nothing is padded, so that batches of any size compute alike. The logits stay on the device: nothing is
-        read, tokenized or copied while it runs. Nothing is drawn from seeds.
+        Sentences are padded to the longest of the batch, or to max_length with `padding: max_length`. In the latter
+        case there is always a mask, even without padding, so that batches of any size compute alike. The logits stay on
+        the device: the function reads, tokenizes and copies nothing. The seeds are not used.
         """
         inputs = _on_device(pipeline, batch, settings)
         return lambda: pipeline.model(**inputs).logits
 
     def phases(self, pipeline, batch, seeds, settings):
-        """{phase: function as of `prepare`}; classifying has one phase."""
+        """{phase: function as `prepare` returns}; classification has one phase."""
         return {"forward": self.prepare(pipeline, batch, seeds, settings)}
 
     def work(self, pipeline, batch, settings):
-        """What one call of `prepare`'s function does: items, and the tokens in them, without padding and with it."""
+        """The work of one call of `prepare`'s function: items, and their tokens without and with padding."""
         mask = _tokenized(pipeline, batch, settings).attention_mask
         return {"items": len(mask), "tokens": int(mask.sum()), "padded_tokens": mask.numel()}
 
     def record(self, pipeline, texts, calibration):
-        """The network's inputs of calibration sentences.
+        """The network's inputs for calibration sentences.
 
         Args:
-            calibration: samples, at most so many sentences; max_length in tokens.
+            calibration: samples, the largest number of sentences; max_length in tokens.
         Returns:
             {"input_ids": [samples, tokens], "attention_mask": [samples, 1, 1, tokens] bool, False where padded}.
         """
@@ -94,13 +94,13 @@ class Family(TextFamily):
         return {"input_ids": tokens.input_ids, "attention_mask": _mask(tokens)}
 
     def real_tokens(self, inputs):
-        """As of Family, so that statistics see only those."""
+        """See Family; observers ignore padded tokens."""
         return inputs["attention_mask"][:, 0, 0]
 
 
 def _tokenized(pipeline, texts, settings):
-    # On the right, whatever the tokenizer's files say: positions are counted from the left, so that with padding there
-    # what is said of a sentence would depend on its batch.
+    # Always pad on the right: positions are counted from the left, so with padding on the left a sentence's prediction
+    # would depend on its batch.
     return pipeline.tokenizer(
         list(texts), padding=settings.get("padding", "longest"), padding_side="right", truncation=True,
         max_length=pipeline.tokens(settings["max_length"]), return_tensors="pt",
@@ -108,7 +108,7 @@ def _tokenized(pipeline, texts, settings):
 
 
 def _mask(tokens):
-    """[samples, 1, 1, tokens] bool, which the model takes as it is instead of making one at every call."""
+    """[samples, 1, 1, tokens] bool: the model takes this shape unchanged instead of building a mask at every call."""
     return tokens.attention_mask.bool()[:, None, None]
 
 

@@ -1,4 +1,4 @@
-"""What of a sampling changes a pipeline's images: what changes nothing is refused before images are drawn."""
+"""Refuse keys of a sampling that do not change a pipeline's images, before images are generated."""
 
 import math
 from contextlib import contextmanager
@@ -6,26 +6,26 @@ from contextlib import contextmanager
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models.families import recording
 
-NEUTRAL = (0, 1)  # values of guidance that ask for none
-# Inputs of denoisers that are told how much guidance there is.
+NEUTRAL = (0, 1)  # values that mean no guidance
+# Denoiser inputs through which guidance-distilled models get the guidance scale.
 TOLD = ("guidance", "guidance_scale", "embedded_guidance", "timestep_cond")
 
 
 @contextmanager
 def checked(pipeline, denoiser, sampling, count):
-    """While inside, the pipeline's call ends at its first step where a key of the sampling changes nothing.
+    """Context in which the pipeline's call fails at its first step if a key of the sampling changes nothing.
 
-    Guidance acts through a second branch, which makes the denoiser evaluate more samples in a step than there are
-    images, or as an input of the denoiser. A negative prompt acts through the second branch alone. What a pipeline
-    itself says of inputs that it does not take comes as DataError.
+    Guidance acts through a second branch, for which the denoiser evaluates more samples per step than there are images,
+    or as an input of the denoiser. A negative prompt acts only through the second branch. A ValueError by which the
+    pipeline refuses its arguments is raised as DataError.
 
     Args:
-        sampling: steps, guidance, height, width, negative_prompt; what it leaves out is not checked.
-        count: images of the call.
+        sampling: steps, guidance, height, width, negative_prompt; missing keys are not checked.
+        count: number of images of the call.
     Raises:
         DataError: names the key and what to set.
     """
-    if getattr(denoiser, "_compiled_call_impl", None) is not None:  # a hook would make it compile once more
+    if getattr(denoiser, "_compiled_call_impl", None) is not None:  # a hook would make torch compile the denoiser again
         yield
         return
     check_size(pipeline, sampling)
@@ -41,7 +41,7 @@ def checked(pipeline, denoiser, sampling, count):
     def done():
         seen["steps"] += 1
         if seen["steps"] == 1:
-            # Of perturbed attention a branch is part that neither guidance nor a negative prompt is.
+            # Perturbed-attention guidance adds a branch that uses neither guidance nor the negative prompt.
             perturbed = getattr(pipeline, "do_perturbed_attention_guidance", False)
             _check_branches(kind, sampling, seen["samples"] > count * (2 if perturbed else 1), seen["told"])
 
@@ -51,7 +51,7 @@ def checked(pipeline, denoiser, sampling, count):
     ):
         try:
             yield
-        except ValueError as error:  # as pipelines refuse what they are called with
+        except ValueError as error:  # raised by pipelines for invalid arguments
             if seen["samples"]:
                 raise
             raise DataError(f"{kind} does not draw this: {' '.join(str(error).split())}") from error
@@ -69,7 +69,7 @@ def _check_branches(kind, sampling, branches, told):
 
 
 def _check_steps(kind, sampling, scheduler):
-    """A scheduler of a higher order evaluates more often than it has steps, and none less often."""
+    """Refuse a number of steps that the scheduler changes; only higher-order schedulers have more evaluations."""
     planned, name = scheduler.timesteps, type(scheduler).__name__
     steps, levels = sampling.get("steps", len(planned)), scheduler.config.get("num_train_timesteps")
     higher = getattr(scheduler, "order", 1) > 1 or name == "PNDMScheduler"
@@ -83,7 +83,7 @@ def check_size(pipeline, sampling):
     """Refuse a height or width that the pipeline would round.
 
     Raises:
-        DataError: names the nearest sizes that are drawn exactly.
+        DataError: names the nearest sizes that are possible.
     """
     kind, sizes = type(pipeline).__name__, getattr(pipeline, "resolutions", None)
     wanted = tuple(sampling.get(key) for key in ("width", "height"))
@@ -99,7 +99,7 @@ def check_size(pipeline, sampling):
 
 
 def _multiple(pipeline):
-    """What heights and widths are multiples of: the autoencoder's factor times the width of a patch."""
+    """The number that heights and widths must be a multiple of: the autoencoder's factor times the patch size."""
     denoiser = getattr(pipeline, "transformer", None)
     patch = getattr(getattr(denoiser, "config", None), "patch_size", None) or 1
     patch = patch[-1] if isinstance(patch, (list, tuple)) else patch

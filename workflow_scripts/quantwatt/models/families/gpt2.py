@@ -1,4 +1,4 @@
-"""GPT-2 (GPT2LMHeadModel): the likelihood of running text, and text token by token."""
+"""GPT-2 (GPT2LMHeadModel): the likelihood of running text, and greedy decoding."""
 
 import torch
 
@@ -10,30 +10,30 @@ from quantwatt.models.family import TextFamily
 
 
 class Family(TextFamily):
-    """Likelihoods of windows of running text, and text token by token."""
+    """Computes the likelihood of windows of running text, and decodes token by token."""
 
     BLOCKS = "transformer.h"
     STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")
-    PHASES_APART = ("decode",)  # no part of what `prepare` times
+    PHASES_APART = ("decode",)  # not included in `prepare`'s run
 
     def load(self, settings, location, denoiser=None):
-        """Model and tokenizer."""
+        """Load model and tokenizer."""
         return text_pipeline.load(self.load_denoiser(settings, location) if denoiser is None else denoiser, location)
 
     def load_denoiser(self, settings, location):
-        """The whole network on the CPU, in the model's type, its layers as linear ones."""
+        """The whole network on the CPU, in the model's dtype, with linear layers instead of Conv1D."""
         from transformers import AutoModelForCausalLM
 
         return without_waiting(with_linear_layers(text_pipeline.stored_model(AutoModelForCausalLM, settings, location)))
 
     def meta_denoiser(self, location):
-        """The network's architecture on the meta device, its layers as linear ones."""
+        """The network's architecture on the meta device, with linear layers instead of Conv1D."""
         from transformers import AutoModelForCausalLM
 
         return without_waiting(with_linear_layers(text_pipeline.empty_model(AutoModelForCausalLM, location)))
 
     def transposed(self, location):
-        """Every Conv1D of transformers."""
+        """See Family: the layers that are Conv1D in transformers."""
         from transformers import AutoModelForCausalLM
         from transformers.pytorch_utils import Conv1D
 
@@ -49,11 +49,11 @@ class Family(TextFamily):
         Args:
             settings: batch_size; max_length and stride of `windows`.
         Returns:
-            one {"nll": float, nats summed over the window's tokens, "tokens": how many, "correct": how many of them
-            were the likeliest} a window, in order.
+            one {"nll": float, nats summed over the window's tokens, "tokens": their number, "correct": the number of
+            tokens that the model predicts} per window, in order.
         """
         ids, new = windows(pipeline, texts, settings)
-        found, size = [], settings["batch_size"]
+        predictions, size = [], settings["batch_size"]
         for first in progress(range(0, len(ids), size), description="predicting", unit="batch"):
             batch = ids[first : first + size].to(pipeline.device)  # [windows, tokens]
             logits = pipeline.model(input_ids=batch).logits[:, :-1].float()
@@ -63,31 +63,30 @@ class Family(TextFamily):
             for offset, (losses, hits) in enumerate(zip(nll.cpu(), right.cpu(), strict=True)):
                 counted = min(new[first + offset], len(losses))
                 total = losses[-counted:].double().sum().item()
-                found.append({"nll": total, "tokens": counted, "correct": int(hits[-counted:].sum())})
-        return found
+                predictions.append({"nll": total, "tokens": counted, "correct": int(hits[-counted:].sum())})
+        return predictions
 
     def batches(self, pipeline, texts, settings, size, count):
         """The first batches of windows, ids [size, tokens], for timing.
 
         Raises:
-            DataError: there are not so many.
+            DataError: there are too few windows.
         """
         ids, _ = windows(pipeline, texts, {**settings, "items": size * count})
         return sources.cut(ids, size, count, "windows")
 
     def prepare(self, pipeline, batch, seeds, settings):
-        """A function of no arguments that computes the logits of a batch of windows, which is on the device already.
+        """A function without arguments that computes the logits of a batch of windows, which is on the device already.
 
-        It leaves the logits on the device: nothing is read, tokenized or copied while it runs. Nothing is drawn from
-        seeds.
+        The logits stay on the device: the function reads, tokenizes and copies nothing. The seeds are not used.
         """
         ids = batch.to(pipeline.device)
         return lambda: pipeline.model(input_ids=ids).logits
 
     def phases(self, pipeline, batch, seeds, settings):
-        """{phase: function as of `prepare`}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
+        """{phase: function as `prepare` returns}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
 
-        Decoding is greedy and goes on from the windows' first half, whose keys and values are computed beforehand.
+        Decoding is greedy. It continues the first half of each window, whose keys and values are computed before.
         """
         from transformers import DynamicCache
 
@@ -107,7 +106,7 @@ class Family(TextFamily):
         return {"forward": self.prepare(pipeline, batch, seeds, settings), "decode": decode}
 
     def work(self, pipeline, batch, settings):
-        """What one call of `prepare`'s function does: items, and the tokens in them; and tokens that `decode` writes.
+        """The work of one call of `prepare`'s function: items and their tokens; and the tokens that `decode` writes.
 
         No window is padded.
         """
@@ -115,10 +114,10 @@ class Family(TextFamily):
         return {"items": len(batch), "tokens": batch.numel(), "padded_tokens": batch.numel(), "new_tokens": written}
 
     def record(self, pipeline, texts, calibration):
-        """The network's inputs of calibration text.
+        """The network's inputs for calibration text.
 
         Args:
-            calibration: samples, at most so many windows; max_length in tokens.
+            calibration: samples, the largest number of windows; max_length in tokens.
         Returns:
             {"input_ids": [samples, tokens]}.
         """
@@ -126,7 +125,7 @@ class Family(TextFamily):
 
 
 def with_linear_layers(model):
-    """The model with every Conv1D, whose weight is [in, out], as the linear layer that computes the same; in place."""
+    """Replace every Conv1D, whose weight is [in, out], by the equivalent linear layer, in place."""
     from transformers.pytorch_utils import Conv1D
 
     for name, module in list(model.named_modules()):
@@ -135,37 +134,37 @@ def with_linear_layers(model):
             linear.weight = torch.nn.Parameter(module.weight.detach().T.contiguous(), requires_grad=False)
             linear.bias = torch.nn.Parameter(module.bias.detach(), requires_grad=False)
             model.set_submodule(name, linear)
-    # A cache that one forward pass fills would be in the arguments of a block; generating asks for one by itself.
+    # A key-value cache would be among the arguments of a block; decoding passes a cache explicitly.
     model.config.use_cache = False
     return model
 
 
 def without_waiting(model):
-    """The model without what transformers asks of every batch, for which the host would wait for the GPU; in place.
+    """Disable transformers' checks of every batch, for which the host would wait for the GPU, in place.
 
-    Nothing is padded here and no window holds several texts, so no mask is made: torch's attention is told that it is
-    causal (transformers makes none for a name that has no function for masks).
+    No window is padded and no window holds several texts, so attention needs no mask tensor, only its causal flag
+    (transformers builds no mask for an attention implementation without a registered mask function).
     """
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     AttentionInterface.register("sdpa_without_mask", sdpa_attention_forward)
     model.set_attn_implementation("sdpa_without_mask")
-    model.config.pad_token_id = None  # it would look for it in the tokens
+    model.config.pad_token_id = None  # else transformers searches the tokens for it
     return model
 
 
 def windows(pipeline, texts, settings):
-    """Running text cut into windows of equal length; a tail that does not fill one is left out.
+    """Cut running text into windows of equal length; a tail that does not fill a window is left out.
 
     Args:
-        settings: max_length, tokens of a window; stride, tokens from one to the next (null: max_length, so that they
-            do not overlap); items, at most so many windows (null: all).
+        settings: max_length, tokens of a window; stride, tokens from the start of one window to the next (null:
+            max_length, so that windows do not overlap); items, the largest number of windows (null: all).
     Returns:
-        (ids [windows, tokens], how many tokens at the end of each no window before it has held). The first token of a
-        window has nothing before it, and no likelihood.
+        (ids [windows, tokens], for each window the number of tokens at its end that no earlier window holds). The first
+        token of a window has no context and no likelihood.
     Raises:
-        DataError: the texts give no two tokens.
+        DataError: the texts have fewer than two tokens.
     """
     ids = pipeline.tokenizer("\n\n".join(texts), verbose=False).input_ids
     if len(ids) < 2:

@@ -1,4 +1,4 @@
-"""Which classes of diffusers pipelines draw images from prompts or classes alone, told from the class itself."""
+"""Which classes of diffusers pipelines generate images from only prompts or classes, judged by their signatures."""
 
 import dataclasses
 import inspect
@@ -10,14 +10,14 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models.families.pipelines import IMAGE_FIELDS
 
-# What a call takes from a sampling, from the seeds or for the kind of its output.
+# Arguments of a call that the sampling, the seeds or the output type set.
 SAID_BY_SAMPLING = {"prompt", "class_labels", "batch_size", "negative_prompt", "num_inference_steps", "height", "width",
                     "generator", "output_type", "return_dict", "self"}  # fmt: skip
-# Arguments of calls that draw something else.
+# Arguments by which calls that generate something else are detected.
 OTHERS = {"num_frames": "videos", "video_length": "videos", "audio_length_in_s": "sound"}
-# Pictures that a call may take. Where its default is None and its type is not "or None", it does not go without.
+# Image arguments of calls. Such an argument is required if its default is None and its annotation excludes None.
 PICTURES = ("image", "mask_image", "control_image", "example_image", "hint", "video", "control_video")
-# Pipelines whose signature calls the picture optional, though they change one.
+# Names of pipelines that edit an image, though their signatures declare it optional.
 CHANGING = re.compile("Img2Img|Inpaint|Edit|Fill|Refiner|Layered|Upscale|Variation")
 
 
@@ -25,7 +25,7 @@ def of_folder(location):
     """The class of a pipeline's folder, from its model_index.json.
 
     Raises:
-        DataError: the folder has none that this diffusers knows.
+        DataError: the installed diffusers does not have the class.
     """
     import diffusers
 
@@ -41,14 +41,14 @@ def of_folder(location):
 
 
 def check(kind, location):
-    """Refuse a class of pipelines that draws no images from prompts or classes alone.
+    """Refuse a class of pipelines that cannot generate images from only prompts or classes.
 
     Raises:
-        DataError: says what it draws, or needs.
+        DataError: names what the class generates or needs instead.
     """
     takes, fields = inspect.signature(kind.__call__).parameters, output_fields(kind)
     if others := ["videos" for field in fields if field in ("frames", "videos")] or [
-        what for name, what in OTHERS.items() if name in takes
+        output for name, output in OTHERS.items() if name in takes
     ]:
         raise DataError(f"{location}: {kind.__name__} draws {others[0]}; quantwatt compares images.")
     if fields and not set(fields) & set(IMAGE_FIELDS):
@@ -72,9 +72,9 @@ def _is_needed(name, parameter, kind):
 
 
 def output_fields(kind):
-    """Names of the fields of what a pipeline's call returns, as its signature says; () where that says nothing."""
+    """Names of the fields of a pipeline call's output, from its return annotation; () without an annotation."""
     returned = inspect.signature(kind.__call__).return_annotation
     names = re.findall(r"\w+Output\b", str(returned))
-    found = [getattr(sys.modules[kind.__module__], name, None) for name in names]
-    outputs = [output for output in found if dataclasses.is_dataclass(output)]
+    classes = [getattr(sys.modules[kind.__module__], name, None) for name in names]
+    outputs = [output for output in classes if dataclasses.is_dataclass(output)]
     return tuple(field.name for output in outputs for field in dataclasses.fields(output))

@@ -1,4 +1,4 @@
-"""What the families of diffusers pipelines have in common."""
+"""Base classes of the families of diffusers pipelines."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -10,17 +10,17 @@ from quantwatt.models.family import ImageFamily
 
 
 class PipelineFamily(ImageFamily):
-    """One class of pipelines, whose denoiser has one name and one class."""
+    """Base of a family with one pipeline class, one denoiser name and one denoiser class."""
 
     PIPELINE: str  # diffusers' class
-    DENOISER: tuple[str, str]  # the pipeline's name of it, and diffusers' class
+    DENOISER: tuple[str, str]  # the part's name in the pipeline, and diffusers' class
 
     def load(self, settings, location, denoiser=None):
         parts = {} if denoiser is None else {self.DENOISER[0]: denoiser}
         return pipelines.load(self.PIPELINE, settings, location, **parts, **self.options(settings))
 
     def options(self, settings):
-        """What else the class of pipelines is loaded with."""
+        """Further arguments for loading the pipeline."""
         return {}
 
     def load_denoiser(self, settings, location):
@@ -30,35 +30,35 @@ class PipelineFamily(ImageFamily):
         return pipelines.meta_denoiser(*self.DENOISER, location)
 
     def denoiser(self, pipeline):
-        """The network of a loaded pipeline."""
+        """The denoiser of a loaded pipeline."""
         return getattr(pipeline, self.DENOISER[0])
 
     def record(self, pipeline, prompts, seeds, calibration, steps):
-        """With guidance the batch holds both branches, unconditional first."""
+        """See ImageFamily; with guidance the batch holds both branches, the unconditional one first."""
         return recording.record(pipeline, self.denoiser(pipeline), self.generate, prompts, seeds, calibration, steps)
 
 
 class LatentDiffusionFamily(PipelineFamily):
-    """Encodes a prompt and a negative one, denoises latents, decodes them by an autoencoder."""
+    """Base of families that encode a prompt and a negative prompt, denoise latents and decode them by a VAE."""
 
-    FURTHER_PROMPTS: ClassVar[dict[str, None]] = {}  # of further text encoders, where `encode_prompt` has no default
+    FURTHER_PROMPTS: ClassVar[dict[str, None]] = {}  # prompts of further encoders that `encode_prompt` requires
 
     def generate(self, pipeline, prompts, seeds, sampling):
-        """As of ImageFamily: noise, also what the sampler adds between steps, comes from one CPU generator per prompt.
+        """See ImageFamily; all noise, also between steps, comes from one CPU generator per prompt.
 
         Raises:
-            DataError: a key of the sampling changes nothing, or the pipeline does not draw what it says.
+            DataError: a key of the sampling changes nothing, or the pipeline does not support it.
         """
         with effects.checked(pipeline, self.denoiser(pipeline), sampling, len(prompts)):
             return self._call(pipeline, seeds, sampling, output_type="np", **self._texts(pipeline, prompts, sampling))
 
     def encoding(self, pipeline):
-        """What the text encoders are asked for beside the texts, in a call and alone."""
+        """Further arguments of the text encoders, in a pipeline call and in `encode_prompt`."""
         return {}
 
     @abstractmethod
     def decode(self, vae, latents):
-        """The pipeline's last part: images [n, 3, height, width] in -1..1 of its latents."""
+        """Decode latents, the pipeline's last phase: images [n, 3, height, width] in -1..1."""
 
     def prepare(self, pipeline, batch, seeds, settings):
         texts = self._texts(pipeline, batch, settings)
@@ -66,7 +66,7 @@ class LatentDiffusionFamily(PipelineFamily):
 
     @torch.no_grad()
     def phases(self, pipeline, batch, seeds, settings):
-        """{"text", "denoise", "decode"}, each on what the parts before gave."""
+        """{"text", "denoise", "decode"}; each phase reads outputs of earlier phases, which are computed before."""
         texts, guided = self._texts(pipeline, batch, settings), settings["guidance"] > 1
 
         @torch.no_grad()
@@ -88,7 +88,7 @@ class LatentDiffusionFamily(PipelineFamily):
         return {"text": text, "denoise": denoise, "decode": decode}
 
     def _texts(self, pipeline, prompts, sampling):
-        # An empty negative prompt is encoded, too: zeros in its place, as without one, would have no first token.
+        # An empty negative prompt is encoded, too: without it the pipeline would use zeros, which have no first token.
         negative = [sampling["negative_prompt"]] * len(prompts)
         return {"prompt": list(prompts), "negative_prompt": negative, **self.encoding(pipeline)}
 

@@ -1,4 +1,4 @@
-"""What the families of diffusers pipelines have in common. Classes are named, so that diffusers is imported late."""
+"""Load and call diffusers pipelines, for all their families. Classes are given by name: diffusers is imported late."""
 
 import inspect
 from pathlib import Path
@@ -11,15 +11,15 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
 from quantwatt.models import model_folder, seeding
 
-IMAGE_FIELDS = ("images", "image")  # of pipelines' outputs
+IMAGE_FIELDS = ("images", "image")  # fields of pipelines' outputs that hold images
 
 
 def load(kind, settings, location, **parts):
-    """A pipeline of a class on the CPU, in the model's type, with some parts in place of the stored ones.
+    """Load a pipeline on the CPU, in the model's dtype; the parts that are given replace the stored ones.
 
-    Parts whose weights are stored as a variant only (model.fp16.safetensors) are read from it. Its attribute `censor`
-    says what became of the network that blackens images: None where it has none, else "not loaded" or, where its class
-    cannot do without, "loaded".
+    Parts that are stored only as a variant (model.fp16.safetensors) are read from the variant. The pipeline gets an
+    attribute `censor` about the safety checker, which blackens images: None where the pipeline has none, else "not
+    loaded" or, where its class requires a checker, "loaded".
     """
     import diffusers
 
@@ -30,29 +30,29 @@ def load(kind, settings, location, **parts):
             parts[name] = _stored(part_class(part), settings, part.folder, variant=part.weights.variant)
     pipeline = _stored(getattr(diffusers, kind), settings, location, **without, **parts)
     pipeline.set_progress_bar_config(disable=True)
-    has_one = any(listed.get("safety_checker") or ())
-    pipeline.censor = ("not loaded" if without else "loaded") if has_one else None
+    has_checker = any(listed.get("safety_checker") or ())
+    pipeline.censor = ("not loaded" if without else "loaded") if has_checker else None
     return pipeline
 
 
 def _without_censor(kind):
-    """What a class of pipelines is loaded with so that no image is blackened: a black one says nothing of a format."""
+    """Arguments that load a pipeline class without its safety checker: blackened images cannot be compared."""
     import diffusers
 
-    found = getattr(diffusers, kind, None) if isinstance(kind, str) else None
-    optional = getattr(found, "_optional_components", ())
+    pipeline_class = getattr(diffusers, kind, None) if isinstance(kind, str) else None
+    optional = getattr(pipeline_class, "_optional_components", ())
     if (
         "safety_checker" not in optional
-        or "requires_safety_checker" not in inspect.signature(found.__init__).parameters
+        or "requires_safety_checker" not in inspect.signature(pipeline_class.__init__).parameters
     ):
         return {}
-    # The extractor reads images for the checker alone, and need not be there without it.
+    # The feature extractor serves only the checker and is not needed without it.
     parts = {name: None for name in ("safety_checker", "feature_extractor") if name in optional}
     return {**parts, "requires_safety_checker": False}
 
 
 def load_denoiser(part, kind, settings, location):
-    """A pipeline's denoiser alone, on the CPU, in the model's type: the part of that name, of a class."""
+    """Load only a pipeline's denoiser, on the CPU, in the model's dtype; `part` is its name, `kind` its class."""
     import diffusers
 
     variant = model_folder.weights(Path(location) / part, "diffusers", kind, settings).variant
@@ -60,12 +60,12 @@ def load_denoiser(part, kind, settings, location):
 
 
 def part_class(part):
-    """The class of a pipeline's part: diffusers', transformers', or one of a pipeline's module of diffusers.
+    """The class of a pipeline's part: from diffusers, transformers, or a pipeline's module of diffusers.
 
     Args:
         part: `quantwatt.models.model_folder.Part`.
     Raises:
-        DataError: the installed versions have no such class, or it needs a package that is missing.
+        DataError: the installed versions do not have the class, or it needs a package that is missing.
     """
     import diffusers
     import transformers
@@ -73,20 +73,20 @@ def part_class(part):
     module = {"diffusers": diffusers, "transformers": transformers}.get(part.library)
     module = module or getattr(diffusers.pipelines, part.library, None)
     try:
-        found = getattr(module, part.kind, None) if isinstance(module, ModuleType) else None
+        part_type = getattr(module, part.kind, None) if isinstance(module, ModuleType) else None
     except ImportError as error:  # a module of transformers whose packages are missing
         raise DataError(f"{part.folder}: {part.kind} cannot be imported ({str(error).splitlines()[0]}).") from error
-    if not inspect.isclass(found):
+    if not inspect.isclass(part_type):
         versions = f"diffusers {diffusers.__version__} and transformers {transformers.__version__}"
         raise DataError(
             f"{part.folder}: {part.kind} of '{part.library}' is not in {versions}; "
             "install the versions that the model was saved with, or newer ones."
         )
-    return found
+    return part_type
 
 
 def meta_denoiser(part, kind, location):
-    """Its architecture on the meta device."""
+    """The denoiser's architecture on the meta device."""
     import diffusers
 
     denoiser = getattr(diffusers, kind)
@@ -96,14 +96,14 @@ def meta_denoiser(part, kind, location):
 
 
 def _stored(kind, settings, location, **options):
-    """What is stored in a folder, of a class of diffusers or transformers, in the model's type."""
+    """Load a class of diffusers or transformers from a folder, in the model's dtype."""
     _hide_bars()
     dtype = getattr(torch, settings["dtype"])
     return kind.from_pretrained(location, dtype=dtype, local_files_only=True, use_safetensors=True, **options)
 
 
 def _hide_bars():
-    """One for every part that is loaded, among ours."""
+    """Hide the libraries' progress bars: they would show one per loaded part, between quantwatt's bars."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -112,12 +112,12 @@ def _hide_bars():
 
 
 def draw(pipeline, seeds, **arguments):
-    """What a pipeline's call returns for a batch, as a function of the batch's seeds.
+    """Call a pipeline for one batch; its output depends only on the batch's seeds.
 
-    Latents, and with most schedulers every further noise, come from one CPU generator per image: image i is the same
-    for every method, device and batch. A scheduler that is not given them (DDPM in DiT's pipeline, SD3's with
-    `stochastic_sampling`) draws from the global generators, which begin anew with every batch, at what follows from its
-    first seed: image i is then the same for every method, in a batch of the same images on a device of the same kind.
+    Latents, and with most schedulers all further noise, come from one CPU generator per image: image i is the same for
+    every method, device and batch. Some schedulers do not get these generators (DDPM in DiT's pipeline, SD3's with
+    `stochastic_sampling`) and draw from the global generators, which are seeded for every batch with a hash of its
+    first seed: image i is then the same for every method, if the batch and the kind of device are the same.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with seeding.seeded(seeds[0]):
@@ -125,10 +125,10 @@ def draw(pipeline, seeds, **arguments):
 
 
 def pictures(output):
-    """The images of a pipeline's output, whatever its field is called.
+    """The images of a pipeline's output, from whichever of IMAGE_FIELDS it has.
 
     Raises:
-        DataError: the output has none.
+        DataError: the output has no images.
     """
     for field in IMAGE_FIELDS:
         if hasattr(output, field):
@@ -137,10 +137,10 @@ def pictures(output):
 
 
 def arrays(images):
-    """Images [n, channels, height, width] of any type and device as [n, height, width, 3] float32.
+    """Convert images [n, channels, height, width] of any dtype and device to [n, height, width, 3] float32.
 
-    Grey repeats its channel.
-    Pipelines are asked for tensors and not for arrays, which some make of their own type: numpy has no bfloat16.
+    Grey images repeat their channel. Pipelines are called with tensors as output: some would convert to an array of the
+    model's dtype, and numpy has no bfloat16.
     """
-    found = images.float().cpu().permute(0, 2, 3, 1).numpy()
-    return found.repeat(3, axis=-1) if found.shape[-1] == 1 else found
+    pixels = images.float().cpu().permute(0, 2, 3, 1).numpy()
+    return pixels.repeat(3, axis=-1) if pixels.shape[-1] == 1 else pixels

@@ -1,4 +1,4 @@
-"""Denoiser inputs of a float trajectory, by the scheduler's steps: one way for all families of diffusers pipelines."""
+"""Record denoiser inputs along the unquantized model's trajectory, for all families of diffusers pipelines."""
 
 import functools
 import inspect
@@ -12,21 +12,21 @@ from quantwatt.models.family import Recorded
 
 
 def record(pipeline, denoiser, generate, prompts, seeds, calibration, steps):
-    """Denoiser inputs that a float trajectory passes through.
+    """Record denoiser inputs along the trajectory of the unquantized model.
 
     Args:
-        denoiser: the part of the pipeline whose inputs are kept.
-        generate: the family's.
-        calibration: the experiment's entry, a sampling in most.
-        steps: step indices to keep, of the number of steps that calibration says.
+        denoiser: the part of the pipeline whose inputs are recorded.
+        generate: the family's method.
+        calibration: the experiment's entry; it has the keys of a sampling.
+        steps: indices of the steps to record, below the calibration's number of steps.
     Returns:
-        Recorded; inputs are named as `quantwatt.models.denoiser_inputs` says; with guidance the batch holds both
-        branches one after the other, be it in one call of the denoiser or in two.
+        Recorded; inputs are named as in `quantwatt.models.denoiser_inputs`; with guidance the batch holds both branches
+        one after the other, whether the denoiser is called once or twice per step.
     Raises:
-        DataError: the denoiser's calls do not hold the batch, or cannot be stored.
+        DataError: the denoiser's first input is not a batch, or a call cannot be stored.
     """
     entry = {**calibration, "negative_prompt": ""}
-    # A second number of samples tells what of a call is one row per sample.
+    # Another number of samples shows which arguments have one row per sample.
     one_more = _first_arguments(denoiser, lambda: generate(pipeline, [*prompts, prompts[0]], [*seeds, seeds[0]], entry))
     evaluations, shared, calls, timesteps = 0, None, {step: [] for step in sorted(steps)}, {}
 
@@ -45,15 +45,15 @@ def record(pipeline, denoiser, generate, prompts, seeds, calibration, steps):
 
     with denoiser.register_forward_pre_hook(keep, with_kwargs=True), after_each_step(pipeline.scheduler, done):
         generate(pipeline, prompts, seeds, entry)
-    return Recorded({step: _together(found) for step, found in calls.items()}, timesteps)
+    return Recorded({step: _together(inputs) for step, inputs in calls.items()}, timesteps)
 
 
 def evaluation_of(step, steps, timesteps):
     """Index of a step's first evaluation among a scheduler's timesteps.
 
-    A scheduler of higher order evaluates more often than it has steps, twice at one timestep (Heun) or also between
-    two (KDPM2, the Runge-Kutta steps of PNDM); steps are then spread over its distinct timesteps, the first step at the
-    first of them and the last at the last.
+    A higher-order scheduler has more evaluations than steps, twice at one timestep (Heun) or also between two timesteps
+    (KDPM2, the Runge-Kutta steps of PNDM). Steps are then spread evenly over its distinct timesteps, from the first to
+    the last.
 
     Args:
         step: number of a step, from 0.
@@ -67,11 +67,11 @@ def evaluation_of(step, steps, timesteps):
 
 
 class _Called(Exception):
-    """Ends a pipeline's call where the denoiser's begins; holds the denoiser's arguments."""
+    """Ends a pipeline's call before the denoiser's first call; holds the denoiser's arguments."""
 
 
 def _first_arguments(denoiser, draw):
-    """The arguments, as of `arguments`, of the denoiser's first call."""
+    """The arguments of the denoiser's first call, as `arguments` returns them."""
 
     def stop(module, args, kwargs):
         raise _Called(arguments(module, args, kwargs))
@@ -85,7 +85,7 @@ def _first_arguments(denoiser, draw):
 
 @contextmanager
 def after_each_step(scheduler, done):
-    """While inside, `done()` is called whenever the scheduler has made the next sample."""
+    """Context in which `done()` is called after each `step` of the scheduler."""
     step = scheduler.step
 
     @functools.wraps(step)
@@ -106,7 +106,7 @@ def after_each_step(scheduler, done):
 
 
 def arguments(denoiser, args, kwargs):
-    """A call's arguments by keyword; what says nothing, or what the default says, is left out."""
+    """A call's arguments by keyword, without `return_dict` and without arguments that are the default."""
     signature, named = inspect.signature(denoiser.forward), {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
@@ -117,14 +117,14 @@ def arguments(denoiser, args, kwargs):
 
 
 def samples_of(named):
-    """The number of samples of a call, which is the length of the denoiser's first input; None if that is no batch."""
+    """The number of samples of a call: the length of the denoiser's first input, or None if it is no batch."""
     first = next(iter(named.values()), None)
     is_batch = isinstance(first, (list, tuple)) or (isinstance(first, torch.Tensor) and first.ndim > 0)
     return len(first) if is_batch else None
 
 
 def _inputs(denoiser, named, shared, prompts):
-    """One call's arguments as named tensors; `shared` as of `quantwatt.models.denoiser_inputs`."""
+    """One call's arguments as named tensors; `shared`: see `quantwatt.models.denoiser_inputs`."""
     count = samples_of(named)
     if not count or count % prompts:
         raise DataError(f"{type(denoiser).__name__}: its first input is not a batch of samples, so none can be kept.")
@@ -132,7 +132,7 @@ def _inputs(denoiser, named, shared, prompts):
 
 
 def _together(calls):
-    """The inputs of one step's calls, one batch behind the other."""
+    """Concatenate the inputs of one step's calls."""
     if not calls:
         raise DataError("the pipeline's scheduler does not make the steps that calibration asks for.")
     if len(calls) == 1:

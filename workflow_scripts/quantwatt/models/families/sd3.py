@@ -37,6 +37,6 @@ class Family(LatentDiffusionFamily):
         return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
 
     def segments(self, denoiser):
-        """The blocks' modulation layers."""
-        found = architecture.segments(denoiser).items()
-        return {name: chunks for name, chunks in found if name.startswith(f"{self.BLOCKS}.")}
+        """The modulation layers inside transformer blocks."""
+        layers = architecture.segments(denoiser).items()
+        return {name: chunks for name, chunks in layers if name.startswith(f"{self.BLOCKS}.")}

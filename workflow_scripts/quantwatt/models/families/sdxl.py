@@ -13,15 +13,15 @@ class Family(LatentDiffusionFamily):
 
     PIPELINE = "StableDiffusionXLPipeline"
     DENOISER = ("unet", "UNet2DConditionModel")
-    # A sampling that names neither is SDXL-Turbo's: one step, without a negative branch.
+    # The defaults are SDXL-Turbo's: one step, without guidance.
     DEFAULTS: ClassVar = {"steps": 1, "guidance": 0.0}
 
     def options(self, settings):
-        # With a watermark images would depend on whether the watermarking library is installed.
+        # With a watermark, images would depend on whether the watermarking library is installed.
         return {"add_watermarker": False}
 
     def decode(self, vae, latents):
-        """Computed in float32 where float16 would overflow."""
+        """Decode in float32 where float16 would overflow."""
         upcast = vae.dtype == torch.float16 and vae.config.force_upcast
         if upcast:
             vae.to(torch.float32)
@@ -44,24 +44,24 @@ class Family(LatentDiffusionFamily):
         return architecture.quantizable(denoiser)
 
     def skips(self, denoiser):
-        """What comes from below, and the skip connection behind it in the channels."""
+        """See Family: the block's input comes first in the channels, the skip connection second."""
         left = [denoiser.conv_in.out_channels]
         for block in denoiser.down_blocks:
             left += [resnet.out_channels for resnet in block.resnets]
             left += [sampler.out_channels for sampler in block.downsamplers or []]
-        found = {}
+        channels = {}
         for i, block in enumerate(denoiser.up_blocks):
             for j, resnet in enumerate(block.resnets):
                 skip = left.pop()
                 for layer in ("conv1", "conv_shortcut"):
                     if getattr(resnet, layer) is not None:
-                        found[f"up_blocks.{i}.resnets.{j}.{layer}"] = (resnet.in_channels - skip, skip)
-        return found
+                        channels[f"up_blocks.{i}.resnets.{j}.{layer}"] = (resnet.in_channels - skip, skip)
+        return channels
 
     def first_token(self, denoiser):
-        """Linear layers that read the text, whose token 0 no prompt changes: keys and values of cross-attention."""
+        """Keys and values of cross-attention: token 0 of the text is the same for every prompt."""
         return [name for name in self.quantizable(denoiser) if name.endswith(("attn2.to_k", "attn2.to_v"))]
 
     def content(self, denoiser):
-        """Feed-forward and cross-attention."""
+        """Feed-forward and cross-attention layers."""
         return [name for name in self.quantizable(denoiser) if ".attn2." in name or ".ff." in name]
