@@ -49,7 +49,7 @@ def extract(images_path, weights_path, device, output):
     }
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
-        image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
+        image, prompts = features_of(files, extractor, name, file), [entry["prompt"] for entry in manifest["images"]]
         tensors = tensors_of(image, prompts, extractor)
         fields["prompts_cut"] = extractor.cut  # of those that an extractor reads
         feature_files.write_features(output, tensors, fields)

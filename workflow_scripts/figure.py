@@ -29,9 +29,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     paths = layout.tables(args.results, args.figure)
-    found = {path.stem: tables.read_table(getattr(args, path.stem) or path) for path in paths}
+    table_inputs = {path.stem: tables.read_table(getattr(args, path.stem) or path) for path in paths}
     listed = cells.read_grid(args.grid)["cells"] if args.grid else ()
-    inputs = figures.Inputs(**found, results=args.results, cells=tuple(listed))
+    inputs = figures.Inputs(**table_inputs, results=args.results, cells=tuple(listed))
     figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)
 
 

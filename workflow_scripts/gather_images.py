@@ -29,36 +29,36 @@ def gather(folder, starts):
             before it ends.
     """
     folder = Path(folder)
-    found = {name: read_json(folder / name) for name in map(part_name, starts)}
-    failed = [part for part in found.values() if part["status"] != "ok"]
+    parts = {name: read_json(folder / name) for name in map(part_name, starts)}
+    failed = [part for part in parts.values() if part["status"] != "ok"]
     if not failed:
-        _check(folder, found)
-    manifest = failed[0] if failed else _joined(found)
-    _remove_others(folder, found)
+        _check(folder, parts)
+    manifest = failed[0] if failed else _joined(parts)
+    _remove_others(folder, parts)
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def _joined(found):
-    every = [image for part in found.values() for image in part["images"]]
-    one = next(iter(found.values()))
+def _joined(parts):
+    images = [image for part in parts.values() for image in part["images"]]
+    first = next(iter(parts.values()))
     return {
-        **{key: value for key, value in one.items() if key != "images"},
-        "n_images": len(every),
-        "prompts_sha256": prompts_sha256([image["prompt"] for image in every]),
-        "seconds": sum(part["seconds"] for part in found.values()),
+        **{key: value for key, value in first.items() if key != "images"},
+        "n_images": len(images),
+        "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
+        "seconds": sum(part["seconds"] for part in parts.values()),
         "parts": [
             {"file": name, **{key: part[key] for key in ("n_images", "seconds", "provenance")}}
-            for name, part in found.items()
+            for name, part in parts.items()
         ],
-        "images": every,
+        "images": images,
     }
 
 
-def _check(folder, found):
+def _check(folder, parts):
     """Refuse parts that are not one set."""
-    (first_name, first), end = next(iter(found.items())), 0
-    for name, part in found.items():
+    (first_name, first), end = next(iter(parts.items())), 0
+    for name, part in parts.items():
         if part["images"][0]["file"] != image_name(end):
             raise DataError(
                 f"{folder / name}: begins with {part['images'][0]['file']}, and the parts before it end at {end}; "
@@ -73,12 +73,12 @@ def _check(folder, found):
                 )
 
 
-def _remove_others(folder, found):
+def _remove_others(folder, parts):
     """Remove what a set of another size, or in other parts, has left."""
     for path in folder.glob("part-*.json"):
-        if path.name not in found:
+        if path.name not in parts:
             path.unlink()
-    listed = {image["file"] for part in found.values() for image in part["images"]}
+    listed = {image["file"] for part in parts.values() for image in part["images"]}
     for path in folder.glob("shard-*/*.png"):
         if path.relative_to(folder).as_posix() not in listed and not path.parent.is_symlink():
             path.unlink()

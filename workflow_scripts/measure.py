@@ -1,11 +1,12 @@
-"""Measure latency, energy and memory of one model under one method and one sampling, beside the unquantized baseline.
+"""Measure latency, energy and memory of one cell: a model under a method and a sampling, against the baseline.
 
-Both are measured in fresh processes that take turns, so that whatever drifts meets both alike, and the ratio of the two
-is that of neighbours. The baseline's own cell measures it twice: the A/A control, whose interval is the noise floor.
+The quantized model and the unquantized baseline are measured in fresh processes that alternate. Drift (temperature,
+other load) then affects both in the same way, and the ratio compares processes that ran next to each other. The
+baseline's cell measures the baseline twice: this A/A control shows the noise floor.
 
-Writes measurement.json, every energy block (blocks.csv), every run in them (runs.csv) and the power samples
-(power.csv). A method that is simulated on this device is not measured at all; running out of memory is a result, not a
-failure.
+Writes measurement.json, all energy blocks (blocks.csv), all runs in the blocks (runs.csv) and the power samples
+(power.csv). A method that is simulated (fake-quantized) on this device is not measured. Running out of memory is a
+result, not a failure.
 """
 
 import argparse
@@ -35,18 +36,20 @@ WHERE = ("configuration", "process")
 BLOCK_COLUMNS = (*WHERE, *fresh_process.BLOCK_FIELDS, "beside")
 RUN_COLUMNS = (*WHERE, "block", "run", "prompt", "t_s", "seconds", "energy_j")
 POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
-LOADING_S = 8  # of a process, a first guess for the progress bar
+LOADING_S = 8  # estimated loading time of a process, for the progress bar
 
 
 def main(argv=None):
     args = parse_arguments(argv)
-    gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # for the fresh processes, too
-    record, found = measure_cell(args)
-    blocks = [{**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(found, "blocks")]
+    gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # the fresh processes inherit it
+    record, results = measure_cell(args)
+    blocks = [
+        {**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""} for row in rows_of(results, "blocks")
+    ]
     csv_files.write(args.blocks, BLOCK_COLUMNS, blocks)
-    traces = sorted((row for row in rows_of(found, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
+    traces = sorted((row for row in rows_of(results, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
     start = traces[0]["t_s"][0] if traces else 0
-    csv_files.write(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(found, "runs")])
+    csv_files.write(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in rows_of(results, "runs")])
     csv_files.write(args.power, POWER_COLUMNS, power_rows(traces, start))
     manifest.write_json(args.output, record)
 
@@ -61,11 +64,11 @@ def parse_arguments(argv=None):
         required=True,
         type=json.loads,
         metavar="JSON",
-        help="meter and the keys of config.yaml's `measuring`",
+        help='the keys of config.yaml\'s `measuring`, and "meter"',
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
-    parser.add_argument("--not-asked", action="store_true", help="leave it unmeasured")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch; default: all")
+    parser.add_argument("--not-asked", action="store_true", help="record the cell as unmeasured")
     parser.add_argument("--names", required=True, nargs=3, metavar=("MODEL", "METHOD", "SAMPLING"))
     parser.add_argument("--output", required=True, type=Path, help="measurement.json")
     parser.add_argument("--power", required=True, type=Path, help=f"power.csv: {', '.join(POWER_COLUMNS)}")
@@ -77,7 +80,7 @@ def parse_arguments(argv=None):
 
 
 def measure_cell(args):
-    """(measurement.json's content, {configuration: [result of each process]}) of the cell that the arguments name."""
+    """Return (content of measurement.json, {configuration: [result of each process]}) of one cell."""
     from quantwatt.inference import checkpoint
 
     model, method, sampling = args.names
@@ -110,7 +113,7 @@ def measure_cell(args):
         "device": {"name": None, "kind": args.device, "fake": False},
         "crosscheck": None,
     }
-    found = {}
+    results = {}
     details = manifest.read_json(args.checkpoint)
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
@@ -122,14 +125,14 @@ def measure_cell(args):
         elif args.not_asked:
             record.update(status="unmeasured", reason="measuring.samplings leaves it out")
         else:
-            found, no_baseline = take_turns(args)
-            [failed] = [one for one in found[METHOD] if one["status"] != "ok"][:1] or [None]
+            results, baseline_failure = take_turns(args)
+            [failed] = [result for result in results[METHOD] if result["status"] != "ok"][:1] or [None]
             if failed:
                 record.update(status=failed["status"], reason=failed["reason"])
-                found = {}
+                results = {}
             else:
-                record.update(summarize(found, settings))
-                record["ratio_reason"] = no_baseline or record["ratio_reason"]
+                record.update(summarize(results, settings))
+                record["ratio_reason"] = baseline_failure or record["ratio_reason"]
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
@@ -138,19 +141,19 @@ def measure_cell(args):
         "seed": args.sampling.get("seed"),
         "checkpoint_sha256": manifest.sha256(args.checkpoint),
     }
-    return record, found
+    return record, results
 
 
 def schedule(n_processes, configurations):
-    """[(configuration, process)]: pairs of neighbours, the order within a pair turning from one to the next."""
+    """Return [(configuration, process)]: every round runs all configurations, and every second round in reverse."""
     turns = [configurations[:: 1 if process % 2 == 0 else -1] for process in range(n_processes)]
     return [(name, process) for process, turn in enumerate(turns) for name in turn]
 
 
 def take_turns(args):
-    """({configuration: [result of each process]}, why there is no baseline or None).
+    """Return ({configuration: [result of each process]}, why there is no baseline or None).
 
-    A configuration that fails is not tried again; where it is the method, the rest is not run.
+    A configuration that fails is not run again. If the method fails, no further process is started.
     """
     settings = args.measuring
     n = settings.processes
@@ -161,7 +164,7 @@ def take_turns(args):
         "threads": args.threads,
     }
     paths = {METHOD: args.checkpoint, BASELINE: args.baseline}
-    found, baseline_failure = {METHOD: [], BASELINE: []}, None
+    results, baseline_failure = {METHOD: [], BASELINE: []}, None
     with tempfile.TemporaryDirectory() as folder, Bar(args.names[1], settings) as bar:
         for name, process in schedule(n, [BASELINE, METHOD]):
             if name == BASELINE and baseline_failure:
@@ -169,21 +172,21 @@ def take_turns(args):
             task = {**shared, "checkpoint": str(paths[name].resolve()), "first": process == 0, "last": process == n - 1,
                     "output": f"{folder}/result.json"}  # fmt: skip
             result = run_process(task, f"{folder}/task.json", bar)
-            found[name].append(result)
+            results[name].append(result)
             if result["status"] != "ok" and name == METHOD:
                 return {METHOD: [result]}, None
             if result["status"] != "ok":
                 baseline_failure = f"the baseline: {result['reason']}"
     if baseline_failure:
-        del found[BASELINE]
-    return found, baseline_failure
+        del results[BASELINE]
+    return results, baseline_failure
 
 
 def run_process(task, path, bar):
-    """The result of one fresh process.
+    """Run one fresh process and return its result.
 
     Raises:
-        DataError: it ended with an error, which it has printed.
+        DataError: the process ended with an error, which it has printed.
     """
     manifest.write_json(path, task)
     scripts = str(Path(__file__).parent)
@@ -194,7 +197,7 @@ def run_process(task, path, bar):
         for line in process.stdout:
             bar.update(line)
     if process.returncode == -9:
-        reason = "the process was killed, which the system does most often for want of memory"
+        reason = "the process was killed, most likely by the system because memory ran out"
         return {"status": "oom", "reason": reason}
     if process.returncode != 0:
         raise DataError(f"measuring {task['checkpoint']} failed; the error is printed above.")
@@ -204,7 +207,7 @@ def run_process(task, path, bar):
 
 
 class Bar:
-    """Seconds done of those planned, what is being done, and the watts of the last block."""
+    """A progress bar in seconds, with the current step and the mean power of the last block."""
 
     def __init__(self, method, settings):
         once = 2 * settings.idle_s + 3 * settings.phases_s
@@ -225,64 +228,65 @@ class Bar:
         self.bar.close()
 
     def tick(self):
-        """Move on every second, also while a long block or warm-up says nothing."""
+        """Advance the bar every second, also while a long block or warm-up prints nothing."""
         while not self.ended.wait(1):
             elapsed = round(time.perf_counter() - self.start)
             self.bar.total = max(self.bar.total, elapsed + 1)
             self.bar.update(elapsed - self.bar.n)
 
     def update(self, line):
-        """A line that a process wrote: its own words, or a library's, which go to the log."""
-        told = None
+        """Show a progress line of the process; any other line (printed by a library) goes to the log."""
+        message = None
         with contextlib.suppress(json.JSONDecodeError):
-            told = json.loads(line)
-        if not isinstance(told, dict):
+            message = json.loads(line)
+        if not isinstance(message, dict):
             print(line, end="", file=sys.stderr)
             return
-        if "watts" in told:
-            self.bar.set_postfix(watts=f"{told['watts']:.1f}", refresh=False)
-        self.bar.set_description(f"measuring {self.method}, {told.get('step', '')}")
+        if "watts" in message:
+            self.bar.set_postfix(watts=f"{message['watts']:.1f}", refresh=False)
+        self.bar.set_description(f"measuring {self.method}, {message.get('step', '')}")
 
 
 def summarize(found, settings):
-    """Fields of measurement.json from the results of the processes."""
-    mine, images = found[METHOD], settings.images_per_batch
-    fields = {**summarize_configuration(mine, settings), "n_processes": len(mine)}
+    """Compute the fields of measurement.json from the results of the processes."""
+    method_results, images = found[METHOD], settings.images_per_batch
+    first, last = method_results[0], method_results[-1]
+    fields = {**summarize_configuration(method_results, settings), "n_processes": len(method_results)}
     fields["processes"] = [
         {"latency_s": protocol.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
-        for result in mine
+        for result in method_results
     ]
-    blocks = [block for result in mine for block in result["blocks"]]
-    parts = {name: phase for name, phase in mine[0]["phases"].items() if name not in mine[0]["phases_apart"]}
+    blocks = [block for result in method_results for block in result["blocks"]]
+    parts = {name: phase for name, phase in first["phases"].items() if name not in first["phases_apart"]}
     fields |= {
         "n_blocks": sum(not block["invalid"] for block in blocks),
-        "blocks": rows_of({METHOD: mine}, "blocks"),
-        "meter": mine[0]["meter"],
-        "estimated": mine[0]["estimated"],
-        "device": mine[0]["device"] | {"temperature_after_c": mine[-1]["device"]["temperature_after_c"]},
-        "others": [result["others"] for result in mine],
-        "throttled_s": throttled([result["device"].get("throttled_s") for result in mine]),
-        "sampler": summed(result["sampler"] for result in mine),
-        "sampler_effect": sampler_effect(mine, images),
-        "crosscheck": protocol.verdict_of(*sums(result["crosscheck"] for result in mine)),
-        "warm_up": [result["warm_up"] for result in mine],
-        "phases": mine[0]["phases"],
-        "phases_apart": mine[0]["phases_apart"],
+        "blocks": rows_of({METHOD: method_results}, "blocks"),
+        "meter": first["meter"],
+        "estimated": first["estimated"],
+        "device": first["device"] | {"temperature_after_c": last["device"]["temperature_after_c"]},
+        "others": [result["others"] for result in method_results],
+        "throttled_s": throttled([result["device"].get("throttled_s") for result in method_results]),
+        "sampler": summed(result["sampler"] for result in method_results),
+        "sampler_effect": sampler_effect(method_results, images),
+        "crosscheck": protocol.verdict_of(*sums(result["crosscheck"] for result in method_results)),
+        "warm_up": [result["warm_up"] for result in method_results],
+        "phases": first["phases"],
+        "phases_apart": first["phases_apart"],
         "phases_check": {
             key: protocol.check_phases(parts, (fields[key] or {}).get(centre), key)
             for key, centre in (("latency_s", "median"), ("energy_j", "value"))
         },
     }
     if BASELINE in found:
-        other = found[BASELINE]
-        fields["baseline"] = summarize_configuration(other, settings)
-        seconds = [[np.divide(result["latency_s"], images) for result in side] for side in (mine, other)]
+        pair = (method_results, found[BASELINE])
+        fields["baseline"] = summarize_configuration(found[BASELINE], settings)
+        seconds = [[np.divide(result["latency_s"], images) for result in results] for results in pair]
         ratio = {"latency_s": intervals.nested_ratio(*seconds, np.median), "energy_j": None}
         if fields["energy_j"] and fields["baseline"]["energy_j"]:
-            ratio["energy_j"] = intervals.nested_ratio(*map(protocol.joules_per_image, map(blocks_of, (mine, other))))
+            ratio["energy_j"] = intervals.nested_ratio(*map(protocol.joules_per_image, map(blocks_of, pair)))
         fields["ratio"] = {key: value and with_bounds(value) for key, value in ratio.items()}
-        why = fields["baseline"]["energy_reason"]
-        fields["ratio_reason"] = why and f"the baseline: {why}"
+        reason = fields["baseline"]["energy_reason"]
+        fields["ratio_reason"] = reason and f"the baseline: {reason}"
     return fields
 
 
@@ -291,18 +295,21 @@ def with_bounds(interval):
 
 
 def sampler_effect(results, images):
-    """How much longer an image takes in the blocks, with the sampler, than in the latency runs; None without blocks."""
-    sampled = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["invalid"]] for result in results]
-    if not all(sampled):
+    """Ratio of seconds per image in the blocks (with the sampler) to the latency runs (without); None without blocks.
+
+    The blocks are the valid ones; None is returned if any process has none.
+    """
+    with_sampler = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["invalid"]] for result in results]
+    if not all(with_sampler):
         return None
-    alone = [np.divide(result["latency_s"], images) for result in results]
-    return with_bounds(intervals.nested_ratio(sampled, alone))
+    without_sampler = [np.divide(result["latency_s"], images) for result in results]
+    return with_bounds(intervals.nested_ratio(with_sampler, without_sampler))
 
 
 def throttled(spells):
-    """{cause: seconds} that the clocks were held down, of all processes; None where that is not told.
+    """Sum {cause: seconds of throttled clocks} over all processes; None where the driver does not report it.
 
-    Each process counts from before its blocks until after its phases.
+    A process counts from before its blocks until after its phases.
     """
     if None in spells:
         return None
@@ -310,7 +317,7 @@ def throttled(spells):
 
 
 def summarize_configuration(results, settings):
-    """Latency, energy and memory of one configuration from the results of its processes."""
+    """Compute latency, energy and memory of one configuration from the results of its processes."""
     idle = [watts for result in results for watts in result["idle_w"]]
     energy, reason = None, results[0]["energy_reason"]
     if not reason:
@@ -326,12 +333,12 @@ def summarize_configuration(results, settings):
 
 
 def beside(blocks):
-    """{device: joules per image} that were read beside the meter's own device, over good blocks; None with a gap."""
-    good = [block for block in blocks if not block["invalid"]]
-    images = sum(block["images"] for block in good)
-    names = dict.fromkeys(name for block in good for name in block["beside"])
-    joules = {name: [block["beside"].get(name) for block in good] for name in names}
-    return {name: None if None in found else sum(found) / images for name, found in joules.items()}
+    """{device: joules per image} of the secondary meters over the valid blocks; None if a block has no reading."""
+    valid = [block for block in blocks if not block["invalid"]]
+    images = sum(block["images"] for block in valid)
+    names = dict.fromkeys(name for block in valid for name in block["beside"])
+    readings = {name: [block["beside"].get(name) for block in valid] for name in names}
+    return {name: None if None in joules else sum(joules) / images for name, joules in readings.items()}
 
 
 def summarize_memory(peaks):
@@ -343,7 +350,7 @@ def summarize_memory(peaks):
 
 
 def blocks_of(results):
-    """The processes' blocks as objects again, without their traces."""
+    """Return [[protocol.Block] of each process], restored from the results, without traces."""
     fields = fresh_process.BLOCK_FIELDS
     return [
         [protocol.Block(**{name: row[name] for name in fields}, trace=None) for row in result["blocks"]]
@@ -352,7 +359,7 @@ def blocks_of(results):
 
 
 def summed(samplers):
-    """Counts of several processes' samplers in one; None where there was none."""
+    """Sum the counts of several processes' samplers; None where there was no sampler."""
     samplers = [sampler for sampler in samplers if sampler]
     if not samplers:
         return None
@@ -375,7 +382,7 @@ def rows_of(found, key):
 
 
 def power_rows(traces, start):
-    """Samples in order of time, in seconds since `start`; watts are empty where a reading failed."""
+    """Yield the samples in order of time, in seconds since `start`; watts are empty where a reading failed."""
     for trace in traces:
         where = {key: trace[key] for key in (*WHERE, "block")}
         for t, watts, sensor_s in zip(trace["t_s"], trace["watts"], trace["sensor_s"], strict=True):

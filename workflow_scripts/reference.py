@@ -32,7 +32,7 @@ def rendered(renderer, seed, n):
         if n > digits.COUNT:
             raise DataError(f"scikit-learn has {digits.COUNT} digits, and {n} are asked for.")
         chosen = np.random.default_rng(seed).permutation(digits.COUNT)[:n]
-        pictures, captions = (found[chosen] for found in digits.dataset())
+        pictures, captions = (arrays[chosen] for arrays in digits.dataset())
         captions = [str(digit) for digit in captions]
     else:
         raise DataError(f"there is no renderer {renderer!r}; 'shapes' and 'digits' are.")
@@ -54,19 +54,19 @@ def from_folder(folder, height, width, n=None, seed=0, record=None):
     Raises:
         DataError: a file is not an image, there are too few, or all are of one single colour.
     """
-    with photographs.opened(folder) as (files, open_file, found):
+    with photographs.opened(folder) as (files, open_file, reading):
         if len(files) < (n or 1):
-            left = f" ({found.left_out.total()} other files)" if found.left_out else ""
+            left = f" ({reading.left_out.total()} other files)" if reading.left_out else ""
             raise DataError(f"{folder}: {len(files)} image files{left}, but {n or 'at least one'} asked for.")
         chosen = range(len(files)) if n is None else np.random.default_rng(seed).permutation(len(files))[:n]
         for name in (files[i] for i in sorted(chosen)):
-            yield photographs.read(open_file, name, (width, height), found)[None], [None], [None]
-        if found.counts["one_colour"] + found.counts["alpha_only"] == found.read:
-            raise DataError(f"{folder}: all {found.read} pictures are of one single colour ({files[0]}, for one).")
-        for sentence in found.sentences():
+            yield photographs.read(open_file, name, (width, height), reading)[None], [None], [None]
+        if reading.counts["one_colour"] + reading.counts["alpha_only"] == reading.read:
+            raise DataError(f"{folder}: all {reading.read} pictures are of one single colour ({files[0]}, for one).")
+        for sentence in reading.sentences():
             print(sentence, file=sys.stderr)
         if record is not None:
-            record.update(found.described())
+            record.update(reading.described())
 
 
 def make_reference(name, settings, folder):
@@ -82,10 +82,10 @@ def make_reference(name, settings, folder):
             raise DataError(f"reference {name}: a folder needs the 'height' and 'width' to bring its images to.")
         resize = f"PIL bicubic and central crop to {settings['height']}x{settings['width']}"
         size, drawn = (settings["height"], settings["width"]), (settings.get("images"), settings.get("seed") or 0)
-        found = from_folder(settings["folder"], *size, *drawn, record=reading)
+        batches = from_folder(settings["folder"], *size, *drawn, record=reading)
     else:
         resize = "none"
-        found = rendered(settings["renderer"], settings["seed"], settings["images"])
+        batches = rendered(settings["renderer"], settings["seed"], settings["images"])
     fields = {
         "reference": name,
         "source": settings,
@@ -93,7 +93,7 @@ def make_reference(name, settings, folder):
         "reading": reading,  # filled while the images are read
         "provenance": provenance(("numpy", "pillow")),
     }
-    return images.write_images(folder, found, fields, real=True)
+    return images.write_images(folder, batches, fields, real=True)
 
 
 def main(argv=None):

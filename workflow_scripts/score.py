@@ -138,10 +138,10 @@ def _check_same(path, features, other_path, other, keys):
 def _change(module: metrics.Metric, settings, samples, baseline, compared):
     """{"value", "low", "high"} of the difference from the baseline, or None where it has none."""
     try:
-        found = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))
+        difference = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))
     except metrics.Undefined:
         return None
-    change = {key: finite(getattr(found, key)) for key in ("value", "low", "high")}
+    change = {key: finite(getattr(difference, key)) for key in ("value", "low", "high")}
     return None if change["value"] is None else change
 
 

@@ -19,14 +19,14 @@ from quantwatt.report import cells, layer_table, tables
 
 def tried_in(results, entries):
     """What `layers.sensitivity_table` reads, of entries {"model", "sensitivity"}."""
-    found = []
+    tried = []
     for entry in entries:
         table = tables.read_table(layout.path(results, "sensitivity", entry))
         described = read_json(layout.path(results, "model", entry))["layers"]
         described |= taken_apart(described, registry.names("transforms"))  # a table may name parts of a layer
         groups = {layer: settings.get("group") for layer, settings in described.items()}
-        found.append((entry["model"], entry["sensitivity"], table, groups))
-    return found
+        tried.append((entry["model"], entry["sensitivity"], table, groups))
+    return tried
 
 
 def main(argv=None):
@@ -47,12 +47,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     grid = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
-    found = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
+    records = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
     folder = args.results / "tables"
-    summary = tables.summary_table(found, grid["baseline"], grid["samplings"], args.carbon)
+    summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon)
     tables.write_table(args.summary or folder / "summary.csv", summary)
-    tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(found))
-    sensitivity = layer_table.sensitivity_table(found, tried_in(args.results, grid["sensitivities"]))
+    tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(records))
+    sensitivity = layer_table.sensitivity_table(records, tried_in(args.results, grid["sensitivities"]))
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
 
 

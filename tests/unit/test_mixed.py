@@ -164,7 +164,9 @@ def test_an_infeasible_average_names_the_nearest():
 
 def test_where_only_the_splits_do_not_fit_the_sentence_says_so():
     split = {"low": 3, "high": 4, "count": 2}
-    with pytest.raises(DataError, match="no split of 4 bits between .* is met; .* without a split 4 bits are met"):
+    with pytest.raises(
+        DataError, match="no split of 4 bits between .* is feasible; .* Without a split, 4 bits are feasible"
+    ):
         solve({"candidates": ["w8", "w4"], "objective": DECOUPLED, "split": split, "targets": 1, "below": 0})
 
 

@@ -379,10 +379,12 @@ MODULES = [  # (change in README's table, experiment, plugin)
     (SOLVER, "embedded", "solvers/gptq"),
     ("a library's solver, or `export_layers.py`", "embedded-methods", "solvers/auto-gptq"),
     (METRIC, "embedded", "metrics/clip-score"),
+    ("a kernel's module", "embedded", "kernels/int4pack"),
 ]
 SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
-    "touch any file, reorder keys, write a default out, `git checkout` there and back",
+    "touch any file, edit a comment, a docstring or how jobs are run (`jobs/`), reorder keys, write a default out, "
+    "`git checkout` there and back",
     "more images in a sampling",
     "`images_per_job`",
     "the report's template",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 
 
@@ -59,6 +60,9 @@ class Format(LibraryFormat):
         if bias is not None:
             module.bias = torch.nn.Parameter(aligned(bias.detach().to(device, dtype)), requires_grad=False)
         return module.eval()
+
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
 
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         return state["codes"].float() * (state["scale"] / 127)[:, None]

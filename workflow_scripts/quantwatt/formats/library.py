@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 import torch
 
 from quantwatt import registry
-from quantwatt.formats import trial
 
 ALIGNMENT = 64  # bytes; what torch's allocator gives and vectorized products of the libraries take for granted
 
@@ -63,9 +62,12 @@ class LibraryFormat(ABC):
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         """[rows, columns] float32."""
 
+    @abstractmethod
     def unsupported(self, device: str) -> str | None:
-        """Why the library cannot compute it on the device, a sentence, or None."""
-        return trial.failure(self, device)
+        """Why the library cannot compute it on the device, a sentence, or None.
+
+        Each format asks `trial` by itself: imported here, it would be part of every method's code.
+        """
 
     def simulated(self, device: str) -> str | None:
         """Why what the library computes there is not the format's own product, a sentence, or None."""

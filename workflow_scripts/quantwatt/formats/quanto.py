@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
 
@@ -90,6 +91,9 @@ class Format(LibraryFormat):
         placed = {name: aligned(tensor.to(device)) for name, tensor in tensors.items()}
         module.load_state_dict(placed, assign=True)
         return module.eval().requires_grad_(False)
+
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
 
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         scale = state["scale"].float()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.formats.packing import pack, unpack
 
@@ -100,6 +101,9 @@ class Format(LibraryFormat):
         }
         attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
         return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
+
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
 
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         if self.configuration != "int4-weight-only":

@@ -1,4 +1,4 @@
-"""Latency and energy of any callable, in three lines of a notebook.
+"""Measure latency and energy of a callable in a notebook.
 
 from quantwatt import measure
 print(measure(lambda: model(inputs)))
@@ -18,11 +18,11 @@ from quantwatt.measuring.settings import Measuring
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one callable takes: `latency_s` and `energy_j` per image (of `images_per_run`), with 95 % intervals."""
+    """Latency and energy of one callable, per image (of `images_per_run`), with 95 % intervals."""
 
     latency_s: dict  # of `summarize_latency`
-    energy_j: dict | None  # of `summarize_energy`; None where there is none, and why:
-    energy_reason: str | None
+    energy_j: dict | None  # of `summarize_energy`; None where there is no energy
+    energy_reason: str | None  # why there is no energy
     meter: str
     estimated: bool
     blocks: list  # of Block, with their traces
@@ -42,15 +42,15 @@ def _bounds_text(summary):
 def measure(
     run: Callable[[], object], meter: str = "auto", device: str = "cpu", images_per_run: int = 1, **changes: Any
 ) -> Measurement:
-    """Latency and energy of any callable, in this process.
+    """Measure latency and energy of a callable in this process.
 
     Args:
-        run: does one batch, on data that is on the device already.
+        run: computes one batch, from data that is already on the device.
         meter: auto, nvml, rapl, estimate or none.
-        device: "cpu" or "cuda", what it computes on.
+        device: "cpu" or "cuda", where `run` computes.
         changes: keys of config.yaml's `measuring` with other values, such as block_s, blocks, latency_s, idle_w.
     Returns:
-        Measurement. One process: what differs from one run of the program to the next is not in its intervals.
+        Measurement. It comes from one process, so its intervals do not hold the variation between processes.
     Raises:
         ConfigurationError: a key is unknown or a value is wrong.
         DataError: block_s is too short for the meter.

@@ -1,6 +1,6 @@
-"""How many CPUs the machine has, how many of them this process may use, and the busy time that Linux counts of both.
+"""Count the CPUs of the machine and the CPUs that this process may use, and read their busy time (Linux).
 
-What a process may use follows from its affinity and its cgroup's quota.
+The CPU affinity and the cgroup quota limit what a process may use.
 """
 
 import contextlib
@@ -11,11 +11,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cpus:
-    """How many CPUs there are.
+    """Numbers of CPUs.
 
-    machine: CPUs that are online, by what `source` says.
-    usable: of them for this process; a part of one counts as such.
-    limit: what allows no more, or None.
+    machine: CPUs that are online.
+    usable: CPUs that this process may use; a quota can make it a fraction.
+    limit: what limits `usable` (a quota or the affinity), or None.
+    source: where `machine` was read.
     """
 
     machine: int
@@ -25,17 +26,17 @@ class Cpus:
 
 
 def count(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> Cpus:
-    """The CPUs of this machine and of this process.
+    """Count the CPUs of this machine and of this process.
 
-    The machine's are the lines of /proc/stat, over which its busy ticks are counted: in a container those of the host,
-    whatever the container may use. Cpusets show in the affinity.
+    `machine` counts the cpuN lines of /proc/stat, because the busy ticks there are summed over them. In a container
+    they are the CPUs of the host, whatever the container may use. Cpusets show up in the affinity.
 
     Args:
-        proc, cgroups: where the kernel's trees are, for tests.
+        proc, cgroups: paths of the kernel's file systems, for tests.
     """
     machine, source = _machine(proc)
     limits = {f"{quota:g} CPUs by {file}": quota for quota, file in _quotas(proc, Path(cgroups))}
-    with contextlib.suppress(AttributeError):  # Linux alone has it
+    with contextlib.suppress(AttributeError):  # only Linux has sched_getaffinity
         allowed = len(os.sched_getaffinity(0))
         limits = {f"an affinity for {allowed} CPUs": allowed, **limits}
     limit = min(limits, key=lambda name: limits[name], default=None)
@@ -54,28 +55,31 @@ def _machine(proc):
 
 
 def _quotas(proc, cgroups):
-    """[(CPUs, file)] of the quotas of this process's cgroups and of all above them, of versions 2 and 1."""
-    found = []
+    """[(CPUs, file)]: the quotas of this process's cgroups and of all their parents, versions 2 and 1."""
+    quotas = []
     with contextlib.suppress(OSError, ValueError):
         for line in Path(proc, "self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
-                found += _along(cgroups, path, _of_version_2)
+                quotas += _along(cgroups, path, _of_version_2)
             elif "cpu" in controllers.split(","):
                 for name in (controllers, "cpu"):
-                    found += _along(cgroups / name, path, _of_version_1)
-    return found
+                    quotas += _along(cgroups / name, path, _of_version_1)
+    return quotas
 
 
 def _along(top, path, read):
-    """In a container without a namespace of its own the path is the host's, and only `top` is there."""
+    """Yield the quotas of a cgroup and of its parents up to `top`.
+
+    In a container without a cgroup namespace the path is the host's; only `top` exists there.
+    """
     inner = top / path.lstrip("/")
     for folder in (inner, *inner.parents):
         if folder == top.parent:
             break
         with contextlib.suppress(OSError, ValueError):
-            if found := read(folder):
-                yield found
+            if quota := read(folder):
+                yield quota
 
 
 def _of_version_2(folder):
@@ -90,11 +94,11 @@ def _of_version_1(folder):
 
 
 def machine_ticks(stat: str) -> int:
-    """Busy ticks of all CPUs in the text of /proc/stat: user, nice, system, irq, softirq (see proc(5))."""
+    """Sum the busy ticks of all CPUs in the text of /proc/stat: user, nice, system, irq, softirq (see proc(5))."""
     user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in stat.split(maxsplit=8)[1:8])
     return user + nice + system + irq + softirq
 
 
 def process_ticks(stat: str) -> int:
-    """Busy ticks in the text of /proc/PID/stat: fields 14 to 17, of the process and waited-for children."""
+    """Sum the busy ticks in the text of /proc/PID/stat: fields 14 to 17, the process and its waited-for children."""
     return sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])

@@ -1,7 +1,7 @@
-"""One configuration in a process of its own: load, warm up, then latency, energy blocks and phases.
+"""Measure one configuration in a fresh process: load, warm up, then latency, energy blocks and phases.
 
-measure.py starts it, `python -m quantwatt.measuring.fresh_process TASK.json`, and reads the JSON file that the task
-names. On stdout it tells what it is doing, one JSON object a line.
+measure.py starts `python -m quantwatt.measuring.fresh_process TASK.json` and reads the JSON file that the task names as
+"output". The process prints its progress to stdout, one JSON object per line.
 """
 
 import contextlib
@@ -31,11 +31,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that needs the pipeline.
+    """Load the pipeline, measure it, and return the result that measure.py reads.
 
     Args:
-        task: {"checkpoint", "sampling", "measuring", "device", "threads", "first", "last", "output"}; a
-            configuration's first process also rests before and loops its phases, the last rests after.
+        task: {"checkpoint", "sampling", "measuring", "device", "threads", "first", "last", "output"}. The first process
+            of a configuration also measures idle power before and its phases; the last process measures idle power
+            after.
     """
     from quantwatt.inference import checkpoint
 
@@ -65,7 +66,7 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
         "blocks": [block_row(block) for block in blocks],
         "phases_apart": list(pipeline.family.PHASES_APART),
         "runs": run_rows(blocks, len(batches)),
-        "traces": [trace_row(*named) for named in traces],
+        "traces": [trace_row(name, trace) for name, trace in traces],
     }
 
 
@@ -82,15 +83,16 @@ def measure_process(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
 ) -> tuple[dict[str, Any], list[protocol.Block], list[tuple[int | str, Trace]]]:
-    """Latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
+    """Measure latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
 
     Args:
-        runs: one callable per batch of prompts; latency and every block go through all of them, equally often.
+        runs: one callable per batch of prompts; the latency runs and every block call all of them, equally often.
         make_phases: function that returns {name: callable}, called once the blocks are done.
-        memory: function that returns the peak so far, read after the warm-up.
-        first, last: of its configuration's processes; the first rests before the warm-up, the last after the phases.
+        memory: function that returns the peak memory so far, called after the warm-up.
+        first, last: whether this is the first or last process of the configuration. The first measures idle power
+            before the warm-up, the last after the phases.
     Returns:
-        (fields of the result, [protocol.Block], [(block or spell, Trace)]).
+        (fields of the result, [protocol.Block], [(number of the block or name of the idle time or phase, Trace)]).
     """
     images, cycle, traces = settings.images_per_batch, len(runs), []
     fields: dict[str, Any] = {
@@ -113,7 +115,7 @@ def measure_process(
             fields["idle_w"] += [] if watts is None else [watts]
 
     if first:
-        rest("idle-before")  # and not after the warm-up, which it would undo
+        rest("idle-before")  # not after the warm-up: the device would cool down again
     tell(step="warm-up")
     n_runs, slope = protocol.warm_up(
         protocol.Cycle(runs), settings.warmup_s, synchronize, clock,
@@ -138,10 +140,10 @@ def measure_process(
     )  # fmt: skip
     fields["others"] = watch.stop().record()
     traces += [(block.block, block.trace) for block in blocks]
-    fields["phases"], of_phases = protocol.measure_phases(
+    fields["phases"], phase_traces = protocol.measure_phases(
         make_phases(), meter, settings.phases_s, images, synchronize, clock
     )
-    traces += of_phases.items()
+    traces += phase_traces.items()
     if last:
         rest("idle-after")
     after = meter.provenance()
@@ -164,9 +166,9 @@ def measure_process(
     return fields, blocks, traces
 
 
-def tell(**what: Any) -> None:
-    """One line of JSON for the process that waits for this one."""
-    print(json.dumps(what), flush=True)
+def tell(**message: Any) -> None:
+    """Print one line of JSON, which measure.py reads to show progress."""
+    print(json.dumps(message), flush=True)
 
 
 def tell_watts(block: protocol.Block) -> None:
@@ -175,9 +177,9 @@ def tell_watts(block: protocol.Block) -> None:
 
 
 def batches_of(pipeline: Any, sampling: Mapping[str, Any], n_images: int, n_batches: int) -> list[tuple[Any, Any]]:
-    """[(prompts, seeds)], the same for every method: the prompt file's first lines, the sampling's seed and on.
+    """Return [(prompts, seeds)], the same for every method: the prompt file's first lines, and seeds from `seed` on.
 
-    Of a text model the first sentences or windows.
+    For a text model the batches hold the first sentences or windows.
 
     Raises:
         DataError: the file is missing or has fewer prompts.
@@ -199,7 +201,7 @@ def batches_of(pipeline: Any, sampling: Mapping[str, Any], n_images: int, n_batc
 def count_tokens(
     phases: dict[str, dict[str, Any]], pipeline: Any, batch: Sequence[Any], sampling: Mapping[str, Any]
 ) -> None:
-    """Add to the phases of a text model how many tokens of one inference they read or write: "tokens"."""
+    """Add "tokens" to the phases of a text model: the tokens that a phase reads or writes per inference."""
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
     if work is None:
         return
@@ -212,24 +214,24 @@ BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "invalid
 
 
 def block_row(block: protocol.Block) -> dict[str, Any]:
-    """A block as JSON, with the joules that secondary meters read meanwhile."""
+    """Return a block as JSON, with the joules of the secondary meters under "beside"."""
     return {name: getattr(block, name) for name in BLOCK_FIELDS} | {"beside": block.trace.beside or {}}
 
 
 def run_rows(blocks: Sequence[protocol.Block], n_prompts: int) -> list[dict[str, Any]]:
-    """[{"block", "run", "prompt", "t_s", "seconds", "energy_j"}]: a run's joules are its part of the block's trace."""
+    """Return [{"block", "run", "prompt", "t_s", "seconds", "energy_j"}]; the joules are the run's part of the trace."""
     rows = []
     for block in blocks:
         for run, (start, stop) in enumerate(block.runs):
             joules = None if block.invalid else block.trace.energy_between(start, stop)
-            prompt = len(rows) % n_prompts  # the cycle goes on from block to block
+            prompt = len(rows) % n_prompts  # the cycle continues from block to block
             rows.append({"block": block.block, "run": run, "prompt": prompt, "t_s": start, "seconds": stop - start,
                          "energy_j": joules})  # fmt: skip
     return rows
 
 
 def trace_row(name: int | str, trace: Trace) -> dict[str, Any]:
-    """A trace as JSON: seconds of the monotonic clock, which all processes share, and watts, null where not read."""
+    """Return a trace as JSON: seconds of the monotonic clock, which all processes share; values not read are null."""
     watts = [None if value != value else float(value) for value in trace.watts]
     sensor_s = [None if value != value else float(value) for value in trace.sensor_s]
     return {"block": name, "t_s": list(map(float, trace.timestamps_s)), "watts": watts, "sensor_s": sensor_s}

@@ -1,4 +1,4 @@
-"""What a measurement reads of this machine and its device: meter, threads, the device's clock, memory and name."""
+"""Instruments of a measurement: the meter, threads, device synchronization, peak memory and the device's name."""
 
 import contextlib
 import resource
@@ -12,14 +12,14 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.measuring import cpus, protocol
 from quantwatt.measuring.meters import CompositeMeter, Meter, Metering, MeterUnavailable, open_meter, secondary_meters
 
-NVML_BLOCK_S = 5  # readings are published every 100 ms: a shorter block is off by more than 2 %
+NVML_BLOCK_S = 5  # readings are published every 100 ms: in a shorter block the error is more than 2 %
 
 
 def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
-    """(meter, why there is no energy or None): a meter that this machine cannot read leaves energy empty.
+    """Return (meter, why there is no energy or None); where the meter cannot be read, fall back to the meter `none`.
 
     Args:
-        block_s: seconds of the shortest block that will be read.
+        block_s: seconds of the shortest block that will be measured.
     Raises:
         DataError: the blocks are too short for the meter.
     """
@@ -31,15 +31,15 @@ def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter
     if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
         meter.close()
         raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
-    beside = secondary_meters(meter, settings, device)
-    return (CompositeMeter(meter, beside) if beside else meter), None
+    secondary = secondary_meters(meter, settings, device)
+    return (CompositeMeter(meter, secondary) if secondary else meter), None
 
 
 def set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
 
-        torch.set_num_threads(min(threads, max(1, int(cpus.count().usable))))  # a quota would hold more up
+        torch.set_num_threads(min(threads, max(1, int(cpus.count().usable))))  # a quota would throttle more
 
 
 def synchronize_of(device: str) -> Callable[[], object]:
@@ -51,7 +51,7 @@ def synchronize_of(device: str) -> Callable[[], object]:
 
 
 def memory_of(device: str, pipeline: Any) -> Callable[[], dict[str, Any]]:
-    """A function that returns what `peak_memory_of` tells, and "model_mb": the pipeline's own tensors' share."""
+    """Return a function that returns the values of `peak_memory_of`, and "model_mb": the pipeline's tensors."""
     from quantwatt.measuring.module_memory import module_memory_bytes
 
     peak = peak_memory_of(device)
@@ -59,9 +59,9 @@ def memory_of(device: str, pipeline: Any) -> Callable[[], dict[str, Any]]:
 
 
 def peak_memory_of(device: str) -> Callable[[], dict[str, Any]]:
-    """A function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now.
+    """Return a function that returns {"peak_mb", "reserved_mb", "allocated_mb", "source"} of this process up to now.
 
-    Of a CPU the middle two are None.
+    On the CPU, "reserved_mb" and "allocated_mb" are None.
     """
     if device == "cpu":
         return lambda: {
@@ -81,7 +81,7 @@ def peak_memory_of(device: str) -> Callable[[], dict[str, Any]]:
 
 
 def peak_resident_bytes() -> int:
-    """This process's peak resident set. Linux's ru_maxrss starts at the parent's peak, VmHWM does not."""
+    """Return this process's peak resident set. Linux's ru_maxrss starts at the parent's peak; VmHWM does not."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -91,7 +91,7 @@ def peak_resident_bytes() -> int:
 
 
 def describe_device(device: str) -> dict[str, Any]:
-    """The device as torch knows it; the meter's own words come over these."""
+    """Describe the device as torch knows it; the meter's description overrides these fields."""
     import torch
 
     name = torch.cuda.get_device_name(0) if device == "cuda" else provenance()["cpu"]

@@ -1,4 +1,4 @@
-"""What a model itself holds in memory: its tensors, packed ones included, however much else its process has loaded."""
+"""Count the bytes of a model's tensors, packed tensors included; nothing else of the process is counted."""
 
 from collections.abc import Iterable
 
@@ -6,23 +6,23 @@ import torch
 
 
 def module_memory_bytes(modules: Iterable[torch.nn.Module]) -> int:
-    """Bytes of all tensors that some modules hold, as parameters, buffers or plain attributes; shared memory once."""
-    found = {}
+    """Sum the bytes of all tensors that the modules hold as parameters, buffers or attributes; shared memory once."""
+    storages = {}
     for module in modules:
         for part in module.modules():
             for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
                 if isinstance(tensor, torch.Tensor):
-                    found |= _memory(tensor)
-    return sum(found.values())
+                    storages |= _memory(tensor)
+    return sum(storages.values())
 
 
 def _memory(tensor):
-    """{address: bytes} of a tensor, or of the tensors that a library's own kind of tensor is made of."""
+    """{address: bytes} of a tensor, or of the inner tensors of a tensor subclass."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         return {address: size for name in names for address, size in _memory(getattr(tensor, name)).items()}
     try:
         storage = tensor.untyped_storage()
-    except NotImplementedError:  # a layout of oneDNN's own, which tells neither address nor padding
+    except NotImplementedError:  # oneDNN's opaque layout gives neither address nor padding
         return {id(tensor): tensor.numel() * tensor.element_size()}
     return {storage.data_ptr(): storage.nbytes()}

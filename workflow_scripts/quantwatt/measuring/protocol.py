@@ -1,7 +1,8 @@
-"""Latency and energy of any callable, with intervals: `run` does one batch, `meter` reads energy.
+"""Measure latency and energy of a callable, with intervals: `run` computes one batch, `meter` reads energy.
 
-No torch and no files. `synchronize` waits for the device; `clock` returns seconds and is replaced in tests.
-The unit is the block inside a fresh process: samples of one sensor are not independent, blocks and processes are.
+This module uses neither torch nor files. `synchronize` waits for the device; `clock` returns seconds, and tests replace
+it. The statistical unit is the energy block inside a fresh process: the samples of one sensor are not independent, but
+blocks and processes are.
 """
 
 import time
@@ -16,36 +17,36 @@ from quantwatt.artifacts.manifest import finite
 from quantwatt.measuring.meters import Meter
 from quantwatt.measuring.meters.trace import Trace, hold_integral_j
 
-WARN_DIFFERENCE = 0.03  # counter against integral of power
+WARN_DIFFERENCE = 0.03  # relative difference of the energy counter and the integral of power
 FAIL_DIFFERENCE = 0.05
-INVALID_LIMIT = 3  # invalid blocks that are repeated before the energy is given up
+INVALID_LIMIT = 3  # invalid blocks that are repeated before the energy measurement stops
 MIN_REPEATS, MAX_REPEATS = 5, 1000
 STEADY_SLOPE = 1.0  # °C per minute
 STEADY_LIMIT_S = 600
-STEADY_EVERY_S = 1.0  # a thermometer is read no more often: what reads it is work that is not measured
-STEADY_READINGS = 3  # a slope is drawn through no fewer
-PHASES_DIFFERENCE = 0.05  # of the sum of phases from the whole
+STEADY_EVERY_S = 1.0  # least time between two temperature readings, because reading costs work that is not measured
+STEADY_READINGS = 3  # fewest readings for a slope
+PHASES_DIFFERENCE = 0.05  # largest relative difference of the sum of phases and the whole
 
 
 @dataclass(frozen=True)
 class Block:
-    """One energy block; an `invalid` one is kept, with its `reason`."""
+    """One energy block. An `invalid` block is kept, with its `reason`."""
 
     block: int  # position in time, invalid blocks included
     images: int
     seconds: float
-    energy_j: float | None  # None where the meter gave none
-    integral_j: float | None  # None where power was not read apart from the counter
+    energy_j: float | None  # None where the meter gave no energy
+    integral_j: float | None  # integral of the power; None where power was not read separately from the counter
     invalid: bool
     reason: str | None
     trace: Trace
-    runs: list = field(default_factory=list)  # (start, stop) of each run, seconds of the clock
+    runs: list = field(default_factory=list)  # (start, stop) of each run, in seconds of `clock`
 
 
 class Cycle:
-    """A callable that does the next of several runs, over and over.
+    """A callable that calls several runs in turn, over and over.
 
-    Spells that are multiples of its length see all prompts alike.
+    After any multiple of `len(self)` calls, every run was called equally often.
     """
 
     def __init__(self, runs: Iterable[Callable[[], object]]):
@@ -60,7 +61,7 @@ class Cycle:
 
 
 def nothing() -> None:
-    """The `synchronize` of a device that computes in step, such as the CPU."""
+    """Do nothing: the `synchronize` of a device that computes synchronously, such as the CPU."""
 
 
 def warm_up(
@@ -74,12 +75,12 @@ def warm_up(
     """Run for `seconds` and at least twice (the first run allocates and compiles), then until the device is warm.
 
     Args:
-        temperature: function that returns °C or None; where it tells, running goes on until its slope over the last
-            `steady_s` seconds is below STEADY_SLOPE, for at most STEADY_LIMIT_S.
+        temperature: function that returns °C, or None where it is unknown. Where it is known, the warm-up goes on until
+            the slope over the last `steady_s` seconds is below STEADY_SLOPE, for at most STEADY_LIMIT_S.
     Returns:
-        (runs, slope in °C per minute or None).
+        (number of runs, slope in °C per minute or None).
     """
-    start, n_runs, seen, slope, due = clock(), 0, [], None, clock()
+    start, n_runs, readings, slope, due = clock(), 0, [], None, clock()
     while True:
         run()
         synchronize()
@@ -88,20 +89,20 @@ def warm_up(
             due = clock() + STEADY_EVERY_S
             degrees = temperature()
             if degrees is not None:
-                seen.append((clock(), degrees))
-                slope = slope_per_minute(seen, steady_s)
-        warm = not seen or (slope is not None and abs(slope) < STEADY_SLOPE) or clock() - start >= STEADY_LIMIT_S
+                readings.append((clock(), degrees))
+                slope = slope_per_minute(readings, steady_s)
+        warm = not readings or (slope is not None and abs(slope) < STEADY_SLOPE) or clock() - start >= STEADY_LIMIT_S
         if n_runs >= 2 and clock() - start >= seconds and warm:
             return n_runs, slope
 
 
 def slope_per_minute(seen: Sequence[tuple[float, float]], window_s: float) -> float | None:
-    """Slope of the least-squares line through the last `window_s` seconds or STEADY_READINGS, whichever is more.
+    """Slope of the least-squares line through the last `window_s` seconds, or STEADY_READINGS readings if more.
 
     Args:
-        seen: [(seconds, value)], in order.
+        seen: readings [(seconds, value)], in order.
     Returns:
-        The slope, or None before so much was seen.
+        The slope per minute; None while the readings are fewer than STEADY_READINGS or span less than `window_s`.
     """
     end = seen[-1][0]
     count = max(STEADY_READINGS, sum(seconds >= end - window_s for seconds, _ in seen))
@@ -119,7 +120,11 @@ def measure_latency(
     clock: Callable[[], float] = time.perf_counter,
     cycle: int = 1,
 ) -> np.ndarray:
-    """Seconds of each run, one after another, for `seconds`, at least `repeats` times and in whole cycles: [n]."""
+    """Time each run, for at least `seconds` and `repeats` runs, and in whole cycles.
+
+    Returns:
+        [n] seconds per run; n is at most MAX_REPEATS, rounded up to a whole cycle, unless `repeats` is more.
+    """
     times, start = [], clock()
     while len(times) < repeats or len(times) % cycle or (clock() - start < seconds and len(times) < MAX_REPEATS):
         synchronize()
@@ -131,10 +136,10 @@ def measure_latency(
 
 
 def summarize_latency(processes: Sequence[Sequence[float] | np.ndarray], images_per_run: int) -> dict[str, Any]:
-    """Seconds per image: the median with its 95 % interval over processes and runs, and the spread of the runs.
+    """Summarize seconds per image: the median with its 95 % interval over processes and runs, and the runs' spread.
 
     Args:
-        processes: list of [n] of `measure_latency`, one per fresh process.
+        processes: the result of `measure_latency`, [n] seconds per run, of each fresh process.
     """
     processes = [np.asarray(seconds, np.float64) / images_per_run for seconds in processes]
     per_image = np.concatenate(processes)
@@ -166,13 +171,13 @@ def measure_energy(
     clock: Callable[[], float] = time.perf_counter,
     cycle: int = 1,
 ) -> list[Block]:
-    """Blocks of at least `block_s` seconds until `n_blocks` are good or more than `invalid_limit` were invalid.
+    """Measure blocks of at least `block_s` seconds until `n_blocks` are valid or more than `invalid_limit` are invalid.
 
     Args:
-        run: generates `images_per_run` images; a block holds a multiple of `cycle` runs.
-        after_block: function of each Block as it ends, for a progress bar; or None.
+        run: generates `images_per_run` images; the number of runs in a block is a multiple of `cycle`.
+        after_block: function that is called with each Block as it ends, for a progress bar; or None.
     Returns:
-        [Block], in order of time, invalid ones included.
+        [Block], in order of time, invalid blocks included.
     """
     blocks, n_good = [], 0
     while n_good < n_blocks and len(blocks) - n_good <= invalid_limit:
@@ -203,7 +208,7 @@ def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycl
 
 
 def crosscheck(*traces: Trace) -> dict[str, Any] | None:
-    """The energy counter against the integral of the sampled power, over the same edges.
+    """Compare the energy counter with the integral of the sampled power, over the same time span.
 
     Returns:
         {"counter_j", "integral_j", "difference", "verdict": "ok" | "warn" | "fail"}, summed over `traces`;
@@ -220,7 +225,7 @@ def crosscheck(*traces: Trace) -> dict[str, Any] | None:
 
 
 def verdict_of(counter_j: float, integral_j: float) -> dict[str, Any] | None:
-    """`crosscheck`'s answer from the two sums; None where nothing was compared."""
+    """Return the result of `crosscheck` for the two sums; None where nothing was compared."""
     if counter_j == 0:
         return None
     difference = integral_j / counter_j - 1
@@ -237,7 +242,7 @@ def verdict_of(counter_j: float, integral_j: float) -> dict[str, Any] | None:
 def idle_power(
     meter: Meter, seconds: float, sleep: Callable[[float], object] = time.sleep
 ) -> tuple[float | None, Trace]:
-    """(mean watts or None, Trace) over `seconds` of doing nothing."""
+    """Return (mean watts or None, Trace) over `seconds` without work."""
     meter.start()
     sleep(seconds)
     trace = meter.stop()
@@ -254,31 +259,31 @@ def measure_phases(
     synchronize: Callable[[], object] = nothing,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Trace]]:
-    """Each phase looped alone for `seconds` or more, which a sensor can resolve where it cannot resolve one pass.
+    """Loop each phase alone for `seconds` or more: a sensor can resolve the loop, but not one pass.
 
     Args:
-        phases: {name: callable that does it once}.
+        phases: {name: callable that runs the phase once}.
     Returns:
-        ({name: {"latency_s", "energy_j", "mean_w", "runs"}} per image, {name: Trace}); joules are None where a trace
-        has none.
+        ({name: {"latency_s", "energy_j", "mean_w", "runs"}} per image, {name: Trace}); joules are None where the trace
+        has no energy.
     """
-    found, traces = {}, {}
+    measured, traces = {}, {}
     for name, phase in phases.items():
         phase()
         [block] = measure_energy(phase, meter, seconds, 1, images_per_run, synchronize, invalid_limit=0, clock=clock)
         joules = None if block.invalid else block.energy_j
-        found[name] = {
+        measured[name] = {
             "latency_s": block.seconds / block.images,
             "energy_j": None if joules is None else joules / block.images,
             "mean_w": None if joules is None else joules / block.seconds,
             "runs": len(block.runs),
         }
         traces[name] = block.trace
-    return found, traces
+    return measured, traces
 
 
 def check_phases(phases: Mapping[str, Mapping[str, Any]], whole: float | None, key: str) -> dict[str, Any] | None:
-    """The sum of the phases against the whole, or None where a figure is missing.
+    """Compare the sum of the phases with the whole; None where a value is missing.
 
     Args:
         phases: of `measure_phases`; whole: seconds or joules per image; key: "latency_s" or "energy_j".
@@ -296,31 +301,31 @@ def check_phases(phases: Mapping[str, Mapping[str, Any]], whole: float | None, k
 def summarize_energy(
     processes: Sequence[Sequence[Block]], n_blocks: int, idle_w: float | None = None
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Joules per image, the mean over processes of their good blocks, and its interval.
+    """Compute joules per image: the mean over processes of their valid blocks, and its interval.
 
     Args:
-        processes: list of lists of Block, one per fresh process.
-        n_blocks: good blocks that each process owes.
+        processes: [Block] of each fresh process.
+        n_blocks: required number of valid blocks per process.
         idle_w: mean idle power in watts, or None where it was not read.
     Returns:
-        (energy, None) with energy = {"value", "low", "high", "net", "idle_w", "mean_w"}, `value` gross and
-        `net` less the idle power; or (None, reason) where a process has fewer than `n_blocks` good blocks.
+        (energy, None) with energy = {"value", "low", "high", "net", "idle_w", "mean_w"}: `value` is gross, `net` is
+        without the idle power. (None, reason) where a process has fewer than `n_blocks` valid blocks.
     """
-    everything = [block for blocks in processes for block in blocks]
+    all_blocks = [block for blocks in processes for block in blocks]
     if any(len(good_blocks(blocks)) < n_blocks for blocks in processes):
-        invalid = [block for block in everything if block.invalid]
+        invalid = [block for block in all_blocks if block.invalid]
         last = invalid[-1].reason if invalid else "they were not run"
-        return None, f"{len(invalid)} of {len(everything)} blocks were invalid, the last because {last}"
-    good = good_blocks(everything)
+        return None, f"{len(invalid)} of {len(all_blocks)} blocks were invalid, the last because {last}"
+    valid = good_blocks(all_blocks)
     value, low, high = intervals.nested_mean(joules_per_image(processes))
-    seconds_per_image = np.mean([block.seconds / block.images for block in good])
+    seconds_per_image = np.mean([block.seconds / block.images for block in valid])
     energy = {
         "value": value,
         "low": finite(low),
         "high": finite(high),
         "net": None if idle_w is None else float(value - idle_w * seconds_per_image),
         "idle_w": idle_w,
-        "mean_w": sum(map(_joules, good)) / sum(block.seconds for block in good),
+        "mean_w": sum(map(_joules, valid)) / sum(block.seconds for block in valid),
     }
     return energy, None
 
@@ -330,12 +335,12 @@ def good_blocks(blocks: Sequence[Block]) -> list[Block]:
 
 
 def joules_per_image(processes: Sequence[Sequence[Block]]) -> list[np.ndarray]:
-    """[good blocks] of each process."""
+    """Joules per image of each process's valid blocks, [n valid blocks] each."""
     return [np.array([_joules(block) / block.images for block in good_blocks(blocks)]) for blocks in processes]
 
 
 def _joules(block: Block) -> float:
-    """Those of a good block, which has some."""
+    """Energy of a valid block, which always has one."""
     if block.energy_j is None:
-        raise ValueError(f"block {block.block} is good and has no energy")
+        raise ValueError(f"block {block.block} is valid but has no energy")
     return block.energy_j

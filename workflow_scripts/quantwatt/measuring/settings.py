@@ -1,4 +1,4 @@
-"""What the measure stage is told: config.yaml's `measuring`, completed, with the meter that was resolved."""
+"""Settings of the measure stage: config.yaml's completed `measuring`, with the resolved meter."""
 
 import json
 import math
@@ -16,23 +16,23 @@ class Measuring:
     """The protocol of one cell. Times are in seconds; `blocks` and `latency_s` are over all processes."""
 
     metering: Metering
-    processes: int  # fresh ones of the method, and as many of the baseline
-    block_s: float  # of one energy block, at least
+    processes: int  # fresh processes of the method, and as many of the baseline
+    block_s: float  # least duration of one energy block
     blocks: int
-    idle_s: float  # at rest, before the first process's blocks and after the last's
+    idle_s: float  # idle time, before the first process's warm-up and after the last process's phases
     warmup_s: float  # of each process
-    steady_s: float  # window over which a temperature's slope is taken; 0: none is waited for
-    latency_s: float  # of runs without power sampling
-    phases_s: float  # of each phase looped alone; 0: none
+    steady_s: float  # window of the temperature's slope; 0: do not wait for a steady temperature
+    latency_s: float  # duration of the runs without power sampling
+    phases_s: float  # duration of each phase's loop; 0: do not measure phases
     images_per_batch: int
     prompts: int  # batches of prompts that the timed loops go through
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], batch_size: int = 1) -> Self:
-        """Of config.yaml's completed `measuring`, with "meter"; keys that measuring one cell does not read are left.
+        """Read config.yaml's completed `measuring`, with "meter"; keys for other stages are ignored.
 
         Args:
-            batch_size: of the sampling, which `images_per_batch: null` asks for.
+            batch_size: of the sampling; used where `images_per_batch` is null.
         """
         chosen = {field.name: settings[field.name] for field in fields(cls) if field.name != "metering"}
         chosen["images_per_batch"] = chosen["images_per_batch"] or batch_size
@@ -40,14 +40,14 @@ class Measuring:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """As `from_settings`, of a JSON object."""
+        """Read the settings from a JSON object, as `from_settings` does."""
         return cls.from_settings(json.loads(text))
 
     def to_settings(self) -> dict[str, Any]:
-        """What `from_settings` makes this of, as it is kept in measurement.json and sent to a fresh process."""
-        found = asdict(self)
-        metering = found.pop("metering")
-        return {**found, **{name: metering[name] for name in METERING}}
+        """Return the inverse of `from_settings`, for measurement.json and for a fresh process."""
+        settings = asdict(self)
+        metering = settings.pop("metering")
+        return {**settings, **{name: metering[name] for name in METERING}}
 
     @property
     def blocks_per_process(self) -> int:

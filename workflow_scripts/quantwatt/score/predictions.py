@@ -29,15 +29,15 @@ def judged(items, labels):
     """
     if labels is None:
         return items
-    found = []
+    judged_items = []
     for item, label in zip(items, labels, strict=True):
         if not label < len(item["logits"]):
             raise DataError(f"a text has the label {label}, and the model knows {len(item['logits'])}, from 0.")
         largest = max(item["logits"])
         total = largest + math.log(sum(math.exp(logit - largest) for logit in item["logits"]))
         correct = int(item["label"] == label)
-        found.append({**item, "nll": total - item["logits"][label], "tokens": 1, "correct": correct})
-    return found
+        judged_items.append({**item, "nll": total - item["logits"][label], "tokens": 1, "correct": correct})
+    return judged_items
 
 
 def require_judged(items):

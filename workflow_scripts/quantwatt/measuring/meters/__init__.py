@@ -1,4 +1,4 @@
-"""Energy meters, by name: nvml, rapl, estimate, none; each a module of this folder, imported when asked for.
+"""Energy meters by name: nvml, rapl, estimate, none. Each is a module of this folder, imported on demand.
 
 meter = open_meter("rapl")
 meter.start(); work(); trace = meter.stop()
@@ -21,40 +21,40 @@ NAMES = ("nvml", "rapl", "estimate", "none")
 
 
 class MeterUnavailable(DataError):
-    """This machine cannot be read by this meter; the message is one sentence that says what to do."""
+    """The meter cannot read this machine; the message is one sentence that says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metering:
-    """Which meter reads the energy, and how; each meter reads its own of these."""
+    """Which meter reads the energy, and its settings; each meter reads only the fields that are named after it."""
 
     meter: str = "none"  # one of NAMES
-    interval_ms: float | None = None  # between two samples of power; None: the meter's own, the least it can do
-    gpus: str = "first"  # nvml: the "first" of those that the job may use, where the model runs, or "all", summed
-    gpu: str | None = None  # nvml: a UUID, in their place
-    domains: str = "all"  # rapl: "package" or "dram" alone, or both
-    idle_w: float | None = None  # estimate: watts of the machine with no CPU busy ...
-    full_w: float | None = None  # ... and with every one
-    scope: str = "process"  # estimate: whose CPU time counts, this "process" and its children's, or the "machine"
+    interval_ms: float | None = None  # time between two samples of power; None: the meter's default, its shortest
+    gpus: str = "first"  # nvml: "first", the GPU where the model runs; or "all" GPUs that the job may use, summed
+    gpu: str | None = None  # nvml: UUID of the GPU to read; overrides `gpus`
+    domains: str = "all"  # rapl: "package", "dram", or "all" for both
+    idle_w: float | None = None  # estimate: power of the machine in watts with all CPUs idle
+    full_w: float | None = None  # estimate: power of the machine in watts with all CPUs busy
+    scope: str = "process"  # estimate: count CPU time of this "process" and its children, or of the whole "machine"
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of config.yaml's `measuring`, with "meter"; the protocol's keys are left to `settings.Measuring`."""
+        """Read config.yaml's `measuring`, with "meter"; `settings.Measuring` reads the keys of the protocol."""
         return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls) if field.name in settings})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """As `from_settings`, of a JSON object."""
+        """Read the settings from a JSON object, as `from_settings` does."""
         return cls.from_settings(json.loads(text))
 
 
 class Meter(ABC):
     """Reads energy from `start` to `stop`. A meter's module has `open_meter(settings: Metering, device) -> Meter`."""
 
-    name: str  # of its module
+    name: str  # name of the meter's module
     reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
-    estimated: bool = False  # computed from something other than a power sensor, to be marked wherever it is shown
-    whole: bool = True  # it reads what all programs of the device take together
+    estimated: bool = False  # whether energy is computed without a power sensor; marked wherever it is shown
+    whole: bool = True  # whether it reads the energy of all programs on the device, not only of this process
 
     @abstractmethod
     def start(self) -> None:
@@ -62,18 +62,18 @@ class Meter(ABC):
 
     @abstractmethod
     def stop(self) -> Trace:
-        """The trace since `start`; what went wrong is its fault."""
+        """Return the trace since `start`; its `fault` says what went wrong."""
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """What is read and how: "meter", "source", "interval_ms", "fake", and what the device says of itself."""
+        """Describe the reading: "meter", "source", "interval_ms", "fake", and what the device reports of itself."""
 
     @abstractmethod
     def close(self) -> None:
-        """End whatever the meter keeps running."""
+        """Stop all processes of the meter."""
 
     def processes(self) -> list[int] | None:
-        """Numbers of the processes that compute on the device, where it tells them; None where not."""
+        """Return the ids of the processes that compute on the device; None where the device does not list them."""
         return None
 
 
@@ -100,22 +100,22 @@ def open_meter(meter: str | Metering, settings: Mapping[str, Any] | None = None,
 
 
 def secondary_meters(meter: "Meter", settings: Metering, device: str | None) -> "dict[str, Meter]":
-    """{name: meter} of what works beside a GPU and has counters that this user may read: "cpu package" and "dram".
+    """Open the secondary meters {"cpu package": meter, "dram": meter} that this user may read, next to a GPU's meter.
 
     Args:
-        meter: the GPU's; there are none beside a meter of the processor.
-        settings, device: as for `open_meter`; where the processor computes ("cpu"), it is none.
+        meter: the primary meter; a meter of the CPU has no secondary meters.
+        settings, device: as for `open_meter`; there are no secondary meters where the CPU computes ("cpu").
     """
-    found = {}
+    meters = {}
     if meter.reads == "cuda" and device != "cpu":
         for name, domains in (("cpu package", "package"), ("dram", "dram")):
             with contextlib.suppress(MeterUnavailable):
-                found[name] = open_meter(dataclasses.replace(settings, meter="rapl", domains=domains))
-    return found
+                meters[name] = open_meter(dataclasses.replace(settings, meter="rapl", domains=domains))
+    return meters
 
 
 class CompositeMeter(Meter):
-    """A meter and secondary ones as one meter: traces tell in `beside` what the secondary ones read meanwhile."""
+    """A primary meter and secondary meters as one; `Trace.beside` holds the joules of the secondary meters."""
 
     def __init__(self, primary: Meter, secondary_meters: Mapping[str, Meter]):
         self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
@@ -129,8 +129,8 @@ class CompositeMeter(Meter):
         trace = self._primary.stop()
         others = {name: meter.stop() for name, meter in self._secondary.items()}
         edges = trace.timestamps_s[[0, -1]] if len(trace.timestamps_s) else None
-        beside = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
-        return dataclasses.replace(trace, beside=beside)
+        joules = {name: None if edges is None else other.energy_between(*edges) for name, other in others.items()}
+        return dataclasses.replace(trace, beside=joules)
 
     def provenance(self) -> dict[str, Any]:
         beside = {name: meter.provenance() for name, meter in self._secondary.items()}
@@ -147,15 +147,16 @@ class CompositeMeter(Meter):
 def metered(work: Callable[[], Any], settings: Metering, device: str) -> tuple[Any, dict[str, Any], Trace]:
     """Run `work()` under the meter that the settings name.
 
-    The energy is empty, with the reason, where the meter cannot be read, and where it counts a whole package or board
-    on which other programs computed meanwhile; the estimate of the process alone tells joules beside others.
+    The energy is empty, with a reason, where the meter cannot be read. It is also empty where the meter counts a whole
+    package or board and other programs computed there during the work. A meter with the scope "process" gives the
+    energy despite other programs.
 
     Args:
         work: function without arguments.
         device: "cpu" or "cuda", where the work is done.
     Returns:
         (result of work, {"seconds", "energy_j", "meter", "estimated", "reason", "others"}, Trace of the work);
-        "others" is what other programs did meanwhile, of neighbours.Others.
+        "others" is the activity of other programs during the work, of neighbours.Others.
     """
     from quantwatt.measuring.meters import neighbours
 

@@ -1,12 +1,12 @@
-"""CPU energy estimated from busy time: idle_w * share + (full_w - idle_w) * busy CPUs / CPUs. Linux.
+"""Estimate CPU energy from busy time: idle_w * share + (full_w - idle_w) * busy CPUs / CPUs (Linux).
 
-CPUs are those of the machine, as idle_w and full_w are its power with none and with all of them busy. A process that
-may use some of them only, by its affinity or its container's quota, is charged that share of the idle power: jobs that
-divide a machine so add up to it. Jobs that run at once without such limits are each charged all idle power. CPU time of
-children counts once they were waited for.
+CPUs are all CPUs of the machine, because idle_w and full_w are its power with none and with all of them busy. A process
+that may use only a share of the CPUs, by its affinity or its container's quota, is charged this share of the idle
+power: the shares of jobs that divide a machine add up to the machine's idle power. Concurrent jobs without such limits
+are each charged the whole idle power. The CPU time of children counts after they were waited for.
 
-It reads no power sensor: every figure from it is marked estimated. It knows nothing of frequency, vector
-units or memory traffic, so it ranks methods by CPU time alone.
+The meter reads no power sensor: every value is marked as estimated. It does not see frequency, vector units or memory
+traffic, so it ranks methods by CPU time only.
 """
 
 import math
@@ -21,7 +21,7 @@ from quantwatt.measuring.cpus import machine_ticks, process_ticks
 from quantwatt.measuring.meters import Metering, MeterUnavailable
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 
-INTERVAL_MS = 100  # or more: CPU time is counted in ticks of 10 ms
+INTERVAL_MS = 100  # shortest interval: CPU time is counted in ticks of 10 ms
 SCOPES = ("process", "machine")
 
 
@@ -36,11 +36,11 @@ class EstimateMeter(SampledMeter):
         self.whole = arguments["scope"] == "machine"
 
     def provenance(self) -> dict[str, Any]:
-        """Beside the wattages: "n_cpus" of the machine and what counted them, those "usable_cpus" by a "cpu_limit"."""
-        cpus_found = self._found
-        found = {"n_cpus_source": cpus_found.source, "usable_cpus": cpus_found.usable, "cpu_limit": cpus_found.limit}
+        """Add the wattages, scope, the machine's "n_cpus" and "n_cpus_source", "usable_cpus" and their "cpu_limit"."""
+        counted = self._found
+        limits = {"n_cpus_source": counted.source, "usable_cpus": counted.usable, "cpu_limit": counted.limit}
         names = ("idle_w", "full_w", "scope", "n_cpus", "idle_share")
-        return {**super().provenance(), **{name: self._arguments[name] for name in names}, **found}
+        return {**super().provenance(), **{name: self._arguments[name] for name in names}, **limits}
 
 
 def open_meter(
@@ -50,35 +50,35 @@ def open_meter(
     proc: str = "/proc",
     cgroups: str = "/sys/fs/cgroup",
 ) -> EstimateMeter:
-    """A meter of the CPU.
+    """Open a meter that estimates the CPU's energy.
 
     Args:
-        settings: Metering, of which it reads idle_w, full_w, scope and interval_ms.
-        device: it reads CPUs whatever computes.
-        proc, cgroups: the kernel's trees, for tests.
+        settings: Metering; its idle_w, full_w, scope and interval_ms are read.
+        device: not used; the CPU time is read on every device.
+        proc, cgroups: paths of the kernel's file systems, for tests.
     Raises:
-        MeterUnavailable: a wattage is missing or impossible, or /proc is not there.
+        MeterUnavailable: a wattage is missing or impossible, or /proc does not exist.
     """
     idle_w, full_w = settings.idle_w, settings.full_w
     if idle_w is None or full_w is None:
         raise MeterUnavailable(
             "the meter `estimate` needs the machine's power at rest and at full load: "
-            "set idle_w and full_w (watts) beside it in config.yaml."
+            "set idle_w and full_w (watts) next to it in config.yaml."
         )
     if not 0 < idle_w < full_w:
         raise MeterUnavailable(f"idle_w = {idle_w} and full_w = {full_w} cannot be: set 0 < idle_w < full_w (watts).")
     scope = settings.scope
     if scope not in SCOPES:
         raise MeterUnavailable(f"the estimate's scope {scope!r} is unknown: choose {' or '.join(SCOPES)}.")
-    found = cpus.count(proc, cgroups)
+    counted = cpus.count(proc, cgroups)
     path = f"{proc}/stat" if scope == "machine" else f"{proc}/{os.getpid()}/stat"
     arguments = {
         "path": path,
         "scope": scope,
         "idle_w": idle_w,
         "full_w": full_w,
-        "n_cpus": found.machine,
-        "idle_share": 1.0 if scope == "machine" else found.usable / found.machine,
+        "n_cpus": counted.machine,
+        "idle_share": 1.0 if scope == "machine" else counted.usable / counted.machine,
     }
     try:
         reader(**arguments)()
@@ -91,14 +91,14 @@ def open_meter(
         make_sampler("estimate", arguments, max(INTERVAL_MS, settings.interval_ms or 0) / 1000),
         source,
         arguments,
-        found,
+        counted,
     )
 
 
 def reader(
     path: str, scope: str, idle_w: float, full_w: float, n_cpus: int, idle_share: float = 1.0
 ) -> Callable[[], tuple[float, float, float]]:
-    """A function that returns (NaN, joules since some fixed time, NaN): no power of its own, no clock of its own."""
+    """Return a function that returns (NaN, joules since some fixed time, NaN): no power reading and no sensor time."""
     busy_ticks = machine_ticks if scope == "machine" else process_ticks
     ticks_per_s = os.sysconf("SC_CLK_TCK")
 

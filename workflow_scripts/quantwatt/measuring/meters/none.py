@@ -1,4 +1,4 @@
-"""No meter: time and memory are measured, energy is left empty with the reason."""
+"""No meter: time and memory are measured; energy stays empty, with a reason."""
 
 from typing import Any
 

@@ -1,10 +1,9 @@
-"""NVIDIA GPUs, by NVML through nvidia-ml-py (module `pynvml`).
+"""Read NVIDIA GPUs with NVML through nvidia-ml-py (module `pynvml`).
 
-Energy is the board's counter (field 83, mJ since the driver was loaded), instant power (field 186, mW) stands
-beside it as a check; both with scope 0, the GPU. Older drivers have neither field: then the calls of the same
-meaning are used and recorded. nvmlDeviceGetPowerUsage is an average over 1 s on most boards since Ampere.
-Values are published about every 100 ms, so a window of less than 5 s is not resolved. Of several boards, energies and
-powers are summed.
+Energy is the board's counter (field 83, mJ since the driver was loaded). Instant power (field 186, mW) is read as a
+cross-check. Both have scope 0, the GPU. Where an older driver lacks a field, the NVML call of the same meaning is used
+and recorded; nvmlDeviceGetPowerUsage is an average over 1 s on most boards since Ampere. Values are published about
+every 100 ms, so a window of less than 5 s is too short. Energies and powers of several boards are summed.
 """
 
 import ctypes
@@ -20,8 +19,8 @@ from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 INTERVAL_MS = 10
 VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
 FIELDS = {"field 83, scope 0": 83, "field 186 (instant), scope 0": 186}
-COUNTERS = ("field 83, scope 0", "nvmlDeviceGetTotalEnergyConsumption")  # mJ, the best first
-POWERS = ("field 186 (instant), scope 0", "nvmlDeviceGetPowerUsage")  # mW, the best first
+COUNTERS = ("field 83, scope 0", "nvmlDeviceGetTotalEnergyConsumption")  # mJ, in order of preference
+POWERS = ("field 186 (instant), scope 0", "nvmlDeviceGetPowerUsage")  # mW, in order of preference
 
 
 class NvmlMeter(SampledMeter):
@@ -36,19 +35,19 @@ class NvmlMeter(SampledMeter):
         self._identities = [nvml_boards.identity(nvml, handle) for handle in handles]
 
     def provenance(self) -> dict[str, Any]:
-        """Driver, boards and their state at this moment; what the driver does not tell is None.
+        """Return driver, boards and their present state; a value that the driver does not report is None.
 
-        Each board stands under "devices". Of several, power limit, memory and throttled seconds are summed, the
-        temperature is the highest, the throttle reasons are any board's, and whatever else differs is None.
+        "devices" lists each board. For several boards, power limit, memory and throttled seconds are summed, the
+        temperature is the highest, the throttle reasons are the union, and any other value that differs is None.
         """
         boards = zip(self._identities, self._handles, strict=True)
         devices = [{**identity, **nvml_boards.state(self._nvml, handle)} for identity, handle in boards]
         return {**super().provenance(), **nvml_boards.together(devices), "driver": self._driver, "devices": devices}
 
     def processes(self) -> list[int] | None:
-        """Numbers of the processes that compute on the boards now; None where the driver does not tell, as on WSL 2."""
+        """Return the ids of the processes that compute on the boards; None if the driver lists none, as on WSL 2."""
         calls = (self._nvml.nvmlDeviceGetComputeRunningProcesses_v3, self._nvml.nvmlDeviceGetComputeRunningProcesses_v2)
-        for call in calls:  # the second for drivers before 510; each has its own layout
+        for call in calls:  # the second is for drivers before 510; the two have different layouts
             listed = [ask(self._nvml, call, board) for board in self._handles]
             if None not in listed and any(listed):
                 return [process.pid for board in listed for process in board]
@@ -56,14 +55,17 @@ class NvmlMeter(SampledMeter):
 
 
 def open_meter(settings: Metering, device: str | None = None, make_sampler: Callable[..., Any] = Sampler) -> NvmlMeter:
-    """A meter of the GPU, or GPUs, that this program may use.
+    """Open a meter of the GPU, or GPUs, that this program may use.
+
+    The GPU is, in this order: the one with the UUID `settings.gpu`; the GPU that torch uses, if `device` is "cuda"; the
+    first that CUDA_VISIBLE_DEVICES names, by index in NVML's order or by the beginning of a UUID; the first that SLURM
+    names; the only GPU. With `settings.gpus` "all", it is all of these GPUs, summed.
 
     Args:
-        settings: Metering, of which it reads `gpu`, a UUID; without it the GPU that torch uses (where `device` is
-            "cuda"), or else the first that CUDA_VISIBLE_DEVICES names, by index in NVML's order or the beginning of a
-            UUID, or else SLURM, or else the only GPU. `gpus`: "all" of them, summed. And interval_ms.
+        settings: Metering; its `gpu`, `gpus` and `interval_ms` are read.
+        device: "cuda", "cpu" or None, the device that computes.
     Raises:
-        MeterUnavailable: no driver, no GPU allocated, no permission, a MIG slice, or neither energy nor power is told.
+        MeterUnavailable: no driver, no GPU allocated, no permission, a MIG slice, or neither energy nor power reading.
     """
     nvml = _load()
     try:
@@ -80,7 +82,7 @@ def open_meter(settings: Metering, device: str | None = None, make_sampler: Call
         if counter is None and power is None:
             if nvml.NVML_ERROR_NO_PERMISSION in [_refusal(nvml, handle) for handle in handles]:
                 raise nvml.NVMLError(nvml.NVML_ERROR_NO_PERMISSION)
-            raise MeterUnavailable("this GPU's driver tells neither energy nor power: choose the meter none.")
+            raise MeterUnavailable("this GPU's driver reports neither energy nor power: choose the meter none.")
         uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
         arguments = {"uuids": uuids, "counter": counter, "power": power}
         sampler = make_sampler("nvml", arguments, (settings.interval_ms or INTERVAL_MS) / 1000)
@@ -91,11 +93,13 @@ def open_meter(settings: Metering, device: str | None = None, make_sampler: Call
                 f"NVML does not let this user read the GPU ({error}): ask for access to /dev/nvidia*, or for a job "
                 "that the GPU is allocated to."
             ) from error
-        raise MeterUnavailable(f"NVML cannot read the GPU ({error}): see whether nvidia-smi can.") from error
+        raise MeterUnavailable(f"NVML cannot read the GPU ({error}): check whether nvidia-smi can.") from error
 
 
 def reader(uuids: Sequence[str], counter: str | None, power: str | None) -> Callable[[], tuple[float, float, float]]:
-    """A function that returns (W, J, the sensor's own time in s), of all boards together; NaN where one does not tell.
+    """Return a function that returns (W, J, the sensor's timestamp in s), summed over boards; NaN if one has no value.
+
+    The timestamp is the mean over the boards.
 
     Args:
         uuids: the boards.
@@ -106,15 +110,15 @@ def reader(uuids: Sequence[str], counter: str | None, power: str | None) -> Call
     try:
         handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
     except nvml.NVMLError as error:
-        raise MeterUnavailable(f"NVML finds the GPU no more ({error}).") from error
+        raise MeterUnavailable(f"NVML no longer finds the GPU ({error}).") from error
     boards = [_board_reader(nvml, handle, power, counter, lost) for handle in handles]
 
     def read():
         try:
             milliwatts, millijoules, sensor_s = boards[0]()
             for read_board in boards[1:]:
-                told = read_board()
-                milliwatts, millijoules, sensor_s = milliwatts + told[0], millijoules + told[1], sensor_s + told[2]
+                board = read_board()
+                milliwatts, millijoules, sensor_s = milliwatts + board[0], millijoules + board[1], sensor_s + board[2]
         except nvml.NVMLError as error:
             raise MeterUnavailable(f"the driver lost the GPU in between ({error})") from error
         return milliwatts / 1000, millijoules / 1000, sensor_s / len(boards)
@@ -123,10 +127,10 @@ def reader(uuids: Sequence[str], counter: str | None, power: str | None) -> Call
 
 
 def _board_reader(nvml, handle, power=None, counter=None, fatal=()):
-    """A function that returns [mW, mJ, the sensor's own time in s] of one board; NaN where it does not tell.
+    """Return a function that returns [mW, mJ, the sensor's timestamp in s] of one board; NaN where it has no value.
 
-    Fields are read by one call into memory that is laid out here: pynvml's own function lays it out each time, which
-    costs more than the call. NVMLErrors with one of the codes `fatal` are raised.
+    One call reads all fields into memory that is laid out here once: pynvml's function lays it out for every call,
+    which costs more than the call. NVMLErrors with one of the codes `fatal` are raised.
     """
     names = (power, counter)
     calls = [
@@ -143,20 +147,20 @@ def _board_reader(nvml, handle, power=None, counter=None, fatal=()):
     count, address = ctypes.c_int(len(fields)), ctypes.byref(values)
 
     def read():
-        told = [math.nan, math.nan, math.nan]
+        values_read = [math.nan, math.nan, math.nan]
         for place, call in calls:
             answer = call()
-            told[place] = math.nan if answer is None else answer
+            values_read[place] = math.nan if answer is None else answer
         if get_fields is not None:
             refused = get_fields(handle, count, address)
             for place, value, union in fields:
                 code = refused or value.nvmlReturn
                 if code == nvml.NVML_SUCCESS:
-                    told[place] = getattr(union, VALUE_MEMBERS[value.valueType])
-                    told[2] = value.timestamp / 1e6 or math.nan
+                    values_read[place] = getattr(union, VALUE_MEMBERS[value.valueType])
+                    values_read[2] = value.timestamp / 1e6 or math.nan
                 elif code in fatal:
                     raise nvml.NVMLError(code)
-        return told
+        return values_read
 
     return read
 
@@ -166,7 +170,7 @@ def _all_tell(nvml, handles, name):
 
 
 def _refusal(nvml, handle):
-    """NVML's code for the power of a board that tells none."""
+    """Return NVML's error code for reading the power of a board; None if it can be read."""
     try:
         nvml.nvmlDeviceGetPowerUsage(handle)
     except nvml.NVMLError as error:
@@ -193,13 +197,13 @@ def _load():
         import pynvml as nvml
     except ImportError as error:
         raise MeterUnavailable("the meter nvml needs nvidia-ml-py: `pip install nvidia-ml-py`.") from error
-    except Exception as error:  # packages of the same name are for other Pythons
+    except Exception as error:  # another package of this name may be for other versions of Python
         raise MeterUnavailable(f"the module pynvml does not load ({type(error).__name__}): {REMEDY}.") from error
     missing = [name for name in NEEDED if not hasattr(nvml, name)]
     if missing:
         raise MeterUnavailable(
-            f"the module pynvml at {nvml.__file__} has no {missing[0]}: it is of another package or an old one, which "
-            f"stands in front of nvidia-ml-py: {REMEDY}."
+            f"the module pynvml at {nvml.__file__} has no {missing[0]}: it belongs to another or an old package, which "
+            f"hides nvidia-ml-py: {REMEDY}."
         )
     try:
         nvml.nvmlInit()

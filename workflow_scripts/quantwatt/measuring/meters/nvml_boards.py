@@ -1,4 +1,4 @@
-"""Which of the GPUs that NVML lists a program may use, and what each of them tells of itself."""
+"""Select the GPUs that this program may use from those that NVML lists, and read their identity and state."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 from quantwatt.measuring.meters import Metering, MeterUnavailable
 
-ALLOCATIONS = ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")  # the first that is set counts
+ALLOCATIONS = ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")  # the first variable that is set is used
 REASONS = {  # nvmlClocksEventReasons: why the clocks are lower than they could be
     0x1: "idle",
     0x2: "clocks set by the user",
@@ -23,36 +23,39 @@ REASONS = {  # nvmlClocksEventReasons: why the clocks are lower than they could 
 
 
 def allocated(nvml: Any, settings: Metering, device: str | None) -> list[Any]:
-    """Handles of the GPUs that this program may use, in its own order; arguments as for nvml.open_meter.
+    """Return the handles of the GPUs that this program may use, in the program's order.
 
+    Args:
+        settings, device: as for nvml.open_meter.
     Raises:
-        MeterUnavailable: there is none, or it cannot be told which of several are meant.
-        NVMLError: one of them may not be opened.
+        MeterUnavailable: there is no such GPU, or it is unclear which of several GPUs to read.
+        NVMLError: a GPU may not be opened.
     """
-    everyone = settings.gpus == "all"
+    use_all = settings.gpus == "all"
     boards = [_open(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
     if settings.gpu:
         return [_find(nvml, boards, settings.gpu, "gpu:")]
     if device == "cuda":
         import torch
 
-        n_used = torch.cuda.device_count() if everyone else 1  # the first, as everywhere here
+        n_used = torch.cuda.device_count() if use_all else 1  # torch computes on its first GPU
         uuids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(n_used)]
         names = [uuid if uuid.startswith("MIG-") else f"GPU-{uuid}" for uuid in uuids]
         return [_find(nvml, boards, name, "torch's") for name in names]
     source = next((name for name in ALLOCATIONS if name in os.environ), None)
     names = os.environ[source].split(",") if source else []
-    if source is None and len(boards) > 1 and not everyone:
+    if source is None and len(boards) > 1 and not use_all:
         raise MeterUnavailable(f"there are {len(boards)} GPUs: set CUDA_VISIBLE_DEVICES to the one to measure.")
     if source is None or (source.startswith("SLURM") and len(names) == len(boards)):
-        return [_opened(nvml, board) for board in boards]  # SLURM's own hide the others, and count from 0 here
+        # SLURM hides other jobs' GPUs from NVML, and NVML then counts this job's from 0.
+        return [_opened(nvml, board) for board in boards]
     if source == "CUDA_VISIBLE_DEVICES" and names[0].strip().isdecimal():
         _check_order(nvml, boards)
-    return [_find(nvml, boards, name.strip(), source) for name in (names if everyone else names[:1])]
+    return [_find(nvml, boards, name.strip(), source) for name in (names if use_all else names[:1])]
 
 
 def _open(nvml, index):
-    """A handle; or NVML's error for a board of someone else, to be raised where it is asked for."""
+    """Return a handle; or NVML's error for a board of another user, which `_opened` raises if the board is needed."""
     try:
         return nvml.nvmlDeviceGetHandleByIndex(index)
     except nvml.NVMLError as error:
@@ -66,7 +69,7 @@ def _opened(nvml, board):
 
 
 def _find(nvml, boards, name, source):
-    """The board of an index in NVML's order, or of a UUID or its beginning."""
+    """Return the board with an index in NVML's order, a UUID, or the beginning of a UUID."""
     if name.startswith("MIG"):
         raise MeterUnavailable("a MIG slice has no power reading: use a whole GPU.")
     if name.isdecimal() and int(name) < len(boards):
@@ -76,8 +79,8 @@ def _find(nvml, boards, name, source):
     if len(matching) != 1:
         if any((ask(nvml, nvml.nvmlDeviceGetMigMode, handle) or [0])[0] for handle in handles):
             raise MeterUnavailable(
-                f"{source} {name!r} is no whole GPU, and there is one in MIG mode, whose slices have no power reading: "
-                "use a whole GPU."
+                f"{source} {name!r} is not a whole GPU, and there is a GPU in MIG mode, whose slices have no power "
+                "reading: use a whole GPU."
             )
         raise MeterUnavailable(
             f"no GPU is allocated: {source} {name!r} names none of the {len(boards)} that NVML sees."
@@ -86,7 +89,7 @@ def _find(nvml, boards, name, source):
 
 
 def _check_order(nvml, boards):
-    """CUDA numbers unlike boards by their speed, NVML by their slot: a number then means one here and another there."""
+    """Refuse GPU numbers that CUDA and NVML count differently: among unlike boards, CUDA by speed, NVML by slot."""
     handles = [board for board in boards if not isinstance(board, nvml.NVMLError)]
     unlike = len({nvml.nvmlDeviceGetName(handle) for handle in handles}) > 1
     if unlike and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
@@ -103,40 +106,42 @@ def identity(nvml: Any, handle: Any) -> dict[str, Any]:
 
 
 def state(nvml: Any, handle: Any) -> dict[str, Any]:
-    tell = partial(ask, nvml)
-    limit_mw = tell(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    pstate = tell(nvml.nvmlDeviceGetPerformanceState, handle)
-    persistence = tell(nvml.nvmlDeviceGetPersistenceMode, handle)
-    reasons = tell(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    query = partial(ask, nvml)
+    limit_mw = query(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    pstate = query(nvml.nvmlDeviceGetPerformanceState, handle)
+    persistence = query(nvml.nvmlDeviceGetPersistenceMode, handle)
+    reasons = query(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     if reasons is None:  # before driver 535
-        reasons = tell(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
-    memory = tell(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2) or tell(
+        reasons = query(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    memory = query(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2) or query(
         nvml.nvmlDeviceGetMemoryInfo, handle
     )
     policies = (("power", nvml.NVML_PERF_POLICY_POWER), ("thermal", nvml.NVML_PERF_POLICY_THERMAL))
-    held = {cause: tell(nvml.nvmlDeviceGetViolationStatus, handle, policy) for cause, policy in policies}
+    violations = {cause: query(nvml.nvmlDeviceGetViolationStatus, handle, policy) for cause, policy in policies}
     return {
         "power_limit_w": None if limit_mw is None else limit_mw / 1000,
-        "temperature_c": tell(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
-        "sm_clock_mhz": tell(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": tell(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+        "temperature_c": query(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+        "sm_clock_mhz": query(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": query(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
         "pstate": None if pstate is None or pstate == nvml.NVML_PSTATE_UNKNOWN else f"P{pstate}",
         "persistence": None if persistence is None else bool(persistence),
         "throttle_reasons": None if reasons is None else throttle_words(reasons),
-        # Seconds, since the driver was loaded, for which the clocks were held down.
-        "throttled_s": None if None in held.values() else {cause: h.violationTime / 1e9 for cause, h in held.items()},
+        # Seconds of throttled clocks since the driver was loaded.
+        "throttled_s": None
+        if None in violations.values()
+        else {cause: violation.violationTime / 1e9 for cause, violation in violations.items()},
         "driver_memory_mb": None if memory is None else memory.used / 1e6,  # of all programs on the board
     }
 
 
 def throttle_words(reasons: int) -> list[str]:
-    """NVML's bits in words, lowest first; a bit of a newer driver keeps its number."""
+    """Name the bits of NVML's mask, lowest first; an unknown bit (of a newer driver) keeps its number."""
     bits = [1 << place for place in range(reasons.bit_length()) if reasons >> place & 1]
     return [REASONS.get(bit, f"reason {bit:#x}") for bit in bits]
 
 
 def together(devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One description of several boards, as `NvmlMeter.provenance` says."""
+    """Merge the descriptions of several boards, as `NvmlMeter.provenance` documents."""
     if len(devices) == 1:
         return dict(devices[0])
     columns = {key: [device[key] for device in devices] for key in devices[0]}
@@ -160,7 +165,7 @@ def together(devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def ask(nvml: Any, call: Callable[..., Any], *arguments: Any, fatal: Collection[int] = ()) -> Any:
-    """What `call` returns, or None where NVML refuses; but its refusals with one of the codes `fatal` are raised."""
+    """Return the result of `call`, or None on an NVMLError; errors with one of the codes `fatal` are raised."""
     try:
         return call(*arguments)
     except nvml.NVMLError as error:

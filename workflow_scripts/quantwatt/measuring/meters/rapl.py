@@ -1,7 +1,7 @@
-"""CPU packages and memory, by RAPL's energy counters under /sys/class/powercap (Intel; AMD since Linux 5.8).
+"""Read CPU packages and memory from RAPL's energy counters under /sys/class/powercap (Intel; AMD since Linux 5.8).
 
-Summed: every domain named package-N, and dram; or one of the two kinds alone. Left out: core and uncore, which are
-part of their package, psys, which contains all of them, and the intel-rapl-mmio copy of the same packages.
+The meter sums all domains named package-N and dram, or only one of the two kinds. It leaves out core and uncore (parts
+of their package), psys (contains all the others), and intel-rapl-mmio (the same packages again).
 """
 
 import math
@@ -16,7 +16,7 @@ from quantwatt.measuring.meters.trace import STILL_S
 
 POWERCAP = "/sys/class/powercap"
 KINDS = {"all": ("package", "dram"), "package": ("package",), "dram": ("dram",)}  # beginnings of a domain's name
-INTERVAL_MS = 100  # or more: each sample costs CPU time, and a counter that wraps after minutes loses none
+INTERVAL_MS = 100  # shortest interval: each sample costs CPU time, and the counters wrap only after minutes
 
 
 class RaplMeter(SampledMeter):
@@ -37,11 +37,11 @@ def open_meter(
     make_sampler: Callable[..., Any] = Sampler,
     base: str | Path = POWERCAP,
 ) -> RaplMeter:
-    """A meter of all packages and their memory.
+    """Open a meter of all packages and their memory.
 
     Args:
-        settings: Metering, of which it reads `domains`, one of KINDS, and interval_ms.
-        device: it reads packages whatever computes.
+        settings: Metering; its `domains` (one of KINDS) and interval_ms are read.
+        device: not used; the packages are read on every device.
         base: the powercap folder, for tests.
     Raises:
         MeterUnavailable: there is no such domain, or a counter cannot be read without root.
@@ -64,7 +64,7 @@ def open_meter(
 
 
 def find_domains(base: str | Path = POWERCAP, names: tuple[str, ...] = KINDS["all"]) -> list[tuple[str, str, int]]:
-    """[(label, path of energy_uj, max_energy_range_uj)] of the domains to sum, whose names begin with `names`."""
+    """Return [(label, path of energy_uj, max_energy_range_uj)] of the domains whose names begin with one of `names`."""
     domains = []
     for folder in sorted(Path(base).glob("intel-rapl:*")):
         label = _read(folder / "name")
@@ -75,10 +75,10 @@ def find_domains(base: str | Path = POWERCAP, names: tuple[str, ...] = KINDS["al
 
 
 def reader(domains: Sequence[Sequence[Any]]) -> Callable[[], tuple[float, float, float]]:
-    """A function that returns (NaN, joules of all `domains` since this call, NaN), with their wraps undone.
+    """Return a function that returns (NaN, joules of all `domains` since this call, NaN), corrected for wraps.
 
-    A domain that stands still raises MeterUnavailable, because the others' joules would hide it in the sum; Linux lists
-    none whose counter never moves.
+    The function raises MeterUnavailable if the counter of a domain stops: in the sum, the other domains' joules would
+    hide the fault. Linux does not list domains whose counter never moves.
 
     Args:
         domains: [[path of energy_uj, max_energy_range_uj]].
@@ -108,7 +108,7 @@ def _read(path):
     except PermissionError as error:
         raise MeterUnavailable(
             f"{path} is not readable by this user: allow it with `sudo chmod a+r {path}` "
-            "(and for every other energy_uj beside it; until the next boot)."
+            "(and for the energy_uj files of the other domains; this lasts until the next boot)."
         ) from error
     except OSError as error:
         raise MeterUnavailable(f"{path} cannot be read ({error.strerror}): choose another meter.") from error

@@ -1,8 +1,8 @@
-"""Read a meter at a fixed interval, in a process of its own: the measured program cannot hold up a reading.
+"""Read a meter at a fixed interval in a separate process, so that the measured program cannot delay a reading.
 
-The process waits on its input and answers two words, `start` and `stop`, each with a line of JSON and the samples as
-8-byte floats. It ends with the program that started it. Both read the machine's monotonic clock. A process that died,
-hangs or lost its sensor costs the window it was in; the next `start` begins another.
+The process reads two commands from its input, `start` and `stop`, and answers each with a line of JSON and the samples
+as 8-byte floats. It ends with the program that started it. Both processes use the machine's monotonic clock. If the
+process dies, hangs or loses its sensor, the current window is lost; the next `start` begins a new process.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from quantwatt.measuring.meters.trace import Trace, empty_trace, trace_of
 
 BEGIN_DEADLINE_S = 60  # the process starts its interpreter and the sensor's library
 DEADLINE_S = 5
-COLUMNS = 4  # of a sample: time in s, watts, counter in J, the sensor's own time in s
+COLUMNS = 4  # of a sample: time in s, watts, counter in J, the sensor's timestamp in s
 
 
 class Sampling:
-    """Samples of `read() -> (watts, counter in J, the sensor's own time in s)`, each at the middle of its call.
+    """Samples of `read() -> (watts, counter in J, the sensor's timestamp in s)`, each timed at the middle of its call.
 
-    NaN stands for what was not read. A sensor that is gone raises MeterUnavailable: all three are NaN then, and `fault`
-    says so.
+    A value that was not read is NaN. If `read` raises MeterUnavailable (the sensor is lost), all three values are NaN
+    and `fault` says why.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Sampler:
         self._process = self._begin()
 
     def start(self) -> None:
-        """Returns when the first sample is taken.
+        """Start sampling, and return after the first sample.
 
         Raises:
             MeterUnavailable: the process cannot be started, or cannot read the sensor.
@@ -79,18 +79,18 @@ class Sampler:
         self._ask(b"start", BEGIN_DEADLINE_S)
 
     def stop(self) -> dict[str, Any]:
-        """The arguments of `trace_of` but `source`; the last sample is taken now.
+        """Take the last sample and return the arguments of `trace_of`, except `source`.
 
         Raises:
             MeterUnavailable: the process died or does not answer, and the samples are lost.
         """
         answer, samples = self._ask(b"stop", DEADLINE_S)
         if answer["fault"]:
-            self.close()  # what the sensor's library remembers of it goes too
+            self.close()  # a new process also resets the state of the sensor's library
         return {**answer, "samples": samples}
 
     def close(self) -> None:
-        if self._process.stdout.closed:  # before now, and left behind if it could not be ended
+        if self._process.stdout.closed:  # closed before; a process that could not be killed is left running
             return
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -111,7 +111,7 @@ class Sampler:
         )
 
     def _ask(self, word, deadline_s):
-        with contextlib.suppress(OSError, ValueError):  # dead: the answer is empty
+        with contextlib.suppress(OSError, ValueError):  # the process is dead: the answer is empty
             self._process.stdin.write(word + b"\n")
         answer = self._receive(deadline_s)
         if answer is None:
@@ -130,7 +130,7 @@ class Sampler:
         return json.loads(head)["answer"], np.frombuffer(tail).reshape(-1, COLUMNS)
 
     def _receive(self, deadline_s):
-        """The bytes of one answer; none from a process that ended, None from one silent for `deadline_s`."""
+        """Return the bytes of one answer; b"" if the process ended, None if it was silent for `deadline_s`."""
         received, size, ready = bytearray(), None, select.poll()
         ready.register(self._process.stdout, select.POLLIN)
         while size is None or len(received) < size:
@@ -147,7 +147,7 @@ class Sampler:
 
     def _kill(self):
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # inside a driver's call it cannot die
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a process inside a driver's call cannot be killed
             self._process.wait(1)
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -155,7 +155,7 @@ class Sampler:
 
 
 class SampledMeter(Meter):
-    """A meter over a sampler; a subclass gives `name` and `provenance`. What goes wrong is the trace's fault."""
+    """A meter over a sampler; a subclass gives `name` and `provenance`. Errors become the trace's `fault`."""
 
     def __init__(self, sampler: Any, source: str):
         self._sampler, self._source, self._fault = sampler, source, None
@@ -185,10 +185,10 @@ class SampledMeter(Meter):
 
 
 def serve(read: Callable[[], tuple[float, float, float]], interval_s: float, commands: Any, answers: Any) -> None:
-    """Answer `start` and `stop` lines until the input ends or the sensor is gone.
+    """Answer `start` and `stop` lines until the input ends or the sensor is lost.
 
     Args:
-        commands, answers: unbuffered binary files; `commands` for select().
+        commands, answers: unbuffered binary files; `commands` must work with select().
     """
     inputs, nothing, clock = [commands], [], time.perf_counter
     while commands.readline().strip() == b"start":
@@ -208,7 +208,7 @@ def serve(read: Callable[[], tuple[float, float, float]], interval_s: float, com
         if commands.readline().strip() != b"stop":
             return
         sampling.take()
-        n_late += max(0, int((sampling.values[-COLUMNS] - due) / interval_s))  # due before `stop` came, never read
+        n_late += max(0, int((sampling.values[-COLUMNS] - due) / interval_s))  # due before `stop`, never read
         late_ms = np.percentile(late_s, [50, 99]) * 1000 if late_s else [None, None]
         cost = {"cpu_s": time.process_time() - cpu_s, "wall_s": clock() - begin_s,
                 "late_p50_ms": late_ms[0], "late_p99_ms": late_ms[1]}  # fmt: skip
@@ -224,18 +224,18 @@ def _answer(answers, answer, samples=b""):
 
 
 def come_first() -> None:
-    """Let this process go before others where the user may: a busy machine then costs no reading."""
+    """Raise this process's scheduling priority where the user may, so that a busy machine misses no reading."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -5)
-    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has sched_setscheduler
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
 
 
 if __name__ == "__main__":
     name, arguments, interval = sys.argv[1:]
     reader = registry.load("meters", name).reader(**json.loads(arguments))
-    gc.disable()  # nothing here makes a cycle
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the program that asks, and its end this one
+    gc.disable()  # no code here makes reference cycles
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the measuring program, and this process ends with it
     come_first()
     with open(0, "rb", buffering=0) as commands, open(1, "wb", buffering=0) as answers:
         serve(reader, float(interval), commands, answers)

@@ -1,6 +1,6 @@
-"""What a meter read between two moments, and the energy in it.
+"""The readings of a meter in one window, and their energy.
 
-A reading that failed is NaN, never 0: a trace without a trustworthy energy has `energy_j` None and says why.
+A reading that failed is NaN, never 0. If the energy cannot be trusted, `energy_j` is None and `fault` says why.
 """
 
 from collections.abc import Mapping
@@ -9,34 +9,34 @@ from typing import Any
 
 import numpy as np
 
-STEP_W = 20_000  # no machine draws more: a counter that rose faster was reset, and the reset taken for a wrap
-PUBLISHED_S = 0.1  # a GPU's counter moves this often: one step may hold so much more time than lies between readings
-STILL_S = 1.0  # a counter that is the only reading moves at least this often, however idle the machine
-MISSED_SHARE = 0.05  # as far as counter and integral may differ: what was not read may have been of any power
-GAP_S = 0.5  # a held reading stands for no longer; sensors publish every 100 ms or less
+STEP_W = 20_000  # no machine draws more: a counter that rose faster was reset, and the reset was taken for a wrap
+PUBLISHED_S = 0.1  # a GPU updates its counter this often: a step may cover this much more time than two readings span
+STILL_S = 1.0  # where the counter is the only reading, it moves at least this often, also on an idle machine
+MISSED_SHARE = 0.05  # largest share of missed power readings; the difference of counter and integral may be as large
+GAP_S = 0.5  # longest time for which a reading is held; sensors publish every 100 ms or less
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The samples from start to stop; the first and the last sample lie on those edges."""
+    """The samples from start to stop; the first sample is at the start, the last at the stop."""
 
     timestamps_s: np.ndarray  # [n] seconds of time.perf_counter, the middle of each reading
-    watts: np.ndarray  # [n] each holds until the next sample; NaN where the reading failed
-    counter_j: np.ndarray | None  # [n] the energy counter's readings, NaN where one failed; None without a counter
-    sensor_s: np.ndarray  # [n] the sensor's own time of each reading, on its own clock; NaN where it tells none
+    watts: np.ndarray  # [n] each value is held until the next sample; NaN where the reading failed
+    counter_j: np.ndarray | None  # [n] readings of the energy counter, NaN where a reading failed; None: no counter
+    sensor_s: np.ndarray  # [n] the sensor's timestamp of each reading, on the sensor's clock; NaN where it has none
     energy_j: float | None  # counter at the end minus at the start; without a counter, the integral of the watts
-    source: str  # what was read, field and scope or files
-    n_missed: int  # readings that failed or came an interval or more too late
+    source: str  # what was read: field and scope, or files
+    n_missed: int  # readings that failed or were an interval or more late
     n_zero: int  # power readings of exactly 0 W
     fault: str | None = None  # why energy_j is None
-    watts_from_counter: bool = False  # the watts are the counter's slope, so their integral checks nothing
+    watts_from_counter: bool = False  # the watts are the counter's slope, so their integral is no cross-check
     sampler: Mapping[str, Any] | None = (
-        None  # its cost: "cpu_s" in "wall_s", and how late it read: "late_p50_ms", "late_p99_ms"
+        None  # cost of the sampler: "cpu_s" in "wall_s"; delay of its readings: "late_p50_ms", "late_p99_ms"
     )
-    beside: dict | None = None  # joules of other devices from start to stop, by name; None where one was not read
+    beside: dict | None = None  # {device: joules} of secondary meters from start to stop; a value not read is None
 
     def energy_between(self, start_s: float, stop_s: float) -> float | None:
-        """Joules of a part of the trace, the counter interpolated between its readings; None where `energy_j` is.
+        """Joules of a part of the trace, with the counter interpolated; None if `energy_j` is None.
 
         Args:
             start_s, stop_s: seconds of time.perf_counter, inside the trace.
@@ -51,14 +51,14 @@ class Trace:
 
 
 def hold_integral_j(timestamps_s: np.ndarray, watts: np.ndarray, start_s: float, stop_s: float) -> float | None:
-    """Joules from `start_s` to `stop_s`, each value held until the next sample, the first back to `start_s`.
+    """Integrate watts from `start_s` to `stop_s`: each value is held until the next sample, the first from `start_s`.
 
-    Equal neighbours count like any others, and a failed reading (NaN) leaves the value before it in force.
+    Repeated values are used like all others. At a failed reading (NaN), the previous value is held.
 
     Args:
-        timestamps_s, watts: [n], times rising.
+        timestamps_s, watts: [n], in order of time.
     Returns:
-        float, or None where no reading succeeded.
+        Joules, or None where no reading succeeded.
     """
     timestamps_s, watts = np.asarray(timestamps_s, np.float64), np.asarray(watts, np.float64)
     read = ~np.isnan(watts)
@@ -69,7 +69,7 @@ def hold_integral_j(timestamps_s: np.ndarray, watts: np.ndarray, start_s: float,
 
 
 def empty_trace(source: str, fault: str | None) -> Trace:
-    """The Trace of a window of which nothing is known, and why."""
+    """Return a Trace without samples; `fault` says why there are none."""
     none = np.empty(0)
     return Trace(none, none, None, none, None, source, 0, 0, fault)
 
@@ -77,13 +77,14 @@ def empty_trace(source: str, fault: str | None) -> Trace:
 def trace_of(
     samples: np.ndarray, n_late: int, source: str, sampler: Mapping[str, Any] | None = None, fault: str | None = None
 ) -> Trace:
-    """The Trace of samples, first and last on the edges; readings that `fault_of` finds broken give no energy.
+    """Build the Trace of samples; it has no energy where `fault_of` finds a fault.
 
     Args:
-        samples: [n] of (time in s, watts, counter in J, the sensor's own time in s), None or NaN for what was not read;
-            without the last where the sensor tells no time.
-        sampler: its cost, as in Trace.
-        fault: why the sampler itself gives no energy.
+        samples: [n] of (time in s, watts, counter in J, the sensor's timestamp in s), the first at the start and the
+            last at the stop. None or NaN: not read. A sensor without timestamps leaves out the fourth value.
+        n_late: readings that are not in `samples`, because they were an interval or more late.
+        sampler: cost of the sampler, as in Trace.
+        fault: why the sampler gives no energy, or None.
     """
     columns = np.array(list(samples), np.float64).T  # [3 or 4, n]
     times, watts, counter = columns[:3]
@@ -115,13 +116,14 @@ def trace_of(
 
 
 def fault_of(times: np.ndarray, watts: np.ndarray, counter: np.ndarray, n_late: int) -> str | None:
-    """Why these readings give no joules, or None.
+    """Return why these readings give no energy, or None.
 
-    A counter that is read beside the power may stand still for a while here: whoever has both compares them.
+    A counter that stands still for a while is a fault only if it is the only reading. If power is read too,
+    `protocol.crosscheck` compares the two.
 
     Args:
         times, watts, counter: [n], NaN where a reading failed, as in Trace.
-        n_late: readings that came an interval or more too late, and are not among the n.
+        n_late: readings that were an interval or more late, and are not among the n.
     """
     if not np.isnan(counter).all():
         return _fault_of_counter(times, counter, alone=np.isnan(watts).all())

@@ -100,8 +100,8 @@ class Classifier(Extractor):
         import torch
 
         with torch.no_grad():
-            found = [self.head(part.to(self.device)).argmax(-1) for part in torch.from_numpy(features).split(4096)]
-        return torch.cat(found).cpu().numpy()
+            seen = [self.head(part.to(self.device)).argmax(-1) for part in torch.from_numpy(features).split(4096)]
+        return torch.cat(seen).cpu().numpy()
 
     def _resize(self, pixels):  # uint8 [h, w, 3] -> [size, size, 3]
         from PIL import Image

@@ -102,18 +102,18 @@ class Clip(Extractor):
         """Features [n, d] float32 of texts; those that are too long for the model are cut, counted and told."""
         import torch
 
-        found, self.cut = [], 0
+        features, self.cut = [], 0
         with torch.no_grad():
             for i in range(0, len(prompts), self.batch):
                 tokens = self.tokenizer(prompts[i : i + self.batch])
                 length = tokens.shape[1]
                 longer = self.tokenizer(prompts[i : i + self.batch], context_length=length + 1)
                 self.cut += int((longer[:, :length] != tokens).any(dim=1).sum())  # the end of the text moves on
-                found.append(self.model.encode_text(tokens.to(self.device)).float().cpu().numpy())
+                features.append(self.model.encode_text(tokens.to(self.device)).float().cpu().numpy())
         if self.cut:
             print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens, and the judge reads no more.",
                   file=sys.stderr)  # fmt: skip
-        return np.concatenate(found)
+        return np.concatenate(features)
 
     def _embed(self, images):  # float [b, 3, h, w] in [0, 255], on the device
         import torch
@@ -131,8 +131,8 @@ def _weights_file(open_clip, name, pretrained):
         return _local_weights(identifier)
     if schema == "hf-hub":
         return open_clip.pretrained.download_pretrained_from_hf(identifier)
-    found = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
-    if not found:
+    config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
+    if not config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none, the model is unknown"
         raise ValueError(f"'pretrained' is {pretrained!r}, and its weights are: {tags}")
-    return open_clip.download_pretrained(found)
+    return open_clip.download_pretrained(config)
