@@ -52,9 +52,9 @@ def test_readme_leads_from_every_stage_to_what_there_is():
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
-def test_a_room_says_what_enters_what_leaves_and_what_to_read_first(room):
+def test_a_room_says_its_input_its_output_and_what_to_read_first(room):
     words = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
-    assert all(word in words for word in ("Enters", "Leaves", "Read first"))
+    assert all(word in words for word in ("Input:", "Output:", "Read first:"))
     for name in re.findall(r"\b([a-z_/]+\.py)\b", words.partition("Read first")[2]):
         assert (room / name).exists()
     assert re.search(rf"`?{room.name}", (ROOT / "README.md").read_text())
