@@ -1,4 +1,4 @@
-"""Class accuracy: the metric, the classifiers that it rests on, and the prompts that are taken again."""
+"""Class accuracy: the metric, its classifiers, and prompts that repeat."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before torchvision
 

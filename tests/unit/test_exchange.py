@@ -1,4 +1,4 @@
-"""Layers written for other libraries, and what comes back from them."""
+"""Layers exported for external solvers, and the results that are read back."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Extractors, with small random models through the real code of open_clip and clean-fid."""
+"""Extractors, run on small random models through the code of open_clip and clean-fid."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  open_clip imports torchvision
 

@@ -1,4 +1,4 @@
-"""Image sets made in parts: the same images as in one job, and a part that fails or is lost is made again alone."""
+"""Image sets in parts: the same images as from one job, and only a failed or lost part is generated again."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before diffusers
 

@@ -1,4 +1,4 @@
-"""A grid of thousands of cells: Linux ends an argument at 131,072 bytes, which is 1,800 of them."""
+"""A grid of thousands of cells: Linux limits an argument to 131,072 bytes, about 1,800 cells."""
 
 import json
 import os

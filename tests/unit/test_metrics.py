@@ -1,4 +1,4 @@
-"""Metrics against results that do not come from the code under test."""
+"""Metrics against results from other code."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Mixed allocations: what programs ask, what the sweep tries, what stays in 16 bit, and what a budget costs."""
+"""Mixed allocations: constraints of programs, settings of the sweep, layers kept in 16 bit, and costs of budgets."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Real pictures as people have them: each as clean-fid reads it, or named with its file."""
+"""Real photographs: each is read as clean-fid reads it, or refused with its file name."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before clean-fid imports torchvision
 

@@ -1,4 +1,4 @@
-"""The scoring script: statuses, what stands beside a figure, and refused mixtures."""
+"""The scoring script: statuses, the entries written with a score, and refused combinations of inputs."""
 
 import subprocess
 import sys

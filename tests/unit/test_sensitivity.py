@@ -1,4 +1,4 @@
-"""Layers tried alone: the scores by hand, whichever job tries a layer, and only what an interrupted job still lacks."""
+"""Layers tried alone: scores against a hand calculation, in any job, and an interrupted job that resumes."""
 
 import json
 
