@@ -92,7 +92,7 @@ def write_part(folder, part, seed=0, **fields):
 
 
 def test_a_part_alone_is_made_again(tmp_path):
-    """What vouches for the set goes with the part; images of other parts stay."""
+    """The set's manifest is removed with the part; images of other parts stay."""
     for part in (range(0, 4), range(4, 8), range(8, 10)):
         write_part(tmp_path, part, provenance={})
     gather_images.gather(tmp_path, [0, 4, 8])

@@ -279,7 +279,7 @@ def test_a_manifest_that_lists_a_file_outside_its_folder_is_refused(tmp_path, na
     for read in (images.image_files, predictions.read):
         with pytest.raises(DataError, match="which is not in its folder; delete"):
             read(path)
-    with pytest.raises(DataError, match="vouches for no features"):
+    with pytest.raises(DataError, match="lists no features"):
         feature_files.read_features(path)  # of any name but their own
 
 

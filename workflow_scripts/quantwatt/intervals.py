@@ -1,7 +1,8 @@
-"""Confidence intervals: the only place that draws one.
+"""Confidence intervals; no other module computes any.
 
-Many observations (images) are resampled and the percentiles taken. Of a handful (blocks, processes) the percentiles
-promise too much, 90 % for eight values and 75 % for three: there, Student's t is used.
+For many observations (images) a percentile bootstrap is used. For a few observations (energy blocks, processes)
+percentile intervals are too narrow, with a coverage of 90 % for eight values and 75 % for three: there, Student's t is
+used.
 """
 
 import math
@@ -11,7 +12,7 @@ from scipy.special import stdtrit
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-COUNTS = 2**22  # of how often each value is drawn, held at once
+COUNTS = 2**22  # bootstrap counts (how often each value is drawn) that are in memory at once
 
 
 def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
@@ -33,7 +34,7 @@ def student_mean(values):
     """Mean of a few observations with its interval by Student's t.
 
     Args:
-        values: [n] independent observations (blocks, fresh processes).
+        values: [n] independent observations (energy blocks, fresh processes).
     Returns:
         (mean, low, high); the bounds are NaN for fewer than two values.
     """
@@ -46,16 +47,17 @@ def student_mean(values):
 
 
 def nested_mean(groups, statistic=np.mean):
-    """Mean over processes of a statistic of each, its interval on the logarithmic scale.
+    """Mean over processes of a statistic per process, with its interval on the logarithmic scale.
 
-    The processes are the units: the spread between them holds that of the blocks inside each, so that drawing blocks
-    again inside drawn processes would count it twice (a hierarchical bootstrap of four equal processes covers 100 %).
+    The processes are the independent units. The variance between processes already includes the variance of the blocks
+    within a process; resampling blocks within resampled processes would count it twice (a hierarchical bootstrap of
+    four equal processes covers 100 %).
 
     Args:
         groups: list of [n] positive observations, one array per fresh process; n may differ.
-        statistic: np.mean or np.median, of one process's observations.
+        statistic: np.mean or np.median, applied to one process's observations.
     Returns:
-        (mean, low, high), the bounds as those of `nested_ratio`.
+        (mean, low, high); for the bounds see `nested_ratio`.
     """
     values = np.array([statistic(group) for group in groups])
     half = _half(np.log(values), [(groups[0], statistic)])
@@ -64,16 +66,17 @@ def nested_mean(groups, statistic=np.mean):
 
 
 def nested_ratio(groups, baseline, statistic=np.mean):
-    """Ratio of two configurations that took turns, on the logarithmic scale.
+    """Ratio of two configurations that were measured alternately, on the logarithmic scale.
 
-    Process i of one ran beside process i of the other: Student's t over the logarithms of the pairs' ratios, in which
-    what drifts from pair to pair cancels. One pair alone has the spread of its observations, drawn with replacement.
+    Process i of one configuration ran next to process i of the other. The interval is Student's t over the logarithms
+    of the pairs' ratios, in which drift from pair to pair cancels. For a single pair it is a bootstrap of the pair's
+    observations.
 
     Args:
         groups, baseline: lists of equal length of [n] positive observations, one array per fresh process.
-        statistic: np.mean or np.median, of one process's observations.
+        statistic: np.mean or np.median, applied to one process's observations.
     Returns:
-        (ratio, low, high); the bounds are NaN where a lone process has nothing to be drawn from.
+        (ratio, low, high); the bounds are NaN for a single process with fewer than two observations.
     """
     logs = np.array([math.log(statistic(m) / statistic(o)) for m, o in zip(groups, baseline, strict=True)])
     half = _half(logs, [(groups[0], statistic), (baseline[0], statistic)])
@@ -85,7 +88,7 @@ def _half(logs, alone):
     """Half the width of the interval of the mean of `logs`, one per process.
 
     Args:
-        alone: [(observations, statistic)] of the first process, which count where there is no other.
+        alone: [(observations, statistic)] of the first process, used where there is only one process.
     """
     if len(logs) > 1:
         mean, _, high = student_mean(logs)
@@ -97,18 +100,18 @@ def _half(logs, alone):
     for observations, statistic in alone:
         observations = np.asarray(observations, dtype=np.float64)
         draws = rng.integers(len(observations), size=(RESAMPLES, len(observations)))
-        variance += np.log(statistic(observations[draws], axis=1)).var() * n / (n - 1)  # draws spread too little
+        variance += np.log(statistic(observations[draws], axis=1)).var() * n / (n - 1)  # corrects its bias
     return _student(n - 1) * math.sqrt(variance)
 
 
 def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, seed=0):
-    """Percentile bootstrap of a function of ratios of sums, such as nats per token of windows that differ in tokens.
+    """Percentile bootstrap of a function of ratios of sums, such as nats per token over windows of different lengths.
 
     Args:
         numerators: [n, k] of independent observations (sentences, windows); denominators: [n].
         value_of: function of ratios [..., k] that returns values [...].
     Returns:
-        (value, low, high), as `bootstrap_mean`.
+        (value, low, high), as `bootstrap_mean` returns.
     """
     values = np.column_stack([numerators, denominators]).astype(np.float64)  # [n, k + 1]
 
@@ -123,8 +126,8 @@ def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, se
 def bootstrap_statistic(statistic, n, resamples, seed=0):
     """Interval of a statistic of a whole sample, such as a Frechet distance.
 
-    A resample repeats images, which shifts a distance between distributions upwards; the interval is therefore
-    the spread of the resamples about their own mean, laid about the estimate.
+    A resample repeats images, which biases a distance between distributions upwards. The percentiles of the resamples
+    are therefore centred: their deviations from the resamples' mean are added to the estimate.
 
     Args:
         statistic: function of an index array [n] into the sample, returning a float.

@@ -1,7 +1,7 @@
-"""Plugins by name, and the schemas of their settings: `formats/nf4` is the format `nf4`.
+"""Load plugins by name, and the schemas of their settings: `formats/nf4` is the format `nf4`.
 
-A plugin is imported when it is asked for, so that a job depends only on the plugins it uses, and editing one solver
-invalidates nothing of another.
+A plugin is imported on demand, so that a job depends only on the plugins that it uses: editing one solver does not
+rerun jobs of another.
 """
 
 import functools
@@ -12,7 +12,7 @@ from quantwatt.artifacts.manifest import PROJECT
 
 SCHEMAS = PROJECT / "resources" / "schemas"
 
-PACKAGES = {  # of each kind of plugin, relative to quantwatt
+PACKAGES = {  # {kind of plugin: its package, relative to quantwatt}
     "allocations": "allocate.allocations",
     "exports": "inference.exports",
     "extractors": "score.extractors",
@@ -29,7 +29,7 @@ PACKAGES = {  # of each kind of plugin, relative to quantwatt
 
 
 def module_name(kind, name):
-    """The dotted name of a plugin's module; a dash in its name stands for an underscore in the file's."""
+    """The dotted name of a plugin's module; a dash in the plugin's name is an underscore in the file's name."""
     return f"quantwatt.{PACKAGES[kind]}.{name.replace('-', '_')}"
 
 

@@ -1,6 +1,6 @@
-"""The files of a quantized checkpoint: safetensors at the format's size, and a manifest that vouches for them.
+"""Write the files of a quantized checkpoint: packed weights in safetensors, and their manifest.
 
-How they are loaded and computed with is `quantwatt.inference.checkpoint`'s, and no affair of quantizing.
+`quantwatt.inference.checkpoint` loads them and computes with them; quantizing does not depend on it.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def save(
         denoiser: module whose quantized layers have been replaced.
         states, reports: as `quantwatt.quantize.sequential.quantize` returns.
         details: further entries of the manifest.
-        shard_bytes: size from which on the weights are several files.
+        shard_bytes: largest size of a file, in bytes; larger weights become several files.
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
@@ -45,7 +45,7 @@ def save(
 
 
 def _stored_once(state):
-    """A state without the second names of tensors that stand in it twice: tied weights."""
+    """A state dict in which each tied weight has only its first name."""
     first = {}
     for name, tensor in state.items():
         first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)

@@ -1,4 +1,4 @@
-"""Writing CSV files: the only place that does."""
+"""Write CSV files; no other module does."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +9,10 @@ from quantwatt.artifacts.manifest import atomic_path
 
 
 def write(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a header and the rows as CSV, whole or not at all; None is an empty field, floats have every digit.
+    """Write a header and the rows as CSV, completely or not at all; None is an empty field, floats keep all digits.
 
     Args:
-        columns: names, in order; rows: dictionaries of these and no other names.
+        columns: names, in order; rows: dictionaries with no other keys.
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """

@@ -1,3 +1,3 @@
-"""The types that models compute in, as settings and manifests name them."""
+"""The dtypes that models compute in, as settings and manifests name them."""
 
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # of one value
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes per value

@@ -1,4 +1,4 @@
-"""What a stage may raise with a sentence for the user; `failures` tells which of it is a result."""
+"""Exceptions of stages whose message is a sentence for the user; `failures` decides which of them are results."""
 
 
 class DataError(Exception):
@@ -6,12 +6,12 @@ class DataError(Exception):
 
 
 class DegenerateImages(DataError):
-    """Images that no metric may score: NaN, or a single colour. The message is one sentence for the user."""
+    """Images that must not be scored: NaN, or a single colour. The message is one sentence for the user."""
 
 
 class DegeneratePredictions(DataError):
-    """Predictions that no metric may score: NaN or infinity. The message is one sentence for the user."""
+    """Predictions that must not be scored: NaN or infinity. The message is one sentence for the user."""
 
 
 class Unsupported(DataError):
-    """This device or installation cannot compute what a checkpoint holds; the message says why."""
+    """This device or installation cannot compute a checkpoint's formats; the message says why."""

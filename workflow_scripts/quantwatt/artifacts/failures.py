@@ -1,4 +1,4 @@
-"""Failures that are results: a model that does not fit, images that are broken, a format that nothing computes here."""
+"""Failures that are results: out of memory, degenerate outputs, and formats that no kernel computes on this machine."""
 
 import contextlib
 from collections.abc import Generator, Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 from quantwatt.artifacts.errors import DegenerateImages, DegeneratePredictions, Unsupported
 
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # torch's words, on a GPU and on a CPU
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # parts of torch's messages, GPU and CPU
 
-NO_COMPILER = "BackendCompilerFailed"  # torch's, by name: torch is not imported for it
+NO_COMPILER = "BackendCompilerFailed"  # class of torch, compared by name to avoid importing torch
 
 
 class ExpectedFailure(Exception):
@@ -20,7 +20,7 @@ class ExpectedFailure(Exception):
 
 
 def of_the_baseline(failure: ExpectedFailure, checkpoint: Mapping[str, Any]) -> str:
-    """One sentence on why a model that is not quantized gives nothing to compare with, and what to try.
+    """One sentence on why the unquantized model gives no baseline, and what to try.
 
     Args:
         failure: the ExpectedFailure.
@@ -33,9 +33,9 @@ def of_the_baseline(failure: ExpectedFailure, checkpoint: Mapping[str, Any]) -> 
 
 @contextlib.contextmanager
 def expected() -> Generator[None, None, None]:
-    """Turn what may fail without a bug into an ExpectedFailure; let bugs through.
+    """Convert failures that are results to ExpectedFailure; other exceptions are bugs and pass through.
 
-    That is memory that does not suffice, degenerate outputs, and what cannot be computed or compiled here.
+    Results are too little memory, degenerate outputs, and formats that cannot be computed or compiled on this machine.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def expected() -> Generator[None, None, None]:
     except Unsupported as error:
         raise ExpectedFailure("unsupported", str(error)) from error
     except (MemoryError, RuntimeError) as error:
-        # torch raises OutOfMemoryError for a GPU and a plain RuntimeError where the machine has no more.
+        # torch raises OutOfMemoryError for a GPU and a plain RuntimeError for host memory.
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             if any(kind.__name__ == NO_COMPILER for kind in type(error).__mro__):
                 reason = " ".join(str(error).split("\n\n")[0].split())

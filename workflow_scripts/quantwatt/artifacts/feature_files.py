@@ -1,7 +1,7 @@
-"""Write and read the features of an image set: arrays in numpy's format and the JSON file that vouches for them.
+"""Write and read the features of an image set: arrays in numpy's format, and their manifest, a JSON file.
 
-Features of a million images take ten gigabytes, so they are written and read without a copy in memory, and those of a
-reference have their moments in small files of their own.
+Features of a million images take ten gigabytes, so they are written and read without a copy in memory. The moments of a
+reference's features are stored in separate small files.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path, describe_files, read_json, verify_files, write_json
 from quantwatt.artifacts.moments import Moments, moments
 
-CHUNK = 65_536  # features that are checked at once
+CHUNK = 65_536  # number of features that are checked at once
 FEATURES = ("image", "text", "classes", "asked")  # arrays, each in EXTRACTOR-NAME.npy
 MOMENTS = ("mean", "covariance")
 TYPES = ("<f4", "<f8", "<i8")
 
 
 def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Write EXTRACTOR-NAME.npy of each array, of a reference also its moments and, last, EXTRACTOR.json.
+    """Write EXTRACTOR-NAME.npy for each array, for a reference also its moments, and EXTRACTOR.json last.
 
     Args:
-        path: the JSON file; the arrays go beside it.
+        path: the JSON file; the arrays are written next to it.
         arrays: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d],
-            for classifiers "classes" int64 [n], seen in the images, and "asked" [n], where prompts are class numbers.
-            Empty for a cell without images: then only the JSON file is written.
-        fields: further entries of the JSON file, `status` and `reason` among them, and `reference`, its name, where the
-            images are one.
+            for classifiers "classes" int64 [n], predicted from the images, and "asked" [n], where prompts are class
+            numbers. Empty for a cell without images: then only the JSON file is written.
+        fields: further entries of the JSON file, including `status` and `reason`; and `reference`, the reference's
+            name, if these are features of reference images.
     Raises:
         DataError: a feature is not finite, or the disk is full.
     """
@@ -56,27 +56,27 @@ def read_features(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarra
     """Read the features that `write_features` wrote.
 
     Returns:
-        (fields, arrays): arrays {"image": [n, d], ...}, mapped from disk; empty where the status is not "ok".
+        (fields, arrays): arrays {"image": [n, d], ...}, memory-mapped; empty where the status is not "ok".
     Raises:
-        DataError: a file is missing, truncated or corrupted, or is no array.
+        DataError: a file is missing, truncated or corrupted, or is not an array.
     """
     fields, arrays = _read(path, FEATURES)
     if fields["status"] == "ok" and "image" not in arrays:
-        raise DataError(f"{path}: it vouches for no features of images; delete it and run again.")
+        raise DataError(f"{path}: it lists no features of images; delete it and run again.")
     return fields, arrays
 
 
 def read_moments(path: str | Path) -> tuple[dict[str, Any], Moments]:
-    """Read a reference's moments and none of its features.
+    """Read a reference's moments without its features.
 
     Returns:
         (fields, Moments).
     Raises:
-        DataError: a file is missing, truncated or corrupted, or is no array, or the images are no reference.
+        DataError: a file is missing, truncated or corrupted, or is not an array, or the images are not a reference.
     """
     fields, arrays = _read(path, MOMENTS)
     if not arrays:
-        raise DataError(f"{path}: it vouches for no moments, as those of reference images do; delete it and run again.")
+        raise DataError(f"{path}: it lists no moments, as features of reference images do; delete it and run again.")
     return fields, Moments(arrays["mean"], arrays["covariance"], fields["n_images"])
 
 
@@ -85,7 +85,7 @@ def _file(path, name):
 
 
 def _read(path, names):
-    """(fields, {name: array}) of those of some arrays that there are."""
+    """(fields, {name: array}) with those arrays of `names` that the JSON file lists."""
     fields = read_json(path)
     files = {name: _file(path, name) for name in names if _file(path, name).name in fields["files"]}
     verify_files(path, {file.name: fields["files"][file.name] for file in files.values()})
@@ -93,7 +93,7 @@ def _read(path, names):
 
 
 def _mapped(file, path):
-    """An array of a file: what is not looked at takes no memory. Nothing is unpickled."""
+    """Memory-map an array, so that only the parts that are read take memory. Nothing is unpickled."""
     try:
         values = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:

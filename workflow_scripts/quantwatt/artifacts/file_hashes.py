@@ -1,8 +1,8 @@
-"""The sha256 of files, remembered between runs, so that planning reads gigabytes once.
+"""Cache the sha256 of files between runs, so that planning reads gigabytes only once.
 
-A remembered hash is taken only for the very file: the same path, device, inode, size and times of content and status.
-A change within a clock's tick of the hashing could leave all of these as they were, so that what was changed a moment
-ago is not remembered. A file of hashes that is broken is as good as none.
+A cached hash is valid only for the same path, device, inode, size, mtime and ctime. A change within one clock tick of
+the hashing could leave all of these unchanged; files that were changed a moment ago are therefore not cached. A broken
+cache file is treated as empty.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from pathlib import Path
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path, sha256
 
-SETTLED_NS = 2_000_000_000  # after a change; coarser than the clocks of file systems
-MOST = 200_000  # files that are remembered, the last ones
+SETTLED_NS = 2_000_000_000  # waiting time after a change; longer than a tick of file systems' clocks
+MOST = 200_000  # entries of the cache; the oldest are dropped
 
 
 class FileHashes:
-    """Hashes of files by path, from a JSON file and back into it.
+    """Hashes of files by path, loaded from a JSON file and saved to it.
 
     with FileHashes(".snakemake/file-hashes.json") as hashes:
         hashes.sha256("model.safetensors")
@@ -33,7 +33,7 @@ class FileHashes:
         return self
 
     def __exit__(self, *_):
-        """Add what is new to what others have written meanwhile; where nothing can be written, all is hashed again."""
+        """Merge new hashes into the file, which other processes may have changed; failure only means hashing again."""
         if self._new:
             kept = _read(self._path) | self._new
             text = json.dumps(dict(list(kept.items())[-MOST:]))
@@ -41,34 +41,34 @@ class FileHashes:
                 temporary.write_text(text)
 
     def sha256(self, path: str | Path) -> str:
-        """Hex sha256 of a file's bytes, behind links.
+        """Hex sha256 of a file's bytes; links are followed.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         path = os.path.realpath(path)
         before = _identity(path)
         known = self._known.get(path)
         if isinstance(known, list) and known[:-1] == before:
             return known[-1]
-        found = sha256(path)
-        changed = max(before[-2:])  # times of content and status
+        digest = sha256(path)
+        changed = max(before[-2:])  # mtime and ctime
         if before == _identity(path) and changed + SETTLED_NS < time.time_ns():
-            self._known[path] = self._new[path] = [*before, found]
-        return found
+            self._known[path] = self._new[path] = [*before, digest]
+        return digest
 
 
 def _identity(path):
-    told = os.stat(path)
-    return [told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
+    status = os.stat(path)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _read(path):
-    """{path: [device, inode, size, mtime, ctime, sha256]}, or nothing where the file is missing or broken."""
+    """{path: [device, inode, size, mtime, ctime, sha256]}, or {} where the file is missing or broken."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return {name: entry for name, entry in found.items() if _is_entry(entry)}
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(entries, dict):
+            return {name: entry for name, entry in entries.items() if _is_entry(entry)}
     return {}
 
 

@@ -1,7 +1,7 @@
-"""Where the images of a set are, and the parts that jobs of their own may make of it.
+"""File names of the images of a set, and the parts of a set that separate jobs generate.
 
-An image has its place by its number in the whole set, and parts begin at whole batches: in however many parts a set is
-made, its files are the same, under the same names.
+An image's file name depends on its number in the whole set, and parts begin at whole batches: a set has the same files
+under the same names, however many parts it is generated in.
 """
 
 from collections.abc import Mapping
@@ -9,29 +9,29 @@ from typing import Any
 
 from quantwatt.artifacts.errors import DataError
 
-SHARD_IMAGES = 256  # in one folder
+SHARD_IMAGES = 256  # images in one folder
 
 
 def image_name(number: int) -> str:
-    """The file of an image, in its set's folder."""
+    """The file name of an image, relative to its set's folder."""
     return f"shard-{number // SHARD_IMAGES:03d}/{number:05d}.png"
 
 
 def part_number(first: int) -> str:
-    """The digits by which a part is named whose first image has this number."""
+    """The digits in the name of the part whose first image has this number."""
     return f"{first:05d}"
 
 
 def part_name(first: int) -> str:
-    """The JSON file that vouches for the part of a set whose first image has this number."""
+    """The manifest's name for the part of a set whose first image has this number."""
     return f"part-{part_number(first)}.json"
 
 
 def parts(sampling: Mapping[str, Any], images_per_job: int) -> list[range]:
-    """The ranges of image numbers that jobs make.
+    """The ranges of image numbers that jobs generate.
 
-    A part but the last is as many whole batches as hold `images_per_job` images, whatever the set's size: a set that
-    grows keeps the parts that are full.
+    Every part except the last has `images_per_job` images, rounded up to whole batches, independent of the set's size:
+    when a set grows, its full parts are kept.
 
     Args:
         sampling: {"images", "batch_size", ...}.
@@ -43,12 +43,12 @@ def parts(sampling: Mapping[str, Any], images_per_job: int) -> list[range]:
 
 
 def count(sampling: Mapping[str, Any], images_per_job: int) -> int:
-    """How many ranges `parts` returns."""
+    """The number of ranges that `parts` returns."""
     return -(-sampling["images"] // _part_size(sampling, images_per_job))
 
 
 def _part_size(sampling, images_per_job):
-    """Images of a full part: whole batches."""
+    """The number of images of a full part, a multiple of the batch size."""
     batch = sampling["batch_size"]
     return -(-images_per_job // batch) * batch
 
@@ -57,7 +57,7 @@ def check_start(part: range, batch_size: int) -> None:
     """Refuse a part that begins inside a batch.
 
     Raises:
-        DataError: its batches would be others than those of the whole set.
+        DataError: the part's batches would differ from those of the whole set.
     """
     if part.start % batch_size:
         raise DataError(

@@ -1,6 +1,6 @@
-"""Write and read sets of images: PNG files in shards, and a manifest that vouches for every one of them.
+"""Write and read image sets: PNG files in folders shard-NNN, and a manifest with the hash of every file.
 
-A set may be made in parts (`quantwatt.artifacts.image_parts`): every image has its place by its number in the
+A set may be generated in parts (`quantwatt.artifacts.image_parts`): an image's file name depends on its number in the
 whole set.
 """
 
@@ -26,13 +26,13 @@ from quantwatt.artifacts.manifest import (
 
 
 def check_images(images: np.ndarray, first: int = 0) -> None:
-    """Refuse images that came out of a broken computation, before they are converted or scored.
+    """Refuse degenerate images before they are converted or scored.
 
     Args:
         images: [n, h, w, 3], uint8, or floating point before its conversion.
         first: index of images[0] in the whole set, for the message.
     Raises:
-        DegenerateImages: a NaN or infinite value, or an image of one single colour (black, say).
+        DegenerateImages: a NaN or infinite value, or an image of one single colour (such as black).
     """
     images = np.asarray(images)
     if np.issubdtype(images.dtype, np.floating):
@@ -66,14 +66,14 @@ def prompts_sha256(prompts: Sequence[str | None]) -> str | None:
 
 
 def images_sha256(manifest: Mapping[str, Any]) -> str:
-    """Hash of all image files of a manifest in order: equal for equal pictures, whenever they were made."""
+    """Hash of all image files of a manifest in order: equal for equal images, whenever they were generated."""
     return hashlib.sha256("\n".join(image["sha256"] for image in manifest["images"]).encode()).hexdigest()
 
 
 def clear(folder: str | Path, part: range | None = None) -> None:
-    """Remove an earlier image set from `folder`, or of a part its images: what vouches for them first.
+    """Remove an earlier image set, or only one part of it, from `folder`; manifests are removed first.
 
-    A link in the place of a shard goes, too, and what it leads to stays as it is.
+    If a shard is a link, the link is removed and its target is left unchanged.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def clear(folder: str | Path, part: range | None = None) -> None:
         path.unlink(missing_ok=True)
     for shard in folder.glob("shard-*"):
         if shard.is_symlink():
-            shard.unlink(missing_ok=True)  # by another part's job, perhaps
+            shard.unlink(missing_ok=True)  # another part's job may have removed it
         elif part is None:
             shutil.rmtree(shard)
     for number in part or ():
@@ -100,16 +100,16 @@ def write_images(
     Args:
         folder: gets shard-000/00000.png, ... and manifest.json. Files are numbered through all shards.
         batches: iterable of (images uint8 [b, h, w, 3], prompts [b] of str or None, seeds [b] of int or
-            None). It may generate while it is iterated: the manifest's `seconds` is the time of it all.
+            None). It may generate images lazily: the manifest's `seconds` includes that time.
         fields: further entries of the manifest (model, method, sampling, provenance, ...).
-        part: range of the images' numbers, where they are a part of the set: part-FIRST.json is written in place of
-            manifest.json, which is removed, and what other parts have written is left alone.
-        real: no model has made them, so that one of a single colour is a picture as any other.
+        part: range of the images' numbers, if they are a part of the set: part-FIRST.json is then written instead of
+            manifest.json, which is removed, and files of other parts are left unchanged.
+        real: whether the images are real: then images of a single colour are accepted.
     Returns:
         The manifest.
     Raises:
         DegenerateImages: see `check_images`.
-        DataError: nothing to write, or the disk is full. No manifest and no image is left then.
+        DataError: there are no images, or the disk is full. No manifest and no image is left then.
     """
     from PIL import Image
 
@@ -154,7 +154,7 @@ def write_images(
 def write_no_images(
     folder: str | Path, status: str, reason: str, fields: Mapping[str, Any], part: range | None = None
 ) -> dict[str, Any]:
-    """Write and return the manifest of a cell, or of a part, that has no images, and why; earlier ones are removed."""
+    """Write and return the manifest of a set or part without images, with the reason; earlier images are removed."""
     clear(folder, part)
     manifest = {"status": status, "reason": reason, **fields, "n_images": 0, "images": []}
     write_json(_manifest_path(folder, part), manifest)
@@ -176,20 +176,20 @@ def image_files(manifest_path: str | Path) -> list[Path]:
 
 def iterate_images(manifest_path: str | Path) -> Iterator[np.ndarray]:
     """The images of a set one by one, uint8 [h, w, 3], all files checked first; raises as `image_files`."""
-    return (_decode(path, vouching) for path, vouching in _checked(manifest_path))
+    return (_decode(path, manifests) for path, manifests in _checked(manifest_path))
 
 
 def _checked(manifest_path):
-    """[(path, what to delete to have the image made anew)] of all images, once the files are checked."""
-    manifest, folder, found = read_json(manifest_path), Path(manifest_path).parent, []
+    """Check all files of a set; return [(path, the manifests to delete to regenerate the image)]."""
+    manifest, folder, checked = read_json(manifest_path), Path(manifest_path).parent, []
     if manifest["status"] != "ok":
         raise DataError(f"{manifest_path}: there are no images ({manifest['status']}: {manifest['reason']}).")
     for part in manifest.get("parts", [{"file": None, "n_images": manifest["n_images"]}]):
-        images = manifest["images"][len(found) : len(found) + part["n_images"]]
-        vouching = f"{folder / part['file']} and {manifest_path}" if part["file"] else manifest_path
-        verify_files(vouching, {image["file"]: image for image in images}, folder)
-        found += [(folder / image["file"], vouching) for image in images]
-    return found
+        images = manifest["images"][len(checked) : len(checked) + part["n_images"]]
+        manifests = f"{folder / part['file']} and {manifest_path}" if part["file"] else manifest_path
+        verify_files(manifests, {image["file"]: image for image in images}, folder)
+        checked += [(folder / image["file"], manifests) for image in images]
+    return checked
 
 
 def paired_images(
@@ -198,13 +198,15 @@ def paired_images(
     """Two iterators over uint8 [h, w, 3], image i of both from the same prompt and seed.
 
     Raises:
-        DataError: the sets differ in size, in a prompt or in a seed; and as `image_files`.
+        DataError: the sets differ in size, in a prompt or in a seed; see also `image_files`.
     """
-    here, there = read_json(manifest_path), read_json(baseline_path)
+    own, reference = read_json(manifest_path), read_json(baseline_path)
     for key in ("n_images", "height", "width"):
-        if here[key] != there[key]:
-            raise DataError(f"{manifest_path}: {key} is {here[key]}, but {there[key]} in its baseline {baseline_path}.")
-    for i, (image, baseline) in enumerate(zip(here["images"], there["images"], strict=True)):
+        if own[key] != reference[key]:
+            raise DataError(
+                f"{manifest_path}: {key} is {own[key]}, but {reference[key]} in its baseline {baseline_path}."
+            )
+    for i, (image, baseline) in enumerate(zip(own["images"], reference["images"], strict=True)):
         for key in ("prompt", "seed"):
             if image[key] != baseline[key]:
                 raise DataError(
@@ -214,7 +216,7 @@ def paired_images(
     return iterate_images(manifest_path), iterate_images(baseline_path)
 
 
-def _decode(path, vouching):
+def _decode(path, manifests):
     from PIL import Image
 
     try:
@@ -225,5 +227,5 @@ def _decode(path, vouching):
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
-    ) as error:  # a PNG that was already broken when it was vouched for
-        raise DataError(f"{path}: not a readable image; delete {vouching} and run again.") from error
+    ) as error:  # a PNG that was already broken when its manifest was written
+        raise DataError(f"{path}: not a readable image; delete {manifests} and run again.") from error

@@ -1,6 +1,6 @@
-"""Where everything lies that a run of an experiment writes: the one place that spells it.
+"""The paths of all files that a run of an experiment writes, defined only here.
 
-Rules take the patterns as their files, with Snakemake's wildcards in them; scripts that read many cells fill them in.
+Rules use the patterns with Snakemake's wildcards in them; scripts that read many cells fill in the names.
 """
 
 import re
@@ -42,7 +42,7 @@ FILES = {  # below results/EXPERIMENT/
     "report": "report.html",
     "study": "study/manifest.json",
 }
-FIGURES = {  # the files of FILES that each reads: those with wildcards of every cell
+FIGURES = {  # {figure: keys of FILES that it reads}; a file with wildcards is read for every cell
     "quality_vs_cost": ("summary",),
     "seeds": ("summary",),
     "layer_error": ("summary", "layers"),
@@ -53,8 +53,8 @@ FIGURES = {  # the files of FILES that each reads: those with wildcards of every
     "budget": ("summary",),
     "sensitivity": ("summary", "layers", "sensitivities"),
 }
-OF_IMAGES = ("image_grid", "steps", "budget", "sensitivity")  # figures of models that draw images only
-JOBS = {  # of each rule: its log below logs/ there, its benchmark below benchmarks/, without their ends
+OF_IMAGES = ("image_grid", "steps", "budget", "sensitivity")  # figures that need models that generate images
+JOBS = {  # {rule: path of its log below logs/ and of its benchmark below benchmarks/, without suffix}
     "fetch": "fetch/{archive}",
     "dataset": "dataset/{file}",
     "fetch_weights": "fetch_weights/{extractor}",
@@ -85,11 +85,11 @@ JOBS = {  # of each rule: its log below logs/ there, its benchmark below benchma
 }
 
 
-_NAME = re.compile(r"\{(\w+)\}(?:\.\w+)?")  # a part of a path that is one name, with an end or without
+_NAME = re.compile(r"\{(\w+)\}(?:\.\w+)?")  # a part of a path that is one wildcard, with or without a suffix
 
 
 class _Wildcards(dict):
-    """What is known of a pattern's names; the others stay wildcards."""
+    """The known names of a pattern; the other names stay wildcards."""
 
     def __missing__(self, name):
         return f"{{{name}}}"
@@ -101,33 +101,33 @@ def path(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tup
     Args:
         results: the experiment's folder, results/EXPERIMENT.
         file: a key of FILES.
-        names: {name: value} of all names in its pattern, such as a cell; others are left alone.
+        names: {name: value} of all names in the pattern, such as a cell; further names are ignored.
     Raises:
-        KeyError: a name of the pattern is not given.
+        KeyError: a name of the pattern is missing.
     """
     return Path(results, FILES[file].format_map(dict(names)))
 
 
 def pattern(results: str | Path, file: str, names: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
-    """The same as a text, with wildcards for what is not among `names`."""
+    """The path of one file as a string; names that are missing in `names` stay wildcards."""
     return f"{results}/{FILES[file].format_map(_Wildcards(names))}"
 
 
 def names_below(folder: str) -> list[str | None]:
-    """What the parts of a path below a folder of FILES are named by, each None where it is part of no name.
+    """The wildcard of each part of a path below a folder of FILES; None for a part without a wildcard.
 
     Args:
         folder: the first part of a pattern, such as "checkpoints".
     Returns:
-        list, of the deepest of its patterns: ["model", "method", None] of checkpoints.
+        list, for the folder's pattern with most wildcards: ["model", "method", None] for checkpoints.
     """
     below = [pattern.split("/")[1:] for pattern in FILES.values() if pattern.startswith(f"{folder}/")]
-    named = [[found and found[1] for found in map(_NAME.fullmatch, parts)] for parts in below]
+    named = [[match and match[1] for match in map(_NAME.fullmatch, parts)] for parts in below]
     return max(named, key=lambda names: sum(name is not None for name in names), default=[])
 
 
 def figures(images: bool) -> list[str]:
-    """Names of the figures of an experiment; `images`: whether its models draw any."""
+    """Names of the figures of an experiment; `images`: whether its models generate images."""
     return [name for name in FIGURES if images or name not in OF_IMAGES]
 
 

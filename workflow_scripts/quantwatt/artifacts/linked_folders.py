@@ -1,4 +1,4 @@
-"""The files of a folder, through links to files and folders, as image sets and references are often put together."""
+"""List the files of a folder, following links: image sets and references are often assembled from links."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from quantwatt.artifacts.errors import DataError
 def files(top: str | Path) -> Iterator[str]:
     """The paths of all files in a folder and its subfolders, in the order of their names.
 
-    Links are followed. One that leads back to a folder that it lies in is left out: its files have been seen.
+    Links are followed, except links to a folder above the link: the files there are listed already.
 
     Args:
         top: a folder.
@@ -23,19 +23,19 @@ def files(top: str | Path) -> Iterator[str]:
 
 
 def names(top: str | Path) -> list[str]:
-    """The sorted names, relative to a folder, of the plain files that `files` finds in it.
+    """The sorted names, relative to a folder, of the regular files that `files` lists.
 
-    Links that lead nowhere, and what is no plain file, are left out.
+    Broken links, and entries that are not regular files, are left out.
     """
     return sorted(os.path.relpath(path, top) for path in files(top) if os.path.isfile(path))
 
 
 def _within(folder, above):
-    """above: (device, inode) of the folders that this one lies in."""
+    """List a folder recursively; `above` holds (device, inode) of the folders that contain it."""
     try:
         status = os.stat(folder)
-        with os.scandir(folder) as found:  # which knows the kind of an entry without asking the disk again
-            entries = sorted((entry.name, entry.is_dir()) for entry in found)
+        with os.scandir(folder) as listing:  # knows each entry's kind without another system call
+            entries = sorted((entry.name, entry.is_dir()) for entry in listing)
     except OSError as error:
         raise DataError(f"{folder}: the folder cannot be read ({error.strerror}).") from error
     here = (status.st_dev, status.st_ino)

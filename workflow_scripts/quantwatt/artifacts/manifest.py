@@ -1,7 +1,7 @@
-"""Read and write the small JSON files that link the stages, and check the large files they vouch for.
+"""Read and write manifests, the small JSON files that link the stages, and check the large files that they list.
 
-A stage writes its large files first and its manifest last, each under a temporary name that is renamed when it is
-complete. An interrupted or failed write therefore never leaves a file that a later run would trust.
+A stage writes its large files first and its manifest last. Each file is written under a temporary name and renamed when
+it is complete: an interrupted or failed write never leaves a file that a later run would use.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from quantwatt.artifacts.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-PROJECT = Path(__file__).resolve().parents[3]  # what relative paths in manifests are relative to
+PROJECT = Path(__file__).resolve().parents[3]  # relative paths in manifests are relative to this folder
 
 
 def sha256(path: str | Path) -> str:
@@ -29,16 +29,16 @@ def sha256(path: str | Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """One string per value: sorted keys, no spaces, so that equal settings compare equal."""
+    """The canonical string of a value: sorted keys, no spaces, so that equal settings compare equal."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Generator[Path, None, None]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
+    """Yield a temporary path next to `path`; rename it to `path` on success, remove it on any error.
 
-    What a killed program has left of the same file goes, too. A link in the place of `path` is replaced, and what it
-    led to stays as it is.
+    Temporary files that killed programs left for the same path are removed, too. If `path` is a link, the link is
+    replaced and its target is left unchanged.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
@@ -47,7 +47,8 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        left = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.part{re.escape(path.suffix)}")  # of no w3.5 beside w3
+        # Escaped, so that the temporary files of w3.5 are not taken for those of w3.
+        left = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.part{re.escape(path.suffix)}")
         for other in path.parent.iterdir():
             if left.fullmatch(other.name):
                 other.unlink(missing_ok=True)
@@ -60,14 +61,14 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all. NaN and infinity are refused (ValueError)."""
+    """Write `value` as JSON, completely or not at all. NaN and infinity are refused (ValueError)."""
     text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text)
 
 
 def write_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor]") -> None:
-    """Write `{name: torch tensor}` as safetensors, whole or not at all.
+    """Write `{name: torch tensor}` as safetensors, completely or not at all.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
@@ -78,7 +79,7 @@ def write_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor]") -> No
     with atomic_path(path) as temporary:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        except SafetensorError as error:  # its name for a failed write
+        except SafetensorError as error:  # safetensors raises it for a failed write
             raise OSError(str(error)) from error
 
 
@@ -105,12 +106,12 @@ def describe_files(folder: str | Path, names: Iterable[str]) -> dict[str, dict[s
 def verify_files(
     manifest_path: str | Path, files: Mapping[str, Mapping[str, Any]], folder: str | Path | None = None
 ) -> None:
-    """Check every file that a manifest vouches for against its size and sha256, and that it is what its name says.
+    """Check the size and sha256 of every file that a manifest lists, and the headers of safetensors files.
 
     Args:
         manifest_path: the manifest.
         files: `{name: {"sha256": str, "bytes": int}}`.
-        folder: what the names are relative to; the manifest's own folder without it.
+        folder: the names are relative to it; default: the manifest's folder.
     Raises:
         DataError: a file is missing, truncated or changed, or lies outside the folder; says what to delete.
     """
@@ -133,10 +134,10 @@ def verify_files(
 
 
 def check_tensors(path: str | Path, remedy: str) -> None:
-    """Refuse a safetensors file whose header promises other than what the file holds; no tensor is read.
+    """Refuse a safetensors file whose header does not match its contents; no tensor is read.
 
     Raises:
-        DataError: its length, offsets, shapes or types are wrong; ends in `remedy`.
+        DataError: the length, offsets, shapes or dtypes are wrong; the message ends in `remedy`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -148,7 +149,7 @@ def check_tensors(path: str | Path, remedy: str) -> None:
 
 
 def without_credentials(text: str) -> str:
-    """A text to show, without the user, password or token that a URL in it may have."""
+    """A text for display, without users, passwords or tokens in its URLs."""
     text = re.sub(r"://[^/@\s]*@", "://***@", text)
     return re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]+", r"\1***", text)
 

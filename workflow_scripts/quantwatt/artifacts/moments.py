@@ -1,14 +1,14 @@
-"""Mean and covariance of many features: all that a Frechet distance reads of them."""
+"""Mean and covariance of many features: a Frechet distance needs only these."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 4096  # features of which a copy in float64 is held
+CHUNK = 4096  # number of features that are converted to float64 at once
 
 
 class Moments(NamedTuple):
-    """Of `n` features of d dimensions: mean [d] and covariance [d, d] (divided by n - 1), both float64."""
+    """Moments of `n` features of d dimensions: mean [d] and covariance [d, d] (divided by n - 1), both float64."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -16,9 +16,9 @@ class Moments(NamedTuple):
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Moments of features [n, d] of any float type, in two passes chunk by chunk: they may be mapped from a file.
+    """Moments of features [n, d] of any float dtype, in two passes over chunks: features may be memory-mapped.
 
-    One feature alone has no covariance; it is zero here.
+    The covariance of a single feature is undefined; zero is returned.
     """
     n, dims = features.shape
     mean, scatter = np.zeros(dims), np.zeros((dims, dims))
@@ -31,5 +31,5 @@ def moments(features: np.ndarray) -> Moments:
 
 
 def _chunks(features):
-    """Copies of the features in float64."""
+    """Float64 copies of the features, chunk by chunk."""
     return (features[first : first + CHUNK].astype(np.float64) for first in range(0, len(features), CHUNK))

@@ -1,4 +1,4 @@
-"""Where a number comes from."""
+"""Record the commit, machine and versions that produced a result."""
 
 import contextlib
 import platform
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def provenance(packages: Iterable[str] = ("torch", "diffusers", "transformers")) -> dict[str, Any]:
-    """Where a number comes from: commit, machine, Python and the installed versions of `packages`."""
+    """The provenance of a result: commit, machine, Python and the installed versions of `packages`."""
 
     def version(name):
         try:

@@ -1,4 +1,4 @@
-"""The table of what each layer alone does in each candidate's formats: which rows there are, and how they are kept."""
+"""Read and gather sensitivity tables: one row per layer and candidate, with only that layer in the candidate's formats."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ def read(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, A
     """The rows of a table, its numbers as floats and empty cells as None.
 
     Raises:
-        DataError: the file is missing, or another table.
+        DataError: the file is missing, or has other columns.
     """
     try:
         with Path(path).open(newline="") as file:
@@ -40,22 +40,22 @@ def _value(column, text):
 
 
 def gathered(tables: Iterable[str | Path], names: Iterable[str], candidates: Collection[str]) -> list[dict[str, Any]]:
-    """Rows of several jobs in the model's order of layers.
+    """Merge the rows of several jobs, in the model's order of layers.
 
     Raises:
-        DataError: a layer is missing, or stands there twice.
+        DataError: a row of a layer and candidate is missing, or two tables have it.
     """
-    found = {}
+    merged = {}
     for path in tables:
         for row in read(path):
             key = row["layer"], row["candidate"]
-            if key in found:
+            if key in merged:
                 raise DataError(f"{path}: layer {key[0]} in {key[1]} stands in another job's table, too; delete both.")
-            found[key] = row
+            merged[key] = row
     wanted = [(name, candidate) for name in names for candidate in candidates]
-    if lacking := [key for key in wanted if key not in found]:
+    if lacking := [key for key in wanted if key not in merged]:
         raise DataError(f"no job has tried layer {lacking[0][0]} in {lacking[0][1]}; delete the jobs' tables.")
-    return [found[key] for key in wanted]
+    return [merged[key] for key in wanted]
 
 
 def by_layer(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -67,9 +67,9 @@ def by_layer(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[s
 
 
 class Unfinished:
-    """Rows of a job as they come, in a file of their own, so that an interrupted job goes on where it was.
+    """Rows of an unfinished job, saved one by one, so that an interrupted job continues where it stopped.
 
-    rows: those of an earlier run with the same key, which says all that they depend on.
+    rows: the rows of an earlier run with the same key. The key must hold everything that the rows depend on.
     """
 
     def __init__(self, path: Path, key: Any):
@@ -77,7 +77,7 @@ class Unfinished:
         if path.exists():
             first, *lines = path.read_text().split("\n")
             if first == head:
-                self.rows = [json.loads(line) for line in lines[:-1]]  # the last is empty, or was cut off
+                self.rows = [json.loads(line) for line in lines[:-1]]  # the last line is empty or incomplete
         with manifest.atomic_path(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in [head, *map(json.dumps, self.rows)]))
 

@@ -1,6 +1,6 @@
-"""Tensors in safetensors files of bounded size, with the index that Hugging Face's libraries write beside several.
+"""Store tensors in safetensors files of bounded size, with the index that Hugging Face's libraries use for shards.
 
-Read back one at a time: no more than what is asked for is in memory, and nothing stays of the files.
+Tensors are read one at a time: only the requested tensor is in memory, and no file stays mapped.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,13 @@ from quantwatt.artifacts import manifest
 if TYPE_CHECKING:
     import torch
 
-PATTERN = "weights{suffix}.safetensors"  # suffix: nothing of a single file, else -00001-of-0000N
+PATTERN = "weights{suffix}.safetensors"  # suffix: empty for a single file, else -00001-of-0000N
 INDEX = "weights.safetensors.index.json"
-SHARD_BYTES = 5 * 10**9  # at most, of one file; a single tensor may be larger
+SHARD_BYTES = 5 * 10**9  # largest file, unless a single tensor is larger
 
 
 def write(folder: str | Path, tensors: "Mapping[str, torch.Tensor]", shard_bytes: int = SHARD_BYTES) -> list[str]:
-    """Write {name: tensor}, and remove what an earlier checkpoint has left in the folder under these names.
+    """Write {name: tensor}, after removing the weight files of an earlier checkpoint in the folder.
 
     Returns:
         names of the files.
@@ -40,10 +40,10 @@ def write(folder: str | Path, tensors: "Mapping[str, torch.Tensor]", shard_bytes
 
 
 class Shards:
-    """The tensors of such files, each read when it is asked for.
+    """The tensors of weight files, each read on request.
 
     Args:
-        folder: where they are; files: their names, as `write` returned them.
+        folder: of the files; files: their names, as `write` returned them.
     """
 
     def __init__(self, folder: str | Path, files: Iterable[str]):
@@ -55,10 +55,10 @@ class Shards:
                 self.path |= dict.fromkeys(file.keys(), path)
 
     def read(self, name: str, device: str = "cpu") -> "torch.Tensor":
-        """One tensor, in memory of its own.
+        """Read one tensor into newly allocated memory.
 
-        The file is opened for it alone: it is mapped into memory, and what has been read of it counts as the
-        process's own until it is closed.
+        The file is opened and closed for every tensor: it is memory-mapped, and its pages that have been read count as
+        memory of the process until the file is closed.
         """
         from safetensors import safe_open
 

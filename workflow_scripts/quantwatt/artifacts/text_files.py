@@ -1,7 +1,8 @@
-"""The one reader of text files: prompts, captions, tables and running text, as people save them.
+"""Read text files as people save them: prompts, captions, tables and running text.
 
-Planning and jobs read through it alike, so that both see the same lines. What it had to do to a file is told in notes,
-which are said once and recorded; what it would have to guess, it refuses. No torch here: planning imports it.
+Planning and jobs both use this reader, so that they get the same lines. Every change that it makes to a file's text is
+described in notes, which are printed once and recorded in manifests. Ambiguous files are refused. It must not import
+torch, because planning imports it.
 """
 
 import codecs
@@ -21,20 +22,20 @@ MARKS = (  # byte order marks, the longer ones first
     (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )
-UNSEEN = "\ufeff\u200b\u200c\u200d\u2060\u00ad"  # characters without width, as pasting and joining files leave them
-SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # str.splitlines ends a line there, editors do not
+UNSEEN = "\ufeff\u200b\u200c\u200d\u2060\u00ad"  # zero-width characters, which pasting and joining files leave behind
+SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # line ends for str.splitlines, but not in editors
 _said = {}  # {path: notes} of the files that were read
 
 
 class Text(NamedTuple):
-    """A whole file's text, its lines ended by line feeds, and what was done to it: sentences without a full stop."""
+    """A file's text with line feeds as line ends; notes on changes, sentences without a full stop."""
 
     text: str
     notes: list[str]
 
 
 class Lines(NamedTuple):
-    """The lines of a file that hold something, their numbers in the file (from 1), and what was done to it."""
+    """The non-blank lines of a file, their numbers in the file (from 1), and notes on changes."""
 
     lines: list[str]
     numbers: list[int]
@@ -42,15 +43,15 @@ class Lines(NamedTuple):
 
 
 def read(path: str | Path) -> Text:
-    """The text of a file, decoded.
+    """Decode the text of a file.
 
-    UTF-8 with or without byte order mark, and UTF-16 and UTF-32 with theirs. Lines may end in any way that editors
-    know: line feed, carriage return, both.
+    The encoding is UTF-8 with or without a byte order mark, or UTF-16 or UTF-32 with one. Lines may end in a line feed,
+    a carriage return or both.
 
     Returns:
         Text.
     Raises:
-        DataError: the file cannot be read, is empty, is no text, or is in another encoding.
+        DataError: the file cannot be read, is empty, is not a text, or has another encoding.
     """
     try:
         content = Path(path).read_bytes()
@@ -76,20 +77,20 @@ def read(path: str | Path) -> Text:
 
 
 def lines_of(text: str, notes: Iterable[str] = ()) -> Lines:
-    """The lines of a text that hold something.
+    """The non-blank lines of a text.
 
-    Blanks and characters without width at the ends of a line are cut off, and blank lines left out, since nobody sees
-    them in an editor. Only what ends a line there does here: a Unicode line separator within a line stays in it.
+    Whitespace and zero-width characters at the ends of a line are removed, and blank lines are left out: editors do not
+    show them. A Unicode line separator does not end a line, as in editors.
 
     Args:
-        text, notes: as of `read`.
+        text, notes: as `read` returns them.
     Returns:
         Lines.
     """
     every = text.split("\n")
-    every = every[:-1] if not every[-1] else every  # the end of the last line begins no other
-    found = [(number, line, trimmed(line)) for number, line in enumerate(every, start=1)]
-    kept = [(number, line, cut) for number, line, cut in found if cut]
+    every = every[:-1] if not every[-1] else every  # no further line begins after the last line end
+    numbered = [(number, line, trimmed(line)) for number, line in enumerate(every, start=1)]
+    kept = [(number, line, cut) for number, line, cut in numbered if cut]
     lines = [cut for _, _, cut in kept]
     notes = [
         *notes,
@@ -103,7 +104,7 @@ def lines_of(text: str, notes: Iterable[str] = ()) -> Lines:
 
 
 def head_of(text: str) -> str:
-    """The first line of a text that holds something, with the tabs at its ends."""
+    """The first non-blank line of a text; tabs at its ends are kept."""
     return next(line for line in text.split("\n") if trimmed(line)).strip(f" {UNSEEN}")
 
 
@@ -119,14 +120,14 @@ def refuse_json(path: str | Path, lines: Sequence[str]) -> None:
 
 
 def say(path: str | Path, notes: list[str]) -> None:
-    """Tell on stderr what was done to a file, once however often it is read, and remember it for `said`."""
+    """Print notes on a file to stderr, once even if it is read several times, and keep them for `said`."""
     if notes and _said.get(str(path)) != notes:
         print(f"{path}: {'; '.join(notes)}.", file=sys.stderr)
     _said[str(path)] = notes
 
 
 def said(path: str | Path) -> list[str]:
-    """The notes of what was done to a file when it was read, for a manifest."""
+    """The notes on changes to a file when it was read, for a manifest."""
     return _said.get(str(path), [])
 
 
@@ -138,7 +139,7 @@ def _is_json(text):
 
 
 def trimmed(text: str) -> str:
-    """Without the blanks and the characters without width at its ends, in whatever order they stand there."""
+    """A text without whitespace and zero-width characters at its ends, in any order."""
     before = None
     while text != before:
         before, text = text, text.strip().strip(UNSEEN)
@@ -146,12 +147,12 @@ def trimmed(text: str) -> str:
 
 
 def counted(count: int, words: str) -> list[str]:
-    """[a note] of how many, or [] of none; `{s}` stands where the plural has one."""
+    """[a note] with a count, or [] for zero; `{s}` in `words` becomes the plural's s."""
     return [f"{count} {words.format(s='' if count == 1 else 's')}"] if count else []
 
 
 def _undecodable(content, error, name):
-    """Why bytes are not of the encoding, and where."""
+    """Why and where bytes are not in the encoding: a sentence."""
     if name != "UTF-8":
         return f"byte {error.start} is not {name}, as its byte order mark says; save it as UTF-8."
     column = error.start - content.rfind(b"\n", 0, error.start)

@@ -1,4 +1,4 @@
-"""Lists and tables of texts: one a line, or a column that a heading names. A table never passes for a list."""
+"""Read lists and tables of texts: one text per line, or a column with a known heading. A table is never read as a list."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ NUMBERED = re.compile(r'\s*"?-?\d+"?\s*[,;|].*|.*[,;|]\s*"?-?\d+"?\s*')  # a col
 
 
 class Column(NamedTuple):
-    """The texts of a list or table; labels as they stand there, or None; where each is (line); notes of the reader."""
+    """The texts of a list or table; their labels as written, or None; their line numbers; notes of the reader."""
 
     texts: list[str]
     labels: list[str] | None
@@ -24,20 +24,20 @@ class Column(NamedTuple):
 
 
 def read_column(path: str | Path, names: Collection[str], labels: Collection[str] = ()) -> Column:
-    """The texts of a list, or of the column of a table that has one of some headings.
+    """Read the texts of a list, or of the column of a table that has a known heading.
 
-    A table is a file with tabs between its columns (a quotation mark is then a character as any other, as the GLUE
-    tasks have it, unless the headings stand in some), or one whose name ends in .csv, with quoted fields. Its first
+    A table is a file with tabs between its columns or a file named *.csv. Fields of a .csv file may be quoted. With
+    tabs, a quotation mark is an ordinary character, as in the GLUE tasks, unless the headings are quoted. The first
     line names the columns, in upper or lower case.
 
     Args:
-        names: headings of the column, in lower case.
-        labels: headings of the column of labels that may be beside it.
+        names: possible headings of the column, in lower case.
+        labels: possible headings of an optional column of labels.
     Returns:
         Column.
     Raises:
-        DataError: the file is no text or empty (as of `text_files.read`), it is a table whose headings are not known,
-            or a row lacks a field.
+        DataError: the file is not a text or is empty (see `text_files.read`), the headings of the table are unknown, or
+            a row lacks a field.
     """
     text, notes = text_files.read(path)
     separator = _separator(path, text_files.head_of(text), names)
@@ -59,10 +59,10 @@ def read_column(path: str | Path, names: Collection[str], labels: Collection[str
 
 
 def _separator(path, head, names):
-    """What is between the columns of a table with this first line; None of a list.
+    """The character between the columns of a table with this first line; None for a list.
 
     Raises:
-        DataError: a .csv without one of the headings, or a table of commas under another name.
+        DataError: a .csv file lacks the headings, or a table separated by commas or semicolons has another suffix.
     """
     named = {separator: _headings(head, separator) for separator in "\t,;"}
     fitting = [separator for separator, headings in named.items() if not headings.isdisjoint(names)]
@@ -87,7 +87,7 @@ def _headings(head, separator):
 
 
 def _rows(path, text, separator):
-    """[(line number, fields without blanks at the ends)] of the rows that hold something."""
+    """[(line number, trimmed fields)] of the non-blank rows."""
     quoted = separator != "\t" or text.lstrip()[:1] == '"'
     lines = io.StringIO(text, newline="")
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
@@ -104,43 +104,43 @@ def _rows(path, text, separator):
 
 
 def _place(path, headings, wanted):
-    """The number of the column that has one of the wanted headings, None where none has.
+    """The number of the column with one of the wanted headings; None where no column has one.
 
     Raises:
-        DataError: several have.
+        DataError: several columns have one.
     """
-    found = [number for number, heading in enumerate(headings) if heading.lower() in wanted]
-    if len(found) > 1:
-        both = " and ".join(f"'{headings[number]}'" for number in found)
+    columns = [number for number, heading in enumerate(headings) if heading.lower() in wanted]
+    if len(columns) > 1:
+        both = " and ".join(f"'{headings[number]}'" for number in columns)
         raise DataError(f"{path}: line 1: {both} could both be the column to read; rename or remove one.")
-    return found[0] if found else None
+    return columns[0] if columns else None
 
 
-def _list(path, found, names):
-    """The column that a list of lines is, without the heading that it may have."""
-    if found.lines[0].lower().strip('"') in names:
-        notes = [*found.notes, f"line {found.numbers[0]}, {found.lines[0]!r}, is the heading"]
-        return Column(found.lines[1:], None, found.numbers[1:], notes)
-    _refuse_table(path, found, names)
-    tabs = text_files.counted(sum("\t" in line for line in found.lines), "line{s} with a tab within, kept whole")
-    return Column(found.lines, None, found.numbers, found.notes + tabs)
+def _list(path, listed, names):
+    """Convert the lines of a list to a column, without the heading that the list may have."""
+    if listed.lines[0].lower().strip('"') in names:
+        notes = [*listed.notes, f"line {listed.numbers[0]}, {listed.lines[0]!r}, is the heading"]
+        return Column(listed.lines[1:], None, listed.numbers[1:], notes)
+    _refuse_table(path, listed, names)
+    tabs = text_files.counted(sum("\t" in line for line in listed.lines), "line{s} with a tab within, kept whole")
+    return Column(listed.lines, None, listed.numbers, listed.notes + tabs)
 
 
-def _refuse_table(path, found, names):
+def _refuse_table(path, listed, names):
     """Refuse a list that is a table, or JSON.
 
     Raises:
-        DataError: the first line, or every one after it, is in columns.
+        DataError: the first line, or every line after it, has columns.
     """
-    text_files.refuse_json(path, found.lines)
-    if "\t" in found.lines[0]:
+    text_files.refuse_json(path, listed.lines)
+    if "\t" in listed.lines[0]:
         raise DataError(
-            f"{path}: line {found.numbers[0]} has tabs, as a table's headings do, and no column is called "
+            f"{path}: line {listed.numbers[0]} has tabs, as a table's headings do, and no column is called "
             f"{' or '.join(names)}; name it there."
         )
-    body = found.lines[1:]
+    body = listed.lines[1:]
     if body and all(NUMBERED.fullmatch(line) for line in body):
         raise DataError(
-            f"{path}: every line from {found.numbers[1]} on has a column of whole numbers; let the file's name end in "
+            f"{path}: every line from {listed.numbers[1]} on has a column of whole numbers; let the file's name end in "
             f".csv, and line 1 name the columns (that of the texts {' or '.join(names)})."
         )

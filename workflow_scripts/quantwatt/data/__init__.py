@@ -1,4 +1,4 @@
-"""What models are given and held against: prompts, sentences, captions, photographs, rendered scenes.
+"""Inputs of models and reference images: prompts, sentences, captions, photographs, rendered scenes.
 
 Input: files of resources/ and data/. Output: lists of texts, labels and images. Read first: prompts.py, datasets.py.
 """

@@ -1,4 +1,4 @@
-"""Captions of MS-COCO: one for each image."""
+"""Captions of MS-COCO: one caption per image."""
 
 import json
 import zlib
@@ -7,18 +7,18 @@ from quantwatt.artifacts.errors import DataError
 
 
 def draw(annotations, images, seed=0):
-    """One caption of each of some images, in the order of the images' numbers.
+    """Select images and one caption of each, in the order of the images' numbers.
 
-    Which images, and which of an image's captions, follows from a checksum of the image's number and the seed: the same
-    on every machine, and of any other choice independent.
+    A checksum of the image's number and the seed selects the images and the caption of an image: the selection is the
+    same on every machine.
 
     Args:
         annotations: bytes of COCO's captions_*.json, {"annotations": [{"id", "image_id", "caption"}, ...]}.
-        images: how many images.
+        images: number of images to select.
     Returns:
-        list of str, each on one line.
+        list of str without line breaks.
     Raises:
-        DataError: the file is not COCO's, or has fewer images.
+        DataError: the file does not have COCO's structure, or has fewer images.
     """
     captions = {}
     try:

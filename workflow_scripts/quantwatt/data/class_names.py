@@ -1,13 +1,13 @@
-"""What a classifier calls its classes, so that labels of texts are compared with the outputs that they mean."""
+"""Map labels of texts to a classifier's outputs, by the names that the model gives its classes."""
 
 import re
 
 from quantwatt.artifacts import text_files
 from quantwatt.artifacts.errors import DataError
 
-GENERIC = re.compile(r"label_\d+")  # what transformers calls classes that nobody has named
+GENERIC = re.compile(r"label_\d+")  # transformers' default names of classes
 SHORT = {"neg": "negative", "neu": "neutral", "pos": "positive"}
-USUAL = (  # the numbers that data sets of sentences give to such names: GLUE's SST-2 and CoLA, TweetEval, SMS Spam
+USUAL = (  # names in the order in which data sets number them: GLUE's SST-2 and CoLA, TweetEval, SMS Spam
     ("negative", "positive"),
     ("negative", "neutral", "positive"),
     ("unacceptable", "acceptable"),
@@ -16,37 +16,36 @@ USUAL = (  # the numbers that data sets of sentences give to such names: GLUE's 
 
 
 def of_outputs(labels, model, path):
-    """Labels of a file's texts as numbers of a transformers model's outputs; what was done to them is said.
+    """Convert labels of a file's texts to output numbers of a transformers model; notes are printed.
 
     Returns:
-        as `numbers`.
+        as `numbers` returns; (None, []) without labels.
     Raises:
-        DataError: as `numbers`; names the file.
+        DataError: see `numbers`; names the file.
     """
     if labels is None:
         return None, []
     try:
-        found, notes = numbers(labels, model.config.id2label, model.config.label2id)
+        outputs, notes = numbers(labels, model.config.id2label, model.config.label2id)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     text_files.say(f"{path}, labels", notes)
-    return found, notes
+    return outputs, notes
 
 
 def numbers(labels, id2label, label2id=None):
-    """Labels of texts as numbers of a model's outputs, and what was done to them.
+    """Convert labels of texts to output numbers of a model, with notes on the conversion.
 
-    Names are looked up in the model's own, in upper or lower case. Whole numbers are the model's, but for models whose
-    names are of a kind that data sets number alike: there they are the data set's, whatever the model's order.
+    Names are looked up among the model's class names, ignoring case. Whole numbers are the model's output numbers. The
+    exception: if the model's class names are one of USUAL, numbers follow the order that data sets use.
 
     Args:
-        labels: whole numbers or names, one a text.
-        id2label, label2id: the model's configuration's, {number: name} and {name: number}.
+        labels: whole numbers or names, one per text.
+        id2label, label2id: from the model's configuration, {number: name} and {name: number}.
     Returns:
-        (whole numbers, one a text; list of notes, sentences without a full stop).
+        (whole numbers, one per text; list of notes, sentences without a full stop).
     Raises:
-        DataError: a name that the model does not have, or that two of its classes have; names that its configuration
-            numbers in two ways.
+        DataError: the model has no class of a name, or two; or its configuration contradicts itself.
     """
     names = {int(number): _plain(name) for number, name in (id2label or {}).items()}
     for name, number in (label2id or {}).items():
@@ -65,8 +64,8 @@ def numbers(labels, id2label, label2id=None):
     order = [place[name] for name in usual]
     if order == list(range(len(order))):
         return labels, []
-    found = [order[label] if label < len(order) else label for label in labels]
-    return found, [f"labels are read as {_shown(dict(enumerate(usual)))}, and the model's own are {_shown(names)}"]
+    outputs = [order[label] if label < len(order) else label for label in labels]
+    return outputs, [f"labels are read as {_shown(dict(enumerate(usual)))}, and the model's own are {_shown(names)}"]
 
 
 def _looked_up(labels, names):

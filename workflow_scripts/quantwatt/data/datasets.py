@@ -1,8 +1,8 @@
-"""The data under data/ that experiments read: where it comes from, and what is in it.
+"""The data sets under data/ that experiments read: their sources and contents.
 
-What is there is used as it is, whoever put it there. Of what is missing, rules/data.smk fetches the archives as their
-publishers offer them, held against their sha256, and makes the files out of them; what a licence reserves is the user's
-to bring, and is asked for in one sentence.
+Existing files are used unchanged, whoever put them there. For missing files, rules/data.smk downloads the publishers'
+archives, checks their sha256 and extracts the files. Data that must not be redistributed has to be downloaded by the
+user; the error message says where to put it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ FOLDER = "data"
 
 @dataclass(frozen=True)
 class Archive:
-    """A ZIP archive as it is published; every address has the same bytes."""
+    """A published ZIP archive; all addresses serve the same bytes."""
 
     addresses: tuple[str, ...]
     sha256: str
@@ -25,10 +25,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class Extract:
-    """A file made of one member of an archive.
+    """A file that is extracted from one member of an archive.
 
-    make: from the member's bytes and `entries` to the file's bytes.
-    count: entries of the file at a path; raises DataError where it is not what it should be.
+    make: converts the member's bytes and `entries` to the file's bytes.
+    count: returns the number of entries of the file at a path; raises DataError for an invalid file.
     """
 
     archive: str
@@ -60,7 +60,7 @@ def _prompts(path):
 
 
 def _lines(path):
-    """Lines of running text, blank ones too, as WikiText's are counted."""
+    """The number of lines of running text, including blank lines, as WikiText counts them."""
     return len(sources.read_running_text(path)[0][0].rstrip("\n").split("\n"))
 
 
@@ -84,7 +84,7 @@ ARCHIVES = {
         ("https://dl.fbaipublicfiles.com/glue/data/SST-2.zip",),
         "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
     ),
-    "wikitext-2-raw/wikitext-2-raw-v1.zip": Archive(  # Salesforce's own bytes; their address is gone
+    "wikitext-2-raw/wikitext-2-raw-v1.zip": Archive(  # mirrors of Salesforce's archive, whose address is gone
         (
             "https://huggingface.co/datasets/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/"
             "wikitext-2-raw-v1.zip",
@@ -106,7 +106,7 @@ EXTRACTS = {
     "sst2/dev.tsv": _sst2("dev", 872),
     "wikitext-2-raw/wiki.train.raw": _wikitext("train", 36_718),
     "wikitext-2-raw/wiki.test.raw": _wikitext("test", 4_358),
-    "coco-2017/captions-5000.txt": _coco("val", 5_000),  # one of each validation image
+    "coco-2017/captions-5000.txt": _coco("val", 5_000),  # one caption per validation image
     "coco-2017/captions-train-64.txt": _coco("train", 64),  # for calibration
     "coco-2017/captions-train-32.txt": _coco("train", 32),
 }
@@ -119,19 +119,19 @@ YOURS = {
 
 
 def name_of(path):
-    """What a path under data/ is called here, or None where nothing is known of it."""
+    """The key of a path under data/ in ARCHIVES, EXTRACTS or YOURS; None for an unknown path."""
     path = PurePosixPath(path)
     name = str(path.relative_to(FOLDER)) if path.is_relative_to(FOLDER) else None
     return name if name in ARCHIVES or name in EXTRACTS or name in YOURS else None
 
 
 def absent(path, names):
-    """The name of a data set that is one of some, and of which nothing is there yet.
+    """The key of a data set that is to be written to `path`, which must not exist yet.
 
     Args:
-        path: where it is to lie, such as data/sst2/dev.tsv; names: of ARCHIVES, or of EXTRACTS.
+        path: of the data set, such as data/sst2/dev.tsv; names: the possible keys, ARCHIVES or EXTRACTS.
     Raises:
-        DataError: it is none of them, only the user can bring it, or it is there already.
+        DataError: the path is not among `names`, only the user can provide it, or it exists already.
     """
     name = name_of(path)
     if name in YOURS:
@@ -145,15 +145,15 @@ def absent(path, names):
 
 
 def entries(path):
-    """Entries of a file that may still have to be made, or None where that is not known."""
+    """The number of entries of a file that may not exist yet; None for an unknown file."""
     extract = EXTRACTS.get(name_of(path))
     return extract and extract.entries
 
 
 def missing(names):
-    """Those names of data sets that are not there, in the current folder.
+    """The names of data sets that do not exist in the current folder.
 
-    What is there is no rule's output, so that nothing fetches it again or writes over it: neither --forceall nor a
-    changed script, nor the clearing away of outputs before a job.
+    Existing files are not an output of any rule, so that nothing downloads or overwrites them: neither --forceall, nor
+    a changed script, nor Snakemake's removal of outputs before a job.
     """
     return [name for name in names if not Path(FOLDER, name).exists()]

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as pictures: 1,797 of 8 x 8 pixels and 17 levels (UCI; Alpaydin, Kaynak 1998)."""
+"""scikit-learn's handwritten digits as images: 1,797 of 8 x 8 pixels and 17 levels (UCI; Alpaydin, Kaynak 1998)."""
 
 import numpy as np
 from PIL import Image
@@ -6,17 +6,17 @@ from PIL import Image
 IMAGE_SIZE = 16  # pixels; SSIM's window is 11 wide
 CLASSES = 10
 COUNT = 1797
-HELD_OUT = 360  # pictures that neither the embedded model nor the classifier has seen
+HELD_OUT = 360  # images that neither the embedded model nor the classifier was trained on
 SPLIT_SEED = 0
 
 
 def dataset(held: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The digits, brought to 16 x 16 pixels by PIL's bicubic filter.
+    """The digits, resized to 16 x 16 pixels by PIL's bicubic filter.
 
     Args:
-        held: only those that are held out of trainings, or only the others; None for all.
+        held: True for the images held out of training, False for the training images, None for all.
     Returns:
-        (uint8 [n, 16, 16, 3], classes 0 to 9 [n]), in one mixed order.
+        (uint8 [n, 16, 16, 3], classes 0 to 9 [n]), in a fixed shuffled order.
     """
     from sklearn.datasets import load_digits
 

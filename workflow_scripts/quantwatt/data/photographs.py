@@ -1,8 +1,8 @@
-"""Real pictures as people have them: found in folders and ZIP archives, and read as clean-fid reads them.
+"""Read real images from folders and ZIP archives, in the same way as clean-fid.
 
-clean-fid (arXiv 2104.11222) takes PIL's conversion to RGB of whatever it finds. So does this, with one exception:
-Pillow cuts 16-bit greys off at 255, which makes nearly all of a picture white (python-pillow/Pillow#3011); they are
-scaled. What else may surprise is counted in a record, which is said once and goes into the manifest.
+clean-fid (arXiv 2104.11222) uses PIL's conversion to RGB for all images. This module does the same with one exception:
+Pillow clips 16-bit grey values at 255, which makes nearly the whole image white (python-pillow/Pillow#3011); here they
+are scaled. Other unusual properties are counted in a record, which is printed once and goes into the manifest.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import numpy as np
 from quantwatt.artifacts import linked_folders
 from quantwatt.artifacts.errors import DataError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # clean-fid's, of pictures
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # clean-fid's, of images
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes
 ORIENTATION = 0x0112  # EXIF; 1 is upright
-NAMED = 5  # files of one kind that a sentence names
-KINDS = {  # what a picture may have, and what was done
+NAMED = 5  # number of files of one kind that a sentence names
+KINDS = {  # {kind: property of an image, and how it is handled}
     "alpha": "with transparency, which is dropped, as clean-fid does",
     "sixteen_bit": "of 16-bit greys, scaled to 8 bits",
     "cmyk": "in CMYK, converted without a colour profile, as clean-fid does",
@@ -35,7 +35,7 @@ KINDS = {  # what a picture may have, and what was done
 
 
 class Record:
-    """How pictures were read: how many, and by KINDS how many of them and the first ones' names."""
+    """Statistics of reading images: their number, and for each of KINDS a count and the names of the first files."""
 
     def __init__(self, source):
         self.source, self.read, self.left_out = source, 0, Counter()
@@ -51,32 +51,32 @@ class Record:
 
     def described(self):
         """The record as JSON."""
-        found = {kind: {"count": self.counts[kind], "first": self.names[kind]} for kind in KINDS if self.counts[kind]}
-        return {"read": self.read, "left_out": dict(sorted(self.left_out.items())), **found}
+        kinds = {kind: {"count": self.counts[kind], "first": self.names[kind]} for kind in KINDS if self.counts[kind]}
+        return {"read": self.read, "left_out": dict(sorted(self.left_out.items())), **kinds}
 
     def sentences(self):
-        """What a reader should know, a sentence a kind."""
-        found = []
+        """The record in words, one sentence per kind."""
+        sentences = []
         if self.left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
-            found.append(f"{self.source}: left out: {kinds}.")
+            sentences.append(f"{self.source}: left out: {kinds}.")
         for kind, words in KINDS.items():
             if count := self.counts[kind]:
                 names = ", ".join(self.names[kind]) + (", ..." if count > NAMED else "")
-                found.append(f"{self.source}: {count} of {self.read} pictures {words} ({names}).")
-        return found
+                sentences.append(f"{self.source}: {count} of {self.read} pictures {words} ({names}).")
+        return sentences
 
 
 @contextlib.contextmanager
 def opened(source):
-    """The pictures of a folder (links followed) or of a ZIP archive.
+    """Open a folder (links are followed) or a ZIP archive of images.
 
-    Hidden files, and the folder __MACOSX that a Mac adds to archives, hold no pictures of the set.
+    Hidden files, and the folder __MACOSX that macOS adds to archives, are left out.
 
     Yields:
-        (sorted names, a function that opens one by its name, the `Record` of what is left out).
+        (sorted names, a function that opens a file by its name, a `Record` that counts the files left out).
     Raises:
-        DataError: neither a folder nor a ZIP archive, a link leads nowhere, or an archive has two files of one name.
+        DataError: the source is neither a folder nor a ZIP archive, or an archive has two files of one name.
     """
     source = Path(source)
     record = Record(source)
@@ -96,22 +96,22 @@ def opened(source):
 
 
 def read(open_file, name, size, record):
-    """One picture, uint8 [height, width, 3].
+    """Read one image, uint8 [height, width, 3].
 
-    The shorter side is brought to size by PIL's bicubic filter, the longer one is cut evenly at both ends.
+    The image is scaled by PIL's bicubic filter to cover `size` and cropped at the centre.
 
     Args:
-        open_file, name: as of `opened`.
+        open_file, name: as `opened` yields them.
         size: (width, height) in pixels.
-        record: where it is counted.
+        record: the `Record` that counts the image.
     Raises:
-        DataError: not a readable image, of more pixels than Pillow opens, or of values that have no range.
+        DataError: the file is not a readable image, has more pixels than Pillow opens, or values of unknown range.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with open_file(name) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large ones below the limit, palettes with transparency
+            warnings.simplefilter("ignore")  # about large images below the limit, and palettes with transparency
             if not file.read(1):
                 raise ValueError("the file is empty")
             file.seek(0)
@@ -125,7 +125,7 @@ def read(open_file, name, size, record):
         raise DataError(
             f"{record.source}/{name}: more than the {limit:,} pixels that Pillow opens; scale the image down."
         ) from error
-    except RuntimeError as error:  # zipfile's of an encrypted file, and of a compression that it does not know
+    except RuntimeError as error:  # zipfile raises it for an encrypted file or an unknown compression
         raise DataError(f"{record.source}/{name}: cannot be read from the archive ({error}).") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, zipfile.BadZipFile) as error:
         reason = "of no kind that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
@@ -137,17 +137,17 @@ def read(open_file, name, size, record):
 
 
 def _pictures(names, record):
-    """The names of pictures, sorted; others are counted as left out."""
-    found = []
+    """The sorted names of images; other files are counted as left out."""
+    pictures = []
     for name in names:
         path = PurePosixPath(name)
         if "__MACOSX" in path.parts or any(part.startswith(".") and part != ".." for part in path.parts):
             record.left_out["hidden"] += 1
         elif path.suffix.lower() in SUFFIXES:
-            found.append(name)
+            pictures.append(name)
         else:
             record.left_out[path.suffix.lower() or "without suffix"] += 1
-    return sorted(found)
+    return sorted(pictures)
 
 
 def _open(path):
@@ -157,9 +157,9 @@ def _open(path):
 
 
 def _kinds(image, size):
-    """Of KINDS, those that an opened picture's header tells."""
+    """The kinds of KINDS that an image's header shows."""
     width, height = size
-    found = {
+    kinds = {
         "alpha": image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info,
         "sixteen_bit": image.mode in SIXTEEN_BIT,
         "cmyk": image.mode == "CMYK",
@@ -167,11 +167,11 @@ def _kinds(image, size):
         "frames": getattr(image, "n_frames", 1) > 1,
         "enlarged": image.width < width or image.height < height,
     }
-    return [kind for kind, is_so in found.items() if is_so]
+    return [kind for kind, applies in kinds.items() if applies]
 
 
 def _rgb(image):
-    """A picture in RGB, as PIL converts it but for 16-bit greys."""
+    """Convert an image to RGB by PIL, except for 16-bit grey images, which are scaled."""
     from PIL import Image
 
     if image.mode in SIXTEEN_BIT:

@@ -1,4 +1,4 @@
-"""The prompts of a sampling: one a line of its file, or its lines over and over."""
+"""Read the prompts of a sampling: one per line of its file; with `cycle` the lines are repeated."""
 
 import itertools
 
@@ -6,19 +6,19 @@ from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
 
 HEADINGS = ("prompt", "prompts", "caption", "captions", "text")
-EMPTY = '""'  # a line that holds only this is the empty prompt, which unconditional images have
+EMPTY = '""'  # a line with only this is the empty prompt, for unconditional images
 
 
 def read(path):
-    """The prompts of a file: a list, or a table with a column of prompts (`quantwatt.artifacts.text_tables`).
+    """Read the prompts of a file: a list, or a table with a column of prompts (`quantwatt.artifacts.text_tables`).
 
-    Blank lines are no prompts: where one stands by mistake, every prompt after it would move to another seed unseen.
-    A line of two quotation marks is the empty prompt.
+    Blank lines are not prompts: an accidental blank line would silently move every later prompt to another seed. A line
+    with only two quotation marks is the empty prompt.
 
     Returns:
-        (list of str, notes of what the reader did).
+        (list of str, notes of the reader).
     Raises:
-        DataError: the file cannot be read, is empty, is no text, or is a table without a column of prompts.
+        DataError: the file cannot be read, is empty, is not a text, or is a table without a column of prompts.
     """
     column = text_tables.read_column(path, HEADINGS)
     if not column.texts:
@@ -27,19 +27,19 @@ def read(path):
 
 
 def read_and_say(path):
-    """The prompts of a file; what the reader did is said on stderr. Raises as `read`."""
-    found, notes = read(path)
+    """Read the prompts of a file and print the reader's notes to stderr. Raises as `read`."""
+    prompts, notes = read(path)
     text_files.say(path, notes)
-    return found
+    return prompts
 
 
 def first(sampling, count):
-    """The first `count` prompts of a sampling; with `cycle` its lines are taken again from the first.
+    """The first `count` prompts of a sampling; with `cycle` the lines of its file are repeated.
 
     Returns:
-        list of str, fewer where the file has fewer lines and is not taken again.
+        list of str; without `cycle` it may be shorter than `count`.
     Raises:
-        DataError: as `read`.
+        DataError: see `read`.
     """
-    found = read_and_say(sampling["prompts"])
-    return list(itertools.islice(itertools.cycle(found), count)) if sampling.get("cycle") else found[:count]
+    prompts = read_and_say(sampling["prompts"])
+    return list(itertools.islice(itertools.cycle(prompts), count)) if sampling.get("cycle") else prompts[:count]

@@ -1,8 +1,7 @@
 """Captioned scenes of coloured shapes, 64 x 64 pixels: the data of the embedded models.
 
-A scene has one or two objects on a plain background. Every image and caption is a function of a seed. Two
-objects always differ in colour, so every relation can be read from the picture and exchanging it makes the
-caption false.
+A scene has one or two objects on a plain background. Every image and caption is determined by a seed. Two objects
+always differ in colour: the relation is visible in the image, and exchanging it makes the caption false.
 """
 
 import zlib
@@ -27,7 +26,7 @@ ATTRIBUTES = ("colour", "shape", "size", "relation", "background")
 ONE_OBJECT_SHARE = 0.4
 
 _CONVERSE = {"right of": "left of", "below": "above"}
-_OFFSET = 15.5  # of each of two objects from the middle, in pixels along the axis of their relation
+_OFFSET = 15.5  # distance of each of two objects from the centre, in pixels along the axis of their relation
 _ROWS, _COLUMNS = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32) + 0.5
 
 
@@ -42,14 +41,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object, or two with the relation of the first to the second, on a background."""
+    """One object, or two objects with the relation of the first to the second, on a background."""
 
     objects: tuple[Shape, ...]
     relation: str | None
     background: str
 
     def canonical(self) -> "Scene":
-        """The same picture described from its left or upper object: only 'left of' and 'above' remain."""
+        """The same scene described from its left or upper object: only 'left of' and 'above' remain."""
         if self.relation not in _CONVERSE:
             return self
         return replace(self, objects=self.objects[::-1], relation=_CONVERSE[self.relation])
@@ -60,7 +59,7 @@ def _choose(rng: np.random.Generator, options, but=()) -> str:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene with ONE_OBJECT_SHARE odds of a single object, everything else equally likely."""
+    """A random scene: one object with probability ONE_OBJECT_SHARE, everything else equally likely."""
     count = 1 if rng.random() < ONE_OBJECT_SHARE else 2
     objects: list[Shape] = []
     for _ in range(count):
@@ -95,7 +94,7 @@ def parse(text: str) -> Scene:
 
 
 def change_attribute(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
-    """The scene with one attribute of ATTRIBUTES made wrong, of a random object where it belongs to one.
+    """The scene with one of ATTRIBUTES changed; an attribute of objects is changed for a random object.
 
     Raises ValueError for an unknown attribute, and for the relation of a single object.
     """
@@ -119,13 +118,13 @@ def change_attribute(scene: Scene, attribute: str, rng: np.random.Generator) -> 
 
 
 def _signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Distance in pixels to the outline, negative inside (a bound near the corners, which suffices to blend)."""
+    """Distance in pixels to the outline, negative inside; near corners a bound, which suffices for blending."""
     if kind == "circle":
         return np.hypot(x, y) - radius
     if kind == "square":
         return np.maximum(abs(x), abs(y)) - 0.88 * radius
     if kind == "triangle":
-        y = y - 0.29 * radius  # the inscribed circle's middle lies below half the height
+        y = y - 0.29 * radius  # the centre of the inscribed circle is below half the height
         return np.maximum(0.866 * abs(x) - 0.5 * y, y) - 0.575 * radius
     if kind == "cross":
         long, wide = radius, 0.36 * radius
@@ -136,12 +135,12 @@ def _signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
 
 
 def _centres(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
-    """The objects' middles as (x, y) in pixels."""
+    """The objects' centres as (x, y) in pixels."""
     middle = IMAGE_SIZE / 2
     if scene.relation is None:
         return [middle + rng.uniform(-7, 7, 2)]
     axis = 0 if scene.relation in ("left of", "right of") else 1
-    sign = -1 if scene.relation in ("left of", "above") else 1  # of the first object on the axis
+    sign = -1 if scene.relation in ("left of", "above") else 1  # direction of the first object on the axis
     centres = []
     for direction in (sign, -sign):
         centre = middle + rng.uniform(-4, 4, 2)
@@ -151,7 +150,7 @@ def _centres(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A picture of the scene, uint8 [64, 64, 3]; place, radius, angle and tint vary with `rng`."""
+    """Render the scene, uint8 [64, 64, 3]; place, radius, angle and tint vary with `rng`."""
     image = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
     image[:] = np.array(BACKGROUNDS[scene.background]) + rng.uniform(-4, 4)
     for shape, (x0, y0) in zip(scene.objects, _centres(scene, rng), strict=True):
@@ -160,30 +159,30 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         y = np.cos(angle) * (_ROWS - y0) - np.sin(angle) * (_COLUMNS - x0)
         cover = np.clip(0.5 - _signed_distance(shape.kind, x, y, radius), 0, 1)[..., None]
         tint = np.array(COLOURS[shape.colour]) + rng.uniform(-5, 5, 3)
-        lit = 1 - 0.12 * (y / radius)[..., None]  # from above
+        lit = 1 - 0.12 * (y / radius)[..., None]  # shading by light from above
         image = image * (1 - cover) + np.clip(tint * lit, 0, 255) * cover
     return np.clip(image, 0, 255).round().astype(np.uint8)
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether a scene is kept from training: a tenth of the two-object scenes, chosen by a hash.
+    """Whether a scene is held out of training: a tenth of the two-object scenes, chosen by a hash.
 
-    Both ways to describe a picture fall on the same side.
+    Both descriptions of the same picture are held out together.
     """
-    if scene.relation is None:  # 180 in all: every model needs them all
+    if scene.relation is None:  # only 180 one-object scenes exist, and training needs all of them
         return False
     return zlib.crc32(caption(scene.canonical()).encode()) % 10 == 0
 
 
 def random_scenes(n: int, rng: np.random.Generator, held: bool | None = None) -> list[Scene]:
-    """`n` random scenes; `held` True: of two-object scenes only held-out ones, False: none, None: all."""
-    found: list[Scene] = []
-    while len(found) < n:
+    """`n` random scenes; `held`: two-object scenes are all held out (True), none are (False), or either (None)."""
+    scenes: list[Scene] = []
+    while len(scenes) < n:
         scene = random_scene(rng)
         while held is not None and scene.relation is not None and held_out(scene) != held:
             scene = _random_scene_of_two(rng)
-        found.append(scene)
-    return found
+        scenes.append(scene)
+    return scenes
 
 
 def _random_scene_of_two(rng: np.random.Generator) -> Scene:
@@ -193,16 +192,16 @@ def _random_scene_of_two(rng: np.random.Generator) -> Scene:
 
 
 def prompts(n: int, seed: int, held: bool | None = None) -> list[str]:
-    """`n` different captions, a function of the seed; `held` as in `random_scenes`."""
+    """`n` different captions, determined by the seed; `held` as in `random_scenes`."""
     rng = np.random.default_rng(seed)
-    found: dict[str, None] = {}
-    while len(found) < n:
-        found[caption(random_scenes(1, rng, held)[0])] = None
-    return list(found)
+    captions: dict[str, None] = {}
+    while len(captions) < n:
+        captions[caption(random_scenes(1, rng, held)[0])] = None
+    return list(captions)
 
 
 def dataset(n: int, seed: int, held: bool | None = None) -> tuple[np.ndarray, list[str]]:
-    """`n` pictures uint8 [n, 64, 64, 3] and their captions, a function of the seed; `held` as in `random_scenes`."""
+    """`n` images uint8 [n, 64, 64, 3] and their captions, determined by the seed; `held` as in `random_scenes`."""
     rng = np.random.default_rng(seed)
     scenes = random_scenes(n, rng, held)
     return np.stack([render(scene, rng) for scene in scenes]), [caption(scene) for scene in scenes]

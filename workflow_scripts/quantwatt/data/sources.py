@@ -1,4 +1,4 @@
-"""Files of texts: labelled sentences as the GLUE tasks have them, and running text."""
+"""Read files of texts: labelled sentences in the style of the GLUE tasks, and running text."""
 
 from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
@@ -7,16 +7,16 @@ HEADINGS = ("sentence", "text", "review")
 
 
 def read_sentences(path):
-    """Sentences and their labels.
+    """Read sentences and their labels.
 
     Args:
-        path: a table (`quantwatt.artifacts.text_tables`) with tabs between its columns, or a .csv file, whose
-            headings name `sentence` (or `text`, `review`) and `label` (or `sentiment`, `class`, `target`), as SST-2's
-            dev.tsv does; or one sentence a line.
+        path: a table (`quantwatt.artifacts.text_tables`) with tabs between its columns, or a .csv file, with the
+            headings `sentence` (or `text`, `review`) and `label` (or `sentiment`, `class`, `target`), as in SST-2's
+            dev.tsv; or a list with one sentence per line.
     Returns:
-        (sentences, labels); labels are whole numbers, or all of them names, or None where the file has none.
+        (sentences, labels); labels are all whole numbers or all names; None for a file without labels.
     Raises:
-        DataError: the file is missing, empty or no text, its headings are not known, or a row has no label.
+        DataError: the file is missing, empty or not a text, its headings are unknown, or a row has no label.
     """
     column = text_tables.read_column(path, HEADINGS, text_tables.LABELS)
     text_files.say(path, column.notes)
@@ -26,10 +26,10 @@ def read_sentences(path):
 
 
 def _labels(path, column):
-    """A column's labels: whole numbers, or all of them names."""
+    """A column's labels: all whole numbers, or all names."""
     numbered = column.labels[0].isdecimal()
     for label, line in zip(column.labels, column.numbers, strict=True):
-        if not label or label.startswith("-"):  # data sets mark a label that is not published by -1
+        if not label or label.startswith("-"):  # data sets write -1 for unpublished labels
             raise DataError(f"{path}: line {line}: the label is {label!r}, not a whole number from 0 or a name.")
         if label.isdecimal() != numbered:
             kind = "a whole number" if numbered else "a name"
@@ -38,10 +38,10 @@ def _labels(path, column):
 
 
 def read_running_text(path):
-    """([the whole file], None): running text has no labels.
+    """Read running text: ([the whole file], None), as it has no labels.
 
     Raises:
-        DataError: the file is missing, empty or no text.
+        DataError: the file is missing, empty or not a text.
     """
     text, notes = text_files.read(path)
     text_files.say(path, notes)
@@ -52,9 +52,9 @@ def cut(items, size, count, what):
     """The first `count` batches of `size` items.
 
     Args:
-        what: the items in a word, for the message.
+        what: the plural noun for the items, for the message.
     Raises:
-        DataError: there are not so many.
+        DataError: there are too few items.
     """
     if len(items) < size * count:
         raise DataError(f"{len(items)} {what} are too few for {count} batch{'es' if count > 1 else ''} of {size}.")
