@@ -1,4 +1,4 @@
-"""Read and gather sensitivity tables: one row per layer and candidate, with only that layer in the candidate's formats."""
+"""Read and gather sensitivity tables: a row per layer and candidate, that layer alone in the candidate's formats."""
 
 import csv
 import json
