@@ -96,7 +96,7 @@ ASKED = {
         (
             "checkpoint",
             {"settings": {"solver": {"name": "rtn"}, "weights": {"bits": 3}}},
-            "weights: bits: 3, and .*: 4",
+            "weights: bits: 3, but .*: 4",
         ),
         ("images", {"seed": 0, "steps": 20, "guidance": 3.0, "images": "left out"}, None),
         (
