@@ -1,4 +1,4 @@
-"""Read and gather sensitivity tables: one row per layer and candidate, with only that layer in the candidate's formats."""
+"""Read and gather sensitivity tables: per layer and candidate, the errors with only that layer in these formats."""
 
 import csv
 import json

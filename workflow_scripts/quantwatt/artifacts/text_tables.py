@@ -1,4 +1,4 @@
-"""Read lists and tables of texts: one text per line, or a column with a known heading. A table is never read as a list."""
+"""Read lists of texts, one per line, and tables with a column of texts; a table is never read as a list."""
 
 import csv
 import io
