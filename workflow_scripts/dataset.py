@@ -1,4 +1,4 @@
-"""Make a file of a data set out of an archive that is there."""
+"""Extract a file of a data set from a downloaded archive."""
 
 import argparse
 import zipfile
@@ -11,12 +11,12 @@ from quantwatt.jobs import command
 
 
 def extract(path, part, archive):
-    """Make the file `path` out of an archive, checked by the reader that will read it.
+    """Extract the file `path` from an archive, and check it with the reader that jobs use.
 
     Args:
         part: a `datasets.Extract`.
     Raises:
-        DataError: the archive is broken, or does not hold what it should.
+        DataError: the archive is broken, or the extracted file is not as expected.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -28,18 +28,18 @@ def extract(path, part, archive):
     with atomic_path(path) as temporary:
         try:
             temporary.write_bytes(part.make(content, part.entries))
-            found = part.count(temporary)
+            entries = part.count(temporary)
         except DataError as error:
             reason = str(error).removeprefix(f"{temporary}: ")
             raise DataError(f"{archive}: {part.member}: {reason}") from error
-        if found != part.entries:
-            raise DataError(f"{archive}: {part.member} has {found} {part.unit}, and should have {part.entries}.")
+        if entries != part.entries:
+            raise DataError(f"{archive}: {part.member} has {entries} {part.unit}, and should have {part.entries}.")
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", required=True, help="the file to make: data/...")
-    parser.add_argument("--archive", help="make it out of this archive, not of that under data/")
+    parser.add_argument("--output", required=True, help="the file to write: data/...")
+    parser.add_argument("--archive", help="extract from this archive instead of the one under data/")
     args = parser.parse_args(argv)
     part = datasets.EXTRACTS[datasets.absent(args.output, datasets.EXTRACTS)]
     extract(args.output, part, args.archive or f"{datasets.FOLDER}/{part.archive}")

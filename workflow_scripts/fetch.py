@@ -1,4 +1,4 @@
-"""Fetch the archive of a public data set into data/."""
+"""Download the archive of a public data set into data/."""
 
 import argparse
 import contextlib
@@ -15,30 +15,30 @@ from quantwatt.jobs import command
 from quantwatt.jobs.progress import progress
 
 CHUNK_BYTES = 1_000_000
-TIMEOUT_S = 60  # without a byte
+TIMEOUT_S = 60  # seconds without a received byte
 
 
 class Refused(Exception):
-    """An address does not give what it should; the message says why, in a few words."""
+    """A download from an address failed; the message says why, in a few words."""
 
 
 def fetch(path, archive, addresses=()):
-    """Download an archive to `path` from the first address that gives it, whole or not at all.
+    """Download an archive to `path` from the first address that serves it, completely or not at all.
 
     Args:
-        archive: the `datasets.Archive` that it must be.
-        addresses: other places that have it, asked first.
+        archive: the expected `datasets.Archive`.
+        addresses: further addresses, which are tried first.
     Raises:
-        DataError: no address can be reached, or they give other bytes; says what to do.
+        DataError: no address can be reached, or all serve other bytes; tells what to do.
     """
     refusals = []
     with atomic_path(path) as temporary:
         for address in (*addresses, *archive.addresses):
             try:
-                found = _download(address, temporary)
-                if found == archive.sha256:
+                sha256 = _download(address, temporary)
+                if sha256 == archive.sha256:
                     return
-                refusals.append(f"{shown(address)} (its sha256 is {found[:12]}..., not {archive.sha256[:12]}...)")
+                refusals.append(f"{shown(address)} (its sha256 is {sha256[:12]}..., not {archive.sha256[:12]}...)")
             except Refused as error:
                 refusals.append(f"{shown(address)} ({shown(str(error))})")
         raise DataError(
@@ -47,7 +47,7 @@ def fetch(path, archive, addresses=()):
 
 
 def _download(address, path):
-    """Write what an address gives to a file; returns its sha256."""
+    """Download an address to a file; returns the file's sha256."""
     digest, received = hashlib.sha256(), 0
     with _asking():
         response = urlopen(Request(address, headers={"User-Agent": "quantwatt"}), timeout=TIMEOUT_S)
@@ -73,7 +73,7 @@ def _download(address, path):
 
 @contextlib.contextmanager
 def _asking():
-    """Tell an address that fails from a disk that does."""
+    """Convert network errors to `Refused`, to distinguish them from disk errors."""
     try:
         yield
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
@@ -82,8 +82,8 @@ def _asking():
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", required=True, help="the archive to fetch: data/...")
-    parser.add_argument("--address", action="append", default=[], help="another place that has it, asked first")
+    parser.add_argument("--output", required=True, help="the archive to download: data/...")
+    parser.add_argument("--address", action="append", default=[], help="a further address of it, tried first")
     args = parser.parse_args(argv)
     fetch(args.output, datasets.ARCHIVES[datasets.absent(args.output, datasets.ARCHIVES)], args.address)
 

@@ -1,6 +1,7 @@
 """Make the weights of a feature extractor available locally and describe them: files with sha256 and sizes.
 
-Jobs that extract features may run without a network: what they load is fetched here before, and they are held to it.
+Jobs that extract features may run without a network: this script downloads the weights before, and the jobs check the
+weights that they load against its manifest.
 """
 
 import argparse

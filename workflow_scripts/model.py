@@ -14,38 +14,38 @@ from quantwatt.jobs import command
 from quantwatt.models import model_folder, tensor_check, tokenizers
 from quantwatt.models.families import load_family
 
-ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what is fetched of a part of a pipeline
-VARIANT_FILES = "*.fp16*"  # beside the plain ones
-# What is read of a text model: its weights, its configuration and its tokenizer, not its other forms.
+ENDINGS = (".json", ".txt", ".model", ".safetensors")  # of files that are downloaded for a part of a pipeline
+VARIANT_FILES = "*.fp16*"  # skipped if a part also has weights without a variant
+# Files of a text model that are read: weights, configuration and tokenizer, but no weights in other file formats.
 TEXT_FILES = ("*.json", "*.txt", "model*.safetensors")
 
 
 def fetch(settings):
-    """Local folder of a model: its `path`, or a hub snapshot of exactly its revision.
+    """The local folder of a model: its `path`, or a hub snapshot of exactly its revision.
 
-    A hub token is read from the environment (HF_TOKEN) by huggingface_hub and never written.
+    huggingface_hub reads a token from the environment (HF_TOKEN) and never writes it.
 
     Raises:
-        DataError: the folder is missing, or the hub refuses; says what to do.
+        DataError: the hub refuses the download or cannot be reached; tells what to do.
     """
     if settings.get("path"):
         return settings["path"]
     from huggingface_hub import errors, hf_hub_download, snapshot_download
 
     where = f"{settings['hub']} at {settings['revision'][:12]}"
-    at = {"repo_id": settings["hub"], "revision": settings["revision"]}
+    snapshot = {"repo_id": settings["hub"], "revision": settings["revision"]}
     try:
         if model_folder.index_of(settings["family"]) == model_folder.TEXT_MODEL:
-            return snapshot_download(**at, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
-        index = hf_hub_download(at["repo_id"], model_folder.PIPELINE, revision=at["revision"])
+            return snapshot_download(**snapshot, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
+        index = hf_hub_download(snapshot["repo_id"], model_folder.PIPELINE, revision=snapshot["revision"])
         parts = model_folder.listed_parts(Path(index).parent, settings)
-        load_family(settings["family"]).check(Path(index).parent)  # before gigabytes are fetched
+        load_family(settings["family"]).check(Path(index).parent)  # before gigabytes are downloaded
         wanted = [model_folder.PIPELINE, *(f"{part}/*{end}" for part in parts for end in ENDINGS)]
         others = [] if settings.get("variant") else [VARIANT_FILES]
-        folder = snapshot_download(**at, allow_patterns=wanted, ignore_patterns=others)
+        folder = snapshot_download(**snapshot, allow_patterns=wanted, ignore_patterns=others)
         if others and (lacking := [part for part in parts if _is_without_weights(Path(folder, part))]):
-            wanted = [f"{part}/*.safetensors*" for part in lacking]  # there as a variant only, or not at all
-            folder = snapshot_download(**at, allow_patterns=wanted)
+            wanted = [f"{part}/*.safetensors*" for part in lacking]  # stored only as a variant, or not at all
+            folder = snapshot_download(**snapshot, allow_patterns=wanted)
         return folder
     except errors.GatedRepoError as error:
         raise DataError(
@@ -62,12 +62,12 @@ def fetch(settings):
 
 
 def _is_without_weights(folder):
-    """Whether a part that was fetched has a configuration of a network and none of its weights."""
+    """Whether a downloaded part has the configuration of a network, but no weights."""
     return (folder / "config.json").exists() and not any(folder.glob("*.safetensors"))
 
 
 def describe(family, location, dtype):
-    """Layers, blocks and size of the denoiser in its computing type, from its architecture alone."""
+    """Layers, blocks and size of the denoiser in its computing dtype, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
     layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
     for name, count in family.segments(denoiser).items():
@@ -79,7 +79,7 @@ def describe(family, location, dtype):
     if (content := family.content(denoiser)) is not None:
         for name, layer in layers.items():
             layer["group"] = "content" if name in content else "quality"
-    stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # a tied one once
+    stored = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}  # tied tensors count once
     return {
         "layers": layers,
         "blocks": family.blocks(denoiser),

@@ -167,9 +167,9 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         ), "nested too deeply, or too many."),  # 9^9 words
         ("models: !!python/object/apply:os.system [true]\n", "a text begins with !, which means a tag in YAML"),
         ("description: !!timestamp 2026-11-22\n", "datetime.date(2026, 11, 22) is neither text nor number"),
-        ("methods: {1: {}}\n", "methods: the key 1 is not a word; quote or rename it."),
+        ("methods: {1: {}}\n", "methods: the key 1 must be a short printable string; quote or rename it."),
         ("samplings: {a: {seed: 18446744073709551616}}\n", "samplings.a.seed: the number has more than 64 bits."),
-        ('description: "\\0"\n', "description: '\\x00' holds a character that is no text."),
+        ('description: "\\0"\n', "description: '\\x00' contains a control character."),
     ],
 )  # fmt: skip
 def test_what_yaml_can_say_and_an_experiment_cannot(tmp_path, text, sentence):

@@ -1,9 +1,9 @@
-"""Tell what this machine has and lacks for quantwatt, and for one experiment: a table of ok, missing and what to do.
+"""Check what this machine has and lacks for quantwatt, and for one experiment: a table of findings and remedies.
 
   .venv/bin/python workflow_scripts/tools/doctor.py --experiment smoke --config device=cuda
 
-`note` marks what is needed only sometimes. The exit code is 1 where something needed is missing. No token, password or
-home folder is printed: the table can go into a bug report.
+`note` marks things that are needed only sometimes. The exit code is 1 if something needed is missing. No token,
+password or home folder is printed: the table can go into a bug report.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with quantwatt
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.provenance import provenance
@@ -28,7 +28,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", metavar="NAME", help="check its models, data and weights, too")
     parser.add_argument("--config", nargs="*", default=[], metavar="KEY=VALUE", help="as Snakemake's")
-    parser.add_argument("--json", action="store_true", help="a list of findings in the place of the table")
+    parser.add_argument("--json", action="store_true", help="print a list of findings instead of the table")
     args = parser.parse_args(argv)
     config, findings = configuration(args.config, args.experiment)
     findings += examination.examine(general(config))
@@ -46,8 +46,8 @@ def main(argv=None):
 
 
 def configuration(words, name):
-    """(config.yaml with what `--config` says, [Finding of it]); defaults where it cannot be read."""
-    found = {}
+    """(config.yaml merged with `--config`, [its Finding]); DEFAULTS if the configuration is invalid."""
+    config = {}
 
     def check():
         from quantwatt.config.experiment import load_config, sources
@@ -57,13 +57,13 @@ def configuration(words, name):
             return MISSING, f"--config {wrong[0]}: not of the form KEY=VALUE.", "correct it"
         named = [f"experiment={name}"] if name else []
         try:
-            found.update(load_config(sources([], [*words, *named], folder=manifest.PROJECT)))
+            config.update(load_config(sources([], [*words, *named], folder=manifest.PROJECT)))
         except ConfigurationError as error:
             return MISSING, str(error), "correct it"
-        return OK, f"device {found['device']}, meter {found['meter']}, results in {found['results']}", ""
+        return OK, f"device {config['device']}, meter {config['meter']}, results in {config['results']}", ""
 
     findings = examination.examine({"configuration": check})
-    return found or DEFAULTS, findings
+    return config or DEFAULTS, findings
 
 
 def general(config):
@@ -80,8 +80,8 @@ def general(config):
 
 
 def quantwatt():
-    told = provenance(())
-    return OK, f"{told['commit'] or 'no commit'}; {told['system']}, {platform.release()}; {told['cpu']}", ""
+    origin = provenance(())
+    return OK, f"{origin['commit'] or 'no commit'}; {origin['system']}, {platform.release()}; {origin['cpu']}", ""
 
 
 def experiment(name):

@@ -1,10 +1,10 @@
-"""Write a quantized checkpoint in the form that another library reads: GPTQ's, bitsandbytes' or torchao's."""
+"""Export a quantized checkpoint in the format of another library: GPTQ, bitsandbytes or torchao."""
 
 import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with quantwatt
 
 from quantwatt.jobs import command
 
@@ -15,7 +15,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="the checkpoint's folder or its manifest.json")
     parser.add_argument("--form", required=True, choices=FORMS)
-    parser.add_argument("--output", required=True, help="folder to make; an existing one must be empty")
+    parser.add_argument("--output", required=True, help="folder to create; an existing folder must be empty")
     args = parser.parse_args(argv)
 
     from quantwatt.inference.exports import export

@@ -1,14 +1,14 @@
-"""Print which kernel computes each format on this machine, how fast, and why where none does.
+"""Print which kernel computes each format on this machine and how fast, or why no kernel does.
 
-Speeds are those of one layer of 1536 inputs and outputs, bfloat16 = 1. The error is the layer's against float32, what
-rounding loses included. It takes a minute: a glance, not a benchmark (make bench-kernels).
+Speeds are of one layer with 1536 inputs and outputs, relative to bfloat16 = 1. The error is the layer's relative error
+against float32, including the format's rounding. It takes a minute: a first look, not a benchmark (make bench-kernels).
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with quantwatt
 
 from quantwatt.jobs import command, machine
 
@@ -19,8 +19,8 @@ BRIEFLY = {"rounds": 3, "turn_s": 0.02, "limit_s": 0.5, "give_up_s": 4}
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of inputs; else what the device is best at")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of inputs (default: the device's fastest)")
     args = parser.parse_args(argv)
     machine.require(args.device)
 
@@ -39,16 +39,16 @@ def main(argv=None):
 
 
 def lines(rows):
-    """The table, and below it why what is missing in it is missing."""
+    """The lines of the table, and below it the reasons for missing entries."""
     tokens = dict.fromkeys(row["tokens"] for row in rows)
     table, missing = [("format", "kernel", "provider", *(f"{count:,}" for count in tokens), "error")], {}
     for name, kernel in dict.fromkeys((row["format"], row["kernel"]) for row in rows):
-        own = [row for row in rows if (row["format"], row["kernel"]) == (name, kernel)]
-        speeds = ["-" if row["ratio_to_bf16"] is None else f"{row['ratio_to_bf16']:.2f}" for row in own]
-        errors = [row["relative_error"] for row in own if row["relative_error"] is not None]
+        timed = [row for row in rows if (row["format"], row["kernel"]) == (name, kernel)]
+        speeds = ["-" if row["ratio_to_bf16"] is None else f"{row['ratio_to_bf16']:.2f}" for row in timed]
+        errors = [row["relative_error"] for row in timed if row["relative_error"] is not None]
         error = f"{max(errors):.1e}" if errors else "-"
-        table.append((name, kernel or "none", own[0]["provider"] or "", *speeds, error))
-        for reason in dict.fromkeys(row["reason"] for row in own if row["ms"] is None):
+        table.append((name, kernel or "none", timed[0]["provider"] or "", *speeds, error))
+        for reason in dict.fromkeys(row["reason"] for row in timed if row["ms"] is None):
             missing.setdefault(reason, []).append(name if kernel in (None, name) else f"{name} by {kernel}")
     sizes = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -1,7 +1,7 @@
-"""Tell how many jobs an experiment still takes, and how long, as far as earlier runs on this machine say.
+"""Estimate how many jobs an experiment still takes, and how long, from earlier runs on this machine.
 
-Seconds are those of earlier runs' benchmark files: generating goes by images and steps, features and scores by images,
-the other rules by jobs.
+Times are taken from the benchmark files of earlier runs. They are scaled by images and steps for generating, by images
+for features and scores, and by jobs for the other rules.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with quantwatt
 
 from quantwatt.artifacts import image_parts, layout
 from quantwatt.artifacts.manifest import read_json
@@ -18,14 +18,14 @@ from quantwatt.config.schemas import ConfigurationError
 from quantwatt.jobs import command
 from quantwatt.jobs.fingerprints import ROOT
 
-SCALED = ("generate", "features", "score")  # by images
+SCALED = ("generate", "features", "score")  # rules whose time grows with the number of images
 
 
 def planned(config):
     """Jobs that Snakemake would run now.
 
     Args:
-        config: what `--config` says, a mapping.
+        config: the settings of `--config`, a mapping.
     Returns:
         list of (rule, benchmark file or None, GPUs).
     """
@@ -44,13 +44,13 @@ def planned(config):
 
 
 def key_of(benchmark):
-    """What a benchmark file is of, from the general to the particular, so that a prefix says which jobs are alike.
+    """The key of a benchmark file, from general to specific parts, so that similar jobs share a prefix.
 
     Args:
         benchmark: its path below `benchmarks/`.
     Returns:
-        (kind, names...): generate's are model, method, sampling and part; those of features and scores begin with the
-        extractor's or the metric's. Features of reference images are a kind of their own.
+        (kind, names...): the names are model, method, sampling and part for generate; for features and scores they
+        begin with the extractor or the metric. Features of reference images are a separate kind.
     """
     kind, *names = Path(benchmark).with_suffix("").parts
     if names[:1] == ["reference"]:
@@ -59,7 +59,7 @@ def key_of(benchmark):
 
 
 def work_of(key, sets):
-    """Images x steps, images, or 1: what a job's seconds grow with; None where it is not known.
+    """The work that a job's time is proportional to: images x steps, images, or 1; None if it is unknown.
 
     Args:
         sets: function of (model, method, sampling, part or None) that returns (images, steps), or None.
@@ -67,8 +67,8 @@ def work_of(key, sets):
     kind, *names = key
     if kind not in SCALED:
         return 1
-    found = sets(*(names if kind == "generate" else names[1:])[:4])
-    return found and (found[0] * found[1] if kind == "generate" else found[0])
+    size = sets(*(names if kind == "generate" else names[1:])[:4])
+    return size and (size[0] * size[1] if kind == "generate" else size[0])
 
 
 def rates(results):
@@ -77,31 +77,31 @@ def rates(results):
     Args:
         results: folder of all experiments' results.
     """
-    found = defaultdict(lambda: (0.0, 0))
+    totals = defaultdict(lambda: (0.0, 0))
     for benchmark in sorted(Path(results).glob("*/benchmarks/**/*.tsv")):
         folder = Path(results) / benchmark.relative_to(results).parts[0]
-        header, *rows = [line.split("\t") for line in benchmark.read_text().splitlines()] or [[]]  # a job was killed
+        header, *rows = [line.split("\t") for line in benchmark.read_text().splitlines()] or [[]]  # empty: job killed
         key = key_of(benchmark.relative_to(folder / "benchmarks"))
         work = work_of(key, lambda *names, folder=folder: _made(folder, *names))
         for row in rows if work else ():
             for length in range(1, len(key) + 1):
-                seconds, done = found[key[:length]]
-                found[key[:length]] = (seconds + float(row[header.index("s")]), done + work)
-    return found
+                seconds, done = totals[key[:length]]
+                totals[key[:length]] = (seconds + float(row[header.index("s")]), done + work)
+    return totals
 
 
 def _made(folder, model, method, sampling, part="manifest"):
-    """(images, steps) of an image set, or a part of it, that was made; None where there is none."""
+    """(images, steps) of a generated image set or part; None if it does not exist."""
     names = {"model": model, "method": method, "sampling": sampling}
     path = layout.path(folder, "images", names).with_name(f"{part}.json")
-    found = read_json(path) if path.exists() else {"n_images": 0}
-    return (found["n_images"], found["steps"]) if found["n_images"] else None
+    manifest = read_json(path) if path.exists() else {"n_images": 0}
+    return (manifest["n_images"], manifest["steps"]) if manifest["n_images"] else None
 
 
 def seconds_of(key, work, known):
-    """Seconds that a job takes by the most similar earlier ones, or None where there are none.
+    """Estimate a job's seconds from the most similar earlier jobs; None if there are no similar ones.
 
-    What is drawn by another model says nothing; other kinds of jobs are alike enough.
+    Generating with another model is not similar; for other kinds of jobs the kind alone is enough.
     """
     least = 2 if key[0] == "generate" else 1
     for length in range(len(key), least - 1, -1):
@@ -112,32 +112,32 @@ def seconds_of(key, work, known):
 
 
 def predict(jobs, experiment, images_per_job, results, folder):
-    """{rule: {"jobs", "gpu", "hours", "unknown"}}, from the hours of earlier runs.
+    """{rule: {"jobs", "gpu", "hours", "unknown"}}, estimated from earlier runs.
 
-    "unknown" counts the jobs that these say nothing of.
+    "unknown" counts the jobs without similar earlier jobs.
 
     Args:
-        jobs: as of `planned`.
-        experiment: as of `load_experiment`.
-        results: folder of all experiments' results; folder: this one's below it.
+        jobs: as `planned` returns.
+        experiment: as `load_experiment` returns.
+        results: folder of all experiments' results; folder: the experiment's folder below it.
     """
 
-    def asked(model, method, sampling, part=None):
+    def requested(model, method, sampling, part=None):
         entry = experiment["samplings"][sampling]
         sizes = {image_parts.part_name(p.start): len(p) for p in image_parts.parts(entry, images_per_job)}
         return sizes[f"{part}.json"] if part else entry["images"], entry["steps"]
 
-    known, found = rates(results), {}
+    known, rows = rates(results), {}
     for rule, benchmark, gpus in jobs:
-        row = found.setdefault(rule, {"jobs": 0, "gpu": gpus, "hours": 0.0, "unknown": 0})
+        row = rows.setdefault(rule, {"jobs": 0, "gpu": gpus, "hours": 0.0, "unknown": 0})
         row["jobs"] += 1
         seconds = None
         if benchmark:
             key = key_of(benchmark.relative_to(Path(folder) / "benchmarks"))
-            seconds = seconds_of(key, work_of(key, asked), known)
+            seconds = seconds_of(key, work_of(key, requested), known)
         row["unknown"] += seconds is None
         row["hours"] += (seconds or 0.0) / 3600
-    return found
+    return rows
 
 
 def table(found):
@@ -157,8 +157,8 @@ def table(found):
         lines.append(
             f"{total} jobs; {sum(row['hours'] for row in rows):.1f} {name}, as earlier runs on this machine took."
         )
-        told = ", ".join(f"{count} of {rule}" for rule, count in unknown.items() if not where or found[rule]["gpu"])
-        lines += [f"Not counted, as no earlier run tells of them: {told}."] if told else []
+        jobs = ", ".join(f"{count} of {rule}" for rule, count in unknown.items() if not where or found[rule]["gpu"])
+        lines += [f"Not counted, as no earlier run tells of them: {jobs}."] if jobs else []
     return lines
 
 
@@ -172,12 +172,12 @@ def main(argv=None):
             raise command.DataError(f"--config {word}: not of the form KEY=VALUE.")
     try:
         words = [*args.config, f"experiment={args.experiment}"]
-        own, config = values(words), load_config(sources([], words, folder=ROOT))
+        settings, config = values(words), load_config(sources([], words, folder=ROOT))
         experiment = load_experiment(args.experiment, "--experiment")
     except ConfigurationError as error:
         raise command.DataError(str(error)) from error
     folder = f"{config['results']}/{args.experiment}"
-    print(*table(predict(planned(own), experiment, config["images_per_job"], config["results"], folder)), sep="\n")
+    print(*table(predict(planned(settings), experiment, config["images_per_job"], config["results"], folder)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Check Snakemake's command line before Snakemake reads it, which answers these mistakes with a traceback.
+"""Check Snakemake's command line before Snakemake reads it: Snakemake would answer these mistakes with a traceback.
 
-The profiles of profiles/ call `check`: they are read before anything else.
+The profiles in profiles/ call `check`, because Snakemake reads them before everything else.
 """
 
 import re
@@ -12,11 +12,11 @@ from quantwatt.config.schemas import ConfigurationError
 from quantwatt.config.yaml_files import read_yaml
 
 CONFIG, CONFIGFILE = ("--config", "-C"), ("--configfile", "--configfiles")
-KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # that Snakemake takes
+KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # keys that Snakemake accepts
 
 
 def check(words):
-    """End Snakemake with one sentence, where its command line or its configuration cannot be read.
+    """End Snakemake with one sentence if its command line or its configuration cannot be read.
 
     Args:
         words: the arguments, without Snakemake's name.
@@ -41,7 +41,7 @@ def _check(words):
 
 
 def _taken(words):
-    """(option, the words that it takes) of --config and --configfile: all up to the next option."""
+    """(option, its words) for --config and --configfile: all words up to the next option."""
     words = words[: words.index("--")] if "--" in words else words
     for i, word in enumerate(words):
         option, equals, first = word.partition("=")
@@ -61,7 +61,7 @@ def _check_setting(option, word, taken):
         raise ConfigurationError(f"{option} {word}: '{key}' is no name of a setting.")
     if (EXPERIMENTS / f"{word}.yaml").exists():
         raise ConfigurationError(f"{option} {word}: write {option} experiment={word}.")
-    settings = " ".join(own for own in taken if "=" in own)
+    settings = " ".join(setting for setting in taken if "=" in setting)
     if "/" in word or settings:
         raise ConfigurationError(
             f"{option} takes every word up to the next option, and '{word}' is no KEY=VALUE; put targets first: "

@@ -1,4 +1,4 @@
-"""Check what the entries of an experiment say of one another, and the files that they name."""
+"""Check the references between entries of an experiment, and the files that entries name."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,12 @@ from quantwatt.jobs.fingerprints import ROOT
 from quantwatt.models import model_folder
 from quantwatt.registry import schema
 
-READERS = {"sentences": read_sentences, "running": read_running_text}  # by a family's x-texts
-LOCAL_JUDGE = "local-dir:"  # open_clip's word for a model in a folder
+READERS = {"sentences": read_sentences, "running": read_running_text}  # {x-texts of a family's schema: reader}
+LOCAL_JUDGE = "local-dir:"  # open_clip's prefix for a model in a local folder
 
 
 def check_references(experiment, file):
-    """Names that entries use of one another must exist, and so must the files they name."""
+    """Refuse an entry that refers to a missing entry or names a missing or invalid file."""
     _check_baseline(experiment["baseline"], experiment["methods"], file)
     _check_calibration(experiment, file)
     sources = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
@@ -42,7 +42,7 @@ def check_references(experiment, file):
 
 
 def _check_baseline(name, methods, file):
-    """It must be a method, and one that quantizes nothing."""
+    """Refuse a baseline that is no method, or a quantized one."""
     if name not in methods:
         raise ConfigurationError(f"{file}: baseline: there is no method '{name}'{nearest(name, methods)}.")
     if is_quantized(methods[name]):
@@ -50,7 +50,7 @@ def _check_baseline(name, methods, file):
 
 
 def _check_calibration(experiment, file):
-    """Methods that read calibration data need an entry that says which."""
+    """Refuse a missing calibration entry if a method needs calibration data."""
     methods = experiment["methods"].items()
     calibrated = [name for name, method in methods if needs_calibration(method) or is_external(method)]
     if calibrated and experiment["calibration"] is None:
@@ -58,7 +58,7 @@ def _check_calibration(experiment, file):
 
 
 def _check_metric(name, experiment, file):
-    """What a metric compares with must be there, and be of the kind that the experiment's models make."""
+    """Refuse a metric without its reference or classifier, or of the other kind of models."""
     if compares_with_reference(name) and experiment["reference"] is None:
         raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
     if features_of(name) == "classifier" and experiment["classifier"] is None:
@@ -70,7 +70,7 @@ def _check_metric(name, experiment, file):
 
 
 def _check_kinds(experiment, file):
-    """A study and sensitivities are of one kind of models."""
+    """Refuse sensitivities with text models, and a study of the other kind of models."""
     if experiment["sensitivities"] and experiment["kind"] == "text":
         raise ConfigurationError(f"{file}: sensitivities: they compare images, and these models read text.")
     study = experiment["study"]
@@ -85,7 +85,7 @@ def _other_kind(experiment):
 
 
 def _other_files(experiment):
-    """{key: path} of the files that an experiment names, but for prompts and texts."""
+    """{key: path} of the files that an experiment names, except prompts and texts."""
     models, reference, judge = experiment["models"].items(), experiment["reference"], experiment["judge"]["model"]
     files = {f"models.{name}.path": model["path"] for name, model in models if model.get("path")}
     if reference and reference.get("folder"):
@@ -98,23 +98,24 @@ def _other_files(experiment):
 
 
 def _check_file(entry, path, file):
-    """A file that an entry names must be there, unless a rule makes it or asks for it."""
+    """Refuse a path that does not exist, unless a rule makes the file or asks the user for it."""
     is_text = entry.endswith(".prompts") or ".texts" in entry
     if "{" in path or "}" in path:
         raise ConfigurationError(f"{file}: {entry}: '{path}': Snakemake reads braces as wildcards; rename it.")
     if datasets.entries(path) if is_text else datasets.name_of(path):
         return
-    if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):  # False, too, of no path at all
+    # os.path.exists is False for an invalid path, too.
+    if not os.path.exists(ROOT / path) or (is_text and os.path.isdir(ROOT / path)):
         raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_way_out(path, entry, file)}.")
 
 
 def _check_prompts(where, entry, file):
-    """A file of prompts that is there must be read, and one that is not yet must have enough of them, too."""
+    """Refuse an unreadable file of prompts, and too few prompts, also in a known file that is not fetched yet."""
     path = entry["prompts"]
     if (ROOT / path).exists():
-        found, notes = _read(prompts.read, path, f"{file}: {where}.prompts")
+        texts, notes = _read(prompts.read, path, f"{file}: {where}.prompts")
         text_files.say(path, notes)
-        lines = len(found)
+        lines = len(texts)
     else:
         lines = datasets.entries(path)
     if lines < (1 if entry.get("cycle") else entry.get("images", 1)):
@@ -125,7 +126,7 @@ def _check_prompts(where, entry, file):
 
 
 def _check_texts(where, entry, models, file):
-    """A file of texts that is there must be one that the models' families read."""
+    """Refuse an existing file of texts that a model's family cannot read."""
     for name, settings in models.items():
         path = entry["texts"][name] if isinstance(entry["texts"], dict) else entry["texts"]
         read = READERS[schema(f"families/{settings['family']}").get("x-texts", "running")]
@@ -134,7 +135,7 @@ def _check_texts(where, entry, models, file):
 
 
 def _read(read, path, where):
-    """What a reader finds in a file of the project, its refusal as one of the configuration."""
+    """Read a file of the project; raise the reader's DataError as ConfigurationError."""
     try:
         return read(ROOT / path)
     except DataError as error:
@@ -142,7 +143,7 @@ def _read(read, path, where):
 
 
 def _check_models(models, file):
-    """Refuse a model's folder that is not whole or not of its family, by its names and JSON files alone."""
+    """Refuse a model's folder that is incomplete or of another family, judged by its file names and JSON files."""
     for name, model in models.items():
         if not model.get("path") or datasets.name_of(model["path"]):
             continue
@@ -154,7 +155,7 @@ def _check_models(models, file):
 
 
 def _way_out(path, entry, file):
-    """What to do about a path that does not exist: the end of a sentence."""
+    """How to fix a path that does not exist: the end of a sentence."""
     if path.startswith("~"):
         return "; there is no such user, whose home folder it names"
     if "$" in path:
@@ -172,7 +173,7 @@ def _way_out(path, entry, file):
 
 
 def _sources(entries, models, file):
-    """{key: path} of the files that samplings and the calibration read; texts may be given model by model."""
+    """{key: path} of the files that samplings and the calibration read; texts may be given per model."""
     files = {}
     for where, entry in entries.items():
         if not isinstance(entry.get("texts"), dict):

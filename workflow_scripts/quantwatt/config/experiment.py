@@ -1,8 +1,8 @@
-"""Read, check and complete the configuration: the one place that does.
+"""Read, check and complete the configuration; no other module does.
 
-`config.yaml` says which experiment runs and how this machine measures; `resources/experiments/NAME.yaml` holds the
-grid of models, methods and samplings. Both are checked against the JSON schemas of `resources/schemas/` before any
-job starts, and every default named there is filled in, so that a rule's slice of the configuration is complete.
+`config.yaml` selects the experiment and sets how this machine measures; `resources/experiments/NAME.yaml` holds the
+grid of models, methods and samplings. Both are checked against the JSON schemas of `resources/schemas/` before any job
+starts. All defaults of the schemas are filled in, so that a rule's slice of the configuration is complete.
 """
 
 import copy
@@ -22,23 +22,23 @@ from quantwatt.jobs.fingerprints import ROOT
 from quantwatt.registry import schema
 
 EXPERIMENTS = ROOT / "resources" / "experiments"
-MACHINE = {"idle_w", "full_w"}  # of config.yaml's measuring
-COMMAND_LINE = "--config"  # the name of that source in messages
+MACHINE = {"idle_w", "full_w"}  # keys of config.yaml's measuring that an experiment must not set
+COMMAND_LINE = "--config"  # name of the command line in messages
 TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None), "object": dict}
 
 
 def sources(configfiles, words, replaced=False, folder=None):
-    """All that says how to run, each with its name in messages: `config.yaml`, --configfile, --config.
+    """All sources of the configuration with their names in messages: `config.yaml`, --configfile, --config.
 
     Args:
         configfiles: paths given by --configfile.
         words: KEY=VALUE words given by --config.
-        replaced: whether these replace `config.yaml`.
-        folder: where that is; the current folder without it.
+        replaced: whether the files of --configfile replace `config.yaml`.
+        folder: of `config.yaml`; default: the current folder.
     Returns:
-        list of (name, mapping); the later win, key by key.
+        list of (name, mapping); later sources override earlier ones key by key.
     Raises:
-        ConfigurationError: a file or value is no YAML.
+        ConfigurationError: a file or value is not YAML.
     """
     here = folder or Path.cwd()
     paths = [*([] if replaced else [here / "config.yaml"]), *map(Path, configfiles)]
@@ -51,19 +51,19 @@ def load_config(config):
     """Check the workflow's own configuration and fill in its defaults.
 
     Args:
-        config: a mapping, as `config.yaml` has it, or several as of `sources`.
+        config: a mapping, as in `config.yaml`, or a list as `sources` returns.
     Returns:
         a new, complete mapping.
     Raises:
-        ConfigurationError: an unknown key or a wrong value, named with the source that has it.
+        ConfigurationError: an unknown key or a wrong value; names its source.
     """
     several = config if isinstance(config, list) else [("config.yaml", config)]
     merged = {}
-    for source, own in several:
-        if "experiment" in own:
-            _check_experiment_name(own["experiment"], source)
-        complete(own, schema("config"), source, "")
-        _merge(merged, copy.deepcopy(own))
+    for source, settings in several:
+        if "experiment" in settings:
+            _check_experiment_name(settings["experiment"], source)
+        complete(settings, schema("config"), source, "")
+        _merge(merged, copy.deepcopy(settings))
     completed = complete(merged, schema("config"), several[0][0], "")
     completed["results"] = _results_folder(completed["results"], source_of("results", several))
     weights, watts = completed["inception_weights"], completed["measuring"]
@@ -81,32 +81,32 @@ def load_config(config):
 
 
 def source_of(key, sources):
-    """The name of the last of several (name, mapping) that has a key, or the first's where none has."""
-    return next((name for name, own in reversed(sources) if key in own), sources[0][0])
+    """The name of the last source that has a key, or of the first source if none has it."""
+    return next((name for name, settings in reversed(sources) if key in settings), sources[0][0])
 
 
 def values(words):
-    """The mapping that KEY=VALUE words of the command line make, their values read as those of a file are.
+    """Convert KEY=VALUE words of the command line to a mapping; values are parsed like those of a file.
 
-    Snakemake reads them otherwise: whatever is nested as text, 1_000 as a number even for a name, and null as a text.
+    Snakemake parses them differently: nested values as text, 1_000 as a number even for a name, and null as text.
 
     Raises:
-        ConfigurationError: a value is no YAML.
+        ConfigurationError: a value is not YAML.
     """
-    found = {}
+    settings = {}
     for word in words or ():
         key, _, text = word.partition("=")
         value = parse(text, f"{COMMAND_LINE}: {key}")
         types = schema("config")["properties"].get(key, {}).get("type", [])
         types = [types] if isinstance(types, str) else types
         if "string" in types and not isinstance(value, tuple(TYPES[name] for name in types)):
-            value = text  # a name of digits
-        _merge(found, {key: value})
-    return found
+            value = text  # such as a name that consists of digits
+        _merge(settings, {key: value})
+    return settings
 
 
 def _merge(into, mapping):
-    """Recursively: what `mapping` has wins."""
+    """Merge `mapping` into another mapping recursively; values of `mapping` win."""
     for key, value in mapping.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
@@ -115,7 +115,7 @@ def _merge(into, mapping):
 
 
 def _check_experiment_name(name, file):
-    """A file instead of its name is the likeliest mistake; the schema says the rest."""
+    """Explain the likeliest mistake, a file instead of an experiment's name; the schema checks the rest."""
     path = Path(name) if isinstance(name, str) else Path()
     if path.suffix in (".yaml", ".yml") and path.stem:
         where = "" if path.parent.name in ("", "experiments") else f", and put it into {EXPERIMENTS.relative_to(ROOT)}"
@@ -125,32 +125,32 @@ def _check_experiment_name(name, file):
 
 
 def _results_folder(results, file):
-    """The folder of results, without a slash at its end, which Snakemake would take for another one."""
+    """The normalized folder of results: Snakemake treats a path with a slash at its end as another folder."""
     folder = os.path.normpath(results)
     if folder in ("/", "//", ".", ".."):
         raise ConfigurationError(f"{file}: results: '{results}' is no folder for results alone; name another one.")
-    there = _existing(folder)
-    if not there.is_dir():
-        raise ConfigurationError(f"{file}: results: '{there}' is a file and no folder; name another one.")
+    parent = _existing(folder)
+    if not parent.is_dir():
+        raise ConfigurationError(f"{file}: results: '{parent}' is a file and no folder; name another one.")
     return folder
 
 
 def _existing(folder):
-    """The folder, or the first of those around it that exists."""
+    """The folder, or its nearest parent that exists."""
     folder = Path(folder).absolute()
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def check_writable(results, file="config.yaml"):
-    """Refuse a folder of results that cannot be written or made, before any job starts.
+    """Refuse a folder of results that cannot be written or created, before any job starts.
 
     Raises:
-        ConfigurationError: so it is.
+        ConfigurationError: the folder, or its nearest existing parent, is not writable.
     """
-    there = _existing(results)
-    if not os.access(there, os.W_OK | os.X_OK):
+    parent = _existing(results)
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"{file}: results: '{results}' cannot be written by this user ({there}); name another folder."
+            f"{file}: results: '{results}' cannot be written by this user ({parent}); name another folder."
         )
 
 
@@ -159,14 +159,15 @@ def load_experiment(name, file="config.yaml"):
 
     Args:
         name: of the experiment.
-        file: what names it, for messages.
+        file: the source of the name, for messages.
     Returns:
         {"kind", "models", "methods", "baseline", "samplings", "calibration", "sensitivities", "reference", "metrics",
-        "cells"}; `kind` is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, with
-        "kind" where it is text. The allocation of a mixed method also holds its "candidates", {name: formats}, and a
-        sensitivity its "objectives", those of the methods that choose by it.
+        "cells"}; `kind` is "image" or "text"; `cells` is the explicit list of {"model", "method", "sampling"}, for text
+        with "kind". The allocation of a mixed method also holds its "candidates", {name: formats}, and a sensitivity
+        the "objectives" of the methods that use it.
     Raises:
-        ConfigurationError: no such experiment, an unknown key, a wrong value, or an impossible combination.
+        ConfigurationError: the experiment does not exist, has an unknown key or a wrong value, or its entries
+            contradict each other.
     """
     path = EXPERIMENTS / f"{name}.yaml"
     if not path.exists():
@@ -179,7 +180,7 @@ def load_experiment(name, file="config.yaml"):
 
 
 def check_experiment(raw, file):
-    """`load_experiment` on an already parsed mapping; `file` names it in messages."""
+    """Check and complete a parsed experiment, as `load_experiment` does; `file` is its name in messages."""
     experiment = complete(raw, schema("experiment"), file, "")
     grid_size.check_cells(experiment, file)
     experiment["models"] = {
@@ -230,7 +231,7 @@ def check_experiment(raw, file):
 
 
 def _check_measuring(changes, samplings, file):
-    """An experiment may change the protocol, not say what this machine draws."""
+    """Check an experiment's changes of the measuring protocol; the machine's power must be set in config.yaml."""
     for key in MACHINE.intersection(changes):
         raise ConfigurationError(f"{file}: measuring.{key}: the machine's own; set it in config.yaml.")
     complete(changes, schema("config")["properties"]["measuring"], file, "measuring")
@@ -239,7 +240,7 @@ def _check_measuring(changes, samplings, file):
 
 
 def _kind(models, file):
-    """What the models of an experiment are asked for, "image" or "text": their families' schemas say so."""
+    """The kind of an experiment's models, "image" or "text", from their families' schemas."""
     kinds = {name: schema(f"families/{model['family']}").get("x-kind", "image") for name, model in models.items()}
     first = {kind: name for name, kind in reversed(kinds.items())}
     if len(first) > 1:
@@ -251,6 +252,6 @@ def _kind(models, file):
 
 
 def for_model(entry, model):
-    """A sampling or calibration with the texts of one model, where it names them model by model."""
+    """A sampling or calibration with the texts of one model, if it names texts per model."""
     texts = entry.get("texts")
     return {**entry, "texts": texts[model]} if isinstance(texts, dict) else entry

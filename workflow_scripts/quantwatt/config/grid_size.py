@@ -1,16 +1,16 @@
-"""How many jobs an experiment takes, told before its graph is built: Snakemake says nothing while it plans millions."""
+"""Estimate an experiment's number of jobs before its graph is built: Snakemake is silent while it plans millions."""
 
 from quantwatt.artifacts import image_parts
 from quantwatt.config.schemas import ConfigurationError
 
-MOST_CELLS = 100_000  # of (model, method, sampling): each of them is several jobs
+MOST_CELLS = 100_000  # largest number of cells (model, method, sampling); each cell takes several jobs
 
 
 def check_cells(experiment, file):
-    """Refuse a grid whose cells alone are too many to list.
+    """Refuse a grid with too many cells to list.
 
     Raises:
-        ConfigurationError: with their number.
+        ConfigurationError: there are more than MOST_CELLS; names the number.
     """
     counts = [len(experiment[kind]) for kind in ("models", "methods", "samplings")]
     cells = counts[0] * counts[1] * counts[2]
@@ -28,7 +28,7 @@ def check_jobs(experiment, config, file):
         experiment, config: complete.
         file: the experiment's, for messages.
     Raises:
-        ConfigurationError: with the number, and what most of them are.
+        ConfigurationError: there are more; names their number and the entry with most of them.
     """
     numbers = jobs(experiment, config["images_per_job"])
     total, limit = sum(numbers.values()), config["max_jobs"]
@@ -36,27 +36,27 @@ def check_jobs(experiment, config, file):
         return
     where = max(numbers, key=numbers.get)
     kind, _, name = where.partition(".")
-    what, way_out = where, "use fewer methods or samplings"
+    largest, way_out = where, "use fewer methods or samplings"
     if kind == "sensitivities":
         way_out = "lower its 'jobs'"
     elif kind == "samplings" and experiment["kind"] == "image":
         images, part = experiment[kind][name]["images"], config["images_per_job"]
-        what = f"{where} ({images:,} images in parts of {part:,}, for each model and method)"
+        largest = f"{where} ({images:,} images in parts of {part:,}, for each model and method)"
         way_out = "lower 'images', raise images_per_job"
     raise ConfigurationError(
-        f"{file}: this would be {total:,} jobs, {numbers[where]:,} of them for {what}; no more than config.yaml's "
+        f"{file}: this would be {total:,} jobs, {numbers[where]:,} of them for {largest}; no more than config.yaml's "
         f"max_jobs, {limit:,}, are planned: {way_out}, or raise max_jobs."
     )
 
 
 def jobs(experiment, images_per_job):
-    """About how many jobs a whole run takes: {entry: number}."""
+    """Estimate the number of jobs of a complete run: {entry: number}."""
     models, methods = len(experiment["models"]), len(experiment["methods"])
-    found = {"methods": 2 * models * methods + 2 * models}  # an allocation and a checkpoint; fetching and calibrating
+    numbers = {"methods": 2 * models * methods + 2 * models}  # allocation and checkpoint; fetching and calibrating
     for name, sampling in experiment["samplings"].items():
-        made = image_parts.count(sampling, images_per_job) if experiment["kind"] == "image" else 1
-        each = made + (made > 1) + 2 + len(experiment["metrics"])  # and gathering; features, measuring
-        found[f"samplings.{name}"] = models * methods * each
+        parts = image_parts.count(sampling, images_per_job) if experiment["kind"] == "image" else 1
+        each = parts + (parts > 1) + 2 + len(experiment["metrics"])  # plus gathering; features, measuring; scores
+        numbers[f"samplings.{name}"] = models * methods * each
     for name, sensitivity in experiment["sensitivities"].items():
-        found[f"sensitivities.{name}"] = models * (sensitivity["jobs"] + 2)
-    return found
+        numbers[f"sensitivities.{name}"] = models * (sensitivity["jobs"] + 2)
+    return numbers

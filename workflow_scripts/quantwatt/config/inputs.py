@@ -1,6 +1,6 @@
-"""The files of a job that depend on what an experiment says: its inputs, their arguments, and a hash of local ones.
+"""Input files of jobs that depend on the experiment's entries, their command-line arguments, and hashes of local files.
 
-Wildcards are mappings here, {"model": NAME, ...}: nothing of this needs Snakemake.
+Wildcards are plain mappings, {"model": NAME, ...}: this module does not need Snakemake.
 """
 
 from pathlib import Path
@@ -24,13 +24,13 @@ def _sensitivity(plan, names):
 def _candidates(plan, names):
     """The tables that a mixed method's integer programs read."""
     method = plan.entry("method", names)
-    own = names | {"sensitivity": method["allocation"]["sensitivity"]}
+    wildcards = names | {"sensitivity": method["allocation"]["sensitivity"]}
     files = ["sensitivity", *(["costs"] if programs.needs_costs(method) else [])]
-    return {file: plan.path(file, own) for file in files}
+    return {file: plan.path(file, wildcards) for file in files}
 
 
 def _allocate(plan, names):
-    """Of a mixed method the choices of its programs, and how far each errs where there are several."""
+    """For a mixed method the choices of its programs, and the trials' image errors if there are several choices."""
     method, files = plan.entry("method", names), []
     if methods.is_mixed(method):
         files = ["candidates", *(["trials"] if programs.has_several_choices(method) else [])]
@@ -38,7 +38,7 @@ def _allocate(plan, names):
 
 
 def _quantize(plan, names):
-    """The layers that an external solver has solved, and calibration data."""
+    """The results of an external solver, and calibration data."""
     method, inputs = plan.entry("method", names), {}
     if methods.is_external(method):
         inputs["solved"] = plan.path("solved", names | {"backend": method["solver"]["name"]})
@@ -53,13 +53,13 @@ def _gather_images(plan, names):
 
 
 def _reference(plan, names):
-    """Real images where they are a data set: those of another folder are known by their fingerprint."""
+    """The folder of real images if it is a known data set; other folders are tracked by their fingerprint."""
     folder = plan.entry("reference", names).get("folder")
     return {"images": [folder] if folder and datasets.name_of(folder) else []}
 
 
 def _score(plan, names):
-    """A cell's features with the reference's and the baseline's, or its outputs with the latter's."""
+    """The features of a cell, the reference and the baseline, or the outputs of the cell and the baseline."""
     plan.entry("metric", names)
     baseline, extractor = names | {"method": plan.baseline}, plan.extractor_of(names["metric"])
     if extractor is None:
@@ -84,20 +84,20 @@ _FILES = {
 
 
 def files(plan: Plan, rule: str, names: dict[str, str]) -> dict:
-    """The input files of a job that depend on what its entries say.
+    """The input files of a job that depend on its entries.
 
     Args:
-        rule: one of those that have any; names: the wildcards.
+        rule: a rule with such inputs; names: the wildcards.
     Returns:
         {name: path, or list of paths}.
     Raises:
-        ConfigurationError: the wildcards name no entry.
+        ConfigurationError: a wildcard names no entry.
     """
     return _FILES[rule](plan, names)
 
 
 def arguments(plan: Plan, rule: str, names: dict[str, str]) -> str:
-    """A script's arguments for such files, one text."""
+    """The command-line arguments for the files of `files`, as one string."""
     words = [f"--{name.replace('_', '-')} {path}" for name, path in files(plan, rule, names).items()]
     if rule == "score" and names["method"] == plan.baseline and not plan.extractor_of(names["metric"]):
         words.append("--is-baseline")
@@ -105,7 +105,7 @@ def arguments(plan: Plan, rule: str, names: dict[str, str]) -> str:
 
 
 def part(plan: Plan, names: dict[str, str]) -> str:
-    """`generate.py`'s argument for one part of an image set: its first image and the one behind its last.
+    """`generate.py`'s argument for one part of an image set: the number of its first image, and the end (exclusive).
 
     Raises:
         ConfigurationError: no part begins there.
@@ -119,18 +119,18 @@ def part(plan: Plan, names: dict[str, str]) -> str:
 
 
 def first_images(plan: Plan, names: dict[str, str]) -> str:
-    """`gather_images.py`'s argument: the first images of all parts as a range, which is as short for any number."""
+    """`gather_images.py`'s argument: the first images of all parts as a range, short for any number of parts."""
     parts = list(plan.parts_of(names).values())
     return f"0 {parts[-1].stop} {len(parts[0])}"
 
 
 def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
-    """A hash of the local files that a job's entry names, by which other content under the same path is another input.
+    """A hash of the local files that a job's entry names, so that changed content under the same path reruns the job.
 
     Args:
         rule: model, reference or fetch_weights.
     Returns:
-        None where nothing is local, or a rule may make it.
+        hex string; None where no file is local, or a rule may make the file.
     Raises:
         DataError: a file cannot be read.
     """
@@ -150,7 +150,7 @@ def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
 
 
 def _content(path):
-    """The hash of a file or folder."""
+    """The hash of a file or folder; None for a download or a data set that a rule makes."""
     if not path or path == "download":
         return None
     name = datasets.name_of(path)

@@ -1,4 +1,4 @@
-"""Complete and check the entries of methods: what each part is by itself, and what the parts ask of one another."""
+"""Complete and check the entries of methods: each part by itself, and the combination of parts."""
 
 from quantwatt.config.methods import is_external, is_library, is_mixed, is_quantized
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
@@ -6,7 +6,7 @@ from quantwatt.registry import schema
 
 
 def complete_method(entry, file, where):
-    """Complete one method; an entry without `weights` is an unquantized one, unless its allocation is mixed."""
+    """Complete one method; an entry without `weights` is unquantized, unless its allocation is mixed."""
     method = complete(entry, schema("method"), file, where)
     if not is_quantized(method):
         for key in ("solver", "activations", "transforms"):
@@ -50,7 +50,7 @@ def complete_weights(weights, file, where):
 
 
 def _complete_override(method, changed, file, where):
-    """Fill in, from the method's own, what an override of some layers' formats does not say."""
+    """Complete an override of some layers' formats; missing keys are taken from the method."""
     if "weights" in changed:
         changed["weights"] = complete_weights({**method["weights"], **changed["weights"]}, file, f"{where}.weights")
     if changed.get("activations"):
@@ -60,11 +60,11 @@ def _complete_override(method, changed, file, where):
 
 
 def _check_combination(method, file, where):
-    """What a method's parts ask of one another."""
+    """Refuse combinations of solver, format, transforms and activations that cannot work together."""
     solver, weights, activations = method["solver"], method["weights"], method["activations"]
     library = is_library(method)
-    own = library or is_external(method)
-    if is_mixed(method) and own:
+    outside = library or is_external(method)
+    if is_mixed(method) and outside:
         name = weights["format"] if library else solver["name"]
         raise ConfigurationError(f"{file}: {where}.allocation.name: '{name}' knows uniform allocations only.")
     if library and solver["name"] != "rtn":
@@ -72,7 +72,7 @@ def _check_combination(method, file, where):
             f"{file}: {where}.solver.name: '{solver['name']}' cannot choose values for '{weights['format']}', a format "
             "that its library rounds itself; use rtn or drop the key."
         )
-    if own and method["transforms"]:
+    if outside and method["transforms"]:
         name = weights["format"] if library else solver["name"]
         raise ConfigurationError(f"{file}: {where}.transforms: '{name}' takes layers as they are; drop the key.")
     if library and activations:
@@ -98,7 +98,7 @@ def check_static(activations, file, where):
 
 
 def _check_external(name, weights, file, where):
-    """The grids that GPTQ's libraries know."""
+    """Refuse grids that external GPTQ libraries do not support."""
     if weights["format"] != "integer":
         raise ConfigurationError(
             f"{file}: {where}.format: '{name}' knows integer grids only, not '{weights['format']}'."

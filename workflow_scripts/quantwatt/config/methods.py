@@ -1,30 +1,30 @@
-"""What kind of method a completed entry is: told by its keys and by the schemas of its parts."""
+"""Properties of a completed method entry, from its keys and from the schemas of its parts."""
 
 from quantwatt.registry import schema
 
 
 def is_mixed(method):
-    """Whether its layers get formats of their own."""
+    """Whether the method may give every layer another format."""
     return method["allocation"].get("name") == "mixed"
 
 
 def is_quantized(method):
-    """Whether it quantizes anything."""
+    """Whether the method quantizes any layer."""
     return method["weights"] is not None or is_mixed(method)
 
 
 def is_library(method):
-    """Whether a library rounds, stores and computes its weights (its format's schema says so)."""
+    """Whether a library rounds, stores and computes the weights ("x-library" in the format's schema)."""
     return bool(method["weights"]) and schema(f"formats/{method['weights']['format']}").get("x-library", False)
 
 
 def is_external(method):
-    """Whether its solver runs in an environment of its own (its schema says so)."""
+    """Whether the solver runs in a separate environment ("x-external" in the solver's schema)."""
     return bool(method["solver"]) and schema(f"solvers/{method['solver']['name']}").get("x-external", False)
 
 
 def needs_calibration(method):
-    """Whether a completed method's solver, a transform (their schemas say so) or its activations need calibration."""
+    """Whether static activations, a transform or the solver need calibration ("x-needs-calibration" in schemas)."""
     changed = [
         *method["allocation"].get("overrides", {}).values(),
         *method["allocation"].get("candidates", {}).values(),

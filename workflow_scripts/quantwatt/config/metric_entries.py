@@ -1,18 +1,20 @@
-"""What a metric compares and how it is shown, told by its schema: planning and the report import no metric's module.
+"""What a metric compares and how it is shown, from its schema: planning and the report import no metric's module.
 
-A schema of resources/schemas/metrics/ has, beside its settings,
+A schema of resources/schemas/metrics/ has, in addition to its settings,
 
-    "x-kind": "text"            the experiments it is of, "image" where missing
-    "x-compared-with": WORD     what `score` is given to compare with: "baseline" (the unquantized model's images),
-                                "predictions" (a text model's own), "text" (features of the prompts), "classes" (those
-                                asked for), "reference" (features of real images) or "moments" (of those)
-    "x-features": WORD          whose features of images `score` is given: the "judge"'s, the "classifier"'s, or for
-                                "distance" those that the experiment measures distances by; missing: images themselves
+    "x-kind": "text"            the kind of experiments with this metric; default: "image"
+    "x-compared-with": WORD     the second argument of `score`: "baseline" (the unquantized model's images),
+                                "predictions" (of the unquantized text model), "text" (features of the prompts),
+                                "classes" (the requested classes), "reference" (features of real images) or "moments"
+                                (of the features of real images)
+    "x-features": WORD          the extractor of the image features that `score` reads: "judge", "classifier", or
+                                "distance" for the extractor that the experiment uses for distances; missing: `score`
+                                reads images or predictions
     "x-higher-is-better": true or false
     "x-pairs": {"matrices": N, "most_images": N}
-                                where it holds float64 matrices of all pairs of images, for up to so many of them
-    "x-shown": {...}            a `Metric`'s fields, and "place": in the report's order, which also says what is looked
-                                at first; "place_across_steps": likewise where the number of steps changes
+                                number of float64 matrices of all pairs of images in memory, up to this many images
+    "x-shown": {...}            fields of `Metric`, and "place", the position in the report: the first metric is the
+                                headline; "place_across_steps": position where samplings differ in steps
 """
 
 import functools
@@ -21,19 +23,20 @@ from dataclasses import dataclass
 from quantwatt.artifacts.errors import DataError
 from quantwatt.registry import names, schema
 
-WITH_REFERENCE = ("reference", "moments")  # what stands for real images
-LAST = 1000  # the place of a metric that names none
+WITH_REFERENCE = ("reference", "moments")  # values of "x-compared-with" that need real images
+LAST = 1000  # the place of a metric without "place"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric stands in tables, figures and report.
+    """How a metric is shown in tables, figures and report.
 
     column: of the summary.
-    title: its heading in the report.
-    name: its name in words, on an axis or in a sentence.
-    paired: each image is compared with the baseline's; else the baseline has a value too, and methods a change to it.
-    published_features: the extractor without whose features a figure cannot be compared with published ones, or None.
+    title: heading in the report.
+    name: name in words, for an axis or a sentence.
+    paired: whether each image is compared with the baseline's; else the baseline has a value, too, and methods are
+        reported as a change to it.
+    published_features: the extractor whose features are needed for comparisons with published values, or None.
     """
 
     column: str
@@ -46,58 +49,58 @@ class Metric:
 
 
 def compared_with(metric: str) -> str:
-    """The word for what its `score` compares with.
+    """The schema's "x-compared-with": what the metric compares with.
 
     Raises:
-        DataError: its schema says none.
+        DataError: the schema does not have the key.
     """
     return _said(metric, "x-compared-with")
 
 
 def compares_with_reference(metric: str) -> bool:
-    """Whether it compares with real images."""
+    """Whether the metric compares with real images."""
     return compared_with(metric) in WITH_REFERENCE
 
 
 def features_of(metric: str) -> str | None:
-    """What extracts the features that it compares: "judge", "classifier", or "distance" for what the experiment has.
+    """The extractor of the compared features: "judge", "classifier", or "distance" for the experiment's choice.
 
     Returns:
-        None where it reads images or predictions themselves.
+        None for a metric that reads images or predictions.
     """
     return schema(f"metrics/{metric}").get("x-features")
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether more of it is better.
+    """Whether a higher value is better.
 
     Raises:
-        DataError: its schema does not say.
+        DataError: the schema does not have the key.
     """
     return _said(metric, "x-higher-is-better")
 
 
 @functools.cache
 def shown(first: str = "place") -> dict[str, Metric]:
-    """{metric: Metric} of all that have a schema, in the report's order.
+    """{metric: Metric} of all metrics with a schema, in the report's order.
 
     Args:
-        first: "place", or "place_across_steps" for the order in which samplings of other steps are compared.
+        first: the key to sort by: "place", or "place_across_steps" for comparing samplings that differ in steps.
     Raises:
-        DataError: a schema says too little, or two metrics have one column.
+        DataError: a schema lacks a key, or two metrics have the same column.
     """
     places = {name: _said(name, "x-shown") for name in names("metrics")}
     order = sorted(places, key=lambda name: [places[name].get(key, LAST) for key in (first, "place")])
-    found = {name: _metric(name, places[name]) for name in order}
+    metrics = {name: _metric(name, places[name]) for name in order}
     columns = {}
-    for name, metric in found.items():
+    for name, metric in metrics.items():
         if (other := columns.setdefault(metric.column, name)) != name:
             raise DataError(f"{_file(name)}: x-shown.column: '{metric.column}' is also that of '{other}'.")
-    return found
+    return metrics
 
 
 def words() -> dict[str, dict]:
-    """All that tables, figures and the report show of metrics: what reruns them."""
+    """The schemas' keys that tables, figures and the report depend on; a change reruns them."""
     return {name: {key: _said(name, key) for key in ("x-compared-with", "x-higher-is-better", "x-shown")}
             for name in names("metrics")}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Complete and check sensitivities, and the programs of mixed methods, which choose by them."""
+"""Complete and check sensitivities, and the integer programs of mixed methods, which use them."""
 
 from quantwatt import registry
 from quantwatt.config.method_entries import check_static, complete_transforms, complete_weights
@@ -10,7 +10,7 @@ from quantwatt.registry import schema
 
 
 def complete_sensitivity(entry, file, where):
-    """Complete what is tried on each layer alone."""
+    """Complete a sensitivity: the candidates that are tried on one layer at a time."""
     entry = complete(entry, schema("sensitivity"), file, where)
     for name, candidate in entry["candidates"].items():
         place = f"{where}.candidates.{name}"
@@ -38,22 +38,22 @@ def complete_sensitivity(entry, file, where):
 
 
 def _untried(transforms):
-    """{transform: what a sensitivity without it does} of those that a sensitivity may have, as their schemas say.
+    """{transform: effect of leaving it out} of the transforms that a sensitivity may have ("x-untried" in schemas).
 
-    These leave a layer's values to rounding.
+    These transforms do not change a layer's values before rounding.
     """
-    said = {name: schema(f"transforms/{name}").get("x-untried") for name in sorted(transforms)}
-    return {name: sentence for name, sentence in said.items() if sentence}
+    sentences = {name: schema(f"transforms/{name}").get("x-untried") for name in sorted(transforms)}
+    return {name: sentence for name, sentence in sentences.items() if sentence}
 
 
 def _rounded_here():
-    """The formats that are no library's, in words."""
+    """The formats that quantwatt rounds itself, in words."""
     *most, last = (name for name in registry.names("formats") if not schema(f"formats/{name}").get("x-library", False))
     return f"{', '.join(most)} or {last}"
 
 
 def check_mixed(method, sensitivities, file, where):
-    """Names that the programs of a mixed method use; adds the candidates that they name."""
+    """Check the programs of a mixed method, and add the candidates that they name to its allocation."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:
         sensitivity = lookup(sensitivities, allocation["sensitivity"], "entry of sensitivities", file)
@@ -89,7 +89,7 @@ def check_mixed(method, sensitivities, file, where):
 
 
 def _chosen(program, tried, sensitivity, file, where):
-    """{name: formats} of the candidates that a program names, of those that its sensitivity tries."""
+    """{name: formats} of the candidates that a program names; its sensitivity must try them."""
     for name in names_of(program):
         if name not in tried:
             raise ConfigurationError(f"{file}: {where}: '{sensitivity}' tries no '{name}'{nearest(name, tried)}.")
@@ -97,7 +97,7 @@ def _chosen(program, tried, sensitivity, file, where):
 
 
 def _check_candidates(candidates, sides, file, where):
-    """Candidates of one program must set the same sides, and what layers can have together."""
+    """Refuse candidates of one program that set different sides, or formats that a layer cannot combine."""
     for name, formats in candidates.items():
         if unsaid := [side for side in sides if side not in formats]:
             raise ConfigurationError(
@@ -111,7 +111,7 @@ def _check_candidates(candidates, sides, file, where):
 
 
 def _check_same_transforms(method, sensitivity, name, file, where):
-    """What layers were tried with must be the method's, and what a sensitivity may have must be in both alike."""
+    """Refuse a sensitivity whose transforms differ from the method's, among those that a sensitivity may have."""
     mine, tried = ({transform["name"] for transform in entry["transforms"]} for entry in (method, sensitivity))
     if lacking := sorted(tried - mine):
         raise ConfigurationError(
@@ -123,7 +123,7 @@ def _check_same_transforms(method, sensitivity, name, file, where):
 
 
 def _check_program(program, sides, file, where):
-    """What a program's budget, objective and sweep ask of one another."""
+    """Refuse combinations of a program's candidates, budget, objective, protected layers and split."""
     bits = "bits" in program["budget"]
     if bits and len(sides) > 1:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What mixed methods choose layers' formats by: one metric for all layers, or one for each group of them."""
+"""Objectives by which mixed methods choose layers' formats: one metric for all layers, or one per group of layers."""
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
@@ -7,21 +7,21 @@ from quantwatt.config import methods
 
 
 def objectives(entries, sensitivity):
-    """What methods choose by with a sensitivity, each objective once; the order of methods does not matter.
+    """The distinct objectives of all methods that use a sensitivity; the order of methods does not matter.
 
     Args:
         entries: completed methods; sensitivity: its name.
     Returns:
-        [a metric, or {group: metric}]; all metrics where no method uses the sensitivity.
+        [a metric, or {group: metric}]; all metrics if no method uses the sensitivity.
     """
-    used = [own["allocation"] for own in entries if methods.is_mixed(own)]
-    programs = [program for own in used if own["sensitivity"] == sensitivity for program in own["programs"]]
-    found = {manifest.canonical_json(program["objective"]): program["objective"] for program in programs}
-    return [found[key] for key in sorted(found)] or list(METRICS)
+    used = [method["allocation"] for method in entries if methods.is_mixed(method)]
+    programs = [program for entry in used if entry["sensitivity"] == sensitivity for program in entry["programs"]]
+    distinct = {manifest.canonical_json(program["objective"]): program["objective"] for program in programs}
+    return [distinct[key] for key in sorted(distinct)] or list(METRICS)
 
 
 def metric_of(objective, name, layer, where):
-    """The metric that an objective scores a layer by; raises as `group_of`."""
+    """The metric of an objective for a layer; raises as `group_of`."""
     return objective[group_of(name, layer, where)] if isinstance(objective, dict) else objective
 
 

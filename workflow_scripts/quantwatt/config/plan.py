@@ -1,6 +1,6 @@
-"""A checked configuration on one device: for the wildcards of a job, the entries, slices, plugins and paths they name.
+"""A checked configuration on one device, which resolves a job's wildcards to entries, slices, plugins and paths.
 
-Wildcards are mappings here, {"model": NAME, ...}: nothing of this needs Snakemake.
+Wildcards are plain mappings, {"model": NAME, ...}: this module does not need Snakemake.
 """
 
 import functools
@@ -31,12 +31,12 @@ class Plan:
         self.results = f"{config['results']}/{config['experiment']}"
         self.file = f"resources/experiments/{config['experiment']}.yaml"  # for messages
         self.baseline = experiment["baseline"]
-        self.outputs = "predictions" if experiment["kind"] == "text" else "images"  # what the models make
+        self.outputs = "predictions" if experiment["kind"] == "text" else "images"  # of the models
         measuring = config["measuring"] | experiment["measuring"] | {"meter": meter}
         measured = measuring.pop("samplings")
         self.measuring = measuring
         self.measured = list(experiment["samplings"]) if measured is None else measured
-        self.parts = {  # of the image sets that several jobs make: {sampling: ranges of images}
+        self.parts = {  # image sets that several jobs generate: {sampling: ranges of images}
             name: parts
             for name, sampling in experiment["samplings"].items()
             if self.outputs == "images" and len(parts := image_parts.parts(sampling, config["images_per_job"])) > 1
@@ -49,10 +49,10 @@ class Plan:
         """The entry that a job's wildcards name.
 
         Args:
-            kind: the `entry` of a `Slice`; samplings and the calibration are as their model reads them.
+            kind: the `entry` of a `Slice`; samplings and the calibration have the texts of the wildcards' model.
             names: the wildcards.
         Raises:
-            ConfigurationError: there is none; with the nearest spelling.
+            ConfigurationError: there is no such entry; suggests the nearest spelling.
         """
         return _ENTRIES[kind](self, names)
 
@@ -65,7 +65,7 @@ class Plan:
         return self.experiment[kind]
 
     def _sensitivity(self, names):
-        """The sensitivity that a wildcard names, or by which the method that one names chooses."""
+        """The sensitivity that a wildcard names, or that the wildcards' method uses."""
         if "sensitivity" in names:
             return self._named("sensitivity", names["sensitivity"])
         chosen = self.entry("method", names)["allocation"].get("sensitivity")
@@ -79,25 +79,25 @@ class Plan:
         return lookup(known, names["extractor"], "extractor", self.file)
 
     def _grid(self, *settings):
-        """The cells with what the report compares them by, and some of their settings."""
+        """The cells, their baseline and metrics, and further keys of the experiment."""
         grid = {key: self.experiment[key] for key in ("cells", "baseline", *settings)}
         return grid | {"metrics": list(self.experiment["metrics"])}
 
     def slice(self, rule: str, parameter: str, names: dict[str, str]) -> str:
-        """One of a rule's parameters of READS for one job, a canonical JSON string."""
-        own = slices.READS[rule][parameter]
-        return own.of(self.entry(own.entry, names))
+        """One of a rule's parameters in READS for one job, a canonical JSON string."""
+        part = slices.READS[rule][parameter]
+        return part.of(self.entry(part.entry, names))
 
     def texts(self, rule: str, names: dict[str, str]) -> str:
         """The file of prompts or texts that a rule's sampling, calibration or sensitivity names."""
-        kind = next(own.entry for own in slices.READS[rule].values() if own.entry in WITH_TEXTS)
+        kind = next(part.entry for part in slices.READS[rule].values() if part.entry in WITH_TEXTS)
         entry = self.entry(kind, names)
         return entry.get("prompts") or entry["texts"]
 
     # Plugins and code
 
     def code(self, rule: str, names: dict[str, str]) -> str:
-        """A hash of a rule's script, of every local module behind it, and of what it shows of metrics, for one job."""
+        """A hash of a job's code: its script, the local modules it imports, and the metric schemas it shows."""
         words = canonical_json(metric_entries.words()) if rule in slices.SHOWING_METRICS else ""
         return dependencies.digest(slices.script(rule), tuple(self.plugins(rule, names)), words)
 
@@ -123,7 +123,7 @@ class Plan:
         return [method["allocation"]["name"]] if methods.is_quantized(method) else []
 
     def _meters(self):
-        """The meter, what measures beside a GPU's, and what stands in where one cannot be read."""
+        """The meter, the secondary meter of a GPU's meter, and the fallback for an unreadable meter."""
         return list(dict.fromkeys([self.meter, "none", *(["rapl"] if self.meter == "nvml" else [])]))
 
     # Files
@@ -133,7 +133,7 @@ class Plan:
         return str(layout.path(self.results, file, names))
 
     def pattern(self, file: str, **names: str) -> str:
-        """The same with wildcards for what is not given."""
+        """The path of a file of `layout.FILES`; missing names stay wildcards."""
         return layout.pattern(self.results, file, names)
 
     def log(self, rule: str) -> str:
@@ -150,22 +150,22 @@ class Plan:
 
     @functools.cached_property
     def cell_files(self) -> list[str]:
-        """All that tells of the cells: what the tables read."""
+        """The files about cells that the tables read."""
         scores = [path for metric in self.experiment["metrics"] for path in self.of_cells("score", metric=metric)]
         return [path for file in ("checkpoint", self.outputs, "measurement") for path in self.of_cells(file)] + scores
 
     @functools.cached_property
     def sensitivities(self) -> list[dict[str, str]]:
-        """[{"model", "sensitivity"}] of all by which some method chooses layers' formats."""
-        mixed_methods = [own for own in self.experiment["methods"].values() if methods.is_mixed(own)]
-        names = dict.fromkeys(own["allocation"]["sensitivity"] for own in mixed_methods)
+        """[{"model", "sensitivity"}] of all sensitivities that a mixed method uses."""
+        mixed_methods = [method for method in self.experiment["methods"].values() if methods.is_mixed(method)]
+        names = dict.fromkeys(method["allocation"]["sensitivity"] for method in mixed_methods)
         return [{"model": model, "sensitivity": name} for model in self.experiment["models"] for name in names]
 
     @functools.cached_property
     def sensitivity_files(self) -> list[str]:
-        """Their tables, and the models that describe the layers."""
-        models = dict.fromkeys(own["model"] for own in self.sensitivities)
-        tables = [self.path("sensitivity", own) for own in self.sensitivities]
+        """The tables of `sensitivities`, and the models' manifests, which describe the layers."""
+        models = dict.fromkeys(names["model"] for names in self.sensitivities)
+        tables = [self.path("sensitivity", names) for names in self.sensitivities]
         return tables + [self.path("model", {"model": model}) for model in models]
 
     @functools.cached_property
@@ -178,10 +178,10 @@ class Plan:
         return self.of_cells(file) if "{" in layout.FILES[file] else [self.path(file, {})]
 
     def extractor_of(self, metric: str) -> str | None:
-        """The extractor whose features a metric compares, None where it reads images or predictions themselves.
+        """The extractor whose features a metric compares; None for a metric that reads images or predictions.
 
-        Distances compare Inception's features where its weights are at hand, else those of the experiment's classifier
-        or judge.
+        Distances compare features of Inception if its weights are configured, else of the experiment's classifier or
+        judge.
         """
         features = metric_entries.features_of(metric)
         if features != "distance":
@@ -191,11 +191,11 @@ class Plan:
         return "classifier" if self.experiment["classifier"] else "judge"
 
     def parts_of(self, names: dict[str, str]) -> dict[str, range]:
-        """The ranges of images of a set that several jobs make, by the digits that its parts are named by."""
+        """{digits in a part's name: range of images} of a set that several jobs generate."""
         return {image_parts.part_number(part.start): part for part in self.parts[names["sampling"]]}
 
 
-_ENTRIES = {  # of `Plan.entry`: {kind: function of plan and wildcards}
+_ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "model": lambda plan, names: plan._named("model", names["model"]),
     "method": lambda plan, names: plan._named("method", names["method"]),
     "metric": lambda plan, names: plan._named("metric", names["metric"]),
@@ -211,11 +211,11 @@ _ENTRIES = {  # of `Plan.entry`: {kind: function of plan and wildcards}
         plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities}
     ),
 }
-_LOADED = {  # of `Plan.plugins`: {kind: function of plan and wildcards, which returns names}
+_LOADED = {  # for `Plan.plugins`: {kind: function of plan and wildcards, which returns names}
     "families": lambda plan, names: [plan.entry("model", names)["family"]],
     "formats": Plan._formats,
-    "kernels": lambda plan, names: [name for own in plan._formats(names) for name in plan.kernels.get(own, ())],
-    "transforms": lambda plan, names: [own["name"] for own in plan.entry("method", names)["transforms"]],
+    "kernels": lambda plan, names: [name for weights in plan._formats(names) for name in plan.kernels.get(weights, ())],
+    "transforms": lambda plan, names: [entry["name"] for entry in plan.entry("method", names)["transforms"]],
     "solvers": Plan._solvers,
     "allocations": Plan._allocations,
     "meters": lambda plan, names: plan._meters(),

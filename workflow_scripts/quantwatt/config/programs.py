@@ -1,7 +1,7 @@
-"""What a mixed method's entry says of its integer programs: what they choose from, and what they decide on."""
+"""Properties of the integer programs in a mixed method's entry: their candidates and the sides they decide."""
 
 SIDES = ("weights", "activations")
-OF_DEVICE = ("milliseconds", "joules")  # budgets of what another device may take less of
+OF_DEVICE = ("milliseconds", "joules")  # budgets whose costs depend on the device
 
 
 def names_of(program):
@@ -12,20 +12,20 @@ def names_of(program):
 
 
 def sides(program, candidates):
-    """What a program decides on: "weights", "activations" or both, in this order."""
+    """The sides that a program decides: "weights", "activations" or both, in this order."""
     return [side for side in SIDES if any(side in candidates[name] for name in names_of(program))]
 
 
 def is_swept(program):
-    """Whether a program may have several choices, of which images decide."""
+    """Whether a program may have several choices, among which generated images decide."""
     return "bits" in program["budget"]
 
 
 def has_several_choices(method):
-    """Whether images decide between choices of a mixed method's programs."""
+    """Whether a mixed method has a program with several choices, among which generated images decide."""
     return any(is_swept(program) for program in method["allocation"]["programs"])
 
 
 def needs_costs(method):
-    """Whether a mixed method's programs have budgets of what layers take on this device."""
+    """Whether a mixed method's programs need costs of layers that are measured on the device."""
     return any(unit in OF_DEVICE for program in method["allocation"]["programs"] for unit in program["budget"])

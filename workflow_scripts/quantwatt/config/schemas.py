@@ -1,7 +1,7 @@
-"""Check a configuration's values by their JSON schemas, fill in the defaults named there, and say what is wrong.
+"""Check a configuration's values against JSON schemas, fill in the schemas' defaults, and explain errors.
 
-Each solver, transform, format, allocation, family and metric has its own schema: a new default of one never changes
-the entries of another.
+Each solver, transform, format, allocation, family and metric has its own schema: a new default in one schema never
+changes entries of another.
 """
 
 import json
@@ -16,11 +16,11 @@ from quantwatt.artifacts.manifest import without_credentials
 from quantwatt.config.suggestions import instead, nearest, other_name, spelling
 from quantwatt.registry import schema
 
-DEEPEST, MOST_PARTS = 20, 100_000  # nested entries of a file, and all of them
-LONGEST_KEY, LONGEST_SHOWN = 100, 80  # characters; names are folders of the results
-BREAKS = str.maketrans("", "", "\t\n")  # that a text may have
-YES_OR_NO = {"yes": True, "on": True, "no": False, "off": False}  # where a boolean is expected, as YAML 1.1 has them
-IN_YAML = {  # JSON's words for kinds of values
+DEEPEST, MOST_PARTS = 20, 100_000  # deepest nesting of a file's entries, and their largest number
+LONGEST_KEY, LONGEST_SHOWN = 100, 80  # characters; names become folders of the results
+BREAKS = str.maketrans("", "", "\t\n")  # control characters that a text may contain
+YES_OR_NO = {"yes": True, "on": True, "no": False, "off": False}  # YAML 1.1's booleans, where a boolean is expected
+IN_YAML = {  # {JSON's name of a type: words for users}
     "object": "a mapping of keys to values",
     "array": "a list",
     "string": "text",
@@ -47,7 +47,7 @@ def lookup(mapping, name, what, file):
 
 
 def plugin(kind, name, file, where):
-    """`name` if `resources/schemas/KIND/NAME.schema.json` exists."""
+    """Return `name` if `resources/schemas/KIND/NAME.schema.json` exists; else raise ConfigurationError."""
     known = registry.names(kind)
     if name not in known:
         schemas = [schema(f"{kind}/{known_name}") for known_name in known]
@@ -57,7 +57,7 @@ def plugin(kind, name, file, where):
 
 
 def complete_plugin(entry, kind, key, file, where):
-    """Complete an entry with the schema that its `key` names."""
+    """Complete an entry with the schema of the plugin that the entry's `key` names."""
     if not isinstance(entry, dict) or key not in entry:
         raise ConfigurationError(f"{file}: {where}.{key}: missing.")
     name = plugin(kind, entry[key], file, f"{where}.{key}")
@@ -67,7 +67,7 @@ def complete_plugin(entry, kind, key, file, where):
 def complete(value, schema, file, where):
     """Check `value` and return a copy with the schema's defaults filled in.
 
-    A `~` at the start of what the schema calls a path becomes the home folder here, so that every job is told the same.
+    A `~` at the start of a path ("x-path" in the schema) is replaced by the home folder, so that all jobs agree on it.
     """
     _check_parts(value, file, where)
     value = _as_meant(value, schema)
@@ -79,7 +79,7 @@ def complete(value, schema, file, where):
 
 
 def _check_parts(value, file, where):
-    """Refuse what YAML can say and JSON, a path or a seed cannot hold, and what its aliases nest without end."""
+    """Refuse YAML values that JSON, paths or seeds cannot represent, and endless nesting by aliases."""
     pending, count = [(where, value)], 0
     while pending:
         (path, part), count = pending.pop(), count + 1
@@ -89,10 +89,12 @@ def _check_parts(value, file, where):
         if isinstance(part, dict):
             for key in part:
                 if not isinstance(key, str) or not key.isprintable() or len(key) > LONGEST_KEY:
-                    raise ConfigurationError(f"{entry}: the key {_shown(key)} is not a word; quote or rename it.")
+                    raise ConfigurationError(
+                        f"{entry}: the key {_shown(key)} must be a short printable string; quote or rename it."
+                    )
         elif isinstance(part, str):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in part.translate(BREAKS)):
-                raise ConfigurationError(f"{entry}: {_shown(part)} holds a character that is no text.")
+                raise ConfigurationError(f"{entry}: {_shown(part)} contains a control character.")
         elif isinstance(part, float) and not math.isfinite(part):
             raise ConfigurationError(f"{entry}: {part} is not a number.")
         elif isinstance(part, int) and abs(part) >= 2**63:
@@ -104,10 +106,10 @@ def _check_parts(value, file, where):
 
 
 def _as_meant(value, schema):
-    """A copy with home folders instead of `~` in paths, and true or false instead of yes or no."""
+    """A copy with `~` in paths expanded, and yes or no replaced by true or false."""
     if isinstance(value, str):
         if schema.get("x-path", False):
-            prefix = next((own for own in schema.get("x-prefixes", ()) if value.startswith(own)), "")
+            prefix = next((start for start in schema.get("x-prefixes", ()) if value.startswith(start)), "")
             return prefix + os.path.expanduser(value.removeprefix(prefix))
         return YES_OR_NO.get(value.lower(), value) if schema.get("type") == "boolean" else value
     if isinstance(value, list):
@@ -123,7 +125,7 @@ def _with_defaults(value, schema):
     if isinstance(value, float) and value.is_integer():
         types = schema.get("type", [])
         if "integer" in types or int(value) in [v for v in schema.get("enum", ()) if type(v) is int]:
-            return int(value)  # JSON knows one kind of number: 4.0 is a whole one
+            return int(value)  # JSON does not distinguish 4.0 from 4
     if isinstance(value, list):
         return [_with_defaults(part, schema["items"]) for part in value] if "items" in schema else value
     if not isinstance(value, dict):
@@ -161,7 +163,7 @@ def _sentence(error, file, where):
 
 
 def _complaint(error):
-    """What is wrong with a value, without JSON's words."""
+    """What is wrong with a value, in YAML's terms instead of JSON's."""
     if error.validator == "type":
         kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
         expected = " or ".join(IN_YAML[kind] for kind in kinds)
@@ -174,7 +176,7 @@ def _complaint(error):
 
 
 def _repair(value, kinds):
-    """How to write a value of another kind than those expected; the end of a sentence, or nothing."""
+    """How to correct a value of an unexpected type: the end of a sentence, or nothing."""
     numbers = {"integer", "number"}.intersection(kinds)
     if numbers and isinstance(value, str) and value.strip("+-").replace(".", "", 1).isdecimal():
         return "; leave out the quotation marks"
@@ -186,6 +188,6 @@ def _repair(value, kinds):
 
 
 def _shown(value):
-    """A value as a message shows it, as YAML has it and cut where it is long."""
+    """A value as messages show it, in YAML's notation and truncated."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -1,7 +1,7 @@
-"""What each rule reads of a configuration and which plugins it loads: two tables, and README's table of reruns in them.
+"""The parts of the configuration that each rule reads, and the plugins that it loads, as in README's rerun table.
 
-A rule has each of its slices as one parameter, a canonical JSON string. Keys that are not in a slice may change without
-rerunning the rule, and so may modules of plugins that it does not load.
+Each slice is one parameter of the rule, a canonical JSON string. Keys outside of a rule's slices, and modules of
+plugins that the rule does not load, may change without rerunning it.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from quantwatt.artifacts.manifest import canonical_json
 class Slice:
     """The keys of one entry that a parameter holds.
 
-    entry: what the wildcards of a job name, see `quantwatt.config.plan.Plan.entry`.
-    keys: those that it holds, "solver.name" for one key of a nested entry; empty: all.
-    without: all but these.
-    watched: whether another value reruns the rule.
+    entry: the kind of entry that the job's wildcards name, see `quantwatt.config.plan.Plan.entry`.
+    keys: the keys in the slice, "solver.name" for one key of a nested entry; empty: all keys.
+    without: keys that are left out.
+    watched: whether a changed value reruns the rule.
     """
 
     entry: str
@@ -28,7 +28,7 @@ class Slice:
         """The slice of a complete entry, a canonical JSON string: equal for equal settings.
 
         Raises:
-            KeyError: it has no such key.
+            KeyError: the entry lacks one of `keys`.
         """
         if self.keys:
             entry = {key.partition(".")[0]: _held(entry, *key.split(".")) for key in self.keys}
@@ -38,63 +38,63 @@ class Slice:
 
 
 def _held(entry, key, *nested):
-    """The value of a key, of a nested one as a mapping of that one alone; None where the outer one is."""
+    """The value of a key; for a nested key a mapping with only this key, or None if the outer value is None."""
     value = entry[key]
     return {name: value[name] for name in nested} if nested and value is not None else value
 
 
 def whole(entry: str) -> Slice:
-    """All keys."""
+    """A slice with all keys."""
     return Slice(entry)
 
 
 def only(entry: str, *keys: str) -> Slice:
-    """These keys alone."""
+    """A slice with only these keys."""
     return Slice(entry, keys=keys)
 
 
 def but(entry: str, *keys: str) -> Slice:
-    """All but these keys."""
+    """A slice with all keys except these."""
     return Slice(entry, without=keys)
 
 
-FORMATS = ("weights", "activations", "transforms", "allocation")  # of a method: all but how its solver computes
-# Time and energy of a job are written into its manifest: another meter or wattage shall not make it anew.
+FORMATS = ("weights", "activations", "transforms", "allocation")  # keys of a method without its solver's settings
+# A job writes its time and energy into its manifest; a changed meter or wattage must not rerun it.
 METERING = Slice("measuring", watched=False)
-TRYING = but("sensitivity", "costs")  # how layers are tried, not how their costs are measured
+TRYING = but("sensitivity", "costs")  # how layers are tried, without how their costs are measured
 
-READS = {  # {rule: {parameter: the slice}}; a rule that is not here reads no configuration
+READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no configuration
     "fetch_weights": {"settings": whole("extractor")},
     "model": {"settings": whole("model")},
     "calibrate": {"settings": whole("calibration"), "metering": METERING},
     "sensitivity_job": {"sensitivity": TRYING},
     "sensitivity": {"sensitivity": TRYING},
-    "layer_costs": {  # not what is scored, nor on how many images and in how many jobs
+    "layer_costs": {  # costs depend neither on the objectives nor on the number of images and jobs
         "sensitivity": but("sensitivity", "jobs", "images", "batch_size", "objectives"),
         "measuring": whole("measuring"),
     },
     "candidates": {"method": only("method", *FORMATS)},
-    "trials": {  # of the sensitivity how images are drawn
+    "trials": {  # the keys of the sensitivity that determine how images are generated
         "method": only("method", *FORMATS),
         "sensitivity": but("sensitivity", "candidates", "exclude", "jobs", "costs", "objectives"),
     },
     "allocate": {"method": only("method", *FORMATS, "solver.name")},
-    "solve_layers": {"solver": whole("solver")},  # the method's other entries are in its allocation
+    "solve_layers": {"solver": whole("solver")},  # the method's other keys are in its allocation file
     "quantize": {"method": whole("method"), "metering": METERING},
     "generate": {"sampling": whole("sampling")},
-    "generate_part": {"sampling": but("sampling", "images")},  # a set that grows keeps its full parts
+    "generate_part": {"sampling": but("sampling", "images")},  # full parts are kept when a set grows
     "predict": {"sampling": whole("sampling")},
     "measure": {"sampling": but("sampling", "images"), "measuring": whole("measuring")},
     "reference": {"settings": whole("reference")},
     "score": {"settings": whole("metric")},
-    "tables": {"grid": whole("grid with settings")},  # which the cells are held against
+    "tables": {"grid": whole("grid with settings")},  # cells are checked against the settings
     "figure": {"grid": whole("grid")},
     "report": {"grid": whole("grid")},
     "study": {"grid": whole("grid")},
 }
 
-_QUANTIZED = ("families", "formats", "kernels")  # what computes a quantized model
-PLUGINS = {  # {rule: folders of the plugins that its script loads by name}; a rule that is not here loads none
+_QUANTIZED = ("families", "formats", "kernels")  # plugins for running a quantized model
+PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rule that is missing here loads none
     "fetch_weights": ("extractors",),
     "model": ("families",),
     "calibrate": ("families",),
@@ -116,24 +116,24 @@ PLUGINS = {  # {rule: folders of the plugins that its script loads by name}; a r
     "study": ("studies",),
 }
 
-SHOWING_METRICS = ("tables", "figure", "report")  # rules whose scripts read from all metrics' schemas how to show them
+SHOWING_METRICS = ("tables", "figure", "report")  # rules whose scripts read the display settings of all metric schemas
 
-_SCRIPTS = {  # of rules that share another one's
+_SCRIPTS = {  # {rule: script}, for rules that share the script of another rule
     "generate_part": "generate",
     "reference_features": "features",
 }
 
 
 def script(rule: str) -> str:
-    """The file in workflow_scripts/ that a rule runs, of its name."""
+    """The file in workflow_scripts/ that a rule runs; usually the rule's name with .py."""
     return f"{_SCRIPTS.get(rule, rule)}.py"
 
 
 def unwatched(rule: str) -> list[str]:
-    """Parameters of a rule that do not rerun it."""
-    return [parameter for parameter, own in READS.get(rule, {}).items() if not own.watched]
+    """Parameters of a rule whose changes do not rerun it."""
+    return [parameter for parameter, part in READS.get(rule, {}).items() if not part.watched]
 
 
 def run(rule: str, *arguments: str, python: str = "python") -> str:
-    """The shell command of a rule: its script with arguments, and all that this says into the rule's log."""
+    """The shell command of a rule: its script with arguments; stdout and stderr go into the rule's log."""
     return " ".join([python, f"workflow_scripts/{script(rule)}", *arguments, "> {log} 2>&1"])

@@ -1,22 +1,22 @@
-"""What somebody may have meant who wrote a name that does not exist.
+"""Suggest corrections for names that do not exist.
 
-Schemas say it where other projects have another word: "x-aliases" of a value, {pattern of the word: what to write},
-and "x-other-names" of a key, a list. Else the nearest spelling is named, where it is near.
+Schemas list the names that other projects use: "x-aliases" for a value, {pattern of the name: what to write}, and
+"x-other-names" for a key, a list. Otherwise the nearest spelling is suggested, if it is near enough.
 """
 
 import difflib
 import fnmatch
 
-FEW = 8  # names that a sentence can hold
-NEAR = 0.7  # of difflib's ratio: a letter too few, too many or exchanged, not one acronym for another (fp8 and fp4)
+FEW = 8  # largest number of names that a sentence lists
+NEAR = 0.7  # least ratio of difflib: a missing, extra or swapped letter, but not another acronym (fp8 for fp4)
 
 
 def instead(word, *schemas):
-    """What to write instead of a value, by the schemas of those that exist; the end of a sentence, or nothing.
+    """What to write instead of a value, by the schemas of valid values: the end of a sentence, or nothing.
 
     Args:
-        word: as it was written, of any type.
-        schemas: with "x-aliases" and, of one value of several, "enum".
+        word: the value as written, of any type.
+        schemas: with the keys "x-aliases" and, for an enumeration, "enum".
     """
     word = "null" if word is None else str(word).lower()
     for schema in schemas:
@@ -30,7 +30,7 @@ def instead(word, *schemas):
 
 
 def other_name(key, properties):
-    """Likewise for a key, by the schemas of those that exist: {name: schema}."""
+    """What to write instead of a key, by the schemas of valid keys, {name: schema}; as `instead`."""
     names = [name for name, schema in properties.items() if key.lower() in (name.lower(), *_others(schema))]
     written = "' and '".join(names)
     return f"; write '{written}'" if names else ""
@@ -41,17 +41,17 @@ def _others(schema):
 
 
 def nearest(name, known):
-    """The nearest spelling among some names, or all of them where they are few and none is near; as `spelling`."""
+    """Suggest the nearest spelling; if none is near, list all names if they are few. As `spelling`."""
     few = ", ".join(sorted(map(str, known))) if 0 < len(known) <= FEW else ""
     return spelling(name, known) or (f"; there are {few}" if few else "")
 
 
 def spelling(name, known):
-    """Ask for the nearest spelling among some names; the end of a sentence, or nothing where none is near."""
+    """Suggest the nearest spelling among known names: the end of a sentence, or nothing if none is near."""
     match = near(name, known)
     return f"; did you mean '{match}'" if match else ""
 
 
 def near(name, known):
-    """The nearest spelling among some names, or None."""
+    """The nearest spelling among known names, or None."""
     return next(iter(difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=NEAR)), None)

@@ -1,6 +1,6 @@
-"""Check what somebody asks Snakemake for, before the graph of jobs is built.
+"""Check the targets of Snakemake's command line before the graph of jobs is built.
 
-Snakemake would say that no rule makes it, or wrap the same sentence in a traceback of input functions.
+Snakemake itself would say that no rule makes a target, or wrap this error in a traceback of input functions.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from quantwatt.config.experiment import EXPERIMENTS
 from quantwatt.config.schemas import ConfigurationError, lookup
 from quantwatt.config.suggestions import nearest
 
-PLURAL = {  # what a wildcard names is an entry of
+PLURAL = {  # {wildcard: the experiment's key with its entries}
     "model": "models",
     "method": "methods",
     "sampling": "samplings",
@@ -23,10 +23,10 @@ def check(word, experiment, config):
     """Refuse a target of another experiment, or of an unknown model, method, sampling or metric.
 
     Args:
-        word: of the command line; what is no file of results passes.
+        word: of the command line; words that are not paths below the results are accepted.
         experiment, config: complete.
     Raises:
-        ConfigurationError: it is such a target.
+        ConfigurationError: the target belongs to another experiment or names an unknown entry.
     """
     results = Path(config["results"])
     target = Path(word.split("=", 1)[0])  # a word such as results=PATH sets something
@@ -49,7 +49,7 @@ def entry(experiment, kind, name, title):
     """One entry of an experiment; `kind` is one of PLURAL.
 
     Raises:
-        ConfigurationError: there is none; with the nearest spelling.
+        ConfigurationError: there is no such entry; suggests the nearest spelling.
     """
     return lookup(experiment[PLURAL[kind]], name, kind, f"resources/experiments/{title}.yaml")
 

@@ -1,8 +1,8 @@
-"""Read YAML as people mean it, and say in plain words what is wrong with a file.
+"""Read YAML with YAML 1.2's scalars, and explain in plain words what is wrong with a file.
 
-PyYAML reads YAML 1.1, in which `no` and `on` are booleans, `1e-3` is a text, `010` is eight and `1:30` is ninety. Here
-plain words are those of YAML 1.2: only true and false are booleans, and numbers are decimal. Digits may be grouped, as
-in 50_000.
+PyYAML reads YAML 1.1, in which `no` and `on` are booleans, `1e-3` is a text, `010` is eight and `1:30` is ninety. This
+loader resolves plain scalars as YAML 1.2: only true and false are booleans, and numbers are decimal. Digits may be
+grouped, as in 50_000.
 """
 
 import re
@@ -13,9 +13,9 @@ import yaml
 
 from quantwatt.config.schemas import ConfigurationError
 
-LONGEST_LINE = 60  # characters of a file's line that a message shows
+LONGEST_LINE = 60  # largest number of characters of a line that a message shows
 _DIGITS = "[0-9]+(?:_[0-9]+)*"
-_PLAIN_WORDS = {  # tag: (what it looks like, its possible first characters)
+_PLAIN_WORDS = {  # {tag: (pattern, possible first characters)}
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     "int": (rf"[-+]?{_DIGITS}|0x[0-9a-fA-F]+|0o[0-7]+", list("-+0123456789")),
@@ -26,7 +26,7 @@ _PLAIN_WORDS = {  # tag: (what it looks like, its possible first characters)
     ),
     "merge": ("<<", ["<"]),
 }
-_SENTENCES = (  # (PyYAML's words, ours); {line}: of the place where what is wrong began
+_SENTENCES = (  # (part of PyYAML's message, our sentence); {line}: the line where the faulty construct begins
     ("character '\\t'", "{shown} is indented by a tab; YAML wants spaces"),
     ("cannot start any token", "in {shown} a text begins with a sign that means something in YAML; quote it"),
     ("expected alphabetic or numeric", "in {shown} a text begins with * or &, which mean something in YAML; quote it"),
@@ -49,15 +49,15 @@ _AFTER_QUOTE = "in {shown} something stands after a text in quotation marks, or 
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML itself would silently keep the last."""
+    """Refuses a duplicate key; PyYAML would silently keep the last value."""
 
-    yaml_implicit_resolvers: ClassVar = {}  # none of YAML 1.1's
+    yaml_implicit_resolvers: ClassVar = {}  # drops YAML 1.1's resolvers
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not a word", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a string", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' stands twice", key.start_mark
@@ -76,7 +76,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_yaml(path, file):
-    """Parse a YAML file, refusing a key that stands twice.
+    """Parse a YAML file; duplicate keys are refused.
 
     Args:
         path: of the file.
@@ -84,7 +84,7 @@ def read_yaml(path, file):
     Returns:
         a mapping.
     Raises:
-        ConfigurationError: not readable, not YAML, not a mapping, or a duplicate key.
+        ConfigurationError: the file is not readable, not YAML, not a mapping, or has a duplicate key.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -99,10 +99,10 @@ def read_yaml(path, file):
 
 
 def parse(text, file):
-    """What a text in YAML says.
+    """Parse a text in YAML; `file` is its name in messages.
 
     Raises:
-        ConfigurationError: not YAML, or a duplicate key.
+        ConfigurationError: the text is not YAML, or has a duplicate key.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -114,12 +114,12 @@ def parse(text, file):
         ) from error
     except RecursionError as error:
         raise ConfigurationError(f"{file}: its entries are nested too deeply.") from error
-    except (ValueError, LookupError, AttributeError) as error:  # PyYAML's, of a value that its tag does not fit
-        raise ConfigurationError(f"{file}: a date, number or tag in it is none.") from error
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML raises these if a value does not fit its tag
+        raise ConfigurationError(f"{file}: a value does not match its YAML tag (such as date or number).") from error
 
 
 def _sentence(error, lines):
-    """PyYAML's finding in plain words, with the line, and where it helps the line that it disagrees with."""
+    """PyYAML's error in plain words, with its line and, where it helps, the line that it conflicts with."""
     wrong, begun = error.problem_mark, error.context_mark or error.problem_mark
     if wrong is None:
         return error.problem
@@ -137,6 +137,6 @@ def _sentence(error, lines):
 
 
 def _line(mark, lines):
-    """The line of a mark in quotation marks, cut where it is long; nothing past the end."""
+    """The line of a mark in quotation marks, truncated; nothing past the end of the file."""
     text = lines[mark.line].rstrip() if mark.line < len(lines) else ""
     return f"'{text[:LONGEST_LINE]}{'...' if len(text) > LONGEST_LINE else ''}'" if text else ""

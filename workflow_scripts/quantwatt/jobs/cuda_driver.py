@@ -1,8 +1,8 @@
-"""The GPUs that CUDA gives to a program here, as the driver itself tells them.
+"""Ask the NVIDIA driver which GPUs a program on this machine can use.
 
-The driver is asked in a process of its own: this one stays free to fork and to choose among the GPUs, and a driver that
-hangs holds nothing up. Neither torch nor nvidia-smi is needed, and device files are not looked at: WSL 2 and Jetson
-have others than a PC.
+The driver is asked in a separate process: this process can still fork and choose among the GPUs, and a hanging driver
+does not block it. Neither torch nor nvidia-smi is needed. Device files are not checked, because WSL 2 and Jetson have
+other device files than a PC.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIBRARY, IN_WSL = "libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"
-DEADLINE_S = 60  # without its persistence daemon a driver initializes each board anew, in seconds
+DEADLINE_S = 60  # seconds; without its persistence daemon the driver must initialize every GPU first
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 
@@ -27,9 +27,9 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 class Answer:
     """devices: ({"uuid", "name", "capability": [major, minor]}, ...) in CUDA's order.
 
-    version: the newest CUDA that the driver runs, such as (12, 4); None without a driver.
-    reason: why there is no device, half a sentence; None where there is one.
-    found: whether there is a driver that could be expected to work.
+    version: the newest CUDA version that the driver supports, such as (12, 4); None without a driver.
+    reason: why there is no device, half a sentence; None if there is a device.
+    found: whether a driver exists and should work.
     """
 
     devices: tuple = ()
@@ -39,7 +39,7 @@ class Answer:
 
 
 def ask(visible=None):
-    """What the driver tells with CUDA_VISIBLE_DEVICES set to `visible`, or unset where it is None; asked once."""
+    """The driver's answer with CUDA_VISIBLE_DEVICES set to `visible`, or unset for None; cached."""
     return _ask(visible, os.environ.get("LD_LIBRARY_PATH"))
 
 
@@ -54,35 +54,35 @@ def _ask(visible, libraries):
     try:
         output, _ = process.communicate(timeout=DEADLINE_S)
     except subprocess.TimeoutExpired:
-        process.kill()  # not waited for: inside a driver's call it may not die
+        process.kill()  # without waiting: a process inside a driver call may not end
         reason = f"the NVIDIA driver has not answered for {DEADLINE_S} s; restart the machine"
         return Answer(reason=reason, found=True)
-    for line in reversed(output.splitlines()):  # whatever a preloaded library prints beside it
+    for line in reversed(output.splitlines()):  # a preloaded library may print further lines
         with contextlib.suppress(ValueError, TypeError):
-            told = json.loads(line)
-            version = told["version"] and tuple(told["version"])
-            return Answer(tuple(told["devices"]), version, told["reason"], told["found"])
+            reply = json.loads(line)
+            version = reply["version"] and tuple(reply["version"])
+            return Answer(tuple(reply["devices"]), version, reply["reason"], reply["found"])
     return Answer(reason=f"asking the NVIDIA driver ended with exit code {process.returncode}", found=True)
 
 
 def answer():
-    """What `ask` returns, as one mapping; run in a process of its own."""
-    told = {"devices": [], "version": None, "reason": None, "found": False}
+    """The fields of `Answer` as a mapping; must run in a separate process."""
+    reply = {"devices": [], "version": None, "reason": None, "found": False}
     try:
         cuda = ctypes.CDLL(LIBRARY)
     except OSError:
-        told |= {"reason": f"there is no NVIDIA driver ({LIBRARY} cannot be loaded)"}
+        reply |= {"reason": f"there is no NVIDIA driver ({LIBRARY} cannot be loaded)"}
         if Path(IN_WSL).exists():
             folder = Path(IN_WSL).parent
-            told |= {"reason": f"{IN_WSL} is not found by its name: add {folder} to LD_LIBRARY_PATH", "found": True}
-        return told
+            reply |= {"reason": f"{IN_WSL} is not found by its name: add {folder} to LD_LIBRARY_PATH", "found": True}
+        return reply
     version, count = ctypes.c_int(), ctypes.c_int()
     if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0:
-        told["version"] = [version.value // 1000, version.value % 1000 // 10]
+        reply["version"] = [version.value // 1000, version.value % 1000 // 10]
     code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if code or not count.value:
-        return told | {"reason": _why(cuda, code or NO_DEVICE), "found": code not in (0, NO_DEVICE)}
-    return told | {"devices": [_device(cuda, index) for index in range(count.value)], "found": True}
+        return reply | {"reason": _why(cuda, code or NO_DEVICE), "found": code not in (0, NO_DEVICE)}
+    return reply | {"devices": [_device(cuda, index) for index in range(count.value)], "found": True}
 
 
 def _why(cuda, code):
@@ -106,14 +106,14 @@ def _device(cuda, index):
 
 
 def _uuid(cuda, device):
-    """As NVML and CUDA_VISIBLE_DEVICES write it. The newer call tells a MIG slice, the older one the slice's GPU."""
-    board, own = (ctypes.c_ubyte * 16)(), (ctypes.c_ubyte * 16)()
+    """The UUID as in NVML and CUDA_VISIBLE_DEVICES. The v2 call returns a MIG slice's UUID, the old call its GPU's."""
+    board, visible = (ctypes.c_ubyte * 16)(), (ctypes.c_ubyte * 16)()
     cuda.cuDeviceGetUuid(board, device)
     newer = getattr(cuda, "cuDeviceGetUuid_v2", None)
-    if newer is None or newer(own, device) != 0:
-        own = board
-    kind = "GPU" if bytes(own) == bytes(board) else "MIG"
-    return f"{kind}-{uuid.UUID(bytes=bytes(own))}"
+    if newer is None or newer(visible, device) != 0:
+        visible = board
+    kind = "GPU" if bytes(visible) == bytes(board) else "MIG"
+    return f"{kind}-{uuid.UUID(bytes=bytes(visible))}"
 
 
 if __name__ == "__main__":

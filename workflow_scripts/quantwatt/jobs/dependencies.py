@@ -1,14 +1,15 @@
-"""The code that a job's result depends on, and its hash, which a rule takes as a parameter.
+"""Determine the code that a job's result depends on, and its hash, which each rule has as a parameter.
 
-Snakemake does not see imported modules: without this, editing one would rerun nothing.
+Snakemake does not see imported modules: without this hash, editing a module would rerun nothing.
 
-The hash is of what the code says and not of its bytes, so that a comment, a docstring or another layout reruns nothing.
-Docstrings are shown by --help alone. Everything else counts: a sentence of an exception, too, for it may be recorded as
-the reason of a result.
+The hash is computed from the syntax tree and not from the bytes, so that changed comments, docstrings and layout rerun
+nothing; docstrings are only shown by --help. Everything else counts, also the message of an exception: it may be
+recorded as the reason of a result.
 
-Two places are left out, with what only they import. This room, jobs/: how a job is started, shown and ended changes no
-result. And quantwatt/__init__.py, the names for notebooks and the version, which is every job's, so that a release
-reruns nothing. What others may use of both is held by tests/unit/test_replay.py.
+Two places are left out, with the modules that only they import. One is this package, jobs/: how a job is started, shown
+and ended does not change its result. The other is quantwatt/__init__.py, with the names for notebooks and the version:
+every job imports it, and a release must rerun nothing. tests/unit/test_replay.py checks what other modules may use of
+both.
 """
 
 import ast
@@ -21,9 +22,9 @@ from quantwatt import registry
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 UNHASHED = ("quantwatt/jobs", "quantwatt/__init__.py")
-NOT_RESULTS = ("x-aliases", "x-shown")  # keys of schemas: hints in messages; words of tables, figures and report
+NOT_RESULTS = ("x-aliases", "x-shown")  # keys of schemas: hints in messages; words in tables, figures and report
 
-# Of C: blanks and comments, and literals, in which what looks like a comment is none.
+# In C: blanks and comments; or literals, which are matched because they may contain comment marks.
 BLANK_OR_LITERAL = re.compile(
     r"""(?:[ \t]|//(?:\\\n|[^\n])*|/\*.*?\*/)+|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL
 )
@@ -31,13 +32,13 @@ BLANK_OR_LITERAL = re.compile(
 
 @functools.cache
 def digest(script, plugins=(), read=""):
-    """A hash of what all files say that `closure` finds, and of what the plugins' schemas declare of them.
+    """A hash of the code of all files that `closure` returns, and of the plugins' declarations in their schemas.
 
-    It is equal after a touch, and after a change taken back.
+    It is unchanged after a touch, and after a change is reverted.
 
     Args:
-        script, plugins: as of `closure`; plugins as a tuple.
-        read: what else a script reads of the project, as text.
+        script, plugins: see `closure`; plugins as a tuple.
+        read: further contents of the project that the script reads, as text.
     Returns:
         hex string, the same under every version of Python.
     """
@@ -47,21 +48,21 @@ def digest(script, plugins=(), read=""):
 
 
 def _declared(plugin):
-    """What a plugin's schema says of its module: its keys x-..., but for those that results do not depend on."""
+    """The declarations about a plugin's module in its schema: the keys x-..., except NOT_RESULTS."""
     if not (registry.SCHEMAS / f"{plugin}.schema.json").exists():
         return {}
-    said = registry.schema(plugin)
-    return {key: said[key] for key in sorted(said) if key.startswith("x-") and key not in NOT_RESULTS}
+    schema = registry.schema(plugin)
+    return {key: schema[key] for key in sorted(schema) if key.startswith("x-") and key not in NOT_RESULTS}
 
 
 def closure(script, plugins=()):
     """The files on which a script's result depends.
 
-    They are the script, every module of this package that it imports, directly or not, the plugins it is given, and the
-    C source that stands beside one of these under its name; all but UNHASHED.
+    These are the script, the modules of quantwatt that it imports directly or indirectly, the given plugins, and for
+    each of them a C source of the same name next to it; all except UNHASHED.
 
-    Imports are read from the source, wherever they stand; modules that a registry loads by name cannot be seen there
-    and are passed as plugins.
+    Imports are collected from the source, at module level and inside functions. Modules that the registry loads by name
+    do not appear there and are passed as plugins.
 
     Args:
         script: file name in workflow_scripts/.
@@ -70,17 +71,17 @@ def closure(script, plugins=()):
         sorted list of paths.
     """
     pending = [SCRIPTS / script, *(_plugin(plugin) for plugin in plugins)]
-    found = set()
+    files = set()
     while pending:
         path = pending.pop()
-        if path not in found and is_hashed(path):
-            found.add(path)
+        if path not in files and is_hashed(path):
+            files.add(path)
             pending += _read(path)[1]
-    return sorted(found | {source for path in found if (source := path.with_suffix(".c")).exists()})
+    return sorted(files | {source for path in files if (source := path.with_suffix(".c")).exists()})
 
 
 def is_hashed(path):
-    """Whether a Python file is in none of the places that change no result."""
+    """Whether a Python file counts for the hash: it is not in UNHASHED."""
     return {path, path.parent}.isdisjoint(SCRIPTS / name for name in UNHASHED)
 
 
@@ -91,21 +92,21 @@ def _plugin(plugin):
 
 @functools.cache
 def _read(path):
-    """(hash of what a file says, files of the package that it imports, its own packages among them)."""
+    """(hash of a file's code, files of quantwatt that it imports, including the __init__.py of its packages)."""
     if path.suffix == ".c":
         return _hash(c_without_comments(path.read_text(encoding="utf-8"))), frozenset()
-    said, imported = _parsed(path.read_bytes(), str(path))
+    code_hash, imported = _parsed(path.read_bytes(), str(path))
     files = {file for name in imported for file in _files_of(name)}
-    if path.parent != SCRIPTS:  # a module's own packages run first
+    if path.parent != SCRIPTS:  # importing a module runs the __init__.py of its packages first
         files |= _files_of(".".join(path.relative_to(SCRIPTS).with_suffix("").parts))
-    return said, frozenset(files - {path})
+    return code_hash, frozenset(files - {path})
 
 
 @functools.cache
 def _parsed(source, where):
-    """(hash of what a Python source says, names that it imports of this package, of modules or in them).
+    """(hash of a Python source's code, names of quantwatt that it imports: modules and names in modules).
 
-    What is imported for a type checker alone is never run.
+    Imports under TYPE_CHECKING are ignored, because they never run.
     """
     tree = ast.parse(source, filename=where)
     of_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
@@ -123,14 +124,14 @@ def _parsed(source, where):
 
 
 def canonical(tree):
-    """One text of each syntax tree, without comments, layout and docstrings, under every version of Python.
+    """Serialize a syntax tree without comments, layout and docstrings, equally under every version of Python.
 
-    `ast.dump` and `ast.unparse` write the same tree in different ways from version to version, and new fields of nodes
-    come empty: what is empty is left out here, and so are the empty pieces that Python 3.12 puts into f-strings. `ctx`,
-    whether a name is read or assigned, is told by its place.
+    The output of `ast.dump` and `ast.unparse` differs between versions of Python. New fields of nodes are empty in old
+    code: empty fields are left out here, and so are the empty parts that Python 3.12 adds to f-strings. `ctx`, whether
+    a name is read or assigned, follows from the position.
 
     Returns:
-        (text, the tree's import statements): all in one pass, which takes a third of parsing.
+        (text, the tree's import statements): both in one pass, which takes a third of the time of parsing.
     """
     imports = []
 
@@ -138,7 +139,7 @@ def canonical(tree):
         if isinstance(node, list):
             return f"[{','.join([written(item) for item in node if not _is_docstring(item)])}]"
         if not isinstance(node, ast.AST):
-            return ascii(node)  # which characters repr() shows as they are differs between versions of Unicode
+            return ascii(node)  # repr() escapes other characters in other versions of Unicode
         kind, fields = type(node), []
         if kind is ast.Import or kind is ast.ImportFrom:
             imports.append(node)
@@ -154,13 +155,13 @@ def canonical(tree):
 
 
 def _is_docstring(node):
-    """Whether a node is a statement of nothing but a string."""
+    """Whether a node is a statement that consists of only a string."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def c_without_comments(source):
-    """A C source without comments, blank lines and more than one blank in a row."""
-    code = BLANK_OR_LITERAL.sub(lambda found: found[1] or " ", source)
+    """A C source without comments, blank lines and repeated blanks."""
+    code = BLANK_OR_LITERAL.sub(lambda match: match[1] or " ", source)
     return "\n".join(line for line in map(str.strip, code.split("\n")) if line)
 
 

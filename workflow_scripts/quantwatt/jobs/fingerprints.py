@@ -1,4 +1,4 @@
-"""Files and folders that an experiment names, by their content, and those that come with its models."""
+"""Hashes of the files and folders that an experiment names, and evaluations of embedded models."""
 
 import hashlib
 import os
@@ -14,25 +14,25 @@ HASHES = Path(".snakemake/file-hashes.json")
 
 
 def evaluations(models):
-    """What the embedded models among an experiment's were found to be worth before anything is quantized.
+    """The files with the quality of an experiment's embedded models before quantization.
 
     Args:
         models: {name: settings}.
     Returns:
-        list of paths relative to the project, each once: evaluation.json for tiny-sd3, which shares it with the judge,
-        evaluation-NAME.json for others.
+        list of distinct paths relative to the project: evaluation.json for tiny-sd3 and the judge, evaluation-NAME.json
+        for other models.
     """
-    found = []
+    paths = []
     for settings in models.values():
         path = Path(settings.get("path") or "")
         if path.parent == EMBEDDED:
             name = "evaluation.json" if path.name == "tiny-sd3" else f"evaluation-{path.name}.json"
-            found.append(str(EMBEDDED / name))
-    return [path for path in dict.fromkeys(found) if (ROOT / path).exists()]
+            paths.append(str(EMBEDDED / name))
+    return [path for path in dict.fromkeys(paths) if (ROOT / path).exists()]
 
 
 def listing(folder):
-    """A hash of the names and sizes of all files in a folder: of a million, whose content would take too long.
+    """A hash of the names and sizes of all files in a folder, for a million files whose content takes too long to hash.
 
     Args:
         folder: relative to the project.
@@ -46,14 +46,14 @@ def listing(folder):
 
 
 def fingerprint(path, names=None):
-    """A hash of a file or of the files of a folder, so that other content under the same path is another input.
+    """A hash of a file or of the files of a folder, so that changed content under the same path is another input.
 
-    Files are named by content and not by date: a checkout or a touch reruns nothing. All bytes are read, once for each
-    state of a file: see `quantwatt.artifacts.file_hashes`.
+    The hash depends on content and not on dates: a checkout or a touch reruns nothing. The bytes of a file are read
+    only after a change, see `quantwatt.artifacts.file_hashes`.
 
     Args:
         path: relative to the project; links are followed.
-        names: of the files in the folder that count; all of them without it.
+        names: of the files in the folder that count; default: all files.
     Returns:
         hex string.
     Raises:

@@ -1,8 +1,8 @@
-"""A GPU for each job: of several in one machine, a program takes one that no other program of the user's has taken.
+"""Claim a GPU for each job: a program takes a GPU that no other program of the same user has claimed.
 
-What the user or a scheduler has chosen stands: the one GPU in CUDA_VISIBLE_DEVICES is used as it is, and where it names
-several, each program takes one of those. What is taken is a locked file, which the system unlocks when the program
-ends, however it ends.
+The choice of the user or a scheduler is respected: a single GPU in CUDA_VISIBLE_DEVICES is used without a claim, and if
+the variable names several GPUs, each program claims one of them. A claim is a locked file, which the system unlocks
+when the program ends for any reason.
 """
 
 import fcntl
@@ -18,19 +18,20 @@ from quantwatt.jobs.cuda_driver import VISIBLE
 
 OF_SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 LOOK_AGAIN_S = 1
-_taken = []  # open, and thereby locked, until this program ends
+_taken = []  # open lock files; they stay locked until this program ends
 
 
 def claim(device, every=False):
-    """Take a GPU, once, and make it the only one that CUDA will see in this program and in those that it starts.
+    """Claim a GPU once, and make it the only GPU that CUDA shows to this program and its child processes.
 
-    Waits while other programs have them all. CUDA reads its variable when it is first used, so this comes before.
+    Waits while other programs have claimed all GPUs. Must be called before CUDA is first used, because CUDA then reads
+    its environment variable.
 
     Args:
-        device: "cuda"; with "cpu" there is nothing to take.
-        every: take all that this program may use, and leave them visible.
+        device: "cuda"; with "cpu" nothing is claimed.
+        every: claim all GPUs that this program may use, and leave all of them visible.
     Raises:
-        DataError: torch cannot compute on the device here, or there is no folder for the locks.
+        DataError: torch cannot compute on the device on this machine, or there is no folder for the locks.
     """
     machine.require(device)
     names = choice() if device == "cuda" and not _taken else {}
@@ -42,12 +43,12 @@ def claim(device, every=False):
 
 
 def count():
-    """How many jobs may use a GPU at once."""
+    """The number of jobs that may use a GPU at once."""
     return max(1, len(choice()))
 
 
 def choice():
-    """{name for CUDA: UUID} of the GPUs that there are to choose from; empty where the choice is made or unknown."""
+    """{name for CUDA: UUID} of the GPUs to choose from; empty if the choice is made already, or is unknown."""
     listed = os.environ.get(VISIBLE)
     if listed is None and any(name in os.environ for name in OF_SLURM):
         return {}
@@ -58,11 +59,11 @@ def choice():
     if len(names) == 1:
         return {}
     slices = {name: name for name in names if name.startswith("MIG-")}
-    return slices or dict(zip(names, uuids, strict=False))  # of slices CUDA shows a program one alone
+    return slices or dict(zip(names, uuids, strict=False))  # CUDA shows a program only one of several MIG slices
 
 
 def _first_free(names, uuids):
-    """Lock the first of the GPUs that is free, or becomes so; returns its name."""
+    """Lock the first GPU that is free or becomes free; returns its name."""
     folder, waiting = _folder(), False
     while True:
         for name in names:
@@ -81,14 +82,14 @@ def _first_free(names, uuids):
 
 
 def _folder():
-    """Where all programs of this user on this machine keep their locks."""
+    """The folder in which all programs of this user on this machine keep their locks."""
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     folder = runtime / "quantwatt" if os.access(runtime, os.W_OK) else Path(f"/tmp/quantwatt-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise DataError(f"{folder}: the GPUs' locks cannot be kept there: {error.strerror}.") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise DataError(f"{folder}: not a folder of this user's, and the GPUs' locks are kept there: remove it.")
     return folder

@@ -1,15 +1,15 @@
-"""Keeps out of logs what libraries say at import of things that nothing here uses.
+"""Suppress messages that libraries log at import about features that quantwatt does not use.
 
-Each message is named with its logger: another of the same logger comes through.
+Each message is listed with its logger: other messages of the same logger are still logged.
 """
 
 import logging
 import re
 
-HARMLESS = {  # {logger: what its message begins with, a regular expression}
-    # bitsandbytes looks for a faster product in 4 bits at a hub, on CPUs with AVX512-BF16; its own one serves.
+HARMLESS = {  # {logger: regular expression that the message's start matches}
+    # On CPUs with AVX512-BF16 bitsandbytes tries to download a faster 4-bit product; its built-in product is used.
     "bitsandbytes.backends.cpu.ops": r"Failed to load CPU gemm_4bit_forward from kernels-community",
-    # torchao's extensions for other GPUs, other versions of Python and other builds of torch; no format needs them.
+    # torchao has extensions for other GPUs, versions of Python and builds of torch; no format here needs them.
     "torchao": r"Failed to load \S*/torchao/_C|Skipping import of cpp extensions",
     "torch.utils._pytree": r"<enum '\w+'> is an Enum subclass and is now natively supported",
     "diffusers.quantizers.torchao.torchao_quantizer": r"Unable to import `torchao` Tensor objects",

@@ -1,4 +1,4 @@
-"""The device and the meter of this machine where the configuration leaves them to it, and whether a device works."""
+"""Resolve `device: auto` and `meter: auto` for this machine, and check whether a device works."""
 
 import ast
 import importlib.util
@@ -13,41 +13,41 @@ from quantwatt.jobs import cuda_driver
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """cuda, hip: the versions that the installed torch was built for, such as "12.8"; None: without."""
+    """cuda, hip: the versions that the installed torch was built for, such as "12.8"; None: built without it."""
 
     version: str
     cuda: str | None
     hip: str | None
 
 
-UNKNOWN = TorchBuild("?", "0", None)  # of another environment: whatever driver there is may do
+UNKNOWN = TorchBuild("?", "0", None)  # torch of another environment: any driver is accepted
 
 
 def torch_build():
-    """The installed torch by its own version.py, without importing it; None where there is none."""
+    """The build of the installed torch, read from its version.py without importing it; None without torch."""
     try:
-        found = importlib.util.find_spec("torch")
-    except ModuleNotFoundError:  # by an import hook that hides it
-        found = None
-    file = found and found.origin and Path(found.origin).with_name("version.py")
+        spec = importlib.util.find_spec("torch")
+    except ModuleNotFoundError:  # raised by an import hook that hides torch
+        spec = None
+    file = spec and spec.origin and Path(spec.origin).with_name("version.py")
     if not file or not file.is_file():
         return None
-    told = {}
+    constants = {}
     for node in ast.parse(file.read_text()).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if isinstance(targets[0], ast.Name) and isinstance(node.value, ast.Constant):
-            told[targets[0].id] = node.value.value
-    return TorchBuild(told.get("__version__", "?"), told.get("cuda"), told.get("hip"))
+            constants[targets[0].id] = node.value.value
+    return TorchBuild(constants.get("__version__", "?"), constants.get("cuda"), constants.get("hip"))
 
 
 def refusal(device, build=None):
-    """Why torch cannot compute on a device here, or None where nothing speaks against it.
+    """Why torch cannot compute on a device on this machine; None if no obstacle is detected.
 
     Args:
         device: "cpu" or "cuda".
-        build: a TorchBuild; without it that of this interpreter.
+        build: a TorchBuild; default: this interpreter's.
     Returns:
-        one sentence that says what to do.
+        one sentence that tells what to do, or None.
     """
     build = build or torch_build()
     if build is None:
@@ -59,11 +59,11 @@ def refusal(device, build=None):
             f"device: cuda, but the installed torch {build.version} is a build for the CPU: install one with CUDA "
             "(https://pytorch.org/get-started/locally/), or set device: cpu."
         )
-    told = cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
-    if not told.devices:
-        return f"device: cuda, but {told.reason}: see whether nvidia-smi works, or set device: cpu."
-    if told.version and told.version[0] < int(build.cuda.partition(".")[0]):
-        driver = ".".join(map(str, told.version))
+    answer = cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
+    if not answer.devices:
+        return f"device: cuda, but {answer.reason}: see whether nvidia-smi works, or set device: cpu."
+    if answer.version and answer.version[0] < int(build.cuda.partition(".")[0]):
+        driver = ".".join(map(str, answer.version))
         return (
             f"device: cuda, but the NVIDIA driver runs CUDA {driver} at most, and the installed torch {build.version} "
             f"needs CUDA {build.cuda}: update the driver, or install a torch for an older CUDA."
@@ -72,35 +72,35 @@ def refusal(device, build=None):
 
 
 def require(device):
-    """Refuse a device that torch cannot compute on here.
+    """Refuse a device that torch cannot compute on.
 
     Raises:
-        DataError: so it is; the message says what to do.
+        DataError: the reason of `refusal`, which tells what to do.
     """
     if reason := refusal(device):
         raise DataError(reason)
 
 
 def resolve_device(device, build=None):
-    """The device: "auto" as "cuda" where torch and the NVIDIA driver can use a GPU, else "cpu"; torch is not imported.
+    """Resolve "auto" to "cuda" if torch and the NVIDIA driver can use a GPU, else to "cpu"; torch is not imported.
 
-    Where there is a driver and something else is missing, a sentence on stderr says what was taken and why.
+    If there is a driver, but something else is missing, a sentence on stderr explains why the CPU is used.
 
     Args:
-        build: as of `refusal`.
+        build: see `refusal`.
     """
     if device != "auto":
         return device
-    reason, told = refusal("cuda", build), cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
+    reason, answer = refusal("cuda", build), cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
     if reason is None:
-        return "cuda" if told.devices else "cpu"
-    if told.found:
+        return "cuda" if answer.devices else "cpu"
+    if answer.found:
         print(f"device: auto takes the CPU, although there is an NVIDIA driver. {reason}", file=sys.stderr)
     return "cpu"
 
 
 def resolve_meter(meter, device):
-    """The meter: "auto" as "nvml" on cuda, "rapl" where the counters are readable, else "estimate"."""
+    """Resolve "auto" to "nvml" on cuda, on a CPU to "rapl" if its counters are readable, else to "estimate"."""
     if meter != "auto":
         return meter
     if device == "cuda":

@@ -1,7 +1,7 @@
-"""Results that lie in a place where Snakemake has no record of them, as after a copy to another machine.
+"""Detect results of which Snakemake has no record, as after a copy to another machine.
 
-Snakemake then goes by dates alone: it keeps what is newer than its inputs, whatever settings that was made with, and
-makes the rest anew. Its --touch would record the settings of now beside all of it.
+Snakemake then compares only dates: it keeps outputs that are newer than their inputs, whatever their settings were, and
+reruns the rest. Its --touch would record the current settings for all of these results.
 """
 
 from base64 import urlsafe_b64encode
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from quantwatt.artifacts import layout
 
-RECORDS = Path(".snakemake/metadata")  # relative to the folder that Snakemake runs in, as its outputs are
+RECORDS = Path(".snakemake/metadata")  # relative to the folder that Snakemake runs in, like its outputs
 
 
 def warning(results, touches=False):
-    """A sentence on results without records, or None where there are no results, or some have their records.
+    """A warning about results without records; None if there are no results, or if some of them have records.
 
     Args:
-        results: the experiment's folder, as rules name it.
-        touches: whether Snakemake was told to --touch.
+        results: the experiment's folder, as in the rules' paths.
+        touches: whether Snakemake runs with --touch.
     """
     every = {"model": "*", "method": "*"}
     made = [path for file in ("model", "checkpoint") for path in Path(results).glob(layout.FILES[file].format(**every))]
@@ -35,7 +35,7 @@ def warning(results, touches=False):
 
 
 def _record(path):
-    """The file in which Snakemake records how an output was made: its name, in pieces that a file name may have."""
+    """The file in which Snakemake records how an output was made; its name is split where it exceeds a file name."""
     name, most = urlsafe_b64encode(str(path).encode()).decode(), 254
     pieces = [name[first : first + most] for first in range(0, len(name), most)]
     return RECORDS.joinpath(*(f"@{piece}" for piece in pieces[:-1]), pieces[-1])

@@ -1,4 +1,4 @@
-"""What the SLURM plugin of Snakemake needs of a cluster and may not find there."""
+"""Let Snakemake's SLURM plugin work on clusters without accounting."""
 
 import os
 import shutil
@@ -6,14 +6,14 @@ import subprocess
 
 from quantwatt.jobs.fingerprints import ROOT
 
-FROM_SQUEUE = ROOT / "profiles/slurm/no-accounting"  # holds a sacct
+FROM_SQUEUE = ROOT / "profiles/slurm/no-accounting"  # a folder with a replacement for sacct
 
 
 def use_squeue_without_accounting():
-    """Put a `sacct` that asks `squeue` in front of PATH where a cluster has none, or one that fails.
+    """Put a `sacct` that calls `squeue` first on PATH if the cluster's `sacct` is missing or fails.
 
-    The plugin asks jobs' states of `sacct`, and takes a failure for one that passes: without accounting it would wait
-    for an hour. Even told to ask `squeue`, it goes back to a `sacct` that is installed while the controller is down.
+    The plugin reads jobs' states with `sacct` and treats its failure as temporary: without accounting it would wait for
+    an hour. Even when configured for `squeue`, it falls back to an installed `sacct` while the controller is down.
     """
     if not shutil.which("squeue"):  # no SLURM
         return

@@ -1,4 +1,4 @@
-"""Declares the torchvision operators that a CUDA build of torchvision lacks beside a CPU build of torch.
+"""Declare the torchvision operators that a CUDA build of torchvision lacks next to a CPU build of torch.
 
 torchvision registers fake kernels for `nms` and `qnms` when it is imported and fails if their schemas do not
 exist, which is the case when its compiled operators cannot load. open_clip, clean-fid, diffusers and
@@ -27,15 +27,15 @@ def _compiled_operators() -> Path | None:
     spec = find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return None
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("_C.*"))
-    return found[0] if found else None
+    paths = sorted(Path(spec.submodule_search_locations[0]).glob("_C.*"))
+    return paths[0] if paths else None
 
 
 def declare_missing() -> list[str]:
-    """Declares the schemas that torchvision's own library does not define; returns their names."""
+    """Declare the schemas that torchvision's compiled library does not define; returns their names."""
     compiled = _compiled_operators()
     if compiled is not None:
-        with contextlib.suppress(OSError):  # built for another torch: this is the case the module exists for
+        with contextlib.suppress(OSError):  # built for another torch: the case that this module handles
             torch.ops.load_library(str(compiled))
     missing = [name for name in _SCHEMAS if not hasattr(torch.ops.torchvision, name)]
     if missing:

@@ -1,7 +1,7 @@
-"""What a run needs of this machine, check by check: what is there, what is missing, what to do.
+"""Check a machine for a run: each check returns its status, its result and a remedy.
 
-A check is a function that returns (status, what was found, what to do or ""). What it imports of other packages it
-imports inside, so that a broken installation is a row of the table and not its end.
+A check is a function that returns (status, result, remedy or ""). It imports other packages inside the function, so
+that a broken installation becomes a row of the table and does not end the program.
 """
 
 import textwrap
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from quantwatt.artifacts.manifest import without_credentials
 
-OK, MISSING, NOTE = "ok", "missing", "note"  # only what is missing and needed keeps a run from working
-WIDTH, NAMES = 110, 14  # columns of the table, and of the checks' names in it
+OK, MISSING, NOTE = "ok", "missing", "note"  # only MISSING prevents a run
+WIDTH, NAMES = 110, 14  # width of the table, and of its column with the checks' names, in characters
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found: how it stands, what there is, and what to do about it."""
+    """The result of one check: its status, what it detected, and what to do about it."""
 
     check: str
     status: str
@@ -25,9 +25,9 @@ class Finding:
 
 
 def examine(checks):
-    """The findings of {name: function}, one after the other; a check that fails is one that something is missing for.
+    """Run the checks {name: function} in order; returns [Finding]. A check that raises has the status MISSING.
 
-    Neither tokens, passwords in addresses nor the path of the user's home are in them.
+    Findings contain no tokens, no passwords in addresses, and not the path of the user's home.
     """
     return [Finding(name, *map(_clean, _run(check))) for name, check in checks.items()]
 
@@ -35,7 +35,7 @@ def examine(checks):
 def _run(check):
     try:
         return check()
-    except Exception as error:  # noqa: BLE001  (whatever a broken installation raises)
+    except Exception as error:  # noqa: BLE001  (a broken installation may raise anything)
         sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
         return MISSING, f"{type(error).__name__}: {sentence}", "mend the installation: make report installs it"
 
@@ -47,7 +47,7 @@ def _clean(text):
 
 
 def table(findings):
-    """Lines of at most WIDTH columns."""
+    """The findings as lines of at most WIDTH characters."""
     for finding in findings:
         begin = f"{finding.check:<{NAMES}} {finding.status:<8} "
         space = " " * len(begin)
@@ -57,5 +57,5 @@ def table(findings):
 
 
 def lacking(findings):
-    """Names of the checks that something needed is missing for."""
+    """Names of the checks with the status MISSING."""
     return [finding.check for finding in findings if finding.status == MISSING]

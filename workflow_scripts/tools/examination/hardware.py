@@ -1,4 +1,4 @@
-"""Checks of the device, of what reads its energy, and of processors, memory, disks, caches and the network."""
+"""Checks of the device, its energy meters, processors, memory, disks, caches and the network."""
 
 import contextlib
 import os
@@ -17,16 +17,16 @@ HUB = "https://huggingface.co"
 
 
 def driver():
-    told = cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
-    if not told.devices:
-        return NOTE, told.reason, "needed for device: cuda alone"
-    names = ", ".join(f"{one['name']} (compute capability {'.'.join(map(str, one['capability']))})"
-                      for one in told.devices)  # fmt: skip
-    return OK, f"runs CUDA {'.'.join(map(str, told.version or ('?',)))} at most; {names}", ""
+    answer = cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
+    if not answer.devices:
+        return NOTE, answer.reason, "needed for device: cuda alone"
+    names = ", ".join(f"{gpu['name']} (compute capability {'.'.join(map(str, gpu['capability']))})"
+                      for gpu in answer.devices)  # fmt: skip
+    return OK, f"runs CUDA {'.'.join(map(str, answer.version or ('?',)))} at most; {names}", ""
 
 
 def chosen_device(config):
-    """The device that the configuration means here, without a word about it."""
+    """The device that the configuration selects on this machine; prints nothing."""
     if config["device"] != "auto":
         return config["device"]
     able = machine.refusal("cuda") is None and cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE)).devices
@@ -34,7 +34,7 @@ def chosen_device(config):
 
 
 def device(config):
-    """The device that the configuration names, and whether torch and the driver fit."""
+    """Check the configured device: whether torch and the driver support it."""
     reason = machine.refusal("cuda" if config["device"] == "auto" else config["device"])
     if config["device"] == "auto":
         why = (reason or "").removeprefix("device: cuda, but ").rpartition(": ")[0].partition(": install")[0]
@@ -45,31 +45,31 @@ def device(config):
 
 
 def meter(name, config):
-    """Whether a meter can be read here; what the configuration takes must be."""
+    """Check whether a meter can be read on this machine; it is needed if the configuration selects it."""
     from quantwatt.measuring.meters import Metering, MeterUnavailable, open_meter
 
-    found = chosen_device(config)
-    chosen = machine.resolve_meter(config["meter"], found) == name
+    device = chosen_device(config)
+    chosen = machine.resolve_meter(config["meter"], device) == name
     settings = Metering.from_settings({**config["measuring"], "meter": name, "gpus": "all"})
     try:
         with contextlib.closing(open_meter(settings)) as opened:
             source = opened.provenance()["source"]
     except MeterUnavailable as unavailable:
-        what, _, remedy = str(unavailable).rpartition(": ")
-        return (MISSING if chosen else NOTE), what or remedy, remedy if what else ""
+        reason, _, remedy = str(unavailable).rpartition(": ")
+        return (MISSING if chosen else NOTE), reason or remedy, remedy if reason else ""
     return OK, source + (" (taken)" if chosen else ""), ""
 
 
 def processors():
-    found = cpus.count()
-    if found.limit is None:
-        return OK, f"{found.machine}", ""
-    said = f"{found.machine}, of which this process may use {found.usable:g} ({found.limit})"
-    return NOTE, said, f"run snakemake with --cores {max(1, int(found.usable))}"
+    processors = cpus.count()
+    if processors.limit is None:
+        return OK, f"{processors.machine}", ""
+    limited = f"{processors.machine}, of which this process may use {processors.usable:g} ({processors.limit})"
+    return NOTE, limited, f"run snakemake with --cores {max(1, int(processors.usable))}"
 
 
 def memory_gb():
-    """(all, free) memory of the machine in GB; None where the system does not tell."""
+    """(total, free) memory of the machine in GB; None without /proc/meminfo."""
     if not Path("/proc/meminfo").exists():
         return None
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -77,30 +77,30 @@ def memory_gb():
 
 
 def memory():
-    told = memory_gb()
-    if told is None:
+    sizes = memory_gb()
+    if sizes is None:
         return NOTE, "not told by this system", ""
-    total, free = told
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    found = [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdecimal()]
-    held = f"; this container may use {min(found) / 1e9:.1f} GB" if found and min(found) / 1e9 < total else ""
-    return OK, f"{free:.1f} GB free of {total:.1f} GB{held}", ""
+    total, free = sizes
+    files = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    limits = [int(text) for path in files if path.is_file() and (text := path.read_text().strip()).isdecimal()]
+    limited = f"; this container may use {min(limits) / 1e9:.1f} GB" if limits and min(limits) / 1e9 < total else ""
+    return OK, f"{free:.1f} GB free of {total:.1f} GB{limited}", ""
 
 
 def disk(folder):
-    """Free space where a folder is, or will be."""
+    """Check the free space on the disk of a folder, which need not exist yet."""
     path = Path(folder).expanduser().absolute()
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    free, found = shutil.disk_usage(there).free / 1e9, f"{path}: "
-    if not os.access(there, os.W_OK):
-        return MISSING, f"{found}not writable by this user", "choose another folder, or ask for its permissions"
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free, start = shutil.disk_usage(existing).free / 1e9, f"{path}: "
+    if not os.access(existing, os.W_OK):
+        return MISSING, f"{start}not writable by this user", "choose another folder, or ask for its permissions"
     if free < LEAST_FREE_GB:
-        return MISSING, f"{found}{free:.1f} GB free", f"make room: {LEAST_FREE_GB} GB is little for a model"
-    return OK, f"{found}{free:.1f} GB free", ""
+        return MISSING, f"{start}{free:.1f} GB free", f"make room: {LEAST_FREE_GB} GB is little for a model"
+    return OK, f"{start}{free:.1f} GB free", ""
 
 
 def caches():
-    """{name: folder} where models and weights are kept."""
+    """{name: folder} of the caches for models and weights."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return {
         "HF_HOME": Path(os.environ.get("HF_HOME") or base / "huggingface"),
@@ -109,7 +109,7 @@ def caches():
 
 
 def network():
-    """Whether the hub answers; only said: what is on this machine needs none."""
+    """Check whether the hub answers; never MISSING, because models on this machine need no network."""
     address = os.environ.get("HF_ENDPOINT", HUB)
     token = "a token is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
     if any(
@@ -120,7 +120,7 @@ def network():
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_S).close()
     except urllib.error.HTTPError:
-        pass  # it answers
+        pass  # the hub answers
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return NOTE, f"{address} cannot be reached ({reason}); {token}", "fetch models where there is a network"

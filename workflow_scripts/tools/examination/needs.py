@@ -1,4 +1,4 @@
-"""Checks of what one experiment reads: its models, data and weights, and their size."""
+"""Checks of the inputs of one experiment: its models, data and weights, and their size."""
 
 import os
 from functools import partial
@@ -12,17 +12,17 @@ from tools.examination import MISSING, NOTE, OK, hardware
 
 
 def checks(config, experiment):
-    """{name: check} of an experiment."""
-    found = {f"model {name}": partial(model, entry) for name, entry in experiment["models"].items()}
-    found["data"] = partial(data, experiment)
-    found["weights"] = partial(weights, config, experiment)
-    found["sizes"] = partial(sizes, config, experiment)
-    found["solvers"] = partial(backends, experiment)
-    return found
+    """{name: check} for an experiment."""
+    functions = {f"model {name}": partial(model, entry) for name, entry in experiment["models"].items()}
+    functions["data"] = partial(data, experiment)
+    functions["weights"] = partial(weights, config, experiment)
+    functions["sizes"] = partial(sizes, config, experiment)
+    functions["solvers"] = partial(backends, experiment)
+    return functions
 
 
 def location(entry):
-    """The folder of a model on this machine, or None."""
+    """The folder of a model on this machine, or None if the model is not here."""
     if entry.get("path"):
         path = ROOT / Path(entry["path"]).expanduser()
         return path if path.is_dir() else None
@@ -32,18 +32,18 @@ def location(entry):
 
 
 def model(entry):
-    found = location(entry)
-    if found is None and entry.get("path"):
+    folder = location(entry)
+    if folder is None and entry.get("path"):
         return MISSING, f"{entry['path']} is not there", "put the model there, or change its path"
-    if found is None:
+    if folder is None:
         return NOTE, f"{entry['hub']} is not on this machine", "snakemake fetches it, where there is a network"
-    if not any(found.rglob("*.safetensors")):
-        return MISSING, f"{found} has no safetensors weights", "pickled weights are never read: save it as safetensors"
-    return OK, f"{entry.get('path') or entry['hub']}, {size(found) / 1e9:.2f} GB of weights", ""
+    if not any(folder.rglob("*.safetensors")):
+        return MISSING, f"{folder} has no safetensors weights", "pickled weights are never read: save it as safetensors"
+    return OK, f"{entry.get('path') or entry['hub']}, {size(folder) / 1e9:.2f} GB of weights", ""
 
 
 def files(folder):
-    """Those of a model's weights."""
+    """The weight files of a model."""
     return [path for path in folder.rglob("*.safetensors") if path.is_file() and ".fp16." not in path.name]
 
 
@@ -80,7 +80,7 @@ def data(experiment):
 
 
 def weights(config, experiment):
-    """Those of what scores: judge, classifier, Inception."""
+    """Check the weights of the networks that score images: judge, classifier, Inception."""
     judge, classifier = experiment["judge"]["model"], experiment["classifier"]
     places = {
         "judge": judge.removeprefix("local-dir:") if judge.startswith("local-dir:") else None,
@@ -98,26 +98,26 @@ def weights(config, experiment):
 
 
 def sizes(config, experiment):
-    """What a job that loads the largest model asks a scheduler for, against the memory of this machine."""
+    """Compare the memory request of a job that loads the largest model with the memory of this machine."""
     loaded = {}
     for name, entry in experiment["models"].items():
         if folder := location(entry):
             computing = BYTES.get(entry.get("dtype"), 4)
-            own = (model_memory.loaded_bytes(path, path.stat().st_size, computing) for path in files(folder))
-            loaded[name] = sum(own)
+            sizes_bytes = (model_memory.loaded_bytes(path, path.stat().st_size, computing) for path in files(folder))
+            loaded[name] = sum(sizes_bytes)
     if not loaded:
         return NOTE, "no model is on this machine yet", ""
-    name, told = max(loaded, key=loaded.get), hardware.memory_gb()
+    name, memory = max(loaded, key=loaded.get), hardware.memory_gb()
     needed_mb = model_memory.process_mb(loaded[name])
     on_gpu = " (of the machine; a GPU needs memory of its own)" if hardware.chosen_device(config) == "cuda" else ""
-    said = f"{name} takes {loaded[name] / 1e9:.2f} GB, a job about {needed_mb:,} MB{on_gpu}"
-    if told and needed_mb > 1000 * told[0]:
-        return NOTE, f"{said}; this machine has {1000 * told[0]:,.0f} MB", "run it on a larger machine or a cluster"
-    return OK, said, ""
+    needed = f"{name} takes {loaded[name] / 1e9:.2f} GB, a job about {needed_mb:,} MB{on_gpu}"
+    if memory and needed_mb > 1000 * memory[0]:
+        return NOTE, f"{needed}; this machine has {1000 * memory[0]:,.0f} MB", "run it on a larger machine or a cluster"
+    return OK, needed, ""
 
 
 def backends(experiment):
-    """Solvers that are libraries with environments of their own."""
+    """Check external solvers: libraries that need separate environments."""
     from quantwatt.config import methods
 
     entries = [method for method in experiment["methods"].values() if methods.is_external(method)]
