@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Read and gather sensitivity tables: a row per layer and candidate, that layer alone in the candidate's formats."""
-=======
 """Read and gather sensitivity tables: per layer and candidate, the errors with only that layer in these formats."""
->>>>>>> english4
 
 import csv
 import json

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Read lists and tables of texts: one text per line, or a column with a known heading; a table is never a list."""
-=======
 """Read lists of texts, one per line, and tables with a column of texts; a table is never read as a list."""
->>>>>>> english4
 
 import csv
 import io
