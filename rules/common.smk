@@ -1,7 +1,7 @@
-"""The checked configuration, and what rules take of it. No rules here.
+"""The checked configuration, and functions that give rules their parameters and resources. It has no rules.
 
-quantwatt/config/slices.py says which keys and plugins each of them reads, quantwatt/config/inputs.py which files, and
-quantwatt/artifacts/layout.py where these are.
+quantwatt/config/slices.py lists the keys and plugins that each rule reads, quantwatt/config/inputs.py its input files,
+and quantwatt/artifacts/layout.py the paths of all files.
 """
 
 import re
@@ -25,13 +25,13 @@ from quantwatt.jobs import command, fingerprints, gpus, machine, model_memory, m
 
 command.use_this_interpreter()
 
-# A job's output goes to its log, its progress bars to the terminal: see quantwatt/jobs/progress.py. The last exec makes
-# the script Snakemake's own child, which ends with it: see quantwatt/jobs/command.py.
+# A job's output goes to its log, its progress bars go to the terminal: see quantwatt/jobs/progress.py. The last exec
+# makes the script a direct child of Snakemake, so that it ends with Snakemake: see quantwatt/jobs/command.py.
 shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3; exec 3>&2; exec ")
 
 
 def refuse(sentence):
-    """End with one sentence: Snakemake would put an exception between lines of this file, as if they were wrong."""
+    """Log one sentence and exit: for an exception Snakemake would show lines of this file as if they were the cause."""
     logger.error(str(sentence))
     sys.exit(1)
 
@@ -45,15 +45,15 @@ try:
     CONFIG = configuration.load_config(SOURCES)
     EXPERIMENT = configuration.load_experiment(CONFIG["experiment"], configuration.source_of("experiment", SOURCES))
     grid_size.check_jobs(EXPERIMENT, CONFIG, f"resources/experiments/{CONFIG['experiment']}.yaml")
-    for option, word in zip(sys.argv, sys.argv[1:]):  # a workflow is told its targets only after it has been read
-        if option != "--report":  # which names a file to write
+    for option, word in zip(sys.argv, sys.argv[1:]):  # Snakemake sets the targets only after it has read the workflow
+        if option != "--report":  # its argument is a file to write, not a target
             targets.check(word, EXPERIMENT, CONFIG)
 except schemas.ConfigurationError as error:
     refuse(error)
 
 if workflow.resource_settings.cores == 0 and not workflow.output_settings.dryrun:
     refuse("--cores 0 leaves no core for any job; write --cores all, or a number.")
-if workflow.resource_settings.nodes is not None:  # of a cluster
+if workflow.resource_settings.nodes is not None:  # jobs run on a cluster
     if CONFIG["device"] == "auto":
         source = configuration.source_of("device", SOURCES)
         refuse(f"{source}: device: auto asks this machine, and jobs run on others; write device=cuda or device=cpu.")
@@ -62,11 +62,11 @@ if workflow.resource_settings.nodes is not None:  # of a cluster
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 TORCH = machine.UNKNOWN if WITH_CONDA else machine.torch_build()
 DEVICE = machine.resolve_device(CONFIG["device"], TORCH)
-GPUS = 1 if DEVICE == "cuda" else 0  # of each job
+GPUS = 1 if DEVICE == "cuda" else 0  # per job
 EVALUATION = fingerprints.evaluations(EXPERIMENT["models"])
 plan = Plan(CONFIG, EXPERIMENT, DEVICE, machine.resolve_meter(CONFIG["meter"], DEVICE), KERNELS[DEVICE])
 
-if GPUS and workflow.local_exec and "gpu" not in workflow.global_resources:  # else a scheduler's, or the user's, to say
+if GPUS and workflow.local_exec and "gpu" not in workflow.global_resources:  # else the scheduler or the user sets it
     workflow.register_resource("gpu", gpus.count())
 if workflow.is_main_process and (sentence := moved_results.warning(plan.results, workflow.touch)):
     print(sentence, file=sys.stderr)
@@ -77,7 +77,7 @@ onstart:
         configuration.check_writable(CONFIG["results"], configuration.source_of("results", SOURCES))
     except schemas.ConfigurationError as error:
         refuse(error)
-    # Refuse a device that torch cannot compute on here, where a job of this run needs it; of a cluster each job does.
+    # Refuse a device that torch cannot use on this machine if a job of this run needs it; on a cluster each job checks.
     needed = any("gpu" in job.rule.resources.keys() for job in workflow.dag.needrun_jobs())
     if workflow.local_exec and needed and (reason := machine.refusal(DEVICE, TORCH)):
         refuse(reason)
@@ -95,7 +95,7 @@ wildcard_constraints:
 
 
 def ask(function, *arguments):
-    """A function of wildcards, as rules take them, whose refusals Snakemake shows as its own."""
+    """A function of wildcards for a rule; Snakemake shows its configuration and data errors as WorkflowErrors."""
 
     def answer(wildcards):
         try:
@@ -109,24 +109,24 @@ def ask(function, *arguments):
 def parameters(rule):
     """The slices of the configuration that a rule reads, and a hash of its code.
 
-    A hash, because dozens of input files of every job would take most of the time that a large grid is planned in.
+    The code is a hash, because dozens of input files per job would take most of the time of planning a large grid.
     """
-    found = {name: ask(plan.slice, rule, name) for name in slices.READS.get(rule, ())}
-    for name in slices.unwatched(rule):  # Snakemake never compares what a function of threads returned
-        found[name] = lambda wildcards, threads, answer=found[name]: answer(wildcards)
-    return found | {"code": ask(plan.code, rule)}
+    slices_of = {name: ask(plan.slice, rule, name) for name in slices.READS.get(rule, ())}
+    for name in slices.unwatched(rule):  # Snakemake does not compare the results of functions of threads
+        slices_of[name] = lambda wildcards, threads, answer=slices_of[name]: answer(wildcards)
+    return slices_of | {"code": ask(plan.code, rule)}
 
 
 def resources_of(stage):
-    """Memory and time of a job, as config.yaml has them."""
+    """Memory and time of the jobs of a stage, as set in config.yaml."""
     return {"mem_mb": CONFIG["memory_mb"][stage], "runtime": CONFIG["runtime_min"][stage]}
 
 
 def model_resources(stage):
-    """The same of a job that loads a model: memory by what that takes, of its second attempt twice as many; a GPU."""
+    """Resources of a job that loads a model: a GPU, and enough memory for the model, doubled at the second attempt."""
 
     def megabytes(wildcards, input, attempt):
-        Path(input.get("checkpoint") or input.model).stat()  # until the model is there, this tells Snakemake so
+        Path(input.get("checkpoint") or input.model).stat()  # FileNotFoundError: Snakemake asks again later
         manifest = plan.path("model", dict(wildcards.items()))
         return attempt * model_memory.at_least(manifest, CONFIG["memory_mb"][stage])
 
@@ -134,10 +134,10 @@ def model_resources(stage):
 
 
 def whole_machine(wildcards):
-    """All cores that Snakemake was given, as a function: a cluster's profile tells the number instead."""
+    """All cores that Snakemake may use. A function, because on a cluster the profile sets the number of threads."""
     return workflow.cores
 
 
 def one_of(names):
-    """The pattern of a wildcard: one of some names."""
+    """The pattern of a wildcard that matches one of the names."""
     return "|".join(map(re.escape, names)) or "(?!)"  # matches nothing

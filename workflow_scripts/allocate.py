@@ -1,4 +1,4 @@
-"""Say which layer gets which format."""
+"""Assign a format to every layer."""
 
 import argparse
 import json
@@ -14,17 +14,17 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
-    parser.add_argument("--candidates", help="JSON file of candidates.py, for a mixed allocation")
-    parser.add_argument("--trials", help="CSV file of trials.py, where its programs have several choices")
+    parser.add_argument("--candidates", help="JSON file from candidates.py, for a mixed allocation")
+    parser.add_argument("--trials", help="CSV file from trials.py, if the programs have several choices")
     parser.add_argument("--output", required=True, help="JSON file to write: {layer: {weights, activations}}")
     args = parser.parse_args(argv)
-    layers, found = manifest.read_json(args.model)["layers"], {}
+    layers, results = manifest.read_json(args.model)["layers"], {}
     if args.candidates:
-        found = registry.load("allocations", args.method["allocation"]["name"]).read(args.candidates, args.trials)
-        if "unsupported" in found["solved"]:
-            manifest.write_json(args.output, found["solved"])
+        results = registry.load("allocations", args.method["allocation"]["name"]).read(args.candidates, args.trials)
+        if "unsupported" in results["solved"]:
+            manifest.write_json(args.output, results["solved"])
             return
-    manifest.write_json(args.output, allocate(layers, args.method, args.method_name, **found))
+    manifest.write_json(args.output, allocate(layers, args.method, args.method_name, **results))
 
 
 if __name__ == "__main__":

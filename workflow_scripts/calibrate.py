@@ -1,4 +1,4 @@
-"""Record what solvers see: denoiser inputs at stratified timesteps of the float trajectory, or texts."""
+"""Record the calibration set: denoiser inputs at stratified timesteps of the float trajectory, or texts."""
 
 import argparse
 import json
@@ -20,7 +20,9 @@ def main(argv=None):
         "--metering", type=Metering.from_json, default=Metering(), help="meter and its settings, as JSON"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; samples.safetensors goes beside it")
+    parser.add_argument(
+        "--output", required=True, help="manifest.json to write; samples.safetensors is written next to it"
+    )
     args = parser.parse_args(argv)
     gpus.claim(args.device)
 
@@ -37,13 +39,13 @@ def main(argv=None):
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     if "texts" in args.calibration:
-        record, asked = calibration.record_texts, family.read(args.calibration["texts"])[0]
+        record, texts = calibration.record_texts, family.read(args.calibration["texts"])[0]
     else:
-        record, asked = calibration.record, prompts.read_and_say(args.calibration["prompts"])
-    tokenizers.check(model["settings"], location, asked)
+        record, texts = calibration.record, prompts.read_and_say(args.calibration["prompts"])
+    tokenizers.check(model["settings"], location, texts)
     pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(
-        lambda: record(family, pipeline, asked, args.calibration), args.metering, args.device
+        lambda: record(family, pipeline, texts, args.calibration), args.metering, args.device
     )
     calibration.save(
         Path(args.output).parent,

@@ -1,7 +1,7 @@
-"""Solve a mixed method's integer programs: which candidate each layer could get, within the budgets.
+"""Solve a mixed method's integer programs: choose a candidate for every layer within the budgets.
 
-Writes all choices, with the candidate of every layer, as JSON, and a table of them as CSV. A budget of time or energy
-that this device cannot meet is a result: {"unsupported": why}, and no rows.
+Writes all choices, with the candidate of every layer, as JSON, and a table of the choices as CSV. If this device cannot
+meet a budget of time or energy, the JSON is {"unsupported": reason} and the table has no rows.
 """
 
 import argparse
@@ -16,7 +16,7 @@ COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "la
 
 
 def counted(layers):
-    """How many layers have each candidate, such as "w4 12, w8 3"."""
+    """Count the layers of each candidate, such as "w4 12, w8 3"."""
     named = ["16 bit" if candidate is None else candidate for candidate in layers.values()]
     return ", ".join(f"{name} {named.count(name)}" for name in sorted(set(named)))
 
@@ -26,8 +26,8 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
-    parser.add_argument("--sensitivity", required=True, help="CSV file of sensitivity.py")
-    parser.add_argument("--costs", help="CSV file of layer_costs.py, for a budget of time or energy")
+    parser.add_argument("--sensitivity", required=True, help="CSV file from sensitivity.py")
+    parser.add_argument("--costs", help="CSV file from layer_costs.py, for a budget of time or energy")
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument("--table", required=True, help=f"CSV file to write: {', '.join(COLUMNS)}")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Write the float model's layers and their inputs for libraries that solve them in environments of their own."""
+"""Export the float model's layers and their inputs for external solvers, which run in separate environments."""
 
 import argparse
 import time
@@ -15,7 +15,9 @@ def main(argv=None):
     parser.add_argument("--calibration", required=True, help="the calibration's manifest.json")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
+    parser.add_argument(
+        "--output", required=True, help="manifest.json to write; the layers' files are written next to it"
+    )
     args = parser.parse_args(argv)
     gpus.claim(args.device)
 

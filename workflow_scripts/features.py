@@ -14,19 +14,19 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
 
-CHUNK = 256  # images between two updates of the progress bar
+CHUNK = 256  # images per update of the progress bar
 
 
 def extract(images_path, weights_path, device, output):
-    """Write the features of an image set.
+    """Extract and write the features of an image set.
 
     Args:
         images_path: manifest.json of the images (generated or reference).
-        weights_path: EXTRACTOR.json of fetch_weights.py, which says what the extractor is and where its weights are.
+        weights_path: EXTRACTOR.json of fetch_weights.py, with the extractor's settings and the location of its weights.
         device: a torch device.
-        output: EXTRACTOR.json; the arrays go to EXTRACTOR-NAME.npy beside it, those of a reference's moments, too.
+        output: EXTRACTOR.json; arrays (features, a reference's moments) go to EXTRACTOR-NAME.npy in the same folder.
     Raises:
-        DataError: an image is corrupted, or the extractor's weights are not those that were fetched.
+        DataError: an image is corrupted, or the extractor's weights are not the fetched files.
     """
     manifest, fetched = read_json(images_path), read_json(weights_path)
     name = fetched["extractor"]
@@ -49,30 +49,30 @@ def extract(images_path, weights_path, device, output):
     }
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
-        image, prompts = features_of(files, extractor, name, file), [own["prompt"] for own in manifest["images"]]
+        image, prompts = features_of(files, extractor, name, file), [entry["prompt"] for entry in manifest["images"]]
         tensors = tensors_of(image, prompts, extractor)
-        fields["prompts_cut"] = extractor.cut  # of those that an extractor reads
+        fields["prompts_cut"] = extractor.cut  # number of truncated prompts
         feature_files.write_features(output, tensors, fields)
 
 
 def check_weights(path, fetched):
-    """Refuse weights that this machine does not have, or that are others than those that were fetched.
+    """Refuse weights that are missing on this machine or differ from the fetched files.
 
     Raises:
-        DataError: so it is; says what to do.
+        DataError: the weights are missing or differ; the message says what to do.
     """
     folder = PROJECT / fetched["location"]
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: the {fetched['extractor']}'s weights were fetched to there, and this machine does not see it; "
+            f"{folder}: this machine cannot see the folder with the {fetched['extractor']}'s weights; "
             f"set HF_HOME, TORCH_HOME and XDG_CACHE_HOME to folders that all machines share, delete {path} and run "
-            "again where there is a network."
+            "again on a machine with a network connection."
         )
     verify_files(path, fetched["files"], folder)
 
 
 def features_of(files, extractor, name, scratch):
-    """Features [n, d] float32 of image files, mapped from an open file: those of a million images are ten gigabytes."""
+    """Features [n, d] float32 of image files, memory-mapped from `scratch`: a million images take ten gigabytes."""
     for first in progress(range(0, len(files), CHUNK), description=f"{name} features"):
         part = extractor.image(files[first : first + CHUNK])
         try:
@@ -84,7 +84,7 @@ def features_of(files, extractor, name, scratch):
 
 
 def tensors_of(image, prompts, extractor):
-    """What `feature_files.write_features` stores, of the images' features [n, d] and their prompts."""
+    """The arrays for `feature_files.write_features`, from the images' features [n, d] and their prompts."""
     tensors = {"image": image}
     if None not in prompts and (text := extractor.text(prompts)) is not None:
         tensors["text"] = text
@@ -105,7 +105,7 @@ def main(argv=None):
     parser.add_argument("--images", required=True, help="manifest.json of the image set")
     parser.add_argument("--weights", required=True, help="EXTRACTOR.json of fetch_weights.py")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR-NAME.npy go beside it")
+    parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR-NAME.npy go to the same folder")
     args = parser.parse_args(argv)
     gpus.claim(args.device)
     extract(args.images, args.weights, args.device, args.output)

@@ -1,4 +1,4 @@
-"""Draw one figure of the report as PNG and SVG, and a second SVG for a phone's width.
+"""Draw one figure of the report as PNG and SVG, and a second, narrow SVG for phones.
 
 Example:
   python workflow_scripts/figure.py quality_vs_cost --results results/embedded
@@ -16,22 +16,22 @@ from quantwatt.report import cells, figures, tables
 def main(argv=None):
     """Read the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=layout.FIGURES, help="what to draw")
+    parser.add_argument("figure", choices=layout.FIGURES, help="name of the figure")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
     parser.add_argument(
-        "--grid", help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}, the rows of image_grid'
+        "--grid", help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}, only for image_grid'
     )
     parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
-    parser.add_argument("--layers", type=Path, help="input of layers' figures (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--layers", type=Path, help="input of the layer figures (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path,
-                        help="input of its figure (default: RESULTS/tables/sensitivity.csv)")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="without suffix (default: RESULTS/figures/FIGURE)")
+                        help="input of the sensitivity figure (default: RESULTS/tables/sensitivity.csv)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="output path without suffix (default: RESULTS/figures/FIGURE)")
     args = parser.parse_args(argv)
 
     paths = layout.tables(args.results, args.figure)
-    found = {path.stem: tables.read_table(getattr(args, path.stem) or path) for path in paths}
+    table_inputs = {path.stem: tables.read_table(getattr(args, path.stem) or path) for path in paths}
     listed = cells.read_grid(args.grid)["cells"] if args.grid else ()
-    inputs = figures.Inputs(**found, results=args.results, cells=tuple(listed))
+    inputs = figures.Inputs(**table_inputs, results=args.results, cells=tuple(listed))
     figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)
 
 

@@ -1,4 +1,4 @@
-"""Gather the parts of an image set into one manifest; no image is copied."""
+"""Merge the parts of an image set into one manifest; no image is copied."""
 
 import argparse
 from pathlib import Path
@@ -9,59 +9,59 @@ from quantwatt.artifacts.images import prompts_sha256
 from quantwatt.artifacts.manifest import read_json, write_json
 from quantwatt.jobs import command
 
-# What parts may differ in; the first is the one of which a batch may have been drawn twice.
+# Fields that may differ between parts; only the first part may have repeat_psnr (a batch generated twice).
 OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr")
 
 
 def gather(folder, starts):
-    """Write the manifest of a set whose parts lie in its folder, and remove what is of no part.
+    """Write the manifest of an image set from the parts in its folder, and remove files that belong to no part.
 
-    A set of which a part failed has failed, for that part's reason; the images of the others stay, so that this part
-    alone is to be made again.
+    If a part failed, the set has failed for the same reason; the images of the other parts stay, so that only the
+    failed part must be generated again.
 
     Args:
-        folder: the set's.
+        folder: the set's folder.
         starts: number of the first image of each part, in order.
     Returns:
-        The manifest, as of `images.write_images`, with "parts": [{"file", "n_images", "seconds", "provenance"}].
+        The manifest, as from `images.write_images`, with "parts": [{"file", "n_images", "seconds", "provenance"}].
     Raises:
-        DataError: a part is missing, was not made with the same settings and kernels, or does not begin where the one
-            before it ends.
+        DataError: a part is missing, was made with other settings or kernels, or does not begin where the part before
+            it ends.
     """
     folder = Path(folder)
-    found = {name: read_json(folder / name) for name in map(part_name, starts)}
-    failed = [part for part in found.values() if part["status"] != "ok"]
+    parts = {name: read_json(folder / name) for name in map(part_name, starts)}
+    failed = [part for part in parts.values() if part["status"] != "ok"]
     if not failed:
-        _check(folder, found)
-    manifest = failed[0] if failed else _joined(found)
-    _remove_others(folder, found)
+        _check(folder, parts)
+    manifest = failed[0] if failed else _joined(parts)
+    _remove_others(folder, parts)
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def _joined(found):
-    every = [image for part in found.values() for image in part["images"]]
-    one = next(iter(found.values()))
+def _joined(parts):
+    images = [image for part in parts.values() for image in part["images"]]
+    first = next(iter(parts.values()))
     return {
-        **{key: value for key, value in one.items() if key != "images"},
-        "n_images": len(every),
-        "prompts_sha256": prompts_sha256([image["prompt"] for image in every]),
-        "seconds": sum(part["seconds"] for part in found.values()),
+        **{key: value for key, value in first.items() if key != "images"},
+        "n_images": len(images),
+        "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
+        "seconds": sum(part["seconds"] for part in parts.values()),
         "parts": [
             {"file": name, **{key: part[key] for key in ("n_images", "seconds", "provenance")}}
-            for name, part in found.items()
+            for name, part in parts.items()
         ],
-        "images": every,
+        "images": images,
     }
 
 
-def _check(folder, found):
-    """Refuse parts that are not one set."""
-    (first_name, first), end = next(iter(found.items())), 0
-    for name, part in found.items():
+def _check(folder, parts):
+    """Refuse parts that do not form one set."""
+    (first_name, first), end = next(iter(parts.items())), 0
+    for name, part in parts.items():
         if part["images"][0]["file"] != image_name(end):
             raise DataError(
-                f"{folder / name}: begins with {part['images'][0]['file']}, and the parts before it end at {end}; "
+                f"{folder / name}: begins with {part['images'][0]['file']}, but the parts before it end at {end}; "
                 "delete it and run again."
             )
         end += part["n_images"]
@@ -73,12 +73,12 @@ def _check(folder, found):
                 )
 
 
-def _remove_others(folder, found):
-    """Remove what a set of another size, or in other parts, has left."""
+def _remove_others(folder, parts):
+    """Remove files of an earlier set with another size or other parts."""
     for path in folder.glob("part-*.json"):
-        if path.name not in found:
+        if path.name not in parts:
             path.unlink()
-    listed = {image["file"] for part in found.values() for image in part["images"]}
+    listed = {image["file"] for part in parts.values() for image in part["images"]}
     for path in folder.glob("shard-*/*.png"):
         if path.relative_to(folder).as_posix() not in listed and not path.parent.is_symlink():
             path.unlink()
@@ -88,10 +88,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--first", required=True, nargs=3, type=int, metavar=("START", "STOP", "STEP"),
-        help="numbers of the first images of parts, as those of Python's range",
+        help="first image number of every part, as arguments of Python's range",
     )  # fmt: skip
     parser.add_argument(
-        "--output", required=True, help="manifest.json to write; the parts and their images are beside it"
+        "--output", required=True, help="manifest.json to write; the parts and their images are in the same folder"
     )
     args = parser.parse_args(argv)
     gather(Path(args.output).parent, range(*args.first))

@@ -1,4 +1,4 @@
-"""Generate a cell's images: prompt i with seed + i, whatever the method."""
+"""Generate a cell's images: prompt i uses seed + i in every method."""
 
 import argparse
 import json
@@ -25,12 +25,12 @@ def batches(pipeline, part, sampling, description):
 
 
 def repeated(drawn, pipeline, sampling, where, fields):
-    """The batches `drawn`, the first compared with another draw of it.
+    """Yield the batches of `drawn`; generate the first batch again and compare.
 
-    fields["repeat_psnr"] then says how far apart they are, as of `quantwatt.models.repeat.check`.
+    fields["repeat_psnr"] is set to the result of `quantwatt.models.repeat.check`.
 
     Raises:
-        DataError: they are different images.
+        DataError: the second generation gives different images.
     """
     for number, (pixels, asked, seeds) in enumerate(drawn):
         if number == 0:
@@ -47,9 +47,9 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--part", type=int, nargs=2, metavar=("FIRST", "STOP"), help="of the sampling's images; without it all of them"
+        "--part", type=int, nargs=2, metavar=("FIRST", "STOP"), help="range of the sampling's images (default: all)"
     )
-    parser.add_argument("--output", required=True, help="manifest.json or part-FIRST.json; PNG shards go beside it")
+    parser.add_argument("--output", required=True, help="manifest.json or part-FIRST.json; PNG shards go next to it")
     args = parser.parse_args(argv)
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
     part = range(*args.part) if args.part else None
@@ -65,7 +65,7 @@ def main(argv=None):
     if checkpoint["status"] != "ok":
         images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields, part)
         return
-    prompts.read_and_say(sampling["prompts"])  # what is wrong with it is told before the model is loaded
+    prompts.read_and_say(sampling["prompts"])  # report problems of the prompts before the model is loaded
     fields["reading"] = text_files.said(sampling["prompts"])
     gpus.claim(args.device)
 
@@ -89,7 +89,7 @@ def main(argv=None):
             images.write_images(folder, drawn, fields, part)
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
-            # The float model itself is broken: nothing downstream would mean anything.
+            # The unquantized model itself is broken: no comparison with it would be meaningful.
             raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)
 

@@ -1,6 +1,6 @@
-"""Measure what each layer takes in each of several formats, in one call of the denoiser, with this device's kernels.
+"""Measure the cost of each layer in each of several formats, per denoiser call, with this device's kernels.
 
-A format without a kernel here has no milliseconds and no joules, and the table says why.
+A format without a kernel on this device has no milliseconds and no joules; the table gives the reason.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main(argv=None):
         "--measuring", required=True, type=Measuring.from_json, help="meter and config.yaml's `measuring`"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all)")
     parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.COSTS)}")
     args = parser.parse_args(argv)
     entry, model, measuring = args.sensitivity, manifest.read_json(args.model), args.measuring
@@ -46,11 +46,11 @@ def main(argv=None):
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
     images = measuring.images_per_batch
-    asked = prompts.read_and_say(entry["prompts"])[:images]
+    texts = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
-    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, asked, seeds, entry))
+    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, texts, seeds, entry))
     if unseen := [name for name in names if name not in shapes]:
-        raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
+        raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}
     meter, reason = instruments.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
     with contextlib.closing(meter), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Ask a text model for its predictions: labels of sentences, or likelihoods of running text."""
+"""Compute a text model's predictions: labels of sentences, or likelihoods of running text."""
 
 import argparse
 import json
@@ -21,14 +21,14 @@ def main(argv=None):
     parser.add_argument("--sampling", required=True, type=json.loads, help="the sampling's entry, as JSON")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; items.json goes beside it")
+    parser.add_argument("--output", required=True, help="manifest.json to write; items.json goes to the same folder")
     args = parser.parse_args(argv)
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
     fields = {
         "model": checkpoint["model"],
         "method": checkpoint["method"],
         "sampling": args.sampling_name,
-        "seed": None,  # nothing is drawn at random
+        "seed": None,  # no random numbers
         **{key: sampling[key] for key in ("texts", "batch_size", "max_length", "stride")},
         "provenance": provenance(("torch", "transformers", "tokenizers", "bitsandbytes")),
     }
@@ -59,7 +59,7 @@ def main(argv=None):
             predictions.write(folder, predictions.judged(items, labels and labels[: len(items)]), fields)
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and not checkpoint["layers"]:
-            # The float model itself is broken: nothing downstream would mean anything.
+            # The unquantized model itself is broken: no comparison with it would be meaningful.
             where = f"{checkpoint['model']}, sampling {args.sampling_name}"
             raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         predictions.write_none(folder, failure.status, failure.reason, fields)

@@ -1,4 +1,4 @@
-"""Quantize a model's denoiser with one method, and measure what quantizing itself took."""
+"""Quantize a model's denoiser with one method, and measure the time and energy of quantization."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "op
 def average_bits(layers, reports, dtype):
     """Bits per weight (scales and zero points included) and per activation, over the weights of all layers.
 
-    Layers without a report are not quantized and count with the bits of the model's type.
+    Layers without a report are not quantized and count with the bits of the model's dtype.
     """
     bits = 8 * BYTES[dtype]
     total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
@@ -31,17 +31,17 @@ def average_bits(layers, reports, dtype):
 
 
 def computing_in(settings, method):
-    """A model's settings with the type that a method asks for."""
+    """Return a model's settings with the dtype of a method, if the method sets one."""
     return settings | ({"dtype": method["dtype"]} if method.get("dtype") else {})
 
 
 def in_type(samples, stored, dtype):
-    """Calibration samples with those of the model's own type in another; times and token numbers stay."""
+    """Convert calibration samples of the stored dtype to another; timesteps and token numbers are unchanged."""
     return {name: tensor.to(dtype) if tensor.dtype == stored else tensor for name, tensor in samples.items()}
 
 
 def unsupported(allocation, device):
-    """Why an allocation cannot be had, or a library's format in it not be computed on the device; or None."""
+    """Return why an allocation is unsupported, or a library's format in it on this device; else None."""
     if "unsupported" in allocation:
         return allocation["unsupported"]
     different = {json.dumps(formats["weights"], sort_keys=True) for formats in allocation.values()}
@@ -53,12 +53,12 @@ def unsupported(allocation, device):
 
 
 def check_agreement(allocation, method, where):
-    """Refuse formats that the method does not have: the checkpoint's manifest would say what it is not.
+    """Refuse an allocation with formats that the method does not have, as the checkpoint's manifest would be wrong.
 
     Args:
-        allocation: of allocate.py; method: a completed entry; where: the allocation's file, for the message.
+        allocation: as written by allocate.py; method: a completed entry; where: the allocation's file, for the message.
     Raises:
-        DataError: a layer has such a format.
+        DataError: a layer has a format that the method does not have.
     """
     chosen = method.get("allocation") or {}
     entries = [method, *chosen.get("overrides", {}).values(), *chosen.get("candidates", {}).values()]
@@ -72,7 +72,7 @@ def check_agreement(allocation, method, where):
 
 
 def write_without_weights(path, details, model, status, reason):
-    """The manifest of the baseline, which is the model itself, or of a method that has no model here."""
+    """Write the manifest of the baseline, which is the float model, or of a method that is unsupported here."""
     dtype = details["model_settings"]["dtype"]
     size = model["denoiser_bytes"] * BYTES[dtype] // BYTES[model["settings"]["dtype"]] if status == "ok" else None
     manifest.write_json(
@@ -85,9 +85,9 @@ def write_without_weights(path, details, model, status, reason):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
-    parser.add_argument("--allocation", required=True, help="JSON file of allocate.py")
-    parser.add_argument("--calibration", help="the calibration's manifest.json, for solvers that read statistics")
-    parser.add_argument("--solved", help="manifest.json of solve_layers.py, for an external solver")
+    parser.add_argument("--allocation", required=True, help="JSON file from allocate.py")
+    parser.add_argument("--calibration", help="the calibration's manifest.json, for methods that need calibration")
+    parser.add_argument("--solved", help="manifest.json from solve_layers.py, for an external solver")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
@@ -95,7 +95,7 @@ def main(argv=None):
         "--metering", type=Metering.from_json, default=Metering(), help="meter and its settings, as JSON"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; the weights go beside it")
+    parser.add_argument("--output", required=True, help="manifest.json to write; the weights are written next to it")
     args = parser.parse_args(argv)
     model, allocation = manifest.read_json(args.model), manifest.read_json(args.allocation)
     settings = computing_in(model["settings"], args.method)
@@ -110,7 +110,7 @@ def main(argv=None):
         "settings": args.method,
     }
     external = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
-    machine.require(args.device)  # lest what lacks a GPU be written down as what lacks a kernel
+    machine.require(args.device)  # else a missing GPU would be recorded as a missing kernel
     if "unsupported" not in allocation:
         check_agreement(allocation, args.method, args.allocation)
     missing = unsupported(allocation, args.device)
@@ -158,7 +158,7 @@ def main(argv=None):
         report["energy_j"] = sum(share * j for (_, _, share), j in zip(spans, joules, strict=True)) if known else None
     calibrated = calibrated and calibrated["cost"]
     if args.solved:
-        # The library's environment has no meter, and what it did is not what reading its files took.
+        # The library's environment has no meter, and the cost measured here is only that of reading its files.
         for name, report in reports.items():
             report |= {**external["layers"][name], "energy_j": None}
         seconds = external["export_s"] + sum(layer["seconds"] for layer in external["layers"].values())

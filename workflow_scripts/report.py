@@ -1,4 +1,4 @@
-"""Write the experiment's report: one HTML file with every picture inside.
+"""Write the experiment's report: one HTML file with all pictures embedded.
 
 Example:
   python workflow_scripts/report.py --experiment embedded --results results/embedded --grid grid.json \
@@ -19,13 +19,13 @@ TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "template.html"
 def main(argv=None):
     """Read the tables, the figures and the cells' JSON, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", required=True, help="its name, for the title and the commands")
+    parser.add_argument("--experiment", required=True, help="name of the experiment, for the title and the commands")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
     parser.add_argument(
         "--grid",
         required=True,
-        help="JSON file, - for standard input: cells [{model, method, sampling}], metrics, and the baseline that "
-        "ratios refer to",
+        help="JSON file, - for standard input: cells [{model, method, sampling}], metrics, and the baseline of "
+        "the ratios",
     )
     parser.add_argument("--summary", type=Path, help="input (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="input (default: RESULTS/tables/layers.csv)")
@@ -36,7 +36,7 @@ def main(argv=None):
         type=Path,
         action="append",
         default=[],
-        help="JSON of an embedded model's own quality; may be given again for another model",
+        help="JSON file with an embedded model's recorded quality; repeat the option for other models",
     )
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="jinja2 template (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="output (default: RESULTS/report.html)")

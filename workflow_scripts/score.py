@@ -1,4 +1,4 @@
-"""Score one image set by one metric."""
+"""Score one set of images or predictions by one metric."""
 
 import argparse
 import json
@@ -13,17 +13,17 @@ from quantwatt.config import metric_entries
 from quantwatt.jobs import command
 from quantwatt.score import metrics, predictions
 
-EXTRACTION = ("extractor", "weights_sha256", "resize")  # what two sets of features must have in common
+EXTRACTION = ("extractor", "weights_sha256", "resize")  # must be equal in two sets of features that are compared
 
 
 def score_against_baseline(metric, settings, images_path, baseline_path, is_baseline=False):
-    """Score of a metric that compares image by image with the baseline.
+    """Score by a metric that compares each image with the baseline's.
 
     Args:
-        metric: its name.
+        metric: name of the metric.
         settings: {"resamples": int or None, "seed": int}, both optional.
         images_path, baseline_path: manifests of the two image sets.
-        is_baseline: the images are the baseline's own.
+        is_baseline: whether the images are the baseline's.
     Returns:
         The object of METRIC.json.
     Raises:
@@ -48,17 +48,17 @@ def score_against_baseline(metric, settings, images_path, baseline_path, is_base
 
 
 def score_predictions(metric, settings, predictions_path, baseline_path, is_baseline=False):
-    """Score of a metric of a text model's predictions, and its change from the baseline's.
+    """Score of a text model's predictions, and its change from the baseline's score.
 
     Args:
         metric, settings: as for `score_against_baseline`.
         predictions_path, baseline_path: manifests of the two sets of predictions.
-        is_baseline: the predictions are the baseline's own.
+        is_baseline: whether the predictions are the baseline's.
     Returns:
-        The object of METRIC.json; `change` is {"value", "low", "high"} of the difference from the baseline's, drawn in
-        pairs, or None.
+        The object of METRIC.json; `change` is {"value", "low", "high"} of the difference from the baseline's score
+        (paired bootstrap), or None.
     Raises:
-        DataError: a file is corrupted, or the two sets are not of the same texts.
+        DataError: a file is corrupted, or the two sets have different texts.
     """
     module, manifest = registry.load("metrics", metric), read_json(predictions_path)
     result = _unscored(metric, module, manifest)
@@ -74,17 +74,17 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
 
 
 def score_features(metric, settings, features_path, reference_path=None, baseline_path=None):
-    """Score of a metric of features, against a reference's or what was asked for, and its change from the baseline's.
+    """Score of features against a reference or the prompts, and its change from the baseline's score.
 
     Args:
         metric, settings: as for `score_against_baseline`.
         features_path: EXTRACTOR.json of the image set.
-        reference_path: EXTRACTOR.json of the reference images; None for a metric that needs none.
-        baseline_path: EXTRACTOR.json of the baseline's images; None where those are scored themselves.
+        reference_path: EXTRACTOR.json of the reference images; None for a metric without a reference.
+        baseline_path: EXTRACTOR.json of the baseline's images; None if the baseline itself is scored.
     Returns:
-        The object of METRIC.json; `change` as of `score_predictions`.
+        The object of METRIC.json; `change` as in `score_predictions`.
     Raises:
-        DataError: a file is corrupted, or two sets of features are not of one extractor, or not of the same prompts.
+        DataError: a file is corrupted, or two sets of features have different extractors or prompts.
     """
     module = registry.load("metrics", metric)
     features, tensors = feature_files.read_features(features_path)
@@ -120,7 +120,7 @@ def score_features(metric, settings, features_path, reference_path=None, baselin
 
 
 def _reference(compared_with, path):
-    """What vouches for the reference images, and of their features what a metric compares with."""
+    """The manifest of the reference's features, and the features or moments that the metric compares with."""
     if compared_with == "moments":
         return feature_files.read_moments(path)
     reference, tensors = feature_files.read_features(path)
@@ -136,17 +136,17 @@ def _check_same(path, features, other_path, other, keys):
 
 
 def _change(module: metrics.Metric, settings, samples, baseline, compared):
-    """{"value", "low", "high"} of the difference from the baseline, or None where it has none."""
+    """{"value", "low", "high"} of the difference from the baseline, or None if it has no finite value."""
     try:
-        found = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))
+        difference = module.change(samples, baseline, compared, settings.get("resamples"), settings.get("seed", 0))
     except metrics.Undefined:
         return None
-    change = {key: finite(getattr(found, key)) for key in ("value", "low", "high")}
+    change = {key: finite(getattr(difference, key)) for key in ("value", "low", "high")}
     return None if change["value"] is None else change
 
 
 def _unscored(metric, module, source):
-    """The score without a value, as it stands for a cell whose images or features are not "ok"."""
+    """The score without a value, for a cell whose images or features are not "ok"."""
     return {
         "status": source["status"],
         "reason": source["reason"],
@@ -154,8 +154,8 @@ def _unscored(metric, module, source):
         "value": None,
         "low": None,
         "high": None,
-        "change": None,  # from the baseline's
-        "n_images": source.get("n_images", source.get("n_items")),  # what the value is a mean of
+        "change": None,  # difference from the baseline's value
+        "n_images": source.get("n_images", source.get("n_items")),  # number of images or items scored
         "unit": module.UNIT,
         "higher_is_better": metric_entries.higher_is_better(metric),
         "library": f"{module.PACKAGE} {metadata.version(module.PACKAGE)}",
@@ -180,8 +180,8 @@ def _scored(module, settings, samples, compared):
         return {"status": "unsupported", "reason": f"its value is not a finite number ({score.value})."}
     reason = score.reason
     if low is None and reason is None:
-        reason = "no interval: it takes at least two images or texts, each with a value."
-    if low is not None:  # equal values' means differ in the last bit
+        reason = "no interval: it needs at least two images or texts, each with a value."
+    if low is not None:  # resampled means of equal values differ in the last bit
         low, high = min(low, value), max(high, value)
     return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
 
@@ -193,16 +193,16 @@ def main(argv=None):
         "--settings",
         type=json.loads,
         default={},
-        help='JSON: {"resamples": N, null for the metric\'s own, "seed": 0}; other keys are ignored',
+        help='JSON: {"resamples": N, null for the metric\'s default, "seed": 0}; other keys are ignored',
     )
-    parser.add_argument("--images", help="manifest.json of the images, of a metric that compares them themselves")
-    parser.add_argument("--predictions", help="manifest.json of the predictions of a text model")
+    parser.add_argument("--images", help="manifest.json of the images, for a metric that compares pixels")
+    parser.add_argument("--predictions", help="manifest.json of a text model's predictions")
     parser.add_argument("--baseline", help="manifest.json of the baseline's images or predictions")
-    parser.add_argument("--is-baseline", action="store_true", help="what is scored is the baseline's own")
-    parser.add_argument("--features", help="EXTRACTOR.json of the images, of a metric that compares features")
-    parser.add_argument("--reference-features", help="EXTRACTOR.json of real images, where it compares with them")
-    parser.add_argument("--baseline-features", help="EXTRACTOR.json of the baseline's images: the change is told too")
-    parser.add_argument("--output", required=True, help="METRIC.json")
+    parser.add_argument("--is-baseline", action="store_true", help="the scored set is the baseline's")
+    parser.add_argument("--features", help="EXTRACTOR.json of the images, for a metric that compares features")
+    parser.add_argument("--reference-features", help="EXTRACTOR.json of the reference images, if the metric uses them")
+    parser.add_argument("--baseline-features", help="EXTRACTOR.json of the baseline's images, to compute the change")
+    parser.add_argument("--output", required=True, help="METRIC.json to write")
     args = parser.parse_args(argv)
 
     compared_with = metric_entries.compared_with(args.metric)

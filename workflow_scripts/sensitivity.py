@@ -1,4 +1,4 @@
-"""Gather what several jobs have found of layers alone into one table, in the model's order."""
+"""Gather the results of several sensitivity jobs into one table, in the model's layer order."""
 
 import argparse
 import json

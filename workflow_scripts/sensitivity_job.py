@@ -1,8 +1,8 @@
-"""Try each of some layers alone in each of several formats: what images and outputs lose by it.
+"""Quantize each of some layers alone in each of several formats, and measure the loss of images and outputs.
 
-A layer is scored by what methods choose by: images, which take longest, are drawn for those of a group alone whose
-metric is one of images. The other metrics are empty.
-An interrupted run goes on where it was: what is done is kept beside the table until the table is whole.
+A layer is scored only by the metrics that the objectives use for its group; other metrics are empty. Images take
+longest and are generated only for layers with an image metric.
+An interrupted run resumes: finished rows are kept next to the table until the table is complete.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from quantwatt.jobs.progress import progress
 
 
 def depends_on(model, entry, layers, prompts, device):
-    """A hash of all that a job's rows depend on: also the prompts themselves, and what computes."""
-    formats = {own["weights"]["format"] for own in entry["candidates"].values() if own.get("weights")}
+    """Hash everything that a job's rows depend on, including the prompts, the code and the device."""
+    formats = {settings["weights"]["format"] for settings in entry["candidates"].values() if settings.get("weights")}
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
     code = dependencies.digest(Path(__file__).name, tuple(plugins))
-    asked = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
-             "prompts": prompts, "device": device, "versions": provenance()["versions"]}  # fmt: skip
-    return hashlib.sha256(manifest.canonical_json(asked).encode()).hexdigest()
+    contents = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
+                "prompts": prompts, "device": device, "versions": provenance()["versions"]}  # fmt: skip
+    return hashlib.sha256(manifest.canonical_json(contents).encode()).hexdigest()
 
 
 def main(argv=None):
@@ -34,7 +34,7 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)
     parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
-    parser.add_argument("--job", type=int, default=0, help="which of the entry's jobs: layers job, job + jobs, ...")
+    parser.add_argument("--job", type=int, default=0, help="index of this job: it measures layers job, job + jobs, ...")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, type=Path, help=f"CSV file: {', '.join(sensitivity_table.COLUMNS)}")
@@ -42,10 +42,12 @@ def main(argv=None):
     entry, model = args.sensitivity, manifest.read_json(args.model)
     layers = list(tried(model["layers"], entry, args.sensitivity_name).items())[args.job :: entry["jobs"]]
     where = f"sensitivities.{args.sensitivity_name}"
-    metrics = {name: {metric_of(own, name, layer, where) for own in entry["objectives"]} for name, layer in layers}
+    metrics = {
+        name: {metric_of(objective, name, layer, where) for objective in entry["objectives"]} for name, layer in layers
+    }
     wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
-    asked = prompts.read_and_say(entry["prompts"])[: entry["images"]]
-    key = depends_on(model, entry, layers, asked, args.device)
+    texts = prompts.read_and_say(entry["prompts"])[: entry["images"]]
+    key = depends_on(model, entry, layers, texts, args.device)
     done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), key)
     if len(done.rows) < len(wanted):
         gpus.claim(args.device)
@@ -58,9 +60,9 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
         location = manifest.PROJECT / model["location"]
         manifest.verify_files(args.model, model["files"], location)
-        tokenizers.check(model["settings"], location, asked)
+        tokenizers.check(model["settings"], location, texts)
         probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
-        probe.draw_float(asked)
+        probe.draw_float(texts)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate, metrics[name]))
     csv_files.write(args.output, sensitivity_table.COLUMNS, done.rows)

@@ -1,4 +1,4 @@
-"""Solve exported layers with a library, in that library's own environment."""
+"""Solve exported layers with a library, in the library's environment."""
 
 import argparse
 import dataclasses
@@ -17,10 +17,10 @@ PACKAGES = {"auto-gptq": "auto_gptq", "gptqmodel": "gptqmodel"}
 
 
 def solve(solver, weight, inputs, weights):
-    """The solver's `solve_layer`, with damping raised tenfold where the library gives up, and rounding at last.
+    """Run the solver's `solve_layer`; if it fails, raise the damping tenfold, and finally round to nearest.
 
     Returns:
-        (values, scale, zero, g_idx, damping used or None, "damping" where it had to be raised, "rtn", or None).
+        (values, scale, zero, g_idx, damping used or None, fallback: "damping" if it was raised, "rtn" or None).
     """
     import torch
 
@@ -41,12 +41,12 @@ def solve(solver, weight, inputs, weights):
 
 
 def errors(weight, inputs, values, weights):
-    """Relative output error on the inputs, of rounding to nearest and of the solution, as quantize.py reports them."""
+    """Return the relative output errors of rounding to nearest and of the solution, as quantize.py reports them."""
     from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 
     weight_format, size = load_format(weights), (inputs @ weight.T).norm().clamp(min=1e-30)
     nearest = quantize_to_nearest(weight, weight_format).dequantize(weight_format)
-    before, after = (((inputs @ (weight - found).T).norm() / size).item() for found in (nearest, values))
+    before, after = (((inputs @ (weight - solved).T).norm() / size).item() for solved in (nearest, values))
     return {
         "error_before": manifest.finite(before),
         "relative_error": manifest.finite(after),
@@ -57,11 +57,13 @@ def errors(weight, inputs, values, weights):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", required=True, choices=sorted(PACKAGES))
-    parser.add_argument("--exchange", required=True, help="manifest.json of export_layers.py")
-    parser.add_argument("--allocation", required=True, help="JSON file of allocate.py")
+    parser.add_argument("--exchange", required=True, help="manifest.json from export_layers.py")
+    parser.add_argument("--allocation", required=True, help="JSON file from allocate.py")
     parser.add_argument("--solver", required=True, type=json.loads, help="the method's solver, as JSON")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", required=True, help="manifest.json to write; the layers' files go beside it")
+    parser.add_argument(
+        "--output", required=True, help="manifest.json to write; the layers' files are written next to it"
+    )
     args = parser.parse_args(argv)
     package, allocation = PACKAGES[args.backend], manifest.read_json(args.allocation)
     reason = allocation.get("unsupported")

@@ -1,4 +1,4 @@
-"""Write a published study's own tables from the measurements of the listed cells."""
+"""Write the tables of a published study, with its columns, from the measurements of the listed cells."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def main(argv=None):
     parser.add_argument(
         "--grid", required=True, help='JSON file, - for standard input: {"cells": [{model, method, sampling}]}'
     )
-    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the tables go beside it")
+    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the tables go next to it")
     args = parser.parse_args(argv)
     listed = cells.read_grid(args.grid)["cells"]
     names = registry.load("studies", args.study).write(args.output.parent, args.results, listed)

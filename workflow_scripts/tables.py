@@ -2,7 +2,7 @@
 
 Example:
   python workflow_scripts/tables.py --results results/embedded --grid grid.json
-where grid.json says which cells there are and how they were made:
+where grid.json lists the cells, the metrics and the baseline:
   {"cells": [{"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"}], "metrics": ["fid"], "baseline": "bf16"}
 """
 
@@ -18,15 +18,15 @@ from quantwatt.report import cells, layer_table, tables
 
 
 def tried_in(results, entries):
-    """What `layers.sensitivity_table` reads, of entries {"model", "sensitivity"}."""
-    found = []
+    """The argument `tried` of `layer_table.sensitivity_table`, from entries {"model", "sensitivity"}."""
+    tried = []
     for entry in entries:
         table = tables.read_table(layout.path(results, "sensitivity", entry))
         described = read_json(layout.path(results, "model", entry))["layers"]
-        described |= taken_apart(described, registry.names("transforms"))  # a table may name parts of a layer
+        described |= taken_apart(described, registry.names("transforms"))  # a table may contain parts of a layer
         groups = {layer: settings.get("group") for layer, settings in described.items()}
-        found.append((entry["model"], entry["sensitivity"], table, groups))
-    return found
+        tried.append((entry["model"], entry["sensitivity"], table, groups))
+    return tried
 
 
 def main(argv=None):
@@ -36,9 +36,9 @@ def main(argv=None):
     parser.add_argument(
         "--grid",
         required=True,
-        help="JSON file, - for standard input: cells, metrics, the baseline that ratios refer to and, where known, "
-        "samplings {name: settings}, to tell those that differ only by seed or steps, methods {name: settings}, which "
-        "the cells are then held against, and sensitivities [{model, sensitivity}], by which mixed methods choose",
+        help="JSON file, - for standard input: cells, metrics and the baseline of the ratios; optional: samplings "
+        "{name: settings}, to detect samplings that differ only by seed or steps, methods {name: settings}, to check "
+        "the cells against, and sensitivities [{model, sensitivity}] of mixed methods",
     )
     parser.add_argument("--carbon", type=float, help="grams of CO2 equivalent per kWh of the grid")
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
@@ -47,12 +47,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     grid = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
-    found = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
+    records = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
     folder = args.results / "tables"
-    summary = tables.summary_table(found, grid["baseline"], grid["samplings"], args.carbon)
+    summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon)
     tables.write_table(args.summary or folder / "summary.csv", summary)
-    tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(found))
-    sensitivity = layer_table.sensitivity_table(found, tried_in(args.results, grid["sensitivities"]))
+    tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(records))
+    sensitivity = layer_table.sensitivity_table(records, tried_in(args.results, grid["sensitivities"]))
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
 
 

@@ -1,7 +1,7 @@
-"""Try the choices of a mixed method's integer programs on images, rounded to nearest, and say how far each errs.
+"""Measure the image error of each choice of a mixed method's integer programs, with layers rounded to nearest.
 
-Programs are tried one after another: the choices of one with the best of those before it, and with 16 bit where a later
-one decides.
+Programs are evaluated in order: the choices of a program are combined with the best choices of earlier programs, and
+with 16 bit for the side (weights or activations) that a later program decides.
 """
 
 import argparse
@@ -16,11 +16,13 @@ from quantwatt.jobs.progress import progress
 
 
 def try_choices(probe, method, choices):
-    """Yield rows of the table of trials; a program with one choice needs none."""
+    """Yield rows of the table of trials; a program with a single choice needs no trial."""
     chosen = []
     for index in range(len(method["allocation"]["programs"])):
-        own, tried = [choice for choice in choices if choice["program"] == index], {}
-        for choice in progress(own, description=f"trying program {index}", unit="choice") if len(own) > 1 else ():
+        options, tried = [choice for choice in choices if choice["program"] == index], {}
+        for choice in (
+            progress(options, description=f"trying program {index}", unit="choice") if len(options) > 1 else ()
+        ):
             probe.replace_all(mixed.formats_of(method, [*chosen, choice["layers"]]))
             scores = probe.scores(("psnr",))
             tried[index, choice["number"]] = scores["image_error"]
@@ -29,7 +31,7 @@ def try_choices(probe, method, choices):
                 "number": choice["number"],
                 **{key: scores[key] for key in ("image_error", "psnr")},
             }
-        chosen.append(mixed.best(own, tried)["layers"])
+        chosen.append(mixed.best(options, tried)["layers"])
 
 
 def main(argv=None):
@@ -37,7 +39,7 @@ def main(argv=None):
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
     parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
-    parser.add_argument("--candidates", required=True, help="JSON file of candidates.py")
+    parser.add_argument("--candidates", required=True, help="JSON file from candidates.py")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help=f"CSV file: {', '.join(sensitivity_table.TRIALS)}")
@@ -55,8 +57,8 @@ def main(argv=None):
 
     torch.set_num_threads(args.threads)
     manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
-    described = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
-    layers = {name: described[name] for name in choices[0]["layers"]}
+    descriptions = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
+    layers = {name: descriptions[name] for name in choices[0]["layers"]}
     probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
     probe.draw_float(prompts.read_and_say(entry["prompts"])[: entry["images"]])
     csv_files.write(args.output, sensitivity_table.TRIALS, try_choices(probe, args.method, choices))

@@ -299,8 +299,8 @@ def nvmlInit():
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (OLD, "/pynvml.py has no NVML_CLOCK_MEM: it is of another package"),  # XuehaiPan/nvitop#44
-        ("", "has no NVMLError: it is of another package"),
+        (OLD, "/pynvml.py has no NVML_CLOCK_MEM: it belongs to another or an old package"),  # XuehaiPan/nvitop#44
+        ("", "has no NVMLError: it belongs to another or an old package"),
         ("print 'of 2017'", "does not load (SyntaxError)"),  # one for Python 2
         ("import of_that_name_there_is_none", "needs nvidia-ml-py"),
     ],

@@ -1,4 +1,4 @@
-"""Functions called in forks of a process that has imported the libraries: what they hold and change is theirs alone.
+"""Run functions in forks of a process that has imported the libraries, so that each has its own memory and state.
 
 Importing torch, diffusers and transformers takes a process longer than most of what tests ask of it.
 """

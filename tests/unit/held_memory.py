@@ -14,13 +14,16 @@ import forked
 import torch
 
 from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import checkpoint_files
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint
-from quantwatt.models.families import sd3
+from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt.models.families import load_family
 from quantwatt.quantize import sequential
 
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline  # noqa: F401, isort: skip  (once, for all forks)
 
+SD3 = load_family("sd3")
 DEPTHS, SOLVERS = (2, 5), ("gptq", "qronos")
 WIDTH, SAMPLES = 192, 8
 
@@ -55,12 +58,12 @@ def quantizing(depth, solver):
     method = experiment.complete_method(
         {"solver": {"name": solver}, "weights": {"format": "integer", "bits": 4}}, "held_memory", "method"
     )
-    allocation = allocate({name: {} for name in sd3.quantizable(denoiser)}, method, "method")
+    allocation = allocate({name: {} for name in SD3.quantizable(denoiser)}, method, "method")
     with torch.no_grad():  # what libraries allocate once
         denoiser(**{name: tensor[:2] for name, tensor in samples.items()})
     before = resident_mb("VmRSS")
     reset_peak()
-    states, _ = sequential.quantize(denoiser, sd3, allocation, method, samples, batch=4)
+    states, _ = sequential.quantize(denoiser, SD3, allocation, method, samples, batch=4)
     result = sum(t.numel() * t.element_size() for state in states.values() for t in state.values()) / 2**20
     return {"peak_mb": resident_mb("VmHWM") - before - result, "result_mb": result}
 
@@ -75,16 +78,16 @@ def make(folder):
         shutil.copytree(TINY / "vae", location / "vae", dirs_exist_ok=True)
         config = json.loads((location / "transformer/config.json").read_text())
         (location / "transformer/config.json").write_text(json.dumps(config | changes))
-        denoiser = sd3.meta_denoiser(location).to_empty(device="cpu")
+        denoiser = SD3.meta_denoiser(location).to_empty(device="cpu")
         with torch.no_grad():
             for parameter in denoiser.parameters():
                 parameter.normal_(std=0.05)
-        allocation = allocate({layer: {} for layer in sd3.quantizable(denoiser)}, method, "method")
-        states, reports = sequential.quantize(denoiser, sd3, allocation, method)
+        allocation = allocate({layer: {} for layer in SD3.quantizable(denoiser)}, method, "method")
+        states, reports = sequential.quantize(denoiser, SD3, allocation, method)
         for report in reports.values():
             report.pop("spans")
         details = {"status": "ok", "reason": None, "model_settings": MODEL, "location": str(location)}
-        checkpoint.save(folder / name, denoiser, states, reports, details, SHARD_BYTES)
+        checkpoint_files.save(folder / name, denoiser, states, reports, details, SHARD_BYTES)
 
 
 def load(folder):

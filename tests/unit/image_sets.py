@@ -1,4 +1,4 @@
-"""All images of a set in one array, as small sets of tests may be held."""
+"""Load all images of a small set into one array, for tests."""
 
 import numpy as np
 

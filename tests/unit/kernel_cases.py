@@ -1,4 +1,4 @@
-"""Layers and inputs that kernels are tried with, and how far a kernel's outputs are from the dequantized layer's."""
+"""Layers and inputs for kernel tests, and the error of a kernel against the dequantized layer."""
 
 import torch
 

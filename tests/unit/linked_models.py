@@ -1,4 +1,4 @@
-"""Copies of models for tests that change a file of them: all other files are links."""
+"""Copies of models for tests that change one file: all other files are links."""
 
 import json
 import os

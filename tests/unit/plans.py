@@ -1,4 +1,4 @@
-"""Plans of the experiments that ship with quantwatt, changed or not, as Snakemake would make them."""
+"""Plans of the experiments that ship with quantwatt, with or without changes, as Snakemake would make them."""
 
 import copy
 import functools

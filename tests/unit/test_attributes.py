@@ -1,4 +1,4 @@
-"""The attribute classifier: classes of scenes, its files, and what it reads from renders."""
+"""The attribute classifier: classes of scenes, its files, and its predictions for renders."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The benchmark of kernels: blocks by their width, shares of the peak, and what it leaves behind."""
+"""The benchmark of kernels: blocks by their width, shares of the peak throughput, and output files."""
 
 from pathlib import Path
 

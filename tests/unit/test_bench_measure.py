@@ -1,4 +1,4 @@
-"""The benchmark of the sampler's overhead, over the fake NVML."""
+"""The benchmark of the power sampler's overhead, with the fake NVML."""
 
 import json
 import os

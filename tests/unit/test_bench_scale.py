@@ -1,4 +1,4 @@
-"""The benchmark of large image sets: its stages run on real files, and memory does not follow the number of images."""
+"""The benchmark of large image sets: its stages run on real files, and memory does not grow with the images."""
 
 import json
 import tracemalloc

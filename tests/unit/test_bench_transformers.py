@@ -1,4 +1,4 @@
-"""The benchmark of whole transformers: its workers and rows at a tiny size, and what rows say of made-up turns."""
+"""The benchmark of whole transformers: its workers and rows at a tiny size, and rows computed from made-up turns."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Quantize the embedded model, save it, load it in the format's own compute, and break the files."""
+"""Quantize the embedded model, save it, load it to compute with its formats' kernels, and damage its files."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Class accuracy: the metric, the classifiers that it rests on, and the prompts that are taken again."""
+"""Class accuracy: the metric, its classifiers, and prompts that repeat."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before torchvision
 
@@ -45,7 +45,7 @@ def test_a_change_is_drawn_in_pairs():
     worse = np.where(asked < 2, asked, -1)  # a tenth fewer, always where the baseline was right
     change = class_accuracy.change(worse, baseline, asked, resamples=500)
     assert change.value == pytest.approx(-0.1) and -0.16 < change.low < change.high < -0.05
-    with pytest.raises(DataError, match="do not pair up"):
+    with pytest.raises(DataError, match="have different shapes"):
         class_accuracy.score(asked[:5], asked)
 
 

@@ -1,4 +1,4 @@
-"""Labels of texts as numbers of a model's outputs: by the names that the model's configuration has for them."""
+"""Class names of labels become output numbers of a model, by the names in the model's configuration."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A wall clock that jumps by days while something is measured: no duration, trace or energy comes from it."""
+"""The wall clock jumps by days during a measurement: no duration, trace or energy may depend on it."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""What is typed and written by hand: YAML as people mean it, other projects' words, and Snakemake's command line."""
+"""User input: YAML as people write it, names from other projects, and Snakemake's command line."""
 
 import copy
 import subprocess

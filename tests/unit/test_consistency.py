@@ -1,4 +1,4 @@
-"""The family of consistency models, on a tiny random one, and the trajectories that the embedded one learns."""
+"""The consistency family, on a tiny random model, and the trajectories that the embedded model learns."""
 
 import numpy as np
 import pytest

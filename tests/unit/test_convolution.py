@@ -1,4 +1,4 @@
-"""Convolutions as matrix products, and UNets walked block by block: skip connections, groups, the first token."""
+"""Convolutions as matrix products, and block-wise walks through UNets: skip connections, groups, the first token."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The CPU's kernels against the dequantized layer: every format they take, and the shapes that go wrong first."""
+"""CPU kernels against the dequantized layer: every supported format, and edge-case shapes."""
 
 import os
 import subprocess

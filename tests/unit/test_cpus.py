@@ -1,4 +1,4 @@
-"""CPUs of the machine and of a container, over trees like the kernel's, and what the estimate makes of them."""
+"""CPUs of a machine and of a container, read from file trees like the kernel's, and their use by the estimate meter."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Kernels for CUDA: what of them a CPU computes, and all of it where there is a GPU."""
+"""CUDA kernels: the parts that a CPU can compute, and everything where there is a GPU."""
 
 import importlib.util
 import json

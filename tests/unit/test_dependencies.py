@@ -1,4 +1,4 @@
-"""The module closure that rules take as input covers what a script really imports."""
+"""The module closure that rules take as input contains all modules that a script imports."""
 
 import json
 import subprocess

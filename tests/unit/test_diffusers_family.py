@@ -1,5 +1,4 @@
-"""The generic family: pipelines whose denoisers nobody has written a line about are drawn with, recorded and taken
-apart."""
+"""The generic family: pipelines without code of their own generate images, are recorded and are taken apart."""
 
 import json
 

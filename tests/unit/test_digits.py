@@ -1,4 +1,4 @@
-"""The digits, their classifier and the embedded consistency model, as they lie in the repository."""
+"""The digits, their classifier and the embedded consistency model, as stored in the repository."""
 
 import json
 

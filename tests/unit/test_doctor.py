@@ -1,4 +1,4 @@
-"""The doctor's table: what it finds, what it advises, and that a broken installation is a row of it."""
+"""The doctor: what its table reports and advises, and that a broken installation is a row of the table."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One seed, one image: whatever a scheduler or a library draws noise from, and whatever was drawn before."""
+"""One seed gives one image, whichever scheduler or library draws the noise and whatever was drawn before."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The embedded models as they lie in the repository load as documented and are as good as they need to be."""
+"""The embedded models in the repository load as documented and reach their documented quality."""
 
 import json
 from pathlib import Path

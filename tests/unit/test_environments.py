@@ -1,4 +1,4 @@
-"""The conda environments, the requirements and the rules agree."""
+"""The conda environments, the requirements files and the rules agree."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Layers written for other libraries, and what comes back from them."""
+"""Layers exported for external solvers, and the results that are read back."""
 
 import json
 from dataclasses import dataclass, field
@@ -249,5 +249,5 @@ def test_columns_out_of_order_keep_their_groups(tmp_path):
 @pytest.mark.parametrize("values", [[[0.5, 5, 0, 2]], [[16.0, 5, 0, 2]], [[-1.0, 5, 0, 2]]])
 def test_a_weight_off_its_grid_is_a_bug(tmp_path, values):
     scale, zero, g_idx = torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(4, dtype=torch.int32)
-    with pytest.raises(ValueError, match="not on the 4-bit grid"):
+    with pytest.raises(ValueError, match="does not lie on the 4-bit grid"):
         exchange.write_solved(tmp_path / "a.safetensors", torch.tensor(values), scale, zero, g_idx, False, 4)

@@ -1,4 +1,4 @@
-"""Configuration: complete entries, and one clear sentence for every mistake."""
+"""Configuration: entries are completed with defaults, and every mistake gives one clear sentence."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Exports: read by this file's own readers of the forms, and by the libraries they are made for."""
+"""Exports, read by independent readers in this file and by the libraries that they are made for."""
 
 import itertools
 import json

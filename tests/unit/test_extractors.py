@@ -1,4 +1,4 @@
-"""Extractors, with small random models through the real code of open_clip and clean-fid."""
+"""Extractors, run on small random models through the code of open_clip and clean-fid."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  open_clip imports torchvision
 
@@ -182,7 +182,10 @@ def test_what_was_downloaded_is_what_features_are_extracted_with(image_set, ince
     with pytest.raises(DataError, match="no such file of Inception weights"):
         features.main(arguments)
     (tmp_path / "cache").rename(tmp_path / "not shared")
-    with pytest.raises(DataError, match="this machine does not see it; set HF_HOME, TORCH_HOME and XDG_CACHE_HOME"):
+    with pytest.raises(
+        DataError,
+        match="this machine cannot see the folder with the .*'s weights; set HF_HOME, TORCH_HOME and XDG_CACHE_HOME",
+    ):
         features.main(arguments)
     assert len(asked) == 1  # and nothing is fetched by it
 
@@ -295,5 +298,5 @@ def test_prompts_beyond_what_the_judge_reads_are_counted(clip_folder, capsys):
     assert judge.cut == 0 and capsys.readouterr().err == ""
     judge.text(["a " * 15, "a " * 14, "a " * 40])
     assert judge.cut == 2
-    expected = "2 of 3 prompts are longer than 16 tokens, and the judge reads no more.\n"
+    expected = "2 of 3 prompts are longer than 16 tokens: the judge truncates them.\n"
     assert capsys.readouterr().err == expected

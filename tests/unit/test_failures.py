@@ -1,4 +1,4 @@
-"""What ends a cell as a result, and what is a bug."""
+"""Which errors end a cell as a result, and which are bugs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Public data: what is fetched, from where, and that it is what it should be."""
+"""Public data: what is downloaded, from where, and that its content is checked."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""A model that cannot be had: one sentence that says what to do."""
+"""A model that cannot be fetched: one sentence that says what to do."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The embedded few-step model: how its pairs are made, how it is trained, and the model in the repository."""
+"""The embedded few-step model: its training pairs, its training, and the model in the repository."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Hashes that are remembered: never a wrong one, whatever happened to the file or to the memory."""
+"""Cached file hashes: never a wrong hash, whatever happened to the file or to the cache."""
 
 import hashlib
 import json

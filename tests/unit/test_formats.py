@@ -1,4 +1,4 @@
-"""Formats: grids, packing, and codes against brute force, least squares and bitsandbytes."""
+"""Formats: grids, packing, and codes, against brute force, least squares and bitsandbytes."""
 
 import dataclasses
 

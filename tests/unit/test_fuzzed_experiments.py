@@ -1,4 +1,4 @@
-"""Experiments broken at random: a sentence that names the file, never another exception, and nothing is started."""
+"""Randomly broken experiments: one sentence that names the file, no other exception, and no job starts."""
 
 import copy
 import string

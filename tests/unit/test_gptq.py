@@ -1,4 +1,4 @@
-"""GPTQ against a plain transcription of the paper's algorithm, and its failure ladder."""
+"""GPTQ against a plain transcription of the paper's algorithm, and its fallbacks where a factorization fails."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Several GPUs in one machine: programs take distinct ones, wait for one, and give it back however they end."""
+"""Several GPUs in one machine: jobs take distinct GPUs, wait for a free GPU, and release it however they end."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What quantizing and loading hold in memory at most, in processes of their own."""
+"""Peak memory of quantizing and loading, measured in separate processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tokens held out of a solver's fit: which, what is measured on them, and layers that then keep rounding to nearest."""
+"""Tokens held out of the fit: their choice, the errors on them, and layers that fall back to rounding to nearest."""
 
 import pytest
 import torch

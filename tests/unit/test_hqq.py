@@ -1,4 +1,4 @@
-"""HQQ against recordings of its authors' package (tests/peers/record_hqq.py), and what it promises of every format."""
+"""HQQ against recordings of its authors' package (tests/peers/record_hqq.py), and its properties in every format."""
 
 from pathlib import Path
 

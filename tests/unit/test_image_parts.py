@@ -1,4 +1,4 @@
-"""Image sets made in parts: the same images as in one job, and a part that fails or is lost is made again alone."""
+"""Image sets in parts: the same images as from one job, and only a failed or lost part is generated again."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before diffusers
 
@@ -141,7 +141,7 @@ def test_parts_that_are_no_set_are_refused(tmp_path):
     with pytest.raises(DataError, match="part-00004.json: kernel is None, but 'torch._int_mm' in part-00000.json"):
         gather_images.gather(tmp_path, [0, 4])
     write_part(tmp_path, range(8, 10), provenance={}, kernel="torch._int_mm")
-    with pytest.raises(DataError, match="part-00008.json: begins with .*00008.png, and the parts before it end at 4"):
+    with pytest.raises(DataError, match="part-00008.json: begins with .*00008.png, but the parts before it end at 4"):
         gather_images.gather(tmp_path, [0, 8])
     with pytest.raises(DataError, match="part-00012.json: the file does not exist"):
         gather_images.gather(tmp_path, [0, 12])

@@ -1,4 +1,4 @@
-"""Image sets: what is written is read back, and nothing broken is."""
+"""Image sets: written images are read back unchanged, and broken files are refused."""
 
 import shutil
 import subprocess

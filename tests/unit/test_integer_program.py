@@ -1,4 +1,4 @@
-"""The integer program finds what trying every choice finds, also with ties, and names what is nearest if none fits."""
+"""The integer program equals exhaustive search, also with ties, and names the nearest budget if none is feasible."""
 
 import itertools
 import random

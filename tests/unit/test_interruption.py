@@ -1,4 +1,4 @@
-"""Programs that are ended while they write: one sentence where they can say one, and nothing half-written stays."""
+"""Programs interrupted while they write: one sentence where possible, and no half-written file."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The files that a job reads by what an experiment says, and the arguments of its script."""
+"""Input files of the jobs of an experiment, and the arguments of their scripts."""
 
 import shutil
 from pathlib import Path

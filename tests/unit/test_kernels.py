@@ -1,4 +1,4 @@
-"""Every kernel against the dequantized layer, and what happens where one is missing or wrong."""
+"""Every kernel against the dequantized layer, and what happens if a kernel is missing or wrong."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A grid of thousands of cells: Linux ends an argument at 131,072 bytes, which is 1,800 of them."""
+"""A grid of thousands of cells: Linux limits an argument to 131,072 bytes, about 1,800 cells."""
 
 import json
 import os
@@ -96,13 +96,13 @@ ASKED = {
         (
             "checkpoint",
             {"settings": {"solver": {"name": "rtn"}, "weights": {"bits": 3}}},
-            "weights: bits: 3, and .*: 4",
+            "weights: bits: 3, but .*: 4",
         ),
         ("images", {"seed": 0, "steps": 20, "guidance": 3.0, "images": "left out"}, None),
         (
             "images",
             {"seed": 0, "steps": 4, "guidance": 3.0},
-            "was made with steps 4, and the experiment has 20; delete",
+            "was made with steps 4, but the experiment has 20; delete",
         ),
         ("measurement", {"steps": 4}, None),
     ],
@@ -123,5 +123,5 @@ def test_a_models_texts_are_its_own(tmp_path):
     cell = {"model": "m", "method": "rtn", "sampling": "t", "kind": "text"}
     for path in cells.cell_paths(tmp_path, cell, []).values():
         write_json(path, {"status": "ok", "seed": None, "texts": "b.txt"})
-    with pytest.raises(DataError, match='texts "b.txt", and the experiment has "a.txt"'):
+    with pytest.raises(DataError, match='texts "b.txt", but the experiment has "a.txt"'):
         cells.read_cells(tmp_path, [cell], [], ASKED)

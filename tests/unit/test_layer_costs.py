@@ -1,4 +1,4 @@
-"""What layers take: one measurement per shape, in turns, with this device's kernels, and gaps with their reason."""
+"""Costs of layers: one measurement per shape, alternating, with this device's kernels; gaps have a reason."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""Speeds of layers: rows of everything that computes one, exact ratios on a clock of their own, and what is cut."""
+"""Speeds of layers: rows of every implementation, exact ratios on a virtual clock, and calls that are left out."""
 
 import pytest
 import torch

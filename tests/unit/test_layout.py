@@ -1,4 +1,4 @@
-"""Where results are: one pattern for each file, and the rules that make them."""
+"""Paths of results: one pattern for each file, and the rules that make the files."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Messages of libraries that nothing here needs stay out of logs; all others come through."""
+"""Known irrelevant messages of libraries stay out of logs; all other messages get through."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What models ask of a layer whose weight is gone: the type and the place that it had."""
+"""Quantized layers without a weight still answer a model that asks for their dtype and device."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which device `auto` takes, and the one sentence where torch cannot compute on the one that was named."""
+"""The device that `auto` resolves to, and the one sentence if torch cannot compute on the named device."""
 
 import functools
 import subprocess

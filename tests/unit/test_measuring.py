@@ -1,4 +1,4 @@
-"""The measuring protocol on a virtual clock: a machine whose every joule and second is known."""
+"""The measuring protocol on a virtual clock, with a simulated machine whose joules and seconds are known."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""The CPU meters, the trace arithmetic and the registry; no hardware is read except /proc."""
+"""The CPU meters, the arithmetic of power traces, and the registry; no hardware is read except /proc."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Metrics against results that do not come from the code under test."""
+"""Metrics against results from other code."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_fid_takes_more_images_than_dimensions_on_both_sides():
     few, enough = rng.normal(size=(16, 16)), rng.normal(size=(17, 16))
     assert fid.score(enough, moments(enough), resamples=0).value == pytest.approx(0, abs=1e-4)
     for samples, reference in ((few, enough), (enough, few)):
-        words = f"16 features takes more than 16 images on both sides, not {len(samples)} and {len(reference)}"
+        words = f"16 features needs more than 16 images on both sides, not {len(samples)} and {len(reference)}"
         with pytest.raises(Undefined, match=words):
             fid.score(samples, moments(reference))
         with pytest.raises(Undefined, match=words):

@@ -1,4 +1,4 @@
-"""Mixed allocations: what programs ask, what the sweep tries, what stays in 16 bit, and what a budget costs."""
+"""Mixed allocations: constraints of programs, settings of the sweep, layers kept in 16 bit, and costs of budgets."""
 
 import copy
 import itertools
@@ -164,7 +164,9 @@ def test_an_infeasible_average_names_the_nearest():
 
 def test_where_only_the_splits_do_not_fit_the_sentence_says_so():
     split = {"low": 3, "high": 4, "count": 2}
-    with pytest.raises(DataError, match="no split of 4 bits between .* is met; .* without a split 4 bits are met"):
+    with pytest.raises(
+        DataError, match="no split of 4 bits between .* is feasible; .* Without a split, 4 bits are feasible"
+    ):
         solve({"candidates": ["w8", "w4"], "objective": DECOUPLED, "split": split, "targets": 1, "below": 0})
 
 

@@ -1,4 +1,4 @@
-"""A model's folder that is not whole or not of its family is refused by names and JSON alone, before any job."""
+"""An incomplete model folder, or one of another family, is refused before any job, from file names and JSON alone."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Memory asked for a job that loads a model: of its weights as they are stored, or in the type that it computes in."""
+"""Memory requested for a job that loads a model: from its weights as stored, or in the dtype it computes in."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Energy of a job beside which others computed: empty with the reason, or known to be the job's."""
+"""Energy of a job while other jobs computed: empty with a reason, or known to be this job's alone."""
 
 import os
 from types import SimpleNamespace

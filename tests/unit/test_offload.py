@@ -1,4 +1,4 @@
-"""Text encoders that leave the device, which here is the CPU under another name."""
+"""Text encoders that are offloaded; the device here is the CPU under another name."""
 
 from pathlib import Path
 

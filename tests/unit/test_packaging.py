@@ -1,4 +1,4 @@
-"""What pyproject.toml declares: an editable installation for notebooks, and dependencies that agree with the pins."""
+"""pyproject.toml: an editable installation for notebooks, and dependencies that agree with the pinned versions."""
 
 import ast
 import importlib.metadata

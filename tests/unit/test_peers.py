@@ -1,4 +1,4 @@
-"""This project's solvers against what auto-gptq, gptqmodel and brevitas made of the same layers (tests/peers)."""
+"""Solvers against recorded results of auto-gptq, gptqmodel and brevitas on the same layers (tests/peers)."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Real pictures as people have them: each as clean-fid reads it, or named with its file."""
+"""Real photographs: each is read as clean-fid reads it, or refused with its file name."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before clean-fid imports torchvision
 
@@ -121,7 +121,7 @@ def test_pictures_of_one_colour_are_kept_and_named(folder, grey, capsys):
     said = capsys.readouterr().err
     assert "1 of 3 pictures of one single colour (white.png).\n" in said and "(logo.png)" in said
     (folder / "a.png").unlink()
-    assert "all 2 pictures are of one single colour (logo.png, for one)" in refusal(folder)
+    assert "all 2 pictures have only one colour (for example logo.png)" in refusal(folder)
 
 
 def test_a_model_still_may_not_give_one_colour(tmp_path):

@@ -1,4 +1,4 @@
-"""What `make plan` predicts: hours scaled from earlier runs, and an honest word where there are none."""
+"""The hours that `make plan` predicts: scaled from earlier runs, or a note that there are none."""
 
 from pathlib import Path
 

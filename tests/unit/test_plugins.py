@@ -1,4 +1,4 @@
-"""A plugin is one file and one schema: what a made-up metric, format, transform and solver need, and nothing else."""
+"""A plugin is one module and one schema: a made-up metric, format, transform and solver need nothing else."""
 
 import ast
 import importlib

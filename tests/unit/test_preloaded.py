@@ -1,4 +1,4 @@
-"""The `python` of the workflow's tests: its forks are programs like those of the real interpreter."""
+"""The `python` that workflow tests use: its forks behave like programs of the real interpreter."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Progress goes to the terminal's stream that a rule hands on, everything else to the log."""
+"""Progress bars go to the terminal's stream that a rule passes on, all other output to the log."""
 
 import os
 import pty

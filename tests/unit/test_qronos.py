@@ -1,4 +1,4 @@
-"""Qronos against the least squares it stands for, solved column by column."""
+"""Qronos against its least-squares problem, solved column by column."""
 
 import pytest
 import torch

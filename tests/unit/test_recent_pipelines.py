@@ -1,5 +1,4 @@
-"""Pipelines whose denoisers take lists, texts of several lengths or times by other names; and those that draw no images
-from prompts alone."""
+"""Recent pipelines: denoisers with lists, texts of several lengths or other argument names, and pipelines to refuse."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Calibration goes by the scheduler's steps, whatever number of times the scheduler evaluates the denoiser."""
+"""Calibration follows the scheduler's steps, however often the scheduler evaluates the denoiser in a step."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Edits of the code, and the jobs whose results each of them makes anew: all that it can change, and no other."""
+"""Edits of the code rerun exactly the jobs whose results they can change."""
 
 import ast
 import functools

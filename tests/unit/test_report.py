@@ -355,8 +355,8 @@ def test_more_steps_are_judged_by_a_metric_with_intervals_that_compares_with_not
     summary["fid"] = None
     [part] = report_page.step_tables(summary)
     assert part["metric"].column == "psnr_db" and part["sentence"] == (
-        "Whether more steps help, the PSNR to the unquantized image does not tell: each number of steps is held "
-        "against unquantized images of its own."
+        "The PSNR to the unquantized image cannot show whether more steps help: each number of steps is compared "
+        "with unquantized images of the same number of steps."
     )
 
 
@@ -370,8 +370,8 @@ def test_mixed_methods_are_held_against_uniform_ones(mixed):
     text = section(mixed, "Formats chosen layer by layer")
     assert (
         "mixdq-w8a8, mixdq-w5a8 and mixdq-w4a8 are significantly better (intervals apart) in PSNR to the unquantized "
-        "image than the best uniform method of as many average bits or the next more; sqnr-w8a8, mixdq-w4 and "
-        "mixdq-w3.66 are not."
+        "image than the best uniform method with as many average bits, or the next larger number; sqnr-w8a8, "
+        "mixdq-w4 and mixdq-w3.66 are not."
     ) in plain(text)
     better, other = (line_of(text, method) for method in ("mixdq-w8a8", "sqnr-w8a8"))
     assert [cell.rpartition(">")[2] for cell in better] == [
@@ -426,7 +426,7 @@ def test_trust_box(page):
         "3 of 24 (warming up)",
         "every 10 ms",
         "an image took 0.4 % longer with it than without",
-        "until 0.5 to 2 °C per minute; 3 of 6 processes were still changing when the time was up",
+        "slope at the end 0.5 to 2 °C per minute; 3 of 6 processes were not steady at the time limit",
         "power 37.5 s, thermal 0 s",
         "not comparable with Inception FID",
         "0123456789ab",
@@ -437,9 +437,9 @@ def test_trust_box(page):
 
 
 def test_what_falls_short_of_the_protocol_is_said_of_measured_energy(tmp_path, page):
-    assert "Short of the protocol" not in page  # estimated
+    assert "Below the protocol" not in page  # estimated
     measured = page_of(tmp_path, device=synthetic.GPU, meter="nvml")
-    assert "Short of the protocol" in measured and "<dd>idle_s 5 (at least 30)</dd>" in measured
+    assert "Below the protocol" in measured and "<dd>idle_s 5 (at least 30)</dd>" in measured
 
 
 def test_without_a_control_the_trust_box_says_so(tmp_path):

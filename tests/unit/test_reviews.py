@@ -1,4 +1,4 @@
-"""The grammar of reviews and the manuals: what the embedded text models learn from, and what is kept from them."""
+"""The grammar of reviews and the manuals: training data of the embedded text models, and what is held out."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""One layer rounded by itself: grids of weights and inputs, and the token that is left alone."""
+"""One layer rounded alone: grids of weights and activations, and the first token, which stays unquantized."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scenes: captions and pictures are functions of a seed, and captions say what the picture shows."""
+"""Scenes: captions and pictures are functions of a seed, and captions describe the pictures."""
 
 from pathlib import Path
 

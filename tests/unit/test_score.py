@@ -1,4 +1,4 @@
-"""The scoring script: statuses, what stands beside a figure, and refused mixtures."""
+"""The scoring script: statuses, the entries written with a score, and refused combinations of inputs."""
 
 import subprocess
 import sys
@@ -233,7 +233,7 @@ def test_one_image_has_a_value_and_no_interval(tmp_path):
     for metric in ("psnr", "ssim"):
         score_of_one = run(metric, tmp_path / "x.json", "--images", *manifests)
         assert score_of_one["status"] == "ok" and score_of_one["value"] > 0 and score_of_one["low"] is None
-        assert "no interval: it takes at least two images" in score_of_one["reason"]
+        assert "no interval: it needs at least two images" in score_of_one["reason"]
 
 
 def test_small_images_have_no_ssim_and_all_else(tmp_path):

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL as a family, on a small random pipeline: run in parts, recorded and taken apart."""
+"""Stable Diffusion XL as a family, on a small random pipeline: run in phases, recorded and taken apart."""
 
 import numpy as np
 import pytest

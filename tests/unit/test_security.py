@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data: no pickle is loaded, no file outside is read or written, no secret is repeated."""
+"""External input is data only: no pickle is loaded, no file outside is read or written, no secret is repeated."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""Modulation layers in chunks: the same outputs, a grid for each chunk, and stages that follow the computation."""
+"""Modulation layers in chunks: equal outputs, one grid per chunk, and stages in the order of the computation."""
 
 import copy
 

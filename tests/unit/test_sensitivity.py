@@ -1,4 +1,4 @@
-"""Layers tried alone: the scores by hand, whichever job tries a layer, and only what an interrupted job still lacks."""
+"""Layers tried alone: scores against a hand calculation, in any job, and an interrupted job that resumes."""
 
 import json
 
@@ -180,7 +180,7 @@ def test_numbers_that_are_none_leave_gaps():
 
 
 def test_a_layer_that_no_image_needs_is_named():
-    with pytest.raises(DataError, match="layer unused: no image needs it; exclude it"):
+    with pytest.raises(DataError, match="layer unused: generating images does not use it; exclude it"):
         probe_of([*LAYERS, "unused"])
 
 

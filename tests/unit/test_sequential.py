@@ -1,4 +1,4 @@
-"""The walk through the blocks: what each layer's statistics see, what is shared, what is kept, and what is reported."""
+"""The walk through the blocks: each layer's observers, what is shared, what is kept in memory, and the report."""
 
 import itertools
 

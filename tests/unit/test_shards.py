@@ -1,4 +1,4 @@
-"""Files of bounded size, as other libraries look for them, and what is read of them."""
+"""Files of bounded size, in the layout that other libraries expect, and reading them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What each rule reads of a configuration, which plugins it loads, and README's table of reruns against both."""
+"""Configuration keys and plugins that each rule reads, and README's table of reruns against both."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""SmoothQuant: the product is unchanged, outliers move, and every layer kind applies the factor."""
+"""SmoothQuant: the product is unchanged, outliers move, and every kind of layer applies the factor."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The studies' own tables, from measurements whose every joule is known."""
+"""Tables of the studies, from measurements with known joules."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A model whose files do not hold exactly the tensors of its classes is refused, and each legitimate one is taken."""
+"""A model whose files lack or add tensors of its classes is refused; every legitimate model is accepted."""
 
 import json
 

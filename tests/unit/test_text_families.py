@@ -1,4 +1,4 @@
-"""DistilBERT and GPT-2 as families: loaded, taken apart, quantized by every solver, and asked for predictions."""
+"""DistilBERT and GPT-2 as families: loaded, taken apart, quantized by every solver, and used for predictions."""
 
 import itertools
 import json

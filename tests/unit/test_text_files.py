@@ -1,4 +1,4 @@
-"""Files of prompts, sentences and running text as people save them: read as an editor shows them, or refused."""
+"""Files of prompts, sentences and running text in common encodings: read as an editor shows them, or refused."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Accuracy and perplexity: intervals that cover what they promise, and changes drawn in pairs."""
+"""Accuracy and perplexity: coverage of their intervals, and changes from paired resamples."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Text models through the stages' scripts: described, calibrated, quantized, loaded again, asked, and scored."""
+"""Text models through the stages: described, calibrated, quantized, loaded again, predicted with, and scored."""
 
 import json
 import math

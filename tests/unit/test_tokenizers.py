@@ -1,4 +1,4 @@
-"""Tokenizers that know no words are refused, whatever is missing; those that do pass, whatever they are made of."""
+"""Tokenizers without a vocabulary are refused, whatever is missing; all working tokenizers pass."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before transformers
 

@@ -1,4 +1,4 @@
-"""The script that trains and measures the embedded models: its measures and its command line."""
+"""The script that trains and evaluates the embedded models: its measures and its command line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The script that trains the embedded text models, and the models that it left in the repository."""
+"""The script that trains the embedded text models, and its models in the repository."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Public data is fetched once, and what is there already is left alone, whoever put it there."""
+"""Public data is downloaded once, and files that already exist are not touched, whoever put them there."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The shipped study of BRECQ on a consistency model in a small form: what bits and steps cost, and the report of it."""
+"""The shipped study of BRECQ on a consistency model, in a small form: effects of bits and steps, and its report."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""One run through every stage, and what stands on disk afterwards."""
+"""One run through every stage, and the files that it leaves."""
 
 import csv
 import json

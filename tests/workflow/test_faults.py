@@ -1,4 +1,4 @@
-"""Runs that are interrupted, disturbed or hostile: a clear message, nothing half-written, and a clean resume."""
+"""Interrupted, disturbed or hostile runs: a clear message, no half-written file, and a clean resume."""
 
 import contextlib
 import json

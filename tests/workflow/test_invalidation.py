@@ -1,4 +1,4 @@
-"""What a change reruns: exactly the jobs it invalidates, and nothing else."""
+"""A change reruns exactly the jobs that it invalidates."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""One run with a method of every kind: block solvers, transforms, static activations, libraries that are not here."""
+"""One run with a method of every kind: block solvers, transforms, static activations, libraries not installed here."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Mistakes a newcomer makes, and broken files: one clear sentence, a non-zero exit, nothing half-written."""
+"""Mistakes of newcomers and broken files: one clear sentence, a non-zero exit code, no half-written file."""
 
 import json
 import resource

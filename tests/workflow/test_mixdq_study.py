@@ -1,4 +1,4 @@
-"""The shipped study of MixDQ in a small form: its ablation at four bits, its report, and what another budget reruns."""
+"""The shipped study of MixDQ, in a small form: its ablation at four bits, its report, and reruns for another budget."""
 
 import html
 import re

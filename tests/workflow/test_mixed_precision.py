@@ -1,4 +1,4 @@
-"""Mixed allocations from layers tried alone to each layer's format, and which of these jobs a change reruns."""
+"""Mixed allocations, from layers tried alone to each layer's format, and the jobs that a change reruns."""
 
 import csv
 import json

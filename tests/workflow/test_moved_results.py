@@ -1,4 +1,4 @@
-"""Results that were copied to another place: recognized with their records, told of without them."""
+"""Results copied to another place: recognized if the records of Snakemake were copied too, otherwise reported."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Image sets in parts by several jobs, through Snakemake: what is lost or added is made, and nothing else."""
+"""Image sets in parts by several jobs, through Snakemake: only lost or added parts are generated."""
 
 import json
 import re

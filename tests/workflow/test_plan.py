@@ -1,4 +1,4 @@
-"""Every experiment plans, and README draws the graph that Snakemake runs."""
+"""Every experiment can be planned, and README shows the graph that Snakemake runs."""
 
 import itertools
 import re

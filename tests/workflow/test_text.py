@@ -1,4 +1,4 @@
-"""One run of the embedded text models: predictions, their scores, what a sentence costs, and the report."""
+"""One run of the embedded text models: predictions, scores, energy per sentence, and the report."""
 
 import csv
 import json

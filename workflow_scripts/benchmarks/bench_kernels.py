@@ -1,8 +1,8 @@
-"""Time every kernel of this device against float products and other libraries, in one run in which all take turns.
+"""Time every kernel of this device against float products and other libraries, alternating them in one run.
 
-Three parts: single layers of Stable Diffusion 3.5 Medium's shapes; whole transformer blocks by their width, which
-shows from where on 8 bits pay; and the embedded model end to end, in fresh processes. Ratios are speeds, above 1 where
-faster. They are to be read beside what the device does at best, which is measured too and printed.
+Three parts: single layers with the shapes of Stable Diffusion 3.5 Medium; whole transformer blocks of several widths,
+which show from which width on 8 bits are faster; and the embedded model end to end, in fresh processes. Ratios are
+speed-ups: above 1 is faster. The peak throughput of the device is measured and printed too, as a reference.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from quantwatt.config import experiment
 from quantwatt.jobs import command, machine
 
 LAYERS = {"1536 to 1536": (1536, 1536), "1536 to 6144": (1536, 6144), "6144 to 1536": (6144, 1536)}
-MODULATION = (1536, 9216)  # of the time's embedding, one token
+MODULATION = (1536, 9216)  # modulation layer (adaLN): its input is the time embedding, one token
 TOKENS = (1, 64, 1357, 4096)
-DRAWN = (1, 1357)  # numbers of tokens in the figure
+DRAWN = (1, 1357)  # numbers of tokens that the figure shows
 SUMMED_UP = 1357
 PACKAGES = ("torch", "torchao", "optimum-quanto", "bitsandbytes", "diffusers")
 MODEL = {"family": "sd3", "path": "resources/models/tiny-sd3", "text_encoder_3": False, "max_sequence_length": 1}
-WIDTH, IMAGE_TOKENS = 128, 64  # of that model
+WIDTH, IMAGE_TOKENS = 128, 64  # of the embedded model
 
 
 def main(argv=None):
@@ -69,28 +69,32 @@ def parse_arguments(argv=None):
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="CPU threads of torch; all without it")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of inputs; else what the device is best at")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all)")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="dtype of inputs (default: the fastest one of the device)"
+    )
     parser.add_argument("--layers", nargs="*", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
-    parser.add_argument("--widths", type=int, nargs="*", default=list(model_speed.WIDTHS), help="of blocks")
+    parser.add_argument("--widths", type=int, nargs="*", default=list(model_speed.WIDTHS), help="widths of blocks")
     parser.add_argument("--rounds", type=int, default=layer_speed.ROUNDS)
-    parser.add_argument("--turn-s", type=float, default=layer_speed.TURN_S, help="seconds of one's turn in a round")
-    parser.add_argument("--limit-s", type=float, default=layer_speed.LIMIT_S, help="what takes longer is called once")
+    parser.add_argument("--turn-s", type=float, default=layer_speed.TURN_S, help="seconds of each layer in a round")
+    parser.add_argument(
+        "--limit-s", type=float, default=layer_speed.LIMIT_S, help="a call that takes longer is not repeated"
+    )
     parser.add_argument("--eager", action="store_true", help="leave out the libraries under torch.compile")
-    parser.add_argument("--processes", type=int, default=4, help="of the embedded model in each type; 0: none")
-    parser.add_argument("--latency-s", type=float, default=20, help="seconds of latency in all of one's processes")
-    parser.add_argument("--steps", type=int, default=4, help="of the embedded model")
+    parser.add_argument("--processes", type=int, default=4, help="of the embedded model in each dtype; 0: none")
+    parser.add_argument("--latency-s", type=float, default=20, help="seconds of latency over all processes of a dtype")
+    parser.add_argument("--steps", type=int, default=4, help="denoising steps of the embedded model")
     parser.add_argument("--peak-sizes", type=int, nargs="+", default=list(peak.SIZES), help=argparse.SUPPRESS)
     parser.add_argument(
         "--output", default="results/benchmarks/kernels.json",
-        help="rows as JSON; a figure goes beside it, and pipeline.json with blocks and the embedded model",
+        help="rows as JSON; a figure and pipeline.json (blocks and the embedded model) are written next to it",
     )  # fmt: skip
     return parser.parse_args(argv)
 
 
 def share_of_peak(row, rates):
-    """A row's operations a second over the most that the device does of its kind, or None where that is unknown."""
+    """A row's operations per second over the device's peak in the same dtype, or None where the peak is unknown."""
     if row["format"] == "float8":
         return None
     kinds = ("int8",) if "A8" in row["format"] or "A4" in row["format"] else ("float32", "bfloat16")
@@ -99,9 +103,9 @@ def share_of_peak(row, rates):
 
 
 def pipeline(args, dtype):
-    """Rows of the embedded model drawing one image: in float32, bfloat16, and W8A8 by rounding.
+    """Rows of the embedded model generating one image: in float32, bfloat16, and W8A8 rounded to nearest.
 
-    The processes take turns; the interval is Student's t over the pairs of neighbours.
+    The processes alternate; the interval is Student's t over pairs of consecutive processes.
     """
     import measure
     from benchmarks import model_speed, peers
@@ -116,7 +120,7 @@ def pipeline(args, dtype):
             "activations": {"bits": 8},
         },
     }
-    measuring = experiment.load_config({})["measuring"] | {  # of one process
+    measuring = experiment.load_config({})["measuring"] | {  # settings of one process
         **{"meter": "none", "idle_s": 0, "phases_s": 0, "blocks": 0},
         **{"processes": 1, "latency_s": args.latency_s / args.processes},
     }
@@ -124,25 +128,25 @@ def pipeline(args, dtype):
     sampling = {"prompts": prompts, "seed": 0, "steps": args.steps, "guidance": 3.0}
     task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads,
             "first": False, "last": False}  # fmt: skip
-    found = {}
+    configurations = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = checkpoints(methods, Path(folder), args.device)
         for name, path in paths.items():
             _, kernel, reason = checkpoint.compute_of(path, args.device)
-            found[name] = (kernel, methods[name]["dtype"], [], reason)
-        real = [name for name, (*_, reason) in found.items() if reason is None]
-        for name, _ in measure.schedule(args.processes, real):
-            told = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
+            configurations[name] = (kernel, methods[name]["dtype"], [], reason)
+        computed = [name for name, (*_, reason) in configurations.items() if reason is None]
+        for name, _ in measure.schedule(args.processes, computed):
+            job = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
             with measure.Bar(f"tiny-sd3 in {name}", Measuring.from_settings(measuring)) as bar:
-                result = measure.run_process(told, f"{folder}/task.json", bar)
+                result = measure.run_process(job, f"{folder}/task.json", bar)
             if result["status"] != "ok":
                 raise DataError(f"the embedded model in {name}: {result['reason']}.")
-            found[name][2].append(result["latency_s"])
-    return list(model_speed.rows_of("pipeline", args.device, WIDTH, IMAGE_TOKENS, found))
+            configurations[name][2].append(result["latency_s"])
+    return list(model_speed.rows_of("pipeline", args.device, WIDTH, IMAGE_TOKENS, configurations))
 
 
 def checkpoints(methods, folder, device):
-    """{method: manifest.json of its checkpoint} of the embedded model, by the workflow's own stages."""
+    """{method: manifest.json of its checkpoint} of the embedded model, made by the stages of the workflow."""
     import torch
 
     import model as model_rule
@@ -168,26 +172,26 @@ def checkpoints(methods, folder, device):
 
 
 def sentences(rows, widths):
-    """What the terminal says in the end: each kernel's mean speed, and from which width on 8 bits pay."""
+    """Sentences for the terminal: each kernel's mean speed, and the width from which on 8 bits are faster."""
     from benchmarks import model_speed
 
     timed = [row for row in rows if row["tokens"] == SUMMED_UP and row["ms"]]
     for kernel, name in dict.fromkeys((row["kernel"], row["format"]) for row in timed):
-        own = [row for row in timed if (row["kernel"], row["format"]) == (kernel, name)]
+        kernel_rows = [row for row in timed if (row["kernel"], row["format"]) == (kernel, name)]
         speeds = []
         for key, other in (("fp32", "float32"), ("bf16", "bfloat16"), ("bf16_prepacked", "prepacked bfloat16")):
-            ratios = [row[f"ratio_to_{key}"] for row in own if row[f"ratio_to_{key}"]]
+            ratios = [row[f"ratio_to_{key}"] for row in kernel_rows if row[f"ratio_to_{key}"]]
             speeds += [f"{statistics.geometric_mean(ratios):.2f} times {other}"] if ratios else []
-        shares = [row["share_of_peak"] for row in own if row["share_of_peak"]]
+        shares = [row["share_of_peak"] for row in kernel_rows if row["share_of_peak"]]
         share = f", {statistics.mean(shares):.0%} of the peak" if shares else ""
-        error = statistics.mean(row["relative_error"] for row in own)
+        error = statistics.mean(row["relative_error"] for row in kernel_rows)
         yield f"{called(name, kernel)}, {SUMMED_UP} tokens: {', '.join(speeds)}{share}, error {error:.2g}."
     for tokens in dict.fromkeys(row["tokens"] for row in widths if row["part"] == "block"):
         blocks = [row for row in widths if (row["part"], row["tokens"]) == ("block", tokens)]
         for key, other in (("ratio_to_bf16", "bfloat16"), ("ratio_to_fp32", "float32")):
             least = model_speed.pays_from(blocks, key)
-            said = "at no width measured" if least is None else f"from width {least} on"
-            yield f"A block of {tokens} image tokens in W8A8 is faster than in {other} {said}."
+            where = "at no width measured" if least is None else f"from width {least} on"
+            yield f"A block of {tokens} image tokens in W8A8 is faster than in {other} {where}."
     for row in widths:
         if row["part"] == "pipeline" and row["configuration"] == model_speed.QUANTIZED:
             yield f"tiny-sd3 in W8A8: {spoken(row)}."
@@ -198,19 +202,19 @@ def called(format_name, kernel):
 
 
 def spoken(row):
-    """A row's speed with its intervals, or why there is none."""
+    """A row's latency and speed-ups with their intervals in words, or the reason why there are none."""
     if row["ms"] is None:
         return row["reason"]
-    said = []
+    speeds = []
     for key, other in (("ratio_to_bf16", "bfloat16"), ("ratio_to_fp32", "float32")):
         low, high = (row[f"{key}_{side}"] for side in ("low", "high"))
         within = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-        said += [f"{row[key]:.2f}{within} times {other}"] if row[key] else []
-    return f"{row['ms']:.0f} ms an image, {', '.join(said)}"
+        speeds += [f"{row[key]:.2f}{within} times {other}"] if row[key] else []
+    return f"{row['ms']:.0f} ms an image, {', '.join(speeds)}"
 
 
 def draw(rows, widths, output):
-    """Speeds of all that computes a layer, and those of blocks by their width below them."""
+    """Draw the speeds of all layer implementations; below them, the speeds of blocks by width."""
     shown = [row for row in rows if row["tokens"] in DRAWN and row["ratio_to_fp32"]]
     names = list(dict.fromkeys((row["format"], row["kernel"]) for row in shown))[::-1]
     heights = [0.2 * len(names) + 1.2, 3]
@@ -223,10 +227,10 @@ def draw(rows, widths, output):
 
 
 def draw_layers(figure, rows, names):
-    """One panel a number of tokens; a point is a layer's shape.
+    """Draw one panel for each number of tokens; each point is one layer shape.
 
     Args:
-        names: [(format, kernel)], from below.
+        names: [(format, kernel)], from the bottom up.
     """
     from quantwatt.report.figures import GREY, PALE, PALETTE, plain_log_ticks
 
@@ -236,9 +240,9 @@ def draw_layers(figure, rows, names):
     all_axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for axes, count in zip(all_axes, counts, strict=True):
         for colour, shape in zip(PALETTE, shapes, strict=False):
-            own = [row for row in rows if (row["tokens"], row["in_features"], row["out_features"]) == (count, *shape)]
-            places = [names.index((row["format"], row["kernel"])) for row in own]
-            speeds = [row["ratio_to_fp32"] for row in own]
+            shown = [row for row in rows if (row["tokens"], row["in_features"], row["out_features"]) == (count, *shape)]
+            places = [names.index((row["format"], row["kernel"])) for row in shown]
+            speeds = [row["ratio_to_fp32"] for row in shown]
             axes.scatter(speeds, places, s=14, color=colour, label="{} to {}".format(*shape), zorder=2)
         axes.axvline(1, color=GREY, lw=0.8, zorder=0)
         axes.grid(axis="y", color=PALE, lw=0.5)
@@ -252,7 +256,7 @@ def draw_layers(figure, rows, names):
 
 
 def draw_widths(figure, rows):
-    """Speeds of blocks by width, and of the whole embedded model, with their intervals."""
+    """Draw the speeds of blocks by width, and of the whole embedded model, with intervals."""
     from matplotlib import ticker
 
     from quantwatt.report.figures import GREY, PALETTE
@@ -261,15 +265,15 @@ def draw_widths(figure, rows):
     kinds = dict.fromkeys((row["part"], row["tokens"]) for row in rows)
     for colour, (part, tokens) in zip(PALETTE, kinds, strict=False):
         for name, mark, line in (("bfloat16", "o", "--"), ("W8A8", "s", "-")):
-            own = [row for row in rows if (row["part"], row["tokens"], row["configuration"]) == (part, tokens, name)]
-            own = [row for row in own if row["ratio_to_fp32_low"]]
-            speeds = [row["ratio_to_fp32"] for row in own]
-            low = [row["ratio_to_fp32"] - row["ratio_to_fp32_low"] for row in own]
-            high = [row["ratio_to_fp32_high"] - row["ratio_to_fp32"] for row in own]
-            what = "tiny-sd3, whole" if part == "pipeline" else f"{tokens:,} image tokens"
+            shown = [row for row in rows if (row["part"], row["tokens"], row["configuration"]) == (part, tokens, name)]
+            shown = [row for row in shown if row["ratio_to_fp32_low"]]
+            speeds = [row["ratio_to_fp32"] for row in shown]
+            low = [row["ratio_to_fp32"] - row["ratio_to_fp32_low"] for row in shown]
+            high = [row["ratio_to_fp32_high"] - row["ratio_to_fp32"] for row in shown]
+            model = "tiny-sd3, whole" if part == "pipeline" else f"{tokens:,} image tokens"
             axes.errorbar(
-                [row["width"] for row in own], speeds, (low, high), color=colour, marker=mark, ls=line, lw=1.2,
-                markersize=4, capsize=2, label=f"{what}, {name}",
+                [row["width"] for row in shown], speeds, (low, high), color=colour, marker=mark, ls=line, lw=1.2,
+                markersize=4, capsize=2, label=f"{model}, {name}",
             )  # fmt: skip
     axes.axhline(1, color=GREY, lw=0.8, zorder=0)
     axes.set_yscale("log", base=2)

@@ -1,10 +1,10 @@
-"""What reading the GPU's power costs the measured program, at the interval that measurements use.
+"""Measure the overhead of sampling the GPU's power, at the sampling interval of measurements.
 
-Three figures: the CPU time and the lateness of the sampling process while nothing else runs, the CPU time of a process
-that only wakes as often (which no sampler can undercut on this machine), and how much slower a fixed
-single-thread loop is with the sampler on than off, the two taking turns (off, on, on, off) so that a machine that warms
-up or gets busy disturbs both alike. Where there is no GPU the real binding reads tests/nvml/fakenvml.c, compiled for
-the purpose: what is measured then is the sampler's own work, without a driver's.
+Three results: (1) the CPU time and the lateness of the sampling process while nothing else runs; (2) the CPU time of a
+process that only wakes up equally often, the lower bound for any sampler on this machine; (3) the slowdown of a fixed
+single-thread loop with the sampler on. On and off alternate (off, on, on, off), so that a machine that warms up or gets
+busy affects both equally. Without a GPU, pynvml reads a fake NVML compiled from tests/nvml/fakenvml.c: the result is
+then the overhead of the sampler alone, without the driver's.
 """
 
 import argparse
@@ -36,10 +36,10 @@ GOAL_CPU_SHARE, GOAL_P99_MS = 0.01, 2.0
 
 @contextlib.contextmanager
 def nvml_meter(interval_ms):
-    """The meter of this machine's GPU, or of the fake one where NVML does not start.
+    """The meter of this machine's GPU, or of the fake NVML where NVML cannot be initialised.
 
     Raises:
-        DataError: there is no driver, and no compiler either.
+        DataError: there is neither a driver nor a compiler.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         settings = Metering("nvml", interval_ms)
@@ -53,14 +53,14 @@ def nvml_meter(interval_ms):
 
 
 def load_fake(folder):
-    """Compile the fake NVML and load it into this process, and into those begun from now on."""
+    """Compile the fake NVML and load it into this process and into all processes that it starts from now on."""
     library = f"{folder}/{LIBRARY}"
     command = ["gcc", "-O2", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", "-o", library, FAKE_SOURCE]
     try:
         subprocess.run(command, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise DataError(f"there is no NVML, and the fake one cannot be compiled: {error}.") from error
-    ctypes.CDLL(library)  # pynvml opens it by the name it was given
+    ctypes.CDLL(library)  # pynvml then finds it by its soname
     inherited = os.environ.get("LD_LIBRARY_PATH")
     os.environ["LD_LIBRARY_PATH"] = folder if inherited is None else f"{folder}:{inherited}"
 
@@ -87,13 +87,13 @@ print((time.process_time() - cpu) / (time.perf_counter() - start))
 
 
 def waking_share(interval_ms, seconds):
-    """Share of a core that a process takes which wakes every `interval_ms` and does nothing."""
+    """Share of a core used by a process that wakes every `interval_ms` and does nothing else."""
     command = [sys.executable, "-c", WAKE, str(interval_ms / 1000), str(seconds)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def loop_seconds(loops, values):
-    """Seconds of `loops` rounds of the fixed loop: work of one thread, on values that fit its cache."""
+    """Seconds of `loops` rounds of the fixed loop: single-threaded work on values that fit into the cache."""
     start = time.perf_counter()
     for _ in range(loops):
         np.sort(np.tanh(values))
@@ -101,12 +101,12 @@ def loop_seconds(loops, values):
 
 
 def loop_effect(meter, turns, turn_s):
-    """[turns] logarithms of the loop's time with the sampler on over its time with it off; off, on, on, off each."""
+    """[turns] logarithms of the loop's time with the sampler on over its time with the sampler off."""
     values = np.random.default_rng(0).standard_normal(4096)
     loop_seconds(100, values)
     loops = max(1, round(turn_s / (loop_seconds(100, values) / 100)))
 
-    def turn(sampled):  # the meter is asked twice either way: a busy machine's scheduler minds who has waited
+    def turn(sampled):  # start and stop the meter either way: a scheduler favours processes that have just waited
         meter.start()
         if not sampled:
             meter.stop()
@@ -123,16 +123,16 @@ def loop_effect(meter, turns, turn_s):
 
 
 def measure(interval_ms, seconds, turns, turn_s):
-    """The content of the JSON file: see `sentence` for what it says."""
+    """The content of the JSON file; `sentence` puts it into words."""
     with nvml_meter(interval_ms) as meter:
-        told = meter.provenance()
+        sensor = meter.provenance()
         load = os.getloadavg()[0]
         cost, waking = idle_cost(meter, seconds), waking_share(interval_ms, seconds)
         effects = loop_effect(meter, turns, turn_s)
     effect, low, high = intervals.bootstrap_mean(effects)
     return {
-        "sensor": "fake NVML" if told["fake"] else told["name"],
-        "source": told["source"],
+        "sensor": "fake NVML" if sensor["fake"] else sensor["name"],
+        "source": sensor["source"],
         "interval_ms": interval_ms,
         "cpu_share": cost["cpu_s"] / cost["wall_s"],
         "waking_cpu_share": waking,
@@ -144,7 +144,7 @@ def measure(interval_ms, seconds, turns, turn_s):
         "loop_effect_high": manifest.finite(np.expm1(high)),
         "turns": turns,
         "turn_s": turn_s,
-        "load_average": load,  # of the machine, before: others than this benchmark
+        "load_average": load,  # of the machine before the benchmark: load by other programs
         "n_cpus": cpus.count().machine,
         "provenance": provenance(("numpy", "nvidia-ml-py")),
     }
@@ -173,9 +173,9 @@ def sentence(found):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interval-ms", type=float, default=10)
-    parser.add_argument("--seconds", type=float, default=20, help="of the sampler alone")
-    parser.add_argument("--turns", type=int, default=40, help="of the loop: off, on, on, off")
-    parser.add_argument("--turn-s", type=float, default=0.25, help="seconds of the loop each time")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds in which only the sampler runs")
+    parser.add_argument("--turns", type=int, default=40, help="turns of the loop, each off, on, on, off")
+    parser.add_argument("--turn-s", type=float, default=0.25, help="seconds of the loop, each time it runs")
     parser.add_argument("--output", default="results/benchmarks/measure.json")
     args = parser.parse_args(argv)
     found = measure(args.interval_ms, args.seconds, args.turns, args.turn_s)

@@ -1,7 +1,7 @@
-"""What writing, gathering, extracting features of and scoring N images takes in memory and time, as N grows.
+"""Measure the memory and time of writing, gathering, extracting features of and scoring N images, as N grows.
 
-Images are small random ones, written by the real writer in parts; features are the embedded judge's, and scores those
-of score.py. Every stage runs in a process of its own, whose CPU time and peak memory count.
+Images are small and random, written in parts by the writer of the workflow. Features come from the embedded judge, and
+scores from score.py. Every stage runs in a separate process, whose CPU time and peak memory are recorded.
 """
 
 import argparse
@@ -38,7 +38,7 @@ finally:
 
 
 def write_part(folder, part, name):
-    """Random images as generate.py writes those of a model, one of SETS."""
+    """Write one part of a set of random images, as generate.py writes a model's images; `name` is one of SETS."""
     import numpy as np
 
     from quantwatt.artifacts import images
@@ -56,10 +56,10 @@ def write_part(folder, part, name):
 
 
 def run(script, *arguments):
-    """(CPU seconds, peak MB) of a script of workflow_scripts/, in a process of its own.
+    """(CPU seconds, peak MB) of a script of workflow_scripts/, run in a separate process.
 
     Raises:
-        DataError: it failed.
+        DataError: the script failed.
     """
     command = [sys.executable, "-c", RUN, str(Path(__file__).resolve().parents[1] / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -70,8 +70,8 @@ def run(script, *arguments):
 
 
 def measure(n, folder):
-    """Rows {"images", "stage", "cpu_s", "peak_mb"} of all stages on `n` images, in a folder for what they write."""
-    folder, found = Path(folder), {}
+    """Rows {"images", "stage", "cpu_s", "peak_mb"} of all stages on `n` images; the stages write into `folder`."""
+    folder, costs = Path(folder), {}
     parts = image_parts.parts({"images": n, "batch_size": BATCH}, IMAGES_PER_JOB)
     run("fetch_weights.py", "--extractor", "judge", "--settings", JUDGE, "--output", folder / "judge.json")
     for name in SETS:
@@ -83,27 +83,27 @@ def measure(n, folder):
                        0, n, len(parts[0]))  # fmt: skip
         extracted = run("features.py", "--images", folder / name / "manifest.json", "--weights", folder / "judge.json",
                         "--output", folder / name / "judge.json")  # fmt: skip
-    found["write"] = (sum(seconds for seconds, _ in written), max(peak for _, peak in written))
-    found |= {"gather": gathered, "features": extracted}
+    costs["write"] = (sum(seconds for seconds, _ in written), max(peak for _, peak in written))
+    costs |= {"gather": gathered, "features": extracted}
     manifests = ["--images", folder / "method/manifest.json", "--baseline", folder / "baseline/manifest.json"]
     features = ["--features", folder / "method/judge.json", "--baseline-features", folder / "baseline/judge.json"]
     for metric in METRICS:
         inputs = features if metric_entries.features_of(metric) else manifests
         if metric_entries.compares_with_reference(metric):
             inputs = [*inputs, "--reference-features", folder / "reference/judge.json"]
-        found[metric] = run("score.py", "--metric", metric, *inputs, "--output", folder / f"{metric}.json")
+        costs[metric] = run("score.py", "--metric", metric, *inputs, "--output", folder / f"{metric}.json")
     return [
-        {"images": n, "stage": stage, "cpu_s": seconds, "peak_mb": peak} for stage, (seconds, peak) in found.items()
+        {"images": n, "stage": stage, "cpu_s": seconds, "peak_mb": peak} for stage, (seconds, peak) in costs.items()
     ]
 
 
 def table(rows):
-    """The lines to print: a stage a line, and CPU seconds and megabytes at each number of images."""
+    """The lines to print: one line per stage, with CPU seconds and megabytes at each number of images."""
     counts = sorted({row["images"] for row in rows})
     lines = [f"{'stage':12}" + "".join(f"{count:>22,}" for count in counts)]
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        own = {row["images"]: row for row in rows if row["stage"] == stage}
-        cells = [f"{own[count]['cpu_s']:.1f} s, {own[count]['peak_mb']:.0f} MB" for count in counts]
+        by_count = {row["images"]: row for row in rows if row["stage"] == stage}
+        cells = [f"{by_count[count]['cpu_s']:.1f} s, {by_count[count]['peak_mb']:.0f} MB" for count in counts]
         lines.append(f"{stage:12}" + "".join(f"{cell:>22}" for cell in cells))
     return lines
 
@@ -111,9 +111,9 @@ def table(rows):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=COUNTS)
-    parser.add_argument("--part", type=int, nargs=2, metavar=("FIRST", "STOP"), help="write these images and no more")
-    parser.add_argument("--name", choices=SETS, default="method", help="of --part: the set that they are of")
-    parser.add_argument("--output", default="results/benchmarks/scale.json", help="JSON file; of --part, a folder")
+    parser.add_argument("--part", type=int, nargs=2, metavar=("FIRST", "STOP"), help="only write these images")
+    parser.add_argument("--name", choices=SETS, default="method", help="with --part: the set that the images belong to")
+    parser.add_argument("--output", default="results/benchmarks/scale.json", help="JSON file; with --part, a folder")
     args = parser.parse_args(argv)
     if args.part:
         write_part(args.output, range(*args.part), args.name)

@@ -1,8 +1,9 @@
-"""Time solvers against their peers: Hessian and solve, on the same layers, interleaved in one run.
+"""Time solvers against other implementations: Hessian and solve, on the same layers, interleaved in one run.
 
-Each implementation is a process of its own interpreter (.venvs/NAME, as `make backends` makes them; quantwatt's own
-otherwise) that keeps one layer's tensors and times one repetition when it is asked to, so that all take turns and a
-busy machine disturbs them alike. Peers that are not installed are left out, in so many words.
+Each implementation is a worker process. Libraries run under the interpreter of their environment (.venvs/NAME, created
+by `make backends`), quantwatt under the current one. A worker keeps the tensors of one layer and times one repetition
+on request; workers alternate, so that a busy machine affects all of them equally. Libraries that are not installed are
+left out with a message.
 """
 
 import argparse
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from benchmarks import harness
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = {  # name: (columns, rows of each layer that is fed the input)
+LAYERS = {  # name: (columns, rows of each layer that shares the input)
     "1536 to 6144": (1536, (6144,)),
     "6144 to 1536": (6144, (1536,)),
     "q+k+v": (1536, (1536, 1536, 1536)),
@@ -34,10 +35,13 @@ BITS, GROUP, DAMPING, SEQUENCE = 4, 128, 0.01, 1024
 
 
 def layer(columns, rows, tokens, device):
-    """Weights and bfloat16 inputs of a layer as trained transformers have them.
+    """Random weights and bfloat16 inputs with the statistics of a layer of a trained transformer.
 
-    They have a few strong directions, and columns whose magnitudes differ by orders. The quantized model's inputs
-    differ from the float model's by a few per cent.
+    The inputs have a few strong directions, and columns whose magnitudes differ by orders of magnitude. The quantized
+    model's inputs differ from the float model's by a few per cent.
+
+    Returns:
+        (weights, inputs of the quantized model, inputs of the float model).
     """
     import torch
 
@@ -70,12 +74,12 @@ def quantwatt_run(clock, weights, inputs, reference, solver):
     middle = clock()
     solved = chosen.solve(torch.cat(weights), weight_format, observed).weight
     stop = clock()
-    found = solved.dequantize(weight_format).split([len(weight) for weight in weights])
-    return middle - start, stop - middle, found
+    dequantized = solved.dequantize(weight_format).split([len(weight) for weight in weights])
+    return middle - start, stop - middle, dequantized
 
 
 def library_run(clock, weights, inputs, reference, environment):
-    """As `quantwatt_run`, by the library itself, which knows layers one by one."""
+    """Like `quantwatt_run`, for a library, which solves layers that share an input one by one."""
     import torch
 
     if environment == "auto-gptq":
@@ -107,9 +111,9 @@ def library_run(clock, weights, inputs, reference, environment):
         def solve(task):
             return task.quantize(blocksize=128)[0]
 
-    if not torch.cuda.is_available():  # auto-gptq calls it whatever the device
+    if not torch.cuda.is_available():  # auto-gptq calls it on every device
         torch.cuda.synchronize = lambda device=None: None
-    hessian_s, solve_s, found = 0.0, 0.0, []
+    hessian_s, solve_s, dequantized = 0.0, 0.0, []
     for weight in weights:
         linear = torch.nn.Linear(weight.shape[1], len(weight), bias=False, device=weight.device)
         linear.weight.data = weight.clone()
@@ -120,24 +124,24 @@ def library_run(clock, weights, inputs, reference, environment):
         middle = clock()
         values = solve(task)
         hessian_s, solve_s = hessian_s + middle - start, solve_s + clock() - middle
-        found.append(values.float().reshape(weight.shape))
-    return hessian_s, solve_s, found
+        dequantized.append(values.float().reshape(weight.shape))
+    return hessian_s, solve_s, dequantized
 
 
 def work(name, threads, device):
-    """A worker: answer each line of stdin, a layer's name and number of tokens, with one repetition as JSON."""
+    """Run a worker: answer each line of stdin, {"layer", "tokens"} as JSON, with one repetition as JSON."""
     import torch
 
     environment, solver = IMPLEMENTATIONS[name]
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     answers, current = os.fdopen(os.dup(sys.stdout.fileno()), "w"), None
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print to stdout
 
     def clock():
         if device == "cuda":
             torch.cuda.synchronize()
-        # One thread's seconds are those it computed; several threads' are those that passed.
+        # CPU time for one thread, wall time for several threads.
         return time.process_time() if threads == 1 and device == "cpu" else time.perf_counter()
 
     for line in sys.stdin:
@@ -146,10 +150,10 @@ def work(name, threads, device):
             weights, inputs, reference = layer(*LAYERS[task["layer"]], task["tokens"], device)
             current = task
         run = library_run if environment else quantwatt_run
-        hessian_s, solve_s, found = run(clock, weights, inputs, reference, environment or solver)
+        hessian_s, solve_s, dequantized = run(clock, weights, inputs, reference, environment or solver)
         x, y = inputs.float(), reference.float()
         target = y if solver == "qronos" else x  # what the solver minimizes the distance to
-        missed = sum((target @ w.T - x @ q.T).square().sum().item() for w, q in zip(weights, found, strict=True))
+        missed = sum((target @ w.T - x @ q.T).square().sum().item() for w, q in zip(weights, dequantized, strict=True))
         whole = sum((target @ w.T).square().sum().item() for w in weights)
         print(
             json.dumps({"hessian_s": hessian_s, "solve_s": solve_s, "error": missed / whole}), file=answers, flush=True
@@ -157,34 +161,34 @@ def work(name, threads, device):
 
 
 def commands(names, threads, device):
-    """{implementation: arguments of its worker}, those left out that are not installed."""
-    found = {}
+    """{implementation: command line of its worker}, without those that are not installed."""
+    installed = {}
     for name in names:
         environment = IMPLEMENTATIONS[name][0]
         python = ROOT / f".venvs/{environment}/bin/python" if environment else sys.executable
         if environment and not (ROOT / f".venvs/{environment}/installed").exists():
             print(f"{name}: left out, it is not installed (make backends)", file=sys.stderr)
             continue
-        found[name] = [python, __file__, "--worker", name, "--threads", str(threads), "--device", device]
-    return found
+        installed[name] = [python, __file__, "--worker", name, "--threads", str(threads), "--device", device]
+    return installed
 
 
 def measure(threads, layers, tokens, repetitions, device):
-    """Rows of one number of threads: medians over repetitions, in which all implementations take turns."""
+    """Rows for one number of threads: medians over repetitions, in which the implementations alternate."""
     rows = []
-    own = commands(IMPLEMENTATIONS, threads, device)
-    with harness.workers(own, {"OMP_NUM_THREADS": str(threads)}) as run:
+    workers = commands(IMPLEMENTATIONS, threads, device)
+    with harness.workers(workers, {"OMP_NUM_THREADS": str(threads)}) as run:
         for name in layers:
             times = {implementation: [] for implementation in run}
-            for repetition in range(repetitions + 1):  # the first warms up
-                for implementation, once in run.items():
-                    result = once(layer=name, tokens=tokens)
+            for repetition in range(repetitions + 1):  # the first repetition warms up
+                for implementation, repeat in run.items():
+                    result = repeat(layer=name, tokens=tokens)
                     print(f"{threads} threads, {name}, {implementation}: {result}", file=sys.stderr)
                     if repetition:
                         times[implementation].append(result)
             medians = {
-                implementation: {key: statistics.median(row[key] for row in found) for key in found[0]}
-                for implementation, found in times.items()
+                implementation: {key: statistics.median(row[key] for row in results) for key in results[0]}
+                for implementation, results in times.items()
             }
             total = {key: row["hessian_s"] + row["solve_s"] for key, row in medians.items()}
             for implementation, row in medians.items():
@@ -197,7 +201,7 @@ def measure(threads, layers, tokens, repetitions, device):
 
 
 def draw(rows, output):
-    """Bars of Hessian and solve, one panel a layer and number of threads."""
+    """Draw bars of Hessian and solve time, one panel for each layer and number of threads."""
     from quantwatt.report.figures import GREY, INK, PALETTE
 
     panels = list(dict.fromkeys((row["layer"], row["threads"]) for row in rows))
@@ -229,7 +233,7 @@ def main(argv=None):
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument(
-        "--output", default="results/benchmarks/solvers.json", help="rows as JSON; a figure goes beside it"
+        "--output", default="results/benchmarks/solvers.json", help="rows as JSON; a figure is written next to it"
     )
     parser.add_argument("--worker", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -1,8 +1,9 @@
-"""Time whole Stable Diffusion 3.5 transformers of random weights: 16 bit, the formats of quantwatt and of libraries.
+"""Time whole Stable Diffusion 3.5 transformers of random weights: 16 bit, and the formats of quantwatt and libraries.
 
-Each configuration is a process that holds one model on the device and computes, when it is asked to, one turn: eager or
-compiled, steps for their latency, then a block of them for their energy. All take turns, so that what drifts meets all
-alike. Nothing is downloaded. What this device cannot compute is a row with its reason.
+Each configuration is a worker process that holds one model on the device. On request it runs one turn, eager or
+compiled: denoising steps for their latency, then an energy block of steps. Configurations alternate, so that drift
+affects all of them equally. Nothing is downloaded. A configuration that this device cannot compute is a row with the
+reason.
 """
 
 import argparse
@@ -27,7 +28,7 @@ SD3 = {
     "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64,
     "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "qk_norm": "rms_norm",
 }  # fmt: skip
-SIZES = {  # the true configurations, and one for trying the benchmark
+SIZES = {  # the released configurations, and a tiny one to try the benchmark with
     "medium": {**SD3, "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536,
                "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13))},
     "large": {**SD3, "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
@@ -35,7 +36,7 @@ SIZES = {  # the true configurations, and one for trying the benchmark
     "tiny": {**SD3, "num_layers": 1, "num_attention_heads": 2, "caption_projection_dim": 128,
              "pos_embed_max_size": 96, "sample_size": 16},
 }  # fmt: skip
-TEXT_TOKENS = 333  # of both CLIPs together, and of T5
+TEXT_TOKENS = 333  # 77 of the two CLIP encoders, 256 of T5
 BASELINE = "bf16"
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "symmetric": True, "narrow": True}
@@ -54,7 +55,7 @@ CONFIGURATIONS = {  # name: (weights, activations)
 
 
 def transformer(size, weights, activations, device):
-    """(SD3Transformer2DModel of random bfloat16 weights, quantized layer by layer; names of its kernels).
+    """(SD3Transformer2DModel with random bfloat16 weights, quantized layer by layer; names of its kernels).
 
     Raises:
         Unsupported: the device cannot compute the format.
@@ -63,7 +64,7 @@ def transformer(size, weights, activations, device):
 
     from quantwatt.models.families import load_family
 
-    family = load_family("sd3")  # before diffusers: it declares what a CPU's torchvision lacks
+    family = load_family("sd3")  # before diffusers: it declares operators that a CPU build of torchvision lacks
 
     from diffusers import SD3Transformer2DModel  # isort: skip
 
@@ -74,16 +75,16 @@ def transformer(size, weights, activations, device):
     torch.set_default_dtype(torch.float32)
     if weights is None:
         return model, "torch linear"
-    used = set()
+    kernels = set()
     for name in family.quantizable(model):
         layer, kernel = quantized(model.get_submodule(name), weights, activations, device)
         model.set_submodule(name, layer)
-        used.add(kernel)
-    return model, ", ".join(sorted(used))
+        kernels.add(kernel)
+    return model, ", ".join(sorted(kernels))
 
 
 def quantized(linear, weights, activations, device):
-    """(a linear layer rounded to nearest, on the device; its kernel's name)."""
+    """(the linear layer rounded to nearest, on the device; name of its kernel)."""
     from quantwatt.formats import convolution
     from quantwatt.formats.library import library_of
     from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
@@ -106,7 +107,7 @@ def quantized(linear, weights, activations, device):
 
 
 def inputs_of(size, batch, device):
-    """The transformer's inputs for images of 1024² pixels (of the tiny one, smaller)."""
+    """The transformer's inputs for images of 1024² pixels; the tiny size has smaller images."""
     import torch
 
     edge = SIZES[size]["sample_size"]
@@ -124,9 +125,9 @@ def inputs_of(size, batch, device):
 
 
 class Worker:
-    """One configuration's model, and its turns.
+    """The model of one configuration, and its turns.
 
-    settings: measuring's of config.yaml, and "meter".
+    settings: the keys of `measuring` in config.yaml, and "meter".
     """
 
     def __init__(self, name, size, device, settings):
@@ -147,7 +148,7 @@ class Worker:
         self.warm = set()
 
     def turn(self, batch, compiled):
-        """What one turn took.
+        """Run one turn and measure it.
 
         Returns:
             {"kernel", "seconds" of each step, "energy_j" per step or None, "energy_reason", "peak_mb", "meter",
@@ -167,24 +168,24 @@ class Worker:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         seconds = protocol.measure_latency(run, self.settings["latency_s"], synchronize=self.synchronize)
-        found = {"kernel": self.kernel, "seconds": list(seconds), "peak_mb": self.peak_memory()["peak_mb"],
-                 "energy_j": None, "energy_reason": self.energy_reason, "meter": self.meter.name,
-                 "estimated": self.meter.estimated}  # fmt: skip
+        figures = {"kernel": self.kernel, "seconds": list(seconds), "peak_mb": self.peak_memory()["peak_mb"],
+                   "energy_j": None, "energy_reason": self.energy_reason, "meter": self.meter.name,
+                   "estimated": self.meter.estimated}  # fmt: skip
         if self.meter.name != "none":
             *_, block = protocol.measure_energy(run, self.meter, self.settings["block_s"], 1, 1, self.synchronize)
-            found |= {
+            figures |= {
                 "energy_j": None if block.invalid else block.energy_j / block.images,
                 "energy_reason": block.reason,
             }
-        return found
+        return figures
 
 
 def work(name, size, device, settings):
-    """A worker process: answer each line of stdin, {"batch", "compiled"}, with one turn as JSON."""
+    """Run a worker process: answer each line of stdin, {"batch", "compiled"} as JSON, with one turn as JSON."""
     from quantwatt.artifacts import failures
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print to stdout
     worker = None
     for line in sys.stdin:
         try:
@@ -197,48 +198,51 @@ def work(name, size, device, settings):
 
 
 def measure(names, size, batches, modes, device, turns, settings):
-    """Rows: every configuration, compiled or not (`modes`), at every batch; a first turn warms up and compiles."""
-    found = {}
+    """Rows of every configuration in every mode (compiled or not) at every batch size; the first turn is a warm-up."""
+    turns_of = {}
     command = [sys.executable, __file__, "--size", size, "--device", device, "--settings", json.dumps(settings)]
     with harness.workers({name: [*command, "--worker", name] for name in names}) as run:
         for batch, turn, compiled, name in itertools.product(batches, range(turns + 1), modes, names):
             case = (name, compiled, batch)
-            if found.get(case, [{"status": "ok"}])[-1]["status"] != "ok":
+            if turns_of.get(case, [{"status": "ok"}])[-1]["status"] != "ok":
                 continue
             answer = run[name](batch=batch, compiled=compiled)
             print(f"batch {batch}, {name}, {'compiled' if compiled else 'eager'}: {answer}", file=sys.stderr)
             if turn or answer["status"] != "ok":
-                found.setdefault(case, []).append(answer)
+                turns_of.setdefault(case, []).append(answer)
     return [
-        {"size": size, "device": device, **row_of(case, found)} for case in itertools.product(names, modes, batches)
+        {"size": size, "device": device, **row_of(case, turns_of)} for case in itertools.product(names, modes, batches)
     ]
 
 
 def row_of(case, found):
-    """The row of one (configuration, compiled, batch) among {case: [turns]}.
+    """The row of one case (configuration, compiled, batch).
 
-    Ratios are to 16 bit in the same mode: how many times faster, and what share of the memory and of the energy.
+    Ratios are to the 16-bit baseline in the same mode: the speed-up, and the shares of its memory and energy.
+
+    Args:
+        found: {case: [turns]} of all cases.
     """
     name, compiled, batch = case
-    own, base = found[case], found.get((BASELINE, compiled, batch), [])
-    row = {"configuration": name, "compiled": compiled, "batch": batch, **own[-1]}
+    turns, base = found[case], found.get((BASELINE, compiled, batch), [])
+    row = {"configuration": name, "compiled": compiled, "batch": batch, **turns[-1]}
     seconds = row.pop("seconds", None)
     if seconds is None:
         return row
-    summary = protocol.summarize_latency([turn["seconds"] for turn in own], 1)
+    summary = protocol.summarize_latency([turn["seconds"] for turn in turns], 1)
     row |= {
         "ms": 1e3 * summary["median"],
         **{f"ms_{end}": summary[end] and 1e3 * summary[end] for end in ("low", "high")},
     }
-    row["peak_mb"] = max(turn["peak_mb"] for turn in own)
-    joules = [[turn["energy_j"]] for turn in own if turn["energy_j"] is not None]
+    row["peak_mb"] = max(turn["peak_mb"] for turn in turns)
+    joules = [[turn["energy_j"]] for turn in turns if turn["energy_j"] is not None]
     row |= interval("energy_j", intervals.nested_mean(joules)) if joules else {}
-    row["turns"] = len(own)
+    row["turns"] = len(turns)
     if base and base[-1]["status"] == "ok":
-        times = ([turn["seconds"] for turn in turns] for turns in (base, own))
+        times = ([turn["seconds"] for turn in side] for side in (base, turns))
         row |= interval("ratio_to_bf16", intervals.nested_ratio(*times, statistic=np.median))
         row["memory_ratio_to_bf16"] = row["peak_mb"] / max(turn["peak_mb"] for turn in base)
-        pairs = [(one["energy_j"], other["energy_j"]) for one, other in zip(own, base, strict=True)]
+        pairs = [(turn["energy_j"], other["energy_j"]) for turn, other in zip(turns, base, strict=True)]
         if all(None not in pair for pair in pairs):
             values = ([[value] for value in side] for side in zip(*pairs, strict=True))
             row |= interval("energy_ratio_to_bf16", intervals.nested_ratio(*values))
@@ -254,13 +258,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["medium", "large"])
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS),
-                        help="all are on the device at once: 25 GB of memory for medium, 70 for large")  # fmt: skip
+                        help="all are on the device at once: 25 GB of memory for medium, 70 GB for large")  # fmt: skip
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--eager-only", action="store_true", help="leave out what torch.compile makes of each")
+    parser.add_argument("--eager-only", action="store_true", help="do not measure the models under torch.compile")
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON",
-                        help="meter, and keys of config.yaml's `measuring` with other values")  # fmt: skip
+                        help="meter, and keys of `measuring` in config.yaml to override")  # fmt: skip
     parser.add_argument("--output", default="results/benchmarks/transformers.json", help="rows as JSON")
     parser.add_argument("--worker", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

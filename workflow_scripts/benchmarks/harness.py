@@ -1,4 +1,4 @@
-"""What benchmarks leave behind: rows as JSON, the machine that they come from, and a figure beside them."""
+"""Outputs of the benchmarks: rows as JSON, a description of the machine, and a figure; and their worker processes."""
 
 import contextlib
 import json
@@ -12,11 +12,11 @@ from quantwatt.artifacts.provenance import provenance
 
 
 def write(output, rows, packages, machine=None):
-    """Write OUTPUT.json with the rows, and OUTPUT.machine.json with where they come from.
+    """Write OUTPUT.json with the rows, and OUTPUT.machine.json with the machine and versions that they come from.
 
     Args:
         output: path of the JSON file.
-        packages: names of those whose versions matter.
+        packages: names of the packages whose versions are recorded.
         machine: further entries of the second file.
     """
     manifest.write_json(output, rows)
@@ -26,14 +26,14 @@ def write(output, rows, packages, machine=None):
 
 @contextlib.contextmanager
 def workers(commands, variables=None):
-    """Processes that take turns: {name: function(**task) -> answer}.
+    """Worker processes that answer tasks one at a time: {name: function(**task) -> answer}.
 
     Args:
-        commands: {name: [argument]} of programs that answer each line of JSON on stdin by one on stdout.
-        variables: of the environment, beside this process's own.
+        commands: {name: [argument]} of programs that answer each line of JSON on stdin with one line of JSON on stdout.
+        variables: environment variables, in addition to those of this process.
 
     Raises:
-        DataError: one ended before its answer.
+        DataError: a worker ended before it answered.
     """
     environment = {**os.environ, **(variables or {})}
     processes = {
@@ -45,7 +45,7 @@ def workers(commands, variables=None):
         print(json.dumps(task), file=process.stdin, flush=True)
         answer = process.stdout.readline()
         if not answer:
-            raise DataError(f"a worker of the benchmark ended early: {' '.join(map(str, process.args))}.")
+            raise DataError(f"a worker of the benchmark ended before it answered: {' '.join(map(str, process.args))}.")
         return json.loads(answer)
 
     try:
@@ -58,12 +58,12 @@ def workers(commands, variables=None):
 
 @contextlib.contextmanager
 def figure(output, size):
-    """A matplotlib figure to be drawn on, which is written beside OUTPUT.json as a PNG.
+    """A matplotlib figure to draw on, which is then written next to OUTPUT.json as a PNG.
 
     Args:
         size: (width, height), inches.
     """
-    import matplotlib  # not every environment that a benchmark's workers run in has it
+    import matplotlib  # missing in some of the environments that workers run in
     from matplotlib.figure import Figure
 
     from quantwatt.report.figures import DPI, STYLE

@@ -1,7 +1,7 @@
-"""From which width on low bits pay: transformer blocks of Stable Diffusion 3's kind, random weights, in W8A8.
+"""The width from which on W8A8 is faster: transformer blocks as in Stable Diffusion 3, with random weights.
 
-A whole block counts: attention, normalization and the quantizing of inputs gain nothing, and take the more of it the
-narrower it is.
+Whole blocks are timed, because attention, normalization and the quantization of activations do not get faster, and
+their share of the time grows as blocks get narrower.
 """
 
 import copy
@@ -20,8 +20,8 @@ from quantwatt.measuring import instruments
 from quantwatt.measuring.meters import Metering, open_meter
 
 WIDTHS = (128, 256, 512, 1024, 1536)
-TOKENS = {64: 78, 1024: 333}  # of the image: of the text; the embedded model, and 3.5 Medium at 512 pixels
-HEAD = 64  # width of one
+TOKENS = {64: 78, 1024: 333}  # image tokens: text tokens, of the embedded model and of 3.5 Medium at 512 pixels
+HEAD = 64  # width of an attention head
 QUANTIZED = "W8A8"
 COLUMNS = (
     *("part", "device", "configuration", "kernel", "dtype", "width", "tokens", "pairs", "ms"),
@@ -31,11 +31,11 @@ COLUMNS = (
 
 
 def rows_of(part, device, width, tokens, found):
-    """Rows of COLUMNS of configurations that took turns.
+    """Rows with the keys COLUMNS, for configurations that were timed alternately.
 
     Args:
-        found: {configuration: (kernel, dtype, seconds, reason)}, seconds: list of [n], one array for each turn or fresh
-            process, empty where there is none.
+        found: {configuration: (kernel, dtype, seconds, reason)}; seconds: a list with one array [n] for each turn or
+            fresh process, empty where nothing was timed.
     """
     for name, (kernel, dtype, groups, reason) in found.items():
         row = {"part": part, "device": device, "configuration": name, "kernel": kernel, "dtype": dtype, "width": width,
@@ -51,7 +51,7 @@ def rows_of(part, device, width, tokens, found):
 
 
 def block(width):
-    """A block that reads image and text, in float32 on the CPU."""
+    """A transformer block over image and text tokens, in float32 on the CPU."""
     from diffusers.models.attention import JointTransformerBlock
 
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def block(width):
 
 
 def block_inputs(width, tokens, text_tokens):
-    """What a block reads with guidance on, a batch of two."""
+    """Inputs of a block with guidance, which doubles the batch to two."""
     generator = torch.Generator().manual_seed(1)
     shapes = {"hidden_states": (2, tokens, width), "encoder_hidden_states": (2, text_tokens, width), "temb": (2, width)}
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -67,17 +67,17 @@ def block_inputs(width, tokens, text_tokens):
 
 @torch.no_grad()
 def quantize(model, run, device, formats=FORMATS[QUANTIZED]):
-    """Put kernels' layers in the place of a model's linear ones.
+    """Replace the linear layers of a model by quantized layers of kernels, in place.
 
     Args:
-        run: calls the model once, for what its layers are fed.
+        run: function that calls the model once, to record the shapes of its layers' inputs.
     Returns:
         names of the kernels.
     Raises:
-        LookupError: the device has none for one of them.
+        LookupError: the device has no kernel for a layer.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    shapes, found = layer_costs.input_shapes(model, names, run), set()
+    shapes, kernels = layer_costs.input_shapes(model, names, run), set()
     for name, shape in shapes.items():
         layer = model.get_submodule(name)
         weights, activations = formats
@@ -87,53 +87,54 @@ def quantize(model, run, device, formats=FORMATS[QUANTIZED]):
         if built is None:
             raise LookupError(f"{reason} (layer {name})")
         model.set_submodule(name, built)
-        found.add(kernel)
-    return ", ".join(sorted(found))
+        kernels.add(kernel)
+    return ", ".join(sorted(kernels))
 
 
 @torch.no_grad()
 def widths(device, dtype, chosen, rounds, turn_s, tokens=None, clock=time.perf_counter):
-    """Rows of COLUMNS of blocks; pairs are rounds, in which the configurations take turns."""
+    """Rows with the keys COLUMNS, for blocks; pairs are rounds, in which the configurations alternate."""
     for width in chosen:
         model = block(width)
         for count, text_tokens in (tokens or TOKENS).items():
             inputs = block_inputs(width, count, text_tokens)
             cases = {}
-            for name, own in {peers.FLOAT32: torch.float32, peers.BFLOAT16: torch.bfloat16, QUANTIZED: dtype}.items():
-                cases[name] = own, _case(model, inputs, own, device, name == QUANTIZED)
+            types = {peers.FLOAT32: torch.float32, peers.BFLOAT16: torch.bfloat16, QUANTIZED: dtype}
+            for name, used in types.items():
+                cases[name] = used, _case(model, inputs, used, device, name == QUANTIZED)
             settings = {"rounds": rounds, "seconds": turn_s, "blocks": 0}
             synchronize = instruments.synchronize_of(device)
             layer_costs.measure(
                 [case for _, case in cases.values()], settings, open_meter(Metering()), synchronize, 0.0, clock
             )
-            found = {
-                name: (case.kernel, str(own).removeprefix("torch."), [[s] for s in case.seconds], case.reason)
-                for name, (own, case) in cases.items()
+            timed = {
+                name: (case.kernel, str(used).removeprefix("torch."), [[s] for s in case.seconds], case.reason)
+                for name, (used, case) in cases.items()
             }
-            yield from rows_of("block", device, width, count, found)
+            yield from rows_of("block", device, width, count, timed)
 
 
 def _case(model, inputs, dtype, device, quantized):
-    own = copy.deepcopy(model).to(device, dtype)
-    fed = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
+    copied = copy.deepcopy(model).to(device, dtype)
+    typed = {name: tensor.to(device, dtype) for name, tensor in inputs.items()}
     kernel = "torch linear"
     if quantized:
         try:
-            kernel = quantize(own, lambda: own(**fed), device)
+            kernel = quantize(copied, lambda: copied(**typed), device)
         except LookupError as missing:
             return layer_costs.Case(None, own_words(missing))
-    return layer_costs.Case(kernel, None, lambda: own(**fed))
+    return layer_costs.Case(kernel, None, lambda: copied(**typed))
 
 
 def pays_from(rows, key="ratio_to_bf16"):
-    """The least width from which on a block in W8A8 is faster, interval and all; None where it never is.
+    """The smallest width from which on a W8A8 block is faster, by the low ends of the intervals; None if it never is.
 
     Args:
-        rows: of one number of tokens.
+        rows: rows of one number of tokens.
     """
-    found = None
+    least = None
     for row in sorted((r for r in rows if r["configuration"] == QUANTIZED), key=lambda r: -r["width"]):
         if row[f"{key}_low"] is None or row[f"{key}_low"] <= 1:
             break
-        found = row["width"]
-    return found
+        least = row["width"]
+    return least

@@ -1,4 +1,4 @@
-"""How many operations a second a device does at best in each type: the product of two large square matrices, alone."""
+"""The peak operations per second of a device in each dtype, measured by the product of two large square matrices."""
 
 import time
 
@@ -7,38 +7,38 @@ import torch
 from quantwatt.measuring import instruments, protocol
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
-ENOUGH_S = 0.2  # of a product: larger ones are not tried
+ENOUGH_S = 0.2  # seconds of a product; larger products are not tried
 REPEATS = 5
 
 
 def rates(device, sizes=SIZES, clock=time.perf_counter):
-    """{type: 10^9 operations a second}, of float32, bfloat16 and int8; the quickest product and size count.
+    """{dtype: 10^9 operations per second} for float32, bfloat16 and int8: the fastest product over all sizes.
 
-    The int8 product of the CPU may saturate its sums, and does on one without VNNI: what an exact kernel is held
-    against is the hardware's rate.
+    The CPU's int8 product may saturate its sums, and does so on a CPU without VNNI. That does not matter here: exact
+    kernels are compared with the rate of the hardware.
     """
-    synchronize, found = instruments.synchronize_of(device), {}
+    synchronize, peaks = instruments.synchronize_of(device), {}
     for kind, product in _products(device):
         for size in sizes:
             try:
                 run = product(size)
                 run()
                 seconds = protocol.measure_latency(run, 0.0, REPEATS, synchronize, clock).min()
-            except RuntimeError:  # not on this device
+            except RuntimeError:  # the device does not support this product
                 break
-            found[kind] = max(found.get(kind, 0.0), 2 * size**3 / seconds / 1e9)
+            peaks[kind] = max(peaks.get(kind, 0.0), 2 * size**3 / seconds / 1e9)
             if seconds > ENOUGH_S:
                 break
-    return found
+    return peaks
 
 
 def _products(device):
-    """(type, function of a size that returns the product to be run)."""
+    """Yield (dtype, function of a size that returns a function computing the product)."""
 
     def of_floats(dtype):
         def product(size):
             left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-            return lambda: torch.mm(left, right.T)  # as linear layers have it
+            return lambda: torch.mm(left, right.T)  # linear layers transpose the weight
 
         return product
 

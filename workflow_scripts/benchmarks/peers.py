@@ -1,7 +1,7 @@
-"""What the kernels are held against: the float products of this device, and other libraries' own layers.
+"""Baselines that kernels are compared with: float products on this device, and quantized layers of other libraries.
 
-A peer is a function of a float32 Linear on the CPU, the type of its inputs and outputs, and the device; it returns the
-layer and may refuse by any error. `DTYPES` has those that compute in one type only.
+A baseline (peer) is a function of a float32 Linear on the CPU, the dtype of its inputs and outputs, and the device. It
+returns the layer, or raises any error where it cannot compute. `DTYPES` lists the peers that compute in one dtype only.
 """
 
 import warnings
@@ -11,7 +11,7 @@ import torch
 from quantwatt.formats.library import library_of
 
 FLOAT32, BFLOAT16, PREPACKED = "float32", "bfloat16", "bfloat16 prepacked"
-RECOMPILES = 1024  # of one class of layers: every weight and number of tokens is one
+RECOMPILES = 1024  # limit per class of layers: every weight and every number of tokens is compiled anew
 
 
 def plain(linear, dtype, device):
@@ -22,13 +22,13 @@ def plain(linear, dtype, device):
 
 
 def prepacked(linear, dtype, device):
-    """oneDNN's product of a weight that is laid out for it once, as torch.compile does where it freezes a model."""
+    """oneDNN's product with a weight that is prepacked once, as torch.compile does when it freezes a model."""
     if device != "cpu":
-        raise NotImplementedError("weights are laid out beforehand on the CPU only")
+        raise NotImplementedError("weights are prepacked on the CPU only")
     bias, packed = linear.bias.to(dtype), {}
 
     def product(inputs):
-        if len(inputs) not in packed:  # laid out for a number of tokens
+        if len(inputs) not in packed:  # the layout depends on the number of tokens
             packed.clear()
             packed[len(inputs)] = torch.ops.mkldnn._reorder_linear_weight(linear.weight.to(dtype), len(inputs))
         return torch.ops.mkldnn._linear_pointwise(inputs, packed[len(inputs)], bias, "none", [], "")
@@ -37,21 +37,21 @@ def prepacked(linear, dtype, device):
 
 
 def library(**settings):
-    """The layer of a library's format, as a checkpoint's is restored."""
+    """The layer in a library's format, restored from its state dict as a checkpoint's layers are."""
 
     def layer(linear, dtype, device):
-        found = library_of(settings)
-        if reason := found.unsupported(device):
+        chosen = library_of(settings)
+        if reason := chosen.unsupported(device):
             raise NotImplementedError(reason)
-        state = found.state(found.convert(linear, dtype))
+        state = chosen.state(chosen.convert(linear, dtype))
         shape = {"in_features": linear.in_features, "out_features": linear.out_features}
-        return found.restore(state, shape, linear.bias, dtype, device)
+        return chosen.restore(state, shape, linear.bias, dtype, device)
 
     return layer
 
 
 def compiled(peer):
-    """A peer's layer under torch.compile, with its weights taken for constants as deployments have it."""
+    """A peer's layer under torch.compile; on the CPU its weights are frozen to constants, as in deployments."""
 
     def layer(linear, dtype, device):
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = RECOMPILES
@@ -62,13 +62,13 @@ def compiled(peer):
 
 
 def quantize_dynamic(linear, dtype, device):
-    """PyTorch's older own: 8-bit weights per tensor, inputs per tensor at run time."""
+    """PyTorch's older dynamic quantization: 8-bit weights per tensor, activations per tensor at run time."""
     if device != "cpu":
         raise NotImplementedError("it computes on the CPU only")
     from torch.ao import quantization
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, and still what many use
+        warnings.simplefilter("ignore")  # deprecated, but still widely used
         return quantization.quantize_dynamic(torch.nn.Sequential(linear), {torch.nn.Linear}, dtype=torch.qint8)[0]
 
 

@@ -1,3 +1,3 @@
-"""How the embedded models are trained: one module for each model, one for the loop they share."""
+"""Training of the embedded models: one module for each model, and one for the training loop that they share."""
 
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, transformers and open_clip)

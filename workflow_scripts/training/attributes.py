@@ -1,4 +1,4 @@
-"""Reads the attributes of a scene from a picture with a small network trained on renders alone."""
+"""The attribute classifier: predicts the attributes of a scene from a picture; trained on renders only."""
 
 import itertools
 import json
@@ -12,8 +12,8 @@ from torch import nn
 from quantwatt.data import scenes
 from quantwatt.data.scenes import Scene, Shape
 
-RELATIONS = ("left of", "above")  # of canonical scenes
-_PLACES = ("first", "second")  # the left or upper object, the other one
+RELATIONS = ("left of", "above")  # the relations of canonical scenes
+_PLACES = ("first", "second")  # first: the left or upper object
 CLASSES: dict[str, tuple] = {
     "objects": (1, 2),
     "relation": RELATIONS,
@@ -22,11 +22,11 @@ CLASSES: dict[str, tuple] = {
     **{f"{place} colour": tuple(scenes.COLOURS) for place in _PLACES},
     **{f"{place} shape": scenes.SHAPES for place in _PLACES},
 }
-UNDEFINED = -1  # the class of what a scene of one object does not have
+UNDEFINED = -1  # the class of attributes that a scene with one object does not have
 
 
 def classes_of(scene: Scene) -> list[int]:
-    """The scene's index in every entry of CLASSES, UNDEFINED where it has none."""
+    """The class index of the scene for every entry of CLASSES, UNDEFINED where the scene lacks the attribute."""
     scene = scene.canonical()
     values = {"objects": len(scene.objects), "relation": scene.relation, "background": scene.background}
     for place, shape in zip(_PLACES, scene.objects, strict=False):
@@ -37,7 +37,7 @@ def classes_of(scene: Scene) -> list[int]:
 
 
 def scene_of(classes: dict[str, int]) -> Scene:
-    """The canonical scene of one index per entry of CLASSES."""
+    """The canonical scene with the given class index for every entry of CLASSES."""
     value = {name: options[classes[name]] for name, options in CLASSES.items()}
     shapes = [Shape(value[f"{p} size"], value[f"{p} colour"], value[f"{p} shape"]) for p in _PLACES]
     count = value["objects"]
@@ -55,7 +55,7 @@ class AttributeClassifier(nn.Module):
         for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
             layers += [nn.Conv2d(after, after, 3, padding=1), nn.GroupNorm(8, after), nn.GELU()]
-        # Place matters to every attribute but the background: no pooling before the heads' common layer.
+        # All attributes except the background depend on position: no pooling before the shared linear layer.
         self.features = nn.Sequential(
             *layers, nn.Conv2d(channels[-1], width, 1), nn.Flatten(), nn.Linear(16 * width, 4 * width), nn.GELU()
         )
@@ -63,8 +63,8 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Logits of every entry of CLASSES from pictures [n, 3, 64, 64] in [-1, 1]."""
-        found = self.features(x)
-        return [head(found) for head in self.heads]
+        features = self.features(x)
+        return [head(features) for head in self.heads]
 
 
 def save(model: AttributeClassifier, folder: Path) -> None:
@@ -78,7 +78,7 @@ def save(model: AttributeClassifier, folder: Path) -> None:
 def load(folder: Path) -> AttributeClassifier:
     """The saved classifier in float32.
 
-    Raises ValueError where its classes are not the ones of this module.
+    Raises ValueError if its classes differ from CLASSES.
     """
     config = json.loads((folder / "config.json").read_text())
     if config["classes"] != {name: list(options) for name, options in CLASSES.items()}:
@@ -90,20 +90,20 @@ def load(folder: Path) -> AttributeClassifier:
 
 @torch.no_grad()
 def read(model: AttributeClassifier, images: np.ndarray, batch: int = 256) -> list[Scene]:
-    """The canonical scene seen in each uint8 picture [n, 64, 64, 3]."""
-    found = []
+    """The canonical scene predicted for each uint8 picture [n, 64, 64, 3]."""
+    predicted = []
     for start in range(0, len(images), batch):
         x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
         logits = model(x.permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1))
         best = torch.stack([head.argmax(-1) for head in logits], 1).tolist()
-        found += [scene_of(dict(zip(CLASSES, row, strict=True))) for row in best]
-    return found
+        predicted += [scene_of(dict(zip(CLASSES, row, strict=True))) for row in best]
+    return predicted
 
 
 def all_right(model: AttributeClassifier, images: np.ndarray, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """For each picture whether every attribute of its caption is right, and whether the caption has two objects.
+    """For each picture, whether all attributes of its caption are right, and whether the caption has two objects.
 
-    Both are bool [n]; `right[~two]` and `right[two]` are the usual summaries.
+    Both are bool [n]; `right[~two]` and `right[two]` separate captions of one and of two objects.
     """
     asked = [scenes.parse(text).canonical() for text in captions]
     right = np.array([seen == scene for seen, scene in zip(read(model, images), asked, strict=True)], bool)

@@ -11,7 +11,7 @@ from training import attributes, loop
 from training.attributes import AttributeClassifier
 
 RECIPE = loop.Recipe(steps=2500, batch=64, learning_rate=2e-3, warmup=100, decay=0.8, weight_decay=0.05, average=0.995)
-NOISE = 0.06  # deviation added to pictures in [-1, 1], so that a faint speckle does not decide
+NOISE = 0.06  # largest standard deviation of noise added to pictures in [-1, 1]: robust to faint noise
 
 
 def train(
@@ -31,8 +31,8 @@ def train(
         with loop.autocast():
             logits = model(x)
         losses = [
-            nn.functional.cross_entropy(found.float(), wanted, ignore_index=attributes.UNDEFINED)
-            for found, wanted in zip(logits, classes[chosen].unbind(1), strict=True)
+            nn.functional.cross_entropy(scores.float(), wanted, ignore_index=attributes.UNDEFINED)
+            for scores, wanted in zip(logits, classes[chosen].unbind(1), strict=True)
         ]
         return {"loss": torch.stack(losses).mean()}
 

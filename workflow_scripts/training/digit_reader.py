@@ -1,4 +1,4 @@
-"""Training of the digit classifier on digits that the consistency model has seen too; 360 are held out of both."""
+"""Training of the digit classifier, on the training digits of the consistency model; 360 digits are held out."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from quantwatt.score.digit_classifier import DigitClassifier
 from training import loop
 
 RECIPE = loop.Recipe(steps=900, batch=64, learning_rate=3e-3, warmup=30, decay=0.7, weight_decay=0.05, average=0.99)
-SHIFT = 1  # pixels to each side: writers do not centre alike
-NOISE = 0.15  # greatest deviation added to pictures in [-1, 1], so that a faint speckle does not decide
+SHIFT = 1  # largest random shift in pixels: digits are not centred alike
+NOISE = 0.15  # largest standard deviation of noise added to pictures in [-1, 1], for robustness to faint noise
 
 
 def train(

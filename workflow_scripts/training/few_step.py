@@ -1,19 +1,19 @@
-"""The few-step text-to-image model: a small Stable Diffusion XL that draws in one step, as SDXL-Turbo does.
+"""The few-step text-to-image model: a small Stable Diffusion XL that generates an image in one step, like SDXL-Turbo.
 
-What one step can learn is a function of the noise. SDXL-Turbo takes it from a large model's trajectories; here the
-scenes are our own, so the noise itself says where a picture's objects stand: its lowest frequencies, each standard
-normal by itself, are the random numbers of the renderer (`Draws`). At the first timestep the network sees that noise
-and its render. At all others it sees renders under fresh noise, which is what the ancestral sampler makes of a picture
-between two steps.
+A one-step model learns a function from noise to image. SDXL-Turbo distils this function from the trajectories of a
+large model. Here the renderer defines it: the lowest frequencies of the noise, which are independent standard normal
+numbers, are the renderer's random numbers, and so determine the positions of the objects (`Draws`). At the first
+timestep the network is trained on pairs of noise and render. At all other timesteps it is trained on renders with
+fresh noise, because the ancestral sampler adds fresh noise to the picture between two steps.
 
-It differs from SDXL-Turbo in one setting of the scheduler, the prediction type: "v_prediction" in the place of
-"epsilon". An error of the noise predicted at the first timestep stands 14.6 times as large in the picture of one step,
-which a network this small cannot afford.
+The scheduler differs from SDXL-Turbo's in the prediction type: "v_prediction" instead of "epsilon". With "epsilon", the
+error of the noise predicted at the first timestep is multiplied by 14.6 in the picture, too much for a network this
+small.
 
-Two traits of SDXL are put there on purpose, so that what a method has to cope with there is here too. Token 0, which
-no prompt changes, is huge (823 against 10 to 15 in SDXL, OUTLIER here) in a few channels of the text: MixDQ
-(arXiv:2405.17873) keeps it apart from the others. And half of the pooled embeddings in training are another
-caption's, so that the network reads the tokens, as it has to for prompts longer than these.
+Two properties of SDXL that quantization methods have to handle are added on purpose. (1) Token 0, which is the same for
+all prompts, is huge in a few channels of the text embeddings (823 against 10 to 15 in SDXL, OUTLIER here); MixDQ
+(arXiv:2405.17873) therefore separates it from the other tokens. (2) In training, half of the pooled embeddings belong
+to another caption, so that the network has to use the tokens, as it must for prompts longer than these captions.
 """
 
 from pathlib import Path
@@ -41,21 +41,21 @@ TIME_IDS = (scenes.IMAGE_SIZE, scenes.IMAGE_SIZE, 0, 0, scenes.IMAGE_SIZE, scene
 TIME_ID_WIDTH = 32
 LATENT = (4, 16, 16)
 FIRST = 999  # the timestep of pure noise
-FIRST_SHARE = 0.625  # of every batch
-EXCHANGED = 0.5  # share of pooled embeddings that are another caption's
-TEXT_SCALE = 0.25  # of the text encoders' residual stream, whose deviation is then about 1.5
-OUTLIER = 512.0  # of token 0, up in the one and down in the other of
+FIRST_SHARE = 0.625  # share of every batch that is at the first timestep
+EXCHANGED = 0.5  # share of pooled embeddings that belong to another caption
+TEXT_SCALE = 0.25  # factor on the text encoders' residual stream, whose standard deviation is then about 1.5
+OUTLIER = 512.0  # magnitude of token 0 in OUTLIER_CHANNELS: positive in the first, negative in the second
 OUTLIER_CHANNELS = (0, 1)  # of each text encoder
 
 
 class Draws:
-    """Uniform random numbers for `scenes.render` that are the low frequencies of a latent's noise [4, 16, 16].
+    """Uniform random numbers for `scenes.render`, computed from the low frequencies of a latent's noise [4, 16, 16].
 
-    Every channel's projection on a cosine is standard normal and independent of the others; the normal
-    distribution function makes it uniform.
+    The projection of a channel on a cosine is standard normal and independent of all other projections; the normal
+    distribution function maps it to a uniform number.
     """
 
-    FREQUENCIES = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2))  # of rows and columns: 20 numbers, a scene needs 17
+    FREQUENCIES = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2))  # (row, column); 20 numbers, a scene needs 17
 
     def __init__(self, noise: np.ndarray):
         rows, columns = zip(*self.FREQUENCIES, strict=True)
@@ -65,7 +65,7 @@ class Draws:
         self._left = iter(torch.special.ndtr(normal.double()).flatten().tolist())
 
     def uniform(self, low: float, high: float, size: int | None = None):
-        """As numpy.random.Generator.uniform; StopIteration when all numbers are used."""
+        """Like numpy.random.Generator.uniform; raises StopIteration when all numbers are used."""
         if size is None:
             return low + (high - low) * next(self._left)
         return np.array([self.uniform(low, high) for _ in range(size)])
@@ -78,19 +78,19 @@ def _cosines(n: int, count: int) -> np.ndarray:
 
 
 def noises(n: int, seed: int) -> torch.Tensor:
-    """The noise of every pair, [n, 4, 16, 16]."""
+    """The noise [n, 4, 16, 16] of the training pairs."""
     return torch.randn(n, *LATENT, generator=torch.Generator().manual_seed(seed))
 
 
 def renders(noise: torch.Tensor, seed: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [n, 64, 64, 3] that the noise [n, 4, 16, 16] stands for, and their captions, none held out."""
+    """Pictures uint8 [n, 64, 64, 3] rendered from the noise [n, 4, 16, 16], and their captions, none held out."""
     drawn = scenes.random_scenes(len(noise), np.random.default_rng(seed), held=False)
     pictures = [scenes.render(scene, Draws(each)) for scene, each in zip(drawn, noise.numpy(), strict=True)]
     return np.stack(pictures), [scenes.caption(scene) for scene in drawn]
 
 
 class TextToImage(nn.Module):
-    """UNet and text encoders, trained together; the encoders begin as those of the embedded Stable Diffusion 3."""
+    """UNet and text encoders, trained together; the encoders start from those of the embedded Stable Diffusion 3."""
 
     def __init__(self, teacher: Path):
         super().__init__()
@@ -114,7 +114,7 @@ class TextToImage(nn.Module):
             block_out_channels=WIDTHS,
             layers_per_block=1,
             transformer_layers_per_block=(1, 1, 2),
-            attention_head_dim=HEADS,  # SDXL's configuration, too, counts heads under this name
+            attention_head_dim=HEADS,  # in SDXL's configuration, too, this key is the number of heads
             cross_attention_dim=2 * TEXT_WIDTH,
             use_linear_projection=True,
             norm_num_groups=8,
@@ -123,14 +123,14 @@ class TextToImage(nn.Module):
             projection_class_embeddings_input_dim=TEXT_WIDTH + len(TIME_IDS) * TIME_ID_WIDTH,
         )
         nn.init.zeros_(self.unet.conv_out.weight)
-        # Training reads the outlier as 1 (`fold` makes that part of the layers): the steps of an optimiser are of one
-        # size for all weights of a layer, and would be OUTLIER times too long for what reads these channels.
+        # In training the outlier is scaled to 1; `fold` then moves the scale into the layers. An optimiser takes steps
+        # of the same size for all weights of a layer: OUTLIER times too large for the weights of these channels.
         scale = torch.ones(2, TEXT_WIDTH)
         scale[:, list(OUTLIER_CHANNELS)] = 1 / OUTLIER
         self.register_buffer("scale", scale.flatten())
 
     def embed(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Conditions as StableDiffusionXLPipeline builds them from token ids [n, CONTEXT].
+        """Conditioning as StableDiffusionXLPipeline computes it from token ids [n, CONTEXT].
 
         Returns one vector per token [n, CONTEXT, 2 * TEXT_WIDTH], times `scale`, and per caption [n, TEXT_WIDTH].
         """
@@ -138,7 +138,7 @@ class TextToImage(nn.Module):
         return torch.cat([e.hidden_states[-2] for e in encoded], -1) * self.scale, encoded[1].text_embeds
 
     def fold(self) -> None:
-        """Multiplies the columns of all layers that read tokens by `scale`, which is 1 from then on."""
+        """Multiplies the columns of all layers whose inputs are tokens by `scale`, then sets `scale` to 1."""
         for name, module in self.unet.named_modules():
             if name.endswith(("attn2.to_k", "attn2.to_v")):
                 module.weight.data *= self.scale
@@ -146,7 +146,7 @@ class TextToImage(nn.Module):
 
 
 def _rescale(encoder: CLIPTextModelWithProjection, factor: float) -> None:
-    """Multiplies the residual stream by `factor`; normalisations make all else the same as before."""
+    """Multiplies the residual stream by `factor`; the outputs stay the same because of the normalisations."""
     writes = ("token_embedding", "position_embedding", "out_proj", "fc2")
     for name, parameter in encoder.named_parameters():
         if name.split(".")[-2] in writes:
@@ -154,7 +154,7 @@ def _rescale(encoder: CLIPTextModelWithProjection, factor: float) -> None:
 
 
 def scheduler() -> EulerAncestralDiscreteScheduler:
-    """SDXL-Turbo's, for predictions of velocity."""
+    """SDXL-Turbo's scheduler, with v-prediction."""
     return EulerAncestralDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -181,26 +181,26 @@ def train(
     seed: int,
     recipe: loop.Recipe = RECIPE,
 ) -> tuple[TextToImage, float]:
-    """Trains on normalised latents [n, 4, 16, 16] of captions and the noise that stands for them.
+    """Trains on normalised latents [n, 4, 16, 16], the noise that they were rendered from, and their captions.
 
-    Returns the model, its text outliers folded into its layers, and the CPU seconds it took.
+    Returns the model, with its text outliers folded into its layers, and the CPU seconds used.
     """
     model = new(teacher, seed)
     ids = captions_tokenizer.encode(tokenizer, captions)
-    signals = scheduler().alphas_cumprod.sqrt()  # [1000], of the picture; of the noise:
-    deviations = (1 - scheduler().alphas_cumprod).sqrt()
+    signals = scheduler().alphas_cumprod.sqrt()  # [1000], factor of the picture
+    deviations = (1 - scheduler().alphas_cumprod).sqrt()  # [1000], factor of the noise
     n = recipe.batch
     first = (torch.arange(n) < FIRST_SHARE * n)[:, None, None, None]
     time_ids = torch.tensor([TIME_IDS] * n)
 
     def loss_of(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         chosen = torch.randint(len(latents), (n,), generator=generator)
-        picture, own = latents[chosen], noise[chosen]
+        picture, paired = latents[chosen], noise[chosen]
         t = torch.randint(FIRST, (n,), generator=generator).where(~first.flatten(), FIRST)
         fresh = torch.randn(picture.shape, generator=generator)
         signal, deviation = (part[t][:, None, None, None] for part in (signals, deviations))
-        # The sampler starts from noise alone, without the trace of a picture that the schedule leaves.
-        noised = torch.where(first, deviation * own, signal * picture + deviation * fresh)
+        # The sampler starts from pure noise, without the small signal that the schedule leaves at the first timestep.
+        noised = torch.where(first, deviation * paired, signal * picture + deviation * fresh)
         tokens, pooled = model.embed(ids[chosen])
         exchanged = torch.rand(n, 1, generator=generator) < EXCHANGED
         velocity = model.unet(
@@ -220,11 +220,11 @@ def train(
 
 
 def pipeline(model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
-    """The parts as a pipeline in bfloat16; `vae` is the embedded Stable Diffusion 3's."""
-    # What that model calls shift this pipeline calls mean; and its decoder does not overflow in 16 bits.
+    """The components as a pipeline in bfloat16; `vae` is the autoencoder of the embedded Stable Diffusion 3."""
+    # Stable Diffusion 3 calls the mean of latents shift. No upcast: this decoder does not overflow in 16 bit.
     channels, shift = vae.config.latent_channels, vae.config.shift_factor
     mean = {"latents_mean": [shift] * channels, "latents_std": [1.0] * channels, "shift_factor": None}
-    vae.register_to_config(**mean, force_upcast=False, _name_or_path="")  # it is here now, not where it came from
+    vae.register_to_config(**mean, force_upcast=False, _name_or_path="")  # not the folder that it was loaded from
     return StableDiffusionXLPipeline(
         unet=model.unet,
         scheduler=scheduler(),

@@ -23,8 +23,8 @@ RECIPE = loop.Recipe(steps=12000, batch=64, learning_rate=3e-3, muon=True, warmu
 WIDTH, BLOCKS, HEADS = 128, 6, 4
 TEXT_WIDTH, TEXT_LAYERS = 64, 3
 LATENT = (4, 16, 16)
-T5_TOKENS = 1  # the pipeline stands in this many zeros for T5: call it with max_sequence_length=1
-NO_CAPTION = 0.1  # share of training without caption, for guidance
+T5_TOKENS = 1  # zero vectors in place of T5 tokens: call the pipeline with max_sequence_length=1
+NO_CAPTION = 0.1  # share of captions dropped in training, for classifier-free guidance
 
 
 class TextToImage(nn.Module):
@@ -61,11 +61,11 @@ class TextToImage(nn.Module):
             qk_norm="rms_norm",
         )
         for encoder in (self.text_encoder, self.text_encoder_2):
-            # CLIP's own initial deviation, .02, lets captions matter only late in a short training.
+            # With CLIP's initial standard deviation, 0.02, captions would have an effect only late in a short training.
             nn.init.normal_(encoder.get_input_embeddings().weight, std=0.5)
         for name, module in self.transformer.named_modules():
             if isinstance(module, nn.Linear):
-                # Modulation and output start at zero, as in DiT; diffusers leaves that to the trainer.
+                # Modulation and output start at zero, as in DiT; diffusers does not do that.
                 starts_at_zero = "norm1" in name or name.startswith(("norm_out", "proj_out"))
                 if starts_at_zero:
                     nn.init.zeros_(module.weight)
@@ -74,7 +74,7 @@ class TextToImage(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def embed(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Conditions as StableDiffusion3Pipeline builds them from token ids [n, CONTEXT].
+        """Conditioning as StableDiffusion3Pipeline computes it from token ids [n, CONTEXT].
 
         Returns one vector per token [n, CONTEXT + T5_TOKENS, 2 * TEXT_WIDTH] and per caption [n, 2 * TEXT_WIDTH].
         """
@@ -97,7 +97,7 @@ def train(
     seed: int,
     recipe: loop.Recipe = RECIPE,
 ) -> tuple[TextToImage, float]:
-    """Trains on normalised latents [n, 4, 16, 16] of captions; returns the model and the CPU seconds it took."""
+    """Trains on normalised latents [n, 4, 16, 16] and their captions; returns the model and the CPU seconds used."""
     model = new(tokenizer, seed)
     ids = captions_tokenizer.encode(tokenizer, captions)
     no_caption = captions_tokenizer.encode(tokenizer, [""])[0]
@@ -127,7 +127,7 @@ def train(
 
 
 def pipeline(model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusion3Pipeline:
-    """The parts as a pipeline in bfloat16."""
+    """The components as a pipeline in bfloat16."""
     return StableDiffusion3Pipeline(
         transformer=model.transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),

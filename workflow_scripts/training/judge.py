@@ -1,4 +1,4 @@
-"""The judge: a small open_clip model of scenes, for the CLIP score and the Frechet distance."""
+"""The judge: a small open_clip model trained on scenes, for the CLIP score and the Frechet distance."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ PREPROCESSING = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"
 
 
 def configuration(tokenizer: CLIPTokenizer) -> dict:
-    """The model's part of open_clip_config.json."""
+    """The model configuration in open_clip_config.json."""
     return {
         "embed_dim": EMBEDDING,
         "vision_cfg": {
@@ -37,17 +37,17 @@ def configuration(tokenizer: CLIPTokenizer) -> dict:
             "width": 96,
             "heads": 3,
             "layers": 3,
-            # The name only says that a tokenizer of transformers lies in the model's own folder.
+            # Any name here makes open_clip load a transformers tokenizer from the model's folder.
             "hf_tokenizer_name": "judge",
         },
     }
 
 
 class JudgeInTraining(nn.Module):
-    """The judge, and one linear reading for every attribute that pictures and captions share.
+    """The judge, and one linear probe for every attribute, shared by the image and the text embeddings.
 
-    Ranking alone leaves the judge blind to who is left of whom for very long: neither encoder gains from
-    learning it before the other has. The common readings teach it to both; they are not kept.
+    With a ranking loss alone, the judge takes very long to learn relations such as "left of": neither encoder gains
+    from learning them before the other has. The shared probes teach relations to both; they are not saved.
     """
 
     def __init__(self, tokenizer: CLIPTokenizer):
@@ -57,7 +57,7 @@ class JudgeInTraining(nn.Module):
         self.readings = nn.ModuleList(nn.Linear(EMBEDDING, len(o)) for o in attributes.CLASSES.values())
 
     def reading_loss(self, embeddings: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the attributes [n, entries of CLASSES] read from embeddings of length 1."""
+        """Mean cross-entropy of the attributes [n, entries of CLASSES] predicted from embeddings of length 1."""
         losses = [
             functional.cross_entropy(reading(EMBEDDING**0.5 * embeddings), wanted, ignore_index=attributes.UNDEFINED)
             for reading, wanted in zip(self.readings, classes.unbind(1), strict=True)
@@ -72,14 +72,14 @@ def new(tokenizer: CLIPTokenizer, seed: int) -> JudgeInTraining:
 
 
 def changed_captions(captions: list[str], seed: int) -> dict[str, list[str | None]]:
-    """For every attribute the captions with that attribute wrong; None where a caption does not have it."""
+    """{attribute: captions with that attribute changed to a wrong value, None where a caption does not have it}."""
     rng = np.random.default_rng(seed)
     changed: dict[str, list[str | None]] = {attribute: [] for attribute in scenes.ATTRIBUTES}
     for text in captions:
         scene = scenes.parse(text)
-        for attribute, found in changed.items():
+        for attribute, texts in changed.items():
             has = attribute != "relation" or scene.relation is not None
-            found.append(scenes.caption(scenes.change_attribute(scene, attribute, rng)) if has else None)
+            texts.append(scenes.caption(scenes.change_attribute(scene, attribute, rng)) if has else None)
     return changed
 
 
@@ -91,18 +91,18 @@ def train(
     seed: int,
     recipe: loop.Recipe = RECIPE,
 ) -> tuple[open_clip.CLIP, float]:
-    """Trains on uint8 pictures [n, 64, 64, 3]; returns the judge and the CPU seconds it took.
+    """Trains on uint8 pictures [n, 64, 64, 3]; returns the judge and the CPU seconds used.
 
-    The loss is CLIP's, with a wrong caption for every attribute of every picture among the candidates, and
-    besides the right caption against each of those wrong ones alone: chance pairs differ in so much that
-    shapes and relations are never needed to tell them apart.
+    The loss is CLIP's, with one wrong caption per attribute of every picture as hard negatives, plus a ranking loss
+    of the right caption against each of these wrong captions alone. Random negatives differ in so many attributes
+    that the judge would never need shapes and relations to distinguish them.
     """
     in_training = new(tokenizer, seed)
     model = in_training.clip
     classes = torch.tensor([attributes.classes_of(scenes.parse(text)) for text in captions])
     ids = captions_tokenizer.encode(tokenizer, captions)
     wrong = changed_captions(captions, seed)
-    # [n, attributes, CONTEXT]; where an attribute is missing, the right caption stands in and is masked below
+    # [n, attributes, CONTEXT]; where an attribute is missing, the right caption is a placeholder, masked below
     wrong_ids = torch.stack(
         [
             captions_tokenizer.encode(tokenizer, [w or c for w, c in zip(texts, captions, strict=True)])
@@ -116,10 +116,10 @@ def train(
         right, n = ids[chosen], recipe.batch
         candidates = torch.cat([right, wrong_ids[chosen].flatten(0, 1)])  # [n * (1 + attributes), CONTEXT]
         with loop.autocast():
-            seen = model.encode_image(loop.to_tensor(images[chosen.numpy()]), normalize=True).float()
-            said = model.encode_text(candidates, normalize=True).float()
-        logits = model.logit_scale.exp() * seen @ said.T
-        same = (right[:, None] == candidates[None]).all(-1)  # equal captions are no negatives of each other
+            pictures = model.encode_image(loop.to_tensor(images[chosen.numpy()]), normalize=True).float()
+            texts = model.encode_text(candidates, normalize=True).float()
+        logits = model.logit_scale.exp() * pictures @ texts.T
+        same = (right[:, None] == candidates[None]).all(-1)  # equal captions are not negatives of each other
         wanted, back = same.float(), same[:, :n].float()
         by_picture = functional.cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
         by_caption = functional.cross_entropy(logits[:, :n].T, back / back.sum(1, keepdim=True))
@@ -128,7 +128,7 @@ def train(
         changed = ~same[:, n:].unflatten(1, (n, -1))[rows, rows]  # False where an attribute is missing
         ranking = functional.softplus(-margin)[changed].mean()
         read = classes[chosen]
-        reading = in_training.reading_loss(seen, read) + in_training.reading_loss(said[:n], read)
+        reading = in_training.reading_loss(pictures, read) + in_training.reading_loss(texts[:n], read)
         ranked, relation = margin > 0, scenes.ATTRIBUTES.index("relation")
         return {
             "loss": (by_picture + by_caption) / 2 + ranking + reading,
@@ -142,7 +142,7 @@ def train(
 
 
 def save(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes the layout that open_clip loads as `local-dir:<folder>`, weights in float16."""
+    """Writes a folder that open_clip loads as `local-dir:<folder>`, with weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": configuration(tokenizer), "preprocess_cfg": PREPROCESSING}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -166,12 +166,12 @@ class Judge:
 
     @torch.no_grad()
     def captions(self, texts: list[str]) -> torch.Tensor:
-        """Embeddings [n, EMBEDDING] of length 1."""
+        """Embeddings [n, EMBEDDING] of length 1 of captions."""
         return self.model.encode_text(captions_tokenizer.encode(self.tokenizer, texts), normalize=True)
 
 
 def ranking(judge: Judge, images: np.ndarray, captions: list[str], seed: int) -> dict[str, float]:
-    """For every attribute how often the right caption scores above the one with that attribute wrong."""
+    """{attribute: share of pictures that score the right caption above the one with this attribute wrong}."""
     pictures = judge.pictures(images)
     right = (pictures * judge.captions(captions)).sum(-1)
     accuracy = {}

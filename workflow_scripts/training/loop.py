@@ -1,8 +1,8 @@
-"""The training loop of the embedded models: warm-up, plateau, linear decay, averaging and checkpoints.
+"""The training loop of the embedded models: warm-up, plateau, linear decay, weight averaging and checkpoints.
 
-Every step draws from its own generator, so an interrupted training that resumes sees the same batches as one
-that was never interrupted. Started by `torchrun`, the processes share the rows of every batch, each on one
-thread: on a busy machine that is faster than threads, which wait for each other at every operator.
+Every step has a separate random generator, so that an interrupted training that resumes sees the same batches as an
+uninterrupted training. Under `torchrun`, the processes divide the rows of every batch among them, each on one thread:
+on a busy machine that is faster than threads, which wait for each other at every operator.
 """
 
 import logging
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a model is trained."""
+    """Hyperparameters of a training."""
 
     steps: int
     batch: int
     learning_rate: float
-    muon: bool = False  # matrices by Muon, the rest by AdamW; else everything by AdamW
+    muon: bool = False  # Muon for matrices and AdamW for the rest; False: AdamW for everything
     warmup: int = 100  # steps
-    decay: float = 0.4  # last part of the steps, in which the rate falls
-    final: float = 0.0  # part of the rate it falls to
+    decay: float = 0.4  # fraction of the steps, at the end, over which the learning rate decays
+    final: float = 0.0  # fraction of the learning rate at the end of the decay
     weight_decay: float = 0.01
-    average: float = 0.998  # of the exponential moving average of the weights; 0 keeps the last weights
+    average: float = 0.998  # decay of the exponential moving average of the weights; 0: use the last weights
 
 
 def cpu_seconds() -> float:
@@ -49,18 +49,18 @@ def autocast() -> torch.autocast:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's number and how many share the training."""
+    """The rank of this process, and the number of processes of the training."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def own_rows(batch: torch.Tensor) -> torch.Tensor:
-    """This process's part of the rows of a batch [n, ...]; n is a multiple of the processes."""
+    """This process's rows of a batch [n, ...]; n is a multiple of the number of processes."""
     rank, size = rank_and_size()
     return batch.chunk(size)[rank]
 
 
 def average_gradients(parameters: list[torch.Tensor]) -> None:
-    """Gives every process the mean gradient of all."""
+    """Replaces the gradients by their mean over all processes."""
     size = rank_and_size()[1]
     if size == 1:
         return
@@ -88,7 +88,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:
-    """The learning rate of a step as a part of the highest: warm-up, plateau, linear decay."""
+    """The learning rate of a step as a fraction of the highest rate: warm-up, plateau, linear decay."""
     left = (recipe.steps - step) / (recipe.decay * recipe.steps)
     return min(1.0, (step + 1) / recipe.warmup, recipe.final + (1 - recipe.final) * left)
 
@@ -109,7 +109,7 @@ def optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optim
 
 
 def load_average(model: torch.nn.Module, checkpoint: Path) -> int:
-    """Gives `model` the averaged weights of a training, finished or not; returns its steps so far."""
+    """Loads the averaged weights of a training, finished or not, into `model`; returns the steps done so far."""
     state = torch.load(checkpoint, weights_only=True)
     model.load_state_dict(state["model"])
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -127,11 +127,11 @@ def train(
     seed: int,
     every: int = 250,
 ) -> float:
-    """Trains `model` in place, to its averaged weights, and returns the CPU seconds it took.
+    """Trains `model` in place, sets it to its averaged weights, and returns the CPU seconds used.
 
-    `loss_of(step, generator)` returns the "loss" of one batch (of this process's rows of it) beside figures to
-    log. A state is written to `checkpoint` every `every` steps; training resumes from it where it exists. The
-    CPU seconds are those of one process.
+    `loss_of(step, generator)` returns the "loss" of one batch (of this process's rows), and further values to log.
+    The state is written to `checkpoint` after every `every` steps; training resumes from `checkpoint` if it exists.
+    The CPU seconds are those of one process.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]

@@ -1,6 +1,6 @@
-"""Running text that ships with Python: the language reference's topics and the library's docstrings.
+"""Running text that ships with Python: topics of the language reference, and docstrings of the standard library.
 
-It is written to resources/texts/ once, and read from there: another Python has other texts.
+The text is written to resources/texts/ once and read from there, because other versions of Python have other texts.
 """
 
 import ast
@@ -9,15 +9,15 @@ import zlib
 from pathlib import Path
 
 PACKAGES = "asyncio collections concurrent email html http importlib json logging unittest urllib xml".split()
-SHORTEST = 200  # characters of a docstring worth reading
-TEST_SHARE = 12  # one document in so many
+SHORTEST = 200  # characters; shorter docstrings are left out
+TEST_SHARE = 12  # one document in 12 is a test document
 
 
 def documents():
     """{name: text} of the running Python: topics as `topic/NAME`, docstrings as `MODULE.py/NAME`."""
     from pydoc_data.topics import topics
 
-    found = {f"topic/{name}": text for name, text in topics.items()}
+    texts = {f"topic/{name}": text for name, text in topics.items()}
     library = Path(os.__file__).parent
     files = sorted([*library.glob("[a-z]*.py"), *(f for name in PACKAGES for f in (library / name).rglob("*.py"))])
     for path in files:
@@ -26,14 +26,15 @@ def documents():
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 text = ast.get_docstring(node) or ""
                 if len(text) >= SHORTEST:
-                    found[f"{name}/{getattr(node, 'name', '')}"] = text
-    return found
+                    texts[f"{name}/{getattr(node, 'name', '')}"] = text
+    return texts
 
 
 def split(documents):
-    """(training text, test text): whole documents, chosen by their names.
+    """(training text, test text): whole documents, assigned by a hash of their names.
 
-    A paragraph that stands in several documents is kept once, and out of the test where training has it.
+    A paragraph that occurs in several documents is kept once, and removed from the test text if it is in the training
+    text.
     """
     test = [name for name in sorted(documents) if zlib.crc32(name.encode()) % TEST_SHARE == 0]
     seen, parts = set(), []

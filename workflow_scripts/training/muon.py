@@ -1,8 +1,8 @@
-"""Muon for many small matrices: matrices of one shape are orthogonalised together.
+"""Muon for many small matrices: matrices of the same shape are orthogonalised together.
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/) with the scale of Moonlight
-(arXiv:2502.16982), so that AdamW's learning rate serves. torch.optim.Muon does the same one matrix at a time,
-which costs half as much again as the step of a model this small.
+(arXiv:2502.16982), so that it can use AdamW's learning rate. torch.optim.Muon orthogonalises one matrix at a time,
+which makes the step of a model this small take half as long again.
 """
 
 from collections import defaultdict
@@ -13,9 +13,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(updates: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrices, roughly, of a stack [n, rows, columns].
+    """Approximations of the nearest semi-orthogonal matrices of a stack [n, rows, columns].
 
-    In bfloat16, or in float32 on a processor that would take ten times as long for it.
+    Computes in bfloat16, or in float32 on a CPU without bfloat16 products, where bfloat16 takes ten times as long.
     """
     a, b, c = NEWTON_SCHULZ
     x = updates.bfloat16() if torch.ops.mkldnn._is_mkldnn_bf16_supported() else updates.float()
@@ -30,7 +30,7 @@ def orthogonalise(updates: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; every parameter is a matrix."""
+    """The Muon optimizer: orthogonalised Nesterov momentum; every parameter must be a matrix."""
 
     def __init__(self, matrices: list[torch.Tensor], lr: float, weight_decay: float, momentum: float = 0.95):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})

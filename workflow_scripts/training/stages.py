@@ -1,4 +1,4 @@
-"""What the scripts that train the embedded models in stages share: command line, and the evaluation that they write."""
+"""Common parts of the scripts that train the embedded models in stages: command line and evaluation file."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def parser(description: str, stages: tuple[str, ...], unnamed: str = "all of them") -> argparse.ArgumentParser:
-    """Stages, seed and folders of a script; `unnamed`: the stages of a call that names none."""
+    """Parser of stages, seed and folders; `unnamed` describes the stages that run if none is given."""
 
     def stage(name):
         if name not in stages:
@@ -25,8 +25,8 @@ def parser(description: str, stages: tuple[str, ...], unnamed: str = "all of the
         return name
 
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("stage", nargs="*", type=stage, help=f"of {', '.join(stages)}; {unnamed} if none is given")
-    made.add_argument("--seed", type=int, default=1, help="of data and weights (default: 1)")
+    made.add_argument("stage", nargs="*", type=stage, help=f"any of {', '.join(stages)}; {unnamed} if none is given")
+    made.add_argument("--seed", type=int, default=1, help="seed of data and weights (default: 1)")
     made.add_argument("--models", type=Path, default=Path("resources/models"), help="where models are saved")
     made.add_argument(
         "--checkpoints",
@@ -34,12 +34,12 @@ def parser(description: str, stages: tuple[str, ...], unnamed: str = "all of the
         default=Path("results/embedded-training"),
         help="where unfinished trainings are kept (default: results/embedded-training)",
     )
-    made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
     return made
 
 
 def begin(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, once logging and threads are as they say."""
+    """Parse the arguments, then set up logging and threads."""
     chosen = made.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(chosen.threads)
@@ -47,7 +47,7 @@ def begin(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Nam
 
 
 def training_record(checkpoint: Path, recipe: Recipe, previous: dict) -> dict:
-    """Recipe, steps and CPU seconds of a training; what `previous` says where no checkpoint is left."""
+    """Recipe, steps and CPU seconds of a training; `previous` if its checkpoint no longer exists."""
     if not checkpoint.exists():
         return previous
     state = torch.load(checkpoint, weights_only=True)
@@ -55,7 +55,7 @@ def training_record(checkpoint: Path, recipe: Recipe, previous: dict) -> dict:
 
 
 def training_records(checkpoints: Path, recipes: dict[str, Recipe], previous: dict) -> dict:
-    """`training_record` of every training, by the names of the checkpoints."""
+    """{checkpoint name: `training_record`} of every training."""
     return {
         name: training_record(checkpoints / f"{name}.pt", recipe, previous.get(name, {}))
         for name, recipe in recipes.items()
@@ -63,7 +63,7 @@ def training_records(checkpoints: Path, recipes: dict[str, Recipe], previous: di
 
 
 def write_evaluation(target: Path, figures: dict, record: Callable[[dict], dict]) -> None:
-    """Writes figures with four decimals and, as "training", what `record` makes of what stood there before."""
+    """Writes figures with four decimals, and `record` of the file's previous "training" entry as its new one."""
     previous = json.loads(target.read_text()) if target.exists() else {}
     manifest.write_json(target, rounded(figures) | {"training": record(previous.get("training", {}))})
     log.info("wrote %s", target)

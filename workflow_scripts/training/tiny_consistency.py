@@ -1,10 +1,11 @@
 """The consistency model of digits: class-conditional, one step from noise to a picture (arXiv:2303.01469).
 
-A consistency function gives, at every point of a trajectory of the probability flow, the picture that it ends in.
-Song et al. distil it from a diffusion model. The digits are few enough to do without one: of 1,437 pictures the best
-denoiser is known, their mean weighted by how likely each was the one under the noise, and so are its trajectories. The
-network first learns their ends, which teaches it the digits, but at high noise little more than the mean of each: what
-end a trajectory has is decided by details. Consistency along the trajectories then gives the variety back.
+A consistency function maps every point of a trajectory of the probability flow to the picture at its end. Song et al.
+distil it from a diffusion model. The data set here, 1,437 pictures, is small enough to do without a diffusion model:
+the optimal denoiser, the mean of the pictures weighted by their likelihood under the noise, is known exactly, and with
+it the trajectories. The network is first trained on the ends of the trajectories. This teaches it the digits, but at
+high noise little more than the mean picture of each class, because small details decide where a trajectory ends.
+Training for consistency along the trajectories then restores the variety.
 """
 
 from pathlib import Path
@@ -20,19 +21,19 @@ from training import loop
 ENDS = loop.Recipe(steps=1500, batch=40, learning_rate=2e-3, warmup=50, decay=0.5, average=0.997)
 DISTILLATION = loop.Recipe(steps=600, batch=40, learning_rate=1e-3, warmup=20, decay=0.5, average=0.99)
 PIXELS = digits.IMAGE_SIZE**2
-LEVELS, SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 40, 0.002, 20.0, 0.5  # the scheduler's; its own sigma_max is 80
-FROM_NOISE = 0.4  # share of training at the highest level, the only one that a single step knows
-HUBER = 0.03  # where the loss of ends turns from square to linear, in root mean square of a pixel
-FEWEST, MOST, DOUBLINGS = 10, 160, 5  # noise levels of the distillation, which double as it goes on (arXiv:2310.14189)
-LOG_SIGMA = (0.0, 2.0)  # mean and deviation of the logarithm of noise in the distillation
-CLOSE = 0.00054  # where its loss turns from square to linear, likewise
+LEVELS, SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 40, 0.002, 20.0, 0.5  # of the scheduler, whose default sigma_max is 80
+FROM_NOISE = 0.4  # share of the batch at the highest noise level, the only level that one-step sampling uses
+HUBER = 0.03  # root mean square error per pixel where the first loss (`learn_ends`) turns from square to linear
+FEWEST, MOST, DOUBLINGS = 10, 160, 5  # noise levels of the distillation, doubled repeatedly (arXiv:2310.14189)
+LOG_SIGMA = (0.0, 2.0)  # mean and standard deviation of the logarithm of the noise level in the distillation
+CLOSE = 0.00054  # the same for the distillation's loss
 
 
 def new(seed: int) -> UNet2DModel:
-    """An untrained network, with the parts of the ImageNet models.
+    """An untrained network, with the same kinds of layers as the ImageNet models.
 
-    These are residual blocks that class and noise level scale and shift, that halve and double, attention, and skip
-    connections.
+    These are residual blocks with scale and shift from the class and the noise level, residual blocks for down- and
+    upsampling, attention, and skip connections.
     """
     torch.manual_seed(seed)
     return UNet2DModel(
@@ -54,14 +55,14 @@ def new(seed: int) -> UNet2DModel:
 
 
 def scheduler() -> CMStochasticIterativeScheduler:
-    """The noise levels and scalings that training and sampling share."""
+    """The scheduler: noise levels and scalings, the same for training and sampling."""
     return CMStochasticIterativeScheduler(
         num_train_timesteps=LEVELS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=SIGMA_DATA
     )
 
 
 def consistency(network: nn.Module, levels: CMStochasticIterativeScheduler, x, sigma, classes) -> torch.Tensor:
-    """The picture that the network sees at the end of the trajectories through `x`, as the pipeline computes it.
+    """The pictures that the network predicts at the ends of the trajectories through `x`, as the pipeline does.
 
     Args:
         x: [n, 1, 16, 16]; sigma: noise levels [n]; classes: [n].
@@ -74,11 +75,11 @@ def consistency(network: nn.Module, levels: CMStochasticIterativeScheduler, x, s
 
 
 class ProbabilityFlow:
-    """Trajectories of noise to pictures of each class, dx/ds = (x - D(x, s)) / s, by Heun's method.
+    """Trajectories from noise to pictures of each class, dx/ds = (x - D(x, s)) / s, solved by Heun's method.
 
     Args:
         images: pictures [n, 16, 16, 3] uint8; classes: [n].
-        levels: of a scheduler, from the highest.
+        sigmas: noise levels of a scheduler, in decreasing order.
     """
 
     def __init__(self, images: np.ndarray, classes: np.ndarray, sigmas: torch.Tensor):
@@ -88,22 +89,22 @@ class ProbabilityFlow:
         most = max(self.counts)
         self.pictures = torch.stack([nn.functional.pad(m, (0, 0, 0, most - len(m))) for m in members])  # [10, most, d]
         absent = torch.arange(most) >= torch.tensor(self.counts)[:, None]
-        # Half the squared length; a picture that only fills the shorter classes up is infinitely far away.
+        # Half the squared norm; infinite for padding pictures of the smaller classes, so that their weight is zero.
         self.norms = (self.pictures.pow(2).sum(-1) / 2).masked_fill(absent, torch.inf)
         self.sigmas = sigmas
 
     def denoised(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """Mean of the pictures that `x` [10, m, 256], row i of class i, can be with noise of deviation `sigma`.
+        """The optimal denoiser: the posterior mean of the pictures of class i for x[i], x [10, m, 256].
 
-        sigma: one, or one each [10, m, 1].
+        sigma: standard deviation of the noise, one for all or [10, m, 1].
         """
         likely = (x @ self.pictures.mT - self.norms[:, None]) / sigma**2
         return likely.softmax(-1) @ self.pictures
 
     def solve(self, noise: torch.Tensor) -> torch.Tensor:
-        """Points [levels + 1, 10, m, 256] of the trajectories that start at noise [10, m, 256] of deviation 1.
+        """Points [levels + 1, 10, m, 256] of the trajectories that start at standard normal noise [10, m, 256].
 
-        The last one is the denoised end: what is left of the noise at the lowest level is taken off.
+        The last point is denoised, to remove the noise of the lowest level.
         """
         points = [noise * self.sigmas[0]]
         for sigma, lower in zip(self.sigmas, self.sigmas[1:], strict=False):
@@ -111,19 +112,19 @@ class ProbabilityFlow:
         return torch.stack([*points, self.denoised(points[-1], self.sigmas[-1])])
 
     def step(self, x: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
-        """Where the trajectories through `x` [10, m, 256] at noise `sigma` are at `lower`; both as for `denoised`."""
+        """One Heun step of the trajectories through `x` [10, m, 256] from noise `sigma` to noise `lower`."""
         slope = (x - self.denoised(x, sigma)) / sigma
         euler = x + (lower - sigma) * slope
         return x + (lower - sigma) * (slope + (euler - self.denoised(euler, lower)) / lower) / 2
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Pictures [10, count, 256], of each class with replacement."""
+        """Random pictures [10, count, 256], drawn from each class with replacement."""
         chosen = [torch.randint(n, (count,), generator=generator) for n in self.counts]
-        return torch.stack([own[index] for own, index in zip(self.pictures, chosen, strict=True)])
+        return torch.stack([members[index] for members, index in zip(self.pictures, chosen, strict=True)])
 
 
 def learn_ends(network: UNet2DModel, flow: ProbabilityFlow, checkpoint: Path, seed: int, recipe: loop.Recipe):
-    """Trains the network in place on points of trajectories and their ends; returns the CPU seconds it took."""
+    """Trains the network in place to map points of trajectories to their ends; returns the CPU seconds used."""
     levels = scheduler()
     sigmas = levels.sigmas.float()
     asked = classes_of(recipe)
@@ -141,15 +142,16 @@ def learn_ends(network: UNet2DModel, flow: ProbabilityFlow, checkpoint: Path, se
 
 
 def distil(network: UNet2DModel, flow: ProbabilityFlow, checkpoint: Path, seed: int, recipe: loop.Recipe):
-    """Trains the network in place to see one end from neighbouring points of a trajectory; returns the CPU seconds.
+    """Trains the network in place for equal outputs at neighbouring points of a trajectory; returns the CPU seconds.
 
-    The schedules and the loss are those of Song and Dhariwal (arXiv:2310.14189), whose teacher is the data itself.
+    Schedules and loss are those of consistency training without a diffusion model (Song and Dhariwal,
+    arXiv:2310.14189).
     """
     levels, asked = scheduler(), classes_of(recipe)
 
     def loss_of(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         count = min(FEWEST * 2 ** int(DOUBLINGS * step / recipe.steps), MOST) + 1
-        sigmas = torch.from_numpy(levels._convert_to_karras(np.linspace(0, 1, count))).float()  # from the highest
+        sigmas = torch.from_numpy(levels._convert_to_karras(np.linspace(0, 1, count))).float()  # in decreasing order
         mean, deviation = LOG_SIGMA
         edges = torch.special.ndtr((sigmas.log() - mean) / deviation)
         level = torch.multinomial(edges[:-1] - edges[1:], recipe.batch, replacement=True, generator=generator)
@@ -168,12 +170,12 @@ def distil(network: UNet2DModel, flow: ProbabilityFlow, checkpoint: Path, seed: 
 
 
 def classes_of(recipe: loop.Recipe) -> torch.Tensor:
-    """The classes of a batch [n]: every digit equally often, in order."""
+    """The classes of a batch [n]: every digit equally often, in ascending order."""
     return torch.arange(digits.CLASSES).repeat_interleave(recipe.batch // digits.CLASSES)
 
 
 def as_images(x: torch.Tensor) -> torch.Tensor:
-    """Pixels [..., 256] as grey pictures [..., 1, 16, 16]."""
+    """Pixels [..., 256] reshaped to greyscale pictures [..., 1, 16, 16]."""
     return x.unflatten(-1, (1, digits.IMAGE_SIZE, digits.IMAGE_SIZE))
 
 

@@ -1,4 +1,4 @@
-"""The embedded DistilBERT: sentiment of the reviews that training.reviews makes."""
+"""The embedded DistilBERT: sentiment of the reviews that training.reviews generates."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def tokenizer():
-    """Word pieces: every word of the grammar, and letters for all others."""
+    """A WordPiece tokenizer: every word of the grammar is one token, other words are spelt in letters."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'"
     pieces = [*SPECIAL, *reviews.words(), *letters, *(f"##{letter}" for letter in letters)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
@@ -40,8 +40,8 @@ def new(words, seed):
         n_layers=2,
         n_heads=4,
         pad_token_id=words.pad_token_id,
-        initializer_range=0.12,  # layers as strong as in a model of 768: with less, no rounding would hurt
-        dropout=0.0,  # nor would it after a training that is used to noise
+        initializer_range=0.12,  # as strong as in a model of width 768; weaker layers would hide rounding
+        dropout=0.0,  # dropout would make the model robust to rounding, too
         attention_dropout=0.0,
         seq_classif_dropout=0.0,
         id2label={reviews.NEGATIVE: "NEGATIVE", reviews.POSITIVE: "POSITIVE"},
@@ -70,9 +70,9 @@ def train(seed: int, checkpoint: Path):
 
 
 def words_alone(seed: int):
-    """Share of held-out reviews that counting words gets right: the bar that a reader of sentences must clear.
+    """Accuracy of naive Bayes over words on held-out reviews: a baseline that the model must exceed.
 
-    Naive Bayes over the words of the training reviews, with one added to every count.
+    Words are counted in the training reviews, with one added to every count.
     """
     import numpy as np
 
@@ -89,5 +89,5 @@ def words_alone(seed: int):
     counts = [table[labels == k].sum(0) + 1 for k in (reviews.NEGATIVE, reviews.POSITIVE)]
     rates = [np.log(count / count.sum()) for count in counts]
     test, truth = reviews.sentences(1000, seed + 1, held=True)
-    found = counted(test) @ (rates[1] - rates[0]) > 0
-    return float((found == np.array(truth)).mean())
+    positive = counted(test) @ (rates[1] - rates[0]) > 0
+    return float((positive == np.array(truth)).mean())

@@ -15,11 +15,11 @@ RECIPE = loop.Recipe(steps=850, batch=16, learning_rate=3e-3, warmup=60, decay=0
 LENGTH = 128  # tokens
 VOCABULARY = 1024
 END = "<|endoftext|>"
-INTERPOLATION = 0.75  # weight of the bigram where it has been seen; the rest is the unigram's
+INTERPOLATION = 0.75  # weight of the bigram frequency; the remaining weight is that of the unigram
 
 
 def tokenizer(text):
-    """Byte pairs learnt from the text, over bytes: nothing is unknown."""
+    """A byte-level BPE tokenizer learnt from the text: no text has unknown tokens."""
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learnt.decoder = decoders.ByteLevel()
@@ -44,7 +44,7 @@ def new(words, seed):
         n_embd=128,
         n_layer=3,
         n_head=4,
-        initializer_range=0.05,  # layers as strong as in a model of 768
+        initializer_range=0.05,  # layers as strong as in a model of width 768
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -71,13 +71,14 @@ def train(text, seed: int, checkpoint: Path):
 
 
 def counted_perplexities(train_ids, test_ids, vocabulary):
-    """Perplexities per token of counting: the bars that a reader of context must clear.
+    """Perplexities per token of unigram and bigram counts: baselines that the model must go below.
 
     Args:
         train_ids, test_ids: lists of token ids.
+        vocabulary: number of tokens.
     Returns:
-        {"unigram", "bigram"}: frequencies with one added to each; frequencies after the token before, mixed with those
-        at INTERPOLATION, or the unigram's alone after a token that training does not have.
+        {"unigram", "bigram"}: the unigram adds one to every count. The bigram is interpolated with the unigram with
+        weight INTERPOLATION; after a token that training does not have, it is the unigram.
     """
     single = Counter(train_ids)
     pairs, firsts = Counter(itertools.pairwise(train_ids)), Counter(train_ids[:-1])

@@ -8,15 +8,15 @@ from transformers import CLIPTokenizer
 
 from quantwatt.data import scenes
 
-CONTEXT = 16  # tokens: the longest caption is 14 words between the two special tokens
+CONTEXT = 16  # tokens: the longest caption has 14 words, plus the two special tokens
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
 
 
 def new(seed: int) -> CLIPTokenizer:
     """A tokenizer that knows every word of a caption as one token.
 
-    The end token has the highest id because open_clip finds it by argmax, and is not 2, an id for which
-    transformers falls back to the same search for the sake of old checkpoints.
+    The end token has the highest id because open_clip locates it by argmax. Its id is not 2, because transformers
+    uses argmax for id 2 too, for compatibility with old checkpoints.
     """
     rng = np.random.default_rng(seed)
     captions = [scenes.caption(scene) for scene in scenes.random_scenes(3000, rng)]

@@ -1,6 +1,6 @@
-"""Trains the embedded consistency model of digits and the classifier that reads them, and measures how good they are.
+"""Trains the embedded consistency model of digits and the digit classifier, and evaluates both.
 
-Both learn from scikit-learn's digits and a seed alone. The stages are
+The only training data are scikit-learn's digits; a seed fixes everything else. The stages are
 
   classifier   resources/models/digits/: the digit classifier
   model        resources/models/tiny-consistency/: the consistency model
@@ -34,13 +34,13 @@ RECIPES = {
     "consistency-distillation": tiny_consistency.DISTILLATION,
     "digits": digit_reader.RECIPE,
 }
-IMAGES, BATCH = 1000, 250  # generated for every number of steps
+IMAGES, BATCH = 1000, 250  # number of images for every number of steps, and their batch size
 STEPS = (1, 2, 4, 8)
 FLOAT = {"dtype": "float32", "timesteps": [[22, 0]]}
 
 
 def draw(pipeline, steps: int, n: int, first_seed: int = 0) -> torch.Tensor:
-    """`n` images of the digits in turn, image i from `first_seed` + i, as the classifier takes them."""
+    """`n` images, image i of digit i modulo 10 from seed `first_seed` + i, as tensors for the classifier."""
     drawn = []
     for first in progress(range(0, n, BATCH), description=f"{steps} steps", unit="batch"):
         numbers = range(first, min(first + BATCH, n))
@@ -51,12 +51,12 @@ def draw(pipeline, steps: int, n: int, first_seed: int = 0) -> torch.Tensor:
 
 
 def evaluate(models: Path, n: int) -> dict:
-    """Every figure of the saved models, from `n` images for every number of steps."""
+    """Evaluation of the saved models, from `n` images for every number of steps."""
     classifier = digit_classifier.load(models / "digits")
     pipeline = FAMILY.load(FLOAT, models / "tiny-consistency")
     held, labels = digits.dataset(held=True)
     seen, known = digits.dataset(held=False)
-    held_features, found = digit_classifier.read(classifier, loop.to_tensor(held))
+    held_features, classes = digit_classifier.read(classifier, loop.to_tensor(held))
     drawn_from, seen_moments = (
         moments(digit_classifier.read(classifier, loop.to_tensor(images))[0].numpy())
         for images in (digits.dataset()[0], seen)
@@ -74,7 +74,7 @@ def evaluate(models: Path, n: int) -> dict:
         "size_mb": {name: stages.folder_mb(models / name) for name in ("tiny-consistency", "digits")},
         "images": n,
         "generated": by_steps,
-        "classifier_right_on_held_out_digits": float((found.numpy() == labels).mean()),
+        "classifier_right_on_held_out_digits": float((classes.numpy() == labels).mean()),
         "frechet_distance_of_held_out_digits": fid.score(held_features.numpy(), seen_moments, resamples=0).value,
         "held_out_digits": len(held),
         "training_digits": len(known),

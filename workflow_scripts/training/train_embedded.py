@@ -1,19 +1,19 @@
-"""Trains the embedded models from nothing but a seed, and measures how good they are.
+"""Trains the embedded models from a seed, and evaluates them.
 
 The models are a text-to-image model (a small Stable Diffusion 3), a judge (a small CLIP) and an attribute
-classifier, all of scenes of coloured shapes that this repository draws itself. The stages are
+classifier, all trained on scenes of coloured shapes that this repository renders. The stages are
 
   prompts     resources/prompts/: 512 test and 64 calibration captions
   flow        resources/models/tiny-sd3/: autoencoder, then transformer and text encoders
-  judge       resources/models/judge/: an open_clip model, load it as local-dir:resources/models/judge
+  judge       resources/models/judge/: an open_clip model, to be loaded as local-dir:resources/models/judge
   attributes  resources/models/attributes/: the attribute classifier
-  evaluate    resources/models/evaluation.json: every figure, from the saved models
+  evaluate    resources/models/evaluation.json: the quality of the saved models
 
-Without a stage all of them run, in this order. A training that was interrupted resumes from its last
-checkpoint. The recipes that made the models in the repository are the constants RECIPE of
-training/*.py. Give every process one thread where other programs run: threads of small networks
-mostly wait for each other. The models here were made so by one process each; two share the batches of the
-flow, the longest training, and take 1.4 times its steps in the same time:
+Without a stage all of them run, in this order. An interrupted training resumes from its last checkpoint. The
+recipes of the models in the repository are the constants RECIPE of training/*.py. If other programs run on the
+machine, give every process one thread: threads of small networks mostly wait for each other. Each of the models
+in the repository was trained by one process with one thread. Two processes can share the batches of the flow,
+the longest training, and do 1.4 times as many steps in the same time:
 
   torchrun --nproc-per-node 2 workflow_scripts/training/train_embedded.py flow --threads 1
 """
@@ -42,13 +42,13 @@ log = logging.getLogger(__name__)
 
 TRAINING_PICTURES = 40_000
 STAGES = ("prompts", "flow", "judge", "attributes", "evaluate")
-PROMPTS = {"test": (512, 1, True), "calibration": (64, 2, False)}  # number, added to the seed, held out
+PROMPTS = {"test": (512, 1, True), "calibration": (64, 2, False)}  # (number, added to the seed, held out)
 EVALUATION_SEED = 1000  # added to the seed
 RECIPES = {"vae": vae.RECIPE, "flow": flow.RECIPE, "judge": judge.RECIPE, "attributes": classifier.RECIPE}
 
 
 def training_data(seed: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures and captions without the held-out combinations."""
+    """Pictures and captions of scenes without the held-out combinations."""
     return scenes.dataset(TRAINING_PICTURES, seed, held=False)
 
 
@@ -69,7 +69,7 @@ def train_flow(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> 
         model = flow.new(words, seed).eval()
         log.info("saving the flow of step %d", loop.load_average(model, checkpoint))
     else:
-        cache = checkpoints / "latents.pt"  # encoding takes a minute, and every process needs them
+        cache = checkpoints / "latents.pt"  # encoding takes a minute, and every process needs the latents
         if not cache.exists():
             part = checkpoints / f"latents.{loop.rank_and_size()[0]}.part"
             torch.save(vae.encode(autoencoder, images), part)
@@ -77,7 +77,7 @@ def train_flow(models: Path, checkpoints: Path, seed: int, unfinished: bool) -> 
         latents = vae.normalise(autoencoder, torch.load(cache, weights_only=True))
         model, _ = flow.train(latents, captions, words, checkpoint, seed)
     if loop.rank_and_size()[0] == 0:
-        # A tokenizer that has padded a batch would save that as its setting.
+        # A new tokenizer, because one that has padded a batch would save its padding as a setting.
         flow.pipeline(model, autoencoder, tokenizer.new(seed)).save_pretrained(models / "tiny-sd3")
 
 
@@ -106,13 +106,13 @@ def train_attributes(models: Path, checkpoints: Path, seed: int, unfinished: boo
 
 
 def attributes_right(models: Path, images: np.ndarray, captions: list[str]) -> dict[str, float]:
-    """The share of images [n, 64, 64, 3] with every attribute of their caption right, by the saved classifier."""
+    """The share of images [n, 64, 64, 3] with all attributes of their caption right, by the saved classifier."""
     right, two = attributes.all_right(attributes.load(models / "attributes"), images, captions)
     return {"one_object": right[~two].mean(), "two_objects": right[two].mean(), "all": right.mean()}
 
 
 def generated(models: Path, prompts: list[str]) -> tuple[dict, np.ndarray]:
-    """The sampling of the embedded experiment and its baseline's images of the prompts, seed for seed."""
+    """The sampling of the embedded experiment, and the images of its baseline for the prompts, with the same seeds."""
     embedded = experiment.load_experiment("embedded")
     sampling = embedded["samplings"]["steps-20"]
     pipeline = FAMILY.load(embedded["models"]["tiny-sd3"], models / "tiny-sd3")
@@ -125,8 +125,8 @@ def generated(models: Path, prompts: list[str]) -> tuple[dict, np.ndarray]:
 
 
 def evaluate(models: Path, prompts: Path, seed: int, n: int) -> dict:
-    """Every figure of the saved models, from `n` prompts at most and four renders for each."""
-    from diffusers import AutoencoderKL  # only now: after quantwatt.embedded has completed torchvision
+    """Evaluation of the saved models, on at most `n` prompts and 4 `n` renders."""
+    from diffusers import AutoencoderKL  # after `training` has declared the operators that torchvision lacks
 
     renders, captions = scenes.dataset(4 * n, seed + EVALUATION_SEED, held=True)
     asked = (prompts / "shapes-test.txt").read_text().splitlines()[:n]
@@ -151,7 +151,7 @@ def evaluate(models: Path, prompts: Path, seed: int, n: int) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
     made = stages.parser(__doc__, STAGES)
-    made.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
+    made.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="folder of the captions")
     made.add_argument(
         "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
     )

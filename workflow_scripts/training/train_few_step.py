@@ -1,13 +1,14 @@
-"""Trains the embedded few-step text-to-image model from a seed, and measures how good it is.
+"""Trains the embedded few-step text-to-image model from a seed, and evaluates it.
 
-The model is a small Stable Diffusion XL that draws in one step. It shares the autoencoder, the tokenizer and the first
-weights of its text encoders with the embedded Stable Diffusion 3 (resources/models/tiny-sd3). The stages are
+The model is a small Stable Diffusion XL that generates an image in one step. It takes the autoencoder, the tokenizer
+and the initial weights of its text encoders from the embedded Stable Diffusion 3 (resources/models/tiny-sd3). The
+stages are
 
-  pairs       pictures of scenes whose places, sizes and tints are read from noise, as latents (with the checkpoints)
+  pairs       latents of scenes whose positions, sizes and tints are computed from noise (next to the checkpoints)
   train       resources/models/tiny-sdxl/: UNet and text encoders
   evaluate    resources/models/evaluation-tiny-sdxl.json, from the saved model
 
-Without a stage all of them run, in this order. A training that was interrupted resumes from its last checkpoint.
+Without a stage all of them run, in this order. An interrupted training resumes from its last checkpoint.
 """
 
 import logging
@@ -35,7 +36,7 @@ FLOAT = {"dtype": "float32"}
 SAMPLING = {"guidance": 0.0, "height": 64, "width": 64, "negative_prompt": ""}
 STEPS = (1, 2, 4)
 BATCH = 64
-FIRST_IMAGES = 32  # enough to see that a model is the one that was evaluated
+FIRST_IMAGES = 32  # a quick check that a model is the one that was evaluated
 
 
 def load_vae(models: Path):
@@ -47,7 +48,7 @@ def load_vae(models: Path):
 
 @torch.no_grad()
 def make_pairs(models: Path, folder: Path, seed: int) -> None:
-    """Writes the latents [PAIRS, 4, 16, 16] of the renders that noise stands for, normalised, and their captions."""
+    """Writes the normalised latents [PAIRS, 4, 16, 16] of the renders that belong to the noise, and their captions."""
     vae, noise = load_vae(models), few_step.noises(few_step.PAIRS, seed)
     pictures, captions = few_step.renders(noise, seed)
     parts = [
@@ -76,12 +77,12 @@ def train(models: Path, folder: Path, seed: int, unfinished: bool) -> None:
     target = models / "tiny-sdxl"
     shutil.rmtree(target, ignore_errors=True)
     few_step.pipeline(model.eval(), load_vae(models), words).save_pretrained(target)
-    for part in ("tokenizer", "tokenizer_2"):  # one that has padded a batch has saved that as its setting
+    for part in ("tokenizer", "tokenizer_2"):  # a tokenizer that has padded a batch saves its padding as a setting
         shutil.copytree(teacher / part, target / part, dirs_exist_ok=True)
 
 
 def draw(pipeline, prompts: list[str], steps: int) -> np.ndarray:
-    """uint8 images [n, 64, 64, 3] of the prompts, seeded by their numbers."""
+    """uint8 images [n, 64, 64, 3] of the prompts; image i has seed i."""
     sampling, drawn = SAMPLING | {"steps": steps}, []
     for first in progress(range(0, len(prompts), BATCH), description=f"{steps} steps", unit="batch"):
         part = prompts[first : first + BATCH]
@@ -90,14 +91,14 @@ def draw(pipeline, prompts: list[str], steps: int) -> np.ndarray:
 
 
 def right(models: Path, images: np.ndarray, prompts: list[str]) -> dict[str, float]:
-    """The share of images with every attribute of their prompt right, as the attribute classifier sees them."""
-    found, two = attributes.all_right(attributes.load(models / "attributes"), images, prompts)
-    return {"one_object": found[~two].mean(), "two_objects": found[two].mean(), "all": found.mean()}
+    """The share of images with all attributes of their prompt right, according to the attribute classifier."""
+    all_right, two = attributes.all_right(attributes.load(models / "attributes"), images, prompts)
+    return {"one_object": all_right[~two].mean(), "two_objects": all_right[two].mean(), "all": all_right.mean()}
 
 
 @torch.no_grad()
 def first_token(pipeline, prompts: list[str]) -> dict[str, float]:
-    """How large token 0 is beside all others (absolute maxima), and how far prompts change it."""
+    """Absolute maximum of token 0, its ratio to that of all other tokens, and the change of token 0 over prompts."""
     tokens = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)[0]  # [n, tokens, channels]
     largest, others = tokens[:, 0].abs().max(), tokens[:, 1:].abs().max()
     change = (tokens[:, 0] - tokens[:1, 0]).abs().max()
@@ -105,17 +106,17 @@ def first_token(pipeline, prompts: list[str]) -> dict[str, float]:
 
 
 def evaluate(models: Path, prompts: list[str], seed: int) -> dict:
-    """Every figure of the saved model."""
+    """Evaluation of the saved model."""
     folder = models / "tiny-sdxl"
     pipeline, critic = FAMILY.load(FLOAT, folder), judge.Judge(models / "judge")
-    said, figures = critic.captions(prompts), {}
+    captions, figures = critic.captions(prompts), {}
     for steps in STEPS:
         images = draw(pipeline, prompts, steps)
         figures[f"generated_in_{steps}"] = {
             **right(models, images, prompts),
             "one_object_of_first": right(models, images[:FIRST_IMAGES], prompts[:FIRST_IMAGES])["one_object"],
             "two_objects_of_first": right(models, images[:FIRST_IMAGES], prompts[:FIRST_IMAGES])["two_objects"],
-            "clip_score": 100 * float((critic.pictures(images) * said).sum(-1).mean()),
+            "clip_score": 100 * float((critic.pictures(images) * captions).sum(-1).mean()),
         }
     return {
         "seed": seed,
@@ -133,7 +134,7 @@ def evaluate(models: Path, prompts: list[str], seed: int) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
     made = stages.parser(__doc__, STAGES)
-    made.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="where captions are")
+    made.add_argument("--prompts", type=Path, default=Path("resources/prompts"), help="folder of the captions")
     made.add_argument(
         "--unfinished", action="store_true", help="do not train; save the averaged weights of the checkpoint"
     )

@@ -1,14 +1,14 @@
-"""Trains the embedded text models from nothing but a seed, and measures how good they are.
+"""Trains the embedded text models from a seed, and evaluates them.
 
 The stages are
 
   texts        resources/texts/: reviews for test and calibration, and manuals that ship with the running Python
-  distilbert   resources/models/tiny-distilbert/: sentiment of reviews made by a grammar
+  distilbert   resources/models/tiny-distilbert/: sentiment of reviews that a grammar generates
   gpt2         resources/models/tiny-gpt2/: a language model of the manuals
   evaluate     resources/models/evaluation-tiny-distilbert.json and -tiny-gpt2.json, from the saved models
 
-Without a stage all but `texts` run, in this order: other versions of Python have other manuals, and the figures of this
-repository rest on those in resources/texts/. A training that was interrupted resumes from its last checkpoint.
+Without a stage all but `texts` run, in this order: other versions of Python have other manuals, and the results in this
+repository are based on the texts in resources/texts/. An interrupted training resumes from its last checkpoint.
 """
 
 import logging
@@ -32,14 +32,14 @@ DISTILBERT, GPT2 = load_family("distilbert"), load_family("gpt2")
 log = logging.getLogger(__name__)
 
 STAGES = ("texts", "distilbert", "gpt2", "evaluate")
-REVIEWS = {"test": (1000, 1, True), "calibration": (256, 2, False)}  # number, added to the seed, held out
+REVIEWS = {"test": (1000, 1, True), "calibration": (256, 2, False)}  # (number, added to the seed, held out)
 FLOAT = {"dtype": "float32"}
 SAMPLING = {"batch_size": 32, "max_length": 128}
-FIRST_WINDOWS = 64  # of the test text: enough to see that a model is the one that was evaluated
+FIRST_WINDOWS = 64  # of the test text: a quick check that a model is the one that was evaluated
 
 
 def write_reviews(folder: Path, seed: int) -> None:
-    """Writes the reviews of test and calibration."""
+    """Writes the test and calibration reviews."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (n, added, held) in REVIEWS.items():
         rows = zip(*reviews.sentences(n, seed + added, held), strict=True)
@@ -57,7 +57,7 @@ def write_manuals(folder: Path) -> None:
 
 
 def save(model, words, folder: Path) -> None:
-    """Writes a model and its tokenizer, nothing else than an AutoModel and an AutoTokenizer read."""
+    """Writes a model and its tokenizer: only the files that AutoModel and AutoTokenizer read."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
@@ -65,11 +65,11 @@ def save(model, words, folder: Path) -> None:
 
 @torch.inference_mode()
 def evaluate_distilbert(models: Path, texts: Path, seed: int) -> dict:
-    """Every figure of the saved DistilBERT."""
+    """Evaluation of the saved DistilBERT."""
     pipeline = DISTILBERT.load(FLOAT, models / "tiny-distilbert")
     sentences, labels = DISTILBERT.read(texts / "reviews-test.tsv")
-    found = [item["label"] for item in DISTILBERT.predict(pipeline, sentences, SAMPLING)]
-    right = sum(a == b for a, b in zip(found, labels, strict=True))
+    predicted = [item["label"] for item in DISTILBERT.predict(pipeline, sentences, SAMPLING)]
+    right = sum(a == b for a, b in zip(predicted, labels, strict=True))
     return {
         "seed": seed,
         "parameters": pipeline.model.num_parameters(),
@@ -81,7 +81,7 @@ def evaluate_distilbert(models: Path, texts: Path, seed: int) -> dict:
 
 @torch.inference_mode()
 def evaluate_gpt2(models: Path, texts: Path, seed: int) -> dict:
-    """Every figure of the saved GPT-2."""
+    """Evaluation of the saved GPT-2."""
     pipeline = GPT2.load(FLOAT, models / "tiny-gpt2")
     parts = [GPT2.read(texts / f"manuals-{part}.txt")[0] for part in ("train", "test")]
     items = GPT2.predict(pipeline, parts[1], SAMPLING)
@@ -99,14 +99,14 @@ def evaluate_gpt2(models: Path, texts: Path, seed: int) -> dict:
 
 
 def perplexity_of(items: list) -> float:
-    """Of all tokens of some windows together."""
+    """Perplexity over all tokens of some windows."""
     return math.exp(sum(item["nll"] for item in items) / sum(item["tokens"] for item in items))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the chosen stages."""
     made = stages.parser(__doc__, STAGES, unnamed="all but texts")
-    made.add_argument("--texts", type=Path, default=Path("resources/texts"), help="where texts are")
+    made.add_argument("--texts", type=Path, default=Path("resources/texts"), help="folder of the texts")
     chosen = stages.begin(made, argv)
     asked, models, texts, seed = chosen.stage or STAGES[1:], chosen.models, chosen.texts, chosen.seed
     checkpoints = {name: chosen.checkpoints / f"tiny-{name}.pt" for name in ("distilbert", "gpt2")}

@@ -10,8 +10,8 @@ from quantwatt.data import scenes
 from training import loop
 
 RECIPE = loop.Recipe(steps=1500, batch=32, learning_rate=2e-3, warmup=50, decay=0.6, final=5 / 14, average=0.99)
-CROP = 32  # pixels: the network is convolutional, so most of its training sees quarters of pictures,
-CROP_SHARE = 0.8  # of the steps, twice as many of them
+CROP = 32  # pixels: the network is convolutional, so that it can be trained on crops of a quarter of a picture
+CROP_SHARE = 0.8  # share of the steps that train on crops, with batches twice as large
 
 
 def new() -> AutoencoderKL:
@@ -43,7 +43,7 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 256) -> torch.Te
 
 
 def normalise(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    """Latents with mean 0 and deviation 1, as the flow sees them."""
+    """Latents with mean 0 and standard deviation 1, as the flow model is trained on."""
     return (latents - vae.config.shift_factor) * vae.config.scaling_factor
 
 
@@ -82,5 +82,5 @@ def train(images: np.ndarray, checkpoint: Path, seed: int, recipe: loop.Recipe =
 
 
 def reconstruction_db(vae: AutoencoderKL, images: np.ndarray) -> float:
-    """PSNR of the pictures after encoding and decoding, mean over uint8 pictures [n, 64, 64, 3], in dB."""
+    """Mean PSNR in dB of uint8 pictures [n, 64, 64, 3] after encoding and decoding."""
     return float(loop.psnr_db(decode(vae, encode(vae, images)), images).mean())

@@ -1,5 +1,6 @@
-"""Which layer gets which format.
+"""Assign a format to every layer.
 
-Enters: a model's layers, a method, what trying each layer alone has cost in quality and in time. Leaves: formats of
-every layer. Read first: allocation.py, sensitivity.py (what is tried), programs.py (what is chosen under budgets).
+Input: a model's layers, a method, and for mixed allocations the quality loss and the cost of each layer in each
+candidate format. Output: the formats of every layer. Read first: allocation.py, sensitivity.py (measures the quality
+loss), programs.py (chooses candidates within budgets).
 """

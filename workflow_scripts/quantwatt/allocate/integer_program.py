@@ -1,7 +1,7 @@
-"""One candidate for every layer: the largest sum of scores within a budget of summed costs, by SciPy's HiGHS.
+"""Choose one candidate per layer: maximise the sum of scores within a budget of summed costs, by SciPy's HiGHS.
 
-A multiple-choice knapsack: boolean c[layer, candidate], sum over a layer's candidates of c = 1, maximise the sum of
-score * c with low <= sum of cost * c <= high.
+A multiple-choice knapsack: boolean c[layer, candidate] with sum over candidates c = 1 for every layer; maximise
+sum(score * c) subject to low <= sum(cost * c) <= high.
 """
 
 import math
@@ -10,18 +10,18 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-GAP = 1e-6  # of the optimum, relative to what it loses against every layer's best score
-LIMIT_S = 120  # the best choice found until then is taken; programs of a thousand layers take a second
+GAP = 1e-6  # optimality gap, relative to the optimum's loss against the best score of every layer
+LIMIT_S = 120  # time limit: then the best choice so far is taken; programs of a thousand layers take a second
 
-TIMED_OUT, INFEASIBLE = 1, 2  # as SciPy's milp numbers how it ended
+TIMED_OUT, INFEASIBLE = 1, 2  # values of `status` in the result of SciPy's milp
 
 
 class Unsolved(Exception):
-    """The solver ended without a choice, though there may be one; the message says how it ended."""
+    """The solver ended without a choice, though a feasible choice may exist; the message gives its end status."""
 
 
 class Infeasible(Exception):
-    """No choice lies within the budget; `nearest` is the summed cost nearest to it that a choice has."""
+    """No choice lies within the budget; `nearest` is the feasible summed cost that is nearest to the budget."""
 
     def __init__(self, nearest):
         super().__init__(f"the nearest feasible budget is {nearest:.6g}")
@@ -29,22 +29,22 @@ class Infeasible(Exception):
 
 
 def solve(scores, costs, high, low=0.0):
-    """The best choice within a budget.
+    """Return the best choice within a budget.
 
     Args:
-        scores: {layer: {candidate: number}}, to be as large as possible in sum.
-        costs: the same layers and candidates, no number below 0.
-        low, high: bounds of the summed cost, kept within a millionth of the largest sum.
+        scores: {layer: {candidate: number}}; their sum is maximised.
+        costs: the same layers and candidates; all numbers are at least 0.
+        low, high: bounds of the summed cost, kept to within a millionth of the largest possible sum.
     Returns:
-        {layer: candidate}; equal programs have equal choices, unless the time limit ends the search.
+        {layer: candidate}; equal programs give equal choices, unless the time limit ends the search.
     Raises:
         Infeasible: no choice lies within the bounds.
-        Unsolved: none was found, and it is not known whether there is any.
+        Unsolved: no choice was found, and the solver did not prove that none exists.
     """
-    best = {layer: max(own.values()) for layer, own in scores.items()}
-    losses = {layer: {name: best[layer] - value for name, value in own.items()} for layer, own in scores.items()}
-    unit = math.fsum(max(own.values()) for own in costs.values()) or 1.0
-    shares = {layer: {name: cost / unit for name, cost in own.items()} for layer, own in costs.items()}
+    best = {layer: max(values.values()) for layer, values in scores.items()}
+    losses = {layer: {name: best[layer] - value for name, value in values.items()} for layer, values in scores.items()}
+    unit = math.fsum(max(values.values()) for values in costs.values()) or 1.0
+    shares = {layer: {name: cost / unit for name, cost in values.items()} for layer, values in costs.items()}
     program = Program(shares, low / unit, high / unit)
     choice = program.minimize(losses)
     if choice is None:
@@ -53,17 +53,17 @@ def solve(scores, costs, high, low=0.0):
 
 
 def total(numbers, choice):
-    """The sum of a choice's scores or costs."""
+    """Sum the scores or the costs of a choice."""
     return math.fsum(numbers[layer][candidate] for layer, candidate in choice.items())
 
 
 class Program:
-    """Booleans c[layer, candidate], one true of each layer, and how far their summed cost lies outside its bounds."""
+    """Booleans c[layer, candidate], one true per layer, and a slack: how far the summed cost is outside its bounds."""
 
     def __init__(self, costs, low, high):
-        self.keys = [(layer, name) for layer, own in costs.items() for name in own]
+        self.keys = [(layer, name) for layer, values in costs.items() for name in values]
         self.costs, n = self._in_order(costs), len(self.keys)
-        layers = np.repeat(np.arange(len(costs)), [len(own) for own in costs.values()])
+        layers = np.repeat(np.arange(len(costs)), [len(values) for values in costs.values()])
         ones = coo_array((np.ones(n), (layers, np.arange(n))), shape=(len(costs), n + 1))
         within = [[*self.costs, 1], [*self.costs, -1]]
         self.constraints = [LinearConstraint(ones, 1, 1), LinearConstraint(within, [low, -np.inf], [np.inf, high])]
@@ -72,36 +72,39 @@ class Program:
         return np.array([numbers[layer][name] for layer, name in self.keys])
 
     def minimize(self, losses):
-        """{layer: candidate} of the smallest summed loss, or None where no choice is within the bounds."""
+        """Return {layer: candidate} with the smallest summed loss, or None if no choice is within the bounds."""
         losses = self._in_order(losses)
         relaxed = self._solve(losses / (losses.max() or 1), outside=0, whole=False)
         if relaxed is None:
             return None
-        # HiGHS also stops 1e-6 from the optimum, whatever that is: losses are counted in the least that there can be.
+        # HiGHS also stops at an absolute gap of 1e-6: losses are scaled by a lower bound of the optimum.
         unit = max(losses @ relaxed, 1e-9 * losses.max()) or 1
         chosen = self._solve(losses / unit, outside=0)
-        return None if chosen is None else dict(key for key, one in zip(self.keys, chosen, strict=True) if one > 0.5)
+        return None if chosen is None else dict(key for key, c in zip(self.keys, chosen, strict=True) if c > 0.5)
 
     def nearest(self):
-        """The summed cost that lies nearest to the bounds."""
+        """Return the feasible summed cost that is nearest to the bounds."""
         return math.fsum(self.costs[self._solve(np.zeros(len(self.keys)), outside=np.inf) > 0.5])
 
     def _solve(self, losses, outside, whole=True):
-        """[booleans] of the smallest summed loss, at most `outside` the bounds and as little as can be; None without.
+        """Return [0 or 1 per key] with the smallest summed loss; None if the solver proves that no choice exists.
 
+        Args:
+            outside: how far the summed cost may lie outside the bounds; the distance is minimised, too.
+            whole: False relaxes the booleans to 0..1.
         Raises:
-            Unsolved: as of `solve`; only a proof counts as a no.
+            Unsolved: as in `solve`, without a choice and without a proof that none exists.
         """
-        found = milp(
+        result = milp(
             np.append(losses, 1),
             integrality=np.append(np.full(len(losses), int(whole)), 0),
             bounds=Bounds(0, np.append(np.ones(len(losses)), outside)),
             constraints=self.constraints,
             options={"time_limit": LIMIT_S, "mip_rel_gap": GAP},
         )
-        if found.x is not None:
-            return found.x[:-1]
-        if found.status == INFEASIBLE:
+        if result.x is not None:
+            return result.x[:-1]
+        if result.status == INFEASIBLE:
             return None
-        ended = f"no choice was found within {LIMIT_S} s" if found.status == TIMED_OUT else f"HiGHS: {found.message}"
+        ended = f"no choice was found within {LIMIT_S} s" if result.status == TIMED_OUT else f"HiGHS: {result.message}"
         raise Unsolved(ended)

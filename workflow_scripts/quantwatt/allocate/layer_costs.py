@@ -1,8 +1,8 @@
-"""What layers take in each candidate's formats, with the kernels that compute them on this device.
+"""Measure the cost of layers in the formats of each candidate, with the kernels of this device.
 
-Layers of one shape that are fed inputs of one shape are measured once, on random numbers. All of them take turns, round
-after round, so that whatever drifts meets all alike, and medians over rounds count. With the transform bos, a quantized
-layer has its product with the first token stored, as in a checkpoint, and multiplies the other tokens alone.
+Layers of equal shape and equal input shape are measured once, on random numbers. All cases take turns, round after
+round, so that drift affects all cases alike; results are medians over rounds. With the transform bos, a quantized layer
+stores its product with the first token, as in a checkpoint, and multiplies only the other tokens.
 """
 
 import statistics
@@ -23,16 +23,16 @@ from quantwatt.quantize.streams import hooks
 
 BASELINE = "baseline"  # the unquantized layer
 FLOAT = {"weights": None, "activations": None}
-LOOP_S, MOST = 0.005, 1000  # a loop lasts about so long, and has no more products
+LOOP_S, MOST = 0.005, 1000  # target duration of a loop, and its largest number of products
 
 
 @dataclass
 class Case:
-    """One layer in one candidate's formats.
+    """One layer in the formats of one candidate.
 
-    run: does the product once; None where there is no kernel, and why is in `reason`.
-    repeats: of the product between two looks at the clock, so that waiting for a device is little beside it.
-    seconds, joules: of one product, in each round.
+    run: computes the product once; None if there is no kernel, and `reason` says why.
+    repeats: products between two clock readings, so that synchronizing the device takes little of the time.
+    seconds, joules: of one product, one value per round.
     """
 
     kernel: str | None
@@ -47,17 +47,17 @@ class Case:
             self.run()
 
     def figures(self):
-        """{"milliseconds", "joules", "kernel", "reason"} of one product: medians over rounds, None without any."""
-        seconds, joules = (statistics.median(found) if found else None for found in (self.seconds, self.joules))
+        """Return {"milliseconds", "joules", "kernel", "reason"} of one product: medians over rounds, or None."""
+        seconds, joules = (statistics.median(values) if values else None for values in (self.seconds, self.joules))
         milliseconds = None if seconds is None else 1000 * seconds
         return {"milliseconds": milliseconds, "joules": joules, "kernel": self.kernel, "reason": self.reason}
 
 
 def input_shapes(denoiser, names, draw):
-    """{layer: shape of its input} in one call of the denoiser.
+    """Return {layer: shape of its input} in one call of the denoiser.
 
     Args:
-        draw: function that makes the denoiser run; its first call counts.
+        draw: function that runs the denoiser; shapes are those of its first call.
     """
     shapes = {}
 
@@ -70,18 +70,18 @@ def input_shapes(denoiser, names, draw):
 
 
 def shape_of(layer, inputs):
-    """What layers must have in common to cost the same: kind, weight, bias, geometry, and the shape of the input."""
+    """Return what determines a layer's cost: type, weight shape, bias, geometry, and input shape."""
     geometry = [getattr(layer, key, None) for key in ("stride", "padding", "dilation", "groups", "padding_mode")]
     return type(layer).__name__, tuple(layer.weight.shape), layer.bias is not None, *map(str, geometry), inputs
 
 
 def case(layer, inputs, formats, device, first_token=False):
-    """A layer ready to be measured in some formats.
+    """Prepare a layer to be measured in some formats.
 
     Args:
-        layer: float Linear or Conv2d on the device; inputs: tensor that it is fed.
-        formats: {"weights", "activations"}; both None: the layer as it is.
-        first_token: whether a quantized layer has its product with the first token stored.
+        layer: float Linear or Conv2d on the device; inputs: its input tensor.
+        formats: {"weights", "activations"}; if both are None, the float layer is measured.
+        first_token: whether a quantized layer stores its product with the first token.
     """
     if not any(formats.values()):
         return Case("torch", None, lambda: layer(inputs))
@@ -90,7 +90,7 @@ def case(layer, inputs, formats, device, first_token=False):
 
 
 def build(layer, inputs, formats, device, first_token=False):
-    """(layer that computes in the formats or None, its kernel's name or None, why there is none or None)."""
+    """Return (layer that computes in the formats or None, its kernel's name or None, reason without a kernel)."""
     if formats["weights"] is None:
         return None, None, f"no kernel computes 16-bit weights with quantized inputs on {device}"
     description, build_for = quantized(layer, inputs, formats, first_token)
@@ -101,11 +101,11 @@ def build(layer, inputs, formats, device, first_token=False):
 
 
 def quantized(layer, inputs, formats, first_token=False):
-    """(the layer rounded to some formats as kernels take it, function of a kernel's module that builds it on the CPU).
+    """Return (description of the rounded layer for the kernels, function from a kernel module to the layer on the CPU).
 
     Args:
-        inputs: what calibrates a static grid.
-        first_token: its product is stored, whatever it is.
+        inputs: tensor that calibrates a static grid.
+        first_token: whether the product with the first token is stored; its values are zeros.
     """
     geometry, weight_format = Convolution.of(layer), load_format(formats["weights"])
     rounded = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
@@ -123,47 +123,49 @@ def quantized(layer, inputs, formats, first_token=False):
 
 
 def measure(cases, settings, meter, synchronize, warmup_s, clock=time.perf_counter):
-    """Time all cases that have a kernel, and read their energy, in turns.
+    """Measure latency and energy of all cases that have a kernel; the cases take turns.
 
     Args:
-        settings: a completed sensitivity's `costs`.
-        meter: opened; without energy where it is the meter "none".
+        settings: `costs` of a completed sensitivity.
+        meter: opened; the meter "none" measures no energy.
     """
-    computed = [one for one in cases if one.run is not None]
-    for one in computed:
-        protocol.warm_up(one.run, warmup_s / len(computed), synchronize, clock)
-        once = statistics.median(protocol.measure_latency(one.run, LOOP_S, 1, synchronize, clock))
-        one.repeats = max(1, round(LOOP_S / max(once, LOOP_S / MOST)))
+    computed = [measured for measured in cases if measured.run is not None]
+    for measured in computed:
+        protocol.warm_up(measured.run, warmup_s / len(computed), synchronize, clock)
+        once = statistics.median(protocol.measure_latency(measured.run, LOOP_S, 1, synchronize, clock))
+        measured.repeats = max(1, round(LOOP_S / max(once, LOOP_S / MOST)))
     for turn in range(settings["rounds"]):
-        for one in computed[:: 1 if turn % 2 == 0 else -1]:
-            seconds = protocol.measure_latency(one.loop, settings["seconds"], 1, synchronize, clock)
-            one.seconds.append(float(statistics.median(seconds)) / one.repeats)
+        for measured in computed[:: 1 if turn % 2 == 0 else -1]:
+            seconds = protocol.measure_latency(measured.loop, settings["seconds"], 1, synchronize, clock)
+            measured.seconds.append(float(statistics.median(seconds)) / measured.repeats)
     for turn in range(settings["blocks"] if meter.name != "none" else 0):
-        for one in computed[:: 1 if turn % 2 == 0 else -1]:
-            blocks = protocol.measure_energy(one.loop, meter, settings["block_s"], 1, one.repeats, synchronize)
-            one.joules += [block.energy_j / block.images for block in blocks if not block.invalid]
+        for measured in computed[:: 1 if turn % 2 == 0 else -1]:
+            blocks = protocol.measure_energy(
+                measured.loop, meter, settings["block_s"], 1, measured.repeats, synchronize
+            )
+            measured.joules += [block.energy_j / block.images for block in blocks if not block.invalid]
 
 
 def table(
     layers, shapes, first_tokens, candidates, settings, meter, device, synchronize=protocol.nothing, warmup_s=0.0
 ):
-    """Rows {"layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason"}, of one denoiser call.
+    """Yield rows {"layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason"} per denoiser call.
 
     Args:
-        layers: {name: float layer on the device}; shapes: of `input_shapes`.
-        first_tokens: names of the layers whose product with the first token is stored once they are quantized.
-        candidates: {name: formats}; the unquantized layer comes beside them.
+        layers: {name: float layer on the device}; shapes: the result of `input_shapes`.
+        first_tokens: names of the layers that store their product with the first token when quantized.
+        candidates: {name: formats}; the unquantized layer is measured, too, as candidate "baseline".
     """
-    formats = {BASELINE: FLOAT} | {name: FLOAT | own for name, own in candidates.items()}
+    formats = {BASELINE: FLOAT} | {name: FLOAT | sides for name, sides in candidates.items()}
     keys = {name: (*shape_of(layer, shapes[name]), name in first_tokens) for name, layer in layers.items()}
     generator, cases = torch.Generator().manual_seed(0), {}
     for name, layer in layers.items():
         if keys[name] not in cases:
-            inputs, apart = torch.randn(shapes[name], generator=generator), name in first_tokens
+            inputs, first_token = torch.randn(shapes[name], generator=generator), name in first_tokens
             inputs = inputs.to(device, layer.weight.dtype)
-            cases[keys[name]] = {c: case(layer, inputs, own, device, apart) for c, own in formats.items()}
-    measure([one for of_shape in cases.values() for one in of_shape.values()], settings, meter, synchronize, warmup_s)
+            cases[keys[name]] = {c: case(layer, inputs, sides, device, first_token) for c, sides in formats.items()}
+    measure([each for of_shape in cases.values() for each in of_shape.values()], settings, meter, synchronize, warmup_s)
     for name, layer in layers.items():
-        for candidate, one in cases[keys[name]].items():
+        for candidate, measured in cases[keys[name]].items():
             stored = megabytes(layer.weight, formats[candidate]["weights"])
-            yield {"layer": name, "candidate": candidate, "megabytes": stored, **one.figures()}
+            yield {"layer": name, "candidate": candidate, "megabytes": stored, **measured.figures()}

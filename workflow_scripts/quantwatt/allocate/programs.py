@@ -1,8 +1,9 @@
-"""Which candidate each layer gets: integer programs over measured sensitivities, within budgets.
+"""Choose a candidate per layer by integer programs over measured sensitivities, within budgets.
 
-MixDQ (arXiv 2405.17873) asks for average bits: it scores the layers of its two groups apart, splits the budget
-between the groups in several ways, aims at several averages, and keeps what harms images least. A budget may as well be
-megabytes, milliseconds or joules of one denoiser call, measured on this device.
+MixDQ (arXiv 2405.17873) budgets average bits: it scores the layers of its two groups (content and quality) separately,
+splits the budget between the groups in several ways, solves for several averages, and keeps the choice with the
+smallest image error. A budget can also be megabytes, milliseconds or joules of one denoiser call; milliseconds and
+joules are measured on this device.
 """
 
 import math
@@ -17,45 +18,45 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config.objectives import group_of, metric_of
 from quantwatt.config.programs import OF_DEVICE, is_swept, names_of, sides
 
-# Ratios of the content group's average bits to the quality group's: lowest, highest, how many (MixDQ's code).
+# Ratios of the content group's average bits to the quality group's: lowest, highest, count (from MixDQ's code).
 SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
 UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
-EVERY = "all"  # the one group of layers that are scored alike
+EVERY = "all"  # name of the group if all layers have one objective
 
 
 class BudgetInfeasible(DataError):
-    """A budget of time or energy that no choice meets on this device; the message says what is nearest."""
+    """No choice meets a budget of time or energy on this device; the message names the nearest feasible budget."""
 
 
 def solve(layers, table, measured, method, method_name, dtype):
-    """All choices of all programs of a method.
+    """Return all choices of all programs of a method.
 
     Args:
-        layers: {name: {"in_features", "out_features", "group"}} of the model manifest.
-        table: {layer: {candidate: {"ssim", ..., "inputs", "megabytes"}}} of the sensitivity table.
-        measured: {layer: {candidate or "baseline": {"milliseconds", "joules"}}} of the cost table, or None.
-        dtype: the model's type.
+        layers: {name: {"in_features", "out_features", "group"}} from the model manifest.
+        table: {layer: {candidate: {"ssim", ..., "inputs", "megabytes"}}} from the sensitivity table.
+        measured: {layer: {candidate or "baseline": {"milliseconds", "joules"}}} from the cost table, or None.
+        dtype: name of the model's dtype.
     Returns:
         [{"program", "number", "target", "split", "cost", "unit", "scores": {group: sum}, "layers": {layer: candidate,
-        or None where it is protected}}], the choices of a program all different.
+        or None if the layer is protected}}]; the choices of a program all differ.
     Raises:
-        DataError: a budget that no choice meets, a layer without a candidate that was scored and measured, or a program
-            that the solver did not solve.
-        BudgetInfeasible: the same of what this device takes.
+        DataError: no choice meets a budget, a layer has no candidate that was scored and measured, or the solver did
+            not solve a program.
+        BudgetInfeasible: likewise, for budgets of time or energy on this device.
     """
-    found = []
+    results = []
     for index, program in enumerate(method["allocation"]["programs"]):
         where = f"methods.{method_name}.allocation.programs.{index}"
-        question = AllocationProblem(layers, table, measured, program, method["allocation"]["candidates"], dtype, where)
-        choices = question.sweep() if is_swept(program) else [question.within()]
+        problem = AllocationProblem(layers, table, measured, program, method["allocation"]["candidates"], dtype, where)
+        choices = problem.sweep() if is_swept(program) else [problem.within()]
         different = {tuple(choice["layers"].items()): choice for choice in reversed(choices)}
         for number, choice in enumerate(reversed(different.values())):
-            found.append({"program": index, "number": number, **choice})
-    return found
+            results.append({"program": index, "number": number, **choice})
+    return results
 
 
 class AllocationProblem:
-    """One program of a method: which candidates each layer has, what they score and what they cost."""
+    """One program of a method: the candidates of each layer with their scores and costs."""
 
     def __init__(self, layers, table, measured, program, candidates, dtype, where):
         self.program, self.candidates, self.where = program, candidates, where
@@ -75,19 +76,19 @@ class AllocationProblem:
         return group_of(name, layer, self.where)
 
     def _scores(self, name):
-        """{candidate: score, larger is better}, those left out whose score is not finite."""
+        """Return {candidate: score, larger is better} of the candidates with a finite score."""
         metric = metric_of(self.objective, name, self.layers[name], self.where)
         sign = -1 if metric == "noise" else 1
         values = {candidate: self.table[name][candidate][metric] for candidate in self._names_for(name)}
         return {candidate: sign * value for candidate, value in values.items() if value is not None}
 
     def _names_for(self, name):
-        """The candidates of a layer."""
+        """Return the names of a layer's candidates."""
         named = self.program["candidates"]
         return named[self.group[name]] if isinstance(named, dict) else named
 
     def _share(self, name):
-        """What a layer's bits weigh in an average: its weights, or the elements of its input."""
+        """Return a layer's weight in average bits: its number of weights, or of input elements."""
         layer = self.layers[name]
         if self.side == "weights":
             return layer["in_features"] * layer["out_features"]
@@ -104,7 +105,7 @@ class AllocationProblem:
         return self.measured[name][candidate][self.unit]
 
     def _baseline(self, name):
-        """A layer's cost in the unquantized model."""
+        """Return a layer's cost in the unquantized model."""
         if self.unit == "megabytes":
             layer = self.layers[name]
             return layer["in_features"] * layer["out_features"] * BYTES[self.dtype] / 1e6
@@ -124,7 +125,7 @@ class AllocationProblem:
                 )
 
     def _protected(self):
-        """The most sensitive layers of each group, by the candidate of most bits: they stay in 16 bit."""
+        """Return the most sensitive layers of each group, by their widest candidate; they stay in 16 bit."""
         members, chosen = {}, set()
         for name, group in self.group.items():
             members.setdefault(group, []).append(name)
@@ -134,12 +135,12 @@ class AllocationProblem:
         return chosen
 
     def _at_most_bits(self, name):
-        """Its score with most bits; what breaks the model even there is worse than any other."""
+        """Return the score of the candidate with most bits; -inf if even that candidate breaks the model."""
         widest = max(self._names_for(name), key=lambda candidate: bits_of(self.candidates[candidate], self.side))
         return self.scores[name].get(widest, -math.inf)
 
     def within(self):
-        """The best choice within a measured budget."""
+        """Return the best choice within a budget of megabytes, time or energy."""
         budget = self.program["budget"][self.unit]
         if self.program["budget"]["of"] == "baseline":
             whole = [self._baseline(name) for name in self.free]
@@ -159,7 +160,7 @@ class AllocationProblem:
         return self._choice(layers, budget, None)
 
     def _failure(self, sentence):
-        """What to raise: a budget in bits or megabytes is wrong everywhere, one of time or energy here."""
+        """Return the error to raise: a budget of time or energy may be feasible on another device, others nowhere."""
         return (BudgetInfeasible if self.unit in OF_DEVICE else DataError)(sentence)
 
     def _relative(self, nearest, budget):
@@ -168,13 +169,13 @@ class AllocationProblem:
         return f" ({nearest / budget * self.program['budget'][self.unit]:.4g} of the baseline's)"
 
     def sweep(self):
-        """The best choices at several average bits and splits between the groups, as far as there are any.
+        """Return the best choices for several average bits and splits between the groups; infeasible ones are skipped.
 
-        As in MixDQ's code, averages and splits are of the layers that are not protected; those come on top.
+        As in MixDQ's code, averages and splits count only unprotected layers; protected layers come on top.
         """
         top, below = self.program["budget"]["bits"], self.program["below"]
         choices = []
-        for target in np.linspace(top, top - below, self.program["targets"])[::-1]:  # a single one is the budget
+        for target in np.linspace(top, top - below, self.program["targets"])[::-1]:  # a single target is the budget
             for split, averages in self._splits(target):
                 try:
                     layers = {}
@@ -188,28 +189,28 @@ class AllocationProblem:
         return choices
 
     def _groups(self):
-        """{group: its layers that are not protected}: apart where each has an objective of its own."""
+        """Return {group: its unprotected layers}; all layers are one group unless groups have separate objectives."""
         groups = {}
         for name in self.free:
             groups.setdefault(self.group[name] if isinstance(self.objective, dict) else EVERY, []).append(name)
         return groups
 
     def _splits(self, average):
-        """[(ratio k, {group: average bits})] of ways to split an average between the groups."""
+        """Return [(ratio content/quality, {group: average bits})], the ways to split an average between the groups."""
         groups = self._groups()
         if len(groups) == 1:
             return [(None, dict.fromkeys(groups, average))]
         content, quality = self._share_of(groups["content"]), self._share_of(groups["quality"])
-        given = self.program["split"]
-        low, high, count = (given["low"], given["high"], given["count"]) if given else SPLITS[self.side]
-        ratio, found = content / quality, []
+        custom = self.program["split"]
+        low, high, count = (custom["low"], custom["high"], custom["count"]) if custom else SPLITS[self.side]
+        ratio, averages = content / quality, []
         for split in np.linspace(low, high, count):
             of_quality = average * (1 + ratio) / (split * ratio + 1)
-            found.append((float(split), {"quality": of_quality, "content": split * of_quality}))
-        return found
+            averages.append((float(split), {"quality": of_quality, "content": split * of_quality}))
+        return averages
 
     def _at(self, names, average):
-        """The best choice for some layers whose average bits are within the tolerance of `average`."""
+        """Return the best choice for some layers with average bits within the tolerance of `average`."""
         share, tolerance = self._share_of(names), self.program["tolerance"]
         return self._best(names, (average + tolerance) * share, (average - tolerance) * share)
 
@@ -221,7 +222,7 @@ class AllocationProblem:
             raise DataError(f"{self.where}: the program of {len(names)} layers is unsolved: {error}.") from error
 
     def _no_average(self, target):
-        """A sentence with the nearest average that there is."""
+        """Explain why no average or split is feasible, with the nearest feasible average."""
         try:
             self._at(self.free, target)
         except Infeasible as error:
@@ -231,8 +232,8 @@ class AllocationProblem:
                 f"{error.nearest / self._share_of(self.free):.4g}."
             )
         return (
-            f"{self.where}.split: no split of {target:.6g} bits between content and quality layers is met; widen it or "
-            f"the tolerance, since without a split {target:.6g} bits are met."
+            f"{self.where}.split: no split of {target:.6g} bits between content and quality layers is feasible; "
+            f"widen the split or the tolerance. Without a split, {target:.6g} bits are feasible."
         )
 
     def _names(self):
@@ -240,7 +241,7 @@ class AllocationProblem:
 
     def _choice(self, layers, target, split):
         cost = integer_program.total(self.costs, layers)
-        if self.unit == "bits":  # the true average, over the protected layers, too
+        if self.unit == "bits":  # the average over all layers, including protected ones
             whole, kept = self._share_of(self.group), self._share_of(self.protected)
             cost = (cost + FLOAT_BITS * kept) / whole
         scores = {}

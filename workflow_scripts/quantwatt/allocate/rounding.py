@@ -1,4 +1,4 @@
-"""One linear layer or convolution rounded to nearest by itself: the values of its formats, whatever computes them."""
+"""Round one linear layer or convolution to nearest (fake-quantized values, independent of any kernel)."""
 
 import copy
 
@@ -11,14 +11,14 @@ from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest,
 
 
 def round_weight(weight, settings):
-    """A weight [rows, columns, ...] rounded to nearest in a completed `weights` entry's format."""
+    """Round a weight [rows, columns, ...] to nearest in the format of a completed `weights` entry."""
     weight_format = load_format(settings)
     rounded = quantize_to_nearest(weight.float().flatten(1), weight_format).dequantize(weight_format)
     return rounded.reshape(weight.shape).to(weight.dtype)
 
 
 def megabytes(weight, settings):
-    """What a weight takes, packed with its scales and zero points; unquantized where settings is None."""
+    """Return the size of a packed weight with scales and zero points in MB; unquantized if settings is None."""
     if settings is None:
         return weight.numel() * weight.element_size() / 1e6
     columns = weight[0].numel()
@@ -26,11 +26,11 @@ def megabytes(weight, settings):
 
 
 class RoundedLayer(torch.nn.Module):
-    """A float layer with its weight rounded and its inputs quantized.
+    """A layer that computes with a rounded weight and quantized inputs.
 
-    layer: torch.nn.Linear or Conv2d, which stays as it is.
+    layer: float torch.nn.Linear or Conv2d; not changed.
     formats: {"weights", "activations"}, completed settings or None.
-    observed: `range` statistics of its inputs, for a static grid.
+    observed: `range` observer of the layer's inputs, for a static grid.
     keep_first: whether the first token goes through the float layer.
     """
 
@@ -47,7 +47,7 @@ class RoundedLayer(torch.nn.Module):
         self.grid = self.activation_format.calibrated(observed) if static else None
 
     def __getattr__(self, name):
-        """What pipelines read of a layer, such as in_features or its weight's type, is the float layer's."""
+        """Return the float layer's attributes, which pipelines read (in_features, the dtype of the weight)."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -60,7 +60,7 @@ class RoundedLayer(torch.nn.Module):
         return torch.cat([first, rest], dim=1)
 
     def _seen(self, inputs):
-        """What the product sees of the inputs."""
+        """Return the inputs as the product gets them: fake-quantized if the layer has an activation format."""
         if self.activation_format is None:
             return inputs
         return convolution.rounded(inputs, self.activation_format, self.grid, self.geometry)

@@ -1,7 +1,8 @@
-"""What images and outputs of a denoiser lose when layers are rounded, one alone or several at once.
+"""Measure how much images and denoiser outputs degrade when one or several layers are rounded.
 
-The float model draws its images first, while the range of every layer's input is watched. Then layers are replaced by
-simulated ones and the same images drawn again. Nothing depends on which layers a process tries, nor on their order.
+The float model generates its images first, while observers record the range of every layer's input. Then layers are
+replaced by simulated (fake-quantized) ones and the same images are generated again. Results depend neither on which
+layers a process measures nor on their order.
 """
 
 import contextlib
@@ -26,14 +27,14 @@ from quantwatt.quantize.streams import hooks, moved, tensors
 from quantwatt.score.metrics.psnr import psnr
 from quantwatt.score.metrics.ssim import ssim
 
-LEAST_NOISE = 2.0**-48  # an exact output counts as one that errs by float32's rounding: 144 dB
+LEAST_NOISE = 2.0**-48  # lower bound of the noise, about float32's rounding: an exact output has 144 dB
 
 
 @dataclass
 class Batch:
-    """Prompts drawn at once, and what the float model made of them.
+    """Prompts of one batch, and the float model's images and denoiser calls.
 
-    images: uint8 [images, height, width, 3]; calls: [(args, kwargs)] of the denoiser and what it returned, targets.
+    images: uint8 [images, height, width, 3]; calls: [(args, kwargs)] of the denoiser; targets: [output] of each call.
     """
 
     prompts: list
@@ -44,11 +45,11 @@ class Batch:
 
 
 class Probe:
-    """A float pipeline whose layers can be replaced by simulated ones.
+    """A float pipeline whose layers can be replaced by simulated layers.
 
-    family, model: of the model, and its manifest; entry: a completed sensitivity; layers: {name: description} of those
-        that will be tried, as `quantwatt.allocate.allocation.tried` has them.
-    inputs: {layer: elements of its input for one image and call}, known once `draw_float` has run.
+    family: the model's family; model: its manifest; entry: a completed sensitivity; layers: {name: description} of the
+        layers to measure, as `quantwatt.allocate.allocation.tried` returns.
+    inputs: {layer: elements of its input for one image and call}, filled by `draw_float`.
     """
 
     def __init__(self, family, model, entry, layers, device="cpu"):
@@ -64,27 +65,27 @@ class Probe:
         self.ranges, self.inputs, self.batches = {}, {}, []
 
     def draw_float(self, prompts):
-        """Draw the float model's images, and remember what its denoiser was given and returned.
+        """Generate the float model's images, and store the inputs and outputs of its denoiser.
 
         Raises:
-            DataError: a layer that the images do not need.
+            DataError: generating the images does not use a layer.
         """
         size, seed = self.entry["batch_size"], self.entry["seed"]
-        watching = [module.register_forward_pre_hook(self._watch(name)) for name, module in self.floats.items()]
-        with hooks(watching):
+        handles = [module.register_forward_pre_hook(self._watch(name)) for name, module in self.floats.items()]
+        with hooks(handles):
             for first in range(0, len(prompts), size):
-                asked = prompts[first : first + size]
-                batch = Batch(asked, [seed + first + i for i in range(len(asked))])
+                texts = prompts[first : first + size]
+                batch = Batch(texts, [seed + first + i for i in range(len(texts))])
                 with self._calls() as calls:
                     batch.images = self._images(batch)
                 batch.calls = [call for call, _ in calls]
                 batch.targets = [output for _, output in calls]
                 self.batches.append(batch)
         if unseen := [name for name in self.layers if name not in self.inputs]:
-            raise DataError(f"layer {unseen[0]}: no image needs it; exclude it from the sensitivity.")
+            raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
 
     def _watch(self, name):
-        """A hook that adds to the range of a layer's input, and notes its size per sample."""
+        """Return a hook that updates the range of a layer's input, and stores its size per sample."""
 
         def watch(module, args):
             self.inputs[name] = args[0][0].numel()
@@ -96,7 +97,7 @@ class Probe:
 
     @contextlib.contextmanager
     def _calls(self, keep=None):
-        """Collect ((args, kwargs), output) of the denoiser's calls, on the CPU; of `keep` calls, or of all."""
+        """Collect ((args, kwargs), output) of the first `keep` calls of the denoiser, or of all, on the CPU."""
         calls = []
 
         def note(module, args, kwargs, output):
@@ -107,47 +108,47 @@ class Probe:
             yield calls
 
     def _images(self, batch):
-        """uint8 images; what is not a number is black, because a layer that breaks the model is a result here."""
+        """Generate uint8 images; NaN becomes black, because a layer that breaks the model is a valid result here."""
         images = self.family.generate(self.pipeline, batch.prompts, batch.seeds, self.entry)
         return (np.nan_to_num(images, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 
     def scores(self, metrics=METRICS):
-        """Scores of the denoiser as it is now, against the float model: {metric: value}, and None for other METRICS.
+        """Score the current denoiser against the float model: {metric: value}, None for all other METRICS.
 
-        ssim, psnr: means over images, and with them image_error, the mean squared error of images in 0..1.
-        noise: sum (p - t)^2 / sum t^2 of the denoiser's outputs on the float trajectory's inputs; sqnr: the same in
-        dB. What is not finite is None.
+        ssim, psnr: means over images; image_error: mean squared error of images in 0..1, computed with either of them.
+        noise: sum (p - t)^2 / sum t^2 of the denoiser's outputs p and the float outputs t, on the inputs of the float
+        trajectory; sqnr: the same in dB. Values that are not finite are None.
         """
-        found = dict.fromkeys((*METRICS, "image_error"))
+        scores = dict.fromkeys((*METRICS, "image_error"))
         drawn = [None] * len(self.batches)
         if {"ssim", "psnr"}.intersection(metrics):
             images, drawn = [], []
             for batch in self.batches:
-                with self._calls(keep=1) as first:  # whose input is the float trajectory's
+                with self._calls(keep=1) as first:  # the first call has the same input as in the float trajectory
                     images += zip(self._images(batch), batch.images, strict=True)
                 drawn.append(first[0][1])
-            found["psnr"] = float(np.mean([psnr(*pair) for pair in images]))
-            found["ssim"] = float(np.mean([ssim(*pair) for pair in images])) if "ssim" in metrics else None
-            found["image_error"] = float(np.mean([np.square((a.astype(float) - b) / 255).mean() for a, b in images]))
+            scores["psnr"] = float(np.mean([psnr(*pair) for pair in images]))
+            scores["ssim"] = float(np.mean([ssim(*pair) for pair in images])) if "ssim" in metrics else None
+            scores["image_error"] = float(np.mean([np.square((a.astype(float) - b) / 255).mean() for a, b in images]))
         if {"sqnr", "noise"}.intersection(metrics):
-            found["noise"] = finite(self._noise(drawn))
-            found["sqnr"] = None if found["noise"] is None else -10 * math.log10(max(found["noise"], LEAST_NOISE))
-        return found
+            scores["noise"] = finite(self._noise(drawn))
+            scores["sqnr"] = None if scores["noise"] is None else -10 * math.log10(max(scores["noise"], LEAST_NOISE))
+        return scores
 
     @functools.cached_property
     def unchanged(self):
-        """Scores of the float model itself."""
+        """Return the scores of the float model itself."""
         return self.scores()
 
     @torch.no_grad()
     def _noise(self, drawn):
-        """sum (p - t)^2 / sum t^2 over all calls; `drawn` are the outputs of each batch's first call, where known."""
+        """Return sum (p - t)^2 / sum t^2 over all calls; `drawn`: the output of each batch's first call, or None."""
         missed = whole = 0.0
         for batch, first in zip(self.batches, drawn, strict=True):
             for index, (call, target) in enumerate(zip(batch.calls, batch.targets, strict=True)):
                 output = first if index == 0 and first is not None else self._run(call)
-                for found, expected in zip(tensors(output), tensors(target), strict=True):
-                    missed += (found.double() - expected.double()).square().sum().item()
+                for actual, expected in zip(tensors(output), tensors(target), strict=True):
+                    missed += (actual.double() - expected.double()).square().sum().item()
                     whole += expected.double().square().sum().item()
         return missed / whole
 
@@ -156,20 +157,20 @@ class Probe:
         return moved(plain(self.denoiser(*args, **kwargs)), "cpu")
 
     def replace(self, name, formats):
-        """Put a layer into the denoiser, rounded to nearest in some formats; without any the float layer itself."""
+        """Replace a layer of the denoiser by its rounding in some formats, or, without formats, by the float layer."""
         layer, self.formats[name] = self.floats[name], formats
         if any(formats.values()):
             layer = RoundedLayer(layer, formats, self.ranges[name], name in self.keep_first)
         self.denoiser.set_submodule(name, layer)
 
     def replace_all(self, formats):
-        """Likewise several layers at once, {layer: formats}; those that have them already are left alone."""
-        for name, own in formats.items():
-            if own != self.formats[name]:
-                self.replace(name, own)
+        """Replace several layers, {layer: formats}; layers that have these formats already are skipped."""
+        for name, layer_formats in formats.items():
+            if layer_formats != self.formats[name]:
+                self.replace(name, layer_formats)
 
     def row(self, name, candidate, metrics=METRICS):
-        """A row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
+        """Return a row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
         formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
         if any(formats.values()):
             self.replace(name, formats)
@@ -187,5 +188,5 @@ class Probe:
 
 
 def plain(output):
-    """What a denoiser returned as tensors and tuples: some return a mapping of their own kind."""
+    """Convert a denoiser's output to tensors and tuples; some denoisers return a special mapping."""
     return output.to_tuple() if hasattr(output, "to_tuple") else output

@@ -1,5 +1,5 @@
-"""How weights are stored: a grid of values, and a packing to the format's true bits.
+"""Weight formats: a grid of values, and codes packed to the format's number of bits.
 
-Enters: settings of a format, a weight. Leaves: codes and their grid, packed.
-Read first: weight_format.py (what a format offers), quantized_weight.py, integer.py.
+Input: the settings of a format, and a weight. Output: packed codes and their grid.
+Read first: weight_format.py (the interface of a format), quantized_weight.py, integer.py.
 """

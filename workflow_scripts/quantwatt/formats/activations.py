@@ -1,4 +1,4 @@
-"""Quantization of a layer's input to integers: found at run time, or on a grid that calibration has fixed."""
+"""Quantize a layer's input to integers, on a grid that is computed at run time or fixed by calibration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ StaticGrid = tuple[torch.Tensor, torch.Tensor]  # scale and zero point, [1] each
 class ActivationFormat:
     """Settings of `activations` in resources/schemas/method.schema.json.
 
-    bits: 2 to 8; granularity: "token" (one grid per row of the input) or "tensor"; dynamic: the grid is found at run
+    bits: 2 to 8; granularity: "token" (one grid per row of the input) or "tensor"; dynamic: the grid is computed at run
     time; symmetric: no zero point.
     """
 
@@ -37,7 +37,7 @@ class ActivationFormat:
         return 2 ** (self.bits - 1) - 1
 
     def grid(self, low: torch.Tensor, high: torch.Tensor) -> StaticGrid:
-        """(scale, zero) float32 of a range; zero is 0 where symmetric. The range is widened to hold 0."""
+        """Return (scale, zero) float32 of a range, widened to contain 0; zero is 0 where symmetric."""
         if self.symmetric:
             largest = torch.maximum(-low, high).float()
             return largest.clamp(min=TINY) / self.highest, torch.zeros_like(largest)
@@ -46,7 +46,7 @@ class ActivationFormat:
         return scale, torch.round(self.lowest - low / scale)
 
     def calibrated(self, observed: Any) -> StaticGrid:
-        """The static grid, (scale [1], zero [1]), of `range` statistics: the widest finite column decides."""
+        """Return the static grid (scale [1], zero [1]) from a range observer, over all finite columns."""
         finite = observed.low.isfinite() & observed.high.isfinite()
         low, high = (part.where(finite, 0.0) for part in (observed.low, observed.high))
         scale, zero = self.grid(low.amin(), high.amax())
@@ -55,7 +55,7 @@ class ActivationFormat:
     def encode(
         self, inputs: torch.Tensor, static: StaticGrid | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Integers and their grid.
+        """Quantize inputs: return the integers and their grid.
 
         Args:
             inputs: [tokens, columns], any floating type.
@@ -78,7 +78,7 @@ class ActivationFormat:
         return codes.clamp_(self.lowest, self.highest).to(torch.int8), scale, None if self.symmetric else zero
 
     def fake_quantize(self, inputs: torch.Tensor, static: StaticGrid | None = None) -> torch.Tensor:
-        """The values that the integers stand for, in the input's type and shape."""
+        """Quantize and dequantize: return the values of the integers, in the input's type and shape."""
         codes, scale, zero = self.encode(inputs.reshape(-1, inputs.shape[-1]), static)
         values = codes.float() if zero is None else codes.float() - zero
         return (values * scale).to(inputs.dtype).reshape(inputs.shape)

@@ -1,7 +1,7 @@
 """LLM.int8() (arXiv 2208.07339) by bitsandbytes: 8-bit weights per output channel, 8-bit activations per token.
 
-Inputs with an entry beyond the threshold are multiplied in 16 bits instead. With threshold 0 none is, which is what
-saves energy. bitsandbytes casts bfloat16 and float32 inputs to float16 to quantize them.
+Input columns with an entry beyond the threshold are multiplied in 16 bits. With threshold 0, all are multiplied in 8
+bits, which saves energy. bitsandbytes casts bfloat16 and float32 inputs to float16 to quantize them.
 """
 
 import logging
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 
 
@@ -22,7 +23,7 @@ class Format(LibraryFormat):
     name = "bitsandbytes-int8"
     bits = (8, 8)
 
-    threshold: float  # inputs with a larger entry are multiplied in 16 bits
+    threshold: float  # input columns with a larger entry are multiplied in 16 bits
 
     def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
         from bitsandbytes.nn import Int8Params
@@ -32,8 +33,8 @@ class Format(LibraryFormat):
         return self.restore({"codes": weight.CB, "scale": weight.SCB}, layer, linear.bias, dtype, "cpu")
 
     def state(self, module: Any) -> dict[str, torch.Tensor]:
-        """{"codes": [rows, columns] int8, "scale": [rows] float32, the largest magnitudes}."""
-        # The first forward pass moves both out of the parameter.
+        """Return {"codes": [rows, columns] int8, "scale": [rows] float32, the largest magnitudes}."""
+        # The first forward pass moves codes and scale out of the parameter.
         scale = module.state.SCB if module.weight.SCB is None else module.weight.SCB
         return {
             part: tensor.detach().cpu().clone() for part, tensor in (("codes", module.weight.data), ("scale", scale))
@@ -47,7 +48,7 @@ class Format(LibraryFormat):
         dtype: torch.dtype,
         device: str,
     ) -> torch.nn.Module:
-        """In evaluation mode: in training mode bitsandbytes multiplies in 16 bits on the CPU."""
+        """Restore the layer in evaluation mode: in training mode, bitsandbytes multiplies in 16 bits on the CPU."""
         from bitsandbytes.nn import Int8Params, Linear8bitLt
 
         _quiet()
@@ -60,17 +61,20 @@ class Format(LibraryFormat):
             module.bias = torch.nn.Parameter(aligned(bias.detach().to(device, dtype)), requires_grad=False)
         return module.eval()
 
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
+
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         return state["codes"].float() * (state["scale"] / 127)[:, None]
 
     def simulated(self, device: str) -> str | None:
-        """Why the product there is not one of integers although bitsandbytes computes it, or None."""
+        """Return why bitsandbytes does not multiply integers on the device although it computes the layer, or None."""
         import bitsandbytes  # noqa: F401  (registers its kernels)
 
-        own = torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::int8_linear_matmul", device.upper())
-        return None if own else f"bitsandbytes multiplies 8-bit integers as float32 on this {device}."
+        native = torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::int8_linear_matmul", device.upper())
+        return None if native else f"bitsandbytes multiplies 8-bit integers as float32 on this {device}."
 
 
 def _quiet():
-    """Keep one warning per product, that inputs are cast to float16, from filling the log."""
+    """Silence the warning, once per product, that inputs are cast to float16: it would fill the log."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A code chooses one of a few values, scaled by the largest magnitude of a group (QLoRA, arXiv 2305.14314)."""
+"""Codebook formats: a code selects a value, which the group's largest magnitude scales (QLoRA, arXiv 2305.14314)."""
 
 import functools
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ import torch
 from quantwatt.formats.fitting import clip_factor, least_squares_scale
 from quantwatt.formats.weight_format import Grid, WeightFormat
 
-BINS = 4096  # of a table over [-1, 1], finer than the least distance of two borders
+BINS = 4096  # bins of a table over [-1, 1], narrower than the least distance of two borders between codes
 
 
 @dataclass(frozen=True)
 class CodebookFormat(WeightFormat):
-    """Groups of `group_size` inputs of one row; a row's last group may be narrower."""
+    """A format with a codebook. A group is `group_size` inputs of one row; a row's last group may be narrower."""
 
     group_size: int = 64
     clip_search: bool = False
@@ -72,7 +72,7 @@ def _values(kind, device):
 
 @functools.cache
 def _ordered(kind, device):
-    """The codebook in ascending order [2**bits] and the code of each of its values, uint8."""
+    """Return the codebook in ascending order, [2**bits], and the code of each value, uint8."""
     ordered, code_of = _values(kind, device).sort(stable=True)
     return ordered, code_of.to(torch.uint8)
 
@@ -83,9 +83,9 @@ def _bin(values):
 
 @functools.cache
 def _table(kind, device):
-    """For each bin the border of two codes that lies in it (or infinity), the code up to it and the one beyond: [BINS].
+    """Return for each bin: the border of two codes in it (or infinity), the code below and the code above: [BINS] each.
 
-    Bins ascend with values, so that a look-up and a comparison give what a search among the borders would.
+    Bins ascend with values, so a look-up and one comparison replace a search among the borders.
     """
     ordered, code_of = _ordered(kind, device)
     borders = (ordered[1:] + ordered[:-1]) / 2

@@ -1,7 +1,7 @@
-"""Two-dimensional convolutions as matrix products, so that every solver takes them for linear layers.
+"""Two-dimensional convolutions as matrix products, so that every solver can handle them like linear layers.
 
 The weight is a matrix [rows, columns] with one row per output channel; columns = in_channels / groups * kernel height *
-width. What meets it are the input's patches: one row per position of the kernel, and apart for every group of channels.
+width. It is multiplied by the input's patches, one row per position of the kernel, separately for each channel group.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,9 @@ class Convolution:
     """The geometry of a convolution.
 
     kernel_size, stride, dilation: (vertical, horizontal).
-    padding: (left, right, top, bottom), of what padding_mode says: "zeros", "circular", "reflect" or "replicate".
-    groups: of channels.
+    padding: (left, right, top, bottom).
+    padding_mode: "zeros", "circular", "reflect" or "replicate".
+    groups: number of channel groups.
     """
 
     kernel_size: tuple
@@ -31,11 +32,11 @@ class Convolution:
 
     @classmethod
     def of(cls, layer: torch.nn.Module) -> Self | None:
-        """The geometry of a Conv2d, or None of a linear layer."""
+        """Return the geometry of a Conv2d, or None for a linear layer."""
         if not isinstance(layer, torch.nn.Conv2d):
             return None
         reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if layer.padding == "same":  # as PyTorch does: what cannot be halved is one more behind
+        if layer.padding == "same":  # as in PyTorch: if odd, one more at the bottom or right
             top, left = (r // 2 for r in reach)
             bottom, right = (r - r // 2 for r in reach)
         else:
@@ -45,31 +46,31 @@ class Convolution:
 
     @classmethod
     def from_settings(cls, layer: Mapping[str, Any]) -> Self | None:
-        """The geometry that a layer of a manifest has, or None."""
+        """Read the geometry of a layer in a manifest; None for a linear layer."""
         if "kernel_size" not in layer:
             return None
         values = {f.name: layer[f.name] for f in fields(cls)}
-        own: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**own)
+        geometry: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**geometry)
 
     def settings(self) -> dict[str, Any]:
-        """The inverse of `from_settings`."""
+        """Return the inverse of `from_settings`."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def patches(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Inputs [samples, channels, height, width] as one [positions, columns] for every group."""
+        """Unfold inputs [samples, channels, height, width] to patches: [positions, columns] for each group."""
         inputs, zeros = self.padded(inputs)
         unfolded = torch.nn.functional.unfold(inputs, self.kernel_size, self.dilation, zeros, self.stride)
         return [part.transpose(1, 2).flatten(0, 1) for part in unfolded.chunk(self.groups, dim=1)]
 
     def product(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Outputs [samples, rows, height, width] of a weight [rows, columns]."""
+        """Convolve with a weight [rows, columns]: return [samples, rows, height, width]."""
         inputs, zeros = self.padded(inputs)
         weight = self.unfolded(weight)
         return torch.nn.functional.conv2d(inputs, weight, bias, self.stride, zeros, self.dilation, self.groups)
 
     def padded(self, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The padded inputs, and the zeros (vertical, horizontal) that PyTorch's own functions can put around them."""
+        """Return the padded inputs, and the zero padding (vertical, horizontal) that is left to PyTorch's functions."""
         left, right, top, bottom = self.padding
         zeros = self.padding_mode == "zeros"
         if zeros and (left, top) == (right, bottom):
@@ -78,12 +79,12 @@ class Convolution:
         return torch.nn.functional.pad(inputs, self.padding, mode), (0, 0)
 
     def unfolded(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight [rows, columns] as the convolution has it: [rows, in_channels / groups, height, width]."""
+        """Reshape a weight [rows, columns] to the convolution's: [rows, in_channels / groups, height, width]."""
         return weight.reshape(len(weight), -1, *self.kernel_size)
 
 
 def describe(layer: torch.nn.Linear | torch.nn.Conv2d) -> dict[str, Any]:
-    """What a manifest says of a linear or convolution layer: in_features (columns), out_features (rows), geometry."""
+    """Describe a linear or convolution layer for a manifest: in_features (columns), out_features (rows), geometry."""
     geometry = Convolution.of(layer)
     shape = {"in_features": layer.weight[0].numel(), "out_features": len(layer.weight)}
     return shape if geometry is None else {**shape, **geometry.settings()}
@@ -92,14 +93,14 @@ def describe(layer: torch.nn.Linear | torch.nn.Conv2d) -> dict[str, Any]:
 def product(
     inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Convolution | None
 ) -> torch.Tensor:
-    """Outputs of a linear layer, or of a convolution where there is a geometry."""
+    """Return the outputs of a linear layer, or of a convolution if there is a geometry."""
     if geometry is None:
         return torch.nn.functional.linear(inputs, weight, bias)
     return geometry.product(inputs, weight, bias)
 
 
 def positions(inputs: torch.Tensor, geometry: Convolution | None) -> torch.Tensor:
-    """The input as it is, [tokens, columns], or of a convolution [positions, channels]: for what needs no patches."""
+    """Flatten inputs to [tokens, columns], or a convolution's inputs to [positions, channels], without patches."""
     return inputs.flatten(0, -2) if geometry is None else inputs.movedim(1, -1).flatten(0, -2)
 
 
@@ -109,7 +110,7 @@ def rounded(
     grid: StaticGrid | None,
     geometry: Convolution | None,
 ) -> torch.Tensor:
-    """Inputs as an activation format has them; a "token" of a convolution is an image."""
+    """Fake-quantize inputs with an activation format; a "token" of a convolution is an image."""
     if geometry is None:
         return activation_format.fake_quantize(inputs, grid)
     return activation_format.fake_quantize(inputs.flatten(1), grid).reshape(inputs.shape)

@@ -1,4 +1,4 @@
-"""Two searches that every format shares: how far to clip, and the scale that fits codes already chosen."""
+"""Two fits for all formats: the clipping factor of a range, and the least-squares scale for given codes."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,20 @@ from quantwatt.formats.weight_format import Grid, WeightFormat
 
 CLIP_POWER = 2.4
 CLIP_FACTORS = [1 - i / 100 for i in range(80)]
-CHUNK = 1 << 18  # values coded at once, so that what is intermediate stays in the cache
+CHUNK = 1 << 18  # values coded at once, so that intermediate tensors stay in the cache
 
 
 def clip_factor(
     values: torch.Tensor, weight_format: WeightFormat, grid: Callable[[float], Grid], shared: bool = False
 ) -> torch.Tensor:
-    """The shrink factor of each row's range that minimises Σ|w - q|^2.4 (the search of GPTQ's reference code).
+    """Search the factor of each row's range that minimises Σ|w - q|^2.4 (as GPTQ's reference code does).
 
     Args:
         values: [rows, width].
-        grid: function of a factor, returning (scale, zero) of the range shrunk by it, each [rows, 1] or None.
-        shared: one factor for all rows.
+        grid: function of a factor that returns (scale, zero) of the range times the factor, each [rows, 1] or None.
+        shared: use one factor for all rows.
     Returns:
-        [rows, 1], each one of 1, 0.99, ..., 0.21; 1 where a value is NaN.
+        [rows, 1], factors among 1, 0.99, ..., 0.21; 1 where a value is NaN.
     """
     rows = max(1, CHUNK // values.shape[1])
     errors = values.new_empty(len(CLIP_FACTORS), len(values))
@@ -32,23 +32,23 @@ def clip_factor(
             part_grid = scale[part], None if zero is None else zero[part]
             codes = weight_format.encode(values[part], *part_grid)
             difference = weight_format.decode(codes, *part_grid).sub_(values[part])
-            errors[i, part] = difference.abs_().log2_().mul_(CLIP_POWER).exp2_().sum(dim=1)  # pow is thrice as slow
+            errors[i, part] = difference.abs_().log2_().mul_(CLIP_POWER).exp2_().sum(dim=1)  # pow is 3 x slower
     if shared:
         errors = errors.sum(dim=1, keepdim=True).expand_as(errors)
     factors = torch.tensor(CLIP_FACTORS, device=values.device)
-    return factors[errors.argmin(dim=0)][:, None]  # the first, and so the widest, of equal ones
+    return factors[errors.argmin(dim=0)][:, None]  # of equal errors, the first and widest factor
 
 
 def least_squares_scale(
     levels: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, shared: bool = False
 ) -> torch.Tensor:
-    """The scale that minimises Σ(target - levels·scale)², per row.
+    """Return the scale that minimises Σ(target - levels·scale)², per row.
 
     Args:
-        levels: [rows, width], the values that the codes stand for at scale 1.
+        levels: [rows, width], the values of the codes at scale 1.
         target: [rows, width].
-        scale: [rows, 1], kept where no positive scale is better than none.
-        shared: one scale for all rows.
+        scale: [rows, 1], returned where the best scale would not be positive.
+        shared: use one scale for all rows.
     """
     dimensions = (0, 1) if shared else 1
     product = (levels * target).sum(dim=dimensions, keepdim=True)

@@ -1,4 +1,4 @@
-"""FP4: sign and three bits of a small float, as bitsandbytes codes it."""
+"""FP4: a sign bit and three bits of a small float, coded as in bitsandbytes."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 
 from quantwatt.formats.codebook import CodebookFormat
 
-_MAGNITUDES = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3]) / 12  # in bit order
+_MAGNITUDES = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3]) / 12  # in the order of their codes
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The grids of a weight's groups, one after the other, for solvers that go through a weight by columns."""
+"""The grids of a weight's groups, in order, for solvers that process a weight column by column."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -9,7 +9,7 @@ from quantwatt.formats.weight_format import Grid, WeightFormat
 
 
 class Grids:
-    """Grids of a weight's groups, group by group: scale and zero (or None) as [groups, rows], zero as a float."""
+    """List of the grids of a weight's groups: scale and zero (float, or None) as [groups, rows]."""
 
     def __init__(self, scale: Iterable[torch.Tensor] = (), zero: Iterable[torch.Tensor | None] = ()):
         self.scale, self.zero = list(scale), list(zero)
@@ -31,13 +31,13 @@ class Grids:
         return self.scale[group], self.zero[group]
 
     def of(self, groups: torch.Tensor) -> Grid:
-        """Grids of some groups [n], as [n, rows]."""
+        """Return the grids of the groups [n], as [n, rows]."""
         chosen = [self[group] for group in groups.tolist()]
         zero = None if self.zero_dtype is None else torch.stack([zero for _, zero in chosen if zero is not None])
         return torch.stack([scale for scale, _ in chosen]), zero
 
     def stored(self) -> Grid:
-        """(scale, zero), each [rows, groups] in the format's types."""
+        """Return (scale, zero), each [rows, groups], in the format's types."""
         zero = (
             None
             if self.zero_dtype is None

@@ -1,4 +1,4 @@
-"""Integer grid: `bits` wide, symmetric or asymmetric, per tensor, output channel or group of inputs."""
+"""Integer grid of `bits` bits, symmetric or asymmetric, per tensor, output channel or group of inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from quantwatt.formats.weight_format import Grid, WeightFormat
 class Format(WeightFormat):
     """Settings of resources/schemas/formats/integer.schema.json.
 
-    Asymmetric: values = (code - zero) * scale. With an integer zero point the range is widened to hold 0, so that zero
-    stays exact; a float one (HQQ, https://mobiusml.github.io/hqq_blog) spans the values' own range, wherever it lies.
-    Symmetric: zero is the fixed code 2**(bits-1). The narrow grid runs from -(2**(bits-1) - 1) to its opposite, so that
-    8 bits are the int8 values from -127 to 127; the other has one more step below zero, and its step is as GPTQ's
-    libraries have it: the values' range, 2·max|w|, over 2**bits - 1.
+    Asymmetric: value = (code - zero) * scale. With an integer zero point, the range is widened to contain 0, so that 0
+    is exact. With a float zero point (HQQ, https://mobiusml.github.io/hqq_blog), the grid spans the values' range.
+    Symmetric: zero is the fixed code 2**(bits-1). The narrow grid has the integers from -(2**(bits-1) - 1) to
+    2**(bits-1) - 1; with 8 bits, from -127 to 127. The wide grid (`narrow` false) has one more integer below zero; its
+    step is the range of the values, 2·max|w|, over 2**bits - 1, as in GPTQ's libraries.
     """
 
     bits: int
@@ -41,7 +41,7 @@ class Format(WeightFormat):
 
     @property
     def float_zero(self) -> bool:
-        """Whether the zero point is a number between codes."""
+        """Whether the zero point is a float, which may lie between codes."""
         return not self.symmetric and self.zero_point == "float"
 
     @property
@@ -50,17 +50,17 @@ class Format(WeightFormat):
 
     @property
     def middle(self) -> int:
-        """The code of 0 in a symmetric grid."""
+        """Code of 0 in a symmetric grid."""
         return 2 ** (self.bits - 1)
 
     @property
     def lowest(self) -> int:
-        """The least code."""
+        """Smallest code."""
         return 1 if self.symmetric and self.narrow else 0
 
     @property
     def highest(self) -> int:
-        """The largest code."""
+        """Largest code."""
         return 2**self.bits - 1
 
     def group_width(self, columns: int) -> int:
@@ -85,17 +85,17 @@ class Format(WeightFormat):
         return self._grid(low, high)
 
     def _grid(self, low, high):
-        """(scale, zero) of a range; a NaN at its end makes the scale NaN, so that it cannot pass unseen."""
+        """Return (scale, zero) of a range; NaN at an end makes the scale NaN, so that it is noticed."""
         scale = (high - low) / (self.highest - self.lowest)
         scale = torch.where(scale == 0, 1.0, scale)
         return scale, None if self.symmetric else self._stored(-low / scale)
 
     def _stored(self, zero):
-        """A zero point as it is stored."""
+        """Convert a zero point to the type in which it is stored."""
         return zero if self.float_zero else zero.round().clamp_(0, self.highest).to(torch.uint8)
 
     def _coded(self, values, scale, zero, rounding):
-        """Codes, as floats. Rounding comes before an integer zero point, as GPTQ has it, and after a float one."""
+        """Return codes as floats, rounded before an integer zero point is added (as in GPTQ), or after a float one."""
         if self.float_zero:
             return rounding((values / scale).add_(zero))
         return rounding(values / scale).add_(self.middle if zero is None else zero)
@@ -120,10 +120,10 @@ class Format(WeightFormat):
     def refit(self, codes: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         shared = self.granularity == "tensor"
         if zero is not None:
-            distance = codes - target / scale  # from each code to where its target lies when zero is code 0
+            distance = codes - target / scale  # zero point at which each code would give its target
             mean = distance.mean() if shared else distance.mean(dim=1, keepdim=True)
             zero = self._stored(mean.expand(zero.shape))
             if self.float_zero:
                 return scale, zero
-        # Rounding mostly holds an integer zero point where it is, so the scale fits what is left.
+        # Rounding mostly leaves an integer zero point unchanged, so the scale is fitted after it.
         return least_squares_scale(self.decode(codes, 1.0, zero), target, scale, shared), zero

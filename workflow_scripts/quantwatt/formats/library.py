@@ -1,4 +1,4 @@
-"""Formats whose weights a library rounds, stores and computes with itself."""
+"""Interface of formats whose weights a library rounds, stores and computes with."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,37 +8,37 @@ from typing import Any, ClassVar, Self
 import torch
 
 from quantwatt import registry
-from quantwatt.formats import trial
 
-ALIGNMENT = 64  # bytes; what torch's allocator gives and vectorized products of the libraries take for granted
+ALIGNMENT = 64  # bytes; the alignment of torch's allocator, which vectorized products of the libraries require
 
 
 class LibraryFormat(ABC):
-    """The `Format` of a module whose codes a library holds: a frozen dataclass of the settings of its schema.
+    """Base class of a `Format` whose codes a library stores: a frozen dataclass of the settings in its schema.
 
-    A `layer` is what a checkpoint's manifest says of one ("in_features", "out_features"), a `state` its tensors there.
+    A `layer` is the layer's entry in a checkpoint's manifest ("in_features", "out_features"); a `state` is its tensors
+    in the checkpoint.
     """
 
     LIBRARY: ClassVar[str]  # name of the package
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of a completed `weights` entry of a method."""
+        """Create the format from a completed `weights` entry of a method."""
         return cls(**{field.name: settings[field.name] for field in fields(cls)})  # ty: ignore[invalid-argument-type]
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the library calls the format."""
+        """The library's name of the format."""
 
     @property
     @abstractmethod
     def bits(self) -> tuple[int, int | None]:
-        """Bits of a weight, and of an activation or None where it stays float."""
+        """(bits of a weight, bits of an activation or None if activations stay float)."""
 
     @abstractmethod
     def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
-        """The library's layer for a float one, on the CPU.
+        """Convert a float layer to the library's layer, on the CPU.
 
         Raises:
             DataError: the library does not take the weight's shape, or this machine's hardware.
@@ -46,7 +46,7 @@ class LibraryFormat(ABC):
 
     @abstractmethod
     def state(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """{part: tensor} that a checkpoint stores of the library's layer."""
+        """Return {part: tensor}, the tensors of the library's layer for a checkpoint."""
 
     @abstractmethod
     def restore(
@@ -57,30 +57,33 @@ class LibraryFormat(ABC):
         dtype: torch.dtype,
         device: str,
     ) -> torch.nn.Module:
-        """The library's layer again, for the device, in aligned memory whatever it is given."""
+        """Restore the library's layer for the device, in aligned memory."""
 
     @abstractmethod
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
-        """[rows, columns] float32."""
+        """Return the weight, [rows, columns] float32."""
 
+    @abstractmethod
     def unsupported(self, device: str) -> str | None:
-        """Why the library cannot compute it on the device, a sentence, or None."""
-        return trial.failure(self, device)
+        """Return a sentence why the library cannot compute the format on the device, or None.
+
+        Each format calls `trial` itself: imported here, it would be part of every method's code.
+        """
 
     def simulated(self, device: str) -> str | None:
-        """Why what the library computes there is not the format's own product, a sentence, or None."""
+        """Return a sentence why the library only simulates the format's product on the device, or None."""
         return None
 
 
 def library_of(settings: Mapping[str, Any]) -> LibraryFormat | None:
-    """The format of a `weights` entry where it is a library's, or None where quantwatt holds the codes itself."""
+    """Return the library's format of a `weights` entry, or None if quantwatt stores the codes itself."""
     kind = registry.load("formats", settings["format"]).Format
     return kind.from_settings(settings) if issubclass(kind, LibraryFormat) else None
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied into memory that torch allocates where it does not begin at a multiple of 64 bytes.
+    """Return the tensor, or a copy in torch's memory if its address is not a multiple of 64 bytes.
 
-    A tensor of a safetensors file is a view into the file, which begins anywhere; torch's int8 product crashes on it.
+    A tensor of a safetensors file is a view into the file, at any address; torch's int8 product crashes on it.
     """
     return tensor.clone() if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT else tensor

@@ -1,18 +1,18 @@
-"""Codes of 1 to 8 bits in a row of bytes, without gaps."""
+"""Pack codes of 1 to 8 bits into rows of bytes, without gaps."""
 
 import torch
 from torch.nn.functional import pad
 
 
 def packed_bytes(columns: int, bits: int) -> int:
-    """Bytes of one packed row."""
+    """Return the bytes of one packed row."""
     return -(-columns * bits // 8)
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pack codes, most significant bit first, each row padded to whole bytes.
+    """Pack codes, most significant bit first, and pad each row to whole bytes.
 
-    With 4 bits the first code of a pair is the high half of the byte, as bitsandbytes stores it.
+    With 4 bits, the first code of a pair is in the high half of the byte, as in bitsandbytes.
 
     Args:
         codes: [rows, columns] uint8, every value below 2**bits.
@@ -29,7 +29,7 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """The inverse of `pack`: [rows, columns] uint8."""
+    """Invert `pack`: returns [rows, columns] uint8."""
     rows, width = packed.shape
     groups = pad(packed, (0, -width % bits)).reshape(rows, -1, bits)
     word = torch.zeros(groups.shape[:2], dtype=torch.int64, device=packed.device)

@@ -1,4 +1,4 @@
-"""A weight in a format: its codes, the grid they stand on, and how groups of a row are cut and joined."""
+"""A quantized weight: its codes and grid, and functions that split a weight into groups and join the groups."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,24 +13,24 @@ from quantwatt.formats.weight_format import Grid, WeightFormat
 
 
 def load_format(settings: Mapping[str, Any]) -> WeightFormat:
-    """The format that a completed `weights` entry of a method describes."""
+    """Return the format that a completed `weights` entry of a method describes."""
     return registry.load("formats", settings["format"]).Format.from_settings(settings)
 
 
 @dataclass
 class QuantizedWeight:
-    """Codes of a weight, the grid they stand on, and what else its layer computes with.
+    """Codes of a weight, their grid, and the other tensors of its layer.
 
     codes:  [rows, columns] uint8
     scale:  [rows, groups] in the format's scale type
-    zero:   [rows, groups] in the format's zero type, or None where it has no zero point
-    input_factor: [columns] by which the layer's input is multiplied first, or None
-    group_index:  [columns] int32, each column's group, or None where it is column // group size
-    down, up:     [rank, columns] and [rows, rank], a 16-bit branch that adds (x * input_factor) @ down.T @ up.T to the
-                  output, or None
-    first_output: [rows], what the layer gives for the first token of every sample, without bias, in place of the
-                  product; or None where that is computed as all others
-    activation_scale, activation_zero: [1] each, the input's grid where it is static, or None
+    zero:   [rows, groups] in the format's zero type, or None if the format has no zero point
+    input_factor: [columns], by which the layer's input is multiplied first, or None
+    group_index:  [columns] int32, each column's group, or None if it is column // group size
+    down, up:     [rank, columns] and [rows, rank], a 16-bit low-rank branch that adds
+                  (x * input_factor) @ down.T @ up.T to the output, or None
+    first_output: [rows], the layer's output for the first token of every sample, without bias, which replaces the
+                  product; or None if the first token is computed like all others
+    activation_scale, activation_zero: [1] each, the input's static grid, or None
     """
 
     codes: torch.Tensor
@@ -45,7 +45,7 @@ class QuantizedWeight:
     activation_zero: torch.Tensor | None = None
 
     def dequantize(self, weight_format: WeightFormat) -> torch.Tensor:
-        """[rows, columns] float32, of the codes alone: without branch and input factor."""
+        """Return [rows, columns] float32 from the codes only, without branch and input factor."""
         columns = self.codes.shape[1]
         group = self.group_index
         if group is None:
@@ -54,10 +54,10 @@ class QuantizedWeight:
         return weight_format.decode(self.codes, self.scale[:, group], zero)
 
     def in_group_order(self) -> tuple[Self, torch.Tensor | None]:
-        """The same weight with the columns of every group beside one another.
+        """Reorder the columns so that the columns of every group are next to each other.
 
         Returns:
-            (QuantizedWeight, the order [columns] in which its columns then stand, or None where they stood so).
+            (QuantizedWeight, the order [columns] of its columns, or None if the order did not change).
         """
         if self.group_index is None:
             return self, None
@@ -65,19 +65,21 @@ class QuantizedWeight:
         return replace(self, codes=self.codes[:, order], group_index=None), order
 
     def rows(self, start: int, stop: int) -> Self:
-        """The QuantizedWeight of some rows; what belongs to columns is shared with this one."""
-        own = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up", "first_output")}
-        return replace(self, **{part: None if own[part] is None else own[part][start:stop] for part in own})
+        """Return the QuantizedWeight of some rows; tensors without rows are shared with this QuantizedWeight."""
+        by_row = {part: getattr(self, part) for part in ("codes", "scale", "zero", "up", "first_output")}
+        return replace(
+            self, **{part: None if tensor is None else tensor[start:stop] for part, tensor in by_row.items()}
+        )
 
     @classmethod
     def of_rows(cls, parts: Sequence[Self]) -> Self:
-        """One QuantizedWeight of several, below one another, whose columns stand in the same groups."""
+        """Concatenate the rows of several QuantizedWeights whose columns have the same groups."""
         zeros = [part.zero for part in parts if part.zero is not None]
         codes, scale = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "scale"))
         return replace(parts[0], codes=codes, scale=scale, zero=torch.cat(zeros) if zeros else None)
 
     def state(self, weight_format: WeightFormat) -> dict[str, torch.Tensor]:
-        """Tensors for a checkpoint, on the CPU and none sharing memory; codes packed to the format's bits."""
+        """Return the tensors for a checkpoint: on the CPU, without shared memory, codes packed to the format's bits."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         state["codes"] = pack(self.codes.cpu(), weight_format.bits)
         return {
@@ -94,7 +96,7 @@ class QuantizedWeight:
 
 
 def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> QuantizedWeight:
-    """Fit every group's grid and round to it.
+    """Fit every group's grid and round the weight to the nearest values (RTN).
 
     Args:
         weight: [rows, columns] float32.
@@ -108,14 +110,14 @@ def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> Qu
 
 
 def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
-    """Grids of all groups of a weight: (scale, zero), each [rows, groups]; the last group may be narrower."""
+    """Fit the grids of all groups of a weight: (scale, zero), each [rows, groups]; the last group may be narrower."""
     return join_grids([weight_format.fit(part) for part in split_groups(weight, weight_format)], len(weight))
 
 
 def split_groups(weight: torch.Tensor, weight_format: WeightFormat) -> list[torch.Tensor]:
-    """A weight [rows, columns] with one row per group: [[rows * whole groups, width]], and the rest [rows, narrower].
+    """Reshape a weight [rows, columns] to one row per group: [[rows * whole groups, width]], and [rows, narrower].
 
-    Many groups are then one tensor, whatever their number.
+    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one.
     """
     columns = weight.shape[1]
     width = weight_format.group_width(columns)
@@ -130,16 +132,16 @@ def join_groups(parts: Iterable[torch.Tensor], rows: int) -> torch.Tensor:
 
 
 def join_grids(grids: Iterable[Grid], rows: int) -> Grid:
-    """(scale, zero), each [rows, groups], of the grids [(scale, zero)] of `split_groups`'s parts."""
+    """Join the grids [(scale, zero)] of `split_groups`'s parts to (scale, zero), each [rows, groups]."""
     scale, zero = zip(*grids, strict=True)
     return join_groups(scale, rows), None if zero[0] is None else join_groups(zero, rows)
 
 
 def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
-    """Average bits per weight: packed codes (rows padded to whole bytes) and every group's scale and zero point.
+    """Return the average bits per weight: packed codes (rows padded to whole bytes), and all scales and zero points.
 
-    Per tensor, too, every row stores its scale. A solver's group_index, a transform's input factor and 16-bit branch,
-    and a static activation grid are not the format's and are not counted.
+    With a grid per tensor, too, every row stores its scale. The group_index of a solver, the input factor and 16-bit
+    branch of a transform, and a static activation grid are not part of the format and are not counted.
     """
     groups = -(-columns // weight_format.group_width(columns))
     grid_bits = 8 * sum(dtype.itemsize for dtype in (weight_format.scale_dtype, weight_format.zero_dtype) if dtype)
@@ -147,29 +149,29 @@ def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
 
 
 def wide_groups(allocation: Mapping[str, Mapping[str, Any]], columns: Mapping[str, int]) -> str | None:
-    """A sentence on layers with fewer inputs than a group is to have, whose rows are then one group; else None.
+    """Return a sentence about layers with fewer inputs than `group_size`, where a row is one group; None without any.
 
     Args:
-        allocation: {layer: {"weights": settings}}; columns: {layer: its inputs}.
+        allocation: {layer: {"weights": settings}}; columns: {layer: number of its inputs}.
     Raises:
-        DataError: no layer has as many inputs as the group_size of a format that can do without groups, which then
-            means what nobody would write.
+        DataError: all layers of a format that also works without groups have fewer inputs than its group_size, so that
+            the group_size has no effect.
     """
     sized = {}
     for name, formats in allocation.items():
         weights = formats["weights"]
         if weights.get("group_size"):
             sized.setdefault((weights["group_size"], "granularity" in weights), []).append(name)
-    said = []
-    for (size, asked), names in sized.items():
-        wide = [name for name in names if columns[name] < size]
-        if not wide:
+    notes = []
+    for (size, has_granularity), names in sized.items():
+        narrow = [name for name in names if columns[name] < size]
+        if not narrow:
             continue
-        name = max(wide, key=lambda name: columns[name])
-        if asked and len(wide) == len(names):
+        name = max(narrow, key=lambda name: columns[name])
+        if has_granularity and len(narrow) == len(names):
             raise DataError(
                 f"layer {name}: a group_size of {size} is more than its {columns[name]} inputs, and none of the layers "
-                "in this format has more; set a smaller one, or granularity: channel for one group a row."
+                "in this format has more; set a smaller one, or granularity: channel for one group per row."
             )
-        said.append(f"{len(wide)} of {len(names)} layers with group_size {size} ({name}: {columns[name]} inputs)")
-    return f"one group a row, as a group is larger than a row: {'; '.join(said)}." if said else None
+        notes.append(f"{len(narrow)} of {len(names)} layers with group_size {size} ({name}: {columns[name]} inputs)")
+    return f"one group per row, because a group is larger than a row: {'; '.join(notes)}." if notes else None

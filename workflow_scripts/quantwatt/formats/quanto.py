@@ -1,6 +1,6 @@
-"""optimum-quanto: 8-bit integer and float weights per output channel, 4 and 2-bit ones per group; 16-bit activations.
+"""optimum-quanto: 8-bit integer and float weights per output channel, 4- and 2-bit per group; 16-bit activations.
 
-Groups are of `group_size` inputs, or of the next smaller multiple of 32 that divides the inputs; else a whole row.
+A group is `group_size` inputs, or the next smaller multiple of 32 that divides the inputs, or else a whole row.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers, which quanto imports)
 
 BITS = {"qint8": 8, "qint4": 4, "qint2": 2, "qfloat8": 8}
-LEAST_GROUP = 32  # inputs, and what group sizes are multiples of
-STEP = 16  # columns that torch's int8 product on the CPU reads at once, from an aligned address, past a row's end too
+LEAST_GROUP = 32  # smallest group, in inputs; group sizes are multiples of it
+STEP = 16  # columns per read of torch's int8 product on the CPU; the reads are aligned and may pass the end of a row
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Format(LibraryFormat):
         return BITS[self.weights], None
 
     def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
-        """quanto's frozen layer for a float one, on the CPU.
+        """Convert a float layer to quanto's frozen layer, on the CPU.
 
         Raises:
             DataError: quanto's kernel for the CPU does not take the weight's shape.
@@ -56,7 +57,7 @@ class Format(LibraryFormat):
         return module.eval().requires_grad_(False)
 
     def state(self, module: Any) -> dict[str, torch.Tensor]:
-        """{"data", "scale", and below 8 bits "shift"} in quanto's own packing, which is every device's."""
+        """Return {"data", "scale", and below 8 bits "shift"} in quanto's packing, which is equal on all devices."""
         names = {
             "weight._data": "data",
             "weight._data._data": "data",
@@ -74,22 +75,25 @@ class Format(LibraryFormat):
         dtype: torch.dtype,
         device: str,
     ) -> torch.nn.Module:
-        """The layer of a checkpoint, packed as quanto's kernel on that device reads it."""
+        """Restore the layer of a checkpoint, packed as quanto's kernel on the device reads it."""
         quanto = _import()
         plain = torch.nn.Linear(
             layer["in_features"], layer["out_features"], bias is not None, device="meta", dtype=dtype
         )
         module = _empty(quanto, plain, self)
-        one = torch.ones((), dtype=dtype)  # the scales of activations, which nothing reads
+        unused_scale = torch.ones((), dtype=dtype)  # scale of the activations, which is not read
         tensors = {
             "weight._data._data" if "shift" in state else "weight._data": state["data"],
             **{f"weight._{part}": state[part] for part in ("scale", "shift") if part in state},
             **({} if bias is None else {"bias": bias.detach().to(dtype)}),
-            **{"input_scale": one, "output_scale": one},
+            **{"input_scale": unused_scale, "output_scale": unused_scale},
         }
         placed = {name: aligned(tensor.to(device)) for name, tensor in tensors.items()}
         module.load_state_dict(placed, assign=True)
         return module.eval().requires_grad_(False)
+
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
 
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         scale = state["scale"].float()
@@ -101,12 +105,12 @@ class Format(LibraryFormat):
 
 
 def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes of a packed tensor: the lowest bits of all bytes first, then the next ones."""
+    """Unpack codes: first the codes in the lowest bits of all bytes, then those in the next higher bits."""
     return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
 
 
 def _empty(quanto, plain, weight_format):
-    """quanto's layer in place of a plain one, with groups chosen as quanto does it from 128 inputs on."""
+    """Create quanto's layer for a plain layer, with the group size chosen as quanto does for 128 and more inputs."""
     module = quanto.QLinear.from_module(plain, weights=weight_format.weights)
     largest, columns = weight_format.group_size, plain.in_features
     if BITS[weight_format.weights] < 8 and columns > largest:
@@ -121,15 +125,16 @@ def _import():
     from optimum.quanto.library.extensions import cpp
 
     qbytes_mm.qbytes_int8pack_mm = _int8_product  # ty: ignore[invalid-assignment]
-    # quanto compiles four lines of C++ for the CPU when it first unpacks, into its installed package; these are they.
+    # When quanto first unpacks, it would compile four lines of C++ into its installed package; `unpack` replaces them.
     cpp.ext._lib = SimpleNamespace(unpack=unpack)
     return quanto
 
 
 def _int8_product(activations, weights, scales):
-    """torch's product of 16-bit activations and 8-bit weights [rows, columns], kept to what it can read.
+    """Multiply 16-bit activations by 8-bit weights [rows, columns] with torch's product where it reads only the rows.
 
-    It reads STEP columns at a time, from aligned addresses. Shorter rows would crash it or add what follows them.
+    The product reads STEP columns at a time, from aligned addresses. With other numbers of columns, it would crash or
+    add the values that follow a row.
     """
     from optimum.quanto.library import qbytes_mm
 

@@ -1,6 +1,6 @@
-"""torchao: int8 and float8 weights per output channel, int4 ones per group, through `quantize_` on one layer.
+"""torchao: int8 and float8 weights per output channel, int4 weights per group, by `quantize_` on one layer.
 
-"dynamic" configurations quantize the activations too, per token at run time.
+"dynamic" configurations also quantize the activations, per token at run time.
 """
 
 import logging
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.formats import trial
 from quantwatt.formats.library import LibraryFormat, aligned
 from quantwatt.formats.packing import pack, unpack
 
@@ -24,8 +25,8 @@ BITS = {
     "float8-dynamic": (8, 8),
     "int4-weight-only": (4, None),
 }
-ATTRIBUTES = "attributes"  # the part with what torchao's tensor has beside tensors: its own JSON, as bytes
-PADDED_ROWS, PADDED_COLUMNS = 8, 1024  # of the int4 layout on CUDA
+ATTRIBUTES = "attributes"  # the part with the non-tensor attributes of torchao's tensor: torchao's JSON, as bytes
+PADDED_ROWS, PADDED_COLUMNS = 8, 1024  # the int4 layout on CUDA is padded to multiples of these
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Format(LibraryFormat):
     LIBRARY: ClassVar = "torchao"
 
     configuration: str  # one of BITS
-    group_size: int  # inputs that share a scale, of int4
+    group_size: int  # inputs that share a scale; for int4 only
 
     @property
     def name(self) -> str:
@@ -46,29 +47,29 @@ class Format(LibraryFormat):
         return BITS[self.configuration]
 
     def convert(self, linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
-        """torchao's layer for a float one, on the CPU.
+        """Convert a float layer to torchao's layer, on the CPU.
 
         Raises:
             DataError: torchao does not take the weight's shape, or this machine's hardware.
         """
-        library = configuration_of(self.configuration, self.group_size)
+        configuration = configuration_of(self.configuration, self.group_size)
         from torchao.quantization.quant_api import quantize_
 
         layer = _linear(linear.weight.detach().to("cpu", dtype), linear.bias, dtype)
         refusal = f"torchao's {self.configuration} does not take a weight of {list(layer.weight.shape)}"
         try:
-            quantize_(layer, library)
+            quantize_(layer, configuration)
         except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
             raise DataError(f"{refusal}: {str(error).rstrip('.')}.") from error
-        if type(layer.weight) in (torch.Tensor, torch.nn.Parameter):  # it says nothing and leaves the weight
+        if type(layer.weight) in (torch.Tensor, torch.nn.Parameter):  # not quantized, without an error
             raise DataError(f"{refusal}.")
         return layer
 
     def state(self, module: Any) -> dict[str, torch.Tensor]:
-        """Parts of the weight: torchao's tensors and attributes, or of int4 {"codes", "scale", "zero"}.
+        """Return the parts of the weight: torchao's tensors and attributes, or for int4 {"codes", "scale", "zero"}.
 
-        torchao packs int4 for the processor at hand, so that its bytes mean something else on another; stored are the
-        codes in order, [rows, columns / 2], the first of a pair in the high half.
+        torchao packs int4 for the processor at hand, and other processors read the bytes differently. The checkpoint
+        therefore stores the codes in order, [rows, columns / 2], the first code of a pair in the high half.
         """
         weight = module.weight
         if type(weight).__name__ == "Int4OpaqueTensor":
@@ -89,7 +90,7 @@ class Format(LibraryFormat):
         dtype: torch.dtype,
         device: str,
     ) -> torch.nn.Module:
-        """The layer of a checkpoint, packed as torchao's kernel on that device reads it."""
+        """Restore the layer of a checkpoint, packed as torchao's kernel on the device reads it."""
         _quiet()
         if self.configuration == "int4-weight-only":
             return _linear(_int4_weight(state, self.group_size, layer["in_features"], device), bias, dtype)
@@ -101,6 +102,9 @@ class Format(LibraryFormat):
         attributes = {"layer.weight": bytes(state[ATTRIBUTES].tolist()).decode(), "tensor_names": '["layer.weight"]'}
         return _linear(unflatten_tensor_state_dict(tensors, attributes)[0]["layer.weight"], bias, dtype)
 
+    def unsupported(self, device: str) -> str | None:
+        return trial.failure(self, device)
+
     def dequantize(self, state: Mapping[str, torch.Tensor], layer: Mapping[str, Any]) -> torch.Tensor:
         if self.configuration != "int4-weight-only":
             return state["qdata"].float() * state["scale"].float()
@@ -110,7 +114,7 @@ class Format(LibraryFormat):
 
 
 def configuration_of(name: str, group_size: int) -> "AOBaseConfig":
-    """torchao's own; `set_inductor_config` would change how everything else in the process compiles."""
+    """Return torchao's configuration without `set_inductor_config`, which would affect all compiling in the process."""
     _quiet()
     from torchao import quantization
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
@@ -134,27 +138,27 @@ def _linear(weight, bias, dtype):
 
 
 def _codes(packed, rows, columns):
-    """Codes [rows, columns] uint8 of the CPU's int4 layout.
+    """Unpack the CPU's int4 layout to codes [rows, columns] uint8.
 
-    The layout moves codes and differs between processors. Where each one goes is found by packing the places' own
-    numbers, four bits at a time.
+    The layout permutes the codes and differs between processors. To determine the permutation, the index of each place
+    is packed, four bits at a time.
     """
 
     def halves(packed):
         return torch.stack([packed & 15, packed >> 4]).flatten().long()
 
     places = torch.arange(rows * columns, dtype=torch.int32).reshape(rows, columns)
-    found = torch.zeros(rows * columns, dtype=torch.long)
+    indices = torch.zeros(rows * columns, dtype=torch.long)
     for shift in range(0, (rows * columns - 1).bit_length(), 4):
         digits = torch.ops.aten._convert_weight_to_int4pack_for_cpu(places >> shift & 15, 1)
-        found += halves(digits) << shift
+        indices += halves(digits) << shift
     codes = torch.empty(rows * columns, dtype=torch.uint8)
-    codes[found] = halves(packed).to(torch.uint8)
+    codes[indices] = halves(packed).to(torch.uint8)
     return codes.reshape(rows, columns)
 
 
 def _int4_weight(state, group, columns, device):
-    """torchao's int4 tensor, in the layout of the CPU or of CUDA."""
+    """Build torchao's int4 tensor in the layout of the CPU or of CUDA."""
     from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
     from torchao.quantization import Int4TilePackedTo4dTensor
     from torchao.quantization.utils import pack_tinygemm_scales_and_zeros
@@ -165,16 +169,16 @@ def _int4_weight(state, group, columns, device):
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
         grid = pack_tinygemm_scales_and_zeros(scale, zero, scale.dtype)
         return Int4OpaqueTensor(packed, grid, [1, group], shape)
-    below, beside = -shape[0] % PADDED_ROWS, -columns % PADDED_COLUMNS
-    pad = torch.nn.functional.pad  # with zeros, which the inputs are padded with too
-    codes = pad(codes, (0, beside, 0, below)).to(device)
-    scale, zero = (pad(part, (0, beside // group, 0, below)).to(device) for part in (scale, zero))
+    more_rows, more_columns = -shape[0] % PADDED_ROWS, -columns % PADDED_COLUMNS
+    pad = torch.nn.functional.pad  # with zeros; torchao pads the inputs with zeros too
+    codes = pad(codes, (0, more_columns, 0, more_rows)).to(device)
+    scale, zero = (pad(part, (0, more_columns // group, 0, more_rows)).to(device) for part in (scale, zero))
     packed = torch.ops.aten._convert_weight_to_int4pack((codes[:, ::2] << 4 | codes[:, 1::2]).contiguous(), 8)
     grid = pack_tinygemm_scales_and_zeros(scale, zero, scale.dtype)
     return Int4TilePackedTo4dTensor(packed, grid, [1, group], shape)
 
 
 def _quiet():
-    """Keep torchao's notes on compiled kernels that this torch has no use for from the log."""
+    """Silence torchao's notes about compiled kernels that this version of torch does not use."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Whether a library can compute a format here, found out by storing a small layer, restoring it and running it."""
+"""Test whether a library can compute a format on this device: store, restore and run a small layer."""
 
 import functools
 from importlib import metadata
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 ROWS, COLUMNS, TOKENS = 128, 256, 32
-WORST_ERROR = 0.6  # two-bit weights are off by a third; a wrong layout by more than 1
+WORST_ERROR = 0.6  # largest relative error; 2-bit weights have about a third, a wrong layout more than 1
 
 
 def failure(weight_format: "LibraryFormat", device: str) -> str | None:
-    """Why a library cannot compute a format.
+    """Return why a library cannot compute a format on a device.
 
-    Importing the library and the trial take seconds the first time, and nothing after it.
+    The first call takes seconds, to import the library and run the trial; the result is cached.
 
     Args:
-        weight_format: a library's.
+        weight_format: a format of a library.
         device: "cpu" or "cuda".
     Returns:
-        one sentence, or None where it can.
+        One sentence, or None if the library can compute it.
     """
     try:
         version = metadata.version(weight_format.LIBRARY)
@@ -35,8 +35,8 @@ def failure(weight_format: "LibraryFormat", device: str) -> str | None:
 
 @functools.cache
 def _trial(weight_format, device):
-    """Half a sentence with the library's own words, or None."""
-    generator = torch.Generator().manual_seed(0)  # its own: nothing else's random numbers shift
+    """Return half a sentence with the library's error message, or None."""
+    generator = torch.Generator().manual_seed(0)  # torch's global random numbers are not changed
     linear = torch.nn.Linear(COLUMNS, ROWS, bias=False, device="meta")
     weight = torch.randn(ROWS, COLUMNS, generator=generator).to(torch.bfloat16)
     linear.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -47,9 +47,9 @@ def _trial(weight_format, device):
             layer = {"in_features": COLUMNS, "out_features": ROWS}
             restored = weight_format.restore(state, layer, None, torch.bfloat16, device)
             outputs = restored(inputs.to(device)).cpu().float()
-    except Exception as error:  # noqa: BLE001  (a library may refuse in any way)
-        own = error.__cause__ or error
-        return (str(own).strip() or type(own).__name__).splitlines()[0].rstrip(".")[:300]
+    except Exception as error:  # noqa: BLE001  (a library may raise any type)
+        cause = error.__cause__ or error
+        return (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")[:300]
     expected = inputs.float() @ weight.float().T
     error = ((outputs - expected).norm() / expected.norm()).item()
     return None if error < WORST_ERROR else f"its outputs are off by {error:.2g} of their size"

@@ -1,13 +1,13 @@
-"""What a format of weights offers whose codes this project holds: a grid of values, and a packing to its true bits.
+"""Interface of a weight format whose codes quantwatt stores itself: a grid of values, and the number of bits of a code.
 
-A format module has a class `Format`: a frozen dataclass of the settings of its schema, which extends WeightFormat, or
-LibraryFormat (library.py) where a library rounds, stores and computes.
+The module of a format has a class `Format`: a frozen dataclass of the settings in its schema. It extends WeightFormat,
+or LibraryFormat (library.py) if a library rounds, stores and computes.
 
-Elementwise coding is what makes every solver work with every format: a solver chooses values, one column or one
-matrix at a time, and never looks inside the format. Tensors may be on any device; all of one call on the same.
+Coding is elementwise, so every solver works with every format: a solver chooses values, one column or one matrix at a
+time, and does not depend on the format. Tensors may be on any device, but all tensors of a call on the same device.
 
-Settings of every format have "bits", too, a constant where there is no choice: budgets, tables and messages read it
-there and import no format. Where inputs share a scale in groups, "group_size" is how many.
+The settings of every format include "bits", also where it is constant: budgets, tables and messages read it from there
+and import no format. If inputs share a scale in groups, "group_size" is the number of inputs in a group.
 """
 
 from abc import ABC, abstractmethod
@@ -16,56 +16,56 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-Grid = tuple[torch.Tensor, torch.Tensor | None]  # scale and zero point; [rows, 1] each of one group, or what broadcasts
+Grid = tuple[torch.Tensor, torch.Tensor | None]  # scale and zero point, each [rows, 1] for one group, or broadcastable
 
 
 class WeightFormat(ABC):
     """A grid of values for each group of a row."""
 
     bits: int  # of one code
-    scale_dtype: ClassVar[torch.dtype] = torch.float32  # as a group's scale is stored
-    codebook: ClassVar[torch.Tensor | None] = None  # [2**bits] float32, the value of each code at scale 1, if any is
-    middle: int = 0  # the code of 0, where no zero point says so
+    scale_dtype: ClassVar[torch.dtype] = torch.float32  # type in which a group's scale is stored
+    codebook: ClassVar[torch.Tensor | None] = None  # [2**bits] float32, value of each code at scale 1; or None
+    middle: int = 0  # the code of 0 if there is no zero point
 
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of a completed `weights` entry of a method."""
+        """Create the format from a completed `weights` entry of a method."""
 
     @property
     @abstractmethod
     def zero_dtype(self) -> torch.dtype | None:
-        """As a group's zero point is stored; None without one."""
+        """Type in which a group's zero point is stored; None if there is no zero point."""
 
     @abstractmethod
     def group_width(self, columns: int) -> int:
-        """How many inputs share a scale."""
+        """Return how many inputs share a scale."""
 
     @abstractmethod
     def fit(self, values: torch.Tensor) -> Grid:
-        """The grid of each row's range: [rows, width] -> [rows, 1] each."""
+        """Fit the grid to each row's range: [rows, width] -> [rows, 1] each."""
 
     @abstractmethod
     def encode(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
-        """Codes, elementwise, uint8; scale and zero broadcast."""
+        """Return the codes of values, elementwise, uint8; scale and zero broadcast."""
 
     @abstractmethod
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | float, zero: torch.Tensor | None) -> torch.Tensor:
-        """Values, elementwise, float32."""
+        """Return the values of codes, elementwise, float32."""
 
     @abstractmethod
     def snap(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
-        """decode(encode(values)) in fewer steps: what solvers do column by column."""
+        """Return decode(encode(values)) in fewer steps; solvers call it for each column."""
 
     @abstractmethod
     def bracket(
         self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of the grid points around each value, (low, high); equal beyond an end."""
+        """Return (low, high): the codes of the grid points next to each value; equal beyond an end of the grid."""
 
     @abstractmethod
     def refit(self, codes: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
-        """The least squares grid for codes [rows, width] that stay as they are.
+        """Return the least-squares grid for fixed codes [rows, width].
 
-        A float zero point moves, else the scale (and an integer zero point).
+        A float zero point is fitted alone; otherwise the scale, and an integer zero point if there is one.
         """

@@ -1,5 +1,5 @@
-"""A checkpoint that computes: layers over kernels, or the format's values where no kernel computes them here.
+"""Load a checkpoint and compute with it: layers over kernels, or simulated layers where this device has no kernel.
 
-Enters: a checkpoint's folder. Leaves: a pipeline that generates, and which kernel computes how many of its layers.
+Input: a checkpoint's folder. Output: a pipeline that generates, and how many layers each kernel computes.
 Read first: checkpoint.py, linear.py, kernel_choice.py.
 """

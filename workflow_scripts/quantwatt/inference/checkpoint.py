@@ -1,4 +1,4 @@
-"""From a quantized checkpoint back into a pipeline.
+"""Load a quantized checkpoint into a pipeline.
 
 from quantwatt import load_pipeline
 pipeline = load_pipeline("results/embedded/checkpoints/tiny-sd3/gptq-w4a8")
@@ -16,19 +16,19 @@ from quantwatt.inference import kernel_choice
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
 
-# On a GPU products are tuned, too: what follows an integer product then becomes a part of it.
+# On a GPU, matrix products are tuned too: the operations after an integer product are then fused into it.
 COMPILE = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
 
 
 def compute_of(manifest_path, device):
-    """("real" | "simulated" | "unsupported", kernel names or None, reason or None) of a checkpoint on a device."""
+    """Return ("real" | "simulated" | "unsupported", kernel names or None, reason or None) for a checkpoint."""
     details = manifest.read_json(manifest_path)
     compute, computed, reason = kernel_choice.compute_of(details["layers"], device)
     return compute, _names(computed, details), reason
 
 
 def _names(computed, details):
-    """The kernels of `kernels.compute_of` in one string."""
+    """Join the kernels of `kernel_choice.compute_of` into one string."""
     if computed is None:
         return None
     return (", ".join(computed) or "torch linear") + (", compiled" if _is_compiled(details) else "")
@@ -44,13 +44,13 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
     Args:
         checkpoint: the checkpoint's folder or its manifest.json.
         device: "cpu" or "cuda".
-        simulate: take 16-bit products of the formats' values where the device has no kernel.
+        simulate: where the device has no kernel, compute 16-bit products of the dequantized (fake-quantized) values.
     Returns:
         QuantizedPipeline.
     Raises:
         DataError: a file is missing, truncated or corrupted, or the checkpoint holds no model.
-        Unsupported: the library that stored it cannot compute on this device, or nothing can and it is not to be
-            simulated.
+        Unsupported: the library that stored the checkpoint cannot compute on this device, or a layer has no kernel and
+            `simulate` is False.
     """
     path = Path(checkpoint)
     path = path / "manifest.json" if path.is_dir() else path
@@ -64,7 +64,7 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
     if compute == "unsupported":
         raise Unsupported(reason)
     if compute == "simulated" and not simulate:
-        raise Unsupported(f"{path}: {reason}; simulate=True gives its values, not its speed.")
+        raise Unsupported(f"{path}: {reason}; simulate=True computes its values, but not at its speed.")
     denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
     if denoiser is None and _is_compiled(details):
         denoiser = family.load_denoiser(model, location)
@@ -78,25 +78,25 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
 
 
 def check_settings(layers, path):
-    """Refuse a checkpoint whose weights have other settings than their formats do now: an earlier version's keys.
+    """Refuse a checkpoint of another version, whose weights have other settings than their formats have now.
 
     Args:
         layers: of the checkpoint's manifest; path: the manifest's, for the message.
     Raises:
-        DataError: a layer has a key that its format's schema does not know, or lacks a width or size of groups.
+        DataError: a layer has a key that its format's schema does not define, or lacks `bits` or `group_size`.
     """
     for layer in layers.values():
         weights = layer["weights"]
         known = registry.schema(f"formats/{weights['format']}")["properties"]
         if other := sorted(weights.keys() - known) + sorted({"bits", "group_size"} & known.keys() - weights.keys()):
             raise DataError(
-                f"{path}: another version of quantwatt has made it (its {weights['format']} weights differ in the key "
-                f"'{other[0]}'); quantize the model anew."
+                f"{path}: another version of quantwatt wrote it (its {weights['format']} weights differ in the key "
+                f"'{other[0]}'); quantize the model again."
             )
 
 
 def _shares(computed, denoiser, details):
-    """How many layers each kernel computes, in words."""
+    """Say how many layers each kernel computes."""
     dtype = details["model_settings"]["dtype"]
     if denoiser is None:
         return f"all layers in {dtype}"
@@ -104,15 +104,15 @@ def _shares(computed, denoiser, details):
 
     kinds, quantized = (torch.nn.Linear, torch.nn.Conv2d), details["layers"]
     others = sum(isinstance(m, kinds) and name not in quantized for name, m in denoiser.named_modules())
-    said = [f"{count} {'layers' if count > 1 else 'layer'} by {kernel}" for kernel, count in computed.items()]
-    said = [*said, f"{others} unquantized in {dtype}"] if others else said
-    return ", ".join(said) + (", compiled" if _is_compiled(details) else "")
+    shares = [f"{count} {'layers' if count > 1 else 'layer'} by {kernel}" for kernel, count in computed.items()]
+    shares = [*shares, f"{others} unquantized in {dtype}"] if others else shares
+    return ", ".join(shares) + (", compiled" if _is_compiled(details) else "")
 
 
 def _load_denoiser(family, path, details, location, device, simulate):
-    """The denoiser with its quantized layers in place, on the device; None for the baseline, which the pipeline loads.
+    """Load the denoiser with its quantized layers on the device; None for the baseline, which the pipeline loads.
 
-    Layer by layer: what it takes is the denoiser's own size and one layer.
+    It loads layer by layer, so the peak memory is the denoiser's size plus one layer.
     """
     if not details["files"]:
         return None
@@ -133,7 +133,7 @@ def _load_denoiser(family, path, details, location, device, simulate):
         if not fits or not stored.path.keys() >= {f"{name}.{part}" for part in layer["parts"]}:
             raise DataError(f"{path.parent}: not this model's weights (at {name}).")
         parts = [*layer["parts"], *(["bias"] if f"{name}.bias" in stored.path else [])]
-        # No name for what is read: it would stay until the next layer's is there, too.
+        # The tensors read get no name: a variable would keep them in memory while the next layer is read.
         built = _layer(layer, {part: stored.read(f"{name}.{part}") for part in parts}, dtype, device, simulate)
         denoiser.set_submodule(name, built)
         rest -= {f"{name}.{part}" for part in parts}
@@ -149,7 +149,7 @@ def _load_denoiser(family, path, details, location, device, simulate):
 
 
 def _layer(layer, state, dtype, device, simulate):
-    """One quantized layer of a checkpoint, on the device, of its stored parts and its bias."""
+    """Build one quantized layer on the device from its stored parts and its bias."""
     from quantwatt.formats.convolution import Convolution
     from quantwatt.formats.library import library_of
     from quantwatt.formats.quantized_weight import QuantizedWeight, load_format
@@ -166,10 +166,10 @@ def _layer(layer, state, dtype, device, simulate):
 
 
 class QuantizedPipeline:
-    """A pipeline and how it computes.
+    """A pipeline and the way it computes.
 
-    pipeline: the diffusers pipeline itself.
-    compute: "real" where every quantized layer runs in its format, else "simulated".
+    pipeline: the wrapped pipeline, of diffusers for images.
+    compute: "real" where every quantized layer computes in its format, else "simulated".
     kernel: names of the kernels, or None.
     reason: why it is simulated, or None.
     """
@@ -181,33 +181,33 @@ class QuantizedPipeline:
 
     @property
     def censor(self):
-        """None, "not loaded" or "loaded": the network by which a pipeline blackens images, where it has one."""
+        """State of the safety checker, which blackens images: None (there is none), "not loaded" or "loaded"."""
         return getattr(self.pipeline, "censor", None)
 
     def modules(self):
-        """The networks that it is made of: a text model's one, an image pipeline's several."""
+        """Return the pipeline's networks: one of a text model, several of an image pipeline."""
         import torch
 
         parts = getattr(self.pipeline, "components", None) or vars(self.pipeline)
         return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
 
     def predict(self, texts, settings):
-        """What a text model says of texts: one mapping per sentence or window, as of its family's `predict`."""
+        """Return a text model's predictions: one mapping per sentence or window, as its family's `predict` does."""
         with self._computing():
             return self.family.predict(self.pipeline, texts, settings)
 
     def batches(self, texts, sampling, size, count):
-        """[(batch, seeds)] as `prepare` takes them, of a text model: `count` batches of `size` sentences or windows."""
+        """Return [(batch, seeds)] for `prepare` of a text model: `count` batches of `size` sentences or windows."""
         batches = self.family.batches(self.pipeline, texts, sampling, size, count)
-        return [(batch, None) for batch in batches]  # nothing is drawn
+        return [(batch, None) for batch in batches]  # no random numbers are needed
 
     def prepare(self, prompts, seeds, sampling):
-        """A function that does one batch and leaves the result on the device, for timing."""
+        """Return a function that computes one batch and leaves the result on the device, for timing."""
         with self._computing():
             return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling)))
 
     def phases(self, prompts, seeds, sampling):
-        """{name: function that does this part of a batch by itself}, in order."""
+        """Return {name: function that computes this phase of a batch alone}, in order."""
         with self._computing():
             runs = self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
         return {name: self._within(run) for name, run in runs.items()}
@@ -223,7 +223,7 @@ class QuantizedPipeline:
     def _computing(self):
         import torch
 
-        with torch.no_grad(), self._autocasting():  # not inference mode: quanto's tensors do not compute in it
+        with torch.no_grad(), self._autocasting():  # not inference_mode: quanto's tensors cannot compute in it
             yield
 
     def _autocasting(self):
@@ -232,16 +232,16 @@ class QuantizedPipeline:
         return torch.autocast(self.device, getattr(torch, self.autocast)) if self.autocast else contextlib.nullcontext()
 
     def generate(self, prompts, seeds, sampling=None, first=0, **options):
-        """Images of some prompts, one seed each.
+        """Generate one image per prompt, with one seed each.
 
         Args:
-            sampling: steps, guidance, height, width, negative_prompt, as a sampling of an experiment; `options` are
-                the same by keyword and win.
+            sampling: steps, guidance, height, width, negative_prompt, as a sampling of an experiment.
             first: number of the first image in a larger set, for messages.
+            options: the keys of `sampling` as keywords, which override it.
         Returns:
             [n, height, width, 3] uint8.
         Raises:
-            DegenerateImages: the model produced NaN or an image of one single colour.
+            DegenerateImages: the model produced NaN or an image of a single colour.
         """
         from quantwatt.artifacts.images import to_uint8
 
@@ -251,7 +251,7 @@ class QuantizedPipeline:
         return to_uint8(images, first)
 
     def _settings(self, sampling):
-        """A sampling with the defaults of the family, and the size that the pipeline says; of texts there are none."""
+        """Complete a sampling with the family's defaults and the pipeline's image size; text models have no size."""
         settings = dict(self.family.DEFAULTS)
         if hasattr(self.pipeline, "default_sample_size"):
             size = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor

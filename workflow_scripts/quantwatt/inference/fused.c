@@ -1,7 +1,7 @@
-/* What goes before and after a product of integers, and the unpacking of weights: each one pass over its tensor.
+/* Quantize inputs, rescale integer products and dequantize weights, each in one pass over the tensor.
 
-   quantwatt.inference.fused compiles and calls it, and says there what the functions compute; in PyTorch the same would be five
-   to ten passes. Inputs and outputs are float32, or bfloat16 where a flag says so. */
+   quantwatt.inference.fused compiles and calls these functions, and documents what they compute. PyTorch's functions
+   need five to ten passes. Inputs and outputs are float32, or bfloat16 if the flag `bfloat16` is set. */
 
 #include <float.h>
 #include <math.h>
@@ -28,7 +28,7 @@ static void narrow(const float *line, int64_t count, uint16_t *out) { /* to near
     }
 }
 
-/* Floats as integers of the same order, in which NaN lies beyond infinity: the range of a line with one shows it. */
+/* Maps the bits of floats to integers of the same order. NaN is beyond infinity, so a NaN shows in a line's range. */
 static int32_t ordered(int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 
 static float value_of(int32_t key) {
@@ -71,7 +71,7 @@ static void encode(const float *line, int64_t count, float scale, float zero, in
     float low = lowest, high = highest;
     for (int64_t k = 0; k < count; k++) {
         float code = nearbyintf(line[k] / scale) + zero;
-        code = code > low ? code : low; /* so written, NaN becomes the lowest code; its scale is NaN */
+        code = code > low ? code : low; /* with this comparison, NaN becomes the lowest code; its scale is NaN */
         code = code < high ? code : high;
         codes[k] = (uint8_t)((int32_t)code - lowest);
     }
@@ -87,7 +87,7 @@ void quantize(const void *inputs, int bfloat16, int64_t rows, int64_t lines, int
               float *zero, int threads) {
     int64_t stride = width + 2 * side, size = (lines + 2 * top) * stride, all = rows * lines;
     int32_t *least = malloc((2 * all + 1) * sizeof *least), *most = least + all;
-    int at_once = dynamic && by_row && lines == 1; /* a line is encoded while it is in the cache */
+    int at_once = dynamic && by_row && lines == 1; /* range and encoding of a line while it is in the cache */
 #pragma omp parallel num_threads(threads)
     {
         float *buffer = malloc((width + 1) * sizeof *buffer);
@@ -112,7 +112,7 @@ void quantize(const void *inputs, int bfloat16, int64_t rows, int64_t lines, int
         if (top || side) {
 #pragma omp for
             for (int64_t row = 0; row < rows; row++) {
-                int code = (int)zero[row] - lowest; /* of zero, which pads */
+                int code = (int)zero[row] - lowest; /* code of zero, for the padding */
                 memset(codes + row * size, halves ? code >> 1 : code, size);
                 if (halves) memset(codes + (rows + row) * size, code & 1, size);
             }
@@ -155,10 +155,10 @@ void rescale(const float *sums, int halves, int64_t rows, int64_t columns, int64
     }
 }
 
-/* Eight codes, the first in the highest bits, are `bits` bytes. */
+/* Unpacks eight codes from `bits` bytes; the first code is in the highest bits. */
 static inline __attribute__((always_inline)) void codes_of(const uint8_t *packed, int64_t eights, const int bits,
                                                            uint8_t *codes) {
-    if (bits == 2 || bits == 4) { /* no code is in two bytes: compilers make vectors of it */
+    if (bits == 2 || bits == 4) { /* no code spans two bytes, so compilers can vectorize the loop */
         const int each = 8 / bits;
         for (int64_t byte = 0; byte < eights * bits; byte++)
             for (int i = 0; i < each; i++)
@@ -174,7 +174,7 @@ static inline __attribute__((always_inline)) void codes_of(const uint8_t *packed
 
 static void line_of_codes(const uint8_t *packed, int64_t columns, int bits, uint8_t *codes) {
     int64_t bytes = (columns * bits + 7) / 8, eights = columns / 8;
-    switch (bits) { /* so that each is compiled for its own width */
+    switch (bits) { /* so that the loop is compiled for each width */
     case 2: codes_of(packed, eights, 2, codes); break;
     case 3: codes_of(packed, eights, 3, codes); break;
     case 4: codes_of(packed, eights, 4, codes); break;
@@ -229,10 +229,11 @@ void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, cons
 #ifdef __AVX2__
 #include <immintrin.h>
 
-/* Outputs side by side; tokens in registers; tokens coded at once; tokens in registers beside packed weights. */
+/* PANEL: outputs per panel. BLOCK: tokens whose sums are in registers. TILE: tokens that are quantized together.
+   FEW: tokens whose sums are in registers where the weight is packed. */
 enum { PANEL = 16, BLOCK = 6, TILE = 24, FEW = 4 };
 
-/* Sums of up to BLOCK tokens' codes with a panel of weights, in which each output's codes stand in pairs. */
+/* Multiplies the codes of up to BLOCK tokens by a panel of weights, which holds each output's codes in pairs. */
 static inline __attribute__((always_inline)) void block(const int16_t *codes, int64_t pairs, const int8_t *panel,
                                                         const int tokens, int32_t sums[BLOCK][PANEL]) {
     __m256i left[BLOCK], right[BLOCK];
@@ -256,7 +257,7 @@ static inline __attribute__((always_inline)) void block(const int16_t *codes, in
 }
 
 static void block_of(const int16_t *codes, int64_t pairs, const int8_t *panel, int tokens, int32_t sums[BLOCK][PANEL]) {
-    switch (tokens) { /* so that each keeps its sums in registers */
+    switch (tokens) { /* constant numbers of tokens keep the sums in registers */
     case 1: block(codes, pairs, panel, 1, sums); break;
     case 2: block(codes, pairs, panel, 2, sums); break;
     case 3: block(codes, pairs, panel, 3, sums); break;
@@ -266,7 +267,7 @@ static void block_of(const int16_t *codes, int64_t pairs, const int8_t *panel, i
     }
 }
 
-/* Codes less their zero point: every product of two of them and two weights is exact in 32 bits. */
+/* Codes minus their zero point: the sum of two products of a code and a weight is exact in 32 bits. */
 static void encode_wide(const float *line, int64_t count, float scale, float zero, float low, float high,
                         int16_t *codes) {
     for (int64_t k = 0; k < count; k++) {
@@ -277,13 +278,13 @@ static void encode_wide(const float *line, int64_t count, float scale, float zer
     }
 }
 
-/* A row of weights with up to FEW tokens: codes, or what they stand for in a table of 16, less the group's zero point,
-   times its scale. The zero points go into the sums of each token's inputs by group. */
+/* Multiplies up to FEW tokens by one row of weights. A weight is its code, or the code's value in a table of 16, minus
+   the group's zero point, times the group's scale. Zero points are multiplied by the tokens' input sums per group. */
 static inline __attribute__((always_inline)) void row_with(const float *inputs, int64_t columns, const uint8_t *codes,
                                                            const float *values, const float *scale, const float *zero,
                                                            int64_t groups, int64_t group, const float *input_sums,
                                                            const int tokens, float *outputs) {
-    const int ways = FEW / tokens; /* so many sums of a token, for one alone would wait for itself */
+    const int ways = FEW / tokens; /* independent sums per token: with one, each addition would wait for the last */
     __m256 totals[FEW], first = _mm256_setzero_ps(), second = first;
     for (int i = 0; i < FEW; i++) totals[i] = _mm256_setzero_ps();
     for (int t = 0; t < tokens; t++) outputs[t] = 0;
@@ -296,7 +297,7 @@ static inline __attribute__((always_inline)) void row_with(const float *inputs, 
             for (int w = 0; w < ways; w++) {
                 __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + k + 8 * w)));
                 __m256 weight = _mm256_cvtepi32_ps(code);
-                if (values) /* the fourth bit of a code says which half of the table */
+                if (values) /* the fourth bit of a code selects the half of the table */
                     weight = _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, code),
                                               _mm256_permutevar8x32_ps(second, code),
                                               _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
@@ -325,7 +326,7 @@ static void row_of(const float *inputs, int64_t columns, const uint8_t *codes, c
                    float *outputs) {
 #define ROW_WITH(values, tokens) \
     row_with(inputs, columns, codes, values, scale, zero, groups, group, input_sums, tokens, outputs)
-    switch (2 * tokens + !values) { /* so that each keeps its sums in registers */
+    switch (2 * tokens + !values) { /* constant numbers of tokens keep the sums in registers */
     case 2: ROW_WITH(values, 1); break;
     case 3: ROW_WITH(NULL, 1); break;
     case 4: ROW_WITH(values, 2); break;
@@ -365,7 +366,7 @@ void multiply(const void *inputs, int bfloat16, int64_t rows, int64_t columns, i
               int symmetric, int lowest, int highest, float static_scale, float static_zero, const int8_t *weight,
               const float *column_scale, const float *bias, void *products, int threads) {
     int64_t pairs = (columns + 1) / 2, panels = (outputs + PANEL - 1) / PANEL, tiles = (rows + TILE - 1) / TILE;
-    int64_t parts = tiles >= threads ? 1 : (threads + tiles - 1) / (tiles ? tiles : 1); /* few tokens: share outputs */
+    int64_t parts = tiles >= threads ? 1 : (threads + tiles - 1) / (tiles ? tiles : 1); /* few tokens: split outputs */
     int32_t least = INT32_MAX, most = INT32_MIN;
     if (dynamic && !by_row) {
 #pragma omp parallel num_threads(threads) reduction(min : least) reduction(max : most)
@@ -385,7 +386,7 @@ void multiply(const void *inputs, int bfloat16, int64_t rows, int64_t columns, i
 #pragma omp parallel num_threads(threads)
     {
         float *buffer = malloc((columns + 1) * sizeof *buffer), scale[TILE];
-        int16_t *codes = calloc(TILE * pairs * 2, sizeof *codes); /* an odd last column's other half is 0 */
+        int16_t *codes = calloc(TILE * pairs * 2, sizeof *codes); /* 0 completes the pair of an odd last column */
 #pragma omp for
         for (int64_t share = 0; share < tiles * parts; share++) {
             int64_t start = share / parts * TILE, part = share % parts;

@@ -1,9 +1,9 @@
-"""What goes before and after a product of integers on the CPU, and the unpacking of weights: one pass each.
+"""Quantize inputs, rescale integer products and dequantize weights on the CPU, in one pass each.
 
-They are C (fused.c), compiled once by the system's compiler into a cache folder, or PyTorch's functions, five to ten
-passes for each, where there is no compiler or the tensors are on another device or float16. Not torch.compile: it takes
-a process 4.3 CPU seconds more to compile one such pass again from a full cache, and 6 from an empty one, where the C
-takes half a second once and nothing after it (torch 2.13, 2 AVX2 cores); a small model's job lasts a few seconds.
+The functions are in C (fused.c), which the system's compiler compiles once into a cache folder. Without a compiler, for
+float16, or on another device, PyTorch's functions are used, with five to ten passes each. torch.compile is not used: it
+costs each process 4.3 CPU seconds per function with a full cache and 6 with an empty one. Compiling the C takes half a
+second, once (torch 2.13, 2 AVX2 cores). A small model's job lasts only a few seconds.
 """
 
 import ctypes
@@ -22,9 +22,9 @@ from quantwatt.formats.quantized_weight import QuantizedWeight, unpack
 
 SOURCE = Path(__file__).with_suffix(".c")
 PANEL = 16  # as in fused.c
-# Without -ffast-math: NaN must come through, and codes be those of quantwatt.formats.activations.
+# Without -ffast-math: NaN must be kept, and the codes must equal those of quantwatt.formats.activations.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
-# Of fused.c's functions: pointer, int, int64_t, float.
+# Argument types of fused.c's functions: pointer, int, int64_t, float.
 TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "q": ctypes.c_int64, "f": ctypes.c_float}
 ARGUMENTS = {
     "quantize": "pi" + "qqqqq" + "iiiiii" + "pppi",
@@ -36,13 +36,13 @@ ARGUMENTS = {
 
 
 def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0)):
-    """Inputs as unsigned codes: value = (code + activation_format.lowest - zero) * scale.
+    """Quantize inputs to unsigned codes: value = (code + activation_format.lowest - zero) * scale.
 
     Args:
-        inputs: [rows, columns], or images [rows, height, width, channels], whose codes are padded with that of zero.
+        inputs: [rows, columns], or images [rows, height, width, channels], which are padded with the code of zero.
         static: (scale [1], zero [1]) of a format that is not dynamic.
-        halves: give code // 2 of all rows, and below it code % 2 of all rows.
-        padding: above and below, left and right of an image.
+        halves: return code // 2 of all rows, followed by code % 2 of all rows.
+        padding: (above and below, left and right) of an image.
     Returns:
         (codes uint8 [rows, or 2 * rows, ...], scale [rows], zero [rows], both float32).
     """
@@ -59,7 +59,7 @@ def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0
         codes = torch.cat([codes >> 1, codes & 1]) if halves else codes
     else:
         codes = torch.empty(shape, dtype=torch.uint8)
-        scale, zero = (torch.empty(rows) for _ in range(2)) if static is None else (one.repeat(rows) for one in static)
+        scale, zero = (torch.empty(rows) for _ in range(2)) if static is None else (s.repeat(rows) for s in static)
         sizes = (rows, height, width * channels, top, side * channels)
         kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
         library.quantize(
@@ -70,15 +70,16 @@ def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0
 
 
 def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, halves=False):
-    """The layer's outputs, of the sums of `quantize`'s codes times the weight's integers.
+    """Compute a layer's outputs from the product of `quantize`'s codes and the weight's integers.
 
     Args:
-        sums: [rows, or 2 * rows, ..., outputs] float32.
+        sums: [rows, or 2 * rows where `halves`, ..., outputs] float32, the product.
         scale, zero, lowest: [rows], [rows] and a number: the grid of the codes.
         column_scale, column_sum: [outputs] float32, scale and sum of the weight's integers.
         bias: [outputs] float32 or None.
+        dtype: of the outputs.
     Returns:
-        [rows, ..., outputs] of a dtype.
+        [rows, ..., outputs].
     """
     rows, sums = len(scale), sums.contiguous()
     if (library := _library_for(sums, dtype)) is None:
@@ -97,11 +98,11 @@ def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, ha
 
 
 def multiply(inputs, activation_format, static, panels, column_scale, bias):
-    """A linear layer of integers in one pass, in C: quantize, multiply and rescale.
+    """Compute an integer linear layer in one pass, in C: quantize, multiply and rescale.
 
     Args:
-        inputs: [rows, columns] float32 or bfloat16; static: as of `quantize`.
-        panels: the weight's integers, of `panels_of`.
+        inputs: [rows, columns] float32 or bfloat16; static: as for `quantize`.
+        panels: the weight's integers, laid out by `panels_of`.
         column_scale, bias: [outputs] float32; bias may be None.
     Returns:
         [rows, outputs] of the inputs' type.
@@ -110,7 +111,7 @@ def multiply(inputs, activation_format, static, panels, column_scale, bias):
     (rows, columns), outputs = inputs.shape, len(column_scale)
     products = torch.empty(rows, outputs, dtype=inputs.dtype)
     kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
-    grid = (1.0, 0.0) if static is None else (one.item() for one in static)
+    grid = (1.0, 0.0) if static is None else (s.item() for s in static)
     library().multiply(
         *(_address(inputs), inputs.dtype == torch.bfloat16, rows, columns, outputs, *kind),
         *(activation_format.lowest, activation_format.highest, *grid, _address(panels), _address(column_scale)),
@@ -120,14 +121,14 @@ def multiply(inputs, activation_format, static, panels, column_scale, bias):
 
 
 def panels_of(integers):
-    """A weight's integers [rows, columns] int8 as `multiply` reads them: [panels, pairs of columns, 16 rows, 2]."""
+    """Lay out a weight's integers [rows, columns] int8 for `multiply`: [panels, pairs of columns, 16 rows, 2]."""
     rows, columns = integers.shape
     padded = torch.nn.functional.pad(integers, (0, columns % 2, 0, -rows % PANEL))
     return padded.reshape(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
 
 
 def dequantize(quantized, weight_format, columns, dtype, bits):
-    """A weight [rows, columns] of a dtype.
+    """Dequantize a packed weight: returns [rows, columns] of `dtype`.
 
     Args:
         quantized: QuantizedWeight whose codes are packed into `bits` each, [rows, bytes].
@@ -148,11 +149,13 @@ def dequantize(quantized, weight_format, columns, dtype, bits):
 
 
 def multiply_packed(inputs, quantized, weight_format, bits, bias):
-    """Outputs [tokens, rows] of few tokens, in C: no float weight is made. None where it cannot compute them.
+    """Multiply few tokens by a packed weight, in C, which dequantizes on the fly.
 
     Args:
         inputs: [tokens, columns] float32 or bfloat16; bias: [rows] or None.
-        quantized, bits: as of `dequantize`.
+        quantized, bits: as for `dequantize`.
+    Returns:
+        [tokens, rows], or None where the C code cannot compute it.
     """
     packed, scale, columns = quantized.codes, quantized.scale, inputs.shape[1]
     values = weight_format.codebook
@@ -173,7 +176,7 @@ def multiply_packed(inputs, quantized, weight_format, bits, bias):
 
 
 def _zeros(quantized, weight_format):
-    """Zero points, float32 in the shape of the scale; those of codebooks are 0."""
+    """Return zero points, float32 in the shape of the scale; for codebooks they are 0."""
     if quantized.zero is not None:
         return quantized.zero.float()
     return torch.full_like(quantized.scale, weight_format.middle)
@@ -184,29 +187,29 @@ def _address(tensor):
 
 
 def _library_for(tensor, dtype):
-    known = tensor.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    return library() if known else None
+    supported = tensor.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return library() if supported else None
 
 
 @functools.cache
 def library():
-    """The compiled functions, or None where nothing compiles them; the log then says so."""
-    processor = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)  # a home may be shared by several
+    """Return the compiled functions, or None, with a line in the log, where they cannot be compiled."""
+    processor = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)  # machines may share a home folder
     key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, processor]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantwatt"
     path = folder / f"fused-{key}.so"
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as made:  # several jobs may compile at once
-                whole = Path(made) / path.name
-                command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(whole), "-lm"]
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:  # several jobs may compile at once
+                built = Path(temporary) / path.name
+                command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, text=True)
-                whole.replace(path)
+                built.replace(path)
         compiled = ctypes.CDLL(path)
     except (OSError, subprocess.CalledProcessError) as error:
-        own = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        print(f"fused.c is not compiled ({own}): PyTorch's functions take its place, more slowly.", file=sys.stderr)
+        message = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+        print(f"fused.c is not compiled ({message}): slower functions of PyTorch are used instead.", file=sys.stderr)
         return None
     for name, arguments in ARGUMENTS.items():
         if hasattr(compiled, name):

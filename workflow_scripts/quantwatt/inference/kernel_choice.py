@@ -1,7 +1,7 @@
-"""Which kernel computes a layer on this device, if any does.
+"""Choose the kernel that computes a layer on this device.
 
-A method whose layers have no kernel on the device is simulated: its values are those of the format, its speed, memory
-and energy are not, and none of the three is ever reported.
+If a layer has no kernel on the device, the method is simulated (fake-quantized): it computes the format's values, but
+its speed, memory and energy are not those of the format and are never reported.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Any
 from quantwatt import registry
 from quantwatt.inference.kernels import Kernel
 
-# Of every format of weights, in order of preference: the first that takes a layer computes it.
+# Kernels of each weight format, in order of preference: the first kernel that accepts a layer computes it.
 KERNELS = {
     "cpu": {
         "integer": ["avx2_int8", "onednn_int8", "onednn_convolution", "int4pack", "unpacked"],
@@ -28,51 +28,51 @@ KERNELS = {
 
 
 def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str | None]]:
-    """Try the kernels made for a layer's formats on a device, in order of preference.
+    """Try the kernels for a layer's formats on a device, in order of preference.
 
     Yields:
-        (module, why it does not compute the layer, or None).
+        (module of the kernel, why it cannot compute the layer or None).
     """
     for name in KERNELS[device].get(layer["weights"]["format"], []):
         kernel = registry.load("kernels", name)
         if kernel.refusal(layer, device):
-            continue  # made for other formats
+            continue  # the kernel is for other formats
         try:
             metadata.version(kernel.PACKAGE)
         except metadata.PackageNotFoundError:
             yield kernel, f"{kernel.PACKAGE} is not installed"
             continue
-        from quantwatt.inference import probe  # computes; what is above only reads
+        from quantwatt.inference import probe  # imported late: it computes on the device
 
         reason = probe.failure(name, layer, device)
         yield kernel, reason and f"{kernel.NAME} {reason}"
 
 
 def kernel_for(layer: Mapping[str, Any], device: str) -> tuple[Kernel | None, str | None]:
-    """(module of the kernel of one layer on a device, or None; why there is none, or None)."""
-    refused = []
+    """Return (module of the kernel for one layer on a device, None), or (None, why there is no kernel)."""
+    reasons = []
     for kernel, reason in trials(layer, device):
         if reason is None:
             return kernel, None
-        refused.append(reason)
-    because = f": {'; '.join(refused)}" if refused else ""
+        reasons.append(reason)
+    because = f": {'; '.join(reasons)}" if reasons else ""
     return None, f"no kernel computes {describe(layer)} on {device}{because}"
 
 
 def compute_of(layers, device):
-    """Whether a checkpoint computes in its formats on a device.
+    """Decide whether a checkpoint computes in its formats on a device.
 
     Args:
         layers: {name: layer} of a checkpoint manifest; empty for the baseline.
     Returns:
-        ("real" | "simulated" | "unsupported", {name of a kernel: how many layers it computes} or None, why not or
-        None). One layer without a kernel makes the whole simulated. What a library stores only that library computes:
-        where it cannot, the checkpoint is unsupported.
+        ("real" | "simulated" | "unsupported", {kernel name: number of layers it computes} or None, why it is not real
+        or None). One layer without a kernel makes the whole checkpoint simulated. Layers that a library stores can only
+        be computed by that library: if it cannot, the checkpoint is unsupported.
     """
     computed, without = Counter(), {}
     for name, layer in layers.items():
         if layer.get("library"):
-            from quantwatt.formats.library import library_of  # and torch
+            from quantwatt.formats.library import library_of  # imports torch
 
             library = library_of(layer["weights"])
             if reason := library.unsupported(device):
@@ -94,7 +94,7 @@ def compute_of(layers, device):
 
 
 def describe(layer):
-    """A layer's formats in a few words, such as 'integer W8A8 per channel with static asymmetric inputs per tensor'."""
+    """Describe a layer's formats: 'integer W8A8 per channel with static asymmetric inputs per tensor', for example."""
     weights, activations = layer["weights"], layer["activations"]
     words = [weights["format"], f"W{weights['bits']}A{activations['bits'] if activations else 16}"]
     if weights.get("granularity"):

@@ -1,6 +1,6 @@
-"""Quantized layers in place of torch.nn.Linear or torch.nn.Conv2d; the simulated one alone holds a float weight.
+"""Quantized layers that replace torch.nn.Linear or torch.nn.Conv2d; only the simulated layer holds a float weight.
 
-Those that compute in a format are in quantwatt.inference.kernel_choice.
+The layers that compute in a format are in quantwatt.inference.kernels; kernel_choice.py chooses among them.
 """
 
 import torch
@@ -10,23 +10,24 @@ from quantwatt.formats.activations import ActivationFormat
 
 
 class QuantizedLinear(torch.nn.Module):
-    """What every quantized layer does around its product.
+    """Base class of quantized layers: everything except the product.
 
-    It scales the input before, adds the low-rank branch after, and puts in what is known of the first token.
+    It scales the input before the product, adds the low-rank branch after it, and inserts the stored output of the
+    first token.
 
-    A subclass keeps the weight (`_hold`) and multiplies by it, bias included (`_product`).
+    A subclass stores the weight (`_hold`), multiplies by it and adds the bias (`_product`).
     """
 
     @classmethod
     def build(cls, quantized, weight_format, activations, bias, dtype, geometry=None):
-        """A layer on the CPU.
+        """Build a layer on the CPU.
 
         Args:
             quantized: QuantizedWeight.
             activations: completed `activations` settings of a method, or None.
             bias: [rows] or None.
             dtype: of the layer's inputs and outputs.
-            geometry: Convolution, or None of a linear layer.
+            geometry: Convolution, or None for a linear layer.
         """
         layer = cls()
         layer.geometry = geometry
@@ -42,18 +43,18 @@ class QuantizedLinear(torch.nn.Module):
         layer._buffer("first_output", first, dtype)
         layer._buffer("activation_scale", quantized.activation_scale, torch.float32)
         layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
-        # A parameter, for models ask the type and the device of a part of theirs of its first one.
+        # Models read a module's dtype and device from its first parameter, so the layer needs one.
         layer.absent_weight = torch.nn.Parameter(torch.tensor(torch.nan, dtype=dtype), requires_grad=False)
         layer._hold(quantized, weight_format, dtype)
         return layer
 
     def _buffer(self, name, tensor, dtype):
-        persistent = name == "bias"  # all else is in the checkpoint in the format's own form
+        persistent = name == "bias"  # the checkpoint stores all other parts packed
         self.register_buffer(name, None if tensor is None else tensor.detach().to(dtype), persistent=persistent)
 
     @property
     def weight(self):
-        """NaN in the weight's shape and type and on its device, which is all that models ask of it; of one element."""
+        """Return NaN in the weight's shape, dtype and device, all that models read; it has memory for one element."""
         weight = self.absent_weight.expand(self.out_features, self.in_features)
         return weight if self.geometry is None else self.geometry.unfolded(weight)
 
@@ -75,7 +76,7 @@ class QuantizedLinear(torch.nn.Module):
 
 
 class SimulatedLinear(QuantizedLinear):
-    """Values of the format in a 16-bit matrix product: right results, meaningless cost."""
+    """Fake-quantized layer: the format's values in a 16-bit product. Its outputs are right, its cost says nothing."""
 
     def _hold(self, quantized, weight_format, dtype):
         self._buffer("values", quantized.dequantize(weight_format), dtype)

@@ -1,7 +1,7 @@
-"""Whether a kernel computes a format on this device: it is run once against the dequantized layer.
+"""Test whether a kernel computes a format on this device: compare it once with the dequantized layer.
 
-The weights and inputs are such as break a kernel that adds in too few bits: largest values of one sign beside random
-ones. A library that is missing half of itself, a layout that was misread and sums that saturate all show.
+Half of the weights and inputs are the largest values with one sign, half are random, so that a kernel that sums in too
+few bits fails. The test also detects an incomplete library and a misread layout.
 """
 
 import functools
@@ -17,17 +17,20 @@ from quantwatt.inference.linear import SimulatedLinear
 
 ROWS, COLUMNS, TOKENS = 64, 512, 40
 SIZE = 8  # height and width of a convolution's input
-ROUNDING = {torch.float32: 0.0, torch.bfloat16: 1e-2}  # what outputs may be off by for their type alone
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 1e-2}  # relative error that the type of the outputs alone may cause
 
 
 def failure(name, layer, device):
-    """Why a kernel may not compute layers like this one, half a sentence that goes after its name; or None.
+    """Return why a kernel may not compute layers like this one, or None.
 
     Args:
-        name: of a module in inference/kernels/; layer: as its `refusal` takes it, and has not refused; device: "cpu"
-            or "cuda".
+        name: of a module in inference/kernels/.
+        layer: a layer that the module's `refusal` accepts.
+        device: "cpu" or "cuda".
+    Returns:
+        Half a sentence that follows the kernel's name, or None.
     Raises:
-        DataError: torch itself does not compute on the device, which is no kernel's fault.
+        DataError: torch itself does not compute on the device, which is not the kernel's fault.
     """
     check_device(device)
     kernel_size = layer.get("kernel_size")
@@ -37,19 +40,19 @@ def failure(name, layer, device):
 
 @functools.cache
 def check_device(device):
-    """Compute a sum on a device: torch may lack CUDA, its driver, or the code of this GPU, which is too old or too new.
+    """Compute a sum on a device: torch may lack CUDA, the driver, or code for this GPU (too old or too new).
 
     Raises:
-        DataError: torch cannot.
+        DataError: torch cannot compute on the device.
     """
     try:
         torch.ones(2, device=device).sum().item()
-    except Exception as refused:  # torch's errors of devices have no common type
-        own = (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
+    except Exception as error:  # torch's device errors have no common type
+        message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
         raise DataError(
-            f"device: {device}: torch {torch.__version__} cannot compute there ({own}): install a build of torch for "
-            "this GPU and its driver, or set device: cpu."
-        ) from refused
+            f"device: {device}: torch {torch.__version__} cannot compute there ({message}): install a build of torch "
+            "for this GPU and its driver, or set device: cpu."
+        ) from error
 
 
 @functools.cache
@@ -58,9 +61,9 @@ def _trial(name, formats, kernel_size, device):
     arguments = (kernel, formats["weights"], formats["activations"], device, kernel_size)
     try:
         errors = {dtype: relative_error(*arguments, dtype) for dtype in ROUNDING}
-    except Exception as refused:  # noqa: BLE001  (a library may refuse in any way)
-        own = (str(refused).strip() or type(refused).__name__).splitlines()[0].rstrip(".")[:300]
-        return f"cannot compute it: {own}"
+    except Exception as error:  # noqa: BLE001  (a library may raise any type)
+        message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
+        return f"cannot compute it: {message}"
     for dtype, error in errors.items():
         if not error <= max(kernel.BOUND, ROUNDING[dtype]):
             return f"computes something else: its outputs are off by {error:.2g} of their size"
@@ -69,11 +72,11 @@ def _trial(name, formats, kernel_size, device):
 
 @torch.no_grad()
 def relative_error(kernel, weights, activations, device, kernel_size=None, dtype=torch.float32):
-    """Norm of the difference between a kernel's outputs and the dequantized layer's, relative to the latter's.
+    """Return the norm of (kernel's outputs - dequantized layer's outputs), relative to the norm of the latter.
 
-    Of many tokens or of one, whichever is larger.
+    It is the larger of the errors for many tokens and for one token.
     """
-    generator = torch.Generator().manual_seed(0)  # its own: nothing else's random numbers shift
+    generator = torch.Generator().manual_seed(0)  # torch's global random numbers are not changed
     area = 1 if kernel_size is None else kernel_size[0] * kernel_size[1]
     channels = COLUMNS if kernel_size is None else max(1, COLUMNS // area // 16) * 16
     weight = torch.randn(ROWS, channels * area, generator=generator)
@@ -92,11 +95,11 @@ def relative_error(kernel, weights, activations, device, kernel_size=None, dtype
         quantized.activation_scale = torch.full((1,), inputs.float().abs().amax() / 2 ** (activations["bits"] - 1))
         quantized.activation_zero = torch.zeros(1)
     arguments = (quantized, weight_format, activations, bias, dtype, geometry)
-    own, reference = kernel.Layer.build(*arguments).to(device), SimulatedLinear.build(*arguments)
+    quantized_layer, reference = kernel.Layer.build(*arguments).to(device), SimulatedLinear.build(*arguments)
 
     def error(part):
         expected = reference(part).float()
-        return ((own(part.to(device)).cpu().float() - expected).norm() / expected.norm()).item()
+        return ((quantized_layer(part.to(device)).cpu().float() - expected).norm() / expected.norm()).item()
 
-    few = inputs[-1:]  # which some kernels compute in another way than many
+    few = inputs[-1:]  # some kernels compute few tokens in another way
     return max(error(inputs), error(few))

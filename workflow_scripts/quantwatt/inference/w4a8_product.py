@@ -1,13 +1,13 @@
-"""The product of 8-bit inputs and packed 4-bit weights: a Triton kernel, and its operator in PyTorch.
+"""Multiply 8-bit inputs by packed 4-bit weights: a Triton kernel, and its operator in PyTorch.
 
-Where TRITON_INTERPRET=1 was set before Triton was first imported, it runs on the CPU, slowly, for tests.
+If TRITON_INTERPRET=1 was set before Triton was first imported, the kernel runs on the CPU, slowly, for tests.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-BYTES = 64  # of a row of packed weights, most in one step: 128 columns
+BYTES = 64  # largest number of bytes of a packed row in one step: 128 columns
 TILES = [  # tokens, rows, warps, stages
     (16, 64, 4, 4),
     (64, 64, 4, 4),
@@ -22,12 +22,12 @@ def kernel(
     tokens, magnitude, rows, width,
     GROUP: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """One tile of outputs [tokens, rows].
+    """Compute one tile of outputs [tokens, rows].
 
-    inputs: [2, tokens, width] int8, of even and of odd columns; weight: [rows, width] uint8, the even column's code in
-    the high half; scale, zero: [tokens], zero or None; weight_scale, weight_zero: [groups, rows]; weight_sums: [rows]
-    where there is a zero; bias: [rows] or None. GROUP: bytes of a row that share a scale, a multiple of BYTES, or 0.
-    magnitude: of the number of tokens; tiles are chosen by it.
+    inputs: [2, tokens, width] int8, even and odd columns; weight: [rows, width] uint8, the even column's code in the
+    high half; scale, zero: [tokens], zero may be None; weight_scale, weight_zero: [groups, rows]; weight_sums: [rows]
+    if `zero` is not None; bias: [rows] or None. GROUP: bytes of a row that share a scale, a multiple of BYTES, or 0.
+    magnitude: bit length of the number of tokens, by which the autotuner chooses tiles.
     """
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -45,7 +45,7 @@ def kernel(
         )
         high = (packed >> 4).to(tl.int8) - row_zero[None, :]
         low = (packed & 15).to(tl.int8) - row_zero[None, :]
-        # Beyond the last byte the inputs are 0, whatever the weight is there.
+        # Beyond the last byte the inputs are loaded as 0, so the weight there does not matter.
         place, there = token[:, None] * width + at[None, :], has_token[:, None] & has_byte[None, :]
         even = tl.load(inputs + place, mask=there, other=0)
         odd = tl.load(inputs + tokens * width + place, mask=there, other=0)
@@ -88,7 +88,7 @@ def product(
     group: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Outputs [tokens, rows] of a type; arguments as `kernel` takes them, `group` in columns, 0 without groups."""
+    """Return outputs [tokens, rows] of `dtype`; arguments as for `kernel`, `group` in columns, 0 without groups."""
     (_, tokens, width), rows = inputs.shape, len(weight)
     outputs = inputs.new_empty((tokens, rows), dtype=dtype)
     if outputs.numel() == 0:

@@ -1,5 +1,6 @@
-"""From a float denoiser and calibration data to a quantized weight for every layer.
+"""Quantize the weights of a float denoiser, layer by layer, with calibration data.
 
-Enters: a model, calibration tensors, an allocation, a method. Leaves: weights with their errors, as checkpoints hold
-them. Read first: sequential.py (block after block), streams.py (their inputs), solvers/gptq.py.
+Input: a model, a calibration set, an allocation, a method. Output: quantized weights as stored in checkpoints, with
+their errors. Read first: sequential.py (quantizes block after block), streams.py (inputs of the blocks),
+solvers/gptq.py.
 """

@@ -1,4 +1,4 @@
-"""Denoiser inputs of the float trajectory: what solvers see, stored instead of every layer's activations."""
+"""Record the calibration set: denoiser inputs on the float trajectory, stored instead of layer activations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def strata(steps: int, timesteps: int) -> list[int]:
-    """The middle step of each of `timesteps` equal parts of a trajectory of `steps` steps."""
+    """Return the middle step of each of `timesteps` equal parts of a trajectory of `steps` steps."""
     count = min(steps, timesteps)
     return [int((i + 0.5) * steps / count) for i in range(count)]
 
 
 def strata_of_prompt(index: int, chosen: Sequence[int], per_prompt: int) -> list[int]:
-    """Steps recorded of prompt `index`: `per_prompt` of the chosen ones, evenly spread and rotating with the prompt."""
+    """Return the steps to record for a prompt: `per_prompt` of the chosen steps, evenly spread, rotating by prompt."""
     count = min(per_prompt, len(chosen))
     return sorted({chosen[(index + k * len(chosen) // count) % len(chosen)] for k in range(count)})
 
@@ -30,16 +30,16 @@ def strata_of_prompt(index: int, chosen: Sequence[int], per_prompt: int) -> list
 def record(
     family: ImageFamily, pipeline: Any, prompts: Sequence[str], calibration: Mapping[str, Any]
 ) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
-    """Run the float pipeline and keep its denoiser inputs.
+    """Run the float pipeline and record its denoiser inputs.
 
     Args:
         prompts: one string per sample of the prompt file.
         calibration: the experiment's completed `calibration` entry.
     Returns:
-        {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "timestep", "branch"}; the timestep is
-        the scheduler's.
+        {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "timestep", "branch"}; "timestep" is
+        the scheduler's value.
     Raises:
-        DataError: samples have different shapes, or cannot be in one call.
+        DataError: samples have different shapes, or cannot be batched into one denoiser call.
     """
     chosen = strata(calibration["steps"], calibration["timesteps"])
     kept, rows = [], []
@@ -61,7 +61,7 @@ def record(
 
 
 def _check_calls(samples, batch):
-    """Refuse samples of which solvers could not make calls of `batch` ones."""
+    """Refuse samples that cannot be batched into denoiser calls of `batch` samples."""
     for first in range(0, len(next(iter(samples.values()))), batch):
         denoiser_inputs.nested({name: tensor[first : first + batch] for name, tensor in samples.items()})
 
@@ -69,10 +69,10 @@ def _check_calls(samples, batch):
 def record_texts(
     family: TextFamily, pipeline: Any, texts: Sequence[str], calibration: Mapping[str, Any]
 ) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
-    """Network inputs of calibration texts, which have no trajectory.
+    """Record the network inputs of calibration texts, which have no trajectory.
 
     Args:
-        calibration: the completed `calibration` entry of an experiment of text models.
+        calibration: the completed `calibration` entry of a text model's experiment.
     Returns:
         {input name: [samples, ...]}, and per sample {"item"}.
     """
@@ -86,7 +86,7 @@ def save(
     rows: Sequence[Mapping[str, Any]],
     details: Mapping[str, Any],
 ) -> None:
-    """Write samples.safetensors and, last, manifest.json."""
+    """Write samples.safetensors, then manifest.json."""
     folder = Path(folder)
     manifest.write_tensors(folder / "samples.safetensors", samples)
     files = manifest.describe_files(folder, ["samples.safetensors"])
@@ -94,7 +94,7 @@ def save(
 
 
 def load(manifest_path: str | Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
-    """({input name: [samples, ...]}, the manifest).
+    """Return ({input name: [samples, ...]}, the manifest) of a saved calibration set.
 
     Raises:
         DataError: a file is missing, truncated or corrupted.

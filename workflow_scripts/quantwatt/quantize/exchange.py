@@ -1,11 +1,11 @@
-"""Layers in files, for libraries that solve them in environments of their own and never see the model.
+"""Exchange layers as files with external solvers: libraries in separate environments, without the model.
 
-Outwards goes, for every layer, its float weight and as few equivalent inputs as have its real inputs' Σ x xᵀ, which is
-all that GPTQ reads of them. Back come codes, the grid they stand on, and each column's group.
+Every layer is exported as its float weight and a small matrix of equivalent inputs. They have the same Σ x xᵀ as the
+real inputs, and GPTQ reads only this sum. The libraries return codes, their grid, and the group of each column.
 
     exchange/MODEL/           LAYER.safetensors {weight [rows, columns] float32}
-                              LAYER.inputs.safetensors {inputs [at most columns, columns] float32}, one for all layers
-                              that are fed the same tensor, manifest.json
+                              LAYER.inputs.safetensors {inputs [at most columns, columns] float32}, one file for all
+                              layers with the same input tensor, manifest.json
     solved/SOLVER/MODEL/METHOD/   LAYER.safetensors {codes [rows, columns] uint8, scale [rows, groups] float32,
                               zero [rows, groups] uint8 where the format has one, g_idx [columns] int32}, manifest.json
 """
@@ -32,22 +32,20 @@ def export_layers(
     folder: Path,
     device: str = "cpu",
 ) -> dict[str, dict[str, Any]]:
-    """Write every linear layer that the samples reach; all inputs are the float model's.
+    """Write every linear layer that the samples reach, with its inputs in the float model.
 
     Args:
         denoiser: float module on the CPU.
         samples: {denoiser input: [samples, ...]}.
         batch: samples per forward pass.
-        device: where a block and its sums of x xᵀ are while it is walked.
+        device: where a block runs and its Σ x xᵀ is accumulated.
     Returns:
         {layer: {"weight", "inputs" (file names), "in_features", "out_features", "tokens"}}.
     Raises:
         DataError: a layer's inputs are not finite.
     """
-    from quantwatt.quantize.streams import (
-        Block,  # not there in the libraries' environments
-        BlockActivations,  # not there in the libraries' environments
-    )
+    # Imported here, because the libraries' environments lack packages that streams.py imports.
+    from quantwatt.quantize.streams import Block, BlockActivations
 
     streams, layers = BlockActivations(denoiser, family, samples, batch, device), {}
     linear = [n for n in family.quantizable(denoiser) if isinstance(denoiser.get_submodule(n), torch.nn.Linear)]
@@ -88,7 +86,7 @@ def export_layers(
 
 
 def equivalent_inputs(gram: torch.Tensor) -> torch.Tensor:
-    """Rows R [at most columns, columns] float32 with Rᵀ R = gram: a library that sums x xᵀ over them finds gram.
+    """Return rows R [at most columns, columns] float32 with Rᵀ R = gram: Σ x xᵀ over these rows equals gram.
 
     Args:
         gram: Σ x xᵀ, [columns, columns].
@@ -99,7 +97,7 @@ def equivalent_inputs(gram: torch.Tensor) -> torch.Tensor:
         values, vectors = torch.linalg.eigh(gram)
         kept = values >= values[-1] * len(gram) * torch.finfo(torch.float64).eps
         rows = (vectors[:, kept] * values[kept].clamp(min=0).sqrt()).T
-    rows[:, gram.diagonal() == 0] = 0  # exactly: solvers look for such columns
+    rows[:, gram.diagonal() == 0] = 0  # exactly 0: solvers test for columns without inputs
     return rows.float()
 
 
@@ -115,10 +113,10 @@ def write_solved(
     """Write a solved layer.
 
     Args:
-        values: [rows, columns] the library's dequantized weight.
-        scale, zero: [rows, groups] of (code - zero) * scale.
-        g_idx: [columns] each column's group.
-        symmetric: whether zero is the format's, 2**(bits-1), and is not stored.
+        values: [rows, columns], the library's dequantized weight.
+        scale, zero: [rows, groups], with value = (code - zero) * scale.
+        g_idx: [columns], the group of each column.
+        symmetric: whether zero is always 2**(bits-1) and therefore not stored.
     Raises:
         ValueError: the values do not lie on the grid.
     """
@@ -126,13 +124,13 @@ def write_solved(
     codes = torch.round(values / scale[:, group]) + zero[:, group]
     off_grid = ((codes - zero[:, group]) * scale[:, group] - values).abs() > 1e-3 * scale[:, group]
     if off_grid.any() or codes.amin() < 0 or codes.amax() > 2**bits - 1:
-        raise ValueError(f"{path}: the weight is not on the {bits}-bit grid that came with it")
+        raise ValueError(f"{path}: the weight does not lie on the {bits}-bit grid that the library returned")
     solved = {"codes": codes.to(torch.uint8), "scale": scale.float(), "g_idx": g_idx.to(torch.int32)}
     manifest.write_tensors(path, solved if symmetric else {**solved, "zero": zero.to(torch.uint8)})
 
 
 def read(folder: str | Path, layer: str) -> QuantizedWeight:
-    """The QuantizedWeight of a solved layer; `folder` holds manifest.json.
+    """Read the QuantizedWeight of a solved layer; `folder` contains manifest.json.
 
     Raises:
         DataError: the layer was not solved, or its file is missing, truncated or corrupted.
@@ -145,6 +143,6 @@ def read(folder: str | Path, layer: str) -> QuantizedWeight:
         raise DataError(f"{path}: layer '{layer}' was not solved.")
     manifest.verify_files(path, {name: files[name]})
     solved = load_file(Path(folder) / name)
-    consecutive = bool((solved["g_idx"].diff() >= 0).all())  # then they are column // group size
+    consecutive = bool((solved["g_idx"].diff() >= 0).all())  # then the group is column // group size
     group_index = None if consecutive else solved["g_idx"]
     return QuantizedWeight(solved["codes"], solved["scale"], solved.get("zero"), group_index=group_index)

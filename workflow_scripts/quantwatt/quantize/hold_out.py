@@ -1,8 +1,8 @@
-"""Calibration tokens that a solver does not see, and what it does to the outputs on them.
+"""Hold out calibration tokens from a solver, and compare its weights with rounding to nearest on these tokens.
 
-A solver that has fewer tokens than a layer has inputs, or few that differ, fits them and loses on all others. What it
-gains is therefore judged on tokens held out of the fit, and a layer that it makes worse there than rounding to nearest
-in the same format keeps the rounding.
+A solver overfits if it has fewer tokens than a layer has inputs, or many similar tokens: its output error is then small
+on these tokens and large on all others. The output error is therefore measured on held-out tokens. If it is larger than
+that of rounding to nearest in the same format, the layer keeps the rounded weight.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,21 @@ from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import Solution
 
-# What becomes of a Solution that is worse than rounding.
+# Replaced fields of a Solution that is worse than rounding.
 REFUSED = {"damping": None, "fallback": "rounding (worse on held-out tokens)"}
 SEED = 0
 
 
 def chosen(origins: Sequence[Any], share: float) -> torch.Tensor:
-    """Which samples are held out, [samples] bool; at least one, drawn once and for all.
+    """Return which samples are held out, [samples] bool; at least one sample, drawn with a fixed seed.
 
-    Samples of one origin resemble one another and are held out together; where all have the same, each is its own.
-    Of a single sample it is the last of its tokens, as many as make the share: [False, ..., True], as of `rows_of`.
+    Samples of one origin are similar and are held out together; if all samples have one origin, each sample is drawn by
+    itself. If there is a single sample, the last share of its tokens is held out: the result is [False, ..., True] over
+    equal parts of its tokens, which `rows_of` expands.
 
     Args:
-        origins: what each sample comes from, such as its prompt's number.
-        share: of the samples to hold out.
+        origins: the origin of each sample, such as the number of its prompt.
+        share: fraction of the samples to hold out.
     """
     if len(origins) == 1:
         parts = round(1 / share)
@@ -44,12 +45,12 @@ def chosen(origins: Sequence[Any], share: float) -> torch.Tensor:
 
 
 def rows_of(held: torch.Tensor, count: int, real: torch.Tensor | None = None) -> torch.Tensor:
-    """Which of a batch's tokens are held out, [count] bool.
+    """Return which tokens of a batch are held out, [count] bool.
 
     Args:
-        held: [samples] bool, whose tokens stand one after another.
-        count: of all tokens.
-        real: [samples, tokens] bool, which tokens those are where some of the samples are padding; else None.
+        held: [samples] bool; the tokens of a sample are consecutive.
+        count: number of tokens.
+        real: [samples, tokens] bool, which tokens are counted because they are not padding; None without padding.
     """
     if real is not None and len(real) == len(held):
         return held[:, None].expand_as(real)[real.cpu()]
@@ -58,9 +59,9 @@ def rows_of(held: torch.Tensor, count: int, real: torch.Tensor | None = None) ->
 
 @dataclass
 class Choice:
-    """What a plan's layers become.
+    """The final weights of a plan's layers.
 
-    weights: {layer: QuantizedWeight}; reports: {layer: as of `report`}.
+    weights: {layer: QuantizedWeight}; reports: {layer: as `report` returns}.
     """
 
     weights: dict[str, QuantizedWeight]
@@ -68,36 +69,36 @@ class Choice:
 
 
 def choose(plan: LayerPlan, solution: Solution, statistics: Sequence[Observers] | None) -> tuple[Choice, torch.Tensor]:
-    """The solver's weight for the layers that it does not make worse on held-out tokens, else the nearest.
+    """Choose the solver's weight for each layer, or rounding to nearest if that is better on held-out tokens.
 
     Args:
         plan: LayerPlan.
-        solution: of all its rows.
-        statistics: list of Observers, one for each group of a convolution; None where the solver reads none.
+        solution: for all rows of the plan.
+        statistics: list of Observers, one per group of a convolution; None if the solver reads none.
 
     Returns:
-        the Choice, and [rows, columns] that its weights stand for, all below one another.
+        the Choice, and the values [rows, columns] of its weights as `output_errors.stands_for` returns, layers stacked.
     """
     solved, errors = plan.finish(solution.weight), {}
     values = output_errors.stands_for(plan, solved)
-    if statistics and any(one.held_out is not None and one.held_out.inputs.seen for one in statistics):
+    if statistics and any(each.held_out is not None and each.held_out.inputs.seen for each in statistics):
         rounded = plan.finish(plan.nearest)
         nearest = output_errors.stands_for(plan, rounded)
-        errors = output_errors.held_out(plan, (values, nearest), [one.held_out for one in statistics])
+        errors = output_errors.held_out(plan, (values, nearest), [each.held_out for each in statistics])
     choice = Choice({}, {})
     for name, rows in plan.names.items():
-        own, worse = solution, is_worse(*errors.get(name, (None, None)))
+        final, worse = solution, is_worse(*errors.get(name, (None, None)))
         if worse:
-            values[rows], own = nearest[rows], replace(solution, **REFUSED)
+            values[rows], final = nearest[rows], replace(solution, **REFUSED)
         choice.weights[name] = (rounded if worse else solved).rows(rows.start, rows.stop)
-        choice.reports[name] = report(own, statistics[0] if statistics else None, *errors.get(name, (None, None)))
+        choice.reports[name] = report(final, statistics[0] if statistics else None, *errors.get(name, (None, None)))
     return choice, values
 
 
 def report(
     solution: Solution, statistics: Observers | None, error: float | None, rounding: float | None
 ) -> dict[str, Any]:
-    """What a layer's report says of its Solution: how it was found, on how many tokens, and what it does to others."""
+    """Return the report of a layer's Solution: damping, fallback, numbers of tokens, and errors on held-out tokens."""
     held_out = statistics and statistics.held_out
     return {
         "damping": solution.damping,
@@ -110,12 +111,12 @@ def report(
 
 
 def is_worse(error: float | None, rounding: float | None) -> bool:
-    """Whether a solver's error on held-out tokens is larger than rounding's; None: not finite, or nothing held out."""
+    """Return whether the held-out error exceeds that of rounding; None: not finite, or without held-out tokens."""
     return rounding is not None and (error is None or error > rounding)
 
 
 def few_tokens(reports: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """A sentence on the layers that were solved on fewer tokens than they have inputs; None where there are none."""
+    """Return a warning about the layers that were solved on fewer tokens than they have inputs, or None."""
     counted = {name: report for name, report in reports.items() if report.get("tokens") is not None}
     few = [name for name, report in counted.items() if report["tokens"] < report["in_features"]]
     if not few:
@@ -123,5 +124,5 @@ def few_tokens(reports: Mapping[str, Mapping[str, Any]]) -> str | None:
     tokens, inputs = (counted[few[0]][key] for key in ("tokens", "in_features"))
     return (
         f"{len(few)} of {len(counted)} solved layers saw fewer calibration tokens than they have inputs ({few[0]}: "
-        f"{tokens} tokens, {inputs} inputs). What is fitted to them may not hold for others: take more samples."
+        f"{tokens} tokens, {inputs} inputs). The fit may not generalize: use more calibration samples."
     )

@@ -1,4 +1,4 @@
-"""A layer on its way to a quantized weight: what it was, what the transforms made of it, what its product sees."""
+"""State of a layer while it is quantized: float weight, results of the transforms, inputs of its product."""
 
 import functools
 import math
@@ -18,15 +18,15 @@ from quantwatt.quantize.transforms import Transform
 
 @dataclass
 class LayerPlan:
-    """A layer, or several that share an input and their formats, stacked by rows, on the way to its quantized weight.
+    """A layer to quantize, or several layers with one input and equal formats, stacked by rows.
 
     names: {layer: slice of its rows}; biases: {layer: [rows] or None}.
-    settings: the layer's entry of the allocation.
-    geometry: Convolution, or None of a linear layer.
+    settings: the layer's entry in the allocation.
+    geometry: Convolution, or None for a linear layer.
     original, weight: [rows, columns] float32 before and after the transforms.
-    input_factor, down, up, first_output: as the transforms left them.
-    activation_scale, activation_zero: [1] of a static activation format.
-    report: what the transforms say of it.
+    input_factor, down, up, first_output: results of the transforms, as in `transforms.Transformed`.
+    activation_scale, activation_zero: [1] for a static activation format.
+    report: {figure: value} from the transforms.
     """
 
     names: dict
@@ -48,29 +48,29 @@ class LayerPlan:
 
     @property
     def groups(self) -> list[slice]:
-        """[slice of the rows] of every group of a convolution; all rows else."""
+        """Return the slice of rows of every group of a convolution; for a linear layer one slice of all rows."""
         count = self.geometry.groups if self.geometry else 1
         rows = len(self.weight) // count
         return [slice(first * rows, (first + 1) * rows) for first in range(count)]
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """[rows] or None, of a plan of one layer."""
+        """Return the bias [rows] or None of a plan with a single layer."""
         (bias,) = self.biases.values()
         return bias
 
     @functools.cached_property
     def plain(self) -> QuantizedWeight:
-        """The original weight rounded to nearest, a QuantizedWeight; not to be changed."""
+        """Return the original weight rounded to nearest, a QuantizedWeight; callers must not change it."""
         return quantize_to_nearest(self.original, self.weight_format)
 
     @property
     def nearest(self) -> QuantizedWeight:
-        """The transformed weight rounded to nearest."""
+        """Return the transformed weight rounded to nearest."""
         return self.plain if self.weight is self.original else quantize_to_nearest(self.weight, self.weight_format)
 
     def untransformed(self) -> QuantizedWeight:
-        """`plain` with what is computed beside the product whatever the weight is."""
+        """Return `plain` with the first token's output and the static activation grid, which any weight needs."""
         grid = {"activation_scale": self.activation_scale, "activation_zero": self.activation_zero}
         return replace(self.plain, first_output=self.first_output, **grid)
 
@@ -81,27 +81,27 @@ class LayerPlan:
         return self.activation_scale, self.activation_zero
 
     def seen(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the layer's product gets them: multiplied by the factor and quantized."""
+        """Return inputs as the layer's product gets them: multiplied by the factor and fake-quantized."""
         inputs = self.scaled(inputs)
         if self.activation_format is not None:
             inputs = convolution.rounded(inputs, self.activation_format, self.static_grid, self.geometry)
         return inputs
 
     def scaled(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs multiplied by the transforms' factor."""
+        """Return inputs multiplied by the factor of the transforms."""
         return inputs if self.input_factor is None else inputs * self.input_factor.to(inputs.dtype)
 
     def rest(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs without the first token where that is computed apart."""
+        """Return inputs without the first token if the first token is computed separately."""
         return inputs[:, 1:] if self.settings.get("first_token") else inputs
 
     def tokens(self, inputs: torch.Tensor, real: torch.Tensor | None = None, raw: bool = False) -> list[torch.Tensor]:
-        """What the rows of the weight are multiplied by: [tokens, columns] for every group of a convolution.
+        """Return the matrices that the weight is multiplied by: [tokens, columns] for every group of a convolution.
 
         Args:
-            inputs: the layer's, in any shape that it takes.
-            real: [samples, tokens], which of them are no padding.
-            raw: before the transforms; of a convolution then the inputs themselves, [positions, channels].
+            inputs: of the layer, in any shape that the layer accepts.
+            real: [samples, tokens] bool, which tokens are not padding.
+            raw: before the transforms; for a convolution then the inputs themselves, [positions, channels].
         """
         if self.geometry is not None and not raw:
             return self.geometry.patches(inputs)
@@ -109,7 +109,7 @@ class LayerPlan:
         return [inputs if real is None else inputs[real.reshape(-1).to(inputs.device)]]
 
     def statistics(self, needs: Collection[str], raw: bool) -> list[Observers]:
-        """Empty statistics of `tokens`; of a convolution's inputs (raw) only what its grid needs."""
+        """Return empty observers of `tokens`; for raw inputs of a convolution only the range for its static grid."""
         columns, device = self.weight.shape[1], self.weight.device
         if raw and self.geometry is not None:
             channels = columns * self.geometry.groups // math.prod(self.geometry.kernel_size)
@@ -117,15 +117,15 @@ class LayerPlan:
         return [Observers.new(needs, columns, device) for _ in self.groups]
 
     def transform(self, transforms: Sequence[Transform], statistics: Sequence[Observers] | None) -> None:
-        """Apply the transforms in order, then fix the activations' grid if it is static.
+        """Apply the transforms in order, then calibrate a static activation grid.
 
-        A convolution is left as it is, but for its activations' grid.
+        The weight of a convolution is not transformed.
         """
-        for one in transforms if self.geometry is None else ():
-            if one.MARK is not None and not self.settings.get(one.MARK):
+        for transform in transforms if self.geometry is None else ():
+            if transform.MARK is not None and not self.settings.get(transform.MARK):
                 continue
             seen = statistics and statistics[0].scaled(self.input_factor)
-            result = one.apply(self.weight, self.weight_format, self.activation_format, seen)
+            result = transform.apply(self.weight, self.weight_format, self.activation_format, seen)
             self.weight = result.weight
             if result.input_factor is not None:
                 factor = result.input_factor
@@ -139,14 +139,16 @@ class LayerPlan:
                 self.first_output = result.first_output
         if self.activation_format is not None and not self.activation_format.dynamic:
             if statistics is None:
-                raise ValueError("a static grid is calibrated from statistics of the inputs")
+                raise ValueError("a static activation grid needs observers of the inputs")
             observed = statistics[0].scaled(self.input_factor).range
             self.activation_scale, self.activation_zero = self.activation_format.calibrated(observed)
 
     def finish(self, weight: QuantizedWeight) -> QuantizedWeight:
-        """A QuantizedWeight with what the layer does beside it, on the CPU; a learned activation grid is kept."""
-        own = {"input_factor": self.input_factor, "down": self.down, "up": self.up, "first_output": self.first_output}
+        """Add input factor, branch, first output and activation grid to a weight, on the CPU; keep a learned grid."""
+        added = {"input_factor": self.input_factor, "down": self.down, "up": self.up, "first_output": self.first_output}
         if weight.activation_scale is None:
-            own |= {"activation_scale": self.activation_scale, "activation_zero": self.activation_zero}
-        parts = vars(weight) | own
-        return replace(weight, **{part: None if of is None else of.cpu().contiguous() for part, of in parts.items()})
+            added |= {"activation_scale": self.activation_scale, "activation_zero": self.activation_zero}
+        parts = vars(weight) | added
+        return replace(
+            weight, **{key: None if part is None else part.cpu().contiguous() for key, part in parts.items()}
+        )

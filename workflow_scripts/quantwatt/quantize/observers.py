@@ -1,7 +1,7 @@
-"""What solvers and transforms read of a layer's inputs, accumulated batch by batch and never stored whole.
+"""Observers: statistics of a layer's inputs for solvers and transforms, accumulated batch by batch.
 
-A solver or transform names what it needs, `NEEDS = ("hessian",)`, and receives a `Observers` with one attribute for
-each name.
+A solver or transform names the observers that it needs, such as `NEEDS = ("hessian",)`, and receives an `Observers`
+with one attribute per name. The inputs themselves are never stored as a whole.
 """
 
 import copy
@@ -14,17 +14,17 @@ import torch
 
 from quantwatt.artifacts.errors import DataError
 
-CHUNK = 2048  # tokens in one product: bounds the float32 copy
-TRIANGLE = 256  # columns of a block of the symmetric product
+CHUNK = 2048  # tokens per product; limits the size of the float32 copy
+TRIANGLE = 256  # columns per block of the symmetric product
 SAMPLED_TOKENS = 1024
-SAME = 0.02  # deviation, as of `FirstToken`, of vectors that are equal: a batch's size chooses a text encoder's kernels
+SAME = 0.02  # largest `FirstToken.deviation` of equal tokens: the kernels of a text encoder vary with the batch size
 TINY = torch.finfo(torch.float32).tiny
 MOMENTUM = 0.95
 
 
 @contextmanager
 def _bfloat16_products(inputs):
-    """Multiply bfloat16 inputs as such, with sums in float32, where the CPU has instructions for it."""
+    """Multiply bfloat16 inputs in bfloat16 with sums in float32, if the CPU has instructions for it."""
     cpu = inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu"
     if not (cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())):
         yield
@@ -45,7 +45,7 @@ class Hessian:
         self.tokens = 0
 
     def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
-        """Add inputs [tokens, columns]; sums of products in float32."""
+        """Add inputs [tokens, columns]; products are summed in float32."""
         self.tokens += len(inputs)
         for chunk in inputs.split(CHUNK):
             chunk = chunk.float()
@@ -61,7 +61,7 @@ class Hessian:
 
 
 class Tokens:
-    """An even subset of at most SAMPLED_TOKENS input rows, [tokens, columns]: every k-th, k doubling as they come."""
+    """At most SAMPLED_TOKENS evenly spaced input rows, [tokens, columns]: every k-th row; k doubles when full."""
 
     def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.value = torch.empty(0, columns, device=device)
@@ -76,9 +76,9 @@ class Tokens:
 
 
 class Cross:
-    """Running mean of 2·x̃·xᵀ: quantized inputs x̃ beside the float model's x for the same tokens.
+    """Running mean of 2·x̃·xᵀ: inputs x̃ of the quantized model and x of the float model, for the same tokens.
 
-    inputs, references: Tokens of both, the same tokens, for errors against the float model.
+    inputs, references: Tokens of x̃ and of x for the same tokens, to compute errors against the float model.
     """
 
     def __init__(self, columns: int, device: str | torch.device = "cpu"):
@@ -101,7 +101,7 @@ class Cross:
 
 
 class Count:
-    """How many tokens there were."""
+    """Number of tokens."""
 
     def __init__(self, columns: int, device: str | torch.device = "cpu"):
         self.value = 0
@@ -111,9 +111,9 @@ class Count:
 
 
 class HeldOut:
-    """Tokens that are in no other statistic: samples of the inputs, and of the float model's for the same tokens.
+    """Held-out tokens, which no other observer gets: the layer's inputs, and those of the float model.
 
-    inputs, references: Tokens; references are empty where the float model's are not watched.
+    inputs, references: Tokens of both for the same tokens; references are empty if the float model is not observed.
     """
 
     def __init__(self, columns: int, device: str | torch.device = "cpu"):
@@ -136,10 +136,10 @@ class Maximum:
 
 
 class Range:
-    """Running minimum and maximum of every input column, [columns] float32; each batch moves them by 1 - MOMENTUM.
+    """Running minimum and maximum of every input column, [columns] float32; each batch has the weight 1 - MOMENTUM.
 
-    MixDQ's code runs one pair for the whole tensor. By columns they can be scaled, taken apart, and left out where they
-    are not finite; a static grid then takes the widest column, which is never wider than the tensor's own pair.
+    MixDQ's code keeps one minimum and maximum for the whole tensor. Those of columns can be scaled, split, and ignored
+    if not finite; a static grid then takes the widest column, which is never wider than the range of the whole tensor.
     """
 
     def __init__(self, columns: int, device: str | torch.device = "cpu"):
@@ -152,13 +152,13 @@ class Range:
 
 
 class FirstToken:
-    """The first token of every sample, [columns] float32, where that is computed apart: one and the same vector.
+    """The first token, [columns] float32, if it is computed separately; it must be equal for all samples.
 
-    It is in no other statistic, so `observe` gets the tokens behind it.
+    No other observer gets the first token, so `observe` receives only the following tokens.
 
-    deviation: the largest of any sample from the first, root mean square over columns, each as a part of its own
-        magnitude or, where that is smaller, of the median column's: a few columns are larger by orders than all
-        others, and must not hide them.
+    deviation: largest deviation of a sample's first token from that of the first sample: root mean square over columns
+        of the relative differences. A difference is relative to the column's magnitude, or to the median column's if
+        that is larger: a few columns are orders of magnitude larger than all others, and must not hide them.
     """
 
     def __init__(self, columns: int, device: str | torch.device = "cpu"):
@@ -168,10 +168,10 @@ class FirstToken:
         pass
 
     def see(self, inputs: torch.Tensor) -> None:
-        """Take it from inputs [samples, tokens, columns].
+        """Add the first tokens of inputs [samples, tokens, columns].
 
         Raises:
-            DataError: it differs between samples.
+            DataError: the first token differs between samples.
         """
         first = inputs[:, 0].float()
         self.value = first[0] if self.value is None else self.value
@@ -198,7 +198,7 @@ KINDS = {
 
 
 class Observers(SimpleNamespace):
-    """The statistics that some plugins need, as attributes, `statistics.hessian.value`; None where they do not."""
+    """The observers that plugins need, as attributes (`statistics.hessian.value`); all others are None."""
 
     hessian: Any = None
     cross: Any = None
@@ -211,32 +211,33 @@ class Observers(SimpleNamespace):
 
     @classmethod
     def new(cls, needs: Collection[str], columns: int, device: str | torch.device = "cpu") -> Self:
-        """Empty statistics of the kinds in `needs` for inputs of `columns` columns."""
+        """Create empty observers of the kinds in `needs` for inputs with `columns` columns."""
         return cls(**{need: KINDS[need](columns, device) for need in sorted(needs)})
 
     def observe(
         self, inputs: torch.Tensor, reference: torch.Tensor | None = None, held: torch.Tensor | None = None
     ) -> None:
-        """Add inputs [tokens, columns], and the float model's inputs for the same tokens where `cross` is needed.
+        """Add inputs [tokens, columns] to all observers.
 
         Args:
-            held: [tokens] bool, which of them only `held_out` sees; None for none.
+            reference: the float model's inputs for the same tokens, if `cross` is needed.
+            held: [tokens] bool, the tokens that only `held_out` observes; None for none.
         """
         if held is not None and held.any():
             held = held.to(inputs.device)
             self.held_out.observe(inputs[held], None if reference is None else reference[held])
             inputs, reference = inputs[~held], None if reference is None else reference[~held]
-        for name, kind in vars(self).items():
+        for name, observer in vars(self).items():
             if name != "held_out":
-                kind.observe(inputs, reference)
+                observer.observe(inputs, reference)
 
     def scaled(self, factor: torch.Tensor | None) -> Self:
-        """The statistics of inputs multiplied by a positive factor [columns]; None leaves them."""
+        """Return the statistics of inputs multiplied by a positive factor [columns]; None changes nothing."""
         return self if factor is None else type(self)(**{name: _scaled(k, factor) for name, k in vars(self).items()})
 
 
 def _scaled(kind, factor):
-    """A copy with every tensor multiplied along each of its dimensions, all of which are columns of the input."""
+    """Copy an observer and multiply its tensors along every dimension; all dimensions are input columns."""
     scaled = copy.copy(kind)
     for name, part in vars(kind).items():
         if isinstance(part, Tokens):

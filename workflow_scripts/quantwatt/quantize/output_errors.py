@@ -1,4 +1,4 @@
-"""How far a quantized layer's outputs are from those of the float layer, by what is known of its inputs."""
+"""Output errors of quantized layers against the float layers, estimated from observers of the inputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from quantwatt.quantize.observers import Observers
 
 
 def stands_for(plan: LayerPlan, weight: QuantizedWeight) -> torch.Tensor:
-    """[rows, columns] float32 that a layer multiplies its scaled input by: the codes' values and the branch."""
+    """Return the matrix [rows, columns] float32 that multiplies the scaled input: dequantized codes plus branch."""
     branch = 0 if plan.down is None or plan.up is None else plan.up.float() @ plan.down.float()
     return weight.dequantize(plan.weight_format).to(plan.original.device) + branch
 
@@ -20,21 +20,21 @@ def stands_for(plan: LayerPlan, weight: QuantizedWeight) -> torch.Tensor:
 def relative(
     plan: LayerPlan, values: torch.Tensor, statistics: Sequence[Observers] | None
 ) -> dict[str, dict[str, Any]]:
-    """{layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
+    """Return {layer: relative errors} of rounding the untransformed weight to nearest, and of the method's weight.
 
-    With a Hessian of the inputs it is the output's error, ‖X̃ΔWᵀ‖ / ‖X̃Wᵀ‖; with the float model's inputs beside them the
-    output's distance from the float model's, ‖XWᵀ - X̃Qᵀ‖ / ‖XWᵀ‖, on a sample of tokens; else ‖ΔW‖ / ‖W‖.
+    With a Hessian of the inputs, the error of the output, ‖X̃ΔWᵀ‖ / ‖X̃Wᵀ‖. With inputs of the float model, too, the
+    distance from the float model's output, ‖XWᵀ - X̃Qᵀ‖ / ‖XWᵀ‖, on a sample of tokens. Else ‖ΔW‖ / ‖W‖.
 
     Args:
-        plan: LayerPlan; values: of `stands_for`.
-        statistics: list of Observers, one for each group of a convolution, or None.
+        plan: LayerPlan; values: as `stands_for` returns.
+        statistics: list of Observers, one per group of a convolution, or None.
     """
     factor = _factor(plan)
     nearest = plan.plain.dequantize(plan.weight_format) / factor
-    target = plan.original / factor  # what the product and the branch stand for together
+    target = plan.original / factor  # the float weight for the scaled inputs
     parts = [
-        _squared(target[rows], (nearest[rows], values[rows]), factor, own)
-        for rows, own in zip(plan.groups, statistics or [None] * len(plan.groups), strict=True)
+        _squared(target[rows], (nearest[rows], values[rows]), factor, observers)
+        for rows, observers in zip(plan.groups, statistics or [None] * len(plan.groups), strict=True)
     ]
     norm, before, after = (torch.cat(errors) for errors in zip(*(part[1:] for part in parts), strict=True))  # [rows]
     return {
@@ -50,24 +50,24 @@ def relative(
 def held_out(
     plan: LayerPlan, candidates: Sequence[torch.Tensor], samples: Sequence[Any]
 ) -> dict[str, tuple[float | None, ...]]:
-    """{layer: (relative error of each candidate)} of the outputs on held-out tokens.
+    """Return {layer: (relative output error of each candidate weight)} on held-out tokens.
 
-    Inputs that are not finite are left out, as solvers leave them out.
+    Input columns that are not finite are ignored, as in solvers.
 
     Args:
-        plan: LayerPlan; candidates: of `stands_for`.
-        samples: list of statistics.HeldOut, one for each group of a convolution.
+        plan: LayerPlan; candidates: as `stands_for` returns.
+        samples: list of observers.HeldOut, one per group of a convolution.
     """
     target = plan.original / _factor(plan)
     parts = []
-    for rows, own in zip(plan.groups, samples, strict=True):
-        inputs = own.inputs.value
-        references = own.references.value if own.references.seen else inputs
+    for rows, sample in zip(plan.groups, samples, strict=True):
+        inputs = sample.inputs.value
+        references = sample.references.value if sample.references.seen else inputs
         usable = inputs.isfinite().all(dim=0) & references.isfinite().all(dim=0)
         inputs, references = (torch.where(usable, part, 0.0) for part in (inputs, references))
-        parts.append(_on_tokens(target[rows], [one[rows] for one in candidates], inputs, references))
+        parts.append(_on_tokens(target[rows], [candidate[rows] for candidate in candidates], inputs, references))
     norm, *errors = (torch.cat(values) for values in zip(*parts, strict=True))  # [rows]
-    return {name: tuple(_relative(one[rows], norm[rows]) for one in errors) for name, rows in plan.names.items()}
+    return {name: tuple(_relative(error[rows], norm[rows]) for error in errors) for name, rows in plan.names.items()}
 
 
 def _factor(plan):
@@ -79,7 +79,7 @@ def _relative(errors, norm):
 
 
 def _squared(target, candidates, factor, statistics):
-    """(what is compared, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
+    """Return (compared quantity, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
     if statistics is None or statistics.hessian is None:
         return "weights", *((part * factor).square().sum(dim=1) for part in (target, *(c - target for c in candidates)))
     if statistics.cross is not None:
@@ -90,10 +90,10 @@ def _squared(target, candidates, factor, statistics):
 
 
 def _on_tokens(target, candidates, inputs, references):
-    """Squared norm of the float outputs, and each candidate's squared distance from them, [rows] each.
+    """Return the squared norm of the float outputs and each candidate's squared distance from them, [rows] each.
 
     Args:
-        inputs: [tokens, columns] of the quantized model; references: the float model's for the same tokens.
+        inputs: [tokens, columns] in the quantized model; references: in the float model, for the same tokens.
     """
     outputs = references @ target.T
     distances = ((outputs - inputs @ candidate.T).square().sum(dim=0) for candidate in candidates)

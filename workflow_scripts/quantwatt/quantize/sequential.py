@@ -1,11 +1,11 @@
-"""Walk a denoiser block by block and, in a block, stage by stage.
+"""Quantize a denoiser block by block and, within a block, stage by stage.
 
-So every layer is calibrated on inputs from the layers before it as they are after quantization.
+So every layer is calibrated on the outputs of quantized earlier layers.
 
-Two streams of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that ask for it, X from
-the float model. Memory holds one block, the statistics of one stage and what a forward pass holds at one depth, for all
-samples, whatever the number of blocks: in a transformer the tokens, in a UNet also the skip connections still to be
-read. On an accelerator is only what is worked on.
+Two sets of activations pass through the blocks: X̃ from the quantized prefix and, for solvers that need it, X from the
+float model. Memory does not grow with the number of blocks. It holds one block, the observers of one stage and, for all
+samples, the live tensors of a forward pass at one depth: in a transformer the tokens, in a UNet also the pending skip
+connections. The accelerator holds only the current block with its observers and one batch.
 """
 
 import copy
@@ -38,7 +38,7 @@ from quantwatt.quantize.transforms import load_transform
 
 
 def _convert(denoiser, allocation):
-    """States and reports of the layers whose format is a library's: it rounds and stores them itself."""
+    """Convert the layers whose format belongs to a library, which rounds and stores them; return states and reports."""
     states, reports = {}, {}
     for name, formats in allocation.items():
         if (library := library_of(formats["weights"])) is None:
@@ -52,7 +52,7 @@ def _convert(denoiser, allocation):
         denoiser.set_submodule(name, built)
         states[name] = library.state(built)
         shape, weight = convolution.describe(layer), layer.weight.float()
-        found = library.dequantize(states[name], shape)
+        values = library.dequantize(states[name], shape)
         stored = sum(8 * part.numel() * part.element_size() for part in states[name].values())
         reports[name] = {
             **formats,
@@ -62,7 +62,7 @@ def _convert(denoiser, allocation):
             "weight_bits": stored / weight.numel(),
             "activation_bits": library.bits[1] or 8 * layer.weight.dtype.itemsize,
             "error_before": None,
-            "relative_error": finite((found - weight).norm() / weight.norm()) if weight.any() else 0.0,
+            "relative_error": finite((values - weight).norm() / weight.norm()) if weight.any() else 0.0,
             "error_of": "weights",
             "damping": None,
             "fallback": None,
@@ -83,58 +83,56 @@ def quantize(
     solved: str | Path | None = None,
     origins: Sequence[Any] | None = None,
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, Any]]]:
-    """Quantize every allocated layer, replacing it in `denoiser` by the simulated layer (or the library's) as it goes.
+    """Quantize every allocated layer; replace it in `denoiser` by a simulated (fake-quantized) or a library's layer.
 
     Args:
         denoiser: float module on the CPU; changed in place.
         allocation: {layer: {"weights", "activations"}} as `quantwatt.allocate.allocation.allocate` returns.
-        method: a completed method, for its solver and its transforms.
-        samples: {denoiser input: [samples, ...]}; needed where a solver, a transform or a static activation format
-            reads statistics. Named as `quantwatt.models.denoiser_inputs` says.
+        method: a completed method, of which solver and transforms are read.
+        samples: {denoiser input: [samples, ...]}; needed if a solver, a transform or a static activation format reads
+            observers. Names are those of `quantwatt.models.denoiser_inputs`.
         batch: samples per forward pass.
-        device: where blocks, statistics and solvers are while they are worked on.
-        solved: folder of the layers that an external solver has solved.
-        origins: what each sample comes from, as of `hold_out.chosen`; None where each is by itself.
+        device: where blocks run, observers accumulate and solvers compute.
+        solved: folder with the results of an external solver.
+        origins: the origin of each sample, as for `hold_out.chosen`; None if all samples are independent.
     Returns:
-        {layer: state} with the tensors of a checkpoint, packed, and {layer: report}: format, bits, error_before
-        (rounding to nearest on the plain format) and relative_error (the method's), error_of ("outputs" on the
-        calibration inputs, "float outputs": against the float model's, "block outputs": the whole block's against the
-        float block's, or "weights"), damping, fallback, tokens that the solver has seen and what it does to others
-        (`hold_out.report`), and spans of transforming and solving: (start, stop, the layer's share) by
-        time.perf_counter.
+        {layer: state} with the packed tensors of a checkpoint, and {layer: report}. A report has the format, bits,
+        error_before (rounding to nearest without transforms), relative_error (the method), error_of (the compared
+        quantity: "outputs" on the calibration inputs, "float outputs" of the float model, "block outputs" of the float
+        block, or "weights"), damping, fallback, tokens and held-out errors (`hold_out.report`), and spans of
+        transforming and solving: (start, stop, the layer's share) by time.perf_counter.
     Raises:
         DataError: a group_size is larger than all layers, a weight is not finite, the external solver has not solved a
-            layer, or a forward pass calls a block twice and the solver compares with the float model's.
+            layer, or a forward pass calls a block twice and the solver compares with the float model.
     """
     states, reports = _convert(denoiser, allocation)
     allocation = {name: formats for name, formats in allocation.items() if name not in states}
     if not allocation:
         return states, reports
     columns = {name: denoiser.get_parameter(f"{name}.weight")[0].numel() for name in allocation}
-    if said := wide_groups(allocation, columns):
-        print(f"warning: {said}", file=sys.stderr)
-    walk = SequentialQuantizer(family, allocation, method, device, solved)
+    if warning := wide_groups(allocation, columns):
+        print(f"warning: {warning}", file=sys.stderr)
+    quantizer = SequentialQuantizer(family, allocation, method, device, solved)
     streams = None
-    if walk.calibrated:
+    if quantizer.calibrated:
         if samples is None or batch is None:
-            raise ValueError("this method reads calibration samples, in batches of some size")
-        streams = walk.streams(denoiser, samples, batch, origins)
+            raise ValueError("this method reads calibration samples: pass samples and batch")
+        streams = quantizer.streams(denoiser, samples, batch, origins)
     blocks = family.blocks(denoiser)
-    places, done = iter(blocks), set()  # where nothing is calibrated; else the passes say where they are
+    places, done = iter(blocks), set()  # without calibration; else `streams` gives the next block
     with progress(total=len(blocks), description=f"quantizing by {method['solver']['name']}", unit="block") as bar:
         while name := streams.block if streams else next(places, None):
             block = Block(denoiser, name, allocation, device)
-            if (
-                streams is not None and name in done
-            ):  # the denoiser calls it again: it is as the inputs of its first call have made it
-                if walk.paired and any(layer == name or layer.startswith(f"{name}.") for layer in states):
+            # A block that the denoiser calls again stays as it was quantized on the inputs of its first call.
+            if streams is not None and name in done:
+                if quantizer.paired and any(layer == name or layer.startswith(f"{name}.") for layer in states):
                     raise DataError(
                         f"block {name}: a forward pass calls it twice; exclude its layers in the allocation."
                     )
                 streams.advance(block.module, block.module)
                 block.put_back()
                 continue
-            for layer, (state, report) in walk.block(block, streams):
+            for layer, (state, report) in quantizer.block(block, streams):
                 states[layer], reports[layer] = state, report
             block.put_back()
             done.add(name)
@@ -147,7 +145,7 @@ def quantize(
 
 
 class SequentialQuantizer:
-    """One method's way through the blocks: what it needs of each, and what it makes of it."""
+    """Quantizes the blocks of a denoiser, one after another, by one method."""
 
     def __init__(
         self,
@@ -174,7 +172,7 @@ class SequentialQuantizer:
     def streams(
         self, denoiser: torch.nn.Module, samples: Mapping[str, torch.Tensor], batch: int, origins: Sequence[Any] | None
     ) -> BlockActivations:
-        """The streams in front of the first block; some samples are held out where the solver asks for it."""
+        """Run every batch up to the first block; some samples are held out if the solver asks for it."""
         count = len(next(iter(samples.values())))
         held = hold_out.chosen(origins or range(count), self.share) if self.share else None
         return BlockActivations(denoiser, self.family, samples, batch, self.device, self.paired, held)
@@ -182,7 +180,7 @@ class SequentialQuantizer:
     def block(
         self, block: Block, streams: BlockActivations | None
     ) -> Iterator[tuple[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]]:
-        """Yield (layer, (state, report)) of one block and bring the streams behind it."""
+        """Yield (layer, (state, report)) of one block, then advance all batches to the next block."""
         reference = copy.deepcopy(block.module) if self.paired else None
         names = list(block.layers)
         groups = [[name] for name in names] if streams is None else streams.sharing(block.module, names)
@@ -203,24 +201,25 @@ class SequentialQuantizer:
             streams.advance(block.module, reference, targets)
 
     def _stages(self, names, groups):
-        """Layers of a block that are solved one after another, each seeing what those before it have become."""
+        """Return the stages of a block: lists of layers; a stage is calibrated after earlier stages are quantized."""
         if not self.calibrated or self.by_block:
             return [names]
         return self.family.stages(names) or groups
 
     def _split_by_format(self, block, group):
-        """Layers that share an input, apart by their formats, and where sharing would couple them or gain nothing.
+        """Split layers that share an input where formats differ or one solve would couple them.
 
-        A scale of the whole tensor, a smoothing factor or a low-rank branch is one layer's own.
+        Scales per tensor, smoothing factors and low-rank branches belong to a single layer. Layers are split, too, if a
+        common solve saves nothing.
         """
         coupled = any(transform.needs for transform in self.transforms if transform.MARK is None)
-        own = self.by_block or not self.solving or coupled
+        separate = self.by_block or not self.solving or coupled
         parts = {}
         for name in group:
             formats, layer = self.allocation[block.layers[name]], block.module.get_submodule(name)
             geometry = Convolution.of(layer)
-            apart = own or formats["weights"].get("granularity") == "tensor" or (geometry and geometry.groups > 1)
-            key = json.dumps(formats, sort_keys=True), geometry, name if apart else None
+            alone = separate or formats["weights"].get("granularity") == "tensor" or (geometry and geometry.groups > 1)
+            key = json.dumps(formats, sort_keys=True), geometry, name if alone else None
             parts.setdefault(key, []).append(name)
         return list(parts.values())
 
@@ -252,16 +251,16 @@ class SequentialQuantizer:
         observed = [None] * len(plans)
         if self.solving:
             observed = streams.observe(block.module, plans, self.solving, reference=reference)
-        for plan, statistics, own_spans in zip(plans, observed, spans, strict=True):
-            with _span(own_spans):
+        for plan, statistics, plan_spans in zip(plans, observed, spans, strict=True):
+            with _span(plan_spans):
                 choice, values = hold_out.choose(plan, self._solve(block, plan, statistics), statistics)
             errors = output_errors.relative(plan, values, statistics)
-            yield from self._install(block, plan, choice, errors, own_spans)
+            yield from self._install(block, plan, choice, errors, plan_spans)
 
     def _together(self, solver, block, plans, streams, targets):
-        """Transform all layers of a block and solve them at once.
+        """Transform all layers of a block and solve them together.
 
-        On the held-out samples the whole block is judged, as each layer is fitted to what the others do.
+        The held-out error is that of the whole block, because each layer is fitted together with the others.
         """
         spans = [[] for _ in plans]
         self._transform(block, plans, streams, spans)
@@ -283,15 +282,15 @@ class SequentialQuantizer:
             weights, after = nearest, fitted
         reported = {"error_before": before, "relative_error": after, "error_of": "block outputs"}
         total = sum(plan.weight.numel() for plan in plans)
-        for (name, plan), (statistics, *_), own_spans in zip(named.items(), seen, spans, strict=True):
-            own_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
+        for (name, plan), (statistics, *_), plan_spans in zip(named.items(), seen, spans, strict=True):
+            plan_spans += [(start, stop, plan.weight.numel() / total) for start, stop, _ in shared]
             solution = replace(solutions[name], weight=weights[name], **(hold_out.REFUSED if worse else {}))
             report = hold_out.report(solution, statistics, held_out, rounding)
             choice = hold_out.Choice({name: weights[name]}, {name: report})
-            yield from self._install(block, plan, choice, {name: reported}, own_spans)
+            yield from self._install(block, plan, choice, {name: reported}, plan_spans)
 
     def _copy(self, block, plans, weights):
-        """A block's module with some layers' weights in place."""
+        """Copy a block's module with quantized weights in some layers."""
         copied = copy.deepcopy(block.module)
         for name, plan in plans.items():
             copied.set_submodule(name, self._layer(plan, name, weights[name]))
@@ -301,12 +300,12 @@ class SequentialQuantizer:
         prepared = [None] * len(plans)
         if self.prepared:
             prepared = streams.observe(block.module, plans, self.prepared, raw=True)
-        for plan, statistics, own_spans in zip(plans, prepared, spans, strict=True):
-            with _span(own_spans):
+        for plan, statistics, plan_spans in zip(plans, prepared, spans, strict=True):
+            with _span(plan_spans):
                 plan.transform(self.transforms, statistics)
 
     def _layer(self, plan, name, weight):
-        """The simulated layer of one of a plan's names."""
+        """Build the simulated (fake-quantized) layer of one of a plan's names."""
         activations = plan.settings["activations"]
         bias = plan.biases[name]
         built = SimulatedLinear.build(weight, plan.weight_format, activations, bias, plan.dtype, plan.geometry)
@@ -315,23 +314,23 @@ class SequentialQuantizer:
     def _install(self, block, plan, choice, errors, spans):
         """Put a plan's layers into the block; yield (layer, (state, report)) of each."""
         for name, rows in plan.names.items():
-            own = choice.weights[name]
-            block.module.set_submodule(name, self._layer(plan, name, own))
+            weight = choice.weights[name]
+            block.module.set_submodule(name, self._layer(plan, name, weight))
             share = (rows.stop - rows.start) / len(plan.weight)
             report = {
                 **plan.settings,
-                **_description(own, plan),
+                **_description(weight, plan),
                 **plan.report,
                 **errors[name],
                 **choice.reports[name],
                 "spans": [(start, stop, share * part) for start, stop, part in spans],
             }
-            yield block.layers[name], (own.state(plan.weight_format), report)
+            yield block.layers[name], (weight.state(plan.weight_format), report)
 
     def _solve(self, block, plan, statistics):
         if isinstance(self.solver, ExternalSolver):
             if self.solved is None:
-                raise ValueError("what an external solver has solved is read from a folder, and none is given")
+                raise ValueError("an external solver needs the folder `solved` with its results")
             return Solution(self.solver.read(self.solved, block.layers[next(iter(plan.names))]))
         if not isinstance(self.solver, LayerSolver):
             raise TypeError(f"{self.solver} does not solve layers")
@@ -339,8 +338,8 @@ class SequentialQuantizer:
             return self.solver.solve(plan.weight, plan.weight_format, statistics and statistics[0])
         solver = self.solver.of_channel_groups()
         parts = [
-            solver.solve(plan.weight[rows], plan.weight_format, own)
-            for rows, own in zip(plan.groups, statistics, strict=True)
+            solver.solve(plan.weight[rows], plan.weight_format, observers)
+            for rows, observers in zip(plan.groups, statistics, strict=True)
         ]
         worst = max(parts, key=lambda part: (part.fallback is not None, part.damping or 0))
         return replace(worst, weight=QuantizedWeight.of_rows([part.weight for part in parts]))
@@ -348,7 +347,7 @@ class SequentialQuantizer:
 
 @contextmanager
 def _span(spans):
-    """Append (start, stop, 1) of what is done inside, with all that an accelerator still has to do of it."""
+    """Append (start, stop, 1) of the code inside, including its pending work on an accelerator."""
     start = _now()
     yield
     spans.append((start, _now(), 1.0))
@@ -361,7 +360,7 @@ def _now():
 
 
 def _description(weight, plan):
-    """What a report says of a layer's shape and bits."""
+    """Return the shape and the bits of a layer for its report."""
     rows, columns = weight.codes.shape
     branch = 0 if plan.down is None else 16 * len(plan.down) * (rows + columns) / (rows * columns)
     return {

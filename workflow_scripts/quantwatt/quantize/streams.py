@@ -1,8 +1,8 @@
-"""Activations on their way through a denoiser's blocks, and the forward passes that statistics are gathered in.
+"""Run a denoiser block by block on the calibration set, and observe the inputs of layers.
 
-A real forward pass of the denoiser is suspended wherever it calls a block, and goes on with what the block has
-returned. So any flow of data between blocks is followed as it is (skip connections, two streams of tokens), and a pass
-holds what it would hold at that place, never the activations of all layers.
+A real forward pass of the denoiser is suspended at each call of a block, and resumes with the block's output. So any
+data flow between blocks is reproduced exactly (skip connections, two streams of tokens), and a pass holds only the
+tensors that are live at that point, never the activations of all layers.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from quantwatt.quantize.observers import Observers
 
 
 class Alone(torch.nn.Module):
-    """A layer that is a block by itself, quantized or not; its name inside is "layer"."""
+    """Wrapper of a single layer that is a whole block, quantized or not; the layer's name inside is "layer"."""
 
     def __init__(self, layer: torch.nn.Module):
         super().__init__()
@@ -36,16 +36,16 @@ class Alone(torch.nn.Module):
 
 
 class Block:
-    """A block of a denoiser while it is worked on.
+    """A block of a denoiser while it is processed.
 
-    name: in the denoiser; module: the block, or an `Alone`; layers: {name inside it: name in the denoiser}.
+    name: in the denoiser; module: the block, or an `Alone`; layers: {name in the block: name in the denoiser}.
     """
 
     def __init__(self, denoiser: torch.nn.Module, name: str, layers: Iterable[str], device: str):
-        found = denoiser.get_submodule(name)
-        alone = isinstance(found, (*LAYERS, QuantizedLinear))
+        module = denoiser.get_submodule(name)
+        alone = isinstance(module, (*LAYERS, QuantizedLinear))
         self.denoiser, self.name = denoiser, name
-        self.module = (Alone(found) if alone else found).to(device)
+        self.module = (Alone(module) if alone else module).to(device)
         inside = {layer.removeprefix(f"{name}."): layer for layer in layers if layer.startswith(f"{name}.")}
         self.layers = {"layer": name} if alone and name in layers else inside
 
@@ -57,13 +57,13 @@ class Block:
 
 
 class SuspendedForward:
-    """A denoiser's forward pass on some samples, standing at a block.
+    """A denoiser's forward pass on one batch, suspended at a block.
 
-    block, inputs: the block's name and its keyword arguments; None once the pass is through.
+    block, inputs: the block's name and its keyword arguments; None after the end of the pass.
     """
 
     def __init__(self, denoiser: torch.nn.Module, inputs: Mapping[str, Any]):
-        import greenlet  # here, as libraries' environments that load this package have none
+        import greenlet  # imported here, because the environments of external solvers lack it
 
         self._start: Any = denoiser
         self._inputs: Any = inputs
@@ -73,19 +73,19 @@ class SuspendedForward:
 
     def _whole(self):
         denoiser, inputs = self._start, self._inputs
-        self._start = self._inputs = None  # the pass holds what it needs
+        self._start = self._inputs = None  # the pass keeps only what it still needs
         denoiser(**inputs)
 
     def resume(self, *outputs: Any) -> None:
-        """Run to the next block with what this one has returned; only inside `stopping`."""
+        """Run to the next block, given the outputs of the current block; call it only inside `stopping`."""
         self.inputs = None
-        found = self._run.switch(*outputs)
-        self.block, self.inputs = (None, None) if self._run.dead else found
+        reached = self._run.switch(*outputs)
+        self.block, self.inputs = (None, None) if self._run.dead else reached
 
 
 @contextmanager
 def stopping(denoiser: torch.nn.Module, blocks: Iterable[str]) -> Generator[None, None, None]:
-    """While inside, a denoiser's pass stops at each of the named blocks."""
+    """Within this context, a denoiser's pass suspends at each of the named blocks."""
     import greenlet
 
     modules = {name: denoiser.get_submodule(name) for name in blocks}
@@ -97,7 +97,7 @@ def stopping(denoiser: torch.nn.Module, blocks: Iterable[str]) -> Generator[None
         return forward
 
     for name, module in modules.items():
-        module.forward = stop_at(name, module)  # the instance's own shadows its class's
+        module.forward = stop_at(name, module)  # the instance attribute shadows the class's method
     try:
         yield
     finally:
@@ -106,26 +106,26 @@ def stopping(denoiser: torch.nn.Module, blocks: Iterable[str]) -> Generator[None
 
 
 def arguments(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A call's arguments by keyword.
+    """Return a call's arguments by keyword.
 
     Raises:
-        DataError: more arguments by position than have names.
+        DataError: positional arguments have no parameter names (*args).
     """
     bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
     named = {}
     for name, value in list(bound.arguments.items())[1:]:
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            raise DataError(f"{type(module).__name__}: is called with arguments that have no names.")
+            raise DataError(f"{type(module).__name__}: is called with positional arguments that have no names (*args).")
         named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
     return named
 
 
 class BlockActivations:
-    """One pass for every batch of samples, all at the same block.
+    """Suspended forward passes, one per batch of samples, all at the same block.
 
-    Passes go behind the quantized blocks and, where a solver asks for it, in the float model, too. What a pass holds
-    rests on the CPU.
+    Passes run through the quantized blocks and, if a solver needs it, also through the float model. Suspended passes
+    keep their tensors on the CPU.
     """
 
     def __init__(
@@ -138,15 +138,15 @@ class BlockActivations:
         paired: bool = False,
         held: torch.Tensor | None = None,
     ):
-        """The streams in front of the first block.
+        """Run every batch up to the first block.
 
         Args:
             denoiser: float module on the CPU.
-            samples: {denoiser input: [samples, ...]}, named as `quantwatt.models.denoiser_inputs` says.
+            samples: {denoiser input: [samples, ...]}, named as in `quantwatt.models.denoiser_inputs`.
             batch: samples per forward pass.
-            device: where blocks are run.
-            paired: whether the float model's stream is kept beside.
-            held: [samples] bool, which of them solvers do not see, as of `hold_out.chosen`; None for none.
+            device: where blocks run.
+            paired: whether there are also passes of the float model.
+            held: [samples] bool, the samples hidden from solvers, as `hold_out.chosen` returns; None for none.
         """
         self.denoiser, self.family, self.device = denoiser, family, device
         self.blocks = family.blocks(denoiser)
@@ -156,38 +156,38 @@ class BlockActivations:
         self.passes = [SuspendedForward(denoiser, part) for part in inputs]
         self.float_passes = [SuspendedForward(denoiser, part) for part in inputs] if paired else []
         with stopping(denoiser, self.blocks):
-            for one in (*self.passes, *self.float_passes):
-                one.resume()
+            for suspended in (*self.passes, *self.float_passes):
+                suspended.resume()
 
     @property
     def block(self) -> str | None:
-        """Name of the block where all passes stand, None behind the last.
+        """Name of the block at which all passes are suspended; None after the last block.
 
         Raises:
-            DataError: they went different ways.
+            DataError: the passes reached different blocks.
         """
-        (name, *others) = {one.block for one in (*self.passes, *self.float_passes)}
+        (name, *others) = {suspended.block for suspended in (*self.passes, *self.float_passes)}
         if others:
             raise DataError(f"the order of blocks depends on the samples ({name} or {others[0]} comes next).")
         return name
 
     @property
     def batches(self) -> list[dict[str, Any]]:
-        """The block's keyword arguments, one mapping per batch, in the quantized model."""
-        return [one.inputs for one in self.passes]
+        """The block's keyword arguments in the quantized model, one mapping per batch."""
+        return [suspended.inputs for suspended in self.passes]
 
     @property
     def float_batches(self) -> list[dict[str, Any]]:
-        """Likewise in the float model."""
-        return [one.inputs for one in self.float_passes]
+        """The block's keyword arguments in the float model, one mapping per batch."""
+        return [suspended.inputs for suspended in self.float_passes]
 
     def sharing(self, block: torch.nn.Module, names: Iterable[str]) -> list[list[str]]:
-        """Layers of a block in groups that are fed the same tensor, in execution order."""
+        """Group layers of a block that have the same input tensor, in execution order."""
         fed = {}
 
         def note(name):
             def hook(module, args):
-                # The tensor itself is kept: its address is its own only while it lives.
+                # The tensor is kept alive, so that no other tensor gets its address.
                 fed.setdefault((args[0].data_ptr(), tuple(args[0].shape)), (args[0], []))[1].append(name)
 
             return hook
@@ -204,14 +204,14 @@ class BlockActivations:
         raw: bool = False,
         reference: torch.nn.Module | None = None,
     ) -> list[list[Observers]]:
-        """Statistics of every plan's input, one forward pass over all batches, which ends with the last of the layers.
+        """Observe every plan's input in one forward pass per batch, which stops at the last of the layers.
 
         Args:
-            needs: names of statistics.
-            raw: the block's own activations instead of what the plan's product will get.
-            reference: the float block, where the statistics compare with its inputs.
+            needs: names of observers.
+            raw: observe the activations in the block instead of the inputs that the plan's product will get.
+            reference: the float block, if observers compare with the float model's inputs.
         Returns:
-            one list of Observers per plan: one for each group of a convolution, of raw inputs one for all.
+            one list of Observers per plan: one per group of a convolution; for raw inputs a single one.
         """
         statistics = [plan.statistics(needs, raw) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
@@ -223,18 +223,18 @@ class BlockActivations:
             held = self.held[index] if "held_out" in needs else None
 
             def observe(name, inputs, float_inputs=float_inputs, real=real, held=held):
-                plan, own = plans[firsts.index(name)], statistics[firsts.index(name)]
+                plan, observers = plans[firsts.index(name)], statistics[firsts.index(name)]
                 if "first_token" in needs and plan.settings.get("first_token"):
-                    own[0].first_token.see(inputs)
+                    observers[0].first_token.see(inputs)
                 inputs = plan.rest(inputs)
                 parts = plan.tokens(inputs if raw else plan.seen(inputs), real, raw)
-                beside = [None] * len(parts)
+                float_parts = [None] * len(parts)
                 if name in float_inputs:
-                    beside = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)
+                    float_parts = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)
                 of_samples = real if plan.geometry is None else None
-                for one, tokens, float_tokens in zip(own, parts, beside, strict=True):
-                    apart = None if held is None else hold_out.rows_of(held, len(tokens), of_samples)
-                    one.observe(tokens, float_tokens, apart)
+                for observer, tokens, float_tokens in zip(observers, parts, float_parts, strict=True):
+                    held_tokens = None if held is None else hold_out.rows_of(held, len(tokens), of_samples)
+                    observer.observe(tokens, float_tokens, held_tokens)
 
             self.watch(block, firsts, batch, observe)
         return statistics
@@ -246,7 +246,7 @@ class BlockActivations:
         batch: Mapping[str, Any],
         see: Callable[[str, torch.Tensor], object],
     ) -> None:
-        """Call see(name, input) for some layers, and stop the pass behind the last of them."""
+        """Call see(name, input) for some layers, and stop the pass at the last of them."""
         missing = set(names)
 
         def watch(name):
@@ -262,30 +262,30 @@ class BlockActivations:
             run(block, moved(batch, self.device))
 
     def errors(self, block: torch.nn.Module, targets: Sequence[Any]) -> tuple[float | None, float | None]:
-        """‖outputs - targets‖ / ‖targets‖ of a block on the quantized stream, over all batches and tensors it returns.
+        """Return ‖outputs - targets‖ / ‖targets‖ of a block in the quantized model, over all batches and tensors.
 
-        Padding is left out.
+        Padding is ignored.
 
         Args:
-            targets: what the float block returned, as of `advance`.
+            targets: the float block's outputs, as `outputs` returns.
         Returns:
-            (on the samples that solvers see, on those that are held out or None where none are).
+            (error on the samples that solvers see, error on held-out samples or None without any).
         """
         missed, whole = [0.0, 0.0], [0.0, 0.0]
         for batch, target, held in zip(self.batches, targets, self.held, strict=True):
             outputs = moved(block(**moved(batch, self.device)), "cpu")
             real = self.family.real_tokens(batch)
-            for found, expected in zip(tensors(outputs), tensors(target), strict=True):
-                apart = hold_out.rows_of(torch.tensor([False]) if held is None else held, len(found))
-                for i, samples in enumerate((~apart, apart)):
+            for actual, expected in zip(tensors(outputs), tensors(target), strict=True):
+                held_rows = hold_out.rows_of(torch.tensor([False]) if held is None else held, len(actual))
+                for i, samples in enumerate((~held_rows, held_rows)):
                     kept = samples if real is None else real.cpu() & samples[:, None]
-                    missed[i] += (found[kept].float() - expected[kept].float()).square().sum().item()
+                    missed[i] += (actual[kept].float() - expected[kept].float()).square().sum().item()
                     whole[i] += expected[kept].float().square().sum().item()
         fitted, held_out = (finite((m / w) ** 0.5) if w else 0.0 for m, w in zip(missed, whole, strict=True))
         return fitted, held_out if whole[1] else None
 
     def outputs(self, reference: torch.nn.Module) -> list[Any]:
-        """What the float block returns, batch by batch."""
+        """Return the float block's outputs, one entry per batch."""
         return [moved(reference(**moved(inputs, self.device)), "cpu") for inputs in self.float_batches]
 
     def advance(
@@ -294,34 +294,34 @@ class BlockActivations:
         reference: torch.nn.Module | None = None,
         float_outputs: Sequence[Any] | None = None,
     ) -> None:
-        """Bring all passes to the next block.
+        """Advance all passes to the next block.
 
         Args:
             block: the quantized block.
-            reference: the float block, where the float stream is kept, or float_outputs: what it has returned.
+            reference: the float block, or float_outputs: its outputs; needed if there are passes of the float model.
         """
-        for index, one in enumerate(self.passes):
-            outputs = moved(block(**moved(one.inputs, self.device)), "cpu")
+        for index, suspended in enumerate(self.passes):
+            outputs = moved(block(**moved(suspended.inputs, self.device)), "cpu")
             with stopping(self.denoiser, self.blocks):
-                one.resume(outputs)
+                suspended.resume(outputs)
             if self.float_passes:
-                beside = self.float_passes[index]
+                float_pass = self.float_passes[index]
                 if float_outputs is not None:
-                    found = float_outputs[index]
+                    float_output = float_outputs[index]
                 elif reference is not None:
-                    found = moved(reference(**moved(beside.inputs, self.device)), "cpu")
+                    float_output = moved(reference(**moved(float_pass.inputs, self.device)), "cpu")
                 else:
-                    raise ValueError("the float stream needs the float block, or what it has returned")
+                    raise ValueError("passes of the float model need the float block or its outputs")
                 with stopping(self.denoiser, self.blocks):
-                    beside.resume(found)
+                    float_pass.resume(float_output)
 
 
 class Stop(Exception):
-    """Ends a forward pass once all that it was made for is known."""
+    """Ends a forward pass as soon as all wanted inputs were observed."""
 
 
 def run(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Call a module up to where a hook ends its pass."""
+    """Call a module until it returns or a hook raises Stop."""
     with contextlib.suppress(Stop):
         module(**kwargs)
 
@@ -337,17 +337,17 @@ def hooks(handles: Iterable[Any]) -> Generator[None, None, None]:
 
 
 def tensors(outputs: Any, real: torch.Tensor | None = None) -> list[torch.Tensor]:
-    """The tensors that a block has returned, in order; of padded samples the real tokens alone, [tokens, channels].
+    """Return a block's output tensors, in order; with `real` only the tokens that are not padding, [tokens, channels].
 
     Args:
-        real: of `Family.real_tokens`.
+        real: as `Family.real_tokens` returns.
     """
     parts = [outputs] if isinstance(outputs, torch.Tensor) else [part for part in outputs if part is not None]
     return parts if real is None else [part[real.to(part.device)] for part in parts]
 
 
 def moved(value: Any, device: str) -> Any:
-    """A block's arguments or outputs with every tensor on a device."""
+    """Return a block's arguments or outputs with every tensor moved to a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):

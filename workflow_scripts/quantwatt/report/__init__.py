@@ -1,5 +1,5 @@
-"""Tables, figures and the page that answers.
+"""Tables, figures and the HTML report.
 
-Enters: the JSON files of all cells. Leaves: CSV files, figures, report.html. Read first: cells.py, tables.py,
+Input: the JSON files of all cells. Output: CSV files, figures, report.html. Read first: cells.py, tables.py,
 page/__init__.py.
 """

@@ -1,6 +1,6 @@
-"""What the stages wrote about each cell, read from fixed places.
+"""Read the files that the stages wrote for each cell, from fixed paths.
 
-The cells are listed by the caller, so a stale folder under results/ can never enter a table.
+The caller lists the cells, so a stale folder under results/ can never enter a table.
 """
 
 import json
@@ -14,7 +14,7 @@ from quantwatt.artifacts.manifest import read_json
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that the stages wrote about one (model, method, sampling), as parsed JSON."""
+    """All files that the stages wrote for one (model, method, sampling), as parsed JSON."""
 
     model: str
     method: str
@@ -26,7 +26,7 @@ class Cell:
 
     @property
     def failure(self):
-        """(status, reason) of the first stage that did not end in "ok"; ("ok", None) where all did."""
+        """(status, reason) of the first stage whose status is not "ok"; ("ok", None) if every status is "ok"."""
         for record in (self.checkpoint, self.images, self.measurement):
             if record["status"] != "ok":
                 return record["status"], record.get("reason")
@@ -37,7 +37,7 @@ def read_grid(path):
     """The grid of an experiment: {"cells": [{"model", "method", "sampling"}], "metrics", "baseline", ...}.
 
     Args:
-        path: a JSON file, or "-" for standard input: as an argument, Linux ends a list of 1,800 cells at 131,072 bytes.
+        path: a JSON file, or "-" for standard input (Linux limits one argument to 131,072 bytes, about 1,800 cells).
     Raises:
         DataError: the file is missing, is not JSON, or lists no cells.
     """
@@ -66,25 +66,25 @@ def read_cells(results, cells, metrics, entries=None):
         results: the experiment's folder, results/EXPERIMENT.
         cells: list of `{"model", "method", "sampling"}`.
         metrics: list of names such as "fid" or "psnr".
-        entries: the experiment's {"methods", "samplings"}, which the files are held against; None: they are not.
+        entries: the experiment's {"methods", "samplings"} to check the files against; None: no check.
     Returns:
         list of Cell, in the order given.
     Raises:
-        DataError: a file is missing or malformed, or belongs to another cell or to other settings, or two methods were
-            given other prompts.
+        DataError: a file is missing or malformed, or was made for another cell or with other settings, or two methods
+            used different prompts.
     """
-    found = []
+    cells_read = []
     for cell in cells:
         parts = {name: read_json(path) for name, path in cell_paths(results, cell, metrics).items()}
         for name, path in cell_paths(results, cell, metrics).items():
             _check(path, parts[name], cell)
             if entries:
                 _check_settings(path, parts[name], _settings_of(name, cell, entries))
-        parts["images"].pop("images", None)  # what vouches for 50,000 of them takes 40 MB
+        parts["images"].pop("images", None)  # the manifest entries of 50,000 images take 40 MB
         scores = {metric: parts.pop(f"scores/{metric}") for metric in metrics}
-        found.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
-    _check_same_prompts(found)
-    return found
+        cells_read.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
+    _check_same_prompts(cells_read)
+    return cells_read
 
 
 def _check(path, record, cell):
@@ -96,7 +96,7 @@ def _check(path, record, cell):
 
 
 def _settings_of(part, cell, entries):
-    """What a part of a cell records of the experiment's entries, {key: value}."""
+    """{key: value} of the experiment's settings that a file of a cell (a key of `cell_paths`) should record."""
     if part == "checkpoint":
         return {"settings": entries["methods"][cell["method"]]}
     sampling = entries["samplings"][cell["sampling"]]
@@ -108,28 +108,28 @@ def _settings_of(part, cell, entries):
 def _check_settings(path, record, asked):
     """Refuse a file that was made with other settings.
 
-    Snakemake makes such a file anew, unless it was told not to look: by --touch, or by --rerun-triggers mtime.
+    Snakemake makes such a file again, except after --touch or with --rerun-triggers mtime.
     """
     for key, value in asked.items():
         if key in record and key != "images" and record[key] != value:
             made, wanted = _difference(record[key], value)
             raise DataError(
-                f"{path}: was made with {key} {made}, and the experiment has {wanted}; delete it and run again, "
+                f"{path}: was made with {key} {made}, but the experiment has {wanted}; delete it and run again, "
                 "without --touch and without --rerun-triggers mtime."
             )
 
 
 def _difference(made, wanted):
-    """What differs between two values, of mappings only the first key that does."""
+    """The two values as text; for mappings, only the first key whose values differ."""
     if isinstance(made, dict) and isinstance(wanted, dict):
         key = next(key for key in (*wanted, *made) if made.get(key) != wanted.get(key))
-        found, other = _difference(made.get(key), wanted.get(key))
-        return f"{key}: {found}", f"{key}: {other}"
+        made_value, wanted_value = _difference(made.get(key), wanted.get(key))
+        return f"{key}: {made_value}", f"{key}: {wanted_value}"
     return json.dumps(made), json.dumps(wanted)
 
 
 def _check_same_prompts(cells):
-    """Paired comparison needs the same prompts and seed in every method of one model and sampling."""
+    """Refuse methods of one model and sampling with different prompts or seeds: they are compared in pairs."""
     first = {}
     for cell in cells:
         if cell.images["status"] != "ok":
@@ -140,5 +140,5 @@ def _check_same_prompts(cells):
         if other[1] != drawn:
             raise DataError(
                 f"{cell.model}, {cell.sampling}: {cell.method} was given other prompts or another seed than "
-                f"{other[0]}, so they cannot be compared; delete the image set of one and run again."
+                f"{other[0]}, so they cannot be compared; delete the image set of one of them and run again."
             )

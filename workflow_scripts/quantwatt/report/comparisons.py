@@ -1,25 +1,26 @@
-"""Methods whose formats were chosen layer by layer within a budget, against methods of one format for all layers."""
+"""Compare mixed methods (a format per layer, within a budget) with uniform methods (one format for all layers)."""
 
 import numpy as np
 
 from quantwatt.report.tables import BETTER, compare, first_metric, first_samplings, groups
 
-# Averages that are the same: programs weigh activations by the elements of a layer's input, the summary by weights.
+# Tolerance for equal average bits. The allocation weights activation bits by the elements of each layer's input, the
+# summary by each layer's number of weights.
 SAME_BITS = {"weight_bits": 0.05, "activation_bits": 0.5}
 
 
 def with_mixed(summary):
-    """[(title, metric, rows)] of the groups where a mixed method has a value of the first metric."""
-    found = []
+    """[(title, metric, rows)] of the groups in which a mixed method has a value of the first metric."""
+    mixed_groups = []
     for title, rows in groups(first_samplings(summary)):
         metric = first_metric(rows)
         if metric and rows.loc[rows["allocation"] == "mixed", metric.column].notna().any():
-            found.append((title, metric, rows))
-    return found
+            mixed_groups.append((title, metric, rows))
+    return mixed_groups
 
 
 def counterpart(row, rows, metric):
-    """The best uniform method of as many average bits as a mixed one, else of the next larger number, else None."""
+    """The best uniform method with the same average bits as a mixed row, else the next larger number, else None."""
     uniform = rows[(rows["allocation"] == "uniform") & rows[metric.column].notna()]
     for bits, slack in SAME_BITS.items():
         uniform = uniform[uniform[bits] >= row[bits] - slack]
@@ -32,17 +33,17 @@ def counterpart(row, rows, metric):
 
 
 def against_uniform(rows, metric):
-    """[(mixed row, its counterpart or None, whether it is better by intervals that lie apart)], in the rows' order."""
+    """[(mixed row, its uniform counterpart or None, whether it is better: disjoint intervals)], in the rows' order."""
     mixed = rows[(rows["allocation"] == "mixed") & rows[metric.column].notna()]
     pairs = [(row, counterpart(row, rows, metric)) for _, row in mixed.iterrows()]
     return [(row, other, other is not None and compare(row, other, metric) == BETTER) for row, other in pairs]
 
 
 def pareto(points):
-    """Indices of the points that no other beats, by rising cost.
+    """Indices of the points on the Pareto front, by rising cost.
 
     Args:
-        points: [n, 2] of (cost, quality), where a smaller cost and a larger quality are better.
+        points: [n, 2] of (cost, quality); a smaller cost and a larger quality are better.
     """
     points = np.asarray(points, dtype=float)
     order = np.lexsort((-points[:, 1], points[:, 0]))
@@ -55,7 +56,7 @@ def pareto(points):
 
 
 def hull(points):
-    """Indices of those on the rising upper hull, above whose straight lines no point lies; as `pareto`."""
+    """Indices of the points on the rising part of the upper convex hull; argument and order as for `pareto`."""
     points, corners = np.asarray(points, dtype=float), []
     for i in pareto(points):
         while len(corners) > 1 and _is_below(points[corners[-1]], points[corners[-2]], points[i]):

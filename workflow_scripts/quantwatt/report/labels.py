@@ -1,26 +1,26 @@
-"""Place the names of points in a plot so that they cover neither one another nor a point.
+"""Place the labels of points in a plot so that no label covers another label or a point.
 
-adjustText leaves names on their markers and on error bars, and takes up to seven times longer.
+adjustText leaves labels on markers and error bars, and takes up to seven times longer.
 """
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-_DISTANCES = (9, 15, 23, 33, 45, 60, 78)  # points from the marker to the near edge of its name
+_DISTANCES = (9, 15, 23, 33, 45, 60, 78)  # points from the marker to the nearest edge of its label
 _ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
 _MARKER = 5.5  # half width of a marker's box, in points
 _PASSES = 3
 
 
 def place(axes, points, texts, colours, obstacles=(), size=8):
-    """Write each text near its point, with a thin line to it where it had to move away.
+    """Write each text near its point; a thin line joins them where the text is farther away.
 
     The axes' limits and the figure's layout must be final.
 
     Args:
         points: [n, 2] in data coordinates.
-        texts, colours: n names and their colours.
-        obstacles: boxes (x0, y0, x1, y1) in data coordinates that names should not cover, such as error bars.
+        texts, colours: n labels and their colours.
+        obstacles: boxes (x0, y0, x1, y1) in data coordinates that labels should not cover, such as error bars.
         size: font size in points.
     """
     if not len(points):
@@ -47,7 +47,7 @@ def place(axes, points, texts, colours, obstacles=(), size=8):
 
 
 def _pixels(axes, obstacles):
-    """Boxes of data coordinates in pixels, a little wider."""
+    """Yield boxes of data coordinates in pixels, with a margin of 2 pixels."""
     for x0, y0, x1, y1 in obstacles:
         (left, below), (right, above) = axes.transData.transform([(x0, y0), (x1, y1)])
         yield min(left, right) - 2, min(below, above) - 2, max(left, right) + 2, max(below, above) + 2
@@ -61,7 +61,7 @@ def _extent(axes, text, size, renderer):
 
 
 def _candidates(anchor, size, scale):
-    """Boxes [candidates, 4] of a text's possible places around its point and their distances, in pixels."""
+    """Possible boxes [candidates, 4] (pixels) of a text around its point, and their distances [candidates] (points)."""
     half, boxes, distances = size / 2, [], []
     for distance in _DISTANCES:
         for angle in _ANGLES:
@@ -73,30 +73,30 @@ def _candidates(anchor, size, scale):
 
 
 def _costs(candidates, distances, anchor, markers, boxes, others, lines, window):
-    """Cost of each candidate place of a name: outside the axes, over something, crossed by a line, or far away."""
+    """Cost of each candidate box of a label: outside the axes, overlapping, crossed by a line, far from its point."""
     beyond = np.concatenate([window[:2] - candidates[:, :2], candidates[:, 2:] - window[2:]], axis=1)
     covered = _overlap(candidates, others).sum(1) * 4 + _overlap(candidates, boxes).sum(1) * 3
-    own = _samples(anchor, candidates)
-    crossed = _crossing(own, np.concatenate([others, markers])).sum(1) + _crossing(lines, candidates).sum(0)
+    candidate_lines = _samples(anchor, candidates)
+    crossed = _crossing(candidate_lines, np.concatenate([others, markers])).sum(1) + _crossing(lines, candidates).sum(0)
     return np.maximum(beyond, 0).sum(1) * 50 + covered + crossed * 60 + distances * 1.5
 
 
 def _overlap(a, b):
-    """Areas [a, b] that the boxes of one list share with those of another."""
+    """Overlap areas [a, b] of the boxes of two lists."""
     a, b = a[:, None], b[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     return np.prod(np.maximum(sides, 0), axis=-1)
 
 
 def _samples(anchors, boxes):
-    """Points [boxes, 8, 2] on the lines from anchors ([2] or [boxes, 2]) to the nearest points of boxes."""
+    """Eight points [boxes, 8, 2] on each line from an anchor ([2] or [boxes, 2]) to the nearest point of its box."""
     anchors = np.broadcast_to(anchors, (len(boxes), 2))
     ends = np.clip(anchors, boxes[:, :2], boxes[:, 2:])
     return anchors[:, None] + np.linspace(0.15, 0.95, 8)[:, None] * (ends - anchors)[:, None]
 
 
 def _crossing(lines, boxes):
-    """[lines, boxes] whether any point of a line lies in a box."""
+    """Boolean [lines, boxes]: whether any point of a line lies in a box."""
     points, boxes = lines[:, None], boxes[None, :, None]
     return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(-1).any(-1)
 
@@ -113,13 +113,13 @@ def _draw(axes, anchor, box, text, colour, size, scale):
 
 
 def column(axes, ends, texts, colours, size=8):
-    """Write each text beside the axes at its line's end, as near to its height as the others allow.
+    """Write each text right of the axes, as close to the height of its line's end as the other texts allow.
 
     The axes' limits and the figure's layout must be final.
 
     Args:
         ends: [n, 2] in data coordinates, the right ends of lines.
-        texts, colours: n names and their colours.
+        texts, colours: n labels and their colours.
         size: font size in points.
     """
     if not len(ends):
@@ -139,10 +139,10 @@ def column(axes, ends, texts, colours, size=8):
 
 
 def apart(heights, gap, low, high):
-    """Heights moved as little as can be (least squares) till neighbours are `gap` apart, in [low, high] if they fit."""
+    """Heights moved as little as possible (least squares) so that they are `gap` apart, in [low, high] if they fit."""
     order = np.argsort(heights, kind="stable")
     steps = gap * np.arange(len(order))
-    pools = []  # [mean, count] of neighbours that stand as close as they may: pool adjacent violators
+    pools = []  # [mean, count] of neighbours at the smallest gap: pool adjacent violators
     for value in np.asarray(heights, dtype=float)[order] - steps:
         pools.append([value, 1])
         while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:

@@ -1,4 +1,4 @@
-"""The layers' errors and sensitivities: a table of all of each, and what they say of methods and layers."""
+"""Tables of the layers' errors and sensitivities, and summaries per method and per layer."""
 
 import math
 
@@ -8,16 +8,16 @@ from quantwatt.artifacts.errors import DataError
 
 COLUMNS = [
     *"model method layer weight_bits activation_bits error_before relative_error error_of".split(),
-    *"damping fallback seconds energy_j value_bits".split(),  # value_bits: of a weight, without scales
-    # Calibration tokens that the solver saw, the layer's inputs, and errors on tokens held out of the fit.
+    *"damping fallback seconds energy_j value_bits".split(),  # value_bits: bits of a weight, without scales
+    # Calibration tokens that the solver used, the layer's input size, and errors on tokens held out of the fit.
     *"tokens in_features held_out_error held_out_rounding".split(),
 ]
 NUMBERS = [
     *"weight_bits value_bits activation_bits error_before relative_error damping seconds energy_j".split(),
     *"tokens in_features held_out_error held_out_rounding".split(),
 ]
-# What an error is of: outputs on the calibration inputs, outputs on the inputs from the quantized prefix against those
-# of the float model, or weights. They do not compare with one another.
+# What an error refers to: outputs on the calibration inputs, outputs on the inputs from the quantized prefix against
+# the float model's outputs, or weights. Errors of different kinds are not comparable.
 ERRORS = {
     "outputs": "outputs",
     "outputs on float inputs": "outputs, on the float model's inputs",
@@ -26,7 +26,7 @@ ERRORS = {
     "weights": "weights",
 }
 SENSITIVITY_COLUMNS = "model sensitivity layer group candidate metric value ssim psnr sqnr noise".split()
-SENSITIVITIES = {  # what a layer alone does to images or to the denoiser's output; the larger the better, but for noise
+SENSITIVITIES = {  # effect of quantizing one layer, on images or the denoiser's output; less is better for noise only
     "ssim": "SSIM of images",
     "psnr": "PSNR of images (dB)",
     "sqnr": "SQNR of the denoiser's output (dB)",
@@ -35,63 +35,63 @@ SENSITIVITIES = {  # what a layer alone does to images or to the denoiser's outp
 
 
 def layers_table(cells):
-    """Columns COLUMNS, one row per layer of each (model, method), once for all samplings."""
+    """Table with columns COLUMNS: one row per layer of each (model, method), shared by all samplings."""
     checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
-    rows = [  # bits of a value alone: a library's format says no more than what is stored
+    rows = [  # value_bits: without scales; a library's format states only the bits that it stores
         {"model": model, "method": method, "layer": name}
         | {key: layer.get(key) for key in COLUMNS[3:]}
         | {"value_bits": (layer.get("weights") or {}).get("bits")}
         for (model, method), checkpoint in checkpoints.items()
         for name, layer in (checkpoint.get("layers") or {}).items()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))  # so that a gap is NaN
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))  # a missing value is NaN
 
 
 def by_error(layers):
-    """[(model, a key of ERRORS, rows)], model by model and in the order of ERRORS."""
+    """[(model, key of ERRORS, rows)] by model, then in the order of ERRORS."""
     models = layers.groupby("model", sort=False)
-    return [(m, error, own) for m, rows in models for error in ERRORS if len(own := rows[rows["error_of"] == error])]
+    return [(m, error, part) for m, rows in models for error in ERRORS if len(part := rows[rows["error_of"] == error])]
 
 
 def short_names(names):
-    """Layer names without the first part where all share it."""
+    """Layer names without their first part if it is the same in all."""
     heads = {name.split(".")[0] for name in names}
     return names.str.split(".", n=1).str[-1] if len(heads) == 1 else names
 
 
 def error_summary(layers, worst=2):
-    """One mapping per model and method, best median first within each kind of error.
+    """One mapping per model and method; within each kind of error, the lowest median comes first.
 
     Returns:
         list of {"model", "method", "error_of", "layers", "before", "after": medians, "worst": [(layer, error)]}.
     """
-    found = []
+    summaries = []
     for model, error, rows in by_error(layers[layers["relative_error"].notna()]):
         names = short_names(rows["layer"])
         medians = rows.groupby("method", sort=False)["relative_error"].median().sort_values(kind="stable")
         for method, after in medians.items():
-            own = rows[rows["method"] == method]
-            largest = own.nlargest(worst, "relative_error")["relative_error"]
-            found.append(
+            method_rows = rows[rows["method"] == method]
+            largest = method_rows.nlargest(worst, "relative_error")["relative_error"]
+            summaries.append(
                 {
                     "model": model,
                     "method": method,
                     "error_of": ERRORS[error],
-                    "layers": len(own),
-                    "before": own["error_before"].median(),
+                    "layers": len(method_rows),
+                    "before": method_rows["error_before"].median(),
                     "after": after,
                     "worst": [(names[index], value) for index, value in largest.items()],
                 }
             )
-    return found
+    return summaries
 
 
 def solving_summary(layers):
-    """What solving took of each model and method; a sum with a gap is NaN.
+    """Time and energy of solving, per model and method; a sum with a missing value is NaN.
 
     Returns:
-        {(model, method): {"layers", "seconds", "energy_j", "fallbacks": {rung: layers}, "few_tokens": layers that saw
-        fewer calibration tokens than they have inputs}}.
+        {(model, method): {"layers", "seconds", "energy_j", "fallbacks": {fallback: layers}, "few_tokens": layers
+        with fewer calibration tokens than inputs}}.
     """
     return {
         key: {
@@ -106,16 +106,16 @@ def solving_summary(layers):
 
 
 def sensitivity_table(cells, tried):
-    """Columns SENSITIVITY_COLUMNS, one row per layer and candidate, for each objective that a mixed method chooses by.
+    """Table with columns SENSITIVITY_COLUMNS: a row per layer, candidate and objective of a mixed method.
 
-    `metric` is what the objective is for that layer.
+    `metric` is the metric that the objective uses for that layer.
 
     Args:
         cells: list of cells.Cell.
-        tried: [(model, sensitivity, its table, {layer: "content" or "quality", or nothing where a family has no such
+        tried: [(model, sensitivity, its table, {layer: "content" or "quality"; None where the family has no such
             groups})].
     Raises:
-        DataError: no method chooses by a sensitivity.
+        DataError: no mixed method uses one of the sensitivities.
     """
     objectives, tables = _objectives(cells), [pd.DataFrame(columns=SENSITIVITY_COLUMNS)]
     for model, sensitivity, table, groups in tried:
@@ -126,27 +126,27 @@ def sensitivity_table(cells, tried):
             group = table["layer"].map(groups) if apart else None
             metric = group.map(objective) if apart else pd.Series(objective, table.index)
             value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
-            own = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
-            tables.append(own[SENSITIVITY_COLUMNS])
-    return pd.concat([own for own in tables if len(own)] or tables, ignore_index=True)
+            part = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
+            tables.append(part[SENSITIVITY_COLUMNS])
+    return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
 
 
 def _objectives(cells):
-    """{(model, sensitivity): [metric, or {group: metric} where the groups are apart]}, each objective once."""
-    found = {}
+    """{(model, sensitivity): [metric, or {group: metric} if each group has its own]}, each objective once."""
+    objectives = {}
     for cell in cells:
         allocation = (cell.checkpoint.get("settings") or {}).get("allocation") or {}
         for program in allocation.get("programs", []):
-            own = found.setdefault((cell.model, allocation["sensitivity"]), [])
-            if program["objective"] not in own:
-                own.append(program["objective"])
-    return found
+            known = objectives.setdefault((cell.model, allocation["sensitivity"]), [])
+            if program["objective"] not in known:
+                known.append(program["objective"])
+    return objectives
 
 
 def by_group(sensitivity):
-    """[(model, sensitivity, group or None, metric, rows)] of layers that one metric compares, in the table's order.
+    """[(model, sensitivity, group or None, metric, rows)] of layers compared by one metric, in the table's order.
 
-    Without a candidate that scores the same whatever the layer: it leaves layers in 16 bit.
+    A candidate whose score is the same for every layer is left out: it leaves the layers in 16 bit.
     """
     columns = [sensitivity[key] for key in ("model", "sensitivity", "group", "metric")]
     keys = [tuple(None if pd.isna(part) else part for part in key) for key in zip(*columns, strict=True)]
@@ -161,20 +161,20 @@ def _differing(rows):
 
 
 def most_sensitive(sensitivity, count=5):
-    """The layers that lose most in their worst candidate, the worst first.
+    """The layers with the largest loss in their worst candidate format, the largest loss first.
 
     Returns:
-        list of {"model", "sensitivity", "group", "metric": in words, "layers": how many were tried, "candidates",
+        list of {"model", "sensitivity", "group", "metric": in words, "layers": number tried, "candidates",
         "rows": [(layer, [value per candidate, or NaN])]}.
     """
-    found = []
+    summaries = []
     for model, name, group, metric, rows in by_group(sensitivity):
         candidates = list(dict.fromkeys(rows["candidate"]))
         values = rows.pivot(index="layer", columns="candidate", values="value")[candidates]
-        loss = (rows["value"] if metric == "noise" else -rows["value"]).fillna(math.inf)  # what broke is not finite
+        loss = (rows["value"] if metric == "noise" else -rows["value"]).fillna(math.inf)  # a broken model: no value
         worst = loss.groupby(rows["layer"], sort=False).max().sort_values(ascending=False, kind="stable")
         chosen = values.loc[worst.index[:count]]
-        found.append(
+        summaries.append(
             {
                 "model": model,
                 "sensitivity": name,
@@ -185,4 +185,4 @@ def most_sensitive(sensitivity, count=5):
                 "rows": list(zip(chosen.index, chosen.to_numpy().tolist(), strict=True)),
             }
         )
-    return found
+    return summaries

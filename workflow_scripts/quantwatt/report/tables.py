@@ -1,6 +1,6 @@
-"""One table row per cell, from the JSON files of the stages; ratios and verdicts against the baseline.
+"""The summary table: one row per cell from the stages' JSON files, with ratios and verdicts against the baseline.
 
-A figure that does not exist is an empty field whose reason stands in a column beside it, never 0.
+A value that does not exist is an empty field, never 0; the reason is in a column of its own (`*_reason`).
 """
 
 import math
@@ -13,9 +13,9 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import metric_entries
 
-METRICS = metric_entries.shown()  # the first of an experiment is drawn against cost and compared over seeds
+METRICS = metric_entries.shown()  # the first with values is drawn against cost and compared over seeds
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
-TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # never numbers
+TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # read as text
 
 
 def _with_bounds(name):
@@ -45,13 +45,13 @@ SUMMARY_COLUMNS = [
 
 
 def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
-    """The summary: one row per cell in the order given, columns SUMMARY_COLUMNS.
+    """The summary table: one row per cell in the given order, columns SUMMARY_COLUMNS.
 
     Args:
         cells: list of cells.Cell.
         baseline: name of the unquantized method that ratios and changes refer to.
-        samplings: {name: settings}, to tell those that differ only by their seed or their number of steps.
-        carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g, per image; or None.
+        samplings: {name: settings}, to detect samplings that differ only by their seed or their number of steps.
+        carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g (per image or inference); or None.
     """
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
     replicates, sweeps = (_differing_by(key, samplings or {}) for key in ("seed", "steps"))
@@ -67,13 +67,13 @@ def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
 
 
 def _differing_by(setting, samplings):
-    """{sampling: the first one that differs from it only by one setting}; a first one is not in it."""
-    first, found = {}, {}
+    """{sampling: first sampling that equals it in all other settings}; that first sampling is not a key."""
+    first, copies = {}, {}
     for name, settings in samplings.items():
         same = canonical_json({key: value for key, value in settings.items() if key != setting})
         if first.setdefault(same, name) != name:
-            found[name] = first[same]
-    return found
+            copies[name] = first[same]
+    return copies
 
 
 def _row(cell, reference):
@@ -112,13 +112,13 @@ def _row(cell, reference):
 
 
 def _solver(checkpoint):
-    """The solver, or the library that rounded the layers itself."""
+    """The solver, or the library if it quantized all layers itself."""
     libraries = {layer.get("library") for layer in (checkpoint.get("layers") or {}).values()}
     return libraries.pop() if len(libraries) == 1 and None not in libraries else checkpoint.get("solver")
 
 
 def _allocation(checkpoint):
-    """How the layers got their formats, "uniform" or "mixed", then by which sensitivity; None where not quantized."""
+    """The allocation, "uniform" or "mixed", and the sensitivity of a mixed one; None where not quantized."""
     settings = checkpoint.get("settings") or {}
     chosen = settings.get("allocation") if settings.get("solver") else None
     return {"allocation": chosen and chosen["name"], "sensitivity": chosen and chosen.get("sensitivity")}
@@ -136,7 +136,7 @@ def _quality(cell):
 
 
 def metric_of(name):
-    """The Metric of a name.
+    """The Metric with this name.
 
     Raises:
         DataError: the metric is unknown.
@@ -165,11 +165,11 @@ def _cost(measured):
         "n_blocks": measured.get("n_blocks") if latency or energy else None,
         "n_processes": measured.get("n_processes") if latency or energy else None,
     }
-    beside, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
-    if decode.get("tokens"):  # written by a text model
+    secondary, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
+    if decode.get("tokens"):  # only text models have it
         row["tokens_per_s"] = decode["tokens"] / decode["latency_s"]
         row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
-    row |= {"energy_cpu_package_j": beside.get("cpu package"), "energy_dram_j": beside.get("dram")}
+    row |= {"energy_cpu_package_j": secondary.get("cpu package"), "energy_dram_j": secondary.get("dram")}
     if row["energy_j"] is None:
         row["energy_reason"] = measured.get("energy_reason") or why
     else:
@@ -182,7 +182,7 @@ def _cost(measured):
 
 
 def _changes(cell):
-    """Difference of each metric to the baseline's, of the same prompts and seeds drawn in pairs."""
+    """Difference of each metric from the baseline's; the interval is from a paired bootstrap."""
     row = {}
     for metric, score in cell.scores.items():
         if score.get("change"):
@@ -194,7 +194,7 @@ COSTS = {"energy_j": ("energy", "verdict"), "latency_s": ("latency", "latency_ve
 
 
 def _ratios(cell, reference):
-    """Cost against the baseline that was measured beside it, and what of it the baseline against itself would show."""
+    """Cost ratios to the baseline measured in turns with the method, with noise floors (A/A control) and verdicts."""
     row = {}
     for key, (name, verdict) in COSTS.items():
         floor = row[f"{name}_floor"] = noise_floor(reference.measurement, key) if reference else None
@@ -212,10 +212,10 @@ def _ratios(cell, reference):
 
 
 def noise_floor(control, key):
-    """The larger relative difference inside the interval of the A/A control, baseline against baseline; or None.
+    """The largest relative difference in the interval of the A/A control (baseline against baseline); or None.
 
     Args:
-        control: the measurement of the baseline's own cell; key: "energy_j" or "latency_s".
+        control: the measurement of the baseline's cell; key: "energy_j" or "latency_s".
     """
     ratio = (control.get("ratio") or {}).get(key)
     if not ratio:
@@ -225,15 +225,15 @@ def noise_floor(control, key):
 
 
 def device_key(measurement):
-    """(name, uuid hash): equal for measurements that may stand in one group of rows."""
+    """(name, UUID hash) of the device; only rows with the same key are grouped."""
     device = measurement.get("device") or {}
     return device.get("name"), device.get("uuid_hash")
 
 
 def judge(ratio, low, high, floor):
-    """Verdict on a cost ratio, of which less is better; None without an interval.
+    """Verdict on a cost ratio (less is better); None without an interval.
 
-    It is undecided within its interval or the noise floor, or where no control has shown that floor.
+    It is UNDECIDED if the interval includes 1, if the ratio is within the noise floor, or if there is no noise floor.
     """
     if math.isnan(low) or math.isnan(high):
         return None
@@ -243,27 +243,27 @@ def judge(ratio, low, high, floor):
 
 
 def _quantizing(cell, row):
-    """What calibrating and quantizing took, and after how many images the saving has repaid it."""
+    """Time and energy of calibration and quantization, and the number of images whose saving repays the energy."""
     cost = cell.checkpoint.get("quantize") or {}
     parts = [part for part in (cost, cell.checkpoint.get("calibration")) if part]
     joules = [part.get("energy_j") for part in parts]
-    found = {
+    fields = {
         "quantize_s": sum(part["seconds"] for part in parts) if parts else None,
         "quantize_energy_j": sum(joules) if parts and None not in joules else None,
         "quantize_energy_estimated": any(part.get("estimated") for part in parts) if parts else None,
         "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
     }
-    if found["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
+    if fields["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
         saving = cell.measurement["baseline"]["energy_j"]["value"] - row["energy_j"]
         if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
-            found["break_even_images"] = math.ceil(found["quantize_energy_j"] / saving)
-    return found
+            fields["break_even_images"] = math.ceil(fields["quantize_energy_j"] / saving)
+    return fields
 
 
 def compare(row, other, metric):
-    """How a row's metric stands to another row's; None where one of them has no interval.
+    """Verdict on a row's metric against another row's; None if either has no interval.
 
-    BETTER or WORSE where the intervals lie apart, which asks more than a test of the difference would; else UNDECIDED.
+    BETTER or WORSE if the intervals are disjoint (stricter than a test of the difference); else UNDECIDED.
     """
     low, high, least, most = (r[f"{metric.column}_{end}"] for r in (row, other) for end in ("low", "high"))
     if any(pd.isna(bound) for bound in (low, high, least, most)):
@@ -287,57 +287,57 @@ def _scaled(value, factor):
 
 
 def is_real(summary):
-    """Boolean column: the rows that were really computed in their format and measured."""
+    """Boolean column: rows that were measured and computed in their format, not simulated (fake-quantized)."""
     return (summary["status"] == "ok") & (summary["compute"] != "simulated")
 
 
 def first_seeds(summary):
-    """The rows without those whose sampling differs from an earlier one only by its seed."""
+    """The rows, except those whose sampling differs from an earlier sampling only by its seed."""
     return summary[summary["replicate_of"].isna()]
 
 
 def first_samplings(summary):
-    """Of `first_seeds`, the rows without those whose sampling differs from an earlier one only by its steps."""
+    """The rows of `first_seeds`, except those whose sampling differs from an earlier one only by its steps."""
     rows = first_seeds(summary)
     return rows[rows["steps_of"].isna()]
 
 
 def first_metric(rows):
-    """The first of METRICS that some row has a value of, or None."""
+    """The first of METRICS with a value in any row, or None."""
     return next((metric for metric in METRICS.values() if rows[metric.column].notna().any()), None)
 
 
 def paired_with_value(row):
-    """Those of METRICS that compare each image with the baseline's and that a row has a value of."""
+    """The metrics that compare each image with the baseline's and have a value in this row."""
     return [metric for metric in METRICS.values() if metric.paired and pd.notna(row[metric.column])]
 
 
 def by_steps(summary):
-    """[(model, sampling, metrics, rows)] of samplings that differ only by their number of steps; of seeds, the first.
+    """[(model, sampling, metrics, rows)] of samplings that differ only by their number of steps; first seeds only.
 
     Returns:
-        sampling: the first of them; metrics: those that have values, by their place across steps; rows: by rising
-        steps, methods in the order given.
+        sampling: the first of them; metrics: those with values, ordered for plots over steps; rows: by rising steps,
+        methods in the given order.
     """
     rows = first_seeds(summary)
-    found, first = [], rows["steps_of"].fillna(rows["sampling"])
+    sweeps, first = [], rows["steps_of"].fillna(rows["sampling"])
     order = metric_entries.shown(first="place_across_steps").values()
-    for (model, sampling), own in rows.groupby(["model", first], sort=False):
-        own = own[own["steps"].notna()].sort_values("steps", kind="stable")
-        metrics = [metric for metric in order if own[metric.column].notna().any()]
-        if own["steps"].nunique() > 1 and metrics:
-            found.append((model, sampling, metrics, own))
-    return found
+    for (model, sampling), sweep in rows.groupby(["model", first], sort=False):
+        sweep = sweep[sweep["steps"].notna()].sort_values("steps", kind="stable")
+        metrics = [metric for metric in order if sweep[metric.column].notna().any()]
+        if sweep["steps"].nunique() > 1 and metrics:
+            sweeps.append((model, sampling, metrics, sweep))
+    return sweeps
 
 
 def by_seed(summary):
     """[(model, sampling, metric, rows)] of samplings that differ only by their seed.
 
     Returns:
-        sampling: the first of them; metric: the Metric compared, the first that has values; rows: those with a value,
-        methods in the order of their mean over the seeds, the best first.
+        sampling: the first of them; metric: the first Metric with values; rows: those with a value, methods ordered by
+        their mean over the seeds, the best first.
     """
-    found, first = [], summary["replicate_of"].fillna(summary["sampling"])
+    comparisons, first = [], summary["replicate_of"].fillna(summary["sampling"])
     for (model, sampling), rows in summary.groupby(["model", first], sort=False):
         metric = first_metric(rows)
         if rows["sampling"].nunique() < 2 or metric is None:
@@ -345,16 +345,16 @@ def by_seed(summary):
         rows = rows[rows[metric.column].notna()]
         means = rows.groupby("method", sort=False)[metric.column].transform("mean")
         order = np.argsort(-means if metric.higher_is_better else means, kind="stable")
-        found.append((model, sampling, metric, rows.iloc[order]))
-    return found
+        comparisons.append((model, sampling, metric, rows.iloc[order]))
+    return comparisons
 
 
 def groups(summary):
-    """[(title, rows)] of the rows that may share one picture or block of a table: same model, sampling and device.
+    """[(title, rows)] of rows that may share a plot or a part of a table: same model, sampling and device.
 
-    A row without a device (it failed before it reached one) joins its model's group where there is only one.
+    A row without a device (it failed before it was measured) joins its model's group if there is only one.
     """
-    found = []
+    titled_rows = []
     for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
         parts = rows[["device", "device_id"]].astype(object).fillna("").astype(str)
         keys = (parts["device"] + " " + parts["device_id"]).str.strip()
@@ -362,14 +362,14 @@ def groups(summary):
         if len(known) == 1:
             keys[:] = known[0]
         for key in known or [""]:
-            found.append((f"{model} · {sampling}" + (f" · {key}" if key else ""), rows[keys == key]))
+            titled_rows.append((f"{model} · {sampling}" + (f" · {key}" if key else ""), rows[keys == key]))
         if len(known) > 1 and (keys == "").any():
-            found.append((f"{model} · {sampling} · no device", rows[keys == ""]))
-    return found
+            titled_rows.append((f"{model} · {sampling} · no device", rows[keys == ""]))
+    return titled_rows
 
 
 def write_table(path, table):
-    """Write a table as CSV; missing fields empty, booleans as true and false, floats with eight digits."""
+    """Write a table as CSV: missing values as empty fields, booleans as true and false, floats with eight digits."""
     rows = (map(_field, row) for row in table.itertuples(index=False, name=None))
     csv_files.write(path, table.columns, (dict(zip(table.columns, row, strict=True)) for row in rows))
 
@@ -383,10 +383,10 @@ def _field(value):
 
 
 def read_table(path):
-    """Read a table of `write_table` back: missing fields NaN, booleans as such, names as text.
+    """Read a table written by `write_table`: empty fields as NaN, booleans as bool, names as text.
 
     Raises:
-        DataError: the file is missing or is no table.
+        DataError: the file is missing or is not a table.
     """
     names = dict.fromkeys(TEXTS, str)
     try:

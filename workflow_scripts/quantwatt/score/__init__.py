@@ -1,5 +1,5 @@
-"""How good images and predictions are: features that networks extract, and metrics over them with intervals.
+"""The quality of images and predictions: feature extractors, and metrics with confidence intervals.
 
-Enters: sets of images or predictions, and what they are compared with. Leaves: values with intervals.
+Input: sets of images or predictions, and their references. Output: values with intervals.
 Read first: metrics/__init__.py, metrics/fid.py, extractors/__init__.py.
 """

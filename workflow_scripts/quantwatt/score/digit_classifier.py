@@ -1,4 +1,4 @@
-"""Reads the digit of a picture with a small network that knows real digits only, and gives what it sees as features."""
+"""A small classifier of digits, trained on real digits only; its penultimate layer gives features."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ FEATURES = 64
 
 
 class DigitClassifier(nn.Module):
-    """Convolutions down to 4 x 4, a common layer of features, and one linear head."""
+    """Convolutions down to 4 x 4, a linear layer of features, and a linear head."""
 
     image_size = digits.IMAGE_SIZE
 
@@ -31,19 +31,19 @@ class DigitClassifier(nn.Module):
         return self.head(self.features_of(x))
 
     def features_of(self, x: torch.Tensor) -> torch.Tensor:
-        """What the head reads [n, 64] of pictures [n, 3, 16, 16] in [-1, 1]."""
+        """Features [n, 64], the input of the head, of pictures [n, 3, 16, 16] in [-1, 1]."""
         return self.features(x.mean(1, keepdim=True))
 
 
 def save(model: DigitClassifier, folder: Path) -> None:
-    """Writes config.json and model.safetensors."""
+    """Write config.json and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"width": model.width}) + "\n")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
 
 
 def load(folder: Path) -> DigitClassifier:
-    """The saved classifier."""
+    """Load a classifier that `save` has written."""
     model = DigitClassifier(json.loads((folder / "config.json").read_text())["width"])
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
@@ -51,6 +51,6 @@ def load(folder: Path) -> DigitClassifier:
 
 @torch.no_grad()
 def read(model: DigitClassifier, x: torch.Tensor, batch: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
-    """(features [n, 64], the digits seen [n]) of pictures [n, 3, 16, 16] in [-1, 1]."""
+    """(features [n, 64], predicted digits [n]) of pictures [n, 3, 16, 16] in [-1, 1]."""
     features = torch.cat([model.features_of(part) for part in x.split(batch)])
     return features, model.head(features).argmax(-1)

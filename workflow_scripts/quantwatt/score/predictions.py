@@ -1,7 +1,7 @@
-"""Write and read what a text model predicted: a JSON file of items, and a manifest that vouches for it.
+"""Write and read the predictions of a text model: a JSON file of items, and its manifest.
 
-An item is a sentence or a window of text. However it came about, it says {"nll": nats, summed over what was predicted,
-"tokens": how many predictions those are, "correct": how many were the likeliest}.
+An item is a sentence or a window of text. Every scored item has {"nll": negative log-likelihood in nats, summed over
+its predictions, "tokens": number of predictions, "correct": number of predictions whose target was the most likely}.
 """
 
 import hashlib
@@ -19,47 +19,47 @@ JUDGED = ("nll", "tokens", "correct")
 
 
 def judged(items, labels):
-    """Items of classified sentences with what their labels say of them; others as they are.
+    """Items with nll, tokens and correct computed from their labels; unchanged without labels.
 
     Args:
-        items: as of a family's `predict`.
-        labels: whole numbers, one an item; None where the texts have none.
+        items: list returned by a family's `predict`.
+        labels: integers, one per item; None if the texts have no labels.
     Raises:
         DataError: a label that the model does not have.
     """
     if labels is None:
         return items
-    found = []
+    judged_items = []
     for item, label in zip(items, labels, strict=True):
         if not label < len(item["logits"]):
             raise DataError(f"a text has the label {label}, and the model knows {len(item['logits'])}, from 0.")
         largest = max(item["logits"])
         total = largest + math.log(sum(math.exp(logit - largest) for logit in item["logits"]))
         correct = int(item["label"] == label)
-        found.append({**item, "nll": total - item["logits"][label], "tokens": 1, "correct": correct})
-    return found
+        judged_items.append({**item, "nll": total - item["logits"][label], "tokens": 1, "correct": correct})
+    return judged_items
 
 
 def require_judged(items):
-    """Refuse items of which nothing says whether they are right.
+    """Refuse items that have no labels to judge them by.
 
     Raises:
         Undefined: the texts have no labels.
     """
     if any(key not in item for item in items for key in JUDGED):
-        raise Undefined("the texts have no labels, so nothing says which predictions are right.")
+        raise Undefined("the texts have no labels, so predictions cannot be judged.")
 
 
 def column(items, key):
-    """[items] float64 of one of their figures."""
+    """One value of every item, float64 [items]."""
     return np.array([item[key] for item in items], np.float64)
 
 
 def check(items):
-    """Refuse what came out of a broken computation.
+    """Refuse predictions with NaN or infinite values.
 
     Raises:
-        DegeneratePredictions: a value is NaN or infinite.
+        DegeneratePredictions: an nll or a logit is NaN or infinite.
     """
     for number, item in enumerate(items):
         if not all(map(math.isfinite, [item.get("nll", 0.0), *item.get("logits", ())])):
@@ -67,7 +67,7 @@ def check(items):
 
 
 def texts_sha256(texts, labels):
-    """Hash of texts and labels in their order."""
+    """SHA-256 of texts and labels in the given order."""
     return hashlib.sha256(canonical_json([list(texts), labels]).encode()).hexdigest()
 
 
@@ -75,7 +75,7 @@ def write(folder, items, fields):
     """Write items.json and, last, manifest.json; returns the manifest.
 
     Raises:
-        DegeneratePredictions: as of `check`.
+        DegeneratePredictions: an nll or a logit is NaN or infinite.
         DataError: there are no items, or the disk is full.
     """
     folder = Path(folder)
@@ -91,7 +91,7 @@ def write(folder, items, fields):
 
 
 def write_none(folder, status, reason, fields):
-    """Write and return the manifest of a cell without predictions, and why; earlier ones are removed."""
+    """Write and return the manifest of a cell without predictions, with the reason; remove earlier predictions."""
     clear(folder)
     manifest = {"status": status, "reason": reason, **fields, "n_items": 0, "files": {}}
     write_json(Path(folder) / "manifest.json", manifest)
@@ -99,16 +99,16 @@ def write_none(folder, status, reason, fields):
 
 
 def clear(folder):
-    """Remove earlier predictions, their manifest first."""
+    """Remove earlier predictions, the manifest first."""
     for name in ("manifest.json", ITEMS):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
 def read(manifest_path):
-    """The items of predictions, in order.
+    """Read the items of predictions, in order.
 
     Raises:
-        DataError: there are none, or the file is missing, truncated or corrupted.
+        DataError: there are no predictions, or the file is missing, truncated or corrupted.
     """
     manifest = read_json(manifest_path)
     if manifest["status"] != "ok":
@@ -118,10 +118,10 @@ def read(manifest_path):
 
 
 def read_pair(manifest_path, baseline_path):
-    """The items of two methods for the same texts.
+    """Read the items of two methods for the same texts.
 
     Raises:
-        DataError: the texts differ; and as `read`.
+        DataError: the texts differ, or as for `read`.
     """
     here, there = read_json(manifest_path), read_json(baseline_path)
     for key in ("texts_sha256", "n_items"):

@@ -1,18 +1,17 @@
-"""A checkpoint's model in the form that another library reads.
+"""Export a checkpoint's model in a checkpoint format that another library reads.
 
-A form's module offers
+The module of a checkpoint format ("form") offers
 
-PARTS                                     what of a layer's state the form can express
-CONV1D                                    whether its readers know transformers' Conv1D as a linear layer
-tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, its bias aside
-configuration(details, skipped)           its `quantization_config`; skipped: names of linear layers left in 16 bits
-file_name(denoiser)                       of the weights
-finish(folder, tensors, configuration)    (tensors, metadata) for the file; may write others beside it, or be `plain`
+PARTS                                     the parts of a layer's state that the format can express
+CONV1D                                    whether its readers accept transformers' Conv1D as a linear layer
+tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, without its bias
+configuration(details, skipped)           the `quantization_config`; skipped: names of linear layers left in 16 bits
+file_name(denoiser)                       name of the file with the weights
+finish(folder, tensors, configuration)    (tensors, metadata) for the file; may write more files, or be `plain`
 
-`tensors` and `configuration` raise NotExpressible where the form cannot say what the checkpoint holds: nothing is
-left out.
-What no form changes is written as the model's own library stores it: weights of layers that are not quantized, biases,
-norms and embeddings in its layout and under its names, and its config.json, which gets nothing but the quantization.
+`tensors` and `configuration` raise NotExpressible if the format cannot express something that the checkpoint holds:
+nothing is left out silently. All the rest is written as the model's library stores it: unquantized weights, biases,
+norms and embeddings keep their layout and names, and config.json only gets the quantization_config.
 """
 
 import contextlib
@@ -30,28 +29,28 @@ REASONS = {
     "input_factor": "its input is scaled first",
     "down": "it has a 16-bit low-rank branch",
     "activation_scale": "its activations have a static grid",
-    "group_index": "its groups are not of neighbouring inputs",
+    "group_index": "its groups do not hold neighbouring inputs",
 }
 
 
 class NotExpressible(Exception):
-    """What a form cannot express, as half a sentence."""
+    """The checkpoint format cannot express a layer; the message is half a sentence that says why."""
 
 
 def plain(folder, tensors, configuration):
-    """The `finish` of a form that has nothing to add: its tensors as they are, no metadata."""
+    """Return the tensors unchanged, without metadata: the `finish` of a format that adds nothing."""
     return tensors, {}
 
 
 def export(checkpoint, form, output):
-    """Write a checkpoint's model in another form, whole or not at all.
+    """Write a checkpoint's model in another checkpoint format, completely or not at all.
 
     Args:
         checkpoint: the checkpoint's folder or its manifest.json.
         form: name of a module of this package.
-        output: folder to make: weights, config.json, and what else the form has.
+        output: folder to create, with the weights, config.json, and the other files of the format.
     Raises:
-        DataError: the form cannot express the checkpoint, the checkpoint is damaged, or the folder cannot be written.
+        DataError: the format cannot express the checkpoint, the checkpoint is damaged, or the folder cannot be written.
     """
     path = Path(checkpoint)
     path = path / "manifest.json" if path.is_dir() else path
@@ -73,13 +72,13 @@ def export(checkpoint, form, output):
         config = {**_original_config(denoiser, location), "quantization_config": configuration}
         manifest.write_json(folder / "config.json", config)
         metadata = {"format": "pt"}
-        tensors, own = module.finish(folder, tensors, configuration)
-        metadata |= own
+        tensors, format_metadata = module.finish(folder, tensors, configuration)
+        metadata |= format_metadata
         _save_tensors(folder / module.file_name(denoiser), tensors, metadata)
 
 
 def weight_of(layer, state):
-    """(format, QuantizedWeight) of a layer whose codes this project holds."""
+    """Return (format, QuantizedWeight) of a layer whose codes quantwatt stores itself."""
     from quantwatt.formats.quantized_weight import QuantizedWeight, load_format
 
     weight_format = load_format(layer["weights"])
@@ -87,17 +86,17 @@ def weight_of(layer, state):
 
 
 def model_file(denoiser):
-    """The name under which the model's own library looks for its weights."""
+    """Return the file name under which the model's library looks for its weights."""
     from diffusers import ModelMixin
 
     return "diffusion_pytorch_model.safetensors" if isinstance(denoiser, ModelMixin) else "model.safetensors"
 
 
 def _tensors(module, form, path, details, denoiser, transposed):
-    """Every tensor of the model: quantized layers in the form, all others as the model's own library stores them.
+    """Return all tensors of the model: quantized layers in the format, all others as the model's library stores them.
 
     Args:
-        transposed: layers whose weights it stores as [columns, rows].
+        transposed: layers whose weights the library stores as [columns, rows].
     """
     import torch
 
@@ -113,23 +112,23 @@ def _tensors(module, form, path, details, denoiser, transposed):
             tensors |= module.tensors(name, layer, state, dtype)
         except NotExpressible as error:
             raise DataError(f"{path}: layer {name} cannot be written as {form}: {error}.") from error
-    turned = {f"{name}.weight" for name in transposed}
-    whole = {name: stored.read(name) for name in sorted(rest)}
-    return tensors | {name: tensor.T if name in turned else tensor for name, tensor in whole.items()}
+    transposed_weights = {f"{name}.weight" for name in transposed}
+    unquantized = {name: stored.read(name) for name in sorted(rest)}
+    return tensors | {name: tensor.T if name in transposed_weights else tensor for name, tensor in unquantized.items()}
 
 
 def _check(module, name, layer, state, denoiser, transposed):
-    """Refuse what no form has a place for."""
+    """Refuse a layer that no checkpoint format, or not this one, can express."""
     import torch
 
     if "part_of" in layer:
-        raise NotExpressible(f"it is one part of {layer['part_of']}, and the form knows whole layers")
+        raise NotExpressible(f"it is one part of {layer['part_of']}, and the format stores only whole layers")
     if type(denoiser.get_submodule(name)) is not torch.nn.Linear:
         raise NotExpressible("it is not a linear layer of the model")
     if name in transposed and not module.CONV1D:
-        raise NotExpressible("it is transformers' Conv1D, and the form's readers know linear layers alone")
+        raise NotExpressible("it is transformers' Conv1D, and readers of the format accept only linear layers")
     if unknown := sorted(state.keys() - module.PARTS):
-        raise NotExpressible(REASONS.get(unknown[0], f"the form has no place for its '{unknown[0]}'"))
+        raise NotExpressible(REASONS.get(unknown[0], f"the format has no place for its '{unknown[0]}'"))
 
 
 def _skipped(denoiser, layers):
@@ -140,7 +139,7 @@ def _skipped(denoiser, layers):
 
 
 def _original_config(denoiser, location):
-    """The content of the config.json that the model was loaded with; of a pipeline, its denoiser's."""
+    """Return the content of the config.json that the model was loaded with; for a pipeline, the denoiser's."""
     folder = Path(location)
     if (folder / "model_index.json").exists():
         parts, kind = manifest.read_json(folder / "model_index.json"), type(denoiser).__name__
@@ -154,13 +153,13 @@ def _save_tensors(path, tensors, metadata):
 
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
-    except SafetensorError as error:  # its name for a failed write
+    except SafetensorError as error:  # safetensors raises it for a failed write
         raise OSError(str(error)) from error
 
 
 @contextlib.contextmanager
 def _folder(path):
-    """A folder under a temporary name, which becomes `path` when all is written."""
+    """Create a folder under a temporary name, and rename it to `path` when everything is written."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path}: exists already; name another folder or remove it.")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

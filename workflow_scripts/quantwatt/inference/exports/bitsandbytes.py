@@ -1,7 +1,7 @@
 """bitsandbytes' weights as diffusers and transformers store them: NF4 and FP4 blocks, and LLM.int8().
 
-Of 4 bits: weight uint8 [codes / 2, 1] with weight.absmax, weight.quant_map and weight.quant_state.bitsandbytes__nf4
-(JSON as bytes), which Params4bit.from_prequantized reads. Of 8 bits: weight int8 with SCB.
+4 bits: weight uint8 [codes / 2, 1] with weight.absmax, weight.quant_map and weight.quant_state.bitsandbytes__nf4 (JSON
+as bytes), which Params4bit.from_prequantized reads. 8 bits: weight int8 with SCB.
 """
 
 import torch
@@ -45,13 +45,13 @@ def configuration(details, skipped):
     """See quantwatt.inference.exports."""
     formats = {layer["weights"]["format"] for layer in details["layers"].values()}
     for other in sorted(formats - set(FORMATS)):
-        raise NotExpressible(f"it has no '{other}' weights ({', '.join(FORMATS)})")
+        raise NotExpressible(f"bitsandbytes has no '{other}' weights, only {', '.join(FORMATS)}")
     if len(formats) > 1:
-        raise NotExpressible(f"its layers differ ({', '.join(sorted(formats))}), and the form has one format for all")
+        raise NotExpressible(f"its layers' formats differ ({', '.join(sorted(formats))}), and there is one for all")
     kind = formats.pop()
     thresholds = {layer["weights"].get("threshold", 6.0) for layer in details["layers"].values()}
     if len(thresholds) > 1:
-        raise NotExpressible("its layers' thresholds differ, and the form has one for all")
+        raise NotExpressible("its layers' thresholds differ, and the format has one threshold for all")
     four_bits = kind != "bitsandbytes-int8"
     return {
         "quant_method": "bitsandbytes",

@@ -1,8 +1,9 @@
-"""GPTQ's packed integers, as auto-gptq, gptqmodel, transformers and vLLM read them (version 1 of the form).
+"""GPTQ's packed integers, as auto-gptq, gptqmodel, transformers and vLLM read them (version 1 of the format).
 
-Per layer: qweight int32 [columns * bits / 32, rows] and qzeros int32 [groups, rows * bits / 32], the lowest bits of a
-word first; scales float16 [groups, rows]; g_idx int32 [columns], each column's group. A weight is
-(code - (zero + 1)) * scale: zero points are stored less one, so none can be 0. Scales are rounded to float16.
+Per layer: qweight int32 [columns * bits / 32, rows] and qzeros int32 [groups, rows * bits / 32], packed from the lowest
+bits of a word; scales float16 [groups, rows]; g_idx int32 [columns], each column's group. A weight is
+(code - (zero + 1)) * scale: the stored zero point is one less than the zero point, which therefore cannot be 0. Scales
+are rounded to float16.
 """
 
 import re
@@ -17,20 +18,20 @@ PARTS = {"codes", "scale", "zero", "group_index"}
 CONV1D = True
 BITS = (2, 3, 4, 8)
 WORD = 32
-WORST_SCALE = 2**-8  # relative rounding error of a scale; float16 is 2**-11 until its smallest numbers
+WORST_SCALE = 2**-8  # largest relative rounding error of a scale; float16 has 2**-11, except for subnormal numbers
 
 
 def tensors(name, layer, state, dtype, first_zero=1):
-    """See quantwatt.inference.exports. `dtype` does not matter: the form has float16 scales.
+    """See quantwatt.inference.exports. `dtype` does not matter: the format has float16 scales.
 
     Args:
         first_zero: the zero point that is stored as 0.
     """
     rows, columns = layer["out_features"], layer["in_features"]
     if layer["activations"]:
-        raise NotExpressible("its activations are quantized, and the form holds weights alone")
+        raise NotExpressible("its activations are quantized, and the format stores only quantized weights")
     if rows % WORD or columns % WORD:
-        raise NotExpressible(f"its shape {rows} by {columns} is no multiple of {WORD}")
+        raise NotExpressible(f"its shape {rows} by {columns} is not a multiple of {WORD}")
     weight_format, weight = weight_of(layer, state)
     bits, width = weight_format.bits, weight_format.group_width(columns)
     if weight.zero is not None and weight.zero.dtype.is_floating_point:
@@ -51,11 +52,11 @@ def tensors(name, layer, state, dtype, first_zero=1):
 
 
 def configuration(details, skipped):
-    """quantize_config.json's content, which transformers and vLLM also look for in config.json."""
+    """Return the content of quantize_config.json, which transformers and vLLM also look for in config.json."""
     kinds = {_kind(layer["weights"]) for layer in details["layers"].values()}
     if len(kinds) > 1:
         raise NotExpressible(
-            f"its layers' grids differ ({', '.join(sorted(map(str, kinds)))}), and the form has one for all"
+            f"its layers' grids differ ({', '.join(sorted(map(str, kinds)))}), and the format has one grid for all"
         )
     bits, group, symmetric = kinds.pop()
     solver = details["settings"]["solver"]
@@ -78,20 +79,20 @@ def configuration(details, skipped):
 
 
 def file_name(denoiser):
-    """The one that all readers of the form try."""
+    """Return the file name that all readers of the format try."""
     return "model.safetensors"
 
 
 def finish(folder, tensors, configuration):
-    """Writes quantize_config.json."""
+    """Write quantize_config.json."""
     manifest.write_json(folder / "quantize_config.json", configuration)
     return tensors, {}
 
 
 def pack(values, bits):
-    """Codes [length, width] below 2**bits as int32 [length * bits / 32, width]: one stream of bits down each column.
+    """Pack codes [length, width] below 2**bits into int32 [length * bits / 32, width]: one bit stream per column.
 
-    The lowest bit comes first; a code of 3 bits may lie in two words.
+    The lowest bit comes first; a 3-bit code may be split over two words.
     """
     values = np.ascontiguousarray(values.numpy())
     stream = (values[:, None, :] >> np.arange(bits)[None, :, None] & 1).astype(np.uint8)
@@ -101,9 +102,10 @@ def pack(values, bits):
 
 
 def _left_out(quantized, skipped):
-    """What tells readers of linear layers that stay 16-bit in a block: they take all of a block's for quantized.
+    """Return the entries that list linear layers left in 16 bits inside transformer blocks; {} if there are none.
 
-    transformers reads the first entry, gptqmodel and vLLM the second. Outside the blocks nothing is to be said.
+    Without these entries, readers assume that all linear layers of a block are quantized. transformers reads
+    modules_in_block_to_quantize; gptqmodel and vLLM read dynamic. Layers outside the blocks need no entry.
     """
     blocks = {_block_list(name) for name in quantized}
     inside = [name for name in skipped if _block_list(name) in blocks]
@@ -116,24 +118,24 @@ def _left_out(quantized, skipped):
 
 
 def _block_list(name):
-    """What stands before the first number in a layer's name; the whole name of a layer in no block."""
+    """Return the part of a layer's name before the first number (the list of blocks), or the whole name."""
     return re.split(r"\.\d+\.", name, maxsplit=1)[0]
 
 
 def _kind(settings):
     """(bits, group size or -1, symmetric) of a layer's format."""
     if settings["format"] != "integer" or settings["bits"] not in BITS:
-        raise NotExpressible(f"it has integer grids of 2, 3, 4 or 8 bits, not {settings['format']}")
+        raise NotExpressible(f"GPTQ has integer grids of 2, 3, 4 or 8 bits, not {settings['format']}")
     group = settings["group_size"] if settings["granularity"] == "group" else -1
     return settings["bits"], group, settings["symmetric"]
 
 
 def _above_zero(codes, zero, index, highest):
-    """The same values with no zero point 0: where one is, it and its group's codes move up by one."""
+    """Remove zero points that are 0: add one to such a zero point and to its group's codes; the values stay equal."""
     raised = (zero == 0).int()  # [rows, groups]
     codes = codes + raised[:, index]
     if (codes > highest).any():
-        raise NotExpressible(f"a group has the zero point 0 and the code {highest}; gptq-v2 has a place for it")
+        raise NotExpressible(f"a group has the zero point 0 and the code {highest}; gptq-v2 can express it")
     return codes, zero + raised
 
 
@@ -141,5 +143,5 @@ def _float16(scale):
     half = scale.half()
     worst = (half.float() / scale.float() - 1).abs().max().item()
     if not worst <= WORST_SCALE:
-        raise NotExpressible(f"float16 holds one of its scales only to {worst:.0%}")
+        raise NotExpressible(f"rounding a scale to float16 changes it by {worst:.0%}")
     return half

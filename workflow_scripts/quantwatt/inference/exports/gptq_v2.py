@@ -1,4 +1,4 @@
-"""Version 2 of GPTQ's form: zero points are stored as they are and may be 0. Of its readers auto-gptq knows only 1."""
+"""Version 2 of GPTQ's format: zero points are stored unchanged and may be 0. auto-gptq reads only version 1."""
 
 from quantwatt.inference.exports import gptq
 

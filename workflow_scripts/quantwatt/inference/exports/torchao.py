@@ -1,8 +1,9 @@
-"""torchao's 8-bit tensors in its own safetensors form, which diffusers and transformers load.
+"""torchao's 8-bit tensors in its safetensors format, which diffusers and transformers load.
 
-A weight NAME.weight becomes NAME._weight_qdata, NAME._weight_scale, ..., and the file's metadata says what they are.
-Symmetric 8-bit weights per output channel, with 16-bit activations or with 8-bit ones per token, and what the format
-`torchao` holds in 8 bits. torchao has one step more for activations (255 over twice the largest, not 254).
+A weight NAME.weight becomes NAME._weight_qdata, NAME._weight_scale, ..., and the file's metadata describes them. The
+format can express symmetric 8-bit weights per output channel, with 16-bit activations or 8-bit activations per token,
+and the 8-bit configurations of the weight format `torchao`. torchao's activation grid has one more step than
+quantwatt's: the scale is twice the largest magnitude over 255, not over 254.
 """
 
 import torch
@@ -19,10 +20,10 @@ file_name = model_file
 
 
 def tensors(name, layer, state, dtype):
-    """See quantwatt.inference.exports: here torchao's tensors, which `finish` takes apart."""
+    """See quantwatt.inference.exports: returns torchao's tensor subclasses, which `finish` flattens."""
     if layer["weights"]["format"] == "torchao":
-        held = library_of(layer["weights"]).restore(state, layer, None, dtype, "cpu")
-        return {f"{name}.weight": held.weight.data}
+        linear = library_of(layer["weights"]).restore(state, layer, None, dtype, "cpu")
+        return {f"{name}.weight": linear.weight.data}
     from torchao.quantization import Int8Tensor, PerRow
     from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs
 
@@ -44,37 +45,38 @@ def configuration(details, skipped):
     names = {_configuration(layer) for layer in details["layers"].values()}
     if len(names) > 1:
         raise NotExpressible(
-            f"its layers differ ({', '.join(sorted(names))}), and the form has one configuration for all"
+            f"its layers differ ({', '.join(sorted(names))}), and the format has one configuration for all"
         )
-    own = registry.load("formats", "torchao").configuration_of(names.pop(), group_size=128)  # of 8 bits without groups
+    # 8-bit configurations have no groups, so the group size does not matter.
+    settings = registry.load("formats", "torchao").configuration_of(names.pop(), group_size=128)
     from torchao.core.config import config_to_dict
 
     return {
         "quant_method": "torchao",
-        "quant_type": {"default": config_to_dict(own)},
+        "quant_type": {"default": config_to_dict(settings)},
         "modules_to_not_convert": skipped,
     }
 
 
 def finish(folder, tensors, configuration):
-    """torchao's own way of writing its tensors."""
+    """Flatten torchao's tensors with torchao's function for safetensors files."""
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 
     return flatten_tensor_state_dict(tensors)
 
 
 def _configuration(layer):
-    """The name of torchao's configuration that computes what a layer holds."""
+    """Return the name of torchao's configuration that computes a layer's formats."""
     weights, activations = layer["weights"], layer["activations"]
     if weights["format"] == "torchao":
         if weights["configuration"] == "int4-weight-only":
-            raise NotExpressible("its form for int4 is for one kind of device")
+            raise NotExpressible("torchao packs int4 weights for one kind of device only")
         return weights["configuration"]
-    kind = (weights["format"], weights.get("bits"), weights.get("symmetric"), weights.get("granularity"))
-    if kind not in {("integer", 8, True, "channel"), ("integer", 8, True, "tensor")}:
-        raise NotExpressible("of integer grids it has the symmetric one of 8 bits per output channel")
+    grid = (weights["format"], weights.get("bits"), weights.get("symmetric"), weights.get("granularity"))
+    if grid not in {("integer", 8, True, "channel"), ("integer", 8, True, "tensor")}:
+        raise NotExpressible("torchao's integer grid is symmetric with 8 bits per output channel")
     if activations is None:
         return "int8-weight-only"
     if {key: activations.get(key, value) for key, value in TOKEN.items()} != TOKEN:
-        raise NotExpressible("of activations it has symmetric 8-bit ones per token, found at run time")
+        raise NotExpressible("torchao's quantized activations are symmetric with 8 bits per token, and dynamic")
     return "int8-dynamic"

@@ -1,6 +1,6 @@
 """Kernels: layers that compute in a format, by name.
 
-What a kernel takes by its own word it must still prove (quantwatt.inference.probe).
+A kernel that accepts a layer (`refusal` returns None) is still tested once on the device: quantwatt.inference.probe.
 """
 
 from collections.abc import Mapping
@@ -8,18 +8,16 @@ from typing import Any, Protocol
 
 
 class Kernel(Protocol):
-    """What a module of this folder offers.
+    """Interface of a module in this folder.
 
-    A layer is {"weights", "activations", "in_features", "out_features", "parts"} of a checkpoint's manifest, of a
-    convolution also its geometry.
+    A layer is {"weights", "activations", "in_features", "out_features", "parts"} of a checkpoint's manifest; a
+    convolution also has its geometry.
     """
 
-    NAME: str  # what computes
-    PACKAGE: str  # that provides it
-    BOUND: (
-        float  # largest norm of the difference between its outputs and the dequantized layer's, relative to the latter
-    )
+    NAME: str  # name of the kernel in results
+    PACKAGE: str  # package that provides the kernel
+    BOUND: float  # largest relative error: norm of (outputs - dequantized layer's outputs) / norm of the latter
     Layer: Any  # subclass of quantwatt.inference.linear.QuantizedLinear
 
     def refusal(self, layer: Mapping[str, Any], device: str) -> str | None:
-        """Why it cannot take a layer, half a sentence, or None."""
+        """Return why the kernel does not accept a layer, as half a sentence, or None."""

@@ -1,8 +1,9 @@
 """Integer weights per output channel, integer activations, 32-bit integer sums: C for CPUs without VNNI or AMX.
 
-On those, products of bytes are added in pairs of 16 bits, which overflows, and halving the inputs' codes against it
-costs the time of two products. Here bytes become 16 bits and their products are added in 32 (vpmaddwd): twice the speed
-of float32, and all of the layer is one pass. Whatever its bits, a weight takes a byte per code.
+On such CPUs, oneDNN sums pairs of int8 products in 16 bits, which can overflow; splitting the inputs' codes into halves
+avoids this, but takes two products. This kernel widens the bytes to 16 bits and sums their products in 32 bits
+(vpmaddwd). It is twice as fast as float32, and computes the whole layer in one pass. A code takes one byte, for any
+number of bits.
 """
 
 import torch
@@ -19,7 +20,7 @@ def refusal(layer, device):
         return reason
     if not hasattr(fused.library(), "multiply"):
         return "needs a C compiler and a CPU with AVX2"
-    return None if onednn_int8.saturates() else "leaves CPUs that add products of bytes exactly to oneDNN"
+    return None if onednn_int8.saturates() else "not needed here: oneDNN's int8 product is exact on this CPU"
 
 
 class Layer(QuantizedLinear):

@@ -33,7 +33,7 @@ class Layer(QuantizedLinear):
         import bitsandbytes
         from bitsandbytes.functional import QuantState
 
-        if self.state is None:  # made once the layer is on its device
+        if self.state is None:  # created in the first call, when the layer is on its device
             shape = torch.Size((self.out_features, self.in_features))
             self.state = QuantState(
                 self.absmax, shape, self.codebook, self.group_size, quant_type=self.kind, dtype=self.dtype

@@ -1,7 +1,8 @@
-"""PyTorch's int8 product as in quantwatt.inference.kernels.int_mm, what is before and after it one compiled step each.
+"""The int8 product of quantwatt.inference.kernels.int_mm, with quantizing and rescaling compiled to one step each.
 
-Step by step, quantizing and rescaling pass over the tensors a dozen times and eat the whole gain. Inductor writes the
-two as Triton programs, once for all shapes; inside a compiled denoiser they are parts of its own.
+In eager mode, quantizing and rescaling pass over the tensors a dozen times, which takes all the time that the product
+saves. Inductor compiles each to a Triton program, once for all shapes; inside a compiled denoiser, they are compiled as
+parts of the denoiser.
 """
 
 import torch

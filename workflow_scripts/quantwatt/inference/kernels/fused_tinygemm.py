@@ -1,4 +1,4 @@
-"""PyTorch's tinygemm as in kernels/tinygemm.py, the step that dequantizes compiled to one Triton program."""
+"""PyTorch's tinygemm as in kernels/tinygemm.py, with dequantization compiled to one Triton program."""
 
 import torch
 

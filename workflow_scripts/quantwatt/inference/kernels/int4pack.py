@@ -1,7 +1,7 @@
-"""4-bit integer weights in groups, bfloat16 inputs: PyTorch's int4 product on the CPU, while tokens are few.
+"""4-bit integer weights in groups, bfloat16 inputs: PyTorch's int4 product on the CPU, for few tokens.
 
-That product is vectorized for bfloat16 alone, and what it takes grows with the tokens: for other inputs or many tokens
-the weight is unpacked, and multiplied in the inputs' type.
+The product is vectorized for bfloat16 only, and its time grows with the number of tokens. For other inputs or many
+tokens, the weight is dequantized and multiplied in the inputs' type.
 """
 
 import torch
@@ -11,13 +11,14 @@ from quantwatt.inference.kernels import unpacked
 NAME, PACKAGE, BOUND = "torch int4 or unpacked", "torch", 1e-3
 GROUPS = (256, 128, 64, 32)
 MIDDLE = 8  # the code that the product subtracts
-LAID = (64, 32, 16)  # rows that a CPU's product has side by side, by the width of its vectors
-# Where both ways take the same: about 40 tokens where the CPU multiplies bfloat16 (AMX), more without.
+LAID = (64, 32, 16)  # rows that are interleaved in the packed weight; it depends on the CPU's vector width
+# Up to this many tokens the int4 product is used. The two paths take the same time at about 40 tokens on CPUs that
+# multiply bfloat16 (AMX), and at more tokens on other CPUs.
 FEW = 40
 
 
 def group_of(columns, own):
-    """How many columns share a scale in the product: a divisor of the format's own groups; or None."""
+    """Return how many columns share a scale in the product: a divisor of the format's group size `own`, or None."""
     return next((size for size in GROUPS if columns % size == 0 == own % size), None)
 
 
@@ -27,14 +28,14 @@ def refusal(layer, device):
         return "multiplies inputs that are not quantized by matrices on the CPU"
     if (weights["format"], weights.get("bits")) != ("integer", 4):
         return "takes 4-bit integers"
-    own = min(weights["group_size"], columns) if weights["granularity"] == "group" else columns
-    if layer["out_features"] % LAID[0] or group_of(columns, own) is None:
+    width = min(weights["group_size"], columns) if weights["granularity"] == "group" else columns
+    if layer["out_features"] % LAID[0] or group_of(columns, width) is None:
         return f"takes rows in multiples of {LAID[0]} and groups of 32 to 256 columns"
     return "takes groups of consecutive columns" if "group_index" in layer["parts"] else None
 
 
 def codes_of(packed, rows):
-    """The inverse of PyTorch's packing where `rows` rows are laid out together: [rows, columns] uint8."""
+    """Invert PyTorch's packing that interleaves `rows` rows: returns [all rows, columns] uint8."""
     blocks = packed.reshape(-1, packed.shape[1] * 2, rows // 2).transpose(1, 2).contiguous()  # [blocks, half, columns]
     return torch.cat([blocks & 15, blocks >> 4], dim=1).reshape(len(packed), -1)
 

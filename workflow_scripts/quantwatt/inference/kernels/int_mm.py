@@ -1,6 +1,6 @@
 """8-bit inputs times weights of up to 8 bits per output channel, 32-bit integer sums: PyTorch's int8 product.
 
-Weights are held as their distance from the zero point, 8 bits each.
+A weight is stored as its code minus the zero point, in 8 bits.
 """
 
 import torch
@@ -8,8 +8,8 @@ import torch
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "torch._int_mm", "torch", 1e-3
-CUDA_TOKENS = 17  # the least that the product takes on CUDA
-CUDA_MULTIPLE = 8  # of both sides of the weight, there
+CUDA_TOKENS = 17  # fewest tokens that the product accepts on CUDA
+CUDA_MULTIPLE = 8  # on CUDA, both dimensions of the weight must be multiples of it
 
 
 def refusal(layer, device):
@@ -21,25 +21,25 @@ def refusal(layer, device):
     if activations is None:
         return "takes quantized inputs"
     if not weights["symmetric"] and (weights["bits"] == 8 or weights.get("zero_point") == "float"):
-        return "takes weights whose distance from the zero point is an integer of 8 bits"
+        return "takes weights whose codes minus their zero points fit into 8 bits"
     if device == "cpu" and not (weights["bits"] == activations["bits"] == 8 and activations["symmetric"]):
-        return "takes symmetric 8-bit weights and inputs there: it is slower than float32, and no gain for others"
+        return "takes only symmetric 8-bit weights and inputs on the CPU, where it is slower than float32"
     if device == "cuda" and (layer["in_features"] % CUDA_MULTIPLE or layer["out_features"] % CUDA_MULTIPLE):
         return f"takes sides that are multiples of {CUDA_MULTIPLE}"
     return None
 
 
 def quantize(activation_format, inputs, static_grid):
-    """Codes of inputs [tokens, columns] and their grid, as ActivationFormat.encode gives them."""
+    """Return the codes of inputs [tokens, columns] and their grid, as ActivationFormat.encode does."""
     return activation_format.encode(inputs, static_grid)
 
 
 def rescale(sums, scale, zero, weight_scale, weight_sums, bias, dtype):
-    """Outputs of a product of integers.
+    """Compute a layer's outputs from its integer product.
 
     Args:
-        sums: [tokens, rows] int32; scale, zero: the inputs' grid, zero None where symmetric.
-        weight_scale: [1, rows]; weight_sums: [1, rows] int32, of each row's integers; bias: [rows] or None.
+        sums: [tokens, rows] int32; scale, zero: the inputs' grid; zero is None where symmetric.
+        weight_scale: [1, rows]; weight_sums: [1, rows] int32, sum of each row's integers; bias: [rows] or None.
     """
     if zero is not None:
         sums = sums - zero.int() * weight_sums
@@ -54,7 +54,7 @@ class Layer(QuantizedLinear):
 
     def _hold(self, quantized, weight_format, dtype):
         zero = weight_format.middle if quantized.zero is None else quantized.zero.short()  # [rows, 1]
-        codes = (quantized.codes.short() - zero).to(torch.int8)  # [rows, columns]; read transposed: CUDA's own layout
+        codes = (quantized.codes.short() - zero).to(torch.int8)  # [rows, columns]; transposed, it has CUDA's layout
         self._buffer("codes", codes, torch.int8)
         self._buffer("scale", quantized.scale.T.contiguous(), torch.float32)  # [1, rows]
         self._buffer("sums", codes.sum(dim=1, dtype=torch.int32)[None], torch.int32)

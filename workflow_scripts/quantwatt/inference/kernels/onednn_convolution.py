@@ -1,4 +1,4 @@
-"""Convolutions of integer weights per output channel with integer inputs: oneDNN's product of bytes."""
+"""Convolutions with integer weights per output channel and integer inputs: oneDNN's int8 convolution."""
 
 import math
 
@@ -9,7 +9,7 @@ from quantwatt.inference.kernels import onednn_int8
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "oneDNN int8 convolution", "torch", onednn_int8.BOUND
-MULTIPLE = 4  # of a group's channels: others oneDNN computes by its reference code, 10 to 80 times slower than in float
+MULTIPLE = 4  # of channels per group; for others, oneDNN's reference code is 10 to 80 times slower than float
 
 
 def refusal(layer, device):
@@ -17,7 +17,7 @@ def refusal(layer, device):
         return "takes convolutions only"
     if reason := onednn_int8.inexpressible(layer):
         return reason
-    inputs = layer["in_features"] // math.prod(layer["kernel_size"])  # channels of a group
+    inputs = layer["in_features"] // math.prod(layer["kernel_size"])  # channels per group
     outputs = layer["out_features"] // layer["groups"]
     if layer["groups"] > 1 and (inputs, outputs) != (1, 1) and (inputs % MULTIPLE or outputs % MULTIPLE):
         return f"takes groups of channels in multiples of {MULTIPLE}, or of one"
@@ -27,15 +27,15 @@ def refusal(layer, device):
 class Layer(QuantizedLinear):
     def _hold(self, quantized, weight_format, dtype):
         integers = onednn_int8.hold(self, quantized, weight_format)
-        one = self.geometry
-        self.around = (one.stride, (0, 0), one.dilation, one.groups)  # inputs are padded as they are quantized
-        weight = integers.reshape(self.out_features, -1, *one.kernel_size)
+        geometry = self.geometry
+        self.around = (geometry.stride, (0, 0), geometry.dilation, geometry.groups)  # quantizing pads the inputs
+        weight = integers.reshape(self.out_features, -1, *geometry.kernel_size)
         packed = torch.ops.onednn.qconv_prepack(weight, self.one, 1.0, 0, *self.around, None)
         self.register_buffer("packed", packed, persistent=False)
 
     def _product(self, inputs):
         padded, zeros = self.geometry.padded(inputs)
-        images = padded.permute(0, 2, 3, 1)  # as oneDNN reads bytes
+        images = padded.permute(0, 2, 3, 1)  # oneDNN reads channels-last bytes
         codes, scale, zero = fused.quantize(images, self.activation_format, self.static_grid, self.halves, zeros)
         sums = torch.ops.onednn.qconv_pointwise(
             *(codes.permute(0, 3, 1, 2), 1.0, 0, self.packed, self.one, self.none, None, *self.around),

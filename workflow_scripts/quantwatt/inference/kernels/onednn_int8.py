@@ -1,7 +1,7 @@
-"""Integer weights per output channel, integer activations, 32-bit integer sums: oneDNN's product of bytes.
+"""Integer weights per output channel, integer activations, 32-bit integer sums: oneDNN's int8 product.
 
-The inputs become unsigned codes and the weight signed ones; both zero points are taken out of the sums afterwards, the
-inputs' by the sums of the weight's rows. Whatever its bits, a weight takes a byte per code here.
+The inputs become unsigned codes. The weight becomes signed integers: codes minus their zero points. `rescale` subtracts
+the inputs' zero point times the sums of the weight's rows. A code takes one byte here, for any number of bits.
 """
 
 import functools
@@ -12,7 +12,7 @@ from quantwatt.inference import fused
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "oneDNN int8", "torch", 1e-3
-MOST = 2**15 - 1  # what a pair of products may come to where pairs are added in 16 bits
+MOST = 2**15 - 1  # largest sum of a pair of products on CPUs that add pairs in 16 bits
 
 
 def refusal(layer, device):
@@ -20,25 +20,25 @@ def refusal(layer, device):
 
 
 def inexpressible(layer):
-    """Why a layer's formats cannot be bytes times bytes with one scale per output channel, or None."""
+    """Return why a layer's formats cannot be an int8 product with one scale per output channel, or None."""
     weights, activations = layer["weights"], layer["activations"]
     if weights["format"] != "integer":
         return "takes integers"
     if weights["granularity"] == "group" or "group_index" in layer["parts"]:
         return "takes weights per channel or tensor"
     if not weights["symmetric"] and (weights["bits"] == 8 or weights.get("zero_point") == "float"):
-        return "takes weights whose codes less their zero points are bytes"
+        return "takes weights whose codes minus their zero points fit into 8 bits"
     return "takes integer inputs" if activations is None else None
 
 
 def signed(quantized, weight_format):
-    """The weight's integers, codes less their zero points: [rows, columns] int8."""
+    """Return the weight's integers, codes minus their zero points: [rows, columns] int8."""
     zero = weight_format.middle if quantized.zero is None else quantized.zero.short()
     return (quantized.codes.short() - zero).to(torch.int8)
 
 
 def hold(layer, quantized, weight_format):
-    """Give a layer what `rescale` reads of its weight, and whether the inputs' codes must come in halves.
+    """Set the buffers that `fused.rescale` needs, and `halves`: whether the inputs' codes must be split into halves.
 
     Returns:
         the weight's integers [rows, columns] int8.
@@ -51,14 +51,14 @@ def hold(layer, quantized, weight_format):
     layer._buffer("none", torch.zeros(1), torch.int32)
     span = layer.activation_format.highest - layer.activation_format.lowest
     pair = 2 * span * integers.short().abs().max().item()
-    # code = 2 * half + bit: two products of 127 * 128 stay within 16 bits
+    # code = 2 * half + bit, half <= 127: the sum of two products of 127 * 128 fits into 16 bits
     layer.halves = pair > MOST and saturates()
     return integers
 
 
 @functools.cache
 def saturates():
-    """Whether this CPU adds pairs of products in 16 bits, as those do that have neither VNNI nor AMX."""
+    """Return whether this CPU adds pairs of products in saturating 16 bits, as CPUs without VNNI and AMX do."""
     inputs, weight = torch.full((32, 256), 255, dtype=torch.uint8), torch.full((64, 256), 127, dtype=torch.int8)
     sums = multiply(inputs, torch.ops.onednn.qlinear_prepack(weight, None), torch.ones(1), torch.zeros(1).int())
     return bool((sums != 255 * 127 * 256).any())

@@ -1,9 +1,9 @@
-"""4-bit weights in groups, bfloat16 inputs: PyTorch's tinygemm, which CUDA devices of capability 8.0 have.
+"""4-bit weights in groups, bfloat16 inputs: PyTorch's tinygemm, for CUDA devices of capability 8.0 or more.
 
-Its product is made for few tokens. For many, the weight is dequantized, and multiplied as a bfloat16 one: its values
-stay 4 bits wide in memory, and the step is short beside the product it precedes.
+The product is made for few tokens. For many tokens, the weight is dequantized to bfloat16 in each call and multiplied:
+it stays 4 bits wide in memory, and dequantizing takes little time compared with the product.
 
-The product knows no zero point: a value is (code - 8) * scale + offset, scale and offset bfloat16.
+The product has no zero point: a value is (code - 8) * scale + offset, with scale and offset in bfloat16.
 """
 
 import math
@@ -14,7 +14,7 @@ from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "torch._weight_int4pack_mm", "torch", 1e-2
 GROUPS = (32, 64, 128, 256)
-TILE_ROWS, TILE_COLUMNS = 8, 128  # the layout holds the weight in such tiles
+TILE_ROWS, TILE_COLUMNS = 8, 128  # size of a tile in the packed layout
 FEW_TOKENS = 32
 
 
@@ -32,10 +32,11 @@ def refusal(layer, device):
 
 
 def packed(codes):
-    """Codes [rows, columns] uint8 below 16, whole tiles, as `torch._convert_weight_to_int4pack(..., 8)` lays them out.
+    """Pack codes [rows, columns] uint8 below 16, in whole tiles, as `torch._convert_weight_to_int4pack(..., 8)` does.
 
-    Each of a warp's 32 lanes holds what the tensor core asks of it: one row, and of every 16 columns four, at
-    2 * (lane % 4) + {0, 1, 8, 9}; the eight codes of 32 columns are one word, those at even places in its low half.
+    Each of a warp's 32 lanes holds its operands of the tensor core: one row, and four of every 16 columns, at
+    2 * (lane % 4) + {0, 1, 8, 9}. The eight codes of 32 columns form one word; codes at even places are in its low
+    half.
 
     Returns:
         [rows / 8, columns / 128, 32, 4] int32. Layout: pytorch, aten/src/ATen/native/cuda/int4mm.cu.
@@ -55,7 +56,7 @@ def unpacked(words):
 
 
 def dequantized(words, grid, group):
-    """Weight [rows, columns] bfloat16 of words and their grid [groups, rows, 2], padding included."""
+    """Dequantize words with their grid [groups, rows, 2]: returns [rows, columns] bfloat16, padding included."""
     codes = unpacked(words)
     scale, offset = grid.transpose(0, 1).unsqueeze(2).unbind(-1)  # [rows, groups, 1]
     return ((codes - 8).to(grid.dtype).unflatten(1, (-1, group)) * scale + offset).flatten(1)
@@ -70,17 +71,17 @@ class Layer(QuantizedLinear):
         columns, self.group = self.in_features, GROUPS[-1]
         if weight_format.granularity == "group":
             self.group = weight_format.group_size
-        # Padded with columns that meet inputs of 0, and with rows that are cut off.
-        beside, below = -columns % math.lcm(TILE_COLUMNS, self.group), -self.out_features % TILE_ROWS
-        middle = weight_format.middle  # becomes code 8, so that fewer bits, too, stand close to it
-        codes = torch.nn.functional.pad(quantized.codes + (8 - middle), (0, beside, 0, below))
+        # Padding columns are multiplied by inputs of 0; the outputs of padding rows are cut off.
+        more_columns, more_rows = -columns % math.lcm(TILE_COLUMNS, self.group), -self.out_features % TILE_ROWS
+        middle = weight_format.middle  # becomes code 8, so that codes of fewer bits also lie close to 8
+        codes = torch.nn.functional.pad(quantized.codes + (8 - middle), (0, more_columns, 0, more_rows))
         groups = codes.shape[1] // self.group
         zero = middle if quantized.zero is None else quantized.zero.float()
         scale = quantized.scale.float()
         grid = torch.stack([scale, (middle - zero) * scale], dim=2)  # [rows, groups or 1, 2]
         if grid.shape[1] == 1:
             grid = grid.expand(-1, groups, -1)
-        grid = torch.nn.functional.pad(grid, (0, 0, 0, groups - grid.shape[1], 0, below))
+        grid = torch.nn.functional.pad(grid, (0, 0, 0, groups - grid.shape[1], 0, more_rows))
         self._buffer("codes", packed(codes), torch.int32)
         self._buffer("grid", grid.transpose(0, 1).contiguous(), torch.bfloat16)
 

@@ -1,8 +1,8 @@
-"""4-bit weights per output channel or group, 8-bit inputs, 32-bit integer sums: a Triton kernel of quantwatt's own.
+"""4-bit weights per output channel or group, 8-bit inputs, 32-bit integer sums: quantwatt's Triton kernel.
 
-No library serves the format: torchao has such a product for CPUs only, gptqmodel's QQQ takes symmetric weights in
-groups of 128 alone and rounds their scales anew, and both int8 products of PyTorch ask for 8 bits in memory. Here the
-weight stays packed as the checkpoint has it, two codes a byte, and is taken apart in registers.
+No library has a kernel for this format: torchao's W4A8 product is for CPUs only, gptqmodel's QQQ accepts only symmetric
+weights in groups of 128 and rounds their scales again, and PyTorch's int8 products need 8-bit weights in memory. Here
+the weight stays packed as in the checkpoint, two codes per byte, and is unpacked in registers.
 """
 
 import torch
@@ -11,7 +11,7 @@ from quantwatt.formats.quantized_weight import pack
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "Triton W4A8", "triton", 1e-3
-LEAST_GROUP = 64  # a tensor core adds 32 integers at a time, and the two codes of a byte are two products
+LEAST_GROUP = 64  # a tensor core sums 32 integers at a time, and the two codes of a byte go into two products
 
 
 def refusal(layer, device):
@@ -28,11 +28,11 @@ def refusal(layer, device):
 
 
 def quantize(activation_format, inputs, static_grid, order):
-    """Inputs [tokens, columns] as the kernel reads them.
+    """Quantize inputs [tokens, columns] into the layout that the kernel reads.
 
     Returns:
-        (codes [2, tokens, bytes] int8: those of even columns, then those of odd ones, which a missing last one is made
-        up for by 0; scale [tokens] float32; zero [tokens] float32 or None).
+        (codes [2, tokens, bytes] int8: even columns, then odd columns, padded with 0 if the number of columns is odd;
+        scale [tokens] float32; zero [tokens] float32 or None).
     """
     if order is not None:
         inputs = inputs[:, order]
@@ -58,7 +58,7 @@ class Layer(QuantizedLinear):
         self._buffer("codes", pack(quantized.codes, 4), torch.uint8)  # [rows, bytes]
         self._buffer("scale", quantized.scale.T.contiguous(), torch.float32)  # [groups, rows]
         self._buffer("zero", zero.T.contiguous(), torch.int8)
-        if not self.activation_format.symmetric:  # what an input of 1 everywhere gives
+        if not self.activation_format.symmetric:  # to correct the product for the inputs' zero point
             self._buffer("sums", quantized.dequantize(weight_format).sum(dim=1), torch.float32)
         else:
             self.sums = None

@@ -1,8 +1,8 @@
-"""Any weight of ours, 16-bit or float32 inputs: the weight stays packed, and every call unpacks it and multiplies.
+"""Any weight format of quantwatt, 16-bit or float32 inputs: the packed weight is dequantized in every call.
 
-It takes the format's memory, and for many tokens more time than the unquantized layer. Large weights are unpacked and
-multiplied in parts, so that no float weight of a whole layer is ever there, and the same memory serves again. Few
-tokens meet the codes in C as they are unpacked: reading a weight from memory is then what takes the time.
+The layer takes the format's memory, and for many tokens more time than the unquantized layer. Large weights are
+dequantized and multiplied in parts, which reuse the same memory, so that the float weight of a whole layer never
+exists. For few tokens, where reading the weight from memory takes most of the time, a C kernel dequantizes on the fly.
 """
 
 import torch
@@ -13,8 +13,8 @@ from quantwatt.inference import fused
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "unpack and multiply in float", "torch", 1e-3
-FEW = 16  # tokens, up to which C's product is the faster one
-PART = 1 << 22  # weights unpacked at once: 16 MB in float32, which the allocator keeps; it maps larger ones anew
+FEW = 16  # up to this many tokens, the C kernel is faster
+PART = 1 << 22  # weights dequantized at once: 16 MB in float32, which the allocator reuses; larger blocks are not kept
 
 
 def refusal(layer, device):
@@ -30,26 +30,26 @@ class Layer(QuantizedLinear):
         self._buffer("group_index", quantized.group_index, torch.int32)
 
     def _packed(self):
-        """The codes as `quantwatt.formats.quantized_weight.pack` has them, and in how many bits."""
+        """Return the codes, packed as by `quantwatt.formats.quantized_weight.pack`, and their number of bits."""
         return self.codes, self.weight_format.bits
 
     def _product(self, inputs):
         codes, bits = self._packed()
-        held = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
+        quantized = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
         if self.geometry is None and 0 < inputs.numel() <= FEW * self.in_features:
             flat = inputs.reshape(-1, self.in_features)
-            outputs = fused.multiply_packed(flat, held, self.weight_format, bits, self.bias)
+            outputs = fused.multiply_packed(flat, quantized, self.weight_format, bits, self.bias)
             if outputs is not None:
                 return outputs.reshape(*inputs.shape[:-1], self.out_features)
         rows = max(1, PART // self.in_features) if self.geometry is None else self.out_features
         if rows >= self.out_features:
-            return self._part(inputs, held, bits, self.bias)
+            return self._part(inputs, quantized, bits, self.bias)
         starts = range(0, self.out_features, rows)
         biases = [None for _ in starts] if self.bias is None else self.bias.split(rows)
-        parts = [held.rows(start, start + rows) for start in starts]
+        parts = [quantized.rows(start, start + rows) for start in starts]
         products = [self._part(inputs, part, bits, bias) for part, bias in zip(parts, biases, strict=True)]
         return torch.cat(products, dim=-1)
 
-    def _part(self, inputs, held, bits, bias):
-        weight = fused.dequantize(held, self.weight_format, self.in_features, inputs.dtype, bits)
+    def _part(self, inputs, quantized, bits, bias):
+        weight = fused.dequantize(quantized, self.weight_format, self.in_features, inputs.dtype, bits)
         return convolution.product(inputs, weight, bias, self.geometry)

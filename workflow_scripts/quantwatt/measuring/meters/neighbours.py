@@ -69,9 +69,9 @@ class Watch:
         processes = max(counts, default=None)
         if self._before is None or after is None:
             return Others(None, processes)
-        busy, own = (max(0, now - then) for now, then in zip(after, self._before, strict=True))
-        cpu_s = max(0, busy - own) / os.sysconf("SC_CLK_TCK")
-        return Others(max(0, busy - own) / busy if busy else 0.0, processes, cpu_s)
+        busy, family = (max(0, now - then) for now, then in zip(after, self._before, strict=True))
+        cpu_s = max(0, busy - family) / os.sysconf("SC_CLK_TCK")
+        return Others(max(0, busy - family) / busy if busy else 0.0, processes, cpu_s)
 
     def _ticks(self):
         """(busy ticks of the machine, of this process and its descendants), or None where they cannot be read."""
@@ -105,8 +105,8 @@ class Watch:
         if listed is None:
             return None
         with contextlib.suppress(OSError, KeyError):
-            own = len(set(listed) & self._family().keys())
-            return len(set(listed)) - (own or min(len(set(listed)), _computes()))
+            in_family = len(set(listed) & self._family().keys())
+            return len(set(listed)) - (in_family or min(len(set(listed)), _computes()))
         return None
 
 

@@ -1,7 +1,7 @@
-"""How the values on a format's grid are chosen.
+"""Solvers choose the codes of a weight on the grid of its format.
 
-A solver module has a class `Solver`, which extends one of the three kinds below: a frozen dataclass whose fields are
-the settings of its schema. Weights are [rows, columns] float32 with one row per output; inputs are [tokens, columns].
+A solver module has a class `Solver`, which extends one of the three base classes below: a frozen dataclass whose fields
+are the settings of its schema. Weights are [rows, columns] float32, one row per output; inputs are [tokens, columns].
 """
 
 from abc import ABC, abstractmethod
@@ -19,10 +19,10 @@ from quantwatt.formats.weight_format import WeightFormat
 
 @dataclass
 class Solution:
-    """A quantized weight and how it was found.
+    """A quantized weight and how it was computed.
 
-    damping: what was added to the Hessian's diagonal as a fraction of its mean, or None.
-    fallback: the rung of the failure ladder that was needed, or None when the first try succeeded.
+    damping: the value added to the Hessian's diagonal, as a fraction of the diagonal's mean, or None.
+    fallback: the fallback that was needed, such as "damping", "float64" or "rtn"; None if the first attempt succeeded.
     """
 
     weight: QuantizedWeight
@@ -31,26 +31,26 @@ class Solution:
 
 
 def load_solver(settings: Mapping[str, Any]) -> "Solver":
-    """The solver of a completed method's `solver`."""
+    """Load the solver of a completed method's `solver`."""
     return registry.load("solvers", settings["name"]).Solver.from_settings(settings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """What the three kinds share."""
+    """Common base of the three kinds of solvers."""
 
-    NEEDS: ClassVar[tuple[str, ...]] = ()  # names of the statistics that it reads (quantwatt/quantize/observers.py)
-    held_out: float = 0.0  # share of the calibration samples that it does not see and is judged on
+    NEEDS: ClassVar[tuple[str, ...]] = ()  # names of the observers that it reads (quantwatt/quantize/observers.py)
+    held_out: float = 0.0  # fraction of the calibration samples held out to judge the solver
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of a completed method's `solver`."""
+        """Create the solver from a completed method's `solver`."""
         return cls(**{key: value for key, value in settings.items() if key != "name"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSolver(Solver, ABC):
-    """Solves one layer, or several of one input stacked by rows, from statistics of its inputs."""
+    """Solves one layer, or several layers with one input stacked by rows, from observers of the input."""
 
     @abstractmethod
     def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Any) -> Solution:
@@ -58,11 +58,11 @@ class LayerSolver(Solver, ABC):
 
         Args:
             weight: [rows, columns] float32.
-            statistics: observers.Observers of what NEEDS names; None where it names nothing.
+            statistics: observers.Observers with the names in NEEDS; None if NEEDS is empty.
         """
 
     def of_channel_groups(self) -> Self:
-        """The solver of a convolution's groups of channels, each of which is solved apart from the others."""
+        """Return the solver for the channel groups of a convolution, which are solved separately."""
         return self
 
 
@@ -85,23 +85,22 @@ class BlockSolver(Solver, ABC):
         Args:
             block: float module; not changed.
             plans: {layer's name inside the block: LayerPlan}.
-            batches: the block's keyword arguments, one mapping per batch, from the quantized model. Tensors as long as
-                the batch are cut into samples; everything else is handed on as the first batch has it.
-            targets: what the float block returned for the same samples in the float model, one tensor or tuple per
-                batch.
-            family: quantwatt.models.family.Family, for which tokens of padded samples are real.
-            held: for every batch the samples [samples] bool that are not learned from, or None.
+            batches: the block's keyword arguments, one mapping per batch, from the quantized model. Tensors whose
+                first dimension is the batch are split into samples; all other values are those of the first batch.
+            targets: outputs of the float block in the float model for the same samples, one tensor or tuple per batch.
+            family: quantwatt.models.family.Family, which says which tokens are not padding.
+            held: per batch [samples] bool, the samples held out from training, or None.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalSolver(Solver, ABC):
-    """GPTQ of a library in an environment of its own, from files and into files (quantwatt/quantize/exchange.py)."""
+    """GPTQ of a library in a separate environment; layers are exchanged as files (quantwatt/quantize/exchange.py)."""
 
-    DAMPING_TRIES: ClassVar[int]  # each ten times the one before
+    DAMPING_TRIES: ClassVar[int]  # the damping grows tenfold per attempt
 
-    damping: float  # of the Hessian, a fraction of its mean diagonal
-    act_order: bool  # columns of the largest diagonal first
+    damping: float  # fraction of the Hessian's mean diagonal
+    act_order: bool  # columns in descending order of the diagonal
     static_groups: bool  # grids are fitted before any column is quantized
 
     @abstractmethod
@@ -113,7 +112,7 @@ class ExternalSolver(Solver, ABC):
         Args:
             weight: [rows, columns] float32.
             inputs: [tokens, columns] float32.
-            weights: the layer's integer format, as its schema has it.
+            weights: settings of the layer's integer format, as in its schema.
         Returns:
             (values [rows, columns], scale, zero [rows, groups], g_idx [columns], damping used).
         Raises:
@@ -122,4 +121,4 @@ class ExternalSolver(Solver, ABC):
 
     @abstractmethod
     def read(self, folder: str | Path, layer: str) -> QuantizedWeight:
-        """What the library has made of a layer, here."""
+        """Read the library's result for a layer, in the main environment."""

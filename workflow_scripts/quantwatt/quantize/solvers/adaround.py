@@ -1,10 +1,10 @@
 """AdaRound (arXiv 2004.10568): a linear or convolution layer whose rounding can be trained.
 
-Each weight stands between its two neighbours on the grid, low and high; h in 0..1 says where,
+Each weight lies between its two neighbours on the grid, low and high, at the position h in 0..1:
 
     value = low + h (high - low),    h = clamp(sigmoid(alpha) (ZETA - GAMMA) + GAMMA, 0, 1),
 
-and starts where the float weight is. The stretched sigmoid reaches 0 and 1 at finite alpha.
+Training starts at the float weight. The stretched sigmoid reaches 0 and 1 at finite alpha.
 """
 
 import torch
@@ -18,22 +18,22 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 def rectified_sigmoid(alpha: torch.Tensor) -> torch.Tensor:
-    """The h of alpha, elementwise: hardtanh is a clamp whose gradient takes one pass."""
+    """Return h of alpha, elementwise; hardtanh is a clamp whose gradient takes a single pass over memory."""
     return torch.nn.functional.hardtanh(torch.sigmoid(alpha) * (ZETA - GAMMA) + GAMMA, 0, 1)
 
 
 def inverse_rectified_sigmoid(h: torch.Tensor) -> torch.Tensor:
-    """alpha of h in 0..1, elementwise."""
+    """Return alpha of h in 0..1, elementwise."""
     return torch.logit((h - GAMMA) / (ZETA - GAMMA))
 
 
 class RoundedLinear(torch.nn.Module):
-    """The layer of a LayerPlan in float32, its weight between grid points until `fix_rounding`.
+    """The layer of a LayerPlan in float32, with weights between grid points until `fix_rounding`.
 
-    alpha: [rows, columns], where between them.
-    log_step: [1], logarithm of the scale of a static activation grid; None where the layer has none. A logarithm keeps
-        the scale positive, and makes a learning rate mean the same for inputs of any size.
-    Neither is trained before it is told to be.
+    alpha: [rows, columns], the position of each weight between its grid points.
+    log_step: [1], logarithm of the scale of a static activation grid; None if the layer has no such grid. The logarithm
+        keeps the scale positive and makes the learning rate independent of the inputs' magnitude.
+    Neither requires a gradient until the solver trains it.
     """
 
     def __init__(self, plan: LayerPlan):
@@ -46,7 +46,7 @@ class RoundedLinear(torch.nn.Module):
         self.codes = plan.weight_format.bracket(plan.weight, *grid)  # (low, high), [rows, columns] each
         self.low, high = (plan.weight_format.decode(codes, *grid) for codes in self.codes)
         self.gap = high - self.low
-        # Beyond an end of the grid both neighbours are the same: nothing to choose, and 0/0 is to be avoided.
+        # Beyond the ends of the grid both neighbours are equal: there is no choice, and 0/0 must be avoided.
         fraction = ((plan.weight - self.low) / torch.where(self.gap == 0, 1, self.gap)).clamp(0, 1)
         self.alpha = torch.nn.Parameter(inverse_rectified_sigmoid(fraction), requires_grad=False)
         step = plan.activation_scale
@@ -75,7 +75,7 @@ class RoundedLinear(torch.nn.Module):
         return self.low + self.h * self.gap
 
     def _quantize(self, inputs):
-        """Inputs on their grid; gradients pass straight through to inputs inside it, and as in LSQ to a static step."""
+        """Fake-quantize inputs: straight-through gradients for inputs inside the grid, LSQ's for a static step."""
         if self.activation_format is None:
             return inputs
         if self.log_step is None:
@@ -92,13 +92,13 @@ class RoundedLinear(torch.nn.Module):
         return convolution.rounded(inputs.detach(), self.activation_format, grid, self.plan.geometry)
 
     def undecided(self, exponent: float) -> torch.Tensor:
-        """Σ 1 - |2h - 1|^exponent for the h of the last forward pass: 0 where every weight is on a grid point."""
-        # pow takes several times as long as its logarithm, and 1e-9 keeps that finite halfway.
+        """Return Σ (1 - |2h - 1|^exponent) for h of the last forward pass: 0 if every weight is on a grid point."""
+        # exp and log are several times faster than pow; 1e-9 keeps the logarithm finite at h = 1/2.
         return self.h.numel() - torch.exp(exponent * torch.log((2 * self.h - 1).abs() + 1e-9)).sum()
 
     @torch.no_grad()
     def fix_rounding(self) -> None:
-        """Put every weight on the nearer of its two grid points, from where training has left it."""
+        """Round every trained weight to the nearer of its two grid points; diverged layers fall back to "rtn"."""
         if self.alpha.isfinite().all():
             low, high = self.codes
             self.quantized = QuantizedWeight(torch.where(self.alpha >= 0, high, low), self.scale, self.zero)
@@ -108,9 +108,9 @@ class RoundedLinear(torch.nn.Module):
 
     @torch.no_grad()
     def solution(self) -> Solution:
-        """The Solution of a layer whose rounding is fixed."""
+        """Return the Solution of a layer after `fix_rounding`."""
         if self.quantized is None:
-            raise ValueError("fix_rounding comes before")
+            raise ValueError("call fix_rounding before solution")
         if self.log_step is not None and self.plan.activation_scale is not None:
             step = self.log_step.exp()
             self.quantized.activation_scale = torch.where(step.isfinite(), step, self.plan.activation_scale)

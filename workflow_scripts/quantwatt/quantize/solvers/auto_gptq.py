@@ -1,7 +1,7 @@
-"""GPTQ as auto-gptq 0.7.1 has it: solved in that library's own environment, read from files here.
+"""GPTQ of auto-gptq 0.7.1: solved in the library's environment, read from files in the main environment.
 
-With dynamic groups narrower than its blocks of 128 columns the library fits a group's grid to weights that lack the
-corrections from the group's own block.
+With dynamic groups narrower than 128 columns, the library's block size, the library fits a group's grid to weights
+without the corrections from earlier columns of the same block.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ class Solver(ExternalSolver):
     def solve_layer(
         self, weight: torch.Tensor, inputs: torch.Tensor, weights: Mapping[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]:
-        """As of ExternalSolver; where the Hessian cannot be factorized the library has no remedy."""
+        """As in ExternalSolver; the library has no fallback if the Hessian cannot be factorized."""
         from auto_gptq.quantization.gptq import GPTQ
 
-        if not torch.cuda.is_available():  # called by the library whatever the device
+        if not torch.cuda.is_available():  # the library calls it on every device
             torch.cuda.synchronize = lambda device=None: None  # ty: ignore[invalid-assignment]
         layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layer.weight.data = weight.clone()

@@ -1,8 +1,8 @@
 """BRECQ (arXiv 2102.05426) with AdaRound (arXiv 2004.10568): learn the rounding of all weights of a block together.
 
-A block that is fed by the quantized blocks before it is trained to repeat the float block's output. Only the rounding
-is learned: each weight goes to one of its two neighbours on the grid. The steps of static activation grids are learned
-as in LSQ (arXiv 1902.08153), after the rounding or before it. Activations are quantized throughout.
+A block gets its inputs from the quantized blocks before it and is trained to reproduce the float block's output. Only
+the rounding is learned: each weight goes to one of its two neighbours on the grid. The steps of static activation grids
+are learned as in LSQ (arXiv 1902.08153), before or after the rounding. Activations are always fake-quantized.
 """
 
 import copy
@@ -23,19 +23,19 @@ from quantwatt.quantize.streams import tensors
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(BlockSolver):
-    """The error of the whole block's output, by Adam."""
+    """Minimises the error of the whole block's output by Adam."""
 
-    iterations: int  # of learning the rounding
+    iterations: int  # training steps for the rounding
     learning_rate: float
-    batch_size: int  # samples of an iteration
-    regularizer: float  # weight of what drives every weight to a grid point
-    beta_start: float  # its exponent, from ...
-    beta_end: float  # ... to
-    warm_up: float  # share of the iterations without it
+    batch_size: int  # samples per iteration
+    regularizer: float  # factor of the regularizer, which drives every weight to a grid point
+    beta_start: float  # the regularizer's exponent at the start
+    beta_end: float  # and at the end
+    warm_up: float  # fraction of the iterations without the regularizer
     activation_phase: Literal["before", "after"]  # when the steps of static grids are learned
     activation_iterations: int
     activation_learning_rate: float
-    seed: int  # of the drawing of samples
+    seed: int  # of the random samples
 
     @torch.enable_grad()
     def solve_block(
@@ -47,7 +47,7 @@ class Solver(BlockSolver):
         family: Any,
         held: Sequence[torch.Tensor | None] | None = None,
     ) -> dict[str, Solution]:
-        """As of BlockSolver; `fallback` is "rtn" for a layer whose training diverged."""
+        """As in BlockSolver; `fallback` is "rtn" for a layer whose training diverged."""
         device = next(block.parameters()).device
         block = copy.deepcopy(block).float().requires_grad_(False)
         layers = [RoundedLinear(plan) for plan in plans.values()]
@@ -73,7 +73,7 @@ class Solver(BlockSolver):
         _train(block, samples, [layer.alpha for layer in layers], rates, "learning rounding", regularizer)
 
     def exponent(self, iteration: int) -> float | None:
-        """The regularizer's exponent, in a line from beta_start to beta_end; None during the warm-up without it."""
+        """Return the regularizer's exponent, linear from beta_start to beta_end; None during the warm-up."""
         first = self.warm_up * self.iterations
         if iteration < first:
             return None
@@ -89,7 +89,7 @@ class Solver(BlockSolver):
 
 
 def _train(block, samples, parameters, rates, description, regularizer=lambda iteration: 0):
-    """Bring a block's outputs near the targets by Adam on some parameters, at one rate per iteration."""
+    """Train parameters by Adam to fit a block's outputs to the targets, with one learning rate per iteration."""
     optimizer = torch.optim.Adam([parameter.requires_grad_(True) for parameter in parameters], fused=True)
     for iteration, rate in enumerate(progress(rates, description=description, unit="step")):
         inputs, targets = samples.draw()
@@ -103,12 +103,12 @@ def _train(block, samples, parameters, rates, description, regularizer=lambda it
 
 
 def block_error(outputs: Any, targets: Any, real: torch.Tensor | None = None) -> torch.Tensor:
-    """Squared error, summed over channels and averaged over tokens (or pixels), of all tensors that a block returns.
+    """Return the squared error of all outputs of a block, summed over channels and averaged over tokens (or pixels).
 
     Args:
         outputs, targets: tensors or tuples of tensors [samples, tokens, channels] or [samples, channels, height,
-            width]; None is skipped.
-        real: of `Family.real_tokens`, for tensors of tokens.
+            width]; entries that are None are skipped.
+        real: as `Family.real_tokens` returns, for tensors of tokens.
     """
     pairs = list(zip(tensors(outputs, real), tensors(targets, real), strict=True))
     tokens = sum(target.numel() // target.shape[1 if target.dim() == 4 else -1] for _, target in pairs)
@@ -117,7 +117,7 @@ def block_error(outputs: Any, targets: Any, real: torch.Tensor | None = None) ->
 
 
 class Samples:
-    """A block's calibration samples, drawn at random from the batches they lie in without copying those together."""
+    """Draws calibration samples of a block at random from several batches, without concatenating the batches."""
 
     def __init__(
         self,
@@ -133,24 +133,24 @@ class Samples:
         self.family, self.device = family, device
         self.index = [
             (i, row)
-            for i, (target, apart) in enumerate(zip(self.targets, held or [None] * len(targets), strict=True))
+            for i, (target, held_samples) in enumerate(zip(self.targets, held or [None] * len(targets), strict=True))
             for row in range(len(target[0]))
-            if apart is None or not rows_of(apart, len(target[0]))[row]
+            if held_samples is None or not rows_of(held_samples, len(target[0]))[row]
         ]
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self) -> tuple[dict[str, Any], list[torch.Tensor]]:
-        """(keyword arguments, targets) of `size` different samples, or of all if there are not so many, in float32."""
+        """Return (keyword arguments, targets) of `size` different samples, or of all if there are fewer, in float32."""
         order = torch.randperm(len(self.index), generator=self.generator)
         chosen = [self.index[i] for i in order[: self.size].tolist()]
         inputs = {name: self._gather([batch[name] for batch in self.batches], chosen) for name in self.batches[0]}
         return inputs, [self._gather(parts, chosen) for parts in zip(*self.targets, strict=True)]
 
     def _gather(self, parts, chosen):
-        """Rows (batch, row) of one argument, whose values `parts` are one per batch; without rows it is the first's."""
+        """Stack the chosen (batch, row) of an argument, given per batch; arguments without rows: the first batch's."""
         part = parts[0]
         if isinstance(part, dict):
-            return {name: self._gather([one[name] for one in parts], chosen) for name in part}
+            return {name: self._gather([value[name] for value in parts], chosen) for name in part}
         if isinstance(part, (tuple, list)):
             return type(part)(self._gather(list(several), chosen) for several in zip(*parts, strict=True))
         if not isinstance(part, torch.Tensor):

@@ -1,11 +1,10 @@
 """GPTQ (arXiv 2210.17323), in its LDL form (QuIP, arXiv 2307.13304, theorem 6).
 
-With H = U D Uᵀ, U unit upper triangular, quantizing the columns in order and letting each see the errors of those
-before it,
+With H = U D Uᵀ, U unit upper triangular, columns are quantized in order and corrected by the errors of earlier columns,
 
-    q_j = Q(w_j + Σ_{k<j} (w_k - q_k) U[k, j]),
+    q_j = Q(w_j + Σ_{k<j} (w_k - q_k) U[k, j]).
 
-gives the same values as GPTQ's inverse Cholesky form with one factorization instead of three. Tensors are kept
+This gives the same values as GPTQ's inverse Cholesky form, with one factorization instead of three. Tensors are stored
 transposed, [columns, rows], so that a column of the weight is contiguous.
 """
 
@@ -20,39 +19,39 @@ from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
-DAMPING_TRIES = 4  # each ten times the one before
-SUB_BLOCK = 32  # columns corrected one by one before a matrix product takes over
+DAMPING_TRIES = 4  # the damping grows tenfold per attempt
+SUB_BLOCK = 32  # columns corrected one by one, before a matrix product corrects later columns
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSolver(LayerSolver):
-    """Quantizes column after column, as `diffuse` does."""
+    """Quantizes column after column with `diffuse`."""
 
-    act_order: bool  # columns of the largest diagonal first
+    act_order: bool  # columns in descending order of the diagonal
     static_groups: bool  # grids are fitted before any column is quantized
-    block_size: int  # columns corrected at once
+    block_size: int  # columns corrected together
 
     def of_channel_groups(self) -> Self:
-        return replace(self, act_order=False)  # each group of channels would have an order of its own
+        return replace(self, act_order=False)  # the column order would differ between channel groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ColumnSolver):
-    """Errors on the observed inputs."""
+    """Minimises the output error on the observed inputs."""
 
     NEEDS: ClassVar = ("hessian",)
 
-    damping: float  # of the Hessian, a fraction of its mean diagonal
+    damping: float  # fraction of the Hessian's mean diagonal
 
     def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Observers) -> Solution:
         """Choose codes that keep the layer's output close on the observed inputs.
 
         Args:
             weight: [rows, columns] float32.
-            statistics: with the hessian of the layer's inputs.
+            statistics: hessian of the layer's inputs.
         Returns:
-            Solution; `fallback` is "damping", "float64" or "rtn" where the factorization failed at first, "columns"
-            where some inputs were not finite: their columns are rounded to nearest and take no part.
+            Solution; `fallback` is "damping", "float64" or "rtn" if the first factorization failed, "columns" if some
+            inputs were not finite: their columns are rounded to nearest and correct no other column.
         """
         hessian, usable = prepare(statistics.hessian.value)
         weight = torch.where(hessian.diagonal() == 0, 0.0, weight)  # a column without inputs
@@ -65,7 +64,7 @@ class Solver(ColumnSolver):
 
 
 def prepare(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(Hessian without rows and columns that are not finite, which columns [columns] are)."""
+    """Return (Hessian without entries of non-finite columns, which columns are finite [columns] bool)."""
     usable = hessian.diagonal().isfinite()
     if usable.all():
         return hessian, usable
@@ -76,21 +75,21 @@ def prepare(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def order_of(hessian: torch.Tensor, solver: ColumnSolver) -> torch.Tensor:
-    """The order [columns] in which columns are quantized: with act_order, those of the largest diagonal first."""
+    """Return the order [columns] of quantization: with act_order by descending diagonal of the Hessian."""
     if solver.act_order:
         return torch.argsort(hessian.diagonal(), descending=True, stable=True)
     return torch.arange(len(hessian), device=hessian.device)
 
 
 def permuted(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Rows and columns in another order."""
+    """Return the Hessian with rows and columns in another order."""
     return hessian.index_select(0, order).index_select(1, order)
 
 
 def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor | None, float | None, str | None]:
-    """Cholesky factor of the damped Hessian in reversed order: flipped back, it is the upper R of H = R Rᵀ.
+    """Return the Cholesky factor of the damped Hessian in reversed order; flipped back, it is the upper R of H = R Rᵀ.
 
-    Columns with a zero diagonal are taken as independent of all others.
+    Columns with a zero diagonal are treated as independent of all others.
 
     Returns:
         (lower triangular [columns, columns] or None, damping used, None | "damping" | "float64" | "rtn").
@@ -117,14 +116,14 @@ def diffuse(
     lower: torch.Tensor,
     first: torch.Tensor | None = None,
 ) -> QuantizedWeight:
-    """Quantize column after column, each corrected by the errors before it.
+    """Quantize column after column, each corrected by the errors of earlier columns.
 
     Args:
-        source: [columns, rows] float32 in the order of quantization, what errors are measured against; with `first`,
-            Uᵀ times that, because Σ_{k<j} w_k U[k, j] is then at hand already and only q is to be pushed on.
-        weight: [rows, columns], what static grids are fitted to.
-        order: [columns]; lower: as of `factorize`, in that order.
-        first: [rows], what the first column is rounded from instead.
+        source: [columns, rows] float32 in the order of quantization, the values that errors are measured against; with
+            `first`, Uᵀ times these values, which already contains Σ_{k<j} w_k U[k, j], so that only q is propagated.
+        weight: [rows, columns], to which static grids are fitted.
+        order: [columns]; lower: as `factorize` returns, in that order.
+        first: [rows], the values to round for the first column, instead of those in `source`.
     Returns:
         QuantizedWeight.
     """
@@ -133,8 +132,8 @@ def diffuse(
     place = torch.arange(columns, device=order.device)
     static = solver.static_groups or width == columns
     grids = Grids.fitted(weight, weight_format) if static else Grids()
-    group = (order if static else place) // width  # of each column in the order of quantization
-    # feedback[j, k] = U[k, j]: what column j takes of the error of column k < j.
+    group = (order if static else place) // width  # group of each column, in the order of quantization
+    # feedback[j, k] = U[k, j]: the fraction of the error of column k < j that is added to column j.
     feedback = (lower / lower.diagonal()).T.flip(0, 1).tril_(-1)
     error = torch.empty_like(source)
     codes = torch.empty(source.shape, dtype=torch.uint8, device=source.device)
@@ -143,10 +142,10 @@ def diffuse(
         stop = min(start + step, columns)
         block = feedback[start:stop, :start] @ error[:start]
         if not static:
-            # What the weights are when GPTQ reaches this group: its own columns have pushed one another already.
-            own = feedback[start:stop, start:stop]
+            # Unquantized values of this group as GPTQ reaches it, with corrections between the columns of the group.
+            within = feedback[start:stop, start:stop]
             inverse = torch.linalg.solve_triangular(
-                own, torch.eye(stop - start, device=own.device), upper=False, unitriangular=True
+                within, torch.eye(stop - start, device=within.device), upper=False, unitriangular=True
             )
             known = inverse @ source[start:stop] if pushed else source[start:stop]
             grids.append(weight_format.fit(known.addmm(inverse, block).T))

@@ -1,6 +1,6 @@
-"""GPTQ as gptqmodel 7.7.0 has it: solved in that library's own environment, read from files here.
+"""GPTQ of gptqmodel 7.7.0: solved in the library's environment, read from files in the main environment.
 
-Dynamic groups narrower than its blocks of 128 columns are fitted as auto-gptq fits them.
+Dynamic groups narrower than 128 columns, the block size, are fitted as in auto-gptq (see auto_gptq.py).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ CLIP_NORM = 2.4  # the power of the error that the clip search minimises
 class Solver(ExternalSolver):
     """The library's GPTQ."""
 
-    DAMPING_TRIES: ClassVar = 1  # the library raises it by itself
+    DAMPING_TRIES: ClassVar = 1  # the library raises the damping itself
 
     def read(self, folder: str | Path, layer: str) -> QuantizedWeight:
         return exchange.read(folder, layer)
@@ -30,7 +30,7 @@ class Solver(ExternalSolver):
     def solve_layer(
         self, weight: torch.Tensor, inputs: torch.Tensor, weights: Mapping[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]:
-        """As of ExternalSolver; the library itself raises the damping where the Hessian cannot be factorized."""
+        """As in ExternalSolver; the library itself raises the damping if the Hessian cannot be factorized."""
         from gptqmodel.quantization import QuantizeConfig
         from gptqmodel.quantization.gptq import GPTQ
 
@@ -42,7 +42,7 @@ class Solver(ExternalSolver):
             sym=weights["symmetric"],
             mse=CLIP_NORM if weights["clip_search"] else 0.0,
             desc_act=self.act_order,
-            act_group_aware=False,  # an ordering of its own
+            act_group_aware=False,  # would use a different column order
             static_groups=self.static_groups,
             damp_percent=self.damping,
             fallback=None,
@@ -52,6 +52,6 @@ class Solver(ExternalSolver):
         task.quantizer.configure(perchannel=True)
         task.add_batch(inputs, None)
         values, scale, zero, g_idx, _, _, damping, _ = task.quantize(blocksize=BLOCK_SIZE)
-        if damping == 1.0:  # the library has given up and rounded to nearest
-            raise torch.linalg.LinAlgError("gptqmodel found no damping that would do")
+        if damping == 1.0:  # the library gave up and rounded to nearest
+            raise torch.linalg.LinAlgError("gptqmodel could not factorize the Hessian with any damping")
         return values, scale, zero, g_idx, damping

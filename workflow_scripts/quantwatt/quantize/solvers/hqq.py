@@ -1,10 +1,11 @@
-"""HQQ, half-quadratic quantization (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog): without data.
+"""HQQ, half-quadratic quantization (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog): no data needed.
 
-Minimises Σ|w - q|^p over the grid, p < 1, which lets outliers be. An auxiliary e takes the outliers of the error w - q,
+Minimises Σ|w - q|^p over the grid with p < 1, which tolerates outliers. An auxiliary e holds the outliers of the error
+w - q,
 
     min  |e|^p + β/2·(w - q - e)²,
 
-and three steps alternate while β grows: codes by rounding w, e by shrinking w - q, the grid by least squares to w - e.
+and three steps alternate while β grows: round w to codes, shrink w - q to e, fit the grid to w - e by least squares.
 """
 
 from dataclasses import dataclass
@@ -21,23 +22,23 @@ TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(LayerSolver):
-    """Grids by least squares, without outliers."""
+    """Fits grids by least squares without outliers."""
 
     p: float  # of the norm
     beta: float
-    growth: float  # of beta, an iteration
-    iterations: int  # at most: it ends where the error no longer falls
+    growth: float  # factor of beta per iteration
+    iterations: int  # maximum; stops earlier if the error no longer decreases
 
     def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Observers | None = None) -> Solution:
         """Fit every group's grid to its weights with outliers left out, then round to it.
 
-        What moves is what the format's `refit` moves: a float zero point, as in the authors' package, which knows no
-        other grid (and from version 0.2.7.post1 on leaves β as it is: growth 1); else the scale.
+        The format's `refit` changes either a float zero point, as in the authors' package, which supports no other
+        grid (and keeps β constant from version 0.2.7.post1 on: growth 1), or else the scale.
 
         Args:
             weight: [rows, columns] float32.
-            weight_format: what it is rounded to.
-            statistics: not read.
+            weight_format: the weight's format.
+            statistics: not used.
         """
         parts = split_groups(weight, weight_format)  # [groups, width] each
         grids = [weight_format.fit(part) for part in parts]
@@ -57,7 +58,7 @@ class Solver(LayerSolver):
 
 
 def shrink(values: torch.Tensor, beta: float, p: float) -> torch.Tensor:
-    """The generalised soft threshold, sign(v)·max(|v| - |v|^(p-1)/β, 0): what of an error counts as outlier."""
+    """The generalised soft threshold, sign(v)·max(|v| - |v|^(p-1)/β, 0): the outlier part of an error."""
     magnitude = values.abs()
-    threshold = magnitude.clamp(min=TINY).log2_().mul_(p - 1).exp2_().div_(beta)  # a third of pow's time
+    threshold = magnitude.clamp(min=TINY).log2_().mul_(p - 1).exp2_().div_(beta)  # three times faster than pow
     return magnitude.sub_(threshold).clamp_(min=0).mul_(values.sign())

@@ -1,14 +1,14 @@
-"""Qronos (arXiv 2505.11695): correct what the layers before have lost, then diffuse the rounding errors.
+"""Qronos (arXiv 2505.11695): correct the errors of earlier layers, then diffuse the rounding errors.
 
-Minimizes ‖XWᵀ - X̃Qᵀ‖ over Q on the grid, X being the float model's inputs and X̃ those of the model quantized so far.
+Minimizes ‖XWᵀ - X̃Qᵀ‖ over Q on the grid, with inputs X in the float model and X̃ in the model quantized so far.
 With H = X̃ᵀX̃, G = X̃ᵀX and λ = α·σ₁(H), the paper's steps for one output row w are
 
     1. q₁ = Q((G₁w - H₁,₂: w₂:) / H₁₁)
     2. w₂: ← (H₂:,₂: + λI)⁻¹((G + λI)₂: w - H₂:,₁ q₁)
     3. GPTQ's diffusion over the columns 2:, with H₂:,₂: + λI.
 
-Let v solve (H + λI) v = (G + λI) w. What step 2 gives is v₂: corrected by the error v₁ - q₁ as GPTQ's diffusion of v
-over all columns corrects it, so that all of Qronos is GPTQ on v with another first rounding.
+Let v solve (H + λI) v = (G + λI) w. Step 2 gives v₂: with the correction for the error v₁ - q₁, exactly as GPTQ's
+diffusion of v over all columns corrects it. So Qronos equals GPTQ on v, except for the rounding of the first column.
 """
 
 from dataclasses import dataclass
@@ -28,23 +28,23 @@ TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ColumnSolver):
-    """Errors against the float model."""
+    """Minimises the output error against the float model."""
 
     NEEDS: ClassVar = ("hessian", "cross")
 
-    alpha: float  # the damping, a fraction of the Hessian's largest eigenvalue
+    alpha: float  # damping, as a fraction of the Hessian's largest eigenvalue
 
     def solve(self, weight: torch.Tensor, weight_format: WeightFormat, statistics: Observers) -> Solution:
         """Choose codes whose output on the quantized model's inputs is close to the float model's output.
 
         Args:
             weight: [rows, columns] float32.
-            statistics: with the hessian of X̃, and cross: X̃ᵀX in the hessian's scaling.
+            statistics: hessian of X̃, and cross: X̃ᵀX with the hessian's scaling.
         Returns:
-            Solution; `damping` is λ as a fraction of the Hessian's mean diagonal, `fallback` as of GPTQ.
+            Solution; `damping` is λ as a fraction of the Hessian's mean diagonal, `fallback` as in GPTQ.
         """
         hessian, usable = prepare(statistics.hessian.value)
-        # G is [columns of X̃, columns of X]; where inputs are not finite the two are taken as equal.
+        # G is [columns of X̃, columns of X]; where inputs are not finite, X is treated as equal to X̃.
         cross = torch.where(usable & usable[:, None], statistics.cross.value, hessian)
         dead = hessian.diagonal() == 0
         weight = torch.where(dead, 0.0, weight)
@@ -58,8 +58,8 @@ class Solver(ColumnSolver):
             return Solution(quantize_to_nearest(weight, weight_format), None, "rtn")
         first = (cross[0] @ source - hessian[0, 1:] @ source[1:]) / hessian[0, 0].clamp(min=TINY)  # step 1
         cross.diagonal().add_(damping * hessian.diagonal().mean())
-        # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of solving for v, and what diffusing v needs of it. The triangle is solved for
-        # what is narrower, (G + λI)w or G + λI alone.
+        # Uᵀv = D⁻¹U⁻¹(G + λI)w: half of the solution for v, which is all that diffusing v needs. The triangular system
+        # is solved for the narrower right-hand side: (G + λI)w, or G + λI and multiplied by w afterwards.
         right = cross if len(weight) > len(cross) else cross @ source
         halfway = torch.linalg.solve_triangular(lower, right.flip(0), upper=False)
         pushed = (halfway / lower.diagonal()[:, None]).flip(0)  # [columns, rows or columns]
@@ -69,7 +69,7 @@ class Solver(ColumnSolver):
 
 
 def largest_eigenvalue(hessian: torch.Tensor) -> float:
-    """σ₁ by power iteration from a fixed start."""
+    """Return σ₁ by power iteration from a fixed start."""
     vector = torch.ones(len(hessian), device=hessian.device)
     for _ in range(POWER_ITERATIONS):
         vector = hessian @ (vector / vector.norm().clamp(min=TINY))

@@ -1,4 +1,4 @@
-"""Round to nearest: the control for every other solver."""
+"""Round to nearest (RTN): the baseline for all other solvers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(LayerSolver):
-    """Every weight goes to the nearest value of its group's grid."""
+    """Rounds every weight to the nearest value on its group's grid."""
 
     def solve(
         self, weight: "torch.Tensor", weight_format: WeightFormat, statistics: Observers | None = None

@@ -1,17 +1,19 @@
-"""What is done to a layer before its weight is quantized, so that the product stays the same in exact arithmetic.
+"""Transforms change a layer before its weight is quantized, but not its product in exact arithmetic.
 
 A transform module has a class `Transform`: a frozen dataclass whose fields are the settings of its schema. The schema
-also says what is known without running it:
+also declares the properties that other code reads without running the transform:
 
-    "x-needs-calibration": true      it reads statistics
-    "x-last": "..."                  it comes behind all others; the end of "'NAME' ...; put it last"
-    "x-marks": {KEY: "..."}          MARK, and what the layers do that a family marks so: "NAME has no layer that ..."
-    "x-takes-apart": KEY             layers with this key of the model's manifest are quantized in parts, "segments" or
+    "x-needs-calibration": true      the transform reads observers
+    "x-last": "..."                  the transform must be the last; completes "'NAME' ...; put it last"
+    "x-marks": {KEY: "..."}          MARK, the key by which a family marks the layers to transform, and a description of
+                                     these layers that completes "NAME has no layer that ..."
+    "x-takes-apart": KEY             layers with this key in the model's manifest are quantized in parts: "segments" or
                                      "skips" (`quantwatt.models.splits`)
-    "x-untried": "..."               a sensitivity may have it: what one without it does, for a method that has it
+    "x-untried": "..."               a sensitivity may have the transform; the text says what a sensitivity without it
+                                     does, for a method with it
 
-Convolutions are left as they are. Transforms run in order: each gets the weight that the one before has left, and
-statistics of the inputs that its weight meets, which are already multiplied by the factors so far.
+Convolutions are not transformed. Transforms run in order: each gets the weight from the transform before it, and
+observers of that weight's inputs, which are already multiplied by all earlier factors.
 """
 
 from abc import ABC, abstractmethod
@@ -28,13 +30,13 @@ from quantwatt.formats.weight_format import WeightFormat
 
 @dataclass
 class Transformed:
-    """A weight to quantize, and what the layer does beside it.
+    """A weight to quantize, and the other parts of the layer that a transform adds.
 
     weight: [rows, columns] float32.
     input_factor: [columns] by which the layer's input is multiplied first, or None.
     down, up: [rank, columns] and [rows, rank] of a branch in 16 bit that adds (x * input_factor) @ down.T @ up.T to
         the output, or None.
-    first_output: [rows], what the layer gives for the first token, or None.
+    first_output: [rows], the layer's product with the first token, or None.
     report: {figure: value} for the layer's entry in the checkpoint's manifest.
     """
 
@@ -47,7 +49,7 @@ class Transformed:
 
 
 def load_transform(settings: Mapping[str, Any]) -> "Transform":
-    """The transform of one entry of a completed method's `transforms`."""
+    """Load the transform of one entry in a completed method's `transforms`."""
     return registry.load("transforms", settings["name"]).Transform.from_settings(settings)
 
 
@@ -55,17 +57,17 @@ def load_transform(settings: Mapping[str, Any]) -> "Transform":
 class Transform(ABC):
     """One transform with its settings."""
 
-    NEEDS: ClassVar[tuple[str, ...]] = ()  # names of the statistics that it reads (quantwatt/quantize/observers.py)
-    MARK: ClassVar[str | None] = None  # the key of the allocation's entries of those layers that are transformed alone
+    NEEDS: ClassVar[tuple[str, ...]] = ()  # names of the observers that it reads (quantwatt/quantize/observers.py)
+    MARK: ClassVar[str | None] = None  # only layers with this key in their entry of the allocation are transformed
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Of an entry of a completed method's `transforms`."""
+        """Create the transform from an entry in a completed method's `transforms`."""
         return cls(**{key: value for key, value in settings.items() if key != "name"})
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """NEEDS, or what these settings need of it."""
+        """Names of the observers that the transform reads with its settings."""
         return self.NEEDS
 
     @abstractmethod
@@ -76,10 +78,10 @@ class Transform(ABC):
         activation_format: ActivationFormat | None,
         statistics: Any,
     ) -> Transformed:
-        """What becomes of a layer.
+        """Transform a layer.
 
         Args:
             weight: [rows, columns] float32.
-            weight_format, activation_format: what the layer is quantized to.
-            statistics: observers.Observers of what `needs` names; None where it names nothing.
+            weight_format, activation_format: the layer's formats.
+            statistics: observers.Observers with the names in `needs`; None if `needs` is empty.
         """

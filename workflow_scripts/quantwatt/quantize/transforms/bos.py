@@ -1,8 +1,8 @@
-"""MixDQ's treatment of the first token (arXiv 2405.17873, section 4.1): in 16 bit, once.
+"""MixDQ's treatment of the first token (arXiv 2405.17873, section 4.1): its product is computed once, in 16 bit.
 
-The text encoder's first token sees nothing but itself, so it is the same vector for every prompt, and in CLIP one whose
-values are larger by orders than all others'. What a layer makes of it is computed once, before the weight is
-quantized; the other tokens' grid need not hold it any more.
+The first token of the text encoder attends only to itself, so its vector is equal for all prompts. In CLIP its values
+are orders of magnitude larger than those of other tokens. Its product with a layer's weight is therefore computed once,
+before the weight is quantized, and the activation grid covers only the other tokens.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ class Transform(transforms.Transform):
         activation_format: ActivationFormat | None,
         statistics: Observers,
     ) -> Transformed:
-        """The weight as it is, its product with the first token, and how far that token was from equal for all prompts.
+        """Return the unchanged weight, its product with the first token, and the token's deviation between prompts.
 
         Args:
             weight: [rows, columns] float32.
-            weight_format, activation_format: not read.
-            statistics: first_token, of the layer's inputs.
+            weight_format, activation_format: not used.
+            statistics: first_token of the layer's inputs.
         """
         token = statistics.first_token
         report = {"first_token_deviation": token.deviation}

@@ -1,7 +1,7 @@
 """SVDQuant's low-rank branch (arXiv 2411.05007; deepcompressor): 16-bit factors carry what is hard to quantize.
 
-The weight is W = L + R with L = up @ down of a small rank; only the residual R is quantized. Taking L from the SVD of
-W alone would ignore what rounding then does to R, so the two are fitted in turn.
+The weight is W = L + R, where L = up @ down has a small rank; only the residual R is quantized. An L from the SVD of W
+alone would ignore the rounding error of R, so L and the rounded R are fitted alternately.
 """
 
 import math
@@ -24,9 +24,9 @@ class Transform(transforms.Transform):
 
     NEEDS: ClassVar = ("hessian",)
 
-    rank: int  # or all rows or columns, where there are fewer
+    rank: int  # at most the number of rows and of columns
     iterations: int
-    early_stop: bool  # once an iteration brings nothing
+    early_stop: bool  # stop at the first iteration that does not reduce the error
 
     def apply(
         self,
@@ -35,14 +35,14 @@ class Transform(transforms.Transform):
         activation_format: ActivationFormat | None,
         statistics: Observers,
     ) -> Transformed:
-        """Iterate L = SVD_rank(W - Q(W - L)), Q rounding to nearest, and keep the L of the least output error.
+        """Iterate L = SVD_rank(W - Q(W - L)), Q rounding to nearest, and keep the L with the smallest output error.
 
-        The factors are rounded to bfloat16 before the residual is taken, which so takes back that rounding.
+        The factors are rounded to bfloat16 before the residual is computed, so that it compensates for this rounding.
 
         Args:
             weight: [rows, columns] float32.
-            weight_format: what the residual is rounded to; activation_format: not read.
-            statistics: hessian, of the layer's inputs.
+            weight_format: the format of the residual; activation_format: not used.
+            statistics: hessian of the layer's inputs.
         Returns:
             Transformed(weight - up @ down, down [rank, columns] bfloat16, up [rows, rank] bfloat16).
         """
@@ -58,14 +58,14 @@ class Transform(transforms.Transform):
                 least, best = error, Transformed(residual, down=down, up=up)
             elif self.early_stop:
                 break
-        return best  # ty: ignore[invalid-explicit-return]  (there is one iteration at least)
+        return best  # ty: ignore[invalid-explicit-return]  (there is at least one iteration)
 
 
 def truncated_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors up [rows, rank] and down [rank, columns], float64, of the best approximation of a rank (Eckart-Young).
+    """Return up [rows, rank] and down [rank, columns], float64, of the best low-rank approximation (Eckart-Young).
 
-    Eigenvectors of the smaller Gram matrix give the same approximation as the whole SVD, several times faster: squaring
-    the singular values costs accuracy only at those that are cut off.
+    Eigenvectors of the smaller Gram matrix give the same approximation as a full SVD, several times faster: squaring
+    the singular values loses accuracy only for the discarded ones.
     """
     matrix = matrix.double()
     rows, columns = matrix.shape

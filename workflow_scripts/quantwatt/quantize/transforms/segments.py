@@ -1,9 +1,9 @@
-"""Quantize each chunk of a modulation (adaLN) linear apart: its shifts, scales and gates differ in magnitude.
+"""Quantize each chunk of a modulation (adaLN) linear separately: shifts, scales and gates differ in magnitude.
 
-Such a layer computes several vectors of one input at once, and one scale, one smoothing factor or one low-rank branch
-for all of them serves the largest. This transform changes the set of layers and no weight: `allocation.allocate` names
-the chunks of a layer NAME as NAME.0, NAME.1, ..., and `quantwatt.models.splits` makes them layers, before anything else
-is done. What remains here does nothing.
+Such a layer computes several vectors from one input. A single scale, smoothing factor or low-rank branch for all of
+them fits only the largest. This transform changes the set of layers, but no weight: `allocation.allocate` names the
+chunks of a layer NAME as NAME.0, NAME.1, ..., and `quantwatt.models.splits` makes them separate layers before
+quantization. So `apply` has nothing to do.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(transforms.Transform):
-    """Nothing is left to do to a chunk."""
+    """Changes no weight: the layers were split before."""
 
     def apply(
         self,
@@ -30,5 +30,5 @@ class Transform(transforms.Transform):
         activation_format: ActivationFormat | None,
         statistics: Observers | None,
     ) -> Transformed:
-        """The weight as it is."""
+        """Return the unchanged weight."""
         return Transformed(weight)

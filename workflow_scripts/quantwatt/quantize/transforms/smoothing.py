@@ -1,6 +1,7 @@
 """SmoothQuant (arXiv 2211.10438): move outliers of the activations into the weights, column by column.
 
-How much moves is one exponent, given or searched for each layer as SVDQuant does (arXiv 2411.05007, deepcompressor).
+The migration strength is an exponent alpha, set by hand or searched per layer as in SVDQuant (arXiv 2411.05007,
+deepcompressor).
 """
 
 from dataclasses import dataclass, replace
@@ -18,12 +19,12 @@ from quantwatt.quantize.transforms import Transformed
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(transforms.Transform):
-    """Factors that make activations easier to quantize, and weights harder."""
+    """Factors per input column that make activations easier to quantize, and weights harder."""
 
     NEEDS: ClassVar = ("maximum",)
 
-    alpha: float | str  # 0: weights are made even; 1: activations are, all of the difficulty moves; or "search"
-    grid: int  # of a search: alpha = i / grid, 0 < i < grid, and no smoothing
+    alpha: float | str  # 0: equal maxima of weight columns; 1: of activation columns; or "search"
+    grid: int  # of a search: alpha = i / grid for 0 < i < grid, and no smoothing
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -40,8 +41,8 @@ class Transform(transforms.Transform):
 
         Args:
             weight: [rows, columns] float32.
-            weight_format, activation_format: what a search rounds to; activation_format may be None.
-            statistics: maximum, of the layer's inputs; for a search also tokens.
+            weight_format, activation_format: the layer's formats, for a search; activation_format may be None.
+            statistics: maximum of the layer's inputs; for a search also tokens.
         Returns:
             Transformed(weight * s, input_factor=1 / s).
         """
@@ -53,18 +54,18 @@ class Transform(transforms.Transform):
         for step in range(self.grid):
             candidate = _smoothed(weight, statistics.maximum.value, step / self.grid if step else None)
             rounded = quantize_to_nearest(candidate.weight, weight_format).dequantize(weight_format)
-            found = _rounded_inputs(inputs * candidate.input_factor, activation_format) @ rounded.T
-            error = (found - outputs).square().sum()
+            rounded_outputs = _rounded_inputs(inputs * candidate.input_factor, activation_format) @ rounded.T
+            error = (rounded_outputs - outputs).square().sum()
             if least is None or error < least:
                 least, best = error, candidate
-        return best  # ty: ignore[invalid-explicit-return]  (there is one iteration at least)
+        return best  # ty: ignore[invalid-explicit-return]  (there is at least one iteration)
 
 
 def _smoothed(weight, largest_input, alpha):
-    """Smoothing by one alpha, or none of it where alpha is None; columns without finite inputs or weights are left.
+    """Smooth by one alpha, or not at all if alpha is None; columns that are zero or not finite are left unchanged.
 
-    The factor is rounded to bfloat16 first, which every computing type but float16 holds exactly, so that the weight
-    takes back what the input really gets.
+    The factor is rounded to bfloat16 before the weight is divided by it, so that both match exactly: all compute types
+    except float16 represent bfloat16 values exactly.
     """
     if alpha is None:
         return Transformed(weight, input_factor=torch.ones_like(largest_input))
@@ -76,7 +77,7 @@ def _smoothed(weight, largest_input, alpha):
 
 
 def _rounded_inputs(inputs, activation_format):
-    """Inputs [tokens, columns] as the layer computes with them; a static grid is taken from these very tokens."""
+    """Fake-quantize inputs [tokens, columns] as the layer does; a static grid is calibrated on these tokens."""
     if activation_format is None:
         return inputs
     if not activation_format.dynamic:

@@ -1,7 +1,7 @@
-"""Quantize apart what a convolution reads from below and what it reads over a skip connection (arXiv 2302.04304).
+"""Quantize a convolution's weights for the skip connection and for the other inputs separately (arXiv 2302.04304).
 
-The two halves of such an input differ in magnitude, and so do the weights that read them. As `segments`, this changes
-the set of layers and no weight: `quantwatt.models.splits` makes a convolution NAME the sum of NAME.0 and NAME.1.
+The two parts of such an input differ in magnitude, and so do their weights. Like `segments`, this transform changes the
+set of layers, but no weight: `quantwatt.models.splits` replaces a convolution NAME by the sum of NAME.0 and NAME.1.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(transforms.Transform):
-    """Nothing is left to do to a half."""
+    """Changes no weight: the layers were split before."""
 
     def apply(
         self,
@@ -28,5 +28,5 @@ class Transform(transforms.Transform):
         activation_format: ActivationFormat | None,
         statistics: Observers | None,
     ) -> Transformed:
-        """The weight as it is."""
+        """Return the unchanged weight."""
         return Transformed(weight)

@@ -1,8 +1,8 @@
-"""The figures of the report, drawn from the tables and the image sets, one module a figure.
+"""The figures of the report, drawn from the tables and the image sets; one module per figure.
 
 A module's `draw(inputs, narrow)` returns a matplotlib figure. Every figure is written as PNG and SVG in a wide layout,
-and as a second SVG for a phone's width. The same input gives the same bytes. A figure made from the readings of a fake
-device says so across its whole face.
+and as a second SVG in a narrow layout for phones. The same input gives the same bytes. A figure that uses readings of a
+fake device gets the watermark FAKE.
 """
 
 import textwrap
@@ -20,7 +20,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path
 
 INK, GREY, PALE, GRID = "#1b1f24", "#6b7280", "#d5d9de", "#eef0f2"
-# Most of Okabe and Ito's colours, for colour-blind eyes, and others dark enough for text; the lightest come last.
+# Most colours of Okabe and Ito, for colour-blind readers, and others dark enough for text; the lightest come last.
 PALETTE = [
     *("#0072b2", "#d55e00", "#00875f", "#b85c92", "#7a4fb5"),
     *("#a3123f", "#7d6b2a", "#b87f00", "#3a96cc", "#6f9400"),
@@ -50,7 +50,7 @@ DPI = 160
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a figure may draw from; all but `summary` is needed by some figures only."""
+    """Data for the figures; only some figures need the fields other than `summary`."""
 
     summary: pd.DataFrame
     layers: pd.DataFrame | None = None
@@ -63,7 +63,7 @@ def draw(name, inputs, stem):
     """Write figure `name` as STEM.png, STEM.svg and STEM-narrow.svg.
 
     Raises:
-        DataError: no such figure, or an image or trace is missing or damaged.
+        DataError: there is no such figure, or an image or a power trace is missing or corrupted.
     """
     if name not in layout.FIGURES:
         raise DataError(f"there is no figure {name!r}; one of {', '.join(layout.FIGURES)}.")
@@ -82,21 +82,21 @@ def draw(name, inputs, stem):
 
 
 def watermark(figure):
-    """Write FAKE across a figure made from a fake device's readings."""
+    """Write FAKE across a figure that uses readings of a fake device."""
     size = 0.30 * 72 * min(*figure.get_size_inches())
     figure.text(0.5, 0.5, "FAKE", rotation=24, ha="center", va="center", fontsize=size, color="#c00000", alpha=0.22,
                 fontweight="bold", zorder=100, gid="fake-watermark")  # fmt: skip
 
 
 def solver_colours(summary):
-    """`{solver or library: colour}` of methods with a checkpoint, the same in every figure; the baseline is black."""
+    """`{solver or library: colour}` of the methods with a checkpoint, equal in all figures; without the baseline."""
     rows = summary[~summary["baseline"].astype(bool) & summary["size_mb"].notna()]
     solvers = sorted(set(rows["solver"].dropna()))
     return {solver: PALETTE[i % len(PALETTE)] for i, solver in enumerate(solvers)}
 
 
 def method_colours(summary):
-    """`{(model, method): colour}` by solver."""
+    """`{(model, method): colour}`: the solver's colour; black for the baseline, grey without a solver."""
     colours = solver_colours(summary)
     rows = summary.drop_duplicates(["model", "method"])
     return {
@@ -106,7 +106,7 @@ def method_colours(summary):
 
 
 def plain_log_ticks(axes):
-    """Few ticks with plain numbers on a logarithmic x axis, however short it is."""
+    """Set a few ticks with plain numbers on a logarithmic x axis, also if it spans less than a decade."""
     low, high = axes.get_xlim()
     if high / low > 8:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
@@ -118,20 +118,20 @@ def plain_log_ticks(axes):
 
 
 def quality_title(axes, metric, rows):
-    """Name a metric above its panel: which way is better, its unit, and whose features it compares."""
+    """Set a panel's title: the metric's name, better direction, unit and feature extractor."""
     features = next(iter(rows["features"].dropna()), None) if metric.published_features else None
     name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")
     axes.set_title(f"{'↑' if metric.higher_is_better else '↓'} {name}", fontsize=8.5, pad=6)
 
 
 def empty(axes, text):
-    """Write a sentence in place of a panel."""
+    """Replace a panel by a sentence."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, textwrap.fill(text, 34), ha="center", va="center", color=GREY, transform=axes.transAxes)
 
 
 def sentence(text, narrow):
-    """A figure that holds a sentence only."""
+    """A figure that contains only a sentence."""
     figure = Figure(figsize=(NARROW if narrow else WIDE, 1.2), dpi=100)
     empty(figure.add_axes((0, 0, 1, 1)), text)
     return figure

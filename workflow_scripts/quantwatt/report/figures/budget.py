@@ -1,4 +1,4 @@
-"""Quality against each cost: methods of mixed allocation as diamonds beside uniform ones and the hull of these."""
+"""Quality against each cost: mixed methods (diamonds), uniform methods (dots) and the hull of the uniform methods."""
 
 import textwrap
 
@@ -12,15 +12,15 @@ from quantwatt.report.figures import GREY, GRID, NARROW, quality_title, sentence
 from quantwatt.report.figures.quality_vs_cost import bars, colour_of, marker
 from quantwatt.report.tables import is_real
 
-WIDTH, HEIGHT = 10.6, 3.7  # inches, of a row of panels
-LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.3, 0.5, 0.35  # inches around a panel, and above a group's
+WIDTH, HEIGHT = 10.6, 3.7  # inches: the figure's width, a row's height
+LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.3, 0.5, 0.35  # inches: margins of a panel, and a group's title
 COSTS = {
     "weight_bits": "average bits of a weight",
     "size_mb": "size of the quantized weights (MB)",
     "latency_s": "time per {unit} (s)",
     "energy_j": "energy per {unit} (J)",
 }
-FLOAT_BITS = 15.5  # of an activation, from which a method counts as one of weights only
+FLOAT_BITS = 15.5  # a method with more activation bits counts as weight-only
 NOTE = (
     "◆\u00a0mixed allocation   ●\u00a0uniform   hollow: not measured here   ★\u00a0unquantized   colour: solver   "
     "line: upper hull of uniform methods, dashed where activations stay in 16 bit"
@@ -28,20 +28,20 @@ NOTE = (
 
 
 def draw(inputs, narrow):
-    """A group of panels per model, sampling and device that holds mixed methods: one for each cost that these have."""
-    found, width, columns = with_mixed(inputs.summary), NARROW if narrow else WIDTH, 1 if narrow else 2
-    if not found:
+    """A group of panels per model, sampling and device with mixed methods: one panel per cost that they have."""
+    mixed_groups, width, columns = with_mixed(inputs.summary), NARROW if narrow else WIDTH, 1 if narrow else 2
+    if not mixed_groups:
         return sentence("No method's allocation is mixed.", narrow)
     colours = solver_colours(inputs.summary)
     note = textwrap.fill(NOTE, 62 if narrow else 150)
     below = 0.146 * (note.count("\n") + 1) + 0.15
-    costs = [_costs(rows, metric) for _, metric, rows in found]
-    heights = [TITLE + HEIGHT * -(-len(own) // columns) + below for own in costs]
+    costs = [_costs(rows, metric) for _, metric, rows in mixed_groups]
+    heights = [TITLE + HEIGHT * -(-len(group_costs) // columns) + below for group_costs in costs]
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
-    for (title, metric, _), own, tall in zip(found, costs, heights, strict=True):
+    for (title, metric, _), group_costs, tall in zip(mixed_groups, costs, heights, strict=True):
         figure.text(0.1 / width, (top - 0.2) / height, title, fontsize=10, fontweight="bold", color=GREY, va="center")
-        for i, (cost, shown) in enumerate(own.items()):
+        for i, (cost, shown) in enumerate(group_costs.items()):
             row, column = divmod(i, columns)
             x, y = column * width / columns + LEFT, top - TITLE - (row + 1) * HEIGHT + BELOW
             box = x, y, width / columns - LEFT - RIGHT, HEIGHT - ABOVE - BELOW
@@ -54,18 +54,18 @@ def draw(inputs, narrow):
 
 
 def _costs(rows, metric):
-    """{cost: the rows with a value of it and of the metric}, of the costs that a mixed method has."""
-    found = {}
+    """{cost: rows with a value of it and of the metric}, for each cost that a mixed method has."""
+    rows_by_cost = {}
     for cost in COSTS:
-        own = rows[rows[cost].notna() & rows[metric.column].notna()]
-        own = own[is_real(own)] if cost in ("latency_s", "energy_j") else own
-        if (own["allocation"] == "mixed").any():
-            found[cost] = own
-    return found
+        rows_of_cost = rows[rows[cost].notna() & rows[metric.column].notna()]
+        rows_of_cost = rows_of_cost[is_real(rows_of_cost)] if cost in ("latency_s", "energy_j") else rows_of_cost
+        if (rows_of_cost["allocation"] == "mixed").any():
+            rows_by_cost[cost] = rows_of_cost
+    return rows_by_cost
 
 
 def _panel(axes, rows, cost, metric, colours):
-    """One scatter; better is up and to the left."""
+    """Draw one scatter plot; better is up and to the left."""
     x, y = rows[cost].to_numpy(float), rows[metric.column].to_numpy(float)
     _limits(axes, rows, cost, metric)
     boxes = [
@@ -86,18 +86,18 @@ def _panel(axes, rows, cost, metric, colours):
 
 
 def _hulls(rows, x, y):
-    """[(indices of rows, line style)]: the hull of uniform methods that leave activations alone, and of the others."""
+    """[(indices of rows, line style)]: the hulls of weight-only uniform methods and of the other uniform methods."""
     uniform, alone = (rows["allocation"] == "uniform").to_numpy(), (rows["activation_bits"] > FLOAT_BITS).to_numpy()
-    found = []
+    hulls = []
     for chosen, stroke in ((uniform & alone, (0, (4, 2))), (uniform & ~alone, "-")):
         places = np.flatnonzero(chosen)
         if len(places):
-            found.append((places[hull(np.column_stack([x, y])[places])], stroke))
-    return found
+            hulls.append((places[hull(np.column_stack([x, y])[places])], stroke))
+    return hulls
 
 
 def _limits(axes, rows, cost, metric):
-    """Limits with room for names around points and intervals."""
+    """Set the axes' limits with room for labels around points and intervals."""
     for column, set_limits, locate, room in (
         (cost, axes.set_xlim, axes.xaxis, 0.18),
         (metric.column, axes.set_ylim, axes.yaxis, 0.15),

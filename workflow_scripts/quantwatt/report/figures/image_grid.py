@@ -1,4 +1,4 @@
-"""The same prompts and seeds under every method: a row per method, a column per prompt."""
+"""Images of the same prompts and seeds by every method: a row per method, a column per prompt."""
 
 import re
 import textwrap
@@ -15,11 +15,11 @@ from quantwatt.report.figures import DPI, GREY, sentence
 from quantwatt.report.tables import first_samplings, paired_with_value
 
 PROMPTS, PROMPTS_NARROW = 8, 4
-TILE = 128  # pixels of an image's side in the grid, at least
+TILE = 128  # smallest side of an image in the grid, in pixels
 
 
 def draw(inputs, narrow):
-    """A grid per model and sampling; of samplings that differ only by seed or steps, the first."""
+    """A grid per model and sampling; only the first of samplings that differ only by seed or steps."""
     grids, models = [], {}
     shown = set(first_samplings(inputs.summary)["sampling"])
     for cell in inputs.cells:
@@ -46,7 +46,7 @@ def _image_set(results, cell):
 
 
 def choose_prompts(prompts, n):
-    """Indices of `n` prompts: the first ones, half with one object and half with two where prompts describe scenes."""
+    """Indices of `n` prompts: the first; if prompts describe scenes, half with one object and half with two."""
     try:
         pairs = [scenes.parse(prompt).relation is not None for prompt in prompts]
     except ValueError:
@@ -96,7 +96,7 @@ def _grid_figure(summary, grids, narrow):
 
 
 def _broken(name, most=16):
-    """A name in lines of at most `most` letters where its dashes allow."""
+    """A name split at its dashes into lines of at most `most` letters, if possible."""
     lines = [""]
     for part in re.findall(r"[^-]+-*", name):
         if lines[-1] and len(lines[-1]) + len(part) > most:
@@ -121,7 +121,7 @@ def _row_label(cell, values):
 
 
 def _tile(manifest, image):
-    """Pixels uint8 [h, w, 3] of one image: small ones enlarged by a whole factor without smoothing."""
+    """Pixels uint8 [h, w, 3] of one image; a small image is enlarged by an integer factor without smoothing."""
     verify_files(manifest, {image["file"]: {"sha256": image["sha256"], "bytes": image["bytes"]}})
     with Image.open(Path(manifest).parent / image["file"]) as opened:
         picture = opened.convert("RGB")

@@ -1,4 +1,4 @@
-"""Error by depth: a map of the layers' errors per calibrated method, a row per kind of layer, a column per block."""
+"""Error by depth: a map of layer errors per calibrated method; rows are layer types, columns transformer blocks."""
 
 import re
 
@@ -9,23 +9,23 @@ from matplotlib.figure import Figure
 from quantwatt.report.figures import GREY, NARROW, WIDE, method_colours, sentence
 from quantwatt.report.layer_table import ERRORS, by_error
 
-# Of down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q: all before attn1, and attn1.to_q.
+# Splits down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q before attn1.to_q.
 INNERMOST = re.compile(r"(.*\b(?:\w*blocks|\w*layers|\w*samplers|resnets|attentions)\.\d+)\.(.+)")
-BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # of h.3.attn.c_attn: h.3 and attn.c_attn
+BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")  # splits h.3.attn.c_attn into h.3 and attn.c_attn
 ROW, TITLE, HEAD, SCALE = (
     0.13,
     0.4,
     0.3,
     0.7,
-)  # inches: a kind, a map's title, a group's title, a group's scale of colours
+)  # inches: a row, a map's title, a group's title, a group's colour bar
 
 
 def draw(inputs, narrow):
-    """One scale of colours for the maps of a kind of error: kinds do not compare. Rounding alone reports none."""
+    """Maps of one kind of error share a colour scale; kinds are not comparable. Rounding alone has no output error."""
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
     if layers.empty:
-        return sentence("No method saw calibration inputs.", narrow)
+        return sentence("No method used calibration inputs.", narrow)
     groups = [(model, error, *maps_of(rows)) for model, error, rows in by_error(layers)]
     columns = 2 if narrow else 4
     width = NARROW if narrow else WIDE
@@ -35,7 +35,7 @@ def draw(inputs, narrow):
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
     colours = method_colours(inputs.summary)
-    for (model, error, maps, kinds), own in zip(groups, heights, strict=True):
+    for (model, error, maps, kinds), group_height in zip(groups, heights, strict=True):
         heading = f"{model}: errors of {ERRORS[error]}, by block"
         figure.text(
             0.1 / width, (top - 0.2) / height, heading, fontweight="bold", fontsize=8 if narrow else 9.5, va="center"
@@ -53,7 +53,7 @@ def draw(inputs, narrow):
             axes.set_xticks(ends, [str(block) for block in ends], fontsize=6, color=GREY)
             axes.set_yticks(*((range(len(kinds)), kinds) if column == 0 else ([], [])), fontsize=6.5)
             axes.tick_params(length=0, pad=2)
-        top -= own
+        top -= group_height
         box = left, top + 0.42, width - left - 0.12, 0.1
         axes = figure.add_axes(np.divide(box, [width, height, width, height]))
         scale = figure.colorbar(shown, cax=axes, orientation="horizontal")
@@ -63,19 +63,19 @@ def draw(inputs, narrow):
 
 
 def maps_of(layers):
-    """({method: relative errors [kinds, blocks]}, kinds) of the layers of one model, NaN where there is no layer.
+    """({method: relative errors [layer types, blocks]}, layer types) of one model's layers; NaN without a layer.
 
-    A chunk NAME.0, NAME.1, ... counts to NAME where another method has NAME whole; the largest error stands for all.
+    Chunks NAME.0, NAME.1, ... are merged into NAME if another method has NAME unsplit; the largest error is kept.
     """
-    whole, blocks, kinds, found = set(layers["layer"]), {}, {}, {}
+    whole, blocks, kinds, errors = set(layers["layer"]), {}, {}, {}
     for method, name, error in layers[["method", "layer", "relative_error"]].itertuples(index=False):
         parent, _, chunk = name.rpartition(".")
         name = parent if chunk.isdigit() and parent in whole else name
         match = INNERMOST.match(name) or BLOCK.match(name)
         block, kind = match.groups() if match else ("", name)
         key = method, kinds.setdefault(kind, len(kinds)), blocks.setdefault(block, len(blocks))
-        found[key] = max(error, found.get(key, 0))
+        errors[key] = max(error, errors.get(key, 0))
     maps = {method: np.full((len(kinds), len(blocks)), np.nan) for method in dict.fromkeys(layers["method"])}
-    for (method, kind, block), error in found.items():
+    for (method, kind, block), error in errors.items():
         maps[method][kind, block] = error
     return maps, list(kinds)

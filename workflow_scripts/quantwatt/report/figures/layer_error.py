@@ -1,7 +1,7 @@
-"""Relative error of every quantized layer, rounded to nearest and by the method: two lines of dots per method.
+"""Relative error of every quantized layer, by round-to-nearest and by the method: two rows of dots per method.
 
-A panel per kind of error: the output's where the solver saw calibration inputs, the output's distance from the float
-model's where it saw that, else the weights'. The kinds do not compare.
+A panel per kind of error (keys of `layer_table.ERRORS`): of the output if the solver used calibration inputs, of the
+output against the float model's if the solver used that, else of the weights. Kinds are not comparable.
 """
 
 import numpy as np
@@ -11,12 +11,12 @@ from quantwatt.report.figures import GREY, GRID, INK, NARROW, WIDE, method_colou
 from quantwatt.report.layer_table import ERRORS, by_error, short_names
 
 NOTE = "above, pale: rounded to nearest; below, dark: by the method; bars: medians; ring: the worst layer"
-EDGE = 1.05  # inches that a panel needs around its lanes
-LETTERS = 24  # of a layer's name that fit beside its dots
+EDGE = 1.05  # inches above and below a panel's lanes
+LETTERS = 24  # of a layer's name that fit next to its dots
 
 
 def draw(inputs, narrow):
-    """Methods by their median error, the best first; the worst layer is named."""
+    """Methods are ordered by their median error, the lowest first; the worst layer is labelled."""
     layers = inputs.layers[inputs.layers["relative_error"] > 0]
     if layers.empty:
         return sentence("No layer was quantized.", narrow)
@@ -74,7 +74,7 @@ def _panel(axes, layers, model, colours, narrow):
 
 
 def abridged(name):
-    """A layer's name whose middle is left out where it is long: down_blocks.1…attn2.to_k."""
+    """A layer's name; if it is long, without its middle: down_blocks.1…attn2.to_k."""
     parts, shorter = name.split("."), name
     cuts = [(start, rest) for start in (2, 1) for rest in range(start + 1, len(parts))]
     for start, rest in cuts:
@@ -84,7 +84,7 @@ def abridged(name):
 
 
 def _texts(axes, line, method, change, worst, colour, narrow):
-    """The method's name and its figures: beside its dots, or on a phone above them."""
+    """Write the method's name and errors next to its dots, or above them in the narrow layout."""
     place = {"transform": axes.get_yaxis_transform(), "va": "center"}
     if narrow:
         axes.text(0, line - 0.36, method, color=colour, fontsize=7.5, fontweight="bold", **place)

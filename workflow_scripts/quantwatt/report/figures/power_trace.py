@@ -1,4 +1,4 @@
-"""The baseline's sampled power over time: idle, energy blocks, and each phase looped alone."""
+"""The baseline's sampled power over time: idle, energy blocks, and each phase run alone in a loop."""
 
 import numpy as np
 import pandas as pd
@@ -11,19 +11,19 @@ from quantwatt.report.tables import first_samplings
 
 
 def draw(inputs, narrow):
-    """The baseline's sampled power over time, with its idle power."""
-    found, summary = [], first_samplings(inputs.summary)
+    """A panel per model and sampling with the baseline's power over time and its idle power."""
+    traces, summary = [], first_samplings(inputs.summary)
     for _, row in summary[summary["baseline"].astype(bool)].iterrows():
         trace = _trace(inputs.results, row)
         if trace is not None:
-            found.append((row, *trace))
-    if not found:
+            traces.append((row, *trace))
+    if not traces:
         return sentence("No power was sampled: " + _why_no_energy(inputs.summary), narrow)
-    figure = Figure(figsize=(NARROW if narrow else WIDE, 2.7 * len(found)), dpi=100)
-    figure.subplots_adjust(left=0.13 if narrow else 0.07, right=0.98, top=1 - 0.4 / (2.7 * len(found)),
-                           bottom=0.55 / (2.7 * len(found)), hspace=0.6)  # fmt: skip
+    figure = Figure(figsize=(NARROW if narrow else WIDE, 2.7 * len(traces)), dpi=100)
+    figure.subplots_adjust(left=0.13 if narrow else 0.07, right=0.98, top=1 - 0.4 / (2.7 * len(traces)),
+                           bottom=0.55 / (2.7 * len(traces)), hspace=0.6)  # fmt: skip
     for axes, (row, seconds, watts, spans) in zip(
-        figure.subplots(len(found), 1, squeeze=False)[:, 0], found, strict=True
+        figure.subplots(len(traces), 1, squeeze=False)[:, 0], traces, strict=True
     ):
         for name, start, end in spans:
             phase = not name.isdigit()
@@ -44,7 +44,7 @@ def draw(inputs, narrow):
 
 
 def _trace(results, row):
-    """(seconds, watts, [(block or phase, start, end)]) of the first process in power.csv; None without samples."""
+    """(seconds, watts, [(energy block or phase, start, end)]) of the first process in power.csv; None if no samples."""
     path = layout.path(results, "power", row)
     try:
         samples = pd.read_csv(path, dtype={"block": str})
@@ -62,7 +62,7 @@ def _trace(results, row):
 
 
 def _draw_trace(axes, seconds, watts):
-    """The samples as a line; from 3,000 on as mean and range of a thousand stretches."""
+    """Draw the samples as a line; 3,000 samples or more as the mean and range of 1,000 intervals."""
     if len(watts) < 3000:
         axes.plot(seconds, watts, color=PALETTE[0], linewidth=0.7)
         return

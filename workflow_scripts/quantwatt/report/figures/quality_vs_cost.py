@@ -1,4 +1,4 @@
-"""Quality against joules (methods that were really computed) in two metrics, and against size (every method)."""
+"""Two quality metrics against energy (measured methods), and the first metric against size (all methods)."""
 
 import textwrap
 
@@ -24,12 +24,12 @@ from quantwatt.report.figures import (
 from quantwatt.report.tables import METRICS, first_samplings, groups, is_real
 
 WIDTH = 10.6  # inches
-CROWD = 12  # methods from which the panel of sizes, where most share a size, gets a row of its own
+CROWD = 12  # with more methods the size panel, where many share a size, gets a separate row
 COST = {"energy_j": "energy per {unit} (J)", "latency_s": "time per {unit} (s)"}
 
 
 def draw(inputs, narrow):
-    """A row of panels per model, sampling and device; of samplings that differ only by seed or steps, the first."""
+    """A row of panels per model, sampling and device; only the first of samplings that differ by seed or steps."""
     width, colours = NARROW if narrow else WIDTH, solver_colours(inputs.summary)
     plans = [_Plan(title, rows, colours, width, narrow) for title, rows in groups(first_samplings(inputs.summary))]
     figure = Figure(figsize=(width, sum(plan.height for plan in plans)), dpi=100)
@@ -54,9 +54,9 @@ def _legend(figure, colours, corner, narrow):
 
 
 class _Plan:
-    """Where one group's parts are, in inches from its top left corner, so that names can be placed before drawing.
+    """Layout of one group, in inches from its top left corner; it is fixed before labels are placed.
 
-    boxes: of the three panels, (x, y of the lower edge, width, height); below: y of the note; colours: of the legend.
+    boxes: the three panels' (x, y of the lower edge, width, height); below: the note's y; colours: the legend's.
     """
 
     def __init__(self, title, rows, colours, width, narrow):
@@ -78,7 +78,7 @@ class _Plan:
 
 
 def _note(rows):
-    """What the marks mean, and the methods that have a quality but no cost here."""
+    """Yield the meaning of the markers, then the methods with a quality but no measured cost."""
     mixed = "   ◆ mixed allocation" if (rows["allocation"] == "mixed").any() else ""
     yield (
         f"★ unquantized   ● measured here   ○ not measured: no cost{mixed}   line: Pareto front   "
@@ -94,7 +94,7 @@ def _note(rows):
 
 
 def _panels(axes, rows, colours, narrow):
-    """Two qualities over what was spent, and the first over size."""
+    """Draw two quality metrics over energy (else latency), and the first metric over size."""
     qualities = [metric for metric in METRICS.values() if rows[metric.column].notna().any()][:2]
     measured = rows[is_real(rows) & ~rows["baseline"].astype(bool)]
     cost = next((c for c in COST if measured[c].notna().any()), None)
@@ -110,7 +110,7 @@ def _panels(axes, rows, colours, narrow):
 
 
 def _panel(axes, rows, cost, quality, colours, narrow, front=False):
-    """One scatter of a quality over a cost; better is up and to the left."""
+    """Draw one scatter plot of quality over cost; better is up and to the left."""
     metric, quality = quality, quality.column
     sign = 1 if metric.higher_is_better else -1
     rows = rows[rows[cost].notna() & (rows[quality].notna() | rows["baseline"].astype(bool))]
@@ -139,7 +139,7 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
     names = [_label(row, quality) for _, row in rows.iterrows()]
     inks = [colour_of(row, colours) for _, row in rows.iterrows()]
     labels.place(axes, np.column_stack([x, y]), names, inks, boxes, size=7.5 if not narrow else 8)
-    estimated = cost == "energy_j" and (rows["energy_estimated"] == True).any()  # noqa: E712 (None is neither)
+    estimated = cost == "energy_j" and (rows["energy_estimated"] == True).any()  # noqa: E712 (None is neither True nor False)
     kind = "size of the quantized weights (MB)" if cost == "size_mb" else COST[cost].format(unit=rows["unit"].iloc[0])
     axes.set_xlabel(kind + (", estimated" if estimated else ""))
     quality_title(axes, metric, rows)
@@ -149,7 +149,7 @@ def _panel(axes, rows, cost, quality, colours, narrow, front=False):
 
 
 def _limits(axes, rows, cost, quality, sign):
-    """Set the axes' limits with room for names; return the height at which a baseline without a value stands."""
+    """Set the axes' limits with room for labels; return the y at which a baseline without a value is drawn."""
     values = rows[[quality, f"{quality}_low", f"{quality}_high"]].to_numpy(float)
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
@@ -161,7 +161,7 @@ def _limits(axes, rows, cost, quality, sign):
         near, far = (near, ceiling + 0.14 * span) if sign > 0 else (ceiling - 0.14 * span, far)
     axes.set_ylim((near, far) if sign > 0 else (far, near))
     axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
-    if unvalued:  # the scale ends below the baseline
+    if unvalued:  # no ticks near a baseline that has no value
         ticks = [t for t in ticker.MaxNLocator(6).tick_values(low, high) if near < t < ceiling - 0.1 * span]
         axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))
     columns = [cost] if cost == "size_mb" else [cost, f"{cost}_low", f"{cost}_high"]
@@ -184,7 +184,7 @@ def _label(row, quality):
 
 
 def marker(axes, row, x, y, colours):
-    """Draw a method's point: a star is the baseline, a diamond a mixed allocation; hollow is not measured."""
+    """Draw a method's marker: star for the baseline, diamond for a mixed allocation; hollow if not measured."""
     if row["baseline"]:
         axes.plot(x, y, marker="*", markersize=13, color=INK, zorder=4)
         return
@@ -197,7 +197,7 @@ def marker(axes, row, x, y, colours):
 def bars(axes, row, cost, quality, x, y, colours):
     """Draw the intervals on both axes; return their boxes in data coordinates."""
     boxes, colour = [], colour_of(row, colours)
-    low, high = row.get(f"{cost}_low"), row.get(f"{cost}_high")  # a size has none
+    low, high = row.get(f"{cost}_low"), row.get(f"{cost}_high")  # sizes have no interval
     if pd.notna(low) and pd.notna(high):
         axes.plot([low, high], [y, y], color=colour, linewidth=1.4, alpha=0.75, zorder=3)
         boxes.append((low, y, high, y))

@@ -1,4 +1,4 @@
-"""One score per method and seed, its interval beside the other seeds': what a second draw of noise changes."""
+"""Scores with intervals per method and seed: how much another seed changes."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALE, WIDE, method_colours, sentence
 from quantwatt.report.tables import by_seed
 
-LANE, EDGE = 0.3, 0.9  # inches: a method, and what a panel needs around them
+LANE, EDGE = 0.3, 0.9  # inches: a method's height, and a panel's margins
 
 
 def draw(inputs, narrow):
-    """Methods by their mean, the best first; a band holds the intervals of all seeds of a method."""
+    """Methods are ordered by their mean, the best first; a band spans the intervals of all seeds of a method."""
     panels = by_seed(inputs.summary)
     if not panels:
         return sentence("No two samplings differ only by their seed.", narrow)
@@ -37,10 +37,10 @@ def _panel(axes, rows, column, colours, size):
     methods, seeds = list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["seed"]))
     offsets = np.linspace(-0.25, 0.25, len(seeds))
     for line, method in enumerate(methods):
-        own = rows[rows["method"] == method]
-        low, high = own[[f"{column}_low", column]].min().min(), own[[f"{column}_high", column]].max().max()
+        scores = rows[rows["method"] == method]
+        low, high = scores[[f"{column}_low", column]].min().min(), scores[[f"{column}_high", column]].max().max()
         axes.fill_betweenx([line - 0.42, line + 0.42], low, high, color=PALE, alpha=0.5, linewidth=0, zorder=1)
-        for _, row in own.iterrows():
+        for _, row in scores.iterrows():
             y = line + offsets[seeds.index(row["seed"])]
             axes.plot([row[f"{column}_low"], row[f"{column}_high"]], [y, y], color=colours[method], linewidth=1.3)
             axes.plot(row[column], y, marker="o", markersize=3.2, color=colours[method])

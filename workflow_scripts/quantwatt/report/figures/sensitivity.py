@@ -1,6 +1,6 @@
-"""What each layer alone loses in each candidate's format, and the bits that every mixed method gave it below.
+"""Sensitivity of each layer to each candidate format; below it, the bits that every mixed method gave the layer.
 
-Layers stand in execution order from left to right, those of different metrics in panels of their own.
+Layers are in execution order from left to right; each metric has a separate panel.
 """
 
 import itertools
@@ -16,30 +16,32 @@ from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALETTE, method_co
 from quantwatt.report.layer_table import SENSITIVITIES, by_group
 
 WIDTH = 10.6  # inches
-PANEL, STRIP, HEAD, FOOT = 2.3, 0.17, 0.55, 0.75  # inches: a panel's dots, a strip of bits, and around them
+PANEL, STRIP, HEAD, FOOT = 2.3, 0.17, 0.55, 0.75  # inches: a panel, a strip of bits, and margins
 BLOCK = re.compile(r"(?:\w+_)?(?:blocks|layers|block)(?:\.\d+)?")  # down_blocks.1 of down_blocks.1.resnets.0.conv1
 BITS = {2: "#08306b", 3: "#1f5fa8", 4: "#4f97cc", 6: "#8fc3e3", 8: "#cfe3f1", 16: "#f1f1f1"}
 SIDES = {"value_bits": "weights", "activation_bits": "activations"}
 FLOAT_BITS = 16
-MANY_BLOCKS = 20  # from which the lines between them are faint
+MANY_BLOCKS = 20  # from this number on, the lines between blocks are faint
 
 
 def draw(inputs, narrow):
-    """A part per model, sensitivity and metric, on a wide page two groups side by side."""
+    """A panel with strips per model, sensitivity, group and metric; two side by side in the wide layout."""
     table = inputs.sensitivity
     if table["value"].isna().all():
         return sentence("No method's allocation is mixed, so no layer was tried alone.", narrow)
     parts = [(*part, strips(inputs, part)) for part in by_group(table)]
     candidates = dict(zip(dict.fromkeys(table["candidate"]), itertools.cycle(PALETTE), strict=False))
     width, size, colours = NARROW if narrow else WIDTH, 6.5 if narrow else 7.5, method_colours(inputs.summary)
-    left = max(0.6, 0.12 + 0.0082 * size * max((len(text) for *_, own in parts for _, text, _ in own), default=0))
+    left = max(
+        0.6, 0.12 + 0.0082 * size * max((len(text) for *_, bit_strips in parts for _, text, _ in bit_strips), default=0)
+    )
     rows = [parts[i : i + (1 if narrow else 2)] for i in range(0, len(parts), 1 if narrow else 2)]
-    heights = [HEAD + PANEL + STRIP * max(1, *(len(own) for *_, own in row)) + FOOT for row in rows]
+    heights = [HEAD + PANEL + STRIP * max(1, *(len(bit_strips) for *_, bit_strips in row)) + FOOT for row in rows]
     figure = Figure(figsize=(width, sum(heights) + 0.3), dpi=100)
     height, top = figure.get_figheight(), figure.get_figheight()
     for row, tall in zip(rows, heights, strict=True):
         room = width / len(row)
-        for k, (model, name, group, metric, values, own) in enumerate(row):
+        for k, (model, name, group, metric, values, bit_strips) in enumerate(row):
             x, below = k * room + left, top - HEAD - PANEL
             axes = figure.add_axes(np.divide((x, below, room - left - 0.15, PANEL), [width, height, width, height]))
             layers = list(dict.fromkeys(values["layer"]))
@@ -47,42 +49,44 @@ def draw(inputs, narrow):
             kind = f"{group} layers" if group else "layers"
             axes.set_title(f"{model} · {name}: {len(layers)} {kind}, each alone", x=(0.1 - left) / (room - left - 0.15),
                            fontsize=8.5 if narrow else 9.5, pad=18)  # fmt: skip
-            strip = STRIP * max(1, len(own))  # empty where no method could choose by it
+            strip = STRIP * max(1, len(bit_strips))  # empty if no method used this sensitivity
             box = x, below - 0.08 - strip, room - left - 0.15, strip
             under = figure.add_axes(np.divide(box, [width, height] * 2))
-            _strips(under, own, layers, {method: colours[model, method] for method, *_ in own}, size)
+            _strips(under, bit_strips, layers, {method: colours[model, method] for method, *_ in bit_strips}, size)
             _blocks((axes, under), layers, (room - left - 0.15) * 72, size)
         top -= tall
-    _key(figure, {bits for *_, own in parts for *_, cells in own for bits in cells.values()}, size)
+    _key(figure, {bits for *_, bit_strips in parts for *_, cells in bit_strips for bits in cells.values()}, size)
     return figure
 
 
 def strips(inputs, part):
-    """[(method, label, {layer: bits})] of a part's mixed methods: weights, and activations where not all are alike.
+    """[(method, label, {layer: bits})] of a part's mixed methods: weights; activations only if their bits differ.
 
-    A layer that the checkpoint does not hold quantized stays in 16 bit. Bits are those of the values, without scales.
+    A layer that is not quantized in the checkpoint counts as 16 bit. Bits are those of the values, without scales.
     """
     model, name, _, _, values = part
     rows = inputs.summary[(inputs.summary["model"] == model) & (inputs.summary["sensitivity"] == name)]
-    found = []
+    labelled_strips = []
     for method in dict.fromkeys(rows["method"]):
-        own = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index("layer")
-        for side, word in SIDES.items() if len(own) else ():
-            bits = own[side].reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
+        table = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index(
+            "layer"
+        )
+        for side, word in SIDES.items() if len(table) else ():
+            bits = table[side].reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
             if side == "value_bits" or bits.nunique() > 1:
-                found.append((method, f"{method} {word}", bits.to_dict()))
-    return found
+                labelled_strips.append((method, f"{method} {word}", bits.to_dict()))
+    return labelled_strips
 
 
 def _dots(axes, values, layers, metric, colours, size):
-    """A colour per candidate; layers that lose much stand low, and a cross at the foot is one that broke the model."""
+    """Draw dots in a colour per candidate; sensitive layers are low, and a cross at the bottom is a broken model."""
     place = {layer: i for i, layer in enumerate(layers)}
     side = np.clip(320 / len(layers), 1.2, 16)  # points squared
     colours = {candidate: colour for candidate, colour in colours.items() if candidate in set(values["candidate"])}
     for candidate, colour in colours.items():
-        own = values[values["candidate"] == candidate]
-        axes.scatter(own["layer"].map(place), own["value"], s=side, color=colour, linewidths=0, zorder=3)
-        broken = own.loc[own["value"].isna(), "layer"].map(place)  # the model gave no finite number
+        rows = values[values["candidate"] == candidate]
+        axes.scatter(rows["layer"].map(place), rows["value"], s=side, color=colour, linewidths=0, zorder=3)
+        broken = rows.loc[rows["value"].isna(), "layer"].map(place)  # the model gave no finite number
         axes.scatter(broken, np.full(len(broken), 0.02), s=side, color=colour, marker="x", linewidths=0.8,
                      transform=axes.get_xaxis_transform(), zorder=3)  # fmt: skip
     if metric == "noise":
@@ -99,7 +103,7 @@ def _dots(axes, values, layers, metric, colours, size):
 
 
 def _strips(axes, strips, layers, colours, size):
-    """A row of cells per method and side, a column per layer."""
+    """Draw a row of cells per strip (weights or activations of a method), a column per layer."""
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.spines[:].set_visible(False)
     if strips:
@@ -116,12 +120,12 @@ def _strips(axes, strips, layers, colours, size):
 
 
 def _blocks(panels, layers, points, size):
-    """Name the stretches of layers of one block below, and part them by lines."""
+    """Label the layers of each transformer block below the strips, and draw lines between blocks."""
     blocks = [match.group() if (match := BLOCK.match(layer)) else "" for layer in layers]
     starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]] + [len(layers)]
     (above, under), strength = panels, 0.7 if len(starts) < MANY_BLOCKS else 0.25
     above.set_xticks([])
-    ticks, free = [], 0.0  # the first place, in points, where a name would not cover the one before
+    ticks, free = [], 0.0  # the first position, in points, where a label does not cover the previous label
     for start, end in itertools.pairwise(starts):
         for axes in panels if start else ():
             axes.axvline(start - 0.5, color="white" if axes is under else GREY, linewidth=0.5, alpha=strength, zorder=2)
@@ -133,7 +137,7 @@ def _blocks(panels, layers, points, size):
 
 
 def _key(figure, used, size):
-    """Name the colours of the bits that some layer has."""
+    """Add the legend of the bits that occur."""
     shown = sorted({max((known for known in BITS if known <= bits), default=min(BITS)) for bits in used})
     if shown:
         patches = [Patch(facecolor=BITS[bits], edgecolor=GREY, linewidth=0.4) for bits in shown]

@@ -1,4 +1,4 @@
-"""Quality by the number of denoising steps, of samplings alike in all else: a line per method, with intervals."""
+"""Quality by number of denoising steps, with all other settings equal: a line with intervals per method."""
 
 import numpy as np
 from matplotlib import ticker
@@ -9,14 +9,19 @@ from quantwatt.report.figures import GREY, GRID, INK, NARROW, method_colours, qu
 from quantwatt.report.tables import by_steps
 
 WIDTH, HEIGHT = 10.6, 3.4  # inches
-MOST = 3  # metrics
-LEFT, ABOVE, BELOW, TITLE = 0.55, 0.3, 0.5, 0.35  # inches around a panel, and above a model's row of panels
-STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))  # methods of one solver have one colour
-LOG_FROM = 12  # ratio of the largest to the least distance from which their axis is logarithmic
+MOST = 3  # number of metrics shown
+LEFT, ABOVE, BELOW, TITLE = 0.55, 0.3, 0.5, 0.35  # inches: margins of a panel, and a model's title
+STROKES = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (6, 1.5, 1, 1.5)),
+)  # of methods with the same solver's colour
+LOG_FROM = 12  # the y axis is logarithmic from this ratio of largest to smallest distance
 
 
 def draw(inputs, narrow):
-    """A row of panels per model, on a phone one below another: a metric each, FID first."""
+    """A row of panels per model (a column in the narrow layout): one metric per panel, FID first."""
     sweeps = by_steps(inputs.summary)
     if not sweeps:
         return sentence("No two samplings differ only by their number of steps.", narrow)
@@ -25,19 +30,19 @@ def draw(inputs, narrow):
     heights = [TITLE + HEIGHT * (len(metrics) if narrow else 1) for *_, metrics, _ in sweeps]
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
-    for (model, sampling, metrics, rows), own in zip(sweeps, heights, strict=True):
+    for (model, sampling, metrics, rows), row_height in zip(sweeps, heights, strict=True):
         names = list(dict.fromkeys(rows["method"]))
-        beside = 0.3 + 0.0086 * size * max(map(len, names))
+        name_width = 0.3 + 0.0086 * size * max(map(len, names))
         slot = width if narrow else width / len(metrics)
         figure.text(0.1 / width, (top - 0.2) / height, f"{model} · {sampling} and more steps", fontsize=10,
                     fontweight="bold", color=GREY, va="center")  # fmt: skip
         for i, metric in enumerate(metrics):
             x, down = (0, i) if narrow else (i * slot, 0)
             y = top - TITLE - (down + 1) * HEIGHT + BELOW
-            box = x + LEFT, y, slot - LEFT - beside, HEIGHT - ABOVE - BELOW
+            box = x + LEFT, y, slot - LEFT - name_width, HEIGHT - ABOVE - BELOW
             axes = figure.add_axes(np.divide(box, [width, height, width, height]))
             _panel(axes, rows, metric, {name: colours[model, name] for name in names}, size)
-        top -= own
+        top -= row_height
     return figure
 
 
@@ -50,11 +55,11 @@ def _panel(axes, rows, metric, colours, size):
     _scale(axes, rows[[column, f"{column}_low", f"{column}_high"]].to_numpy(float), metric)
     ends = []
     for name, offset in zip(shown, offsets, strict=True):
-        own = rows[(rows["method"] == name) & rows[column].notna()]
-        x, y = [steps.index(count) + offset for count in own["steps"]], own[column].to_numpy(float)
+        scores = rows[(rows["method"] == name) & rows[column].notna()]
+        x, y = [steps.index(count) + offset for count in scores["steps"]], scores[column].to_numpy(float)
         axes.plot(x, y, color=colours[name], linestyle=strokes[name], linewidth=1.3, marker="o", markersize=3.4,
-                  label=name, zorder=4 if own["baseline"].any() else 3)  # fmt: skip
-        axes.vlines(x, own[f"{column}_low"], own[f"{column}_high"], color=colours[name], linewidth=1.2, alpha=0.7)
+                  label=name, zorder=4 if scores["baseline"].any() else 3)  # fmt: skip
+        axes.vlines(x, scores[f"{column}_low"], scores[f"{column}_high"], color=colours[name], linewidth=1.2, alpha=0.7)
         ends.append((x[-1], y[-1]))
     labels.column(axes, ends, shown, [colours[name] for name in shown], size)
     quality_title(axes, metric, rows)
@@ -66,7 +71,7 @@ def _panel(axes, rows, metric, colours, size):
 
 
 def _strokes(rows):
-    """{method: line style}, different within a solver as far as there are styles."""
+    """{method: line style}; methods with the same solver get different styles, until the styles repeat."""
     seen, strokes = {}, {}
     for name, solver in rows.drop_duplicates("method")[["method", "solver"]].itertuples(index=False):
         seen[solver] = seen.get(solver, -1) + 1
@@ -75,7 +80,7 @@ def _strokes(rows):
 
 
 def _scale(axes, values, metric):
-    """The limits of the y axis, logarithmic where distances differ by much."""
+    """Set the y axis' limits; logarithmic if distances differ by more than LOG_FROM."""
     values = values[np.isfinite(values)]
     low, high = values.min(), values.max()
     if not metric.higher_is_better and low > 0 and high / low > LOG_FROM:

@@ -1,6 +1,6 @@
-"""One self-contained HTML page from the tables, the figures and the stages' JSON.
+"""One self-contained HTML page from the tables, the figures and the stages' JSON files.
 
-Every picture is embedded and nothing is fetched, so the page can be mailed, archived and printed.
+Every picture is embedded and the page loads nothing else, so it can be mailed, archived and printed.
 """
 
 import base64
@@ -22,33 +22,33 @@ from quantwatt.report.page.trust import provenance, trust
 
 
 def table_groups(summary):
-    """[(title, [row dict])] of Table 1, one block of rows per model, sampling and device."""
+    """[(title, [row dict])] for Table 1, one group of rows per model, sampling and device."""
     return [(title, rows.to_dict("records")) for title, rows in tables.groups(summary)]
 
 
 def seed_tables(summary):
-    """The scores of samplings that differ only by their seed, side by side.
+    """The scores of samplings that differ only by their seed, in one table.
 
     Returns:
         list of {"title", "metric": Metric, "seeds", "rows": [(method, [(value, low, high) or None per seed])]}.
     """
-    found = []
+    comparisons = []
     for model, sampling, metric, rows in tables.by_seed(summary):
         names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
         seeds = list(dict.fromkeys(rows["seed"]))
         lines = []
-        for method, own in rows.groupby("method", sort=False):
-            scores = {seed: values for seed, *values in own[["seed", *names]].itertuples(index=False)}
+        for method, method_rows in rows.groupby("method", sort=False):
+            scores = {seed: values for seed, *values in method_rows[["seed", *names]].itertuples(index=False)}
             lines.append((method, [scores.get(seed) for seed in seeds]))
-        found.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
-    return found
+        comparisons.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
+    return comparisons
 
 
 def phase_rows(cells, samplings):
     """One mapping per measured cell with phases: {"title", "phases": [(name, phase)], "apart", "checks", "estimated"}.
 
     Args:
-        samplings: names of those that are shown.
+        samplings: names of the samplings that are shown.
     """
     return [
         {
@@ -64,16 +64,16 @@ def phase_rows(cells, samplings):
 
 
 def quantizing_rows(summary, layers):
-    """What quantizing took and which layers fell back: one mapping per model and quantized method.
+    """Time and energy of quantization, and fallbacks: one mapping per model and quantized method.
 
-    Keys are the summary's, "solving" (of `layers.solving_summary`) and "repaid": [(sampling, images)].
+    Keys are the summary's columns, "solving" (from `layer_table.solving_summary`) and "repaid": [(sampling, images)].
     """
-    solving, found = solving_summary(layers), []
+    solving, records = solving_summary(layers), []
     chosen = summary[summary["quantize_s"].notna() & ~summary["baseline"].astype(bool)]
     for key, rows in tables.first_samplings(chosen).groupby(["model", "method"], sort=False):
         repaid = rows[["sampling", "break_even_images"]].dropna().itertuples(index=False, name=None)
-        found.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
-    return found
+        records.append(rows.iloc[0].to_dict() | {"solving": solving.get(key), "repaid": list(repaid)})
+    return records
 
 
 def embed(path):
@@ -91,7 +91,7 @@ def embed(path):
 
 
 def embed_figures(folder, images=True):
-    """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report; `images`: whether models draw any."""
+    """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report; `images`: the models draw images."""
     folder = Path(folder)
     return {
         name: {"wide": embed(folder / f"{name}.svg"), "narrow": embed(folder / f"{name}-narrow.svg")}
@@ -106,11 +106,12 @@ def render(
 
     Args:
         template: path of template.html.
-        experiment: its name.
-        cells: list of cells.Cell; summary, layers, sensitivity: the tables made from them; the last may be missing.
-        metrics: names of the metrics, which choose the columns of Table 1.
+        experiment: the experiment's name.
+        cells: list of cells.Cell; summary, layers, sensitivity: the tables made from the cells; sensitivity may be
+            None.
+        metrics: names of the metrics shown as columns of Table 1.
         figures: from `embed_figures`.
-        evaluations: {name: an embedded model's own quality figures}, or None.
+        evaluations: {name: the recorded quality of an embedded model}, or None.
     """
     template = Path(template)
     environment = jinja2.Environment(
@@ -124,7 +125,7 @@ def render(
     shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
     scored = {tables.metric_of(name) for name in metrics}
     columns = [metric for metric in tables.METRICS.values() if metric in scored]
-    compared = [metric for metric in columns if metric.published_features]  # by features of the experiment's choice
+    compared = [metric for metric in columns if metric.published_features]  # the extractor is a setting
     published = {metric.published_features for metric in compared}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None

@@ -1,4 +1,4 @@
-"""The answer in one sentence: what quantizing saved, and at which quality."""
+"""The answer in one sentence: what quantization saved, and at which quality."""
 
 import math
 
@@ -17,7 +17,7 @@ from quantwatt.report.tables import (
 
 
 def answers(summary):
-    """One sentence per model that says what quantizing saved, as segments for the template.
+    """One sentence per model on what quantization saved, as segments for the template.
 
     Returns:
         list of (model, segments); segments is a list of (text, style), style "strong", "em" or "".
@@ -26,7 +26,7 @@ def answers(summary):
 
 
 def answer(rows):
-    """The sentence of one model, from its rows of the summary: honest about what was not measured."""
+    """The sentence for one model, from its rows of the summary; it states what was not measured."""
     base = rows[rows["baseline"].astype(bool)]
     measured_base = base[is_real(base)]
     if measured_base.empty:
@@ -49,8 +49,8 @@ def _only_simulated(others, base):
     if simulated.empty:
         return [*segments, (f": every quantized method failed on {base['device']}.", "")]
     alone = len(simulated) == len(others)
-    what = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
-    segments.append((f": {what} on {base['device']}", ""))
+    outcome = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
+    segments.append((f": {outcome} on {base['device']}", ""))
     metric = first_metric(simulated)
     if metric is None:
         return [*segments, (".", "")]
@@ -76,14 +76,14 @@ def _without_energy(real, measured_base):
 
 
 def _best(rows, ratio, verdict):
-    """The row of the least ratio, of those that are told apart from the baseline if there are any."""
+    """The row with the smallest ratio; only rows with the verdict BETTER if there are any."""
     better = rows[rows[verdict] == BETTER]
     chosen = rows if better.empty else better
     return chosen.loc[chosen[ratio].idxmin()]
 
 
 def _cost_segments(best, kind, compared, measured_base):
-    """What the best method costs against the baseline: less, more, or not distinguishable."""
+    """The cost of the best method against the baseline: less, more, or not distinguishable."""
     noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
     each, model = f"{noun} per {best['unit']}", f"the unquantized model ({measured_base['method'].iloc[0]})"
     ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
@@ -127,7 +127,7 @@ def _ending(best, rows, measured_base):
 
 
 def _quality(row):
-    """The words ", at ..." with the change of quality, from whichever metrics there are."""
+    """The words ", at ..." with the change in quality, from the metrics that have values."""
     parts = []
     for metric in METRICS.values():
         change = f"{metric.column}_change"
@@ -142,13 +142,13 @@ def _quality(row):
 
 
 def _with_article(title):
-    """A title with its article, "a PSNR" or "an SSIM": an acronym is spelt out."""
+    """A title with its article, "a PSNR" or "an SSIM": an acronym is pronounced letter by letter."""
     vowels = "AEFHILMNORSX" if title.isupper() else "AEIOUaeiou"
     return f"{'an' if title[0] in vowels else 'a'} {title}"
 
 
 def _memory(row, base):
-    """The words ", and y GB less memory", where the two intervals lie apart."""
+    """The words ", and y GB less memory" (or more), or that the memory is unknown or not distinguishable."""
     if missing(row["memory_mb"]) or missing(base["memory_mb"]):
         text = ", with no memory figure"
     elif missing(row["memory_mb_low"]) or missing(base["memory_mb_low"]):

@@ -1,4 +1,4 @@
-"""Whether formats chosen layer by layer are better than one format for all layers of as many bits."""
+"""Whether mixed methods (a format per layer) are better than uniform methods with as many average bits."""
 
 from quantwatt.report.comparisons import against_uniform, with_mixed
 from quantwatt.report.page.numbers import listed
@@ -8,23 +8,23 @@ def budget_comparisons(summary):
     """Mixed methods against uniform ones, one mapping per model, sampling and device with mixed methods.
 
     Returns:
-        list of {"title", "metric": Metric, "sentence", "rows": as `budgets.against_uniform`}.
+        list of {"title", "metric": Metric, "sentence", "rows": as of `comparisons.against_uniform`}.
     """
-    found = []
+    comparisons = []
     for title, metric, rows in with_mixed(summary):
         compared = against_uniform(rows, metric)
         text = _sentence(compared, metric)
-        found.append({"title": title, "metric": metric, "sentence": text, "rows": compared})
-    return found
+        comparisons.append({"title": title, "metric": metric, "sentence": text, "rows": compared})
+    return comparisons
 
 
 def _sentence(compared, metric):
-    """Which mixed methods are better than the best uniform one of as many bits, and which are not."""
+    """Which mixed methods are better than the best uniform method with as many bits, and which are not."""
     alone = [row["method"] for row, other, _ in compared if other is None]
     better = [row["method"] for row, _, is_better in compared if is_better]
     others = [row["method"] for row, other, is_better in compared if other is not None and not is_better]
     than = f"significantly better (intervals apart) in {metric.name} than the best uniform method"
-    than += " of as many average bits or the next more"
+    than += " with as many average bits, or the next larger number"
     sentences = []
     if better:
         rest = f"; {listed(others)} {_is(others)} not" if others else ""

@@ -1,8 +1,8 @@
-"""The embedded models' own quality figures (resources/models/evaluation*.json) as sections of the page."""
+"""The recorded quality of the embedded models (resources/models/evaluation*.json) as sections of the page."""
 
 from quantwatt.report.page.numbers import DASH, compact, with_bounds
 
-EVALUATION_TITLES = {  # of the sections of those files
+EVALUATION_TITLES = {  # keys of those files
     "classifier_right_on_renders": "Attribute classifier: share of unseen renders whose every attribute it reads right",
     "generated_right": "The unquantized model: share of its images with every attribute of the prompt right",
     "generated_with": "Those images were generated with",
@@ -19,8 +19,8 @@ EVALUATION_TITLES = {  # of the sections of those files
     "size_mb": "Size (MB)",
     "training": "Training",
 }
-SHARES = {"classifier_right_on_renders", "generated_right", "judge_ranks_right_caption_first"}  # shown in per cent
-EVALUATION_LABELS = {  # of its figures
+SHARES = {"classifier_right_on_renders", "generated_right", "judge_ranks_right_caption_first"}  # shown as percentages
+EVALUATION_LABELS = {  # keys inside the sections
     "autoencoder_psnr_db": "autoencoder's reconstruction (dB)",
     "psnr_db": "PSNR (dB)",
     "clip_score": "CLIP score",
@@ -32,16 +32,16 @@ EVALUATION_LABELS = {  # of its figures
 
 
 def evaluation_sections(evaluations):
-    """Any JSON mappings as sections for the page; known keys get plain words.
+    """Convert JSON mappings to sections of the page; known keys get readable labels.
 
     Args:
         evaluations: {name: mapping}.
     Returns:
-        list of {"title", "rows": [(label, text)], "columns": [label], "table": [(label, [text])]}. The single
-        figures come first under the title None; a mapping of like mappings becomes a table. Of several mappings every
-        title says whose it is.
+        list of {"title", "rows": [(label, text)], "columns": [label], "table": [(label, [text])]}. Single
+        values come first under the title None; a mapping of mappings with equal keys becomes a table. With several
+        evaluations, every title starts with the name.
     """
-    sections = [(name, part) for name, found in evaluations.items() for part in _sections(found)]
+    sections = [(name, part) for name, evaluation in evaluations.items() for part in _sections(evaluation)]
     if len(evaluations) > 1:
         for name, part in sections:
             part["title"] = f"{name}: {part['title']}" if part["title"] else name
@@ -51,7 +51,7 @@ def evaluation_sections(evaluations):
 def _sections(evaluation):
     single = {key: value for key, value in evaluation.items() if not isinstance(value, dict)}
     nested = [(key, value) for key, value in evaluation.items() if isinstance(value, dict) and value]
-    nested.sort(key=lambda item: item[0] == "training")  # the recipes interest few readers: last
+    nested.sort(key=lambda item: item[0] == "training")  # few readers need the training recipes
     return ([_section(None, single)] if single else []) + [_section(key, value) for key, value in nested]
 
 

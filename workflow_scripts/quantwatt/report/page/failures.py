@@ -1,13 +1,14 @@
-"""Everything that is missing for a reason, each reason once."""
+"""The results that are missing, grouped by reason."""
 
 from quantwatt.report.tables import metric_of
 
 
 def failures(cells):
-    """Cells that miss the same thing for the same reason, together.
+    """Group the cells that lack the same result for the same reason.
 
     Returns:
-        list of {"model", "methods", "samplings", "what", "status", "reason"}; samplings is empty where it is all.
+        list of {"model", "methods", "samplings", "what", "status", "reason"}; samplings is empty if all
+        samplings lack it.
     """
     samplings, merged = {}, {}
     for cell in cells:
@@ -23,16 +24,16 @@ def failures(cells):
 
 
 def _of_cell(cell):
-    """(what, status, reason) of what a cell misses; a cost that is simulated or was not asked for is no failure."""
-    for what, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
+    """[(missing result, status, reason)] of a cell; costs of simulated or unmeasured cells are no failures."""
+    for part, record in (("the method", cell.checkpoint), ("outputs", cell.images)):
         if record["status"] != "ok":
-            return [(what, record["status"], record.get("reason"))]
-    found, measured = [], cell.measurement
+            return [(part, record["status"], record.get("reason"))]
+    missing, measured = [], cell.measurement
     if measured["status"] not in ("ok", "simulated", "unmeasured"):
-        found.append(("cost", measured["status"], measured.get("reason")))
+        missing.append(("cost", measured["status"], measured.get("reason")))
     elif measured["status"] == "ok" and measured.get("energy_j") is None:
-        found.append(("energy", "not read", measured.get("energy_reason")))
-    return found + [
+        missing.append(("energy", "not read", measured.get("energy_reason")))
+    return missing + [
         (metric_of(metric).title, score["status"], score.get("reason"))
         for metric, score in cell.scores.items()
         if score.get("value") is None and score["status"] != "reference"

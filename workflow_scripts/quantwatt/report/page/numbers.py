@@ -1,4 +1,4 @@
-"""Numbers as text: as many digits as they carry, an interval beside them, a dash where there is none."""
+"""Numbers as text: significant digits, intervals, and an em dash for a missing value."""
 
 import math
 
@@ -8,7 +8,7 @@ DASH, MINUS = "\u2014", "\u2212"
 
 
 def number(value, digits=3, signed=False, interval=()):
-    """`value` with `digits` significant digits, or more where its interval is narrower; an em dash where missing."""
+    """`value` with `digits` significant digits, more if its interval is narrow; an em dash if it is missing."""
     if missing(value):
         return DASH
     if isinstance(value, str):
@@ -28,7 +28,7 @@ def _decimals(value, digits, interval):
 
 
 def bounds(low, high, value=None, signed=False):
-    """An interval as "[low, high]" with as many decimals as its value; empty where missing."""
+    """An interval as "[low, high]" with as many decimals as its value; an empty text if a bound is missing."""
     if missing(low) or missing(high):
         return ""
     interval = (value, low, high)
@@ -42,17 +42,17 @@ def with_bounds(value, low, high, signed=False, unit=""):
 
 
 def compact(value):
-    """A setting such as a bit width, without trailing zeros; an em dash where missing."""
+    """A setting such as a bit width, without trailing zeros; an em dash if it is missing."""
     return DASH if missing(value) else f"{value:.4g}"
 
 
 def megabytes(value):
-    """Megabytes, or gigabytes from 1000 MB."""
+    """A size in MB, or in GB from 1000 MB on."""
     return f"{number(value / 1000)} GB" if abs(value) >= 1000 else f"{number(value)} MB"
 
 
 def listed(names):
-    """Names in a sentence: "a", "a and b", "a, b and c"."""
+    """Names joined for a sentence: "a", "a and b", "a, b and c"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -62,7 +62,7 @@ def missing(value):
 
 
 def span(values, unit):
-    """The text "low to high unit" of the values that are there, or None."""
+    """The text "low to high unit" of the values that are not missing; None if all are."""
     values = [v for v in values if not missing(v)]
     if not values:
         return None

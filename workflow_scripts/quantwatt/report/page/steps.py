@@ -1,4 +1,4 @@
-"""What more denoising steps change: the scores side by side, and for how many methods they did not help."""
+"""The effect of more denoising steps: a table of scores, and for how many methods more steps did not help."""
 
 import pandas as pd
 
@@ -7,25 +7,25 @@ from quantwatt.report.tables import BETTER, UNDECIDED, WORSE, by_steps, compare
 
 
 def step_tables(summary):
-    """One metric of samplings that differ only by their number of steps, side by side.
+    """Tables of one metric for samplings that differ only by their number of steps.
 
-    It is the first that has intervals and compares with nothing of the same number of steps, else the first without
-    intervals: what an image is held against in pairs changes with the steps itself.
+    The metric is the first unpaired one with intervals, else the first unpaired one: a paired metric compares with
+    baseline images that change with the number of steps, too. Without unpaired metrics it is the first paired one.
 
     Returns:
         list of {"title", "metric": Metric, "steps", "rows": [(method, [(value, low, high) or None per number of
         steps])], "sentence"}.
     """
-    found = []
+    comparisons = []
     for model, sampling, metrics, rows in by_steps(summary):
         metric = _metric(metrics, rows)
         names = [f"{metric.column}{end}" for end in ("", "_low", "_high")]
         steps = list(dict.fromkeys(rows["steps"]))
         lines = []
-        for method, own in rows[rows[metric.column].notna()].groupby("method", sort=False):
-            scores = {count: values for count, *values in own[["steps", *names]].itertuples(index=False)}
+        for method, method_rows in rows[rows[metric.column].notna()].groupby("method", sort=False):
+            scores = {count: values for count, *values in method_rows[["steps", *names]].itertuples(index=False)}
             lines.append((method, [scores.get(count) for count in steps]))
-        found.append(
+        comparisons.append(
             {
                 "title": f"{model} · {sampling}",
                 "metric": metric,
@@ -34,7 +34,7 @@ def step_tables(summary):
                 "sentence": _sentence(rows, metric, steps),
             }
         )
-    return found
+    return comparisons
 
 
 def _metric(metrics, rows):
@@ -44,24 +44,24 @@ def _metric(metrics, rows):
 
 
 def _sentence(rows, metric, steps):
-    """For how many methods the most steps are no better than the fewest, by intervals that lie apart or overlap.
+    """A sentence: for how many methods the most steps are not better than the fewest, by disjoint intervals.
 
-    Where there are none, for which the figure alone is no better.
+    If no method has intervals, the sentence names the methods whose value is not better.
     """
     if metric.paired:
         return (
-            f"Whether more steps help, the {metric.name} does not tell: each number of steps is held against "
-            "unquantized images of its own."
+            f"The {metric.name} cannot show whether more steps help: each number of steps is compared with "
+            "unquantized images of the same number of steps."
         )
     verdicts, no_better = {}, []
-    for method, own in rows.groupby("method", sort=False):
-        ends = {count: row for count, (_, row) in zip(own["steps"], own.iterrows(), strict=True)}
+    for method, method_rows in rows.groupby("method", sort=False):
+        ends = {count: row for count, (_, row) in zip(method_rows["steps"], method_rows.iterrows(), strict=True)}
         if steps[0] in ends and steps[-1] in ends:
             verdicts.setdefault(compare(ends[steps[-1]], ends[steps[0]], metric), []).append(method)
             least, most = (ends[count][metric.column] for count in (steps[0], steps[-1]))
             if pd.notna(least) and pd.notna(most) and (most <= least if metric.higher_is_better else most >= least):
                 no_better.append(method)
-    verdicts.pop(None, None)  # without an interval at one of both
+    verdicts.pop(None, None)  # no interval at the fewest or at the most steps
     total, helped, worse = sum(map(len, verdicts.values())), verdicts.get(BETTER, []), verdicts.get(WORSE, [])
     fewest, most = compact(steps[0]), compact(steps[-1])
     if not total:

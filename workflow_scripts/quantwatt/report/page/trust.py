@@ -1,17 +1,17 @@
-"""What the figures rest on: device, meter, blocks, images, scores and versions, from the stages' own JSON."""
+"""How the figures were measured: device, meter, energy blocks, images, scores and versions."""
 
 from quantwatt.measuring.protocol import STEADY_SLOPE
 from quantwatt.report.page.numbers import compact, number, span, with_bounds
 from quantwatt.report.tables import device_key, metric_of, noise_floor, triple
 
-PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 30}  # at least, for figures to publish
+PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 30}  # minimum for published figures
 
 
 def trust(cells, baseline):
-    """What the figures rest on: [(device, [(label, text)])], one list per device, from the stages' own JSON.
+    """The facts about the measurements, [(device, [(label, text)])], from the stages' JSON files.
 
     Args:
-        baseline: name of the method whose own measurement is the A/A control.
+        baseline: name of the method whose measurement is the A/A control.
     """
     devices = {}
     for cell in cells:
@@ -32,16 +32,16 @@ def _device_facts(cells, baseline):
         ("Kernels", _kernels_text(cells)),
         ("Meter", _distinct(_meter_text(m) for m in timed)),
         ("Blocks", _distinct(_blocks_text(m) for m in timed)),
-        ("Blocks left out", _void_text(blocks)),
-        ("Short of the protocol", _shortfalls_text(timed)),
+        ("Invalid blocks", _invalid_blocks_text(blocks)),
+        ("Below the protocol", _shortfalls_text(timed)),
         ("Baseline against itself", _control_text([c for c in cells if c.method == baseline])),
         ("Warm-up", _warm_up_text(timed)),
         ("Phases", _phases_text(timed)),
         ("Idle power", span((e.get("idle_w") for e in energy), "W")),
         ("Counter against integral", _crosscheck_text(timed)),
         ("Sampler", _sampler_text(timed)),
-        ("Beside it", _beside_text(timed)),
-        ("Clocks held down", _throttling_text(timed)),
+        ("Secondary meters", _secondary_text(timed)),
+        ("Clock throttling", _throttling_text(timed)),
         ("Latency", _distinct(_latency_text(m) for m in timed)),
         ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
         ("Temperature", _temperature_text(devices)),
@@ -62,7 +62,7 @@ def _device_text(device):
 
 
 def _kernels_text(cells):
-    """Which kernel computes which methods, in their order."""
+    """The methods that each kernel computes, in the cells' order."""
     methods = {}
     for cell in cells:
         if cell.measurement.get("compute") == "real" and cell.measurement.get("kernel"):
@@ -88,8 +88,8 @@ def _blocks_text(record):
 
 
 def _control_text(cells):
-    """The A/A control of each baseline's cell, and what it makes of small differences."""
-    found = []
+    """The A/A control of each baseline cell, and the largest difference that it makes not distinguishable."""
+    texts = []
     for cell in cells:
         if cell.measurement["status"] != "ok":
             continue
@@ -97,12 +97,12 @@ def _control_text(cells):
             ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
             if ratio:
                 text = with_bounds(*triple(ratio))
-                found.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
-    return _distinct(found) or "no control was measured, so that no difference is called better or worse"
+                texts.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
+    return _distinct(texts) or "no control was measured, so no difference is called better or worse"
 
 
 def _shortfalls_text(records):
-    """Which settings of measured (not estimated) energy are below PROTOCOL."""
+    """The settings below PROTOCOL, of measured (not estimated) energy."""
     used = [m["measuring"] for m in records if m.get("energy_j") and not m["estimated"] and m.get("measuring")]
     short = [(key, least, min(s[key] for s in used)) for key, least in PROTOCOL.items()] if used else []
     return _distinct(f"{key} {compact(value)} (at least {least})" for key, least, value in short if value < least)
@@ -114,23 +114,23 @@ def _warm_up_text(records):
     if not slopes:
         return None
     unsteady = sum(abs(slope) >= STEADY_SLOPE for slope in slopes)
-    late = f"; {unsteady} of {len(warm_ups)} processes were still changing when the time was up" if unsteady else ""
-    return f"until {span(slopes, '°C per minute')}{late}"
+    late = f"; {unsteady} of {len(warm_ups)} processes were not steady at the time limit" if unsteady else ""
+    return f"slope at the end {span(slopes, '°C per minute')}{late}"
 
 
 def _throttling_text(records):
-    """Seconds for which the driver says that it held the clocks down, by cause; or what it said between the runs."""
+    """Seconds of clock throttling by cause, as reported by the driver; else the reasons read between the runs."""
     spells = [m["throttled_s"] for m in records if m.get("throttled_s")]
     if spells:
         seconds = {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
         return ", ".join(f"{cause} {compact(value)} s" for cause, value in seconds.items())
-    words = [m["device"].get("throttle_reasons") for m in records]
-    told = _distinct(word for found in words for word in found or [])
-    return f"between the runs: {told or 'no'}" if any(found is not None for found in words) else None
+    reasons_of_runs = [m["device"].get("throttle_reasons") for m in records]
+    reported = _distinct(reason for reasons in reasons_of_runs for reason in reasons or [])
+    return f"between the runs: {reported or 'no'}" if any(reasons is not None for reasons in reasons_of_runs) else None
 
 
 def _phases_text(records):
-    """How far the phases, each looped alone, add up to the whole."""
+    """How closely the phases, each run alone in a loop, add up to the whole inference."""
     parts = []
     for key, name in (("energy_j", "energy"), ("latency_s", "time")):
         checks = [m["phases_check"][key] for m in records if (m.get("phases_check") or {}).get(key)]
@@ -141,7 +141,7 @@ def _phases_text(records):
     return f"looped alone, they add up to: {', '.join(parts)}" if parts else None
 
 
-def _void_text(blocks):
+def _invalid_blocks_text(blocks):
     invalid = [block for block in blocks if block.get("invalid")]
     if not blocks:
         return None
@@ -169,12 +169,12 @@ def _sampler_text(records):
     return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}{effect}"
 
 
-def _beside_text(records):
-    found = {}
+def _secondary_text(records):
+    joules_by_meter = {}
     for record in records:
         for name, joules in (record.get("secondary_energy_j") or {}).items():
-            found.setdefault(name, []).append(joules)
-    return "; ".join(f"{name} {text}" for name, values in found.items() if (text := span(values, "J each")))
+            joules_by_meter.setdefault(name, []).append(joules)
+    return "; ".join(f"{name} {text}" for name, values in joules_by_meter.items() if (text := span(values, "J each")))
 
 
 def _latency_text(record):
@@ -185,8 +185,8 @@ def _latency_text(record):
 
 
 def _temperature_text(devices):
-    found = [value for d in devices for key, value in d.items() if key.startswith("temperature") and value is not None]
-    values = [v for item in found for v in (item.values() if isinstance(item, dict) else [item])]
+    items = [value for d in devices for key, value in d.items() if key.startswith("temperature") and value is not None]
+    values = [v for item in items for v in (item.values() if isinstance(item, dict) else [item])]
     return span((v for v in values if isinstance(v, (int, float))), "°C")
 
 
@@ -223,7 +223,7 @@ def _texts_text(record):
 
 
 def _repeat_text(record):
-    """How far apart two draws of the unquantized model's first batch are."""
+    """The difference between two generations of the unquantized model's first batch."""
     psnr = record["repeat_psnr"]
     return "the same images" if psnr is None else f"images of a PSNR of {psnr:.1f} dB to the first"
 

@@ -1,6 +1,6 @@
-"""Tables in the form of published studies, by name.
+"""Tables in the format of published studies, one module per study.
 
-Each is a module with
+A module has
 
-write(folder, results, cells) -> names      writes the study's files into `folder` from those under `results`
+write(folder, results, cells) -> names      write the study's files into `folder`, from the files under `results`
 """

@@ -1,9 +1,9 @@
-"""The two tables of the sd35-large-energy study, in its own columns.
+"""The two tables of the sd35-large-energy study, with its column names.
 
 intermediate_power_readings.csv: every power reading inside a run, by method, prompt and run.
 quantization_results_with_energy.csv: one row per method and prompt. Time and power are means over the prompt's runs in
-good energy blocks, the energy is the total of them; all are empty where a method was not measured. A prompt without
-such a run, as of an experiment without a meter, has the mean time of the latency runs, which is one for all prompts.
+valid energy blocks, the energy is their total; all are empty if the method was not measured. A prompt without such
+runs (for example without a meter) gets the mean time of the latency runs, which is the same for all prompts.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from quantwatt.artifacts.manifest import read_json
 from quantwatt.report.tables import write_table
 
 NAMES = ("intermediate_power_readings.csv", "quantization_results_with_energy.csv")
-FILES = ("images", "measurement", "power", "blocks", "runs")  # of a cell: what is read of it
+FILES = ("images", "measurement", "power", "blocks", "runs")  # the files read for each cell
 READINGS = ["Quantization Type", "Prompt Index", "Run Number", "Power (W)"]
 RESULTS = [
     *("Quantization Type", "Prompt Index", "Average Memory (MB)", "Average Time (s)", "Average Power (W)"),
@@ -28,7 +28,7 @@ def write(folder, results, cells):
     """Write both files.
 
     Args:
-        folder: where to; results: the experiment's folder; cells: list of {"model", "method", "sampling"}.
+        folder: output folder; results: the experiment's folder; cells: list of {"model", "method", "sampling"}.
     Returns:
         NAMES.
     """
@@ -37,19 +37,19 @@ def write(folder, results, cells):
         files = {file: layout.path(results, file, cell) for file in FILES}
         images, record = read_json(files["images"]), read_json(files["measurement"])
         runs, n_prompts = runs_of(files["runs"], files["blocks"])
-        latency_s = record["latency_s"] and record["latency_s"]["mean"] * record["images_per_batch"]  # of a run
+        latency_s = record["latency_s"] and record["latency_s"]["mean"] * record["images_per_batch"]  # per run
         names = [image["file"] for image in images["images"]]
         readings.append(power_in(runs, files["power"]).assign(method=cell["method"]))
         for prompt in range(n_prompts or len(names)):
-            own = runs[runs["prompt"] == prompt]
-            seconds, joules = own["seconds"], own["energy_j"]
+            prompt_runs = runs[runs["prompt"] == prompt]
+            seconds, joules = prompt_runs["seconds"], prompt_runs["energy_j"]
             watts = joules.sum() / seconds[joules.notna()].sum() if joules.notna().any() else None
             rows.append(
                 {
                     "Quantization Type": cell["method"],
                     "Prompt Index": prompt,
                     "Average Memory (MB)": (record["memory_mb"] or {}).get("value"),
-                    "Average Time (s)": seconds.mean() if len(own) else latency_s,
+                    "Average Time (s)": seconds.mean() if len(prompt_runs) else latency_s,
                     "Average Power (W)": watts,
                     "Total Energy (J)": joules.sum(min_count=1),
                     "Image File Names": names[prompt] if prompt < len(names) else None,
@@ -58,18 +58,18 @@ def write(folder, results, cells):
     table = pd.concat(readings).rename(
         columns={"method": READINGS[0], "prompt": READINGS[1], "number": READINGS[2], "watts": READINGS[3]}
     )
-    for name, found in zip(NAMES, (table[READINGS], pd.DataFrame(rows, columns=RESULTS)), strict=True):
-        write_table(Path(folder) / name, found)
+    for name, content in zip(NAMES, (table[READINGS], pd.DataFrame(rows, columns=RESULTS)), strict=True):
+        write_table(Path(folder) / name, content)
     return NAMES
 
 
 def runs_of(path, blocks):
-    """The method's runs in good blocks, and how many prompts it was run with.
+    """The method's runs in valid energy blocks, and the number of prompts.
 
     Args:
-        path, blocks: runs.csv and blocks.csv, which says what blocks are invalid.
+        path, blocks: runs.csv, and blocks.csv, which marks the invalid blocks.
     Returns:
-        (columns of runs.csv and `number`, counted from 1 within each prompt; int, 0 where there was no run at all).
+        (table with the columns of runs.csv and `number`, counted from 1 within each prompt; int, 0 without any run).
     """
     runs, where = pd.read_csv(path), ["configuration", "process", "block"]
     runs = runs[runs["configuration"] == "method"]
@@ -84,7 +84,7 @@ def power_in(runs, path):
     """Power readings inside the runs: columns prompt, number, watts.
 
     Args:
-        runs: of `runs_of`, one after another; path: power.csv, on the same clock.
+        runs: from `runs_of`, not overlapping; path: power.csv, on the same clock.
     """
     samples = pd.read_csv(path, dtype={"block": str})
     samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
@@ -93,5 +93,5 @@ def power_in(runs, path):
     inside = index >= 0
     stops = (runs["t_s"] + runs["seconds"]).to_numpy()
     inside[inside] = samples["t_s"].to_numpy()[inside] < stops[index[inside]]
-    found = runs.iloc[index[inside]][["prompt", "number"]].reset_index(drop=True)
-    return found.assign(watts=samples["watts"].to_numpy()[inside])
+    run_of_sample = runs.iloc[index[inside]][["prompt", "number"]].reset_index(drop=True)
+    return run_of_sample.assign(watts=samples["watts"].to_numpy()[inside])

@@ -1,9 +1,9 @@
-"""The table of the energy study of text models, in its own columns.
+"""The table of the energy study of text models, with its column names.
 
-trials.csv: one row per model, precision (method) and trial, which is a fresh process of its own. A run is one batch of
-`batch_size` inferences: latencies are a run's, throughput and energy are of inferences. Seconds, watts, joules, 10^6 or
-10^9 bytes. Power is that of all samples in the good energy blocks. What was not measured is empty, and `reason` or
-`energy_reason` says why; memory is empty on a CPU, as torch counts that of GPUs only.
+trials.csv: one row per model, precision (method) and trial; each trial is a fresh process. A run is one batch of
+`batch_size` inferences: latencies are per run, throughput and energy per inference. Units: s, W, J, 10^6 or 10^9
+bytes. Power is over all samples in valid energy blocks. A value that was not measured is empty, and `reason` or
+`energy_reason` says why; memory is empty on a CPU, because torch counts the memory of GPUs only.
 """
 
 from pathlib import Path
@@ -33,10 +33,10 @@ COLUMNS = (
 
 
 def write(folder, results, cells):
-    """Write the file.
+    """Write trials.csv.
 
     Args:
-        folder: where to; results: the experiment's folder; cells: list of {"model", "method", "sampling", "kind"}.
+        folder: output folder; results: the experiment's folder; cells: list of {"model", "method", "sampling", "kind"}.
     Returns:
         NAMES.
     """
@@ -46,7 +46,7 @@ def write(folder, results, cells):
 
 
 def trials_of(results, cell):
-    """The rows of a cell; where it was not measured, one row without a trial."""
+    """The rows of a cell; one row without a trial if the cell was not measured."""
     paths = cell_paths(results, cell, [])
     checkpoint, predicted, measured = (read_json(paths[part]) for part in ("checkpoint", "images", "measurement"))
     common = {
@@ -76,43 +76,43 @@ def trials_of(results, cell):
 
 
 def latency(inference_s, batch_size):
-    """Seconds of a run, from the summary of one process's seconds per inference, and inferences per second."""
-    found = {f"{key}_latency": inference_s[key] and inference_s[key] * batch_size for key in TIMES}
-    return {**found, "throughput": 1 / inference_s["mean"]}
+    """Seconds per run and inferences per second, from the summary of one process's seconds per inference."""
+    latencies = {f"{key}_latency": inference_s[key] and inference_s[key] * batch_size for key in TIMES}
+    return {**latencies, "throughput": 1 / inference_s["mean"]}
 
 
 def memory(peaks):
-    """Memory of the GPU as torch counts it, in 10^9 bytes; {} where it was not asked."""
+    """GPU memory as counted by torch, in 10^9 bytes; {} if it was not recorded."""
     if peaks["reserved_mb"] is None:
         return {}
     return {column: peaks[key] / 1e3 for column, key in MEMORY.items()}
 
 
 def energy_of_trials(folder):
-    """{process: energy and power over its good blocks}, from blocks.csv and power.csv of a measurement."""
+    """{process: energy and power over its valid energy blocks}, from blocks.csv and power.csv of a measurement."""
     blocks = pd.read_csv(folder / "blocks.csv", dtype={"invalid": str})
     blocks = blocks[(blocks["configuration"] == "method") & (blocks["invalid"] == "False")]
     samples = pd.read_csv(folder / "power.csv", dtype={"block": str})
     samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
-    found = {}
-    for process, own in blocks.groupby("process"):
-        inside = (samples["process"] == process) & samples["block"].isin(own["block"].astype(str))
+    energy = {}
+    for process, process_blocks in blocks.groupby("process"):
+        inside = (samples["process"] == process) & samples["block"].isin(process_blocks["block"].astype(str))
         watts = samples.loc[inside, "watts"]
         figures = (watts.mean(), watts.std(), watts.min(), watts.max(), watts.median(), len(watts))
-        joules = float((own["energy_j"] / own["images"]).mean())
-        found[process] = {
+        joules = float((process_blocks["energy_j"] / process_blocks["images"]).mean())
+        energy[process] = {
             **dict(zip(POWER, figures, strict=True)),
-            "total_energy_j": own["energy_j"].sum(),
+            "total_energy_j": process_blocks["energy_j"].sum(),
             "energy_per_inference_j": joules,
             "energy_per_inference_mj": 1000 * joules,
             "inferences_per_joule": 1 / joules if joules > 0 else None,
-            "num_inferences_energy": own["images"].sum(),
+            "num_inferences_energy": process_blocks["images"].sum(),
         }
-    return found
+    return energy
 
 
 def quality(path, predicted):
-    """Accuracy and perplexity over all items; {} without predictions, or where nothing says which are right.
+    """Accuracy and perplexity over all items; {} without predictions, or without labels.
 
     Args:
         path: the manifest of the predictions; predicted: its content.
@@ -128,7 +128,7 @@ def quality(path, predicted):
 
 
 def dtype_of(checkpoint):
-    """The format of a quantized model's weights, else the type that the model is stored in; None without either."""
+    """The weight format of a quantized model, else the dtype that the model is stored in; None without a checkpoint."""
     if checkpoint["status"] != "ok":
         return None
     if not checkpoint["layers"]:

@@ -1,9 +1,9 @@
 """Feature extractors, loaded by `registry.load("extractors", NAME)`.
 
-An extractor's module has `fetch(settings)`, which makes its weights available on this machine and returns their files,
-the first in the folder that holds all of them; what `load` reads beside them is then in the libraries' caches. It has
-`load(settings, device)`, which fetches nothing in a job of a rule. Both raise DataError where the weights cannot be had
-or loaded. `load` returns an Extractor.
+An extractor's module has `fetch(settings)`, which makes the weights available on this machine and returns their files;
+the folder of the first file contains all of them. Other files that `load` needs are then in the libraries' caches. It
+also has `load(settings, device)`, which returns an Extractor and downloads nothing in a job of a rule. Both raise
+DataError if the weights cannot be downloaded, found or loaded.
 """
 
 from abc import ABC, abstractmethod
@@ -16,22 +16,22 @@ NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.
 
 
 class Extractor(ABC):
-    """Features of images, and of texts or classes where it reads or sees them; d is the same for both."""
+    """Features of images, and optionally features of texts (of the same dimension d) or classes of images."""
 
-    library: str  # and its version, ...
-    resize: str  # how images are resized, ...
-    weights_sha256: str  # what to print beside a figure
-    cut = 0  # texts of the last call that were too long for it
-    n_classes = 0  # that it knows; then there is `classes`
+    library: str  # libraries and their versions, reported with every score
+    resize: str  # how images are resized, reported with every score
+    weights_sha256: str
+    cut = 0  # number of texts that the last call of `text` truncated
+    n_classes = 0  # number of classes; 0 if `classes` returns None
 
     @abstractmethod
     def image(self, files: Sequence[str | Path]) -> np.ndarray:
-        """Features of image files, through clean-fid: float32 [n, d]."""
+        """Features of image files, read by clean-fid: float32 [n, d]."""
 
     def text(self, prompts: Sequence[str]) -> np.ndarray | None:
-        """Features of texts, float32 [n, d]; None where it reads none."""
+        """Features of texts, float32 [n, d]; None if the extractor does not read texts."""
         return None
 
     def classes(self, features: np.ndarray) -> np.ndarray | None:
-        """The class seen in each image of which these are the features, int64 [n]; None where it knows none."""
+        """Predicted class of each image from its features [n, d], int64 [n]; None if the extractor has no classes."""
         return None

@@ -1,4 +1,4 @@
-"""A classifier: its penultimate features for FID and KID, and the class that it sees in every image."""
+"""A classifier: its penultimate features for FID and KID, and its predicted class of every image."""
 
 from importlib import metadata
 from pathlib import Path
@@ -9,16 +9,16 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import sha256
 from quantwatt.score.extractors import Extractor
 
-DIGITS = "digits"  # the network that is not torchvision's
+DIGITS = "digits"  # the only network that is not from torchvision
 IMAGENET_SIZE = 224
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
 
 
 def fetch(settings):
-    """The files of a classifier's weights, which are always the user's own; settings as of `load`.
+    """The files of a classifier's weights, which the user provides; settings as for `load`.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no files.
     """
     path = Path(settings["path"])
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
@@ -33,11 +33,11 @@ def load(settings, device):
     Args:
         settings: {"network": "digits" or a classification model of torchvision (resnet50), "path": the folder that
             `quantwatt.score.digit_classifier` has written, or the safetensors file of torchvision's weights,
-            "batch": images at once (64)}.
+            "batch": images per batch (64)}.
     Raises:
-        DataError: no such network, or its weights cannot be loaded.
+        DataError: there is no such network, or its weights cannot be loaded.
     """
-    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before torchvision
+    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  must come before torchvision
     import torch
     from safetensors import SafetensorError
 
@@ -56,7 +56,7 @@ def load(settings, device):
 
 
 def _of_torchvision(name, path):
-    """A network of torchvision's with the weights of a safetensors file (never a pickled one)."""
+    """A torchvision network with weights from a safetensors file (pickle files are never read)."""
     from safetensors.torch import load_file
     from torchvision.models import get_model
 
@@ -66,7 +66,7 @@ def _of_torchvision(name, path):
 
 
 class Classifier(Extractor):
-    """A classifier as an extractor. Features are what its last linear layer reads."""
+    """A classifier as an extractor. Features are the inputs of its last linear layer."""
 
     def __init__(self, name, model, device, batch, weights):
         import torch
@@ -96,12 +96,12 @@ class Classifier(Extractor):
         ).astype(np.float32)
 
     def classes(self, features):
-        """The class seen, int64 [n], of features [n, d]."""
+        """Predicted classes, int64 [n], from features [n, d]."""
         import torch
 
         with torch.no_grad():
-            found = [self.head(part.to(self.device)).argmax(-1) for part in torch.from_numpy(features).split(4096)]
-        return torch.cat(found).cpu().numpy()
+            seen = [self.head(part.to(self.device)).argmax(-1) for part in torch.from_numpy(features).split(4096)]
+        return torch.cat(seen).cpu().numpy()
 
     def _resize(self, pixels):  # uint8 [h, w, 3] -> [size, size, 3]
         from PIL import Image

@@ -1,4 +1,4 @@
-"""Features of clean-fid's Inception v3: the ones that published FID figures use."""
+"""Features of clean-fid's Inception v3, which published FID values use."""
 
 import tempfile
 from importlib import metadata
@@ -10,13 +10,13 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import sha256
 from quantwatt.score.extractors import Extractor
 
-FILE_NAME = "inception-2015-12-05.pt"  # the name InceptionV3W insists on
+FILE_NAME = "inception-2015-12-05.pt"  # InceptionV3W requires this name
 
 
 def fetch(settings):
-    """The file of weights, fetched by clean-fid into PyTorch's cache where the settings say so; settings as of `load`.
+    """The weights' file; with "weights": "download", clean-fid fetches it into PyTorch's cache. Settings as for `load`.
 
-    A download is whole or not there at all, also where it is killed.
+    A killed download leaves no incomplete file in the cache.
 
     Raises:
         DataError: the file is missing, or cannot be downloaded.
@@ -30,7 +30,7 @@ def fetch(settings):
 
 
 def _path(settings):
-    """Where the weights are, or will be: TORCH_HOME's folder has what was downloaded."""
+    """The path of the weights; a download goes to the folder of TORCH_HOME."""
     if settings["weights"] != "download":
         return Path(settings["weights"])
     import torch
@@ -45,7 +45,7 @@ def _download(weights):
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
             Path(check_download_inception(fpath=folder)).replace(weights)
-    except OSError as error:  # URLError is one
+    except OSError as error:  # includes URLError
         raise DataError(
             f"clean-fid's Inception weights cannot be downloaded ({error}); fetch {FILE_NAME} by hand "
             "and name its path as the extractor's 'weights'."
@@ -56,10 +56,10 @@ def load(settings, device):
     """Load clean-fid's TorchScript Inception v3.
 
     Args:
-        settings: {"weights": path of inception-2015-12-05.pt, or "download" for where `fetch` has put it, "batch":
-            images at once (32)}.
+        settings: {"weights": path of inception-2015-12-05.pt, or "download" for the file that `fetch` has
+            downloaded, "batch": images per batch (32)}.
     Raises:
-        DataError: the weights are missing, or are no TorchScript file.
+        DataError: the weights are missing, or are not a TorchScript file.
     """
     import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
     import torch
@@ -80,7 +80,7 @@ def load(settings, device):
 
 
 class Inception(Extractor):
-    """clean-fid's Inception v3 as an extractor: the 2048 pooled features."""
+    """clean-fid's Inception v3 as an extractor. Features are its 2048 pooled activations."""
 
     resize = "clean-fid 'clean': PIL bicubic to 299x299"
 

@@ -1,4 +1,4 @@
-"""The judge: an open_clip model, from a local folder or a hub, for image and text features."""
+"""The judge: image and text features of an open_clip model, from a local folder or the Hugging Face Hub."""
 
 import json
 import logging
@@ -16,13 +16,13 @@ LOCAL_WEIGHTS = "open_clip_model.safetensors"
 
 
 def fetch(settings):
-    """The files of an open_clip model; settings as of `load`.
+    """The files of an open_clip model; settings as for `load`.
 
-    A name is loaded once, which brings its configuration, weights and tokenizer into the libraries' caches, and so is a
-    local folder that leaves its text tower's configuration to a hub.
+    A model given by name is loaded once: this puts its configuration, weights and tokenizer into the libraries' caches.
+    So is a local folder whose text tower refers to a configuration on the Hugging Face Hub.
 
     Raises:
-        DataError: the model or its weights cannot be had.
+        DataError: the model or its weights cannot be downloaded or loaded.
     """
     schema, _, folder = settings["model"].partition(":")
     if schema == "local-dir":
@@ -45,8 +45,8 @@ def load(settings, device):
 
     Args:
         settings: {"model": "local-dir:PATH", "hf-hub:ORGANIZATION/NAME" or a name that open_clip knows,
-            "pretrained": open_clip's tag of the weights (only for a name), "batch": images at once (64)}.
-            A local folder holds open_clip_config.json, open_clip_model.safetensors and a tokenizer.
+            "pretrained": open_clip's tag of the weights (only for a name), "batch": images per batch (64)}.
+            A local folder contains open_clip_config.json, open_clip_model.safetensors and a tokenizer.
     Raises:
         DataError: the model or its weights cannot be loaded.
     """
@@ -57,11 +57,11 @@ def load(settings, device):
 
     name, pretrained = settings["model"], settings.get("pretrained")
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # open_clip warns of what it then raises
+    logging.disable(logging.WARNING)  # open_clip logs a warning before it raises the same error
     try:
         weights = Path(_weights_file(open_clip, name, pretrained))
         if weights.suffix != ".safetensors":
-            raise ValueError(f"{weights.name} is not a safetensors file, and nothing else is read")
+            raise ValueError(f"{weights.name} is not a safetensors file, the only format that is read")
         model, preprocess = open_clip.create_model_from_pretrained(name, pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:  # no folder, no network, ...
@@ -73,7 +73,7 @@ def load(settings, device):
 
 
 class Clip(Extractor):
-    """An open_clip model as an extractor. Features are the unnormalised embeddings."""
+    """An open_clip model as an extractor. Features are the embeddings, not normalized."""
 
     def __init__(self, model, preprocess, tokenizer, device, batch, weights):
         self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
@@ -85,7 +85,7 @@ class Clip(Extractor):
         self.weights, self.weights_sha256 = weights, sha256(weights)
 
     def image(self, files):
-        """Features [n, d] float32 of image files: clean-fid reads and batches them, open_clip resizes."""
+        """Features [n, d] float32 of image files: clean-fid reads and batches them, open_clip resizes them."""
         from cleanfid.fid import get_files_features
 
         return get_files_features(
@@ -99,21 +99,21 @@ class Clip(Extractor):
         ).astype(np.float32)
 
     def text(self, prompts):
-        """Features [n, d] float32 of texts; those that are too long for the model are cut, counted and told."""
+        """Features [n, d] float32 of texts; `cut` counts texts that are longer than the context and truncated."""
         import torch
 
-        found, self.cut = [], 0
+        features, self.cut = [], 0
         with torch.no_grad():
             for i in range(0, len(prompts), self.batch):
                 tokens = self.tokenizer(prompts[i : i + self.batch])
                 length = tokens.shape[1]
                 longer = self.tokenizer(prompts[i : i + self.batch], context_length=length + 1)
-                self.cut += int((longer[:, :length] != tokens).any(dim=1).sum())  # the end of the text moves on
-                found.append(self.model.encode_text(tokens.to(self.device)).float().cpu().numpy())
+                self.cut += int((longer[:, :length] != tokens).any(dim=1).sum())  # the end token moves
+                features.append(self.model.encode_text(tokens.to(self.device)).float().cpu().numpy())
         if self.cut:
-            print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens, and the judge reads no more.",
+            print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens: the judge truncates them.",
                   file=sys.stderr)  # fmt: skip
-        return np.concatenate(found)
+        return np.concatenate(features)
 
     def _embed(self, images):  # float [b, 3, h, w] in [0, 255], on the device
         import torch
@@ -125,14 +125,14 @@ class Clip(Extractor):
 
 
 def _weights_file(open_clip, name, pretrained):
-    """The file that open_clip takes the weights from; downloaded where it is not there yet."""
+    """The weights' file of an open_clip model; it is downloaded if it is not on this machine."""
     schema, _, identifier = name.partition(":")
     if schema == "local-dir":
         return _local_weights(identifier)
     if schema == "hf-hub":
         return open_clip.pretrained.download_pretrained_from_hf(identifier)
-    found = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
-    if not found:
+    config = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
+    if not config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none, the model is unknown"
         raise ValueError(f"'pretrained' is {pretrained!r}, and its weights are: {tags}")
-    return open_clip.download_pretrained(found)
+    return open_clip.download_pretrained(config)

@@ -1,13 +1,13 @@
 """Metrics, loaded by `registry.load("metrics", NAME)`.
 
-What a metric is given, and how it is shown, its schema says: see `quantwatt.config.metric_entries`.
+The schema of a metric defines its inputs and how it is shown: see `quantwatt.config.metric_entries`.
 """
 
 from typing import Any, NamedTuple, Protocol
 
 
 class Score(NamedTuple):
-    """A figure and its 95 % interval; the bounds are NaN where `reason` says why there is none."""
+    """A value and its 95 % interval; without an interval the bounds are NaN and `reason` says why."""
 
     value: float
     low: float
@@ -17,24 +17,24 @@ class Score(NamedTuple):
 
 
 class Metric(Protocol):
-    """What a metric's module offers."""
+    """The interface of a metric's module."""
 
-    UNIT: str  # of its value
+    UNIT: str  # of the value
     PACKAGE: str  # the library that computes it
 
     def score(self, samples: Any, compared: Any, resamples: int | None = None, seed: int = 0) -> Score:
-        """The figure of a sample, such as images, features or predictions.
+        """The value of a sample, such as images, features or predictions.
 
         Raises:
-            Undefined: there is none of such a sample.
+            Undefined: the metric has no value for this sample.
         """
 
     def change(self, samples: Any, baseline: Any, compared: Any, resamples: int | None = None, seed: int = 0) -> Score:
-        """The difference from the baseline's figure, drawn in pairs.
+        """The difference from the baseline's value, with a paired bootstrap.
 
-        The module of a metric that itself compares with the baseline has none.
+        A metric whose `score` already compares with the baseline does not define it.
         """
 
 
 class Undefined(Exception):
-    """The metric has no value for such a sample; the message is one sentence for the report."""
+    """The metric has no value for this sample; the message is one sentence for the report."""

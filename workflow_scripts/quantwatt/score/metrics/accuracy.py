@@ -1,4 +1,4 @@
-"""Share of predictions that are right: labels of sentences, or next tokens of running text."""
+"""Accuracy: share of correct predictions, of labels of sentences or next tokens of running text."""
 
 from quantwatt.intervals import RESAMPLES, bootstrap_ratios
 from quantwatt.score.metrics import Score
@@ -9,7 +9,7 @@ PACKAGE = "numpy"
 
 
 def score(samples, compared=None, resamples=None, seed=0):
-    """Right predictions over all; the interval is a bootstrap of items (sentences, windows).
+    """Correct predictions over all predictions; the interval is a bootstrap of items (sentences, windows).
 
     Args:
         samples: items of `quantwatt.score.predictions`.
@@ -22,7 +22,7 @@ def score(samples, compared=None, resamples=None, seed=0):
 
 
 def change(samples, baseline, compared=None, resamples=None, seed=0):
-    """Accuracy minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
+    """Accuracy minus the baseline's on the same items, with a paired bootstrap; arguments as for `score`."""
     require_judged(samples)
     return _bootstrap(column(samples, "correct") - column(baseline, "correct"), samples, resamples, seed)
 

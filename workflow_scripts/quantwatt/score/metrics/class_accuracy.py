@@ -1,4 +1,4 @@
-"""Share of images in which a classifier sees the class that was asked for."""
+"""Share of images in which a classifier predicts the requested class."""
 
 import numpy as np
 
@@ -11,20 +11,20 @@ PACKAGE = "numpy"
 
 
 def score(samples, compared, resamples=None, seed=0):
-    """Images read as asked over all images; the interval is a bootstrap of images.
+    """Images with the requested class over all images; the interval is a bootstrap of images.
 
     Args:
-        samples: classes seen, int [n].
-        compared: classes asked for, int [n].
+        samples: predicted classes, int [n].
+        compared: requested classes, int [n].
         resamples: bootstrap resamples over images (10000).
     Raises:
-        DataError: the two do not pair up.
+        DataError: the two arrays have different shapes.
     """
     return _mean(_right(samples, compared), resamples, seed)
 
 
 def change(samples, baseline, compared, resamples=None, seed=0):
-    """The share minus the baseline's on the same classes and seeds, which are drawn in pairs; as `score`."""
+    """The share minus the baseline's on the same classes and seeds, with a paired bootstrap; arguments as `score`."""
     return _mean(_right(samples, compared) - _right(baseline, compared), resamples, seed)
 
 
@@ -36,5 +36,5 @@ def _mean(values, resamples, seed):
 def _right(seen, asked):
     seen, asked = np.asarray(seen), np.asarray(asked)
     if seen.shape != asked.shape:
-        raise DataError(f"classes seen and asked for do not pair up: {seen.shape} and {asked.shape}.")
+        raise DataError(f"predicted and requested classes have different shapes: {seen.shape} and {asked.shape}.")
     return (seen == asked).astype(np.float64)

@@ -13,22 +13,22 @@ PACKAGE = "numpy"
 def score(samples, compared, resamples=None, seed=0):
     """Mean of 100 cos(image, text) over the images.
 
-    The paper writes 2.5 max(cos, 0). Here the factor is 100, as is usual since, and an image that contradicts
-    its prompt (cos < 0) keeps its sign, so that damage is not cut off.
+    The paper writes 2.5 max(cos, 0). Here the factor is 100, as is now usual, and an image that contradicts
+    its prompt (cos < 0) keeps its sign, so that damage is not clipped.
 
     Args:
         samples: [n, d] image features.
-        compared: [n, d] features of the prompts, row i of both belonging together.
+        compared: [n, d] features of the prompts; row i of both arrays belongs to image i.
         resamples: bootstrap resamples over images (10000).
     Raises:
-        DataError: the rows do not pair up.
+        DataError: the two arrays have different shapes.
         Undefined: an embedding is zero.
     """
     return _mean(_cosines(samples, compared), resamples, seed)
 
 
 def change(samples, baseline, compared, resamples=None, seed=0):
-    """CLIP score minus the baseline's on the same prompts and seeds, which are drawn in pairs; as `score`."""
+    """CLIP score minus the baseline's on the same prompts and seeds, with a paired bootstrap; arguments as `score`."""
     return _mean(_cosines(samples, compared) - _cosines(baseline, compared), resamples, seed)
 
 
@@ -40,7 +40,7 @@ def _mean(cosines, resamples, seed):
 def _cosines(samples, compared):
     samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
     if samples.shape != compared.shape:
-        raise DataError(f"image and text features do not pair up: {samples.shape} and {compared.shape}.")
+        raise DataError(f"image and text features have different shapes: {samples.shape} and {compared.shape}.")
     lengths = np.linalg.norm(samples, axis=1) * np.linalg.norm(compared, axis=1)
     if not lengths.all():
         raise Undefined(f"the embedding of image or prompt {int(lengths.argmin())} is zero.")

@@ -1,4 +1,4 @@
-"""Frechet distance of features, by clean-fid (arXiv 1706.08500; arXiv 2104.11222)."""
+"""Frechet distance of features, computed by clean-fid (arXiv 1706.08500; arXiv 2104.11222)."""
 
 import math
 
@@ -16,12 +16,12 @@ MAX_DIMS = 256  # a matrix square root takes 5 ms at 128 dimensions, 22 ms at 25
 def score(samples, compared, resamples=None, seed=0):
     """Frechet distance between two samples of features.
 
-    The interval is of the drawing of the generated images: the reference sample is held fixed, as every
-    method is compared with the same one. It says nothing of FID's bias, which is upwards and falls with the
-    number of images: compare figures only at equal numbers.
+    The interval resamples only the generated images; the reference sample is fixed, because every method is compared
+    with the same reference. The interval does not include FID's bias, which is upward and falls with the number of
+    images: compare values only at equal numbers of images.
 
-    The authors ask for more images than dimensions (github.com/bioinf-jku/TTUR): n images span n - 1 of them, so that
-    the covariance of fewer is singular, and the figure says how few they are rather than what they show.
+    The authors require more images than feature dimensions (github.com/bioinf-jku/TTUR): n images span n - 1
+    dimensions, so the covariance of fewer images is singular, and the value reflects their number, not their content.
 
     Args:
         samples: [n, d] features of generated images.
@@ -29,26 +29,26 @@ def score(samples, compared, resamples=None, seed=0):
         resamples: bootstrap resamples, each with a matrix square root of [d, d]; 200 by default up to 256
             dimensions and 0 (no interval) beyond.
     Raises:
-        Undefined: no more images than dimensions on a side, or covariances that clean-fid cannot handle.
+        Undefined: a side has no more images than feature dimensions, or clean-fid cannot handle the covariances.
     """
     return _bootstrap(_distance(samples, compared), *samples.shape, resamples, seed)
 
 
 def change(samples, baseline, compared, resamples=None, seed=0):
-    """The distance minus the baseline's; the images of the same prompts and seeds are drawn in pairs. As `score`."""
+    """The distance minus the baseline's, with a paired bootstrap over prompts and seeds; arguments as for `score`."""
     ours, theirs = _distance(samples, compared), _distance(baseline, compared)
     return _bootstrap(lambda index: ours(index) - theirs(index), *samples.shape, resamples, seed)
 
 
 def _distance(samples, compared):
-    """Function of an index, a slice or an array: the Frechet distance of those samples."""
-    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
+    """Return a function of an index (slice or array): the Frechet distance of the indexed samples."""
+    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  must come before clean-fid imports torchvision
     from cleanfid.fid import frechet_distance
 
     n, dims = samples.shape
     if min(n, compared.n) <= dims:
         raise Undefined(
-            f"the covariance of {dims} features takes more than {dims} images on both sides, not {n} and {compared.n}."
+            f"the covariance of {dims} features needs more than {dims} images on both sides, not {n} and {compared.n}."
         )
 
     def distance(index):
@@ -65,10 +65,10 @@ def _bootstrap(distance, n, dims, resamples, seed):
     if resamples:
         try:
             return Score(*bootstrap_statistic(distance, n, resamples, seed), resamples)
-        except ValueError as error:  # "Imaginary component": a resample of two thirds of the images, the others twice
-            reason = f"no interval: of a resample of {n} images, {dims} features have no root ({error})."
+        except ValueError as error:  # "Imaginary component": a resample has only about 2/3 of the images, some repeated
+            reason = f"no interval: {dims} features of a resample of {n} images have no matrix root ({error})."
     try:
-        value = float(distance(slice(None)))  # no copy of what may be mapped from a file
+        value = float(distance(slice(None)))  # a slice does not copy a memory-mapped array
     except ValueError as error:
-        raise Undefined(f"the product of the covariances of {dims} features has no root ({error}).") from error
+        raise Undefined(f"the product of the covariances of {dims} features has no matrix root ({error}).") from error
     return Score(value, math.nan, math.nan, 0, reason)

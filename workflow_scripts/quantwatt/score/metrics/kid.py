@@ -1,4 +1,4 @@
-"""Kernel distance of features, by clean-fid (Binkowski et al., arXiv 1801.01401)."""
+"""Kernel distance of features, computed by clean-fid (Binkowski et al., arXiv 1801.01401)."""
 
 import math
 
@@ -11,19 +11,19 @@ UNIT = "squared MMD"
 PACKAGE = "clean-fid"
 
 RESAMPLES = 1000
-SUBSETS, SUBSET_SIZE = 100, 1000  # clean-fid's own
-MIN_IMAGES, MAX_IMAGES = 20, 10_000  # on each side, for an interval; it holds the kernel of all pairs
+SUBSETS, SUBSET_SIZE = 100, 1000  # clean-fid's defaults
+MIN_IMAGES, MAX_IMAGES = 20, 10_000  # on each side, for an interval: it needs the kernel matrix of all pairs
 
 
 def score(samples, compared, resamples=None, seed=0):
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
 
-    The value is clean-fid's: the mean over random subsets, whose expectation is the estimate on both whole
-    samples. (It draws from numpy's global generator, which is seeded here and put back.) The spread over
-    those subsets is not an interval: they overlap, and with fewer images than a subset holds they are all
-    the same. The interval is therefore a bootstrap of the generated and of the reference images. Pairs of a
-    drawn image with its own copy are left out, as the estimate leaves out an image with itself. Near zero the
-    interval is too wide rather than too narrow, and the value may lie below zero.
+    The value is clean-fid's: the mean over random subsets, whose expectation is the estimate on both complete samples.
+    (clean-fid uses numpy's global generator, which is seeded here and restored.) The spread over the subsets is not an
+    interval: subsets overlap, and with fewer images than the subset size all subsets are equal. The interval is
+    therefore a bootstrap over both the generated and the reference images. Pairs of a drawn image with its copy are
+    excluded, because the estimate excludes pairs of an image with itself. Near zero the interval is too wide rather
+    than too narrow, and the value may be negative.
 
     Args:
         samples: [n, d] features of generated images.
@@ -43,12 +43,12 @@ def score(samples, compared, resamples=None, seed=0):
 
 
 def change(samples, baseline, compared, resamples=None, seed=0):
-    """The distance minus the baseline's; the images of the same prompts and seeds are drawn in pairs. As `score`."""
+    """The distance minus the baseline's, with a paired bootstrap over prompts and seeds; arguments as for `score`."""
     value = _clean_fid(samples, compared, seed) - _clean_fid(baseline, compared, seed)
     if reason := _no_interval(samples, compared, resamples):
         return Score(value, math.nan, math.nan, 0, reason)
     resamples = RESAMPLES if resamples is None else resamples
-    reference, _ = _draws_of_reference(compared, resamples, seed)  # what it is in itself cancels
+    reference, _ = _draws_of_reference(compared, resamples, seed)  # the reference's own term cancels
     ours, theirs = (_of_samples(side, compared, reference) for side in (samples, baseline))
     return _bootstrap(value, lambda counts, draw: ours(counts, draw) - theirs(counts, draw), len(samples), resamples,
                       seed)  # fmt: skip
@@ -60,19 +60,19 @@ def _no_interval(samples, compared, resamples):
         return None
     resamples = RESAMPLES if resamples is None else resamples
     needed = f"resamples and {MIN_IMAGES} to {MAX_IMAGES} images on each side"
-    return f"no interval: it takes {needed}, not {resamples}, {n} and {m}."
+    return f"no interval: it needs {needed}, not {resamples}, {n} and {m}."
 
 
 def _draws_of_reference(compared, resamples, seed):
-    """([1 + resamples, m] how often each image is drawn, [1 + resamples] the kernel's mean over pairs of them)."""
+    """Counts of each reference image per draw [1 + resamples, m], and the kernel's mean over pairs [1 + resamples]."""
     compared, m = np.asarray(compared, np.float64), len(compared)
     draws = np.random.default_rng([seed, 1]).multinomial(m, np.full(m, 1 / m), size=resamples)
-    reference = np.concatenate([np.ones((1, m)), draws])  # the sample itself, then each resample
+    reference = np.concatenate([np.ones((1, m)), draws])  # the original sample, then the resamples
     return reference, _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
 
 
 def _of_samples(samples, compared, reference):
-    """Function of how often each sample is drawn, and of which draw of the reference: the rest of the distance."""
+    """Return a function of the samples' counts and the reference's draw: the terms of the distance with samples."""
     samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
     across = _kernel(samples, compared) @ reference.T / len(compared)  # [n, 1 + resamples]
     within = _without_diagonal(_kernel(samples, samples))
@@ -80,7 +80,7 @@ def _of_samples(samples, compared, reference):
 
 
 def _bootstrap(value, distance, n, resamples, seed):
-    """The interval of `distance` over draws of images and of the reference, laid about clean-fid's value."""
+    """The bootstrap interval of `distance` over images and reference, shifted to clean-fid's value."""
     draw = iter(range(1 + resamples))
 
     def of_index(index):
@@ -101,14 +101,14 @@ def _without_diagonal(kernel):
 
 def _kernel(x, y):  # [n, d], [m, d] -> [n, m]
     base = x @ y.T / x.shape[1] + 1
-    return base * base * base  # numpy's power of float64 is far slower
+    return base * base * base  # numpy's ** 3 of float64 is much slower
 
 
 def _clean_fid(samples, compared, seed):
     n, m = len(samples), len(compared)
     if min(n, m) < 2:
         raise Undefined(f"KID needs at least two images on both sides, not {n} and {m}.")
-    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
+    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  must come before clean-fid imports torchvision
     from cleanfid.fid import kernel_distance
 
     state = np.random.get_state()

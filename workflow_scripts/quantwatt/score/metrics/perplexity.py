@@ -1,4 +1,4 @@
-"""Perplexity: e to the mean negative log-likelihood of what was to be predicted, tokens of text or labels."""
+"""Perplexity: exp of the mean negative log-likelihood of the targets (tokens of text, or labels)."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ PACKAGE = "numpy"
 
 
 def score(samples, compared=None, resamples=None, seed=0):
-    """Perplexity of all tokens together; the interval is a bootstrap of items (windows, sentences).
+    """Perplexity over all tokens; the interval is a bootstrap of items (windows, sentences).
 
     Args:
         samples: items of `quantwatt.score.predictions`.
@@ -24,7 +24,7 @@ def score(samples, compared=None, resamples=None, seed=0):
 
 
 def change(samples, baseline, compared=None, resamples=None, seed=0):
-    """Perplexity minus the baseline's on the same items, which are drawn in pairs; arguments as for `score`."""
+    """Perplexity minus the baseline's on the same items, with a paired bootstrap; arguments as for `score`."""
     require_judged(samples)
     return _bootstrap(
         [samples, baseline], samples, lambda nats: np.exp(nats[..., 0]) - np.exp(nats[..., 1]), resamples, seed
@@ -34,5 +34,5 @@ def change(samples, baseline, compared=None, resamples=None, seed=0):
 def _bootstrap(sets, counted, value_of, resamples, seed):
     resamples = RESAMPLES if resamples is None else resamples
     nll = np.stack([column(items, "nll") for items in sets], axis=1)  # [items, sets]
-    with np.errstate(over="ignore"):  # a broken model's perplexity may be beyond any number
+    with np.errstate(over="ignore"):  # a broken model's perplexity may be infinite
         return Score(*bootstrap_ratios(nll, column(counted, "tokens"), value_of, resamples, seed), resamples)

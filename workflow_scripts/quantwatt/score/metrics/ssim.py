@@ -1,4 +1,4 @@
-"""Structural similarity to the baseline's image of the same prompt and seed, by scikit-image."""
+"""Structural similarity to the baseline's image of the same prompt and seed, computed by scikit-image."""
 
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.score.metrics import Score, Undefined
@@ -11,9 +11,9 @@ WINDOW = 11  # pixels
 
 
 def ssim(image, baseline):
-    """SSIM of one 8-bit image, mean of the three channels; both uint8 [h, w, 3] of at least 11 x 11 pixels.
+    """SSIM of one 8-bit image, averaged over channels; both arrays uint8 [h, w, 3], at least 11 x 11 pixels.
 
-    The window is that of Wang et al., IEEE Transactions on Image Processing 13 (2004): Gaussian, 1.5 pixels.
+    The window is from Wang et al., IEEE Transactions on Image Processing 13 (2004): Gaussian, sigma 1.5 pixels.
     """
     from skimage.metrics import structural_similarity
 
@@ -29,10 +29,10 @@ def ssim(image, baseline):
 
 
 def score(samples, compared, resamples=None, seed=0):
-    """Mean over images of the SSIM of each; arguments as in `psnr.score`.
+    """Mean SSIM over images; arguments as for `psnr.score`.
 
     Raises:
-        Undefined: images are smaller than the window.
+        Undefined: an image is smaller than the window.
     """
     values = []
     for image, baseline in zip(samples, compared, strict=True):
