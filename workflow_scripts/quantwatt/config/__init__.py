@@ -1,10 +1,5 @@
 """Read, complete and check an experiment's YAML file, and select the part of it that each rule reads.
 
-<<<<<<< HEAD
-Input: config.yaml, an experiment, JSON schemas of resources/schemas/. Output: completed entries, or one sentence that
-names file, entry and key. Read first: experiment.py, schemas.py.
-=======
 Input: config.yaml, an experiment, the JSON schemas of resources/schemas/. Output: completed entries, or an error in one
 sentence that names file, entry and key. Read first: experiment.py, schemas.py.
->>>>>>> english4
 """
