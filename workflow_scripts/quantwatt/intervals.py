@@ -69,8 +69,8 @@ def nested_ratio(groups, baseline, statistic=np.mean):
     """Ratio of two configurations that were measured alternately, on the logarithmic scale.
 
     Process i of one configuration ran next to process i of the other. The interval is Student's t over the logarithms
-    of the pairs' ratios, in which drift from pair to pair cancels. For a single pair it is a bootstrap of the pair's
-    observations.
+    of the pairs' ratios, in which drift from pair to pair cancels. For a single pair the variance is estimated by a
+    bootstrap of its observations.
 
     Args:
         groups, baseline: lists of equal length of [n] positive observations, one array per fresh process.

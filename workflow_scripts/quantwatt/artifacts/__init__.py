@@ -1,5 +1,5 @@
-"""What stages write and read: manifests, tensors, sets of images, tables and text files, and how each of them fails.
+"""Files that stages write and read: manifests, tensors, image sets, tables and text files; and the errors they raise.
 
-Input: values and file names. Output: files that are whole or absent, checked when they are read. No model, no policy.
-Read first: manifest.py, errors.py.
+Input: values and file names. Output: files that are complete or absent, and checked when read. Nothing here loads a
+model or makes a decision. Read first: manifest.py, errors.py.
 """

@@ -200,13 +200,13 @@ def paired_images(
     Raises:
         DataError: the sets differ in size, in a prompt or in a seed; see also `image_files`.
     """
-    own, reference = read_json(manifest_path), read_json(baseline_path)
+    manifest, reference = read_json(manifest_path), read_json(baseline_path)
     for key in ("n_images", "height", "width"):
-        if own[key] != reference[key]:
+        if manifest[key] != reference[key]:
             raise DataError(
-                f"{manifest_path}: {key} is {own[key]}, but {reference[key]} in its baseline {baseline_path}."
+                f"{manifest_path}: {key} is {manifest[key]}, but {reference[key]} in its baseline {baseline_path}."
             )
-    for i, (image, baseline) in enumerate(zip(own["images"], reference["images"], strict=True)):
+    for i, (image, baseline) in enumerate(zip(manifest["images"], reference["images"], strict=True)):
         for key in ("prompt", "seed"):
             if image[key] != baseline[key]:
                 raise DataError(

@@ -4,7 +4,7 @@ from quantwatt.registry import schema
 
 
 def is_mixed(method):
-    """Whether the method may give every layer another format."""
+    """Whether the method's allocation is mixed: layers may have different formats."""
     return method["allocation"].get("name") == "mixed"
 
 

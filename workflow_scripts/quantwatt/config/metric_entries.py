@@ -3,7 +3,7 @@
 A schema of resources/schemas/metrics/ has, in addition to its settings,
 
     "x-kind": "text"            the kind of experiments with this metric; default: "image"
-    "x-compared-with": WORD     the second argument of `score`: "baseline" (the unquantized model's images),
+    "x-compared-with": WORD     what `score` compares with: "baseline" (the unquantized model's images),
                                 "predictions" (of the unquantized text model), "text" (features of the prompts),
                                 "classes" (the requested classes), "reference" (features of real images) or "moments"
                                 (of the features of real images)
@@ -13,8 +13,9 @@ A schema of resources/schemas/metrics/ has, in addition to its settings,
     "x-higher-is-better": true or false
     "x-pairs": {"matrices": N, "most_images": N}
                                 number of float64 matrices of all pairs of images in memory, up to this many images
-    "x-shown": {...}            fields of `Metric`, and "place", the position in the report: the first metric is the
-                                headline; "place_across_steps": position where samplings differ in steps
+    "x-shown": {...}            fields of `Metric`, and "place", the position in the report, which also decides which
+                                metric is looked at first; "place_across_steps": position where samplings differ in
+                                steps
 """
 
 import functools

@@ -76,7 +76,8 @@ def opened(source):
     Yields:
         (sorted names, a function that opens a file by its name, a `Record` that counts the files left out).
     Raises:
-        DataError: the source is neither a folder nor a ZIP archive, or an archive has two files of one name.
+        DataError: the source is neither a folder nor a ZIP archive, a link is broken, or an archive has two files of
+            one name.
     """
     source = Path(source)
     record = Record(source)

@@ -9,7 +9,7 @@ from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.manifest import PROJECT
 
 LIBRARIES_MB = 2000
-SHARE = 1.3  # total memory relative to the weights, including conversion and activations
+SHARE = 1.3  # memory relative to the weights, including computing and converting them
 STORED = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}  # bytes of safetensors' dtypes; others: 1
 MOST_BYTES = 100_000_000  # largest header, as in safetensors
 

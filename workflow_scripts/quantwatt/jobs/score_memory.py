@@ -6,7 +6,7 @@ from pathlib import Path
 from quantwatt.registry import schema
 
 LIBRARIES_MB = 1500
-COPIES = 4  # of features: as stored, in float64 (which counts twice), and resampled
+COPIES = 4  # of features in memory: as stored, in float64, and resampled
 
 
 def of_files(metric, inputs):

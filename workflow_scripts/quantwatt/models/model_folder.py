@@ -99,7 +99,7 @@ def read_files(folder, settings):
     """The names, relative to a model's folder, of all files that loading the model may read, sorted.
 
     Raises:
-        DataError: as of `parts`.
+        DataError: see `parts`.
     """
     folder, files = Path(folder), set()
     if index_of(settings["family"]) == PIPELINE:

@@ -56,7 +56,7 @@ def split(denoiser, parts):
     """Replace layers by their parts, in place.
 
     Args:
-        parts: as of `of_layers`.
+        parts: as `of_layers` returns.
     Raises:
         RuntimeError: a layer's outputs are not divisible by its number of segments, or the parts' channels do not add
             up to its input channels.

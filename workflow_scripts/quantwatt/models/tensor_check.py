@@ -115,7 +115,7 @@ def _check_loading(kind, part, stored, dtype):
         )
     if unexpected:
         raise DataError(f"{named}: holds what {class_name} does not take: {_some(unexpected)}{_hint(unexpected)}.")
-    if wrong := sorted(loading["mismatched_keys"], key=lambda found: found[0]):
+    if wrong := sorted(loading["mismatched_keys"], key=lambda mismatch: mismatch[0]):
         name, shape, needed = wrong[0]
         raise DataError(
             f"{named}: {len(wrong)} of its tensors have other shapes than config.json says: {name} is {_shape(shape)}, "

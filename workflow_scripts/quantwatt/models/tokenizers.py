@@ -13,7 +13,9 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.models.families import load_family
 
 TRIED = 1000  # vocabulary entries that are encoded
-LEAST_FOUND = 0.05  # share of them that must give themselves; intact: half or more, without merges: single letters only
+# Least share of them whose text is encoded as the entry again. An intact vocabulary reaches half or more; without its
+# merges only single letters are encoded.
+LEAST_FOUND = 0.05
 MOST_UNKNOWN = 0.5  # share of unknown tokens in an experiment's texts
 SHOWN = 60  # characters of a text in a message
 READ = 2000  # characters of a text that are tokenized: a text may be a whole book

@@ -57,7 +57,7 @@ class Family(PipelineFamily):
             seeds,
             batch_size=len(prompts),
             class_labels=_classes(prompts, config.num_class_embeds),
-            # Without a schedule of its own the scheduler spaces the steps evenly over its levels.
+            # Without timesteps from the settings the scheduler spaces the steps evenly over its levels.
             num_inference_steps=None if schedule else steps,
             timesteps=schedule,
             output_type="pt",

@@ -29,21 +29,21 @@ def checked(pipeline, denoiser, sampling, count):
         yield
         return
     check_size(pipeline, sampling)
-    kind, seen = type(pipeline).__name__, {"samples": 0, "told": False, "steps": 0}
+    kind, seen = type(pipeline).__name__, {"samples": 0, "as_input": False, "steps": 0}
 
     def look(module, args, kwargs):
         if not seen["samples"]:
             _check_steps(kind, sampling, pipeline.scheduler)
         named = recording.arguments(module, args, kwargs)
         seen["samples"] += recording.samples_of(named) or 0
-        seen["told"] |= any(named.get(name) is not None for name in TOLD)
+        seen["as_input"] |= any(named.get(name) is not None for name in TOLD)
 
     def done():
         seen["steps"] += 1
         if seen["steps"] == 1:
             # Perturbed-attention guidance adds a branch that uses neither guidance nor the negative prompt.
             perturbed = getattr(pipeline, "do_perturbed_attention_guidance", False)
-            _check_branches(kind, sampling, seen["samples"] > count * (2 if perturbed else 1), seen["told"])
+            _check_branches(kind, sampling, seen["samples"] > count * (2 if perturbed else 1), seen["as_input"])
 
     with (
         denoiser.register_forward_pre_hook(look, with_kwargs=True),
@@ -57,9 +57,9 @@ def checked(pipeline, denoiser, sampling, count):
             raise DataError(f"{kind} does not draw this: {' '.join(str(error).split())}") from error
 
 
-def _check_branches(kind, sampling, branches, told):
+def _check_branches(kind, sampling, branches, as_input):
     guidance, unwanted = sampling.get("guidance", 1), sampling.get("negative_prompt", "")
-    if guidance not in NEUTRAL and not branches and not told:
+    if guidance not in NEUTRAL and not branches and not as_input:
         raise DataError(f"guidance: {guidance} changes nothing in the images of this {kind}; set 1, which is none.")
     if unwanted and not branches:
         raise DataError(
