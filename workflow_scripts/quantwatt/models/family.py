@@ -160,7 +160,7 @@ class TextFamily(Family):
     """Reads sentences or running text; its schema says "x-kind": "text"."""
 
     @abstractmethod
-    def read(self, path: str | Path) -> tuple[list[str], list[int] | None]:
+    def read(self, path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:
         """(texts, labels or None) of a file."""
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Family(TextFamily):
         model.distilbert.embeddings.register_buffer("position_ids", positions, persistent=False)
         return model
 
-    def read(self, path: str | Path) -> tuple[list[str], list[int] | None]:
+    def read(self, path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:
         return sources.read_sentences(path)
 
     def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Family(TextFamily):
         model = text_pipeline.empty_model(AutoModelForCausalLM, location)
         return {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
 
-    def read(self, path: str | Path) -> tuple[list[str], list[int] | None]:
+    def read(self, path: str | Path) -> tuple[list[str], None]:
         return sources.read_running_text(path)
 
     def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
