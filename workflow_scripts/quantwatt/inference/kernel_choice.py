@@ -34,7 +34,7 @@ def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str 
         (module of the kernel, why it cannot compute the layer or None).
     """
     for name in KERNELS[device].get(layer["weights"]["format"], []):
-        kernel = registry.load("kernels", name)
+        kernel: Any = registry.load("kernels", name)
         if kernel.refusal(layer, device):
             continue  # the kernel is for other formats
         try:

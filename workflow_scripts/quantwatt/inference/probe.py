@@ -60,7 +60,8 @@ def check_device(device: str) -> None:
 
 @functools.cache
 def _trial(name, formats, kernel_size, device):
-    kernel, formats = registry.load("kernels", name), json.loads(formats)
+    kernel: Any = registry.load("kernels", name)
+    formats = json.loads(formats)
     arguments = (kernel, formats["weights"], formats["activations"], device, kernel_size)
     try:
         errors = {dtype: relative_error(*arguments, dtype) for dtype in ROUNDING}
