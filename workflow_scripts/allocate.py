@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from quantwatt import registry
 from quantwatt.allocate.allocation import allocate
@@ -9,7 +10,7 @@ from quantwatt.artifacts import manifest
 from quantwatt.jobs import command
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method-name", required=True)

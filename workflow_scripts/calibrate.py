@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt.artifacts import manifest, text_files
@@ -11,7 +12,7 @@ from quantwatt.jobs import command, gpus
 from quantwatt.measuring.meters import Metering
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--calibration", required=True, type=json.loads, help="the experiment's calibration entry")

@@ -6,6 +6,7 @@ meet a budget of time or energy, the JSON is {"unsupported": reason} and the tab
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 
 from quantwatt.allocate import programs
 from quantwatt.allocate.allocation import taken_apart
@@ -15,13 +16,13 @@ from quantwatt.jobs import command
 COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
 
 
-def counted(layers):
+def counted(layers: Mapping[str, str | None]) -> str:
     """Count the layers of each candidate, such as "w4 12, w8 3"."""
     named = ["16 bit" if candidate is None else candidate for candidate in layers.values()]
     return ", ".join(f"{name} {named.count(name)}" for name in sorted(set(named)))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method-name", required=True)

@@ -3,6 +3,8 @@
 import argparse
 import zipfile
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path
@@ -10,7 +12,7 @@ from quantwatt.data import datasets
 from quantwatt.jobs import command
 
 
-def extract(path, part, archive):
+def extract(path: str | Path, part: datasets.Extract, archive: str | Path) -> None:
     """Extract the file `path` from an archive, and check it with the reader that jobs use.
 
     Args:
@@ -36,7 +38,7 @@ def extract(path, part, archive):
             raise DataError(f"{archive}: {part.member} has {entries} {part.unit}, and should have {part.entries}.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, help="the file to write: data/...")
     parser.add_argument("--archive", help="extract from this archive instead of the one under data/")

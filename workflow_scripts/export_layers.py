@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt.artifacts import manifest
@@ -9,7 +10,7 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs import command, gpus
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--calibration", required=True, help="the calibration's manifest.json")

@@ -2,7 +2,9 @@
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from quantwatt.jobs.progress import progress
 CHUNK = 256  # images per update of the progress bar
 
 
-def extract(images_path, weights_path, device, output):
+def extract(images_path: str | Path, weights_path: str | Path, device: str, output: str | Path) -> None:
     """Extract and write the features of an image set.
 
     Args:
@@ -55,7 +57,7 @@ def extract(images_path, weights_path, device, output):
         feature_files.write_features(output, tensors, fields)
 
 
-def check_weights(path, fetched):
+def check_weights(path: str | Path, fetched: Mapping[str, Any]) -> None:
     """Refuse weights that are missing on this machine or differ from the fetched files.
 
     Raises:
@@ -71,7 +73,7 @@ def check_weights(path, fetched):
     verify_files(path, fetched["files"], folder)
 
 
-def features_of(files, extractor, name, scratch):
+def features_of(files: Sequence[Path], extractor: Any, name: str, scratch: IO[bytes]) -> np.ndarray:
     """Features [n, d] float32 of image files, memory-mapped from `scratch`: a million images take ten gigabytes."""
     for first in progress(range(0, len(files), CHUNK), description=f"{name} features"):
         part = extractor.image(files[first : first + CHUNK])
@@ -83,7 +85,7 @@ def features_of(files, extractor, name, scratch):
     return np.memmap(scratch, np.float32, "r+").reshape(len(files), -1)
 
 
-def tensors_of(image, prompts, extractor):
+def tensors_of(image: np.ndarray, prompts: Sequence[str | None], extractor: Any) -> dict[str, np.ndarray]:
     """The arrays for `feature_files.write_features`, from the images' features [n, d] and their prompts."""
     tensors = {"image": image}
     if None not in prompts and (text := extractor.text(prompts)) is not None:
@@ -100,7 +102,7 @@ def tensors_of(image, prompts, extractor):
     return tensors
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", required=True, help="manifest.json of the image set")
     parser.add_argument("--weights", required=True, help="EXTRACTOR.json of fetch_weights.py")

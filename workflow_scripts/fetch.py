@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+from collections.abc import Iterable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -22,7 +23,7 @@ class Refused(Exception):
     """A download from an address failed; the message says why, in a few words."""
 
 
-def fetch(path, archive, addresses=()):
+def fetch(path: str | Path, archive: datasets.Archive, addresses: Iterable[str] = ()) -> None:
     """Download an archive to `path` from the first address that serves it, completely or not at all.
 
     Args:
@@ -80,7 +81,7 @@ def _asking():
         raise Refused(str(getattr(error, "reason", None) or error)) from error
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, help="the archive to download: data/...")
     parser.add_argument("--address", action="append", default=[], help="a further address of it, tried first")

@@ -6,6 +6,7 @@ weights that they load against its manifest.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt import registry
@@ -15,7 +16,7 @@ from quantwatt.jobs import command
 from quantwatt.score.extractors import NAMES
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--extractor", required=True, choices=NAMES)
     parser.add_argument(

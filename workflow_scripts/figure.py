@@ -6,6 +6,7 @@ writes results/embedded/figures/quality_vs_cost.png, quality_vs_cost.svg and qua
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt.artifacts import layout
@@ -13,7 +14,7 @@ from quantwatt.jobs import command
 from quantwatt.report import cells, figures, tables
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=layout.FIGURES, help="name of the figure")

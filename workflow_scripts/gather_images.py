@@ -1,7 +1,9 @@
 """Merge the parts of an image set into one manifest; no image is copied."""
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.image_parts import image_name, part_name
@@ -13,7 +15,7 @@ from quantwatt.jobs import command
 OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr")
 
 
-def gather(folder, starts):
+def gather(folder: str | Path, starts: Iterable[int]) -> dict[str, Any]:
     """Write the manifest of an image set from the parts in its folder, and remove files that belong to no part.
 
     If a part failed, the set has failed for the same reason; the images of the other parts stay, so that only the
@@ -84,7 +86,7 @@ def _remove_others(folder, parts):
             path.unlink()
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--first", required=True, nargs=3, type=int, metavar=("START", "STOP", "STEP"),

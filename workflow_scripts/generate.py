@@ -2,7 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from quantwatt.artifacts import failures, image_parts, images, manifest, text_files
 from quantwatt.artifacts.errors import DataError
@@ -12,8 +16,10 @@ from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
 from quantwatt.models import repeat
 
+Batch = tuple[np.ndarray, Sequence[str], Sequence[int]]  # images uint8 [b, h, w, 3], prompts, seeds
 
-def batches(pipeline, part, sampling, description):
+
+def batches(pipeline: Any, part: range, sampling: Mapping[str, Any], description: str) -> Iterator[Batch]:
     """Yield (images uint8 [b, h, w, 3], prompts, seeds) of a range of images, batch by batch, with a progress bar."""
     asked = prompts.first(sampling, part.stop)
     with progress(total=len(part), description=description, unit="image") as bar:
@@ -24,7 +30,9 @@ def batches(pipeline, part, sampling, description):
             bar.update(len(batch))
 
 
-def repeated(drawn, pipeline, sampling, where, fields):
+def repeated(
+    drawn: Iterable[Batch], pipeline: Any, sampling: Mapping[str, Any], where: str, fields: dict[str, Any]
+) -> Iterator[Batch]:
     """Yield the batches of `drawn`; generate the first batch again and compare.
 
     fields["repeat_psnr"] is set to the result of `quantwatt.models.repeat.check`.
@@ -39,7 +47,7 @@ def repeated(drawn, pipeline, sampling, where, fields):
         yield pixels, asked, seeds
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="the checkpoint's manifest.json")
     parser.add_argument("--sampling-name", required=True)

@@ -6,6 +6,7 @@ A format without a kernel on this device has no milliseconds and no joules; the 
 import argparse
 import contextlib
 import json
+from collections.abc import Sequence
 
 from quantwatt.allocate.allocation import first_tokens, tried
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
@@ -15,7 +16,7 @@ from quantwatt.jobs import command, gpus
 from quantwatt.measuring.settings import Measuring
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)

@@ -18,7 +18,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,8 +40,10 @@ RUN_COLUMNS = (*WHERE, "block", "run", "prompt", "t_s", "seconds", "energy_j")
 POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
 LOADING_S = 8  # estimated loading time of a process, for the progress bar
 
+Result = dict[str, Any]  # of one fresh process
 
-def main(argv=None):
+
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # the fresh processes inherit it
     record, results = measure_cell(args)
@@ -54,7 +58,7 @@ def main(argv=None):
     manifest.write_json(args.output, record)
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, type=Path, help="the checkpoint's manifest.json")
     parser.add_argument("--baseline", required=True, type=Path, help="the unquantized checkpoint's manifest.json")
@@ -79,7 +83,7 @@ def parse_arguments(argv=None):
     return args
 
 
-def measure_cell(args):
+def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Result]]]:
     """Return (content of measurement.json, {configuration: [result of each process]}) of one cell."""
     from quantwatt.inference import checkpoint
 
@@ -144,13 +148,13 @@ def measure_cell(args):
     return record, results
 
 
-def schedule(n_processes, configurations):
+def schedule(n_processes: int, configurations: Sequence[str]) -> list[tuple[str, int]]:
     """Return [(configuration, process)]: every round runs all configurations, and every second round in reverse."""
     turns = [configurations[:: 1 if process % 2 == 0 else -1] for process in range(n_processes)]
     return [(name, process) for process, turn in enumerate(turns) for name in turn]
 
 
-def take_turns(args):
+def take_turns(args: argparse.Namespace) -> tuple[dict[str, list[Result]], str | None]:
     """Return ({configuration: [result of each process]}, why there is no baseline or None).
 
     A configuration that fails is not run again. If the method fails, no further process is started.
@@ -182,7 +186,7 @@ def take_turns(args):
     return results, baseline_failure
 
 
-def run_process(task, path, bar):
+def run_process(task: Mapping[str, Any], path: str | Path, bar: "Bar") -> Result:
     """Run one fresh process and return its result.
 
     Raises:
@@ -209,32 +213,32 @@ def run_process(task, path, bar):
 class Bar:
     """A progress bar in seconds, with the current step and the mean power of the last block."""
 
-    def __init__(self, method, settings):
+    def __init__(self, method: str, settings: Measuring):
         once = 2 * settings.idle_s + 3 * settings.phases_s
         energy_s = settings.blocks_per_process * settings.block_s
         each = LOADING_S + settings.warmup_s + settings.latency_s_per_process + energy_s
         self.total = 2 * (once + settings.processes * each)
         self.method, self.start = method, time.perf_counter()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.bar = progress(total=round(self.total), description=f"measuring {self.method}", unit="s")
         self.ended, self.ticking = threading.Event(), threading.Thread(target=self.tick, daemon=True)
         self.ticking.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.ended.set()
         self.ticking.join()
         self.bar.close()
 
-    def tick(self):
+    def tick(self) -> None:
         """Advance the bar every second, also while a long block or warm-up prints nothing."""
         while not self.ended.wait(1):
             elapsed = round(time.perf_counter() - self.start)
             self.bar.total = max(self.bar.total, elapsed + 1)
             self.bar.update(elapsed - self.bar.n)
 
-    def update(self, line):
+    def update(self, line: str) -> None:
         """Show a progress line of the process; any other line (printed by a library) goes to the log."""
         message = None
         with contextlib.suppress(json.JSONDecodeError):
@@ -247,7 +251,7 @@ class Bar:
         self.bar.set_description(f"measuring {self.method}, {message.get('step', '')}")
 
 
-def summarize(found, settings):
+def summarize(found: Mapping[str, Sequence[Result]], settings: Measuring) -> dict[str, Any]:
     """Compute the fields of measurement.json from the results of the processes."""
     method_results, images = found[METHOD], settings.images_per_batch
     first, last = method_results[0], method_results[-1]
@@ -290,11 +294,11 @@ def summarize(found, settings):
     return fields
 
 
-def with_bounds(interval):
+def with_bounds(interval: Iterable[float]) -> dict[str, float | None]:
     return dict(zip(("value", "low", "high"), map(manifest.finite, interval), strict=True))
 
 
-def sampler_effect(results, images):
+def sampler_effect(results: Sequence[Result], images: int) -> dict[str, float | None] | None:
     """Ratio of seconds per image in the blocks (with the sampler) to the latency runs (without); None without blocks.
 
     The blocks are the valid ones; None is returned if any process has none.
@@ -306,7 +310,7 @@ def sampler_effect(results, images):
     return with_bounds(intervals.nested_ratio(with_sampler, without_sampler))
 
 
-def throttled(spells):
+def throttled(spells: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
     """Sum {cause: seconds of throttled clocks} over all processes; None where the driver does not report it.
 
     A process counts from before its blocks until after its phases.
@@ -316,7 +320,7 @@ def throttled(spells):
     return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
 
 
-def summarize_configuration(results, settings):
+def summarize_configuration(results: Sequence[Result], settings: Measuring) -> dict[str, Any]:
     """Compute latency, energy and memory of one configuration from the results of its processes."""
     idle = [watts for result in results for watts in result["idle_w"]]
     energy, reason = None, results[0]["energy_reason"]
@@ -332,7 +336,7 @@ def summarize_configuration(results, settings):
     }
 
 
-def beside(blocks):
+def beside(blocks: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     """{device: joules per image} of the secondary meters over the valid blocks; None if a block has no reading."""
     valid = [block for block in blocks if not block["invalid"]]
     images = sum(block["images"] for block in valid)
@@ -341,7 +345,7 @@ def beside(blocks):
     return {name: None if None in joules else sum(joules) / images for name, joules in readings.items()}
 
 
-def summarize_memory(peaks):
+def summarize_memory(peaks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     value, low, high = intervals.student_mean([peak["peak_mb"] for peak in peaks])
     reserved = [peak["reserved_mb"] for peak in peaks]
     return {"value": value, "low": manifest.finite(low), "high": manifest.finite(high), "source": peaks[0]["source"],
@@ -349,7 +353,7 @@ def summarize_memory(peaks):
             "reserved": None if None in reserved else sum(reserved) / len(reserved)}  # fmt: skip
 
 
-def blocks_of(results):
+def blocks_of(results: Iterable[Result]) -> list[list[protocol.Block]]:
     """Return [[protocol.Block] of each process], restored from the results, without traces."""
     fields = fresh_process.BLOCK_FIELDS
     return [
@@ -358,7 +362,7 @@ def blocks_of(results):
     ]
 
 
-def summed(samplers):
+def summed(samplers: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """Sum the counts of several processes' samplers; None where there was no sampler."""
     samplers = [sampler for sampler in samplers if sampler]
     if not samplers:
@@ -367,12 +371,12 @@ def summed(samplers):
     return {"interval_ms": samplers[0]["interval_ms"], **counts}
 
 
-def sums(checks):
+def sums(checks: Iterable[Mapping[str, float] | None]) -> tuple[float, float]:
     checks = [check for check in checks if check]
     return sum(check["counter_j"] for check in checks), sum(check["integral_j"] for check in checks)
 
 
-def rows_of(found, key):
+def rows_of(found: Mapping[str, Sequence[Result]], key: str) -> list[dict[str, Any]]:
     return [
         {"configuration": name, "process": process, **row}
         for name, results in found.items()
@@ -381,7 +385,7 @@ def rows_of(found, key):
     ]
 
 
-def power_rows(traces, start):
+def power_rows(traces: Iterable[Mapping[str, Any]], start: float) -> Iterator[dict[str, Any]]:
     """Yield the samples in order of time, in seconds since `start`; watts are empty where a reading failed."""
     for trace in traces:
         where = {key: trace[key] for key in (*WHERE, "block")}

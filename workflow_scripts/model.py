@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.dtypes import BYTES
@@ -14,13 +16,16 @@ from quantwatt.jobs import command
 from quantwatt.models import model_folder, tensor_check, tokenizers
 from quantwatt.models.families import load_family
 
+if TYPE_CHECKING:
+    from quantwatt.models.family import Family
+
 ENDINGS = (".json", ".txt", ".model", ".safetensors")  # of files that are downloaded for a part of a pipeline
 VARIANT_FILES = "*.fp16*"  # skipped if a part also has weights without a variant
 # Files of a text model that are read: weights, configuration and tokenizer, but no weights in other file formats.
 TEXT_FILES = ("*.json", "*.txt", "model*.safetensors")
 
 
-def fetch(settings):
+def fetch(settings: Mapping[str, Any]) -> str:
     """The local folder of a model: its `path`, or a hub snapshot of exactly its revision.
 
     huggingface_hub reads a token from the environment (HF_TOKEN) and never writes it.
@@ -66,7 +71,7 @@ def _is_without_weights(folder):
     return (folder / "config.json").exists() and not any(folder.glob("*.safetensors"))
 
 
-def describe(family, location, dtype):
+def describe(family: "Family", location: str | Path, dtype: str) -> dict[str, Any]:
     """Layers, blocks and size of the denoiser in its computing dtype, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
     layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
@@ -88,7 +93,7 @@ def describe(family, location, dtype):
     }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="name of the model in the experiment")
     parser.add_argument("--settings", required=True, type=json.loads, help="the model's entry, as JSON")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt.artifacts import failures, manifest, text_files
@@ -14,7 +15,7 @@ from quantwatt.models.families import load_family
 from quantwatt.score import predictions
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="the checkpoint's manifest.json")
     parser.add_argument("--sampling-name", required=True)

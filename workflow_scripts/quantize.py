@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.dtypes import BYTES
@@ -12,10 +14,15 @@ from quantwatt.formats.library import library_of
 from quantwatt.jobs import command, gpus, machine
 from quantwatt.measuring.meters import Metering
 
+if TYPE_CHECKING:
+    import torch
+
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
 
-def average_bits(layers, reports, dtype):
+def average_bits(
+    layers: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]], dtype: str
+) -> dict[str, float]:
     """Bits per weight (scales and zero points included) and per activation, over the weights of all layers.
 
     Layers without a report are not quantized and count with the bits of the model's dtype.
@@ -30,17 +37,19 @@ def average_bits(layers, reports, dtype):
     return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
 
 
-def computing_in(settings, method):
+def computing_in(settings: dict[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's settings with the dtype of a method, if the method sets one."""
     return settings | ({"dtype": method["dtype"]} if method.get("dtype") else {})
 
 
-def in_type(samples, stored, dtype):
+def in_type(
+    samples: "Mapping[str, torch.Tensor]", stored: "torch.dtype", dtype: "torch.dtype"
+) -> "dict[str, torch.Tensor]":
     """Convert calibration samples of the stored dtype to another; timesteps and token numbers are unchanged."""
     return {name: tensor.to(dtype) if tensor.dtype == stored else tensor for name, tensor in samples.items()}
 
 
-def unsupported(allocation, device):
+def unsupported(allocation: Mapping[str, Any], device: str) -> str | None:
     """Return why an allocation is unsupported, or a library's format in it on this device; else None."""
     if "unsupported" in allocation:
         return allocation["unsupported"]
@@ -52,7 +61,7 @@ def unsupported(allocation, device):
     return None
 
 
-def check_agreement(allocation, method, where):
+def check_agreement(allocation: Mapping[str, Mapping[str, Any]], method: Mapping[str, Any], where: str | Path) -> None:
     """Refuse an allocation with formats that the method does not have, as the checkpoint's manifest would be wrong.
 
     Args:
@@ -71,7 +80,9 @@ def check_agreement(allocation, method, where):
             )
 
 
-def write_without_weights(path, details, model, status, reason):
+def write_without_weights(
+    path: str | Path, details: Mapping[str, Any], model: Mapping[str, Any], status: str, reason: str | None
+) -> None:
     """Write the manifest of the baseline, which is the float model, or of a method that is unsupported here."""
     dtype = details["model_settings"]["dtype"]
     size = model["denoiser_bytes"] * BYTES[dtype] // BYTES[model["settings"]["dtype"]] if status == "ok" else None
@@ -82,7 +93,7 @@ def write_without_weights(path, details, model, status, reason):
     )  # fmt: skip
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--allocation", required=True, help="JSON file from allocate.py")

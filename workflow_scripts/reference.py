@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +15,10 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import photographs
 from quantwatt.jobs import command
 
+Batch = tuple[np.ndarray, Sequence[str | None], Sequence[int | None]]  # images uint8 [b, h, w, 3], captions, seeds
 
-def rendered(renderer, seed, n):
+
+def rendered(renderer: str, seed: int, n: int) -> Iterator[Batch]:
     """Batches (images uint8 [b, h, w, 3], captions, seeds) of `n` images.
 
     Args:
@@ -39,7 +43,14 @@ def rendered(renderer, seed, n):
     yield pictures, captions, [None] * n
 
 
-def from_folder(folder, height, width, n=None, seed=0, record=None):
+def from_folder(
+    folder: str | Path,
+    height: int,
+    width: int,
+    n: int | None = None,
+    seed: int = 0,
+    record: dict[str, Any] | None = None,
+) -> Iterator[Batch]:
     """Batches of one image from a folder and its subfolders, or from a ZIP archive, sorted by path.
 
     `quantwatt.data.photographs` reads the pictures.
@@ -69,7 +80,7 @@ def from_folder(folder, height, width, n=None, seed=0, record=None):
             record.update(reading.described())
 
 
-def make_reference(name, settings, folder):
+def make_reference(name: str, settings: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
     """Write the reference image set `name` into `folder`, and return its manifest.
 
     Args:
@@ -96,7 +107,7 @@ def make_reference(name, settings, folder):
     return images.write_images(folder, batches, fields, real=True)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="the reference's name, shown with every score")
     parser.add_argument(

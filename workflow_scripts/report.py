@@ -6,6 +6,7 @@ Example:
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt.artifacts.manifest import atomic_path, read_json
@@ -16,7 +17,7 @@ from quantwatt.report import page as report_page
 TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "template.html"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the tables, the figures and the cells' JSON, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, help="name of the experiment, for the title and the commands")

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 from quantwatt import intervals, registry
 from quantwatt.artifacts import feature_files, images
@@ -16,7 +19,13 @@ from quantwatt.score import metrics, predictions
 EXTRACTION = ("extractor", "weights_sha256", "resize")  # must be equal in two sets of features that are compared
 
 
-def score_against_baseline(metric, settings, images_path, baseline_path, is_baseline=False):
+def score_against_baseline(
+    metric: str,
+    settings: Mapping[str, Any],
+    images_path: str | Path,
+    baseline_path: str | Path,
+    is_baseline: bool = False,
+) -> dict[str, Any]:
     """Score by a metric that compares each image with the baseline's.
 
     Args:
@@ -47,7 +56,13 @@ def score_against_baseline(metric, settings, images_path, baseline_path, is_base
     return result | _scored(module, settings, *images.paired_images(images_path, baseline_path))
 
 
-def score_predictions(metric, settings, predictions_path, baseline_path, is_baseline=False):
+def score_predictions(
+    metric: str,
+    settings: Mapping[str, Any],
+    predictions_path: str | Path,
+    baseline_path: str | Path,
+    is_baseline: bool = False,
+) -> dict[str, Any]:
     """Score of a text model's predictions, and its change from the baseline's score.
 
     Args:
@@ -73,7 +88,13 @@ def score_predictions(metric, settings, predictions_path, baseline_path, is_base
     return result | {"change": _change(module, settings, *pair, None)}
 
 
-def score_features(metric, settings, features_path, reference_path=None, baseline_path=None):
+def score_features(
+    metric: str,
+    settings: Mapping[str, Any],
+    features_path: str | Path,
+    reference_path: str | Path | None = None,
+    baseline_path: str | Path | None = None,
+) -> dict[str, Any]:
     """Score of features against a reference or the prompts, and its change from the baseline's score.
 
     Args:
@@ -186,7 +207,7 @@ def _scored(module, settings, samples, compared):
     return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--metric", required=True, choices=registry.names("metrics"))
     parser.add_argument(

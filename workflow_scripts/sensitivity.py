@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt.allocate.allocation import tried
@@ -9,7 +10,7 @@ from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.jobs import command
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)

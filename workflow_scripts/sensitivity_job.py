@@ -8,7 +8,9 @@ An interrupted run resumes: finished rows are kept next to the table until the t
 import argparse
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quantwatt.allocate.allocation import tried
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
@@ -19,7 +21,13 @@ from quantwatt.jobs import command, dependencies, gpus
 from quantwatt.jobs.progress import progress
 
 
-def depends_on(model, entry, layers, prompts, device):
+def depends_on(
+    model: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    layers: Sequence[tuple[str, Mapping[str, Any]]],
+    prompts: Sequence[str],
+    device: str,
+) -> str:
     """Hash everything that a job's rows depend on, including the prompts, the code and the device."""
     formats = {settings["weights"]["format"] for settings in entry["candidates"].values() if settings.get("weights")}
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
@@ -29,7 +37,7 @@ def depends_on(model, entry, layers, prompts, device):
     return hashlib.sha256(manifest.canonical_json(contents).encode()).hexdigest()
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--sensitivity-name", required=True)

@@ -6,17 +6,22 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs import command
 
+if TYPE_CHECKING:
+    import torch
+
 PACKAGES = {"auto-gptq": "auto_gptq", "gptqmodel": "gptqmodel"}
 
 
-def solve(solver, weight, inputs, weights):
+def solve(solver: Any, weight: "torch.Tensor", inputs: "torch.Tensor", weights: Mapping[str, Any]) -> tuple[Any, ...]:
     """Run the solver's `solve_layer`; if it fails, raise the damping tenfold, and finally round to nearest.
 
     Returns:
@@ -40,7 +45,9 @@ def solve(solver, weight, inputs, weights):
     return nearest.dequantize(weight_format), nearest.scale, zero, group, None, "rtn"
 
 
-def errors(weight, inputs, values, weights):
+def errors(
+    weight: "torch.Tensor", inputs: "torch.Tensor", values: "torch.Tensor", weights: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the relative output errors of rounding to nearest and of the solution, as quantize.py reports them."""
     from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 
@@ -54,7 +61,7 @@ def errors(weight, inputs, values, weights):
     }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", required=True, choices=sorted(PACKAGES))
     parser.add_argument("--exchange", required=True, help="manifest.json from export_layers.py")

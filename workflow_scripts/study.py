@@ -1,6 +1,7 @@
 """Write the tables of a published study, with its columns, from the measurements of the listed cells."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantwatt import registry
@@ -10,7 +11,7 @@ from quantwatt.jobs import command
 from quantwatt.report import cells
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", help="a module of quantwatt/report/studies, such as sd35-large-energy")
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")

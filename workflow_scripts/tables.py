@@ -7,7 +7,11 @@ where grid.json lists the cells, the metrics and the baseline:
 """
 
 import argparse
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from quantwatt import registry
 from quantwatt.allocate.allocation import taken_apart
@@ -17,7 +21,9 @@ from quantwatt.jobs import command
 from quantwatt.report import cells, layer_table, tables
 
 
-def tried_in(results, entries):
+def tried_in(
+    results: str | Path, entries: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, str, pd.DataFrame, dict[str, str | None]]]:
     """The argument `tried` of `layer_table.sensitivity_table`, from entries {"model", "sensitivity"}."""
     tried = []
     for entry in entries:
@@ -29,7 +35,7 @@ def tried_in(results, entries):
     return tried
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Read every listed cell and write the three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")

@@ -6,6 +6,8 @@ with 16 bit for the side (weights or activations) that a later program decides.
 
 import argparse
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.allocate.allocation import taken_apart
 from quantwatt.allocate.allocations import mixed
@@ -14,8 +16,13 @@ from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
 
+if TYPE_CHECKING:
+    from quantwatt.allocate.sensitivity import Probe
 
-def try_choices(probe, method, choices):
+
+def try_choices(
+    probe: "Probe", method: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """Yield rows of the table of trials; a program with a single choice needs no trial."""
     chosen = []
     for index in range(len(method["allocation"]["programs"])):
@@ -34,7 +41,7 @@ def try_choices(probe, method, choices):
         chosen.append(mixed.best(options, tried)["layers"])
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")

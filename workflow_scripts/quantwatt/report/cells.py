@@ -5,7 +5,10 @@ The caller lists the cells, so a stale folder under results/ can never enter a t
 
 import json
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
@@ -25,7 +28,7 @@ class Cell:
     scores: dict = field(default_factory=dict)  # {METRIC: dict}
 
     @property
-    def failure(self):
+    def failure(self) -> tuple[str, str | None]:
         """(status, reason) of the first stage whose status is not "ok"; ("ok", None) if every status is "ok"."""
         for record in (self.checkpoint, self.images, self.measurement):
             if record["status"] != "ok":
@@ -33,7 +36,7 @@ class Cell:
         return "ok", None
 
 
-def read_grid(path):
+def read_grid(path: str | Path) -> dict[str, Any]:
     """The grid of an experiment: {"cells": [{"model", "method", "sampling"}], "metrics", "baseline", ...}.
 
     Args:
@@ -50,7 +53,7 @@ def read_grid(path):
     return grid
 
 
-def cell_paths(results, cell, metrics):
+def cell_paths(results: str | Path, cell: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, Path]:
     """`{part: path}` of the files of a cell `{"model", "method", "sampling"}`; scores are keyed `scores/METRIC`."""
     outputs = "predictions" if cell.get("kind") == "text" else "images"
     files = {"checkpoint": "checkpoint", "images": outputs, "measurement": "measurement"}
@@ -59,7 +62,12 @@ def cell_paths(results, cell, metrics):
     }
 
 
-def read_cells(results, cells, metrics, entries=None):
+def read_cells(
+    results: str | Path,
+    cells: Iterable[Mapping[str, Any]],
+    metrics: Sequence[str],
+    entries: Mapping[str, Any] | None = None,
+) -> list[Cell]:
     """Read the files of every cell.
 
     Args:

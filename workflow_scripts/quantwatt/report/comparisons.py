@@ -1,7 +1,11 @@
 """Compare mixed methods (a format per layer, within a budget) with uniform methods (one format for all layers)."""
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+import pandas as pd
+
+from quantwatt.config.metric_entries import Metric
 from quantwatt.report.tables import BETTER, compare, first_metric, first_samplings, groups
 
 # Tolerance for equal average bits. The allocation weights activation bits by the elements of each layer's input, the
@@ -9,7 +13,7 @@ from quantwatt.report.tables import BETTER, compare, first_metric, first_samplin
 SAME_BITS = {"weight_bits": 0.05, "activation_bits": 0.5}
 
 
-def with_mixed(summary):
+def with_mixed(summary: pd.DataFrame) -> list[tuple[str, Metric, pd.DataFrame]]:
     """[(title, metric, rows)] of the groups in which a mixed method has a value of the first metric."""
     mixed_groups = []
     for title, rows in groups(first_samplings(summary)):
@@ -19,7 +23,7 @@ def with_mixed(summary):
     return mixed_groups
 
 
-def counterpart(row, rows, metric):
+def counterpart(row: pd.Series, rows: pd.DataFrame, metric: Metric) -> pd.Series | None:
     """The best uniform method with the same average bits as a mixed row, else the next larger number, else None."""
     uniform = rows[(rows["allocation"] == "uniform") & rows[metric.column].notna()]
     for bits, slack in SAME_BITS.items():
@@ -32,14 +36,14 @@ def counterpart(row, rows, metric):
     return uniform.loc[values.idxmax() if metric.higher_is_better else values.idxmin()]
 
 
-def against_uniform(rows, metric):
+def against_uniform(rows: pd.DataFrame, metric: Metric) -> list[tuple[pd.Series, pd.Series | None, bool]]:
     """[(mixed row, its uniform counterpart or None, whether it is better: disjoint intervals)], in the rows' order."""
     mixed = rows[(rows["allocation"] == "mixed") & rows[metric.column].notna()]
     pairs = [(row, counterpart(row, rows, metric)) for _, row in mixed.iterrows()]
     return [(row, other, other is not None and compare(row, other, metric) == BETTER) for row, other in pairs]
 
 
-def pareto(points):
+def pareto(points: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
     """Indices of the points on the Pareto front, by rising cost.
 
     Args:
@@ -55,7 +59,7 @@ def pareto(points):
     return front
 
 
-def hull(points):
+def hull(points: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
     """Indices of the points on the rising part of the upper convex hull; argument and order as for `pareto`."""
     points, corners = np.asarray(points, dtype=float), []
     for i in pareto(points):

@@ -3,7 +3,10 @@
 adjustText leaves labels on markers and error bars, and takes up to seven times longer.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 _DISTANCES = (9, 15, 23, 33, 45, 60, 78)  # points from the marker to the nearest edge of its label
@@ -12,7 +15,14 @@ _MARKER = 5.5  # half width of a marker's box, in points
 _PASSES = 3
 
 
-def place(axes, points, texts, colours, obstacles=(), size=8):
+def place(
+    axes: Axes,
+    points: np.ndarray | Sequence[Sequence[float]],
+    texts: Sequence[str],
+    colours: Sequence[str],
+    obstacles: Iterable[Sequence[float]] = (),
+    size: float = 8,
+) -> None:
     """Write each text near its point; a thin line joins them where the text is farther away.
 
     The axes' limits and the figure's layout must be final.
@@ -112,7 +122,13 @@ def _draw(axes, anchor, box, text, colour, size, scale):
               bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})  # fmt: skip
 
 
-def column(axes, ends, texts, colours, size=8):
+def column(
+    axes: Axes,
+    ends: np.ndarray | Sequence[Sequence[float]],
+    texts: Sequence[str],
+    colours: Sequence[str],
+    size: float = 8,
+) -> None:
     """Write each text right of the axes, as close to the height of its line's end as the other texts allow.
 
     The axes' limits and the figure's layout must be final.
@@ -138,7 +154,7 @@ def column(axes, ends, texts, colours, size=8):
                   transform=axes.transAxes)  # fmt: skip
 
 
-def apart(heights, gap, low, high):
+def apart(heights: np.ndarray | Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
     """Heights moved as little as possible (least squares) so that they are `gap` apart, in [low, high] if they fit."""
     order = np.argsort(heights, kind="stable")
     steps = gap * np.arange(len(order))

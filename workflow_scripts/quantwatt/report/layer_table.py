@@ -1,10 +1,13 @@
 """Tables of the layers' errors and sensitivities, and summaries per method and per layer."""
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from quantwatt.artifacts.errors import DataError
+from quantwatt.report.cells import Cell
 
 COLUMNS = [
     *"model method layer weight_bits activation_bits error_before relative_error error_of".split(),
@@ -34,7 +37,7 @@ SENSITIVITIES = {  # effect of quantizing one layer, on images or the denoiser's
 }
 
 
-def layers_table(cells):
+def layers_table(cells: Iterable[Cell]) -> pd.DataFrame:
     """Table with columns COLUMNS: one row per layer of each (model, method), shared by all samplings."""
     checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
     rows = [  # value_bits: without scales; a library's format states only the bits that it stores
@@ -47,19 +50,19 @@ def layers_table(cells):
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))  # a missing value is NaN
 
 
-def by_error(layers):
+def by_error(layers: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """[(model, key of ERRORS, rows)] by model, then in the order of ERRORS."""
     models = layers.groupby("model", sort=False)
     return [(m, error, part) for m, rows in models for error in ERRORS if len(part := rows[rows["error_of"] == error])]
 
 
-def short_names(names):
+def short_names(names: pd.Series) -> pd.Series:
     """Layer names without their first part if it is the same in all."""
     heads = {name.split(".")[0] for name in names}
     return names.str.split(".", n=1).str[-1] if len(heads) == 1 else names
 
 
-def error_summary(layers, worst=2):
+def error_summary(layers: pd.DataFrame, worst: int = 2) -> list[dict[str, Any]]:
     """One mapping per model and method; within each kind of error, the lowest median comes first.
 
     Returns:
@@ -86,7 +89,7 @@ def error_summary(layers, worst=2):
     return summaries
 
 
-def solving_summary(layers):
+def solving_summary(layers: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
     """Time and energy of solving, per model and method; a sum with a missing value is NaN.
 
     Returns:
@@ -105,7 +108,9 @@ def solving_summary(layers):
     }
 
 
-def sensitivity_table(cells, tried):
+def sensitivity_table(
+    cells: Iterable[Cell], tried: Iterable[tuple[str, str, pd.DataFrame, Mapping[str, str | None]]]
+) -> pd.DataFrame:
     """Table with columns SENSITIVITY_COLUMNS: a row per layer, candidate and objective of a mixed method.
 
     `metric` is the metric that the objective uses for that layer.
@@ -143,7 +148,7 @@ def _objectives(cells):
     return objectives
 
 
-def by_group(sensitivity):
+def by_group(sensitivity: pd.DataFrame) -> list[tuple[str, str, str | None, str, pd.DataFrame]]:
     """[(model, sensitivity, group or None, metric, rows)] of layers compared by one metric, in the table's order.
 
     A candidate whose score is the same for every layer is left out: it leaves the layers in 16 bit.
@@ -160,7 +165,7 @@ def _differing(rows):
     return rows[~same | (rows["layer"].nunique() == 1)]
 
 
-def most_sensitive(sensitivity, count=5):
+def most_sensitive(sensitivity: pd.DataFrame, count: int = 5) -> list[dict[str, Any]]:
     """The layers with the largest loss in their worst candidate format, the largest loss first.
 
     Returns:

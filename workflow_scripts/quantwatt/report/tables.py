@@ -4,6 +4,9 @@ A value that does not exist is an empty field, never 0; the reason is in a colum
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,8 @@ from quantwatt.artifacts import csv_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import metric_entries
+from quantwatt.config.metric_entries import Metric
+from quantwatt.report.cells import Cell
 
 METRICS = metric_entries.shown()  # the first with values is drawn against cost and compared over seeds
 BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
@@ -44,7 +49,12 @@ SUMMARY_COLUMNS = [
 ]
 
 
-def summary_table(cells, baseline, samplings=None, carbon_g_per_kwh=None):
+def summary_table(
+    cells: Sequence[Cell],
+    baseline: str,
+    samplings: Mapping[str, Mapping[str, Any]] | None = None,
+    carbon_g_per_kwh: float | None = None,
+) -> pd.DataFrame:
     """The summary table: one row per cell in the given order, columns SUMMARY_COLUMNS.
 
     Args:
@@ -135,7 +145,7 @@ def _quality(cell):
     return row
 
 
-def metric_of(name):
+def metric_of(name: str) -> Metric:
     """The Metric with this name.
 
     Raises:
@@ -211,7 +221,7 @@ def _ratios(cell, reference):
     return row
 
 
-def noise_floor(control, key):
+def noise_floor(control: Mapping[str, Any], key: str) -> float | None:
     """The largest relative difference in the interval of the A/A control (baseline against baseline); or None.
 
     Args:
@@ -224,13 +234,13 @@ def noise_floor(control, key):
     return max(math.exp(abs(math.log(bound))) for bound in bounds) - 1
 
 
-def device_key(measurement):
+def device_key(measurement: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(name, UUID hash) of the device; only rows with the same key are grouped."""
     device = measurement.get("device") or {}
     return device.get("name"), device.get("uuid_hash")
 
 
-def judge(ratio, low, high, floor):
+def judge(ratio: float, low: float, high: float, floor: float | None) -> str | None:
     """Verdict on a cost ratio (less is better); None without an interval.
 
     It is UNDECIDED if the interval includes 1, if the ratio is within the noise floor, or if there is no noise floor.
@@ -260,7 +270,7 @@ def _quantizing(cell, row):
     return fields
 
 
-def compare(row, other, metric):
+def compare(row: pd.Series, other: pd.Series, metric: Metric) -> str | None:
     """Verdict on a row's metric against another row's; None if either has no interval.
 
     BETTER or WORSE if the intervals are disjoint (stricter than a test of the difference); else UNDECIDED.
@@ -273,7 +283,7 @@ def compare(row, other, metric):
     return BETTER if (low > most) == metric.higher_is_better else WORSE
 
 
-def triple(score):
+def triple(score: Mapping[str, Any]) -> tuple[float, float, float]:
     """(value, low, high) of a score or a ratio, with NaN for a missing bound."""
     return tuple(math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
 
@@ -286,33 +296,33 @@ def _scaled(value, factor):
     return None if value is None else value * factor
 
 
-def is_real(summary):
+def is_real(summary: pd.DataFrame) -> pd.Series:
     """Boolean column: rows that were measured and computed in their format, not simulated (fake-quantized)."""
     return (summary["status"] == "ok") & (summary["compute"] != "simulated")
 
 
-def first_seeds(summary):
+def first_seeds(summary: pd.DataFrame) -> pd.DataFrame:
     """The rows, except those whose sampling differs from an earlier sampling only by its seed."""
     return summary[summary["replicate_of"].isna()]
 
 
-def first_samplings(summary):
+def first_samplings(summary: pd.DataFrame) -> pd.DataFrame:
     """The rows of `first_seeds`, except those whose sampling differs from an earlier one only by its steps."""
     rows = first_seeds(summary)
     return rows[rows["steps_of"].isna()]
 
 
-def first_metric(rows):
+def first_metric(rows: pd.DataFrame) -> Metric | None:
     """The first of METRICS with a value in any row, or None."""
     return next((metric for metric in METRICS.values() if rows[metric.column].notna().any()), None)
 
 
-def paired_with_value(row):
+def paired_with_value(row: pd.Series) -> list[Metric]:
     """The metrics that compare each image with the baseline's and have a value in this row."""
     return [metric for metric in METRICS.values() if metric.paired and pd.notna(row[metric.column])]
 
 
-def by_steps(summary):
+def by_steps(summary: pd.DataFrame) -> list[tuple[str, str, list[Metric], pd.DataFrame]]:
     """[(model, sampling, metrics, rows)] of samplings that differ only by their number of steps; first seeds only.
 
     Returns:
@@ -330,7 +340,7 @@ def by_steps(summary):
     return sweeps
 
 
-def by_seed(summary):
+def by_seed(summary: pd.DataFrame) -> list[tuple[str, str, Metric, pd.DataFrame]]:
     """[(model, sampling, metric, rows)] of samplings that differ only by their seed.
 
     Returns:
@@ -349,7 +359,7 @@ def by_seed(summary):
     return comparisons
 
 
-def groups(summary):
+def groups(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """[(title, rows)] of rows that may share a plot or a part of a table: same model, sampling and device.
 
     A row without a device (it failed before it was measured) joins its model's group if there is only one.
@@ -368,7 +378,7 @@ def groups(summary):
     return titled_rows
 
 
-def write_table(path, table):
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV: missing values as empty fields, booleans as true and false, floats with eight digits."""
     rows = (map(_field, row) for row in table.itertuples(index=False, name=None))
     csv_files.write(path, table.columns, (dict(zip(table.columns, row, strict=True)) for row in rows))
@@ -382,7 +392,7 @@ def _field(value):
     return f"{value:.8g}" if isinstance(value, float) else value
 
 
-def read_table(path):
+def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table written by `write_table`: empty fields as NaN, booleans as bool, names as text.
 
     Raises:

@@ -12,12 +12,14 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quantwatt import registry
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path
+from quantwatt.config.metric_entries import Metric
 
 INK, GREY, PALE, GRID = "#1b1f24", "#6b7280", "#d5d9de", "#eef0f2"
 # Most colours of Okabe and Ito, for colour-blind readers, and others dark enough for text; the lightest come last.
@@ -59,7 +61,7 @@ class Inputs:
     cells: tuple = ()
 
 
-def draw(name, inputs, stem):
+def draw(name: str, inputs: Inputs, stem: str | Path) -> None:
     """Write figure `name` as STEM.png, STEM.svg and STEM-narrow.svg.
 
     Raises:
@@ -81,21 +83,21 @@ def draw(name, inputs, stem):
                 figure.savefig(path, dpi=DPI, metadata={"Date": None, "Creator": None})
 
 
-def watermark(figure):
+def watermark(figure: Figure) -> None:
     """Write FAKE across a figure that uses readings of a fake device."""
     size = 0.30 * 72 * min(*figure.get_size_inches())
     figure.text(0.5, 0.5, "FAKE", rotation=24, ha="center", va="center", fontsize=size, color="#c00000", alpha=0.22,
                 fontweight="bold", zorder=100, gid="fake-watermark")  # fmt: skip
 
 
-def solver_colours(summary):
+def solver_colours(summary: pd.DataFrame) -> dict[str, str]:
     """`{solver or library: colour}` of the methods with a checkpoint, equal in all figures; without the baseline."""
     rows = summary[~summary["baseline"].astype(bool) & summary["size_mb"].notna()]
     solvers = sorted(set(rows["solver"].dropna()))
     return {solver: PALETTE[i % len(PALETTE)] for i, solver in enumerate(solvers)}
 
 
-def method_colours(summary):
+def method_colours(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
     """`{(model, method): colour}`: the solver's colour; black for the baseline, grey without a solver."""
     colours = solver_colours(summary)
     rows = summary.drop_duplicates(["model", "method"])
@@ -105,7 +107,7 @@ def method_colours(summary):
     }
 
 
-def plain_log_ticks(axes):
+def plain_log_ticks(axes: Axes) -> None:
     """Set a few ticks with plain numbers on a logarithmic x axis, also if it spans less than a decade."""
     low, high = axes.get_xlim()
     if high / low > 8:
@@ -117,20 +119,20 @@ def plain_log_ticks(axes):
     axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-def quality_title(axes, metric, rows):
+def quality_title(axes: Axes, metric: Metric, rows: pd.DataFrame) -> None:
     """Set a panel's title: the metric's name, better direction, unit and feature extractor."""
     features = next(iter(rows["features"].dropna()), None) if metric.published_features else None
     name = metric.name + (f" ({metric.unit})" if metric.unit else "") + (f", {features} features" if features else "")
     axes.set_title(f"{'↑' if metric.higher_is_better else '↓'} {name}", fontsize=8.5, pad=6)
 
 
-def empty(axes, text):
+def empty(axes: Axes, text: str) -> None:
     """Replace a panel by a sentence."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, textwrap.fill(text, 34), ha="center", va="center", color=GREY, transform=axes.transAxes)
 
 
-def sentence(text, narrow):
+def sentence(text: str, narrow: bool) -> Figure:
     """A figure that contains only a sentence."""
     figure = Figure(figsize=(NARROW if narrow else WIDE, 1.2), dpi=100)
     empty(figure.add_axes((0, 0, 1, 1)), text)

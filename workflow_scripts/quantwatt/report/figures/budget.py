@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from quantwatt.report import labels
 from quantwatt.report.comparisons import hull, with_mixed
-from quantwatt.report.figures import GREY, GRID, NARROW, quality_title, sentence, solver_colours
+from quantwatt.report.figures import GREY, GRID, NARROW, Inputs, quality_title, sentence, solver_colours
 from quantwatt.report.figures.quality_vs_cost import bars, colour_of, marker
 from quantwatt.report.tables import is_real
 
@@ -27,7 +27,7 @@ NOTE = (
 )
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A group of panels per model, sampling and device with mixed methods: one panel per cost that they have."""
     mixed_groups, width, columns = with_mixed(inputs.summary), NARROW if narrow else WIDTH, 1 if narrow else 2
     if not mixed_groups:

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ from PIL import Image
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json, verify_files
 from quantwatt.data import scenes
-from quantwatt.report.figures import DPI, GREY, sentence
+from quantwatt.report.figures import DPI, GREY, Inputs, sentence
 from quantwatt.report.tables import first_samplings, paired_with_value
 
 PROMPTS, PROMPTS_NARROW = 8, 4
 TILE = 128  # smallest side of an image in the grid, in pixels
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A grid per model and sampling; only the first of samplings that differ only by seed or steps."""
     grids, models = [], {}
     shown = set(first_samplings(inputs.summary)["sampling"])
@@ -45,7 +46,7 @@ def _image_set(results, cell):
     return path, read_json(path)["images"]
 
 
-def choose_prompts(prompts, n):
+def choose_prompts(prompts: Sequence[str], n: int) -> list[int]:
     """Indices of `n` prompts: the first; if prompts describe scenes, half with one object and half with two."""
     try:
         pairs = [scenes.parse(prompt).relation is not None for prompt in prompts]

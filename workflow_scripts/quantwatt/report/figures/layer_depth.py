@@ -3,10 +3,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from quantwatt.report.figures import GREY, NARROW, WIDE, method_colours, sentence
+from quantwatt.report.figures import GREY, NARROW, WIDE, Inputs, method_colours, sentence
 from quantwatt.report.layer_table import ERRORS, by_error
 
 # Splits down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q before attn1.to_q.
@@ -20,7 +21,7 @@ ROW, TITLE, HEAD, SCALE = (
 )  # inches: a row, a map's title, a group's title, a group's colour bar
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """Maps of one kind of error share a colour scale; kinds are not comparable. Rounding alone has no output error."""
     layers = inputs.layers[inputs.layers["error_of"].isin(["outputs", "outputs on float inputs", "float outputs"])]
     layers = layers[layers["relative_error"] > 0]
@@ -62,7 +63,7 @@ def draw(inputs, narrow):
     return figure
 
 
-def maps_of(layers):
+def maps_of(layers: pd.DataFrame) -> tuple[dict[str, np.ndarray], list[str]]:
     """({method: relative errors [layer types, blocks]}, layer types) of one model's layers; NaN without a layer.
 
     Chunks NAME.0, NAME.1, ... are merged into NAME if another method has NAME unsplit; the largest error is kept.

@@ -7,7 +7,7 @@ output against the float model's if the solver used that, else of the weights. K
 import numpy as np
 from matplotlib.figure import Figure
 
-from quantwatt.report.figures import GREY, GRID, INK, NARROW, WIDE, method_colours, plain_log_ticks, sentence
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, WIDE, Inputs, method_colours, plain_log_ticks, sentence
 from quantwatt.report.layer_table import ERRORS, by_error, short_names
 
 NOTE = "above, pale: rounded to nearest; below, dark: by the method; bars: medians; ring: the worst layer"
@@ -15,7 +15,7 @@ EDGE = 1.05  # inches above and below a panel's lanes
 LETTERS = 24  # of a layer's name that fit next to its dots
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """Methods are ordered by their median error, the lowest first; the worst layer is labelled."""
     layers = inputs.layers[inputs.layers["relative_error"] > 0]
     if layers.empty:
@@ -73,7 +73,7 @@ def _panel(axes, layers, model, colours, narrow):
     axes.spines["left"].set_visible(False)
 
 
-def abridged(name):
+def abridged(name: str) -> str:
     """A layer's name; if it is long, without its middle: down_blocks.1…attn2.to_k."""
     parts, shorter = name.split("."), name
     cuts = [(start, rest) for start in (2, 1) for rest in range(start + 1, len(parts))]

@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
-from quantwatt.report.figures import GREY, INK, NARROW, PALETTE, WIDE, sentence
+from quantwatt.report.figures import GREY, INK, NARROW, PALETTE, WIDE, Inputs, sentence
 from quantwatt.report.tables import first_samplings
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A panel per model and sampling with the baseline's power over time and its idle power."""
     traces, summary = [], first_samplings(inputs.summary)
     for _, row in summary[summary["baseline"].astype(bool)].iterrows():

@@ -1,10 +1,12 @@
 """Two quality metrics against energy (measured methods), and the first metric against size (all methods)."""
 
 import textwrap
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -16,6 +18,7 @@ from quantwatt.report.figures import (
     INK,
     NARROW,
     PALE,
+    Inputs,
     empty,
     plain_log_ticks,
     quality_title,
@@ -28,7 +31,7 @@ CROWD = 12  # with more methods the size panel, where many share a size, gets a 
 COST = {"energy_j": "energy per {unit} (J)", "latency_s": "time per {unit} (s)"}
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A row of panels per model, sampling and device; only the first of samplings that differ by seed or steps."""
     width, colours = NARROW if narrow else WIDTH, solver_colours(inputs.summary)
     plans = [_Plan(title, rows, colours, width, narrow) for title, rows in groups(first_samplings(inputs.summary))]
@@ -172,7 +175,7 @@ def _limits(axes, rows, cost, quality, sign):
     return ceiling
 
 
-def colour_of(row, colours):
+def colour_of(row: pd.Series, colours: Mapping[str, str]) -> str:
     """A method's colour, by its solver."""
     return INK if row["baseline"] else colours.get(row["solver"], GREY)
 
@@ -183,7 +186,7 @@ def _label(row, quality):
     return row["method"]
 
 
-def marker(axes, row, x, y, colours):
+def marker(axes: Axes, row: pd.Series, x: float, y: float, colours: Mapping[str, str]) -> None:
     """Draw a method's marker: star for the baseline, diamond for a mixed allocation; hollow if not measured."""
     if row["baseline"]:
         axes.plot(x, y, marker="*", markersize=13, color=INK, zorder=4)
@@ -194,7 +197,9 @@ def marker(axes, row, x, y, colours):
               markeredgecolor=colour, zorder=4, markerfacecolor="white" if hollow else colour)  # fmt: skip
 
 
-def bars(axes, row, cost, quality, x, y, colours):
+def bars(
+    axes: Axes, row: pd.Series, cost: str, quality: str, x: float, y: float, colours: Mapping[str, str]
+) -> list[tuple[float, float, float, float]]:
     """Draw the intervals on both axes; return their boxes in data coordinates."""
     boxes, colour = [], colour_of(row, colours)
     low, high = row.get(f"{cost}_low"), row.get(f"{cost}_high")  # sizes have no interval

@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALE, WIDE, method_colours, sentence
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALE, WIDE, Inputs, method_colours, sentence
 from quantwatt.report.tables import by_seed
 
 LANE, EDGE = 0.3, 0.9  # inches: a method's height, and a panel's margins
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """Methods are ordered by their mean, the best first; a band spans the intervals of all seeds of a method."""
     panels = by_seed(inputs.summary)
     if not panels:

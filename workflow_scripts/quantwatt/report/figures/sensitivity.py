@@ -7,12 +7,13 @@ import itertools
 import re
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALETTE, method_colours, sentence
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALETTE, Inputs, method_colours, sentence
 from quantwatt.report.layer_table import SENSITIVITIES, by_group
 
 WIDTH = 10.6  # inches
@@ -24,7 +25,7 @@ FLOAT_BITS = 16
 MANY_BLOCKS = 20  # from this number on, the lines between blocks are faint
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A panel with strips per model, sensitivity, group and metric; two side by side in the wide layout."""
     table = inputs.sensitivity
     if table["value"].isna().all():
@@ -59,7 +60,9 @@ def draw(inputs, narrow):
     return figure
 
 
-def strips(inputs, part):
+def strips(
+    inputs: Inputs, part: tuple[str, str, str | None, str, pd.DataFrame]
+) -> list[tuple[str, str, dict[str, float]]]:
     """[(method, label, {layer: bits})] of a part's mixed methods: weights; activations only if their bits differ.
 
     A layer that is not quantized in the checkpoint counts as 16 bit. Bits are those of the values, without scales.

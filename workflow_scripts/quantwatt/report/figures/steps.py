@@ -5,7 +5,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from quantwatt.report import labels
-from quantwatt.report.figures import GREY, GRID, INK, NARROW, method_colours, quality_title, sentence
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, Inputs, method_colours, quality_title, sentence
 from quantwatt.report.tables import by_steps
 
 WIDTH, HEIGHT = 10.6, 3.4  # inches
@@ -20,7 +20,7 @@ STROKES = (
 LOG_FROM = 12  # the y axis is logarithmic from this ratio of largest to smallest distance
 
 
-def draw(inputs, narrow):
+def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A row of panels per model (a column in the narrow layout): one metric per panel, FID first."""
     sweeps = by_steps(inputs.summary)
     if not sweeps:

@@ -4,13 +4,17 @@ Every picture is embedded and the page loads nothing else, so it can be mailed, 
 """
 
 import base64
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import pandas as pd
 
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report import tables
+from quantwatt.report.cells import Cell
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
 from quantwatt.report.page import numbers
 from quantwatt.report.page.answer import answers
@@ -21,12 +25,12 @@ from quantwatt.report.page.steps import step_tables
 from quantwatt.report.page.trust import provenance, trust
 
 
-def table_groups(summary):
+def table_groups(summary: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
     """[(title, [row dict])] for Table 1, one group of rows per model, sampling and device."""
     return [(title, rows.to_dict("records")) for title, rows in tables.groups(summary)]
 
 
-def seed_tables(summary):
+def seed_tables(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """The scores of samplings that differ only by their seed, in one table.
 
     Returns:
@@ -44,7 +48,7 @@ def seed_tables(summary):
     return comparisons
 
 
-def phase_rows(cells, samplings):
+def phase_rows(cells: Iterable[Cell], samplings: Collection[str]) -> list[dict[str, Any]]:
     """One mapping per measured cell with phases: {"title", "phases": [(name, phase)], "apart", "checks", "estimated"}.
 
     Args:
@@ -63,7 +67,7 @@ def phase_rows(cells, samplings):
     ]
 
 
-def quantizing_rows(summary, layers):
+def quantizing_rows(summary: pd.DataFrame, layers: pd.DataFrame) -> list[dict[str, Any]]:
     """Time and energy of quantization, and fallbacks: one mapping per model and quantized method.
 
     Keys are the summary's columns, "solving" (from `layer_table.solving_summary`) and "repaid": [(sampling, images)].
@@ -76,7 +80,7 @@ def quantizing_rows(summary, layers):
     return records
 
 
-def embed(path):
+def embed(path: str | Path) -> str:
     """A picture as a data URI.
 
     Raises:
@@ -90,7 +94,7 @@ def embed(path):
         raise DataError(f"{path}: the figure does not exist.") from error
 
 
-def embed_figures(folder, images=True):
+def embed_figures(folder: str | Path, images: bool = True) -> dict[str, dict[str, str]]:
     """`{name: {"wide", "narrow"}}` of data URIs, for every figure of the report; `images`: the models draw images."""
     folder = Path(folder)
     return {
@@ -100,8 +104,18 @@ def embed_figures(folder, images=True):
 
 
 def render(
-    template, *, experiment, cells, metrics, baseline, summary, layers, figures, sensitivity=None, evaluations=None
-):
+    template: str | Path,
+    *,
+    experiment: str,
+    cells: Sequence[Cell],
+    metrics: Iterable[str],
+    baseline: str,
+    summary: pd.DataFrame,
+    layers: pd.DataFrame,
+    figures: Mapping[str, Mapping[str, str]],
+    sensitivity: pd.DataFrame | None = None,
+    evaluations: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """The report as HTML text.
 
     Args:

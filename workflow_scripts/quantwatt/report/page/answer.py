@@ -16,7 +16,7 @@ from quantwatt.report.tables import (
 )
 
 
-def answers(summary):
+def answers(summary: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
     """One sentence per model on what quantization saved, as segments for the template.
 
     Returns:
@@ -25,7 +25,7 @@ def answers(summary):
     return [(model, answer(rows)) for model, rows in first_samplings(summary).groupby("model", sort=False)]
 
 
-def answer(rows):
+def answer(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """The sentence for one model, from its rows of the summary; it states what was not measured."""
     base = rows[rows["baseline"].astype(bool)]
     measured_base = base[is_real(base)]

@@ -1,10 +1,14 @@
 """Whether mixed methods (a format per layer) are better than uniform methods with as many average bits."""
 
+from typing import Any
+
+import pandas as pd
+
 from quantwatt.report.comparisons import against_uniform, with_mixed
 from quantwatt.report.page.numbers import listed
 
 
-def budget_comparisons(summary):
+def budget_comparisons(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Mixed methods against uniform ones, one mapping per model, sampling and device with mixed methods.
 
     Returns:

@@ -1,5 +1,8 @@
 """The recorded quality of the embedded models (resources/models/evaluation*.json) as sections of the page."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantwatt.report.page.numbers import DASH, compact, with_bounds
 
 EVALUATION_TITLES = {  # keys of those files
@@ -31,7 +34,7 @@ EVALUATION_LABELS = {  # keys inside the sections
 }
 
 
-def evaluation_sections(evaluations):
+def evaluation_sections(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Convert JSON mappings to sections of the page; known keys get readable labels.
 
     Args:

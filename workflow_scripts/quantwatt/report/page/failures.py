@@ -1,9 +1,13 @@
 """The results that are missing, grouped by reason."""
 
+from collections.abc import Iterable
+from typing import Any
+
+from quantwatt.report.cells import Cell
 from quantwatt.report.tables import metric_of
 
 
-def failures(cells):
+def failures(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     """Group the cells that lack the same result for the same reason.
 
     Returns:

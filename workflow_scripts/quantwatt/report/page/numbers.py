@@ -1,13 +1,17 @@
 """Numbers as text: significant digits, intervals, and an em dash for a missing value."""
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
 DASH, MINUS = "\u2014", "\u2212"
 
 
-def number(value, digits=3, signed=False, interval=()):
+def number(
+    value: float | str | None, digits: int = 3, signed: bool = False, interval: Iterable[float | None] = ()
+) -> str:
     """`value` with `digits` significant digits, more if its interval is narrow; an em dash if it is missing."""
     if missing(value):
         return DASH
@@ -27,7 +31,7 @@ def _decimals(value, digits, interval):
     return min(max(decimals, 0), 7)
 
 
-def bounds(low, high, value=None, signed=False):
+def bounds(low: float | None, high: float | None, value: float | None = None, signed: bool = False) -> str:
     """An interval as "[low, high]" with as many decimals as its value; an empty text if a bound is missing."""
     if missing(low) or missing(high):
         return ""
@@ -35,33 +39,35 @@ def bounds(low, high, value=None, signed=False):
     return f"[{number(low, 3, signed, interval)}, {number(high, 3, signed, interval)}]"
 
 
-def with_bounds(value, low, high, signed=False, unit=""):
+def with_bounds(
+    value: float | None, low: float | None, high: float | None, signed: bool = False, unit: str = ""
+) -> str:
     """The text "value unit [low, high]"."""
     head = number(value, 3, signed, (low, high)) + (f" {unit}" if unit else "")
     return f"{head} {bounds(low, high, value, signed)}".strip()
 
 
-def compact(value):
+def compact(value: float | None) -> str:
     """A setting such as a bit width, without trailing zeros; an em dash if it is missing."""
     return DASH if missing(value) else f"{value:.4g}"
 
 
-def megabytes(value):
+def megabytes(value: float) -> str:
     """A size in MB, or in GB from 1000 MB on."""
     return f"{number(value / 1000)} GB" if abs(value) >= 1000 else f"{number(value)} MB"
 
 
-def listed(names):
+def listed(names: Sequence[str]) -> str:
     """Names joined for a sentence: "a", "a and b", "a, b and c"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def missing(value):
+def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA
 
 
-def span(values, unit):
+def span(values: Iterable[float | None], unit: str) -> str | None:
     """The text "low to high unit" of the values that are not missing; None if all are."""
     values = [v for v in values if not missing(v)]
     if not values:

@@ -1,12 +1,14 @@
 """The effect of more denoising steps: a table of scores, and for how many methods more steps did not help."""
 
+from typing import Any
+
 import pandas as pd
 
 from quantwatt.report.page.numbers import compact, listed
 from quantwatt.report.tables import BETTER, UNDECIDED, WORSE, by_steps, compare
 
 
-def step_tables(summary):
+def step_tables(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Tables of one metric for samplings that differ only by their number of steps.
 
     The metric is the first unpaired one with intervals, else the first unpaired one: a paired metric compares with

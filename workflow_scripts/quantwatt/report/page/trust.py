@@ -1,13 +1,17 @@
 """How the figures were measured: device, meter, energy blocks, images, scores and versions."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from quantwatt.measuring.protocol import STEADY_SLOPE
+from quantwatt.report.cells import Cell
 from quantwatt.report.page.numbers import compact, number, span, with_bounds
 from quantwatt.report.tables import device_key, metric_of, noise_floor, triple
 
 PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 30}  # minimum for published figures
 
 
-def trust(cells, baseline):
+def trust(cells: Iterable[Cell], baseline: str) -> list[tuple[str, list[tuple[str, str]]]]:
     """The facts about the measurements, [(device, [(label, text)])], from the stages' JSON files.
 
     Args:
@@ -257,7 +261,7 @@ def _intervals_text(scores):
     return f"{level} %, by the bootstrap: {drawn}" if level else None
 
 
-def provenance(cell, key):
+def provenance(cell: Cell, key: str) -> Any:
     return (cell.measurement.get("provenance") or {}).get(key)
 
 

@@ -6,7 +6,9 @@ valid energy blocks, the energy is their total; all are empty if the method was 
 runs (for example without a meter) gets the mean time of the latency runs, which is the same for all prompts.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ RESULTS = [
 ]
 
 
-def write(folder, results, cells):
+def write(folder: str | Path, results: str | Path, cells: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Write both files.
 
     Args:
@@ -63,7 +65,7 @@ def write(folder, results, cells):
     return NAMES
 
 
-def runs_of(path, blocks):
+def runs_of(path: str | Path, blocks: str | Path) -> tuple[pd.DataFrame, int]:
     """The method's runs in valid energy blocks, and the number of prompts.
 
     Args:
@@ -80,7 +82,7 @@ def runs_of(path, blocks):
     return runs, n_prompts
 
 
-def power_in(runs, path):
+def power_in(runs: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """Power readings inside the runs: columns prompt, number, watts.
 
     Args:

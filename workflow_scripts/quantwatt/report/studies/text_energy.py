@@ -6,7 +6,9 @@ bytes. Power is over all samples in valid energy blocks. A value that was not me
 `energy_reason` says why; memory is empty on a CPU, because torch counts the memory of GPUs only.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write(folder, results, cells):
+def write(folder: str | Path, results: str | Path, cells: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Write trials.csv.
 
     Args:
@@ -45,7 +47,7 @@ def write(folder, results, cells):
     return NAMES
 
 
-def trials_of(results, cell):
+def trials_of(results: Path, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of a cell; one row without a trial if the cell was not measured."""
     paths = cell_paths(results, cell, [])
     checkpoint, predicted, measured = (read_json(paths[part]) for part in ("checkpoint", "images", "measurement"))
@@ -75,20 +77,20 @@ def trials_of(results, cell):
     return [common | trial for trial in trials or [{}]]
 
 
-def latency(inference_s, batch_size):
+def latency(inference_s: Mapping[str, Any], batch_size: int) -> dict[str, float | None]:
     """Seconds per run and inferences per second, from the summary of one process's seconds per inference."""
     latencies = {f"{key}_latency": inference_s[key] and inference_s[key] * batch_size for key in TIMES}
     return {**latencies, "throughput": 1 / inference_s["mean"]}
 
 
-def memory(peaks):
+def memory(peaks: Mapping[str, Any]) -> dict[str, float]:
     """GPU memory as counted by torch, in 10^9 bytes; {} if it was not recorded."""
     if peaks["reserved_mb"] is None:
         return {}
     return {column: peaks[key] / 1e3 for column, key in MEMORY.items()}
 
 
-def energy_of_trials(folder):
+def energy_of_trials(folder: Path) -> dict[int, dict[str, Any]]:
     """{process: energy and power over its valid energy blocks}, from blocks.csv and power.csv of a measurement."""
     blocks = pd.read_csv(folder / "blocks.csv", dtype={"invalid": str})
     blocks = blocks[(blocks["configuration"] == "method") & (blocks["invalid"] == "False")]
@@ -111,7 +113,7 @@ def energy_of_trials(folder):
     return energy
 
 
-def quality(path, predicted):
+def quality(path: str | Path, predicted: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy and perplexity over all items; {} without predictions, or without labels.
 
     Args:
@@ -127,7 +129,7 @@ def quality(path, predicted):
             "perplexity": perplexity}  # fmt: skip
 
 
-def dtype_of(checkpoint):
+def dtype_of(checkpoint: Mapping[str, Any]) -> str | None:
     """The weight format of a quantized model, else the dtype that the model is stored in; None without a checkpoint."""
     if checkpoint["status"] != "ok":
         return None
