@@ -34,9 +34,10 @@ def torch_build():
         return None
     constants = {}
     for node in ast.parse(file.read_text()).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if isinstance(targets[0], ast.Name) and isinstance(node.value, ast.Constant):
-            constants[targets[0].id] = node.value.value
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant):
+                constants[target.id] = node.value.value
     return TorchBuild(constants.get("__version__", "?"), constants.get("cuda"), constants.get("hip"))
 
 
