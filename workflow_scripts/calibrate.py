@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from quantwatt.measuring import meters
     from quantwatt.models import offload, tokenizers
     from quantwatt.models.families import load_family
+    from quantwatt.models.sampling import Calibration, TextSampling
     from quantwatt.quantize import calibration
 
     torch.set_num_threads(args.threads)
@@ -40,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     if "texts" in args.calibration:
-        record, texts = calibration.record_texts, family.read(args.calibration["texts"])[0]
+        entry = TextSampling.from_settings(args.calibration)
+        record, path, texts = calibration.record_texts, entry.texts, family.read(entry.texts)[0]
     else:
-        record, texts = calibration.record, prompts.read_and_say(args.calibration["prompts"])
+        entry = Calibration.from_settings(args.calibration)
+        record, path, texts = calibration.record, entry.prompts, prompts.read_and_say(entry.prompts)
     tokenizers.check(model["settings"], location, texts)
     pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(
-        lambda: record(family, pipeline, texts, args.calibration), args.metering, args.device
+        lambda: record(family, pipeline, texts, entry), args.metering, args.device
     )
     calibration.save(
         Path(args.output).parent,
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         {
             "model": model["model"],
             "calibration": args.calibration,
-            "reading": text_files.said(args.calibration.get("prompts") or args.calibration["texts"]),
+            "reading": text_files.said(path),
             "cost": cost,
             "provenance": provenance(),
         },

@@ -1,8 +1,7 @@
 """Generate a cell's images: prompt i uses seed + i in every method."""
 
 import argparse
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,24 @@ from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
 from quantwatt.models import repeat
+from quantwatt.models.sampling import Sampling
 
 Batch = tuple[np.ndarray, Sequence[str], Sequence[int]]  # images uint8 [b, h, w, 3], prompts, seeds
 
 
-def batches(pipeline: Any, part: range, sampling: Mapping[str, Any], description: str) -> Iterator[Batch]:
+def batches(pipeline: Any, part: range, sampling: Sampling, description: str) -> Iterator[Batch]:
     """Yield (images uint8 [b, h, w, 3], prompts, seeds) of a range of images, batch by batch, with a progress bar."""
-    asked = prompts.first(sampling, part.stop)
+    asked = prompts.first(sampling.prompts, part.stop, sampling.cycle)
     with progress(total=len(part), description=description, unit="image") as bar:
-        for first in part[:: sampling["batch_size"]]:
-            numbers = range(first, min(first + sampling["batch_size"], part.stop))
-            batch, seeds = asked[first : numbers.stop], [sampling["seed"] + number for number in numbers]
+        for first in part[:: sampling.batch_size]:
+            numbers = range(first, min(first + sampling.batch_size, part.stop))
+            batch, seeds = asked[first : numbers.stop], [sampling.seed + number for number in numbers]
             yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
             bar.update(len(batch))
 
 
 def repeated(
-    drawn: Iterable[Batch], pipeline: Any, sampling: Mapping[str, Any], where: str, fields: dict[str, Any]
+    drawn: Iterable[Batch], pipeline: Any, sampling: Sampling, where: str, fields: dict[str, Any]
 ) -> Iterator[Batch]:
     """Yield the batches of `drawn`; generate the first batch again and compare.
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="the checkpoint's manifest.json")
     parser.add_argument("--sampling-name", required=True)
-    parser.add_argument("--sampling", required=True, type=json.loads, help="the sampling's entry, as JSON")
+    parser.add_argument("--sampling", required=True, type=Sampling.from_json, help="the sampling's entry, as JSON")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -62,19 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
     part = range(*args.part) if args.part else None
     if part is not None:
-        image_parts.check_start(part, sampling["batch_size"])
+        image_parts.check_start(part, sampling.batch_size)
     fields = {
         "model": checkpoint["model"],
         "method": checkpoint["method"],
         "sampling": args.sampling_name,
-        **{key: sampling[key] for key in ("seed", "steps", "guidance")},
+        **{key: getattr(sampling, key) for key in ("seed", "steps", "guidance")},
         "provenance": provenance(("torch", "diffusers", "transformers", "bitsandbytes")),
     }
     if checkpoint["status"] != "ok":
         images.write_no_images(folder, checkpoint["status"], checkpoint["reason"], fields, part)
         return
-    prompts.read_and_say(sampling["prompts"])  # report problems of the prompts before the model is loaded
-    fields["reading"] = text_files.said(sampling["prompts"])
+    prompts.read_and_say(sampling.prompts)  # report problems of the prompts before the model is loaded
+    fields["reading"] = text_files.said(sampling.prompts)
     gpus.claim(args.device)
 
     import torch
@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from quantwatt.models import tokenizers
 
     torch.set_num_threads(args.threads)
-    numbers = range(sampling["images"]) if part is None else part
+    numbers = range(sampling.images) if part is None else part
     where = f"{checkpoint['model']}, sampling {args.sampling_name}"
-    texts = [*prompts.first(sampling, numbers.stop)[numbers.start :], sampling.get("negative_prompt", "")]
+    texts = [*prompts.first(sampling.prompts, numbers.stop, sampling.cycle)[numbers.start :], sampling.negative_prompt]
     tokenizers.check(checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"], texts)
     try:
         with failures.expected():

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from quantwatt.measuring import instruments
     from quantwatt.models import offload, splits
     from quantwatt.models.families import load_family
+    from quantwatt.models.sampling import Sampling
 
     instruments.set_threads(args.threads)
     location = manifest.PROJECT / model["location"]
@@ -47,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
     images = measuring.images_per_batch
-    texts = prompts.read_and_say(entry["prompts"])[:images]
-    seeds = [entry["seed"] + i for i in range(images)]
-    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, texts, seeds, entry))
+    sampling = Sampling.from_settings(entry)
+    texts = prompts.first(sampling.prompts, images)
+    seeds = [sampling.seed + i for i in range(images)]
+    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, texts, seeds, sampling))
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}

@@ -32,6 +32,7 @@ from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
 from quantwatt.measuring import fresh_process, protocol
 from quantwatt.measuring.settings import Measuring
+from quantwatt.models import sampling as samplings
 
 METHOD, BASELINE = "method", "baseline"
 WHERE = ("configuration", "process")
@@ -62,7 +63,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, type=Path, help="the checkpoint's manifest.json")
     parser.add_argument("--baseline", required=True, type=Path, help="the unquantized checkpoint's manifest.json")
-    parser.add_argument("--sampling", required=True, type=json.loads, metavar="JSON")
+    parser.add_argument("--sampling", required=True, type=samplings.of_json, metavar="JSON")
     parser.add_argument(
         "--measuring",
         required=True,
@@ -79,7 +80,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--blocks", required=True, type=Path, help=f"blocks.csv: {', '.join(BLOCK_COLUMNS)}")
     parser.add_argument("--runs", required=True, type=Path, help=f"runs.csv: {', '.join(RUN_COLUMNS)}")
     args = parser.parse_args(argv)
-    args.measuring = Measuring.from_settings(args.measuring, args.sampling.get("batch_size", 1))
+    args.measuring = Measuring.from_settings(args.measuring, args.sampling.batch_size)
     return args
 
 
@@ -142,7 +143,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, li
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
     record["provenance"] = {
         **provenance(packages),
-        "seed": args.sampling.get("seed"),
+        "seed": args.sampling.seed,
         "checkpoint_sha256": manifest.sha256(args.checkpoint),
     }
     return record, results
@@ -162,7 +163,7 @@ def take_turns(args: argparse.Namespace) -> tuple[dict[str, list[Result]], str |
     settings = args.measuring
     n = settings.processes
     shared = {
-        "sampling": args.sampling,
+        "sampling": args.sampling.to_settings(),
         "measuring": settings.to_settings(),
         "device": args.device,
         "threads": args.threads,

@@ -1,7 +1,6 @@
 """Compute a text model's predictions: labels of sentences, or likelihoods of running text."""
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.data import class_names
 from quantwatt.jobs import command, gpus
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import TextSampling
 from quantwatt.score import predictions
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="the checkpoint's manifest.json")
     parser.add_argument("--sampling-name", required=True)
-    parser.add_argument("--sampling", required=True, type=json.loads, help="the sampling's entry, as JSON")
+    parser.add_argument("--sampling", required=True, type=TextSampling.from_json, help="the sampling's entry, as JSON")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", required=True, help="manifest.json to write; items.json goes to the same folder")
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": checkpoint["model"],
         "method": checkpoint["method"],
         "sampling": args.sampling_name,
-        "seed": None,  # no random numbers
-        **{key: sampling[key] for key in ("texts", "batch_size", "max_length", "stride")},
+        "seed": sampling.seed,
+        **{key: getattr(sampling, key) for key in ("texts", "batch_size", "max_length", "stride")},
         "provenance": provenance(("torch", "transformers", "tokenizers", "bitsandbytes")),
     }
     if checkpoint["status"] != "ok":
@@ -44,15 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from quantwatt.models import tokenizers
 
     torch.set_num_threads(args.threads)
-    texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling["texts"])
+    texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling.texts)
     settings, location = checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"]
-    tokenizers.check(settings, location, texts[: sampling.get("items")])
-    fields["reading"] = text_files.said(sampling["texts"])
+    tokenizers.check(settings, location, texts[: sampling.items])
+    fields["reading"] = text_files.said(sampling.texts)
     fields["texts_sha256"] = predictions.texts_sha256(texts, labels)
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
-            labels, fields["labels"] = class_names.of_outputs(labels, pipeline.pipeline.model, sampling["texts"])
+            labels, fields["labels"] = class_names.of_outputs(labels, pipeline.pipeline.model, sampling.texts)
             started = time.perf_counter()
             items = pipeline.predict(texts, sampling)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}

@@ -19,6 +19,7 @@ from quantwatt.config.objectives import metric_of
 from quantwatt.data import prompts
 from quantwatt.jobs import command, dependencies, gpus
 from quantwatt.jobs.progress import progress
+from quantwatt.models.sampling import Sampling
 
 
 def depends_on(
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: {metric_of(objective, name, layer, where) for objective in entry["objectives"]} for name, layer in layers
     }
     wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
-    texts = prompts.read_and_say(entry["prompts"])[: entry["images"]]
+    sampling = Sampling.from_settings(entry)
+    texts = prompts.read_and_say(sampling.prompts)[: sampling.images]
     key = depends_on(model, entry, layers, texts, args.device)
     done = sensitivity_table.Unfinished(args.output.with_suffix(".unfinished"), key)
     if len(done.rows) < len(wanted):

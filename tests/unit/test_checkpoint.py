@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from quantwatt.inference import checkpoint, kernel_choice
 from quantwatt.inference.kernels import unpacked
 from quantwatt.models import splits
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Calibration, Drawing
 from quantwatt.quantize import calibration, sequential
 from quantwatt.quantize.streams import BlockActivations
 
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 METHODS = experiment.load_experiment("embedded")["methods"]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]
 LOCATION = str(ROOT / MODEL["path"])
-SAMPLING = {"steps": 2, "guidance": 2.0, "height": 64, "width": 64}
+SAMPLING = Drawing(steps=2, guidance=2.0, height=64, width=64)
 WEIGHTS = "weights.safetensors"  # of a checkpoint in one file
 PROMPTS = ["a large red circle on a white background", "a small blue square on a black background"]
 
@@ -49,7 +51,8 @@ def layers(family):
 @pytest.fixture(scope="module")
 def samples(family):
     pipeline = family.load(MODEL, LOCATION)
-    settings = {**SAMPLING, "batch_size": 2, "timesteps": 2, "timesteps_per_prompt": 1, "seed": 7}
+    more = {"prompts": "", "batch_size": 2, "timesteps": 2, "timesteps_per_prompt": 1, "seed": 7}
+    settings = Calibration.from_settings(SAMPLING.to_settings() | more)
     return calibration.record(family, pipeline, PROMPTS * 2, settings)
 
 
@@ -147,7 +150,7 @@ def test_a_compiled_method_computes_the_same_and_says_so(tmp_path, monkeypatch, 
     assert [pipelines[key].kernel for key in (False, True)] == ["torch linear", "torch linear, compiled"]
     assert checkpoint.compute_of(tmp_path / "True.json", "cpu") == ("real", "torch linear, compiled", None)
     torch._dynamo.utils.counters.clear()
-    images = [pipelines[key].generate(PROMPTS[:1], [0], {**SAMPLING, "steps": 1}) for key in (False, True)]
+    images = [pipelines[key].generate(PROMPTS[:1], [0], replace(SAMPLING, steps=1)) for key in (False, True)]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert np.abs(images[0].astype(float) - images[1]).mean() < 1  # of 255
 

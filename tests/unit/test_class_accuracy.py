@@ -1,6 +1,7 @@
 """Class accuracy: the metric, its classifiers, and prompts that repeat."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before torchvision
+from quantwatt.models.sampling import Sampling
 
 # isort: split
 import json
@@ -141,14 +142,14 @@ def test_images_without_class_numbers_are_read_and_not_asked_for(image_set, digi
 
 def test_prompts_are_taken_again_where_the_sampling_says_so(tmp_path):
     (tmp_path / "p.txt").write_text("0\n1\n2\n")
-    sampling = {"prompts": str(tmp_path / "p.txt"), "seed": 5}
-    assert prompts.first(sampling, 2) == ["0", "1"] and prompts.first(sampling, 5) == ["0", "1", "2"]
-    assert prompts.first({**sampling, "cycle": True}, 7) == list("0120120")
-    batches = fresh_process.batches_of(None, {**sampling, "cycle": True}, 2, 2)
+    path = tmp_path / "p.txt"
+    assert prompts.first(path, 2) == ["0", "1"] and prompts.first(path, 5) == ["0", "1", "2"]
+    assert prompts.first(path, 7, cycle=True) == list("0120120")
+    batches = fresh_process.batches_of(None, Sampling(prompts=str(path), steps=1, seed=5, cycle=True), 2, 2)
     assert batches == [(["0", "1"], [5, 6]), (["2", "0"], [7, 8])]
     (tmp_path / "p.txt").write_text("")
     with pytest.raises(DataError, match="the file is empty"):
-        prompts.first({**sampling, "cycle": True}, 7)
+        prompts.first(path, 7, cycle=True)
 
 
 def test_generate_gives_every_image_its_own_seed(tmp_path):
@@ -159,7 +160,7 @@ def test_generate_gives_every_image_its_own_seed(tmp_path):
             return np.zeros((len(asked), 8, 8, 3), np.uint8)
 
     (tmp_path / "p.txt").write_text("0\n1\n2\n")
-    sampling = {"prompts": str(tmp_path / "p.txt"), "cycle": True, "batch_size": 4, "seed": 10}
+    sampling = Sampling(prompts=str(tmp_path / "p.txt"), steps=1, cycle=True, batch_size=4, seed=10)
     found = [(asked, seeds) for _, asked, seeds in generate.batches(Pipeline(), range(5), sampling, "x")]
     assert found == [(list("0120"), [10, 11, 12, 13]), (["1"], [14])]
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import digits
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing
 from training import (
     loop,  # before diffusers
     tiny_consistency,  # before diffusers
@@ -42,7 +43,7 @@ def pipe(folder):
 @pytest.mark.parametrize(("steps", "own"), [(1, {"num_inference_steps": 1}), (4, {"num_inference_steps": 4}),
                                             (2, {"num_inference_steps": None, "timesteps": [22, 0]})])  # fmt: skip
 def test_images_are_the_pipelines_own(pipe, steps, own):
-    drawn = FAMILY.generate(pipe, ["3"], [5], {"steps": steps, "guidance": 1.0, "height": SIZE, "width": SIZE})
+    drawn = FAMILY.generate(pipe, ["3"], [5], Drawing(steps=steps, guidance=1.0, height=SIZE, width=SIZE))
     generator = torch.Generator().manual_seed(5)
     expected = pipe(class_labels=3, generator=generator, output_type="np", **own).images
     assert drawn.shape == (1, SIZE, SIZE, 3) and np.ptp(drawn) > 0.1
@@ -50,21 +51,21 @@ def test_images_are_the_pipelines_own(pipe, steps, own):
 
 
 def test_a_model_in_bfloat16_draws(folder):
-    drawn = FAMILY.generate(FAMILY.load({**SETTINGS, "dtype": "bfloat16"}, folder), ["3"], [5], {"steps": 1})
+    drawn = FAMILY.generate(FAMILY.load({**SETTINGS, "dtype": "bfloat16"}, folder), ["3"], [5], Drawing(steps=1))
     assert drawn.dtype == np.float32 and np.ptp(drawn) > 0.1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_an_image_is_a_function_of_its_own_seed_and_class(pipe, steps):
-    both = FAMILY.generate(pipe, ["3", "7"], [5, 6], {"steps": steps})
-    alone = FAMILY.generate(pipe, ["7"], [6], {"steps": steps})
+    both = FAMILY.generate(pipe, ["3", "7"], [5, 6], Drawing(steps=steps))
+    alone = FAMILY.generate(pipe, ["7"], [6], Drawing(steps=steps))
     np.testing.assert_allclose(both[1:], alone, atol=1e-5)
     for prompt, seed in (("7", 7), ("8", 6)):
-        assert np.abs(FAMILY.generate(pipe, [prompt], [seed], {"steps": steps}) - alone).max() > 1e-3
+        assert np.abs(FAMILY.generate(pipe, [prompt], [seed], Drawing(steps=steps)) - alone).max() > 1e-3
 
 
 def test_all_of_a_run_is_denoising(pipe):
-    sampling = {"steps": 2}
+    sampling = Drawing(steps=2)
     whole = FAMILY.prepare(pipe, ["3"], [5], sampling)()
     parts = FAMILY.phases(pipe, ["3"], [5], sampling)
     assert list(parts) == ["denoise"] and torch.equal(parts["denoise"](), whole)
@@ -78,7 +79,7 @@ def test_recorded_inputs_give_the_trajectorys_outputs(pipe):
     outputs = []
     handle = pipe.unet.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
     with handle:
-        kept = FAMILY.record(pipe, ["3", "7"], [5, 6], {"steps": 4}, steps={0, 2})
+        kept = FAMILY.record(pipe, ["3", "7"], [5, 6], Drawing(steps=4), steps={0, 2})
     assert set(kept) == {0, 2}
     for step, inputs in kept.items():
         assert set(inputs) == {"sample", "timestep", "class_labels"} and inputs["timestep"].shape == (2,)
@@ -90,7 +91,7 @@ def test_recorded_inputs_give_the_trajectorys_outputs(pipe):
 def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_to_its_end(folder):
     pipeline = FAMILY.load({**SETTINGS, "timesteps": []}, folder)
     pipeline.scheduler = KDPM2AncestralDiscreteScheduler()
-    kept = FAMILY.record(pipeline, ["3"], [5], {"steps": 4}, steps={0, 1, 3})
+    kept = FAMILY.record(pipeline, ["3"], [5], Drawing(steps=4), steps={0, 1, 3})
     planned = pipeline.scheduler.timesteps.tolist()
     assert len(planned) == 7 and kept.timesteps == {0: planned[0], 1: planned[2], 3: planned[6]}
     assert {step: inputs["timestep"].item() for step, inputs in kept.items()} == pytest.approx(kept.timesteps)
@@ -108,7 +109,7 @@ def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_to_its_end(folder):
 )
 def test_what_the_model_cannot_draw_is_refused(pipe, prompt, sampling, words):
     with pytest.raises(DataError, match=words):
-        FAMILY.generate(pipe, [prompt], [0], {"steps": 1, **sampling})
+        FAMILY.generate(pipe, [prompt], [0], Drawing(**{"steps": 1, **sampling}))
 
 
 @pytest.mark.parametrize("schedule", [[0, 22], [40, 0], [22, 1], [22, 22, 0]])
@@ -200,5 +201,5 @@ def test_training_sees_the_function_that_the_pipeline_draws(pipe):
     levels = tiny_consistency.scheduler()
     sigma = levels.sigmas[:1].float()
     found = tiny_consistency.consistency(pipe.unet, levels, sigma * noise, sigma, torch.tensor([3]))
-    drawn = FAMILY.generate(pipe, ["3"], [5], {"steps": 1})
+    drawn = FAMILY.generate(pipe, ["3"], [5], Drawing(steps=1))
     np.testing.assert_allclose((found.clamp(-1, 1)[0, 0] + 1) / 2, drawn[0, ..., 0], atol=1e-5)

@@ -1,6 +1,7 @@
 """The generic family: pipelines without code of their own generate images, are recorded and are taken apart."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from quantwatt.inference import checkpoint, kernel_choice
 from quantwatt.models import architecture, splits
 from quantwatt.models.denoiser_inputs import flat, nested, shared, stack
 from quantwatt.models.families import load_family, recording
+from quantwatt.models.sampling import Calibration, Drawing
 from quantwatt.quantize import calibration, sequential
 
 FAMILY = load_family("diffusers")
@@ -32,7 +34,12 @@ def settings(name):
 
 def sampling(name, **entries):
     size = tiny_pipelines.SIZES.get(name, 16)
-    return {"steps": 2, "guidance": 2.0, "height": size, "width": size, **entries}
+    return Drawing(**{"steps": 2, "guidance": 2.0, "height": size, "width": size, **entries})
+
+
+def calibrated(name, batch_size):
+    more = {"prompts": "", "batch_size": batch_size, "timesteps": 2, "timesteps_per_prompt": 1, "seed": 7}
+    return Calibration.from_settings(sampling(name).to_settings() | more)
 
 
 def subjects(name):
@@ -203,7 +210,7 @@ def test_steps_are_counted_where_the_scheduler_evaluates_twice_a_step(folders):
 
 @pytest.mark.parametrize("name", ["flux", "stable-diffusion"], indirect=True)
 def test_calibration_stacks_what_was_recorded(name, pipeline, denoiser, tmp_path):
-    entry = sampling(name, batch_size=2, timesteps=2, timesteps_per_prompt=1, seed=7)
+    entry = calibrated(name, batch_size=2)
     samples, rows = calibration.record(FAMILY, pipeline, subjects(name), entry)
     branches = {"flux": 1}.get(name, 2)
     assert len(rows) == 3 * branches and {len(tensor) for tensor in samples.values()} == {len(rows)}
@@ -291,7 +298,7 @@ def test_samples_of_different_shapes_are_refused():
         def record(pipeline, prompts, seeds, calibration, steps):
             return recording.Recorded({0: {"text": torch.zeros(1, 3, len(prompts[0]))}}, {0: 999.0})
 
-    entry = {"steps": 1, "timesteps": 1, "timesteps_per_prompt": 1, "batch_size": 1, "seed": 0}
+    entry = Calibration(prompts="", steps=1, timesteps=1, timesteps_per_prompt=1)
     with pytest.raises(DataError, match=r"text: samples of different shapes, \(3, 1\) and \(3, 2\)"):
         calibration.record(Growing, None, ["a", "bc"], entry)
 
@@ -342,7 +349,7 @@ def test_pipelines_that_make_arrays_themselves_draw_in_bfloat16(ddpm, kind, tmp_
         index["scheduler"] = ["diffusers", "DDIMScheduler"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     drawn = [
-        FAMILY.generate(FAMILY.load(settings(kind) | {"dtype": dtype}, tmp_path), ["", ""], [0, 1], {"steps": 2})
+        FAMILY.generate(FAMILY.load(settings(kind) | {"dtype": dtype}, tmp_path), ["", ""], [0, 1], Drawing(steps=2))
         for dtype in ("float32", "bfloat16")
     ]
     assert drawn[1].dtype == np.float32 and drawn[1].shape == (2, 8, 8, 3)
@@ -419,8 +426,8 @@ def test_a_branch_of_perturbed_attention_is_neither_guidance_nor_a_negative_prom
     entry = sampling("stable-diffusion", steps=1, guidance=1.0)
     assert FAMILY.generate(pipeline, TEXTS[:1], [5], entry).any()
     with pytest.raises(DataError, match="negative_prompt: changes nothing in the images of this StableDiffusionPAG"):
-        FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "negative_prompt": "red"})
-    guided = {**entry, "guidance": 3.0, "negative_prompt": "red"}
+        FAMILY.generate(pipeline, TEXTS[:1], [5], replace(entry, negative_prompt="red"))
+    guided = replace(entry, guidance=3.0, negative_prompt="red")
     assert FAMILY.generate(pipeline, TEXTS[:1], [5], guided).any()
 
 
@@ -434,11 +441,11 @@ def test_a_latent_consistency_model_is_told_its_guidance_and_takes_no_negative_p
     pipeline.scheduler = LCMScheduler()
     entry = sampling("stable-diffusion", guidance=8.0)
     told = FAMILY.generate(pipeline, TEXTS[:1], [5], entry)
-    assert np.abs(FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "guidance": 2.0}) - told).max() > 1e-5
+    assert np.abs(FAMILY.generate(pipeline, TEXTS[:1], [5], replace(entry, guidance=2.0)) - told).max() > 1e-5
     with pytest.raises(DataError, match="negative_prompt: changes nothing in the images"):
-        FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "negative_prompt": "red"})
+        FAMILY.generate(pipeline, TEXTS[:1], [5], replace(entry, negative_prompt="red"))
     with pytest.raises(DataError, match="StableDiffusionPipeline does not draw this: .*50 x 1.0 is smaller than .*60"):
-        FAMILY.generate(pipeline, TEXTS[:1], [5], {**entry, "steps": 60})
+        FAMILY.generate(pipeline, TEXTS[:1], [5], replace(entry, steps=60))
 
 
 @pytest.mark.parametrize("name", ["stable-diffusion"], indirect=True)
@@ -473,10 +480,10 @@ def test_sizes_and_prompts_are_taken_as_they_are_written(name, folders):
 def test_guidance_is_refused_where_a_pipeline_has_none(ddpm):
     pipeline = FAMILY.load(settings("ddpm"), ddpm)
     with pytest.raises(DataError, match="guidance: DDPMPipeline has none, and 2.0 is asked for"):
-        FAMILY.generate(pipeline, [""], [0], {"steps": 2, "guidance": 2.0})
-    grey = FAMILY.generate(pipeline, ["", ""], [0, 1], {"steps": 2, "guidance": 1.0})
+        FAMILY.generate(pipeline, [""], [0], Drawing(steps=2, guidance=2.0))
+    grey = FAMILY.generate(pipeline, ["", ""], [0, 1], Drawing(steps=2, guidance=1.0))
     assert grey.shape == (2, 8, 8, 3) and (grey[..., 0] == grey[..., 2]).all()
-    kept = FAMILY.record(pipeline, [""], [0], {"steps": 2, "guidance": 1.0}, {1})
+    kept = FAMILY.record(pipeline, [""], [0], Drawing(steps=2, guidance=1.0), {1})
     assert set(kept[1]) == {"sample", "timestep"} and kept[1]["timestep"].shape == (1,)
 
 
@@ -534,7 +541,7 @@ def samples(pipelines):
     """{name: denoiser inputs of 12 prompts, at one of two steps each, [samples, ...]}."""
     found = {}
     for name, pipeline in pipelines.items():
-        entry = sampling(name, batch_size=6, timesteps=2, timesteps_per_prompt=1, seed=7)
+        entry = calibrated(name, batch_size=6)
         found[name], _ = calibration.record(FAMILY, pipeline, subjects(name) * 4, entry)
     return found
 

@@ -3,6 +3,7 @@
 import os
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before diffusers
+from quantwatt.models.sampling import Calibration, Drawing
 
 # isort: split
 import json
@@ -32,7 +33,7 @@ SETTINGS = {
     "diffusers": {"dtype": "float32", "arguments": {}},
     "flux": {"dtype": "float32", "arguments": tiny_pipelines.ARGUMENTS["flux"]},
 }  # fmt: skip
-SAMPLING = {"steps": 2, "guidance": 2.0, "height": 16, "width": 16, "negative_prompt": ""}
+SAMPLING = Drawing(steps=2, guidance=2.0, height=16, width=16)
 
 
 def with_scheduler(source, folder, kind=None, **config):
@@ -92,7 +93,8 @@ def test_a_measured_and_a_calibrated_trajectory_are_the_generated_one(stochastic
     run = family.prepare(pipeline, asked, [5, 6], sampling)
     torch.randn(3)
     assert np.allclose(run().float().permute(0, 2, 3, 1), drawn, atol=1e-6)
-    entry = {**sampling, "seed": 5, "batch_size": 2, "timesteps": 2, "timesteps_per_prompt": 2}
+    more = {"prompts": "", "seed": 5, "batch_size": 2, "timesteps": 2, "timesteps_per_prompt": 2}
+    entry = Calibration.from_settings(sampling.to_settings() | more)
     first, _ = calibration.record(family, pipeline, asked, entry)
     torch.randn(3)
     again, _ = calibration.record(family, pipeline, asked, entry)
@@ -106,7 +108,7 @@ def test_every_family_seeds_what_its_pipeline_draws_by_itself(name, monkeypatch)
     pipeline = family.load(SETTINGS[name], MODELS / f"tiny-{name}")
     asked = PROMPTS if name == "sdxl" else ["3", "7"]
     size = {"height": 16, "width": 16} if name == "sdxl" else {}
-    sampling = {"steps": 1, "guidance": 1.0, "negative_prompt": "", **size}
+    sampling = Drawing(steps=1, guidance=1.0, **size)
     step = pipeline.scheduler.step
 
     def noisy(output, *args, **kwargs):

@@ -13,6 +13,7 @@ from quantwatt.config import experiment
 from quantwatt.data import scenes
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing
 from training import (
     attributes,
     judge,  # before open_clip
@@ -70,7 +71,7 @@ def one_thread():
 
 
 def draw(pipe, prompts, first_seed=0, steps=20):
-    sampling = {**experiment.load_experiment("embedded")["samplings"]["steps-20"], "steps": steps}
+    sampling = Drawing.from_settings(experiment.load_experiment("embedded")["samplings"]["steps-20"] | {"steps": steps})
     return FAMILY.generate(pipe, prompts, [first_seed + i for i in range(len(prompts))], sampling)
 
 

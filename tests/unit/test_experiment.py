@@ -387,7 +387,7 @@ def test_as_many_prompts_are_planned_as_a_job_reads(raw, tmp_path, capsys):
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa cat\u2028on a mat\n\n\na dog\r\na bird\r\n\n")
     raw["samplings"]["steps-20"] |= {"prompts": str(path), "images": 4}
-    assert f"{path} has {len(prompts.first({'prompts': path}, 9))}" in sentence_of(raw)
+    assert f"{path} has {len(prompts.first(path, 9))}" in sentence_of(raw)
     raw["samplings"]["steps-20"]["images"] = 3
     experiment.check_experiment(raw, "mine.yaml")
     assert capsys.readouterr().err.count("3 blank lines left out") == 1

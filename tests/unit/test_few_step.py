@@ -108,14 +108,14 @@ def test_the_pipeline_computes_what_was_trained(untrained, words):
     folded.fold()
     pipeline = few_step.pipeline(folded, train_few_step.load_vae(MODELS), words).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    sampling = {"steps": 1, "guidance": 0.0, "height": 64, "width": 64, "negative_prompt": ""}
-    inputs = FAMILY.record(pipeline, PROMPTS[:2], [7, 8], sampling, {0})[0]
+    drawing = replace(train_few_step.DRAWING, steps=1)
+    inputs = FAMILY.record(pipeline, PROMPTS[:2], [7, 8], drawing, {0})[0]
     assert torch.allclose(inputs["sample"], deviation * noise, atol=1e-5)
     assert inputs["timestep"].tolist() == [999, 999]
     assert inputs["added_cond_kwargs.time_ids"].tolist() == [list(few_step.TIME_IDS)] * 2
     # bfloat16, in which the pipeline is made, keeps three digits
     assert torch.allclose(inputs["encoder_hidden_states"] * untrained.scale, tokens, rtol=0.02, atol=0.1)
-    latents = FAMILY.phases(pipeline, PROMPTS[:2], [7, 8], sampling)["denoise"]()
+    latents = FAMILY.phases(pipeline, PROMPTS[:2], [7, 8], drawing)["denoise"]()
     assert (latents - picture).pow(2).mean() < 1e-3 * picture.pow(2).mean()
 
 
@@ -208,11 +208,11 @@ def test_its_first_token_is_huge_and_the_same_for_all_prompts(pipeline, evaluati
 
 def test_a_static_grid_must_leave_its_first_token_out(one_thread):
     """Eight bits of a grid that also holds token 0 say little of the others: MixDQ's observation of SDXL-Turbo."""
-    folder, sampling = MODELS / "tiny-sdxl", train_few_step.SAMPLING | {"steps": 1}
+    folder, drawing = MODELS / "tiny-sdxl", replace(train_few_step.DRAWING, steps=1)
     texts, seeds = PROMPTS[:8], list(range(8))
     model, layers = FAMILY.load(train_few_step.FLOAT, folder), model_rule.describe(FAMILY, folder, "float32")["layers"]
-    samples = FAMILY.record(model, PROMPTS[-8:], seeds, sampling, {0})[0]
-    expected, psnr_db = FAMILY.generate(model, texts, seeds, sampling), {}
+    samples = FAMILY.record(model, PROMPTS[-8:], seeds, drawing, {0})[0]
+    expected, psnr_db = FAMILY.generate(model, texts, seeds, drawing), {}
     activations = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
     weights = {"format": "integer", "bits": 8, "granularity": "channel"}
     for name, transforms in {"naive": [], "bos": [{"name": "bos"}]}.items():
@@ -220,6 +220,6 @@ def test_a_static_grid_must_leave_its_first_token_out(one_thread):
         method = experiment.complete_method(entry, "test", name)
         denoiser = FAMILY.load_denoiser(train_few_step.FLOAT, folder)
         sequential.quantize(denoiser, FAMILY, allocation.allocate(layers, method, name), method, samples, batch=8)
-        images = FAMILY.generate(FAMILY.load(train_few_step.FLOAT, folder, denoiser), texts, seeds, sampling)
+        images = FAMILY.generate(FAMILY.load(train_few_step.FLOAT, folder, denoiser), texts, seeds, drawing)
         psnr_db[name] = -10 * np.log10(((images - expected) ** 2).mean((1, 2, 3)))
     assert psnr_db["naive"].mean() < 33 and psnr_db["bos"].mean() > 45

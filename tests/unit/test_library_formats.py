@@ -16,6 +16,7 @@ from quantwatt.config import experiment, methods
 from quantwatt.formats import trial
 from quantwatt.formats.library import library_of
 from quantwatt.inference.checkpoint import QuantizedPipeline
+from quantwatt.models.sampling import Drawing
 
 ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS, TOKENS = 48, 256, 20
@@ -189,7 +190,7 @@ def test_a_pipeline_is_timed_with_the_librarys_layers(name):
     layer = module.restore(module.state(convert(name)), LAYER, None, torch.bfloat16, "cpu")
     family = SimpleNamespace(DEFAULTS={}, prepare=lambda model, batch, seeds, settings: lambda: model(batch))
     pipeline = QuantizedPipeline(layer, family, "real", name, None)
-    assert torch.equal(pipeline.prepare(inputs(), [0], {})(), layer(inputs()))
+    assert torch.equal(pipeline.prepare(inputs(), [0], Drawing())(), layer(inputs()))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -21,6 +21,7 @@ from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.meters.none import NoMeter
 from quantwatt.measuring.meters.trace import trace_of
 from quantwatt.measuring.settings import Measuring
+from quantwatt.models.sampling import Sampling
 
 
 class Machine:
@@ -396,7 +397,7 @@ def cell(tmp_path, monkeypatch):
         values = {
             "checkpoint": tmp_path / "checkpoint.json",
             "baseline": tmp_path / "baseline.json",
-            "sampling": json.dumps({"prompts": "prompts.txt", "seed": 7, **(sampling or {})}),
+            "sampling": json.dumps({"prompts": "prompts.txt", "steps": 20, "seed": 7, **(sampling or {})}),
             "measuring": json.dumps(settings_of(**changes)),
             **{name: tmp_path / f"{name}.csv" for name in ("power", "blocks", "runs")},
             "output": tmp_path / "measurement.json",
@@ -566,13 +567,13 @@ def test_a_meter_that_cannot_be_read_leaves_the_energy_empty_with_the_reason(cap
 
 def test_every_method_gets_the_same_first_prompts_and_seeds(tmp_path):
     (tmp_path / "prompts.txt").write_text("a circle\na square\na ring\n")
-    sampling = {"prompts": str(tmp_path / "prompts.txt"), "seed": 7}
+    sampling = Sampling(prompts=str(tmp_path / "prompts.txt"), steps=20, seed=7)
     assert fresh_process.batches_of(None, sampling, 2, 1) == [(["a circle", "a square"], [7, 8])]
     assert fresh_process.batches_of(None, sampling, 1, 2) == [(["a circle"], [7]), (["a square"], [8])]
     with pytest.raises(DataError, match="3 prompts are too few"):
         fresh_process.batches_of(None, sampling, 2, 2)
     with pytest.raises(DataError, match="cannot be read"):
-        fresh_process.batches_of(None, {**sampling, "prompts": "nowhere.txt"}, 1, 1)
+        fresh_process.batches_of(None, Sampling(prompts="nowhere.txt", steps=20), 1, 1)
 
 
 def test_the_peak_memory_of_a_process_is_its_own():

@@ -10,11 +10,12 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing
 
 ROOT = Path(__file__).parents[2]
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"] | {"offload": "text-encoders"}
 DEVICE = torch.device("cpu:0")
-SAMPLING = {"steps": 2, "guidance": 2.0, "height": 64, "width": 64, "negative_prompt": ""}
+SAMPLING = Drawing(steps=2, guidance=2.0, height=64, width=64)
 PROMPTS = ["a large red circle on a white background", "a small blue square on a black background"]
 FAMILY = load_family("sd3")
 

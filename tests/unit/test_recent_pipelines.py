@@ -1,6 +1,7 @@
 """Recent pipelines: denoisers with lists, texts of several lengths or other argument names, and pipelines to refuse."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,13 +17,15 @@ from quantwatt.config import experiment
 from quantwatt.inference import checkpoint, kernel_choice
 from quantwatt.models.denoiser_inputs import nested
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Calibration, Drawing
 from quantwatt.quantize import calibration, sequential
 
 FAMILY = load_family("diffusers")
 BATCHED = ["z-image", "qwen-image", "flux2-klein"]
 TEXTS = ["a red circle", "a small blue square", "x"]
 SEEDS = [5, 6, 7]
-SAMPLING = {"steps": 2, "guidance": 4.0, "height": 16, "width": 16}
+SAMPLING = Drawing(steps=2, guidance=4.0, height=16, width=16)
+CALIBRATION = Calibration(**SAMPLING.to_settings(), prompts="", timesteps=2, timesteps_per_prompt=1, seed=7)
 
 
 def settings(name):
@@ -52,7 +55,7 @@ def test_an_image_is_a_function_of_its_prompt_seed_and_guidance(pipelines, name)
     alone = FAMILY.generate(pipelines[name], TEXTS[1:2], [6], SAMPLING)
     np.testing.assert_allclose(drawn[1:2], alone, atol=1e-4)
     for prompt, seed, guidance in (("y", 6, 4.0), (TEXTS[1], 7, 4.0), (TEXTS[1], 6, 1.0), (TEXTS[1], 6, 8.0)):
-        other = FAMILY.generate(pipelines[name], [prompt], [seed], {**SAMPLING, "guidance": guidance})
+        other = FAMILY.generate(pipelines[name], [prompt], [seed], replace(SAMPLING, guidance=guidance))
         assert np.abs(other - alone).max() > 1e-4, (prompt, seed, guidance)
 
 
@@ -60,7 +63,7 @@ def test_an_image_is_a_function_of_its_prompt_seed_and_guidance(pipelines, name)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_texts_of_several_lengths_are_calibrated_with_and_give_the_outputs_again(pipelines, name, batch):
     pipeline, seen = pipelines[name], []
-    entry = {**SAMPLING, "batch_size": batch, "timesteps": 2, "timesteps_per_prompt": 2, "seed": 7}
+    entry = replace(CALIBRATION, batch_size=batch, timesteps_per_prompt=2)
     with pipeline.transformer.register_forward_hook(lambda module, args, out: seen.append([*out[0]])):
         samples, rows = calibration.record(FAMILY, pipeline, TEXTS[:2], entry)
     assert [row["timestep"] for row in rows[::2]] == [*pipeline.scheduler.timesteps.tolist()] * 2
@@ -77,7 +80,7 @@ def test_its_layers_are_quantized_on_what_was_recorded_and_the_checkpoint_draws(
     pipelines, folders, name, tmp_path, monkeypatch
 ):
     folder = folders[name]
-    entry = {**SAMPLING, "batch_size": 2, "timesteps": 2, "timesteps_per_prompt": 1, "seed": 7}
+    entry = replace(CALIBRATION, batch_size=2)
     samples, _ = calibration.record(FAMILY, pipelines[name], TEXTS, entry)
     method = {"solver": {"name": "gptq"}, "weights": {"format": "integer", "bits": 4}}
     method = experiment.complete_method(method, "test", "gptq")
@@ -100,17 +103,16 @@ def test_its_layers_are_quantized_on_what_was_recorded_and_the_checkpoint_draws(
 def test_an_output_of_another_name_is_drawn_and_texts_without_a_mask_go_one_by_one(pipelines):
     pipeline = pipelines["kandinsky5"]
     with pytest.raises(DataError, match=r"Kandinsky5T2IPipeline draws 1024x1024, .* pixels only, not 512x512"):
-        FAMILY.generate(pipeline, TEXTS[:1], [5], {**SAMPLING, "height": 512, "width": 512})
+        FAMILY.generate(pipeline, TEXTS[:1], [5], replace(SAMPLING, height=512, width=512))
     pipeline.resolutions = [(16, 16)]  # as it would draw them if it had been trained with them
     assert FAMILY.generate(pipeline, TEXTS[:1], [5], SAMPLING).shape == (1, 16, 16, 3)
-    entry = {**SAMPLING, "timesteps": 2, "timesteps_per_prompt": 1, "seed": 7}
-    samples, rows = calibration.record(FAMILY, pipeline, TEXTS, {**entry, "batch_size": 1})
+    samples, rows = calibration.record(FAMILY, pipeline, TEXTS, replace(CALIBRATION, batch_size=1))
     assert len(rows) == 6
     one = nested({name: tensor[:1] for name, tensor in samples.items()})
     assert isinstance(one["visual_rope_pos"], list) and one["scale_factor"] == [1.0, 1.0, 1.0]
     assert pipeline.transformer(**one)[0].shape == one["hidden_states"].shape
     with pytest.raises(DataError, match=r"encoder_hidden_states: differs between samples .*batch_size: 1"):
-        calibration.record(FAMILY, pipeline, TEXTS, {**entry, "batch_size": 2})
+        calibration.record(FAMILY, pipeline, TEXTS, replace(CALIBRATION, batch_size=2))
 
 
 def test_distilled_guidance_that_changes_nothing_is_refused(pipelines):
@@ -119,7 +121,7 @@ def test_distilled_guidance_that_changes_nothing_is_refused(pipelines):
     try:
         with pytest.raises(DataError, match=r"guidance: 4.0 changes nothing .* Flux2KleinPipeline; set 1"):
             FAMILY.generate(pipeline, TEXTS[:1], [5], SAMPLING)
-        assert FAMILY.generate(pipeline, TEXTS[:1], [5], {**SAMPLING, "guidance": 1.0}).any()
+        assert FAMILY.generate(pipeline, TEXTS[:1], [5], replace(SAMPLING, guidance=1.0)).any()
     finally:
         pipeline.register_to_config(is_distilled=False)
 

@@ -8,6 +8,7 @@ import torch
 
 from quantwatt.models.families import load_family
 from quantwatt.models.families.recording import evaluation_of
+from quantwatt.models.sampling import Calibration
 from quantwatt.quantize.calibration import record, strata
 
 STEPS = 8
@@ -58,8 +59,9 @@ def test_sd3_is_calibrated_to_the_end_of_a_trajectory_of_second_order():
     settings = {"dtype": "float32", "text_encoder_3": False, "max_sequence_length": 16}
     pipeline = family.load(settings, TINY_SD3)
     pipeline.scheduler = diffusers.FlowMatchHeunDiscreteScheduler.from_config(pipeline.scheduler.config)
-    entry = {"steps": STEPS, "guidance": 3.0, "height": 32, "width": 32, "seed": 0, "batch_size": 2}
-    entry |= {"timesteps": 4, "timesteps_per_prompt": 4}
+    entry = Calibration(
+        prompts="", steps=STEPS, guidance=3.0, height=32, width=32, batch_size=2, timesteps=4, timesteps_per_prompt=4
+    )
     samples, rows = record(family, pipeline, ["a large red circle", "a small blue ring"], entry)
     distinct = list(dict.fromkeys(pipeline.scheduler.timesteps.tolist()))
     expected = [distinct[step] for step in strata(STEPS, 4)]

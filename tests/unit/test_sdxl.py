@@ -1,5 +1,7 @@
 """Stable Diffusion XL as a family, on a small random pipeline: run in phases, recorded and taken apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import architecture
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing
 from training import tokenizer
 
 FAMILY = load_family("sdxl")
@@ -18,8 +21,8 @@ PROMPTS = [
 ]
 SEEDS = [3, 4]
 TRANSFORMERS = 2 * 1 + 2 * 2 + 2 + 3 * 2 + 3 * 1  # of the levels down, the middle and the levels up
-SAMPLING = {"steps": 1, "guidance": 0.0, "height": 16, "width": 16, "negative_prompt": ""}
-SAMPLINGS = [SAMPLING, {**SAMPLING, "steps": 2}, {**SAMPLING, "guidance": 2.0, "negative_prompt": "a red ring"}]
+SAMPLING = Drawing(steps=1, guidance=0.0, height=16, width=16)
+SAMPLINGS = [SAMPLING, replace(SAMPLING, steps=2), replace(SAMPLING, guidance=2.0, negative_prompt="a red ring")]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def test_the_parts_in_turn_are_the_whole(pipeline, sampling):
     images = FAMILY.generate(pipeline, PROMPTS, SEEDS, sampling)
     assert np.array_equal(whole.permute(0, 2, 3, 1).float().numpy(), images)
     texts = parts["text"]()
-    assert (texts[1] is not None) == (sampling["guidance"] > 1)
+    assert (texts[1] is not None) == (sampling.guidance > 1)
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -121,7 +124,7 @@ def test_float16_is_decoded_as_the_pipeline_decodes_it(folder, normalised):
 
 
 def test_an_image_is_a_function_of_its_own_seed(pipeline):
-    sampling = {**SAMPLING, "steps": 2}  # the sampler adds noise between them
+    sampling = replace(SAMPLING, steps=2)  # the sampler adds noise between them
     both = FAMILY.generate(pipeline, PROMPTS, SEEDS, sampling)
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         assert np.abs(FAMILY.generate(pipeline, [prompt], [seed], sampling)[0] - both[i]).max() < 1e-4
@@ -132,7 +135,7 @@ def test_an_image_is_a_function_of_its_own_seed(pipeline):
 def test_recorded_inputs_give_the_outputs_of_the_trajectory(pipeline, guidance):
     outputs = []
     handle = pipeline.unet.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
-    calibration = {**SAMPLING, "steps": 3, "guidance": guidance}
+    calibration = replace(SAMPLING, steps=3, guidance=guidance)
     recorded = FAMILY.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2})
     handle.remove()
     assert list(recorded) == [0, 2] and len(outputs) == 3
@@ -152,7 +155,7 @@ def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_over_the_whole_traj
     usual = pipeline.scheduler
     pipeline.scheduler = getattr(diffusers, kind).from_config(usual.config)
     try:
-        calibration = {**SAMPLING, "steps": 5}
+        calibration = replace(SAMPLING, steps=5)
         recorded = FAMILY.record(pipeline, PROMPTS, SEEDS, calibration, {0, 2, 4})
         planned = pipeline.scheduler.timesteps.tolist()
         assert len(planned) == 9
@@ -165,7 +168,7 @@ def test_a_scheduler_that_evaluates_twice_a_step_is_recorded_over_the_whole_traj
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 def test_a_negative_prompt_without_guidance_is_refused(pipeline, guidance):
-    sampling = {**SAMPLING, "guidance": guidance, "negative_prompt": "a red ring"}
+    sampling = replace(SAMPLING, guidance=guidance, negative_prompt="a red ring")
     with pytest.raises(DataError, match="negative_prompt: changes nothing .* StableDiffusionXLPipeline"):
         FAMILY.generate(pipeline, PROMPTS, SEEDS, sampling)
 

@@ -16,6 +16,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config.method_entries import complete_method
 from quantwatt.config.mixed_entries import complete_sensitivity
 from quantwatt.models import families
+from quantwatt.models.sampling import Drawing
 from quantwatt.score.metrics.psnr import psnr
 from quantwatt.score.metrics.ssim import ssim
 
@@ -66,7 +67,7 @@ class Family:
         latents = torch.stack(noise)
         text = torch.stack([torch.full((4, 8), len(prompt) / 10) for prompt in prompts])
         text[:, 0] = 500
-        for step in range(sampling["steps"]):
+        for step in range(sampling.steps):
             latents = latents - pipeline.denoiser(latents, 1 / (1 + step), text=text, return_dict=False)[0]
         return torch.sigmoid(latents).movedim(1, -1).numpy()
 
@@ -109,7 +110,7 @@ def test_scores_are_those_of_images_and_of_outputs_on_the_float_trajectory():
         seeds = [1000000 + first + i for i in range(len(prompts))]
         calls = []
         handle = denoiser.register_forward_hook(lambda m, a, k, o, c=calls: c.append((a, k, o[0])), with_kwargs=True)
-        truth, found = (Family.generate(Pipeline(d), prompts, seeds, {"steps": 3}) for d in (denoiser, rounded))
+        truth, found = (Family.generate(Pipeline(d), prompts, seeds, Drawing(steps=3)) for d in (denoiser, rounded))
         handle.remove()
         assert len(calls) == 3
         for args, kwargs, target in calls:

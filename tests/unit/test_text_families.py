@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_text
@@ -13,11 +14,12 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.data import sources
 from quantwatt.models.families import gpt2, load_family
+from quantwatt.models.sampling import Reading
 from quantwatt.quantize import sequential
 
 SETTINGS = {"dtype": "float32"}
-CALIBRATION = {"samples": 24, "max_length": 12}
-SAMPLING = {"batch_size": 5, "max_length": 12, "stride": None, "items": None, "new_tokens": 4}
+CALIBRATION = Reading(items=24, max_length=12)
+SAMPLING = Reading(batch_size=5, max_length=12, new_tokens=4)
 NAMES = ("distilbert", "gpt2")
 
 
@@ -142,7 +144,7 @@ def test_transforms_and_static_activations_walk_the_network(family, pipeline, na
 
 
 def test_gptq_beats_rounding_on_the_networks_output(family, pipeline, name, folders):
-    calibration = {"samples": 96, "max_length": 12}
+    calibration = Reading(items=96, max_length=12)
     samples = family.record(pipeline, texts(name, 200), calibration)
     truth, errors = pipeline.model(**samples).logits, {}
     for solver in ("rtn", "gptq"):
@@ -175,7 +177,7 @@ def test_statistics_see_no_padding(folders, monkeypatch):
 
     layer.register_forward_pre_hook(add)
     for sentence in sentences:
-        family.predict(pipeline, [sentence], {**SAMPLING, "batch_size": 1})
+        family.predict(pipeline, [sentence], replace(SAMPLING, batch_size=1))
     assert seen[0][1] == tokens
     assert torch.allclose(seen[0][0], 2 * products / tokens, rtol=1e-3, atol=1e-4)
 
@@ -186,7 +188,7 @@ def test_padding_changes_neither_what_brecq_learns_nor_its_error(folders):
     pipeline = family.load(SETTINGS, folders["distilbert"])
     method = method_of("brecq", solver={"name": "brecq", "iterations": 40, "learning_rate": 0.05, "batch_size": 24})
     for settings in ({}, {"padding": "max_length"}):
-        samples = family.record(pipeline, texts("distilbert"), {"samples": 24, "max_length": 24, **settings})
+        samples = family.record(pipeline, texts("distilbert"), Reading(items=24, max_length=24, **settings))
         network, reports = quantized(family, folders["distilbert"], method, samples, batch=24)
         weights = torch.cat([p.flatten() for p in network.state_dict().values() if p.is_floating_point()])
         found.append((weights, [report["relative_error"] for report in reports.values()]))
@@ -200,7 +202,7 @@ def test_sentences_are_classified_alike_in_any_batch(folders):
     family = load_family("distilbert")
     pipeline = family.load(SETTINGS, folders["distilbert"])
     sentences = tiny_text.sentences(11)
-    together, alone = (family.predict(pipeline, sentences, {**SAMPLING, "batch_size": n}) for n in (11, 1))
+    together, alone = (family.predict(pipeline, sentences, replace(SAMPLING, batch_size=n)) for n in (11, 1))
     for a, b in zip(together, alone, strict=True):
         assert a["logits"] == pytest.approx(b["logits"], abs=1e-4)
         assert a["label"] == max(range(2), key=a["logits"].__getitem__)
@@ -220,7 +222,7 @@ def test_likelihood_of_windows_is_that_of_the_library(folders):
 def test_overlapping_windows_count_every_token_once(folders):
     family = load_family("gpt2")
     pipeline = family.load(SETTINGS, folders["gpt2"])
-    found = family.predict(pipeline, texts("gpt2"), {**SAMPLING, "stride": 4, "items": 6})
+    found = family.predict(pipeline, texts("gpt2"), replace(SAMPLING, stride=4, items=6))
     assert [item["tokens"] for item in found] == [11] + [4] * 5
     ids = pipeline.tokenizer(texts("gpt2")[0]).input_ids
     logits = pipeline.model(input_ids=torch.tensor([ids[8:20]])).logits[0, 7:11].log_softmax(-1)
@@ -269,7 +271,7 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("settings", [SAMPLING, {**SAMPLING, "padding": "max_length"}], ids=["longest", "padded"])
+@pytest.mark.parametrize("settings", [SAMPLING, replace(SAMPLING, padding="max_length")], ids=["longest", "padded"])
 def test_the_host_waits_for_nothing_while_it_is_timed(family, pipeline, name, settings):
     runs = family.phases(pipeline, first_batch(family, pipeline, name), None, settings)
     with Waits() as waits:
@@ -299,7 +301,7 @@ def test_the_whole_network_computes_in_its_type(family, name, folders, dtype):
 
 
 def test_samples_are_cut_at_the_models_end(family, pipeline, name):
-    samples = family.record(pipeline, texts(name, 200), {"samples": 3, "max_length": 1000})
+    samples = family.record(pipeline, texts(name, 200), Reading(items=3, max_length=1000))
     assert samples["input_ids"].shape[1] <= pipeline.model.config.max_position_embeddings == 24
 
 
@@ -347,7 +349,7 @@ def test_schemas_say_that_these_models_read_text(name):
 
 
 def test_batches_follow_one_another_and_are_enough(family, pipeline, name):
-    settings = {**SAMPLING, "max_length": 4}
+    settings = replace(SAMPLING, max_length=4)
     first, second = family.batches(pipeline, texts(name), settings, 3, 2)
     whole = texts(name) if name == "distilbert" else gpt2.windows(pipeline, texts(name), settings)[0].tolist()
     assert [*map(list, first), *map(list, second)] == [list(item) for item in whole[:6]]

@@ -61,8 +61,8 @@ def test_what_python_splits_at_and_editors_do_not_ends_no_prompt(written, separa
 
 def test_blank_lines_and_unseen_ends_are_left_out_and_told_once(written, capsys):
     path = written("\n\u00a0a cat\u00a0 \n\n \t\n\ufeffa dog\u200b\nplain\n\n")
-    assert prompts.first({"prompts": path}, 9) == ["a cat", "a dog", "plain"]
-    assert prompts.first({"prompts": path, "cycle": True}, 4) == ["a cat", "a dog", "plain", "a cat"]
+    assert prompts.first(path, 9) == ["a cat", "a dog", "plain"]
+    assert prompts.first(path, 4, cycle=True) == ["a cat", "a dog", "plain", "a cat"]
     said = capsys.readouterr().err
     assert said == f"{path}: 4 blank lines left out; 2 lines without the blanks at the ends.\n"
     assert text_files.said(path) == ["4 blank lines left out", "2 lines without the blanks at the ends"]

@@ -18,6 +18,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint
 from quantwatt.measuring import fresh_process
+from quantwatt.models.sampling import Reading
 from quantwatt.score import predictions
 
 NAMES = ("distilbert", "gpt2")
@@ -33,6 +34,7 @@ METHODS = {
 }
 METHODS = {name: experiment.complete_method(entry, "test", name) for name, entry in METHODS.items()}
 SAMPLING = {"batch_size": 4, "max_length": 12, "stride": None, "items": None, "new_tokens": 4}
+READING = Reading.from_settings(SAMPLING)
 
 
 class Stages:
@@ -102,8 +104,8 @@ def model_of(stages, method):
 
 def logits_of(stages, method):
     pipeline = model_of(stages, method)
-    [batch] = pipeline.batches(pipeline.family.read(stages.texts)[0], SAMPLING, 4, 1)
-    return pipeline.prepare(*batch, SAMPLING)()
+    [batch] = pipeline.batches(pipeline.family.read(stages.texts)[0], READING, 4, 1)
+    return pipeline.prepare(*batch, READING)()
 
 
 def test_tied_weights_are_counted_once(stages):

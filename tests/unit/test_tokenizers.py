@@ -1,6 +1,7 @@
 """Tokenizers without a vocabulary are refused, whatever is missing; all working tokenizers pass."""
 
 import quantwatt.jobs.torchvision_ops  # noqa: F401  before transformers
+from quantwatt.models.sampling import Reading
 
 # isort: split
 import json
@@ -224,7 +225,7 @@ def test_a_sentence_is_judged_alike_whatever_it_is_padded_with(text_model):
     """Also where the tokenizer's files say that padding is on the left, as some are saved."""
     folder, family = text_model("distilbert"), load_family("distilbert")
     edit(folder / "tokenizer_config.json", padding_side="left")
-    pipeline, settings = family.load({"dtype": "float32"}, folder), {"batch_size": 2, "max_length": 12}
+    pipeline, settings = family.load({"dtype": "float32"}, folder), Reading(batch_size=2, max_length=12)
     with torch.no_grad():
         (short, _), (alone,) = (family.predict(pipeline, texts, settings) for texts in (SENTENCES, SENTENCES[:1]))
     assert torch.allclose(torch.tensor(short["logits"]), torch.tensor(alone["logits"]), atol=1e-5)
@@ -235,7 +236,7 @@ def test_text_without_two_tokens_is_a_sentence(text_models):
     pipeline = family.load({"dtype": "float32"}, text_models["gpt2"])
     for texts in ([""], ["film"]):
         with pytest.raises(DataError, match=f"the texts give {len(texts[0]) > 0:d} tokens"):
-            gpt2.windows(pipeline, texts, {"max_length": 8})
+            gpt2.windows(pipeline, texts, Reading(max_length=8))
 
 
 def run(script, **arguments):
@@ -257,8 +258,9 @@ def test_every_stage_tries_the_tokenizer_on_its_own_texts_before_it_loads_a_netw
     sampling = json.dumps({"prompts": str(prompts), "images": 2, "seed": 0, "batch_size": 2, "steps": 1, "guidance": 1})
     with pytest.raises(DataError, match="words of 'zwei rote Kreise'"):
         run(generate, checkpoint=tmp_path / "checkpoint.json", sampling_name="s", sampling=sampling, output=output)
+    entry = json.dumps({"prompts": str(prompts), "steps": 1, "timesteps": 1, "timesteps_per_prompt": 1})
     with pytest.raises(DataError, match="words of 'zwei rote Kreise'"):
-        run(calibrate, model=tmp_path / "model.json", calibration=json.dumps({"prompts": str(prompts)}), output=output)
+        run(calibrate, model=tmp_path / "model.json", calibration=entry, output=output)
     assert not output.exists()
 
 

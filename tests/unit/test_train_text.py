@@ -71,8 +71,8 @@ def quality(name, bits=None):
         formats = {"weights": method["weights"], "activations": None}
         sequential.quantize(network, family, dict.fromkeys(family.quantizable(network), formats), method)
     texts, labels = family.read(TEXTS / FILES[name])
-    settings = {**train_text.SAMPLING, "items": 1000 if name == "distilbert" else train_text.FIRST_WINDOWS}
-    items = family.predict(family.load(train_text.FLOAT, location, network), texts, settings)
+    reading = replace(train_text.READING, items=1000 if name == "distilbert" else train_text.FIRST_WINDOWS)
+    items = family.predict(family.load(train_text.FLOAT, location, network), texts, reading)
     items = predictions.judged(items, labels)
     tokens = sum(item["tokens"] for item in items)
     return sum(item["nll"] for item in items) / tokens, sum(item["correct"] for item in items) / tokens

@@ -22,6 +22,7 @@ from quantwatt.artifacts.moments import moments
 from quantwatt.data import digits
 from quantwatt.jobs.progress import progress
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing
 from quantwatt.score import digit_classifier
 from quantwatt.score.metrics import fid
 from training import digit_reader, loop, stages, tiny_consistency
@@ -45,7 +46,7 @@ def draw(pipeline, steps: int, n: int, first_seed: int = 0) -> torch.Tensor:
     for first in progress(range(0, n, BATCH), description=f"{steps} steps", unit="batch"):
         numbers = range(first, min(first + BATCH, n))
         asked, seeds = [str(i % digits.CLASSES) for i in numbers], [first_seed + i for i in numbers]
-        images = FAMILY.generate(pipeline, asked, seeds, {"steps": steps})
+        images = FAMILY.generate(pipeline, asked, seeds, Drawing(steps=steps))
         drawn.append(loop.to_tensor(to_uint8(images, first)))
     return torch.cat(drawn)
 

@@ -34,6 +34,7 @@ from quantwatt.config import experiment
 from quantwatt.data import scenes
 from quantwatt.jobs.progress import progress
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Sampling
 from training import attributes, classifier, flow, judge, loop, stages, tokenizer, vae
 
 FAMILY = load_family("sd3")
@@ -114,14 +115,14 @@ def attributes_right(models: Path, images: np.ndarray, captions: list[str]) -> d
 def generated(models: Path, prompts: list[str]) -> tuple[dict, np.ndarray]:
     """The sampling of the embedded experiment, and the images of its baseline for the prompts, with the same seeds."""
     embedded = experiment.load_experiment("embedded")
-    sampling = embedded["samplings"]["steps-20"]
+    sampling = Sampling.from_settings(embedded["samplings"]["steps-20"])
     pipeline = FAMILY.load(embedded["models"]["tiny-sd3"], models / "tiny-sd3")
-    batch, drawn = sampling["batch_size"], []
+    batch, drawn = sampling.batch_size, []
     for first in progress(range(0, len(prompts), batch), description="generating", unit="batch"):
         part = prompts[first : first + batch]
-        seeds = [sampling["seed"] + first + i for i in range(len(part))]
+        seeds = [sampling.seed + first + i for i in range(len(part))]
         drawn.append(to_uint8(FAMILY.generate(pipeline, part, seeds, sampling), first))
-    return {key: sampling[key] for key in ("steps", "guidance", "seed")}, np.concatenate(drawn)
+    return {key: getattr(sampling, key) for key in ("steps", "guidance", "seed")}, np.concatenate(drawn)
 
 
 def evaluate(models: Path, prompts: Path, seed: int, n: int) -> dict:

@@ -14,6 +14,7 @@ Without a stage all of them run, in this order. An interrupted training resumes 
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from quantwatt.artifacts.images import to_uint8
 from quantwatt.jobs.progress import progress
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing
 from training import attributes, few_step, judge, loop, stages
 from training import vae as autoencoder
 
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 STAGES = ("pairs", "train", "evaluate")
 FLOAT = {"dtype": "float32"}
-SAMPLING = {"guidance": 0.0, "height": 64, "width": 64, "negative_prompt": ""}
+DRAWING = Drawing(guidance=0.0, height=64, width=64)
 STEPS = (1, 2, 4)
 BATCH = 64
 FIRST_IMAGES = 32  # a quick check that a model is the one that was evaluated
@@ -83,10 +85,10 @@ def train(models: Path, folder: Path, seed: int, unfinished: bool) -> None:
 
 def draw(pipeline, prompts: list[str], steps: int) -> np.ndarray:
     """uint8 images [n, 64, 64, 3] of the prompts; image i has seed i."""
-    sampling, drawn = SAMPLING | {"steps": steps}, []
+    drawing, drawn = replace(DRAWING, steps=steps), []
     for first in progress(range(0, len(prompts), BATCH), description=f"{steps} steps", unit="batch"):
         part = prompts[first : first + BATCH]
-        drawn.append(to_uint8(FAMILY.generate(pipeline, part, range(first, first + len(part)), sampling), first))
+        drawn.append(to_uint8(FAMILY.generate(pipeline, part, range(first, first + len(part)), drawing), first))
     return np.concatenate(drawn)
 
 

@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
 
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Reading
 from training import manuals, reviews, stages, tiny_distilbert, tiny_gpt2
 
 DISTILBERT, GPT2 = load_family("distilbert"), load_family("gpt2")
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 STAGES = ("texts", "distilbert", "gpt2", "evaluate")
 REVIEWS = {"test": (1000, 1, True), "calibration": (256, 2, False)}  # (number, added to the seed, held out)
 FLOAT = {"dtype": "float32"}
-SAMPLING = {"batch_size": 32, "max_length": 128}
+READING = Reading(batch_size=32, max_length=128)
 FIRST_WINDOWS = 64  # of the test text: a quick check that a model is the one that was evaluated
 
 
@@ -68,7 +69,7 @@ def evaluate_distilbert(models: Path, texts: Path, seed: int) -> dict:
     """Evaluation of the saved DistilBERT."""
     pipeline = DISTILBERT.load(FLOAT, models / "tiny-distilbert")
     sentences, labels = DISTILBERT.read(texts / "reviews-test.tsv")
-    predicted = [item["label"] for item in DISTILBERT.predict(pipeline, sentences, SAMPLING)]
+    predicted = [item["label"] for item in DISTILBERT.predict(pipeline, sentences, READING)]
     right = sum(a == b for a, b in zip(predicted, labels, strict=True))
     return {
         "seed": seed,
@@ -84,7 +85,7 @@ def evaluate_gpt2(models: Path, texts: Path, seed: int) -> dict:
     """Evaluation of the saved GPT-2."""
     pipeline = GPT2.load(FLOAT, models / "tiny-gpt2")
     parts = [GPT2.read(texts / f"manuals-{part}.txt")[0] for part in ("train", "test")]
-    items = GPT2.predict(pipeline, parts[1], SAMPLING)
+    items = GPT2.predict(pipeline, parts[1], READING)
     ids = [pipeline.tokenizer(part[0], verbose=False).input_ids for part in parts]
     counted = tiny_gpt2.counted_perplexities(*ids, len(pipeline.tokenizer))
     return {

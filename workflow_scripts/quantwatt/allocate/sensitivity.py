@@ -24,6 +24,7 @@ from quantwatt.artifacts.sensitivity_table import METRICS
 from quantwatt.formats import convolution
 from quantwatt.formats.convolution import Convolution
 from quantwatt.models import offload, splits
+from quantwatt.models.sampling import Sampling
 from quantwatt.quantize.observers import Range
 from quantwatt.quantize.streams import hooks, moved, tensors
 from quantwatt.score.metrics.psnr import psnr
@@ -65,7 +66,8 @@ class Probe:
         layers: Mapping[str, Mapping[str, Any]],
         device: str = "cpu",
     ):
-        self.family, self.entry, self.layers, self.device = family, entry, layers, device
+        self.family, self.layers, self.device = family, layers, device
+        self.sampling, self.candidates = Sampling.from_settings(entry), entry["candidates"]
         location = manifest.PROJECT / model["location"]
         denoiser = family.load_denoiser(model["settings"], location)
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
@@ -82,7 +84,7 @@ class Probe:
         Raises:
             DataError: generating the images does not use a layer.
         """
-        size, seed = self.entry["batch_size"], self.entry["seed"]
+        size, seed = self.sampling.batch_size, self.sampling.seed
         handles = [module.register_forward_pre_hook(self._watch(name)) for name, module in self.floats.items()]
         with hooks(handles):
             for first in range(0, len(prompts), size):
@@ -121,7 +123,7 @@ class Probe:
 
     def _images(self, batch):
         """Generate uint8 images; NaN becomes black, because a layer that breaks the model is a valid result here."""
-        images = self.family.generate(self.pipeline, batch.prompts, batch.seeds, self.entry)
+        images = self.family.generate(self.pipeline, batch.prompts, batch.seeds, self.sampling)
         return (np.nan_to_num(images, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 
     def scores(self, metrics: Collection[str] = METRICS) -> dict[str, float | None]:
@@ -183,7 +185,7 @@ class Probe:
 
     def row(self, name: str, candidate: str, metrics: Collection[str] = METRICS) -> dict[str, Any]:
         """Return a row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
-        formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
+        formats = {"weights": None, "activations": None} | self.candidates[candidate]
         if any(formats.values()):
             self.replace(name, formats)
             scores = self.scores(metrics)

@@ -1,9 +1,7 @@
-"""Read the prompts of a sampling: one per line of its file; with `cycle` the lines are repeated."""
+"""Read files of prompts: one per line."""
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
@@ -36,13 +34,13 @@ def read_and_say(path: str | Path) -> list[str]:
     return prompts
 
 
-def first(sampling: Mapping[str, Any], count: int) -> list[str]:
-    """The first `count` prompts of a sampling; with `cycle` the lines of its file are repeated.
+def first(path: str | Path, count: int, cycle: bool = False) -> list[str]:
+    """The first `count` prompts of a file; with `cycle` its lines are repeated.
 
     Returns:
         list of str; without `cycle` it may be shorter than `count`.
     Raises:
         DataError: see `read`.
     """
-    prompts = read_and_say(sampling["prompts"])
-    return list(itertools.islice(itertools.cycle(prompts), count)) if sampling.get("cycle") else prompts[:count]
+    prompts = read_and_say(path)
+    return list(itertools.islice(itertools.cycle(prompts), count)) if cycle else prompts[:count]

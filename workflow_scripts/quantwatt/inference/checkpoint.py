@@ -8,6 +8,7 @@ images = pipeline.generate(["a large red circle on a white background"], seeds=[
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.inference import kernel_choice
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
+from quantwatt.models.sampling import Drawing, Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,27 +210,25 @@ class QuantizedPipeline:
         parts = getattr(self.pipeline, "components", None) or vars(self.pipeline)
         return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
 
-    def predict(self, texts: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predict(self, texts: Sequence[str], sampling: Reading) -> list[dict[str, Any]]:
         """Return a text model's predictions: one mapping per sentence or window, as its family's `predict` does."""
         with self._computing():
-            return self.family.predict(self.pipeline, texts, settings)
+            return self.family.predict(self.pipeline, texts, sampling)
 
-    def batches(
-        self, texts: Sequence[str], sampling: Mapping[str, Any], size: int, count: int
-    ) -> "list[tuple[Batch, None]]":
+    def batches(self, texts: Sequence[str], sampling: Reading, size: int, count: int) -> "list[tuple[Batch, None]]":
         """Return [(batch, seeds)] for `prepare` of a text model: `count` batches of `size` sentences or windows."""
         batches = self.family.batches(self.pipeline, texts, sampling, size, count)
         return [(batch, None) for batch in batches]  # no random numbers are needed
 
-    def prepare(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Mapping[str, Any]) -> "Run":
+    def prepare(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Drawing | Reading) -> "Run":
         """Return a function that computes one batch and leaves the result on the device, for timing."""
         with self._computing():
-            return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling)))
+            return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._completed(sampling)))
 
-    def phases(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Mapping[str, Any]) -> "dict[str, Run]":
+    def phases(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Drawing | Reading) -> "dict[str, Run]":
         """Return {name: function that computes this phase of a batch alone}, in order."""
         with self._computing():
-            runs = self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
+            runs = self.family.phases(self.pipeline, prompts, seeds, self._completed(sampling))
         return {name: self._within(run) for name, run in runs.items()}
 
     def _within(self, run):
@@ -254,16 +254,16 @@ class QuantizedPipeline:
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        sampling: Mapping[str, Any] | None = None,
+        sampling: Drawing | None = None,
         first: int = 0,
         **options: Any,
     ) -> "np.ndarray":
         """Generate one image per prompt, with one seed each.
 
         Args:
-            sampling: steps, guidance, height, width, negative_prompt, as a sampling of an experiment.
+            sampling: `quantwatt.models.sampling.Drawing`, such as a sampling of an experiment.
             first: number of the first image in a larger set, for messages.
-            options: the keys of `sampling` as keywords, which override it.
+            options: steps, guidance, height, width, negative_prompt as keywords, which override `sampling`.
         Returns:
             [n, height, width, 3] uint8.
         Raises:
@@ -271,15 +271,15 @@ class QuantizedPipeline:
         """
         from quantwatt.artifacts.images import to_uint8
 
-        settings = self._settings({**(sampling or {}), **options})
+        sampling = self._completed(replace(sampling or Drawing(), **options))
         with self._autocasting():
-            images = self.family.generate(self.pipeline, prompts, seeds, settings)
+            images = self.family.generate(self.pipeline, prompts, seeds, sampling)
         return to_uint8(images, first)
 
-    def _settings(self, sampling):
-        """Complete a sampling with the family's defaults and the pipeline's image size; text models have no size."""
-        settings = dict(self.family.DEFAULTS)
+    def _completed(self, sampling):
+        """Complete a drawing with the family's defaults and the pipeline's image size; text models have neither."""
+        defaults = dict(self.family.DEFAULTS)
         if hasattr(self.pipeline, "default_sample_size"):
             size = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-            settings |= {"negative_prompt": "", "height": size, "width": size}
-        return {**settings, **sampling}
+            defaults |= {"height": size, "width": size}
+        return replace(sampling, **{key: value for key, value in defaults.items() if getattr(sampling, key) is None})

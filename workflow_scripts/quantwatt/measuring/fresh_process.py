@@ -18,6 +18,8 @@ from quantwatt.measuring import instruments, protocol
 from quantwatt.measuring.meters import Meter, neighbours
 from quantwatt.measuring.meters.trace import Trace
 from quantwatt.measuring.settings import Measuring
+from quantwatt.models import sampling as samplings
+from quantwatt.models.sampling import Sampling, TextSampling
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +42,8 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     """
     from quantwatt.inference import checkpoint
 
-    settings, device, sampling = Measuring.from_settings(task["measuring"]), task["device"], task["sampling"]
+    settings, device = Measuring.from_settings(task["measuring"]), task["device"]
+    sampling = samplings.of(task["sampling"])
     meter, energy_reason = instruments.choose_meter(settings.metering, settings.block_s, device)
     with contextlib.closing(meter):
         instruments.set_threads(task["threads"])
@@ -176,7 +179,9 @@ def tell_watts(block: protocol.Block) -> None:
         tell(step="energy", watts=block.energy_j / block.seconds)
 
 
-def batches_of(pipeline: Any, sampling: Mapping[str, Any], n_images: int, n_batches: int) -> list[tuple[Any, Any]]:
+def batches_of(
+    pipeline: Any, sampling: Sampling | TextSampling, n_images: int, n_batches: int
+) -> list[tuple[Any, Any]]:
     """Return [(prompts, seeds)], the same for every method: the prompt file's first lines, and seeds from `seed` on.
 
     For a text model the batches hold the first sentences or windows.
@@ -184,22 +189,22 @@ def batches_of(pipeline: Any, sampling: Mapping[str, Any], n_images: int, n_batc
     Raises:
         DataError: the file is missing or has fewer prompts.
     """
-    if "texts" in sampling:
-        texts, _ = pipeline.family.read(sampling["texts"])
+    if isinstance(sampling, TextSampling):
+        texts, _ = pipeline.family.read(sampling.texts)
         return pipeline.batches(texts, sampling, n_images, n_batches)
     needed = n_images * n_batches
-    asked = prompts.first(sampling, needed)
+    asked = prompts.first(sampling.prompts, needed, sampling.cycle)
     if len(asked) < needed:
         raise DataError(
-            f"{sampling['prompts']}: {len(asked)} prompts are too few for images_per_batch: {n_images} and "
+            f"{sampling.prompts}: {len(asked)} prompts are too few for images_per_batch: {n_images} and "
             f"prompts: {n_batches}."
         )
     starts = range(0, needed, n_images)
-    return [(asked[i : i + n_images], [sampling["seed"] + i + j for j in range(n_images)]) for i in starts]
+    return [(asked[i : i + n_images], [sampling.seed + i + j for j in range(n_images)]) for i in starts]
 
 
 def count_tokens(
-    phases: dict[str, dict[str, Any]], pipeline: Any, batch: Sequence[Any], sampling: Mapping[str, Any]
+    phases: dict[str, dict[str, Any]], pipeline: Any, batch: Sequence[Any], sampling: Sampling | TextSampling
 ) -> None:
     """Add "tokens" to the phases of a text model: the tokens that a phase reads or writes per inference."""
     work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)

@@ -14,9 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-Settings = Mapping[str, Any]  # completed by a schema of resources/schemas/
+from quantwatt.models.sampling import Drawing, Reading
+
+Settings = Mapping[str, Any]  # a model's entry, completed by its family's schema
 Pipeline = Any  # diffusers' class, or quantwatt.models.text_pipeline's
 Batch = Any  # prompts or sentences; or windows of a text, a tensor of tokens
+Asked = Any  # a Drawing of an image family, a Reading of a text family
 Run = Callable[[], Any]  # runs once and leaves its result on the device
 
 
@@ -27,7 +30,7 @@ class Family(ABC):
     # Patterns of the ends of layer names in a block, in order of execution: layers that match one pattern read the
     # outputs of layers that match earlier patterns.
     STAGES: ClassVar[tuple[str, ...]] = ()
-    DEFAULTS: ClassVar[Settings] = {}  # generation settings for notebooks: steps, guidance
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}  # generation settings for notebooks: steps, guidance
     PHASES_APART: ClassVar[tuple[str, ...]] = ()  # phases that `prepare`'s run does not include
     PADS: ClassVar[bool] = False  # whether a batch's samples are padded to one length; then define `real_tokens`
 
@@ -44,11 +47,11 @@ class Family(ABC):
         """The denoiser's architecture: parameters on the meta device."""
 
     @abstractmethod
-    def prepare(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], settings: Settings) -> Run:
+    def prepare(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], asked: Asked, /) -> Run:
         """A function that computes one batch and leaves the result on the device."""
 
     @abstractmethod
-    def phases(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], settings: Settings) -> dict[str, Run]:
+    def phases(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], asked: Asked, /) -> dict[str, Run]:
         """{phase: function that computes only this phase of a batch}, in order."""
 
     def check(self, location: str | Path) -> None:
@@ -116,7 +119,7 @@ class Family(ABC):
         """Layers whose weights the model's library stores as [in, out]."""
         return set()
 
-    def work(self, pipeline: Pipeline, batch: Batch, settings: Settings) -> dict[str, int] | None:
+    def work(self, pipeline: Pipeline, batch: Batch, asked: Asked, /) -> dict[str, int] | None:
         """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function; None where a batch has no tokens.
 
         Families with a phase `decode` also return "new_tokens", the tokens that one call of it writes.
@@ -137,7 +140,7 @@ class ImageFamily(Family):
 
     @abstractmethod
     def generate(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> np.ndarray:
         """Images of one batch: float32 [n, height, width, 3] in 0..1, NaN where the model produced NaN.
 
@@ -150,7 +153,7 @@ class ImageFamily(Family):
         pipeline: Pipeline,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        calibration: Settings,
+        drawing: Drawing,
         steps: set[int],
     ) -> Recorded:
         """Denoiser inputs along the trajectory of the unquantized model, as `recording.record` returns them."""
@@ -164,13 +167,11 @@ class TextFamily(Family):
         """(texts, labels or None) of a file."""
 
     @abstractmethod
-    def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
+    def predict(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> list[dict[str, Any]]:
         """The model's predictions: one mapping per sentence or window, in order."""
 
     @abstractmethod
-    def batches(
-        self, pipeline: Pipeline, texts: Sequence[str], settings: Settings, size: int, count: int
-    ) -> list[Batch]:
+    def batches(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading, size: int, count: int) -> list[Batch]:
         """The first `count` batches of `size` sentences or windows, as `prepare` takes them.
 
         Raises:
@@ -178,5 +179,5 @@ class TextFamily(Family):
         """
 
     @abstractmethod
-    def record(self, pipeline: Pipeline, texts: Sequence[str], calibration: Settings) -> dict[str, torch.Tensor]:
+    def record(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> dict[str, torch.Tensor]:
         """{network input: [samples, ...]} of calibration texts."""

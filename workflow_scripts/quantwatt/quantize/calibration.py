@@ -10,6 +10,7 @@ from quantwatt.artifacts import manifest
 from quantwatt.jobs.progress import progress
 from quantwatt.models import denoiser_inputs
 from quantwatt.models.family import ImageFamily, TextFamily
+from quantwatt.models.sampling import Calibration, Reading
 
 if TYPE_CHECKING:
     import torch
@@ -28,27 +29,26 @@ def strata_of_prompt(index: int, chosen: Sequence[int], per_prompt: int) -> list
 
 
 def record(
-    family: ImageFamily, pipeline: Any, prompts: Sequence[str], calibration: Mapping[str, Any]
+    family: ImageFamily, pipeline: Any, prompts: Sequence[str], calibration: Calibration
 ) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
     """Run the float pipeline and record its denoiser inputs.
 
     Args:
         prompts: one string per sample of the prompt file.
-        calibration: the experiment's completed `calibration` entry.
     Returns:
         {input name: [samples, ...]}, and per sample {"prompt", "seed", "step", "timestep", "branch"}; "timestep" is
         the scheduler's value.
     Raises:
         DataError: samples have different shapes, or cannot be batched into one denoiser call.
     """
-    chosen = strata(calibration["steps"], calibration["timesteps"])
+    chosen = strata(calibration.steps, calibration.timesteps)
     kept, rows = [], []
-    for first in progress(range(0, len(prompts), calibration["batch_size"]), description="calibrating", unit="batch"):
-        batch = prompts[first : first + calibration["batch_size"]]
-        seeds = [calibration["seed"] + first + i for i in range(len(batch))]
+    for first in progress(range(0, len(prompts), calibration.batch_size), description="calibrating", unit="batch"):
+        batch = prompts[first : first + calibration.batch_size]
+        seeds = [calibration.seed + first + i for i in range(len(batch))]
         recorded = family.record(pipeline, batch, seeds, calibration, set(chosen))
         for i in range(len(batch)):
-            for step in strata_of_prompt(first + i, chosen, calibration["timesteps_per_prompt"]):
+            for step in strata_of_prompt(first + i, chosen, calibration.timesteps_per_prompt):
                 inputs = recorded[step]
                 branches = len(next(iter(inputs.values()))) // len(batch)  # 2 with guidance
                 for branch in range(branches):
@@ -56,7 +56,7 @@ def record(
                     row = {"prompt": first + i, "seed": seeds[i], "step": step, "branch": branch}
                     rows.append(row | {"timestep": recorded.timesteps[step]})
     samples = denoiser_inputs.stack(kept)
-    _check_calls(samples, calibration["batch_size"])
+    _check_calls(samples, calibration.batch_size)
     return samples, rows
 
 
@@ -67,16 +67,14 @@ def _check_calls(samples, batch):
 
 
 def record_texts(
-    family: TextFamily, pipeline: Any, texts: Sequence[str], calibration: Mapping[str, Any]
+    family: TextFamily, pipeline: Any, texts: Sequence[str], reading: Reading
 ) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
     """Record the network inputs of calibration texts, which have no trajectory.
 
-    Args:
-        calibration: the completed `calibration` entry of a text model's experiment.
     Returns:
         {input name: [samples, ...]}, and per sample {"item"}.
     """
-    samples = family.record(pipeline, texts, calibration)
+    samples = family.record(pipeline, texts, reading)
     return samples, [{"item": i} for i in range(len(next(iter(samples.values()))))]
 
 

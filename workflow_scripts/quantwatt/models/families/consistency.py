@@ -12,6 +12,7 @@ from quantwatt.models import architecture
 from quantwatt.models.families import pipelines
 from quantwatt.models.families.pipeline_family import PipelineFamily
 from quantwatt.models.family import Pipeline, Run, Settings
+from quantwatt.models.sampling import Drawing
 
 
 class Family(PipelineFamily):
@@ -36,7 +37,7 @@ class Family(PipelineFamily):
         return pipeline
 
     def generate(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> np.ndarray:
         """See ImageFamily; grey images have equal channels.
 
@@ -47,16 +48,17 @@ class Family(PipelineFamily):
         Raises:
             DataError: the model does not have the class, or does not take the guidance, size or number of steps.
         """
-        return pipelines.arrays(self._call(pipeline, prompts, seeds, sampling))
+        return pipelines.arrays(self._call(pipeline, prompts, seeds, drawing))
 
-    def _call(self, pipeline, prompts, seeds, sampling):
+    def _call(self, pipeline, prompts, seeds, drawing):
         config = pipeline.unet.config
-        size, steps, levels = config.sample_size, sampling["steps"], pipeline.scheduler.config.num_train_timesteps
-        if sampling.get("guidance", 1) not in (0, 1):
-            raise DataError(f"guidance: consistency models have none; set 1, not {sampling['guidance']}.")
-        for key in ("height", "width"):
-            if sampling.get(key, size) != size:
-                raise DataError(f"{key}: this model draws {size}x{size} pixels only; set {size}, not {sampling[key]}.")
+        size, levels = config.sample_size, pipeline.scheduler.config.num_train_timesteps
+        steps = drawing.steps or self.DEFAULTS["steps"]
+        if drawing.guidance not in (None, 0, 1):
+            raise DataError(f"guidance: consistency models have none; set 1, not {drawing.guidance}.")
+        for key, asked in (("height", drawing.height), ("width", drawing.width)):
+            if asked not in (None, size):
+                raise DataError(f"{key}: this model draws {size}x{size} pixels only; set {size}, not {asked}.")
         if steps > levels:
             raise DataError(f"steps: this model has {levels} noise levels, and cannot take {steps} steps.")
         schedule = pipeline.schedules.get(steps)
@@ -71,14 +73,14 @@ class Family(PipelineFamily):
             output_type="pt",
         ).images
 
-    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings) -> Run:
-        return lambda: self._call(pipeline, batch, seeds, settings)
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing) -> Run:
+        return lambda: self._call(pipeline, batch, seeds, drawing)
 
     def phases(
-        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> dict[str, Run]:
         """{"denoise"}: the network generates pixels, without text encoder or decoder."""
-        return {"denoise": self.prepare(pipeline, batch, seeds, settings)}
+        return {"denoise": self.prepare(pipeline, batch, seeds, drawing)}
 
     def skips(self, denoiser: Any) -> dict[str, tuple[int, int]]:
         """See Family: the convolutions are in the residual blocks of the up path.

@@ -12,6 +12,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.models import architecture, denoiser_inputs
 from quantwatt.models.families import effects, pipeline_classes, pipelines, recording
 from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
+from quantwatt.models.sampling import Drawing
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
 # Further arguments of a call, unless the model's `arguments` override them: images have exactly the requested size, and
@@ -58,37 +59,35 @@ class Family(ImageFamily):
             return kind.from_config(config).eval()
 
     def generate(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> np.ndarray:
         """See ImageFamily; class-conditional pipelines take class numbers as prompts. Grey images repeat their channel.
 
-        Noise comes from one CPU generator per prompt. Keys that a sampling omits get the pipeline's defaults.
+        Noise comes from one CPU generator per prompt. Keys that are None get the pipeline's defaults.
 
         Raises:
             DataError: the pipeline does not support a key of the sampling.
         """
-        with effects.checked(pipeline, _denoiser(pipeline), sampling, len(prompts)):
-            images = pipelines.arrays(_call(pipeline, prompts, seeds, sampling))
+        with effects.checked(pipeline, _denoiser(pipeline), drawing, len(prompts)):
+            images = pipelines.arrays(_call(pipeline, prompts, seeds, drawing))
         for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
-            if sampling.get(key, drawn) != drawn:
-                raise DataError(
-                    f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {sampling[key]} are asked for."
-                )
+            if (asked := getattr(drawing, key)) not in (None, drawn):
+                raise DataError(f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {asked} are asked for.")
         return images
 
-    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings) -> Run:
-        return lambda: _call(pipeline, batch, seeds, settings)
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing) -> Run:
+        return lambda: _call(pipeline, batch, seeds, drawing)
 
     def phases(
-        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> dict[str, Run]:
         """{"whole"}: the boundaries between text encoding, denoising and decoding differ between pipelines."""
-        return {"whole": self.prepare(pipeline, batch, seeds, settings)}
+        return {"whole": self.prepare(pipeline, batch, seeds, drawing)}
 
     def record(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], calibration: Settings, steps: set[int]
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, steps: set[int]
     ) -> Recorded:
-        return recording.record(pipeline, _denoiser(pipeline), self.generate, prompts, seeds, calibration, steps)
+        return recording.record(pipeline, _denoiser(pipeline), self.generate, prompts, seeds, drawing, steps)
 
     def blocks(self, denoiser: torch.nn.Module) -> list[str]:
         return architecture.blocks(denoiser)
@@ -146,15 +145,15 @@ def _denoiser_of(classes, where):
     return candidates[0] if len(candidates) == 1 else usual[0]
 
 
-def _call(pipeline, prompts, seeds, sampling):
+def _call(pipeline, prompts, seeds, drawing):
     """Call the pipeline with the keys of a sampling that its signature takes: images [n, channels, height, width]."""
     takes, guidance = _parameters(pipeline), _guidance_name(pipeline)
     wanted = {
-        "num_inference_steps": sampling.get("steps"),
-        guidance: sampling.get("guidance"),
-        "height": sampling.get("height"),
-        "width": sampling.get("width"),
-        "negative_prompt": [sampling.get("negative_prompt", "")] * len(prompts),
+        "num_inference_steps": drawing.steps,
+        guidance: drawing.guidance,
+        "height": drawing.height,
+        "width": drawing.width,
+        "negative_prompt": [drawing.negative_prompt] * len(prompts),
         **AS_WRITTEN,
     }
     if guidance not in takes and wanted[guidance] not in (None, 0, 1):

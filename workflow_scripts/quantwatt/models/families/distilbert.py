@@ -10,6 +10,7 @@ from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
 from quantwatt.models import text_pipeline
 from quantwatt.models.family import Pipeline, Run, Settings, TextFamily
+from quantwatt.models.sampling import Reading
 
 
 class Family(TextFamily):
@@ -42,25 +43,25 @@ class Family(TextFamily):
     def read(self, path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:
         return sources.read_sentences(path)
 
-    def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
+    def predict(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> list[dict[str, Any]]:
         """Predict the label of every sentence.
 
         Args:
-            settings: batch_size; max_length, the number of tokens at which a sentence is truncated; items, the largest
-                number of sentences (null: all).
+            reading: batch_size; max_length, the number of tokens at which a sentence is truncated; items, the largest
+                number of sentences (None: all).
         Returns:
             one {"label": int, "logits": [float, ...]} per sentence, in order.
         """
-        predictions, size, texts = [], settings["batch_size"], texts[: settings.get("items")]
+        predictions, size, texts = [], reading.batch_size, texts[: reading.items]
         for first in progress(range(0, len(texts), size), description="predicting", unit="batch"):
-            inputs = _on_device(pipeline, texts[first : first + size], settings)
+            inputs = _on_device(pipeline, texts[first : first + size], reading)
             logits = pipeline.model(**inputs).logits.float().cpu()  # [batch, labels]
             labels = logits.argmax(-1).tolist()
             predictions += [{"label": k, "logits": row} for k, row in zip(labels, logits.tolist(), strict=True)]
         return predictions
 
     def batches(
-        self, pipeline: Pipeline, texts: Sequence[str], settings: Settings, size: int, count: int
+        self, pipeline: Pipeline, texts: Sequence[str], reading: Reading, size: int, count: int
     ) -> list[Sequence[str]]:
         """The first batches of sentences, for timing.
 
@@ -69,36 +70,36 @@ class Family(TextFamily):
         """
         return sources.cut(texts, size, count, "sentences")
 
-    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int] | None, settings: Settings) -> Run:
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int] | None, reading: Reading) -> Run:
         """A function without arguments that classifies a batch of sentences, which is tokenized on the device already.
 
         Sentences are padded to the longest of the batch, or to max_length with `padding: max_length`. In the latter
         case there is always a mask, even without padding, so that batches of any size compute alike. The logits stay on
         the device: the function reads, tokenizes and copies nothing. The seeds are not used.
         """
-        inputs = _on_device(pipeline, batch, settings)
+        inputs = _on_device(pipeline, batch, reading)
         return lambda: pipeline.model(**inputs).logits
 
     def phases(
-        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int] | None, settings: Settings
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int] | None, reading: Reading
     ) -> dict[str, Run]:
         """{phase: function as `prepare` returns}; classification has one phase."""
-        return {"forward": self.prepare(pipeline, batch, seeds, settings)}
+        return {"forward": self.prepare(pipeline, batch, seeds, reading)}
 
-    def work(self, pipeline: Pipeline, batch: Sequence[str], settings: Settings) -> dict[str, int]:
+    def work(self, pipeline: Pipeline, batch: Sequence[str], reading: Reading) -> dict[str, int]:
         """The work of one call of `prepare`'s function: items, and their tokens without and with padding."""
-        mask = _tokenized(pipeline, batch, settings).attention_mask
+        mask = _tokenized(pipeline, batch, reading).attention_mask
         return {"items": len(mask), "tokens": int(mask.sum()), "padded_tokens": mask.numel()}
 
-    def record(self, pipeline: Pipeline, texts: Sequence[str], calibration: Settings) -> dict[str, torch.Tensor]:
+    def record(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> dict[str, torch.Tensor]:
         """The network's inputs for calibration sentences.
 
         Args:
-            calibration: samples, the largest number of sentences; max_length in tokens.
+            reading: items, the largest number of sentences; max_length in tokens.
         Returns:
             {"input_ids": [samples, tokens], "attention_mask": [samples, 1, 1, tokens] bool, False where padded}.
         """
-        tokens = _tokenized(pipeline, texts[: calibration["samples"]], calibration)
+        tokens = _tokenized(pipeline, texts[: reading.items], reading)
         return {"input_ids": tokens.input_ids, "attention_mask": _mask(tokens)}
 
     def real_tokens(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -106,12 +107,12 @@ class Family(TextFamily):
         return inputs["attention_mask"][:, 0, 0]
 
 
-def _tokenized(pipeline, texts, settings):
+def _tokenized(pipeline, texts, reading):
     # Always pad on the right: positions are counted from the left, so with padding on the left a sentence's prediction
     # would depend on its batch.
     return pipeline.tokenizer(
-        list(texts), padding=settings.get("padding", "longest"), padding_side="right", truncation=True,
-        max_length=pipeline.tokens(settings["max_length"]), return_tensors="pt",
+        list(texts), padding=reading.padding, padding_side="right", truncation=True,
+        max_length=pipeline.tokens(reading.max_length), return_tensors="pt",
     )  # fmt: skip
 
 
@@ -120,8 +121,8 @@ def _mask(tokens):
     return tokens.attention_mask.bool()[:, None, None]
 
 
-def _on_device(pipeline, texts, settings):
-    tokens = _tokenized(pipeline, texts, settings)
-    plain = tokens.attention_mask.all() and settings.get("padding", "longest") == "longest"
+def _on_device(pipeline, texts, reading):
+    tokens = _tokenized(pipeline, texts, reading)
+    plain = tokens.attention_mask.all() and reading.padding == "longest"
     mask = None if plain else _mask(tokens).to(pipeline.device)
     return {"input_ids": tokens.input_ids.to(pipeline.device), "attention_mask": mask}

@@ -1,7 +1,7 @@
 """Refuse keys of a sampling that do not change a pipeline's images, before images are generated."""
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models.families import recording
+from quantwatt.models.sampling import Drawing
 
 NEUTRAL = (0, 1)  # values that mean no guidance
 # Denoiser inputs through which guidance-distilled models get the guidance scale.
@@ -16,9 +17,7 @@ TOLD = ("guidance", "guidance_scale", "embedded_guidance", "timestep_cond")
 
 
 @contextmanager
-def checked(
-    pipeline: Any, denoiser: torch.nn.Module, sampling: Mapping[str, Any], count: int
-) -> Generator[None, None, None]:
+def checked(pipeline: Any, denoiser: torch.nn.Module, drawing: Drawing, count: int) -> Generator[None, None, None]:
     """Context in which the pipeline's call fails at its first step if a key of the sampling changes nothing.
 
     Guidance acts through a second branch, for which the denoiser evaluates more samples per step than there are images,
@@ -26,7 +25,7 @@ def checked(
     pipeline refuses its arguments is raised as DataError.
 
     Args:
-        sampling: steps, guidance, height, width, negative_prompt; missing keys are not checked.
+        drawing: `quantwatt.models.sampling.Drawing`; keys that are None are not checked.
         count: number of images of the call.
     Raises:
         DataError: names the key and what to set.
@@ -34,12 +33,12 @@ def checked(
     if getattr(denoiser, "_compiled_call_impl", None) is not None:  # a hook would make torch compile the denoiser again
         yield
         return
-    check_size(pipeline, sampling)
+    check_size(pipeline, drawing)
     kind, seen = type(pipeline).__name__, {"samples": 0, "as_input": False, "steps": 0}
 
     def look(module, args, kwargs):
         if not seen["samples"]:
-            _check_steps(kind, sampling, pipeline.scheduler)
+            _check_steps(kind, drawing, pipeline.scheduler)
         named = recording.arguments(module, args, kwargs)
         seen["samples"] += recording.samples_of(named) or 0
         seen["as_input"] |= any(named.get(name) is not None for name in TOLD)
@@ -49,7 +48,7 @@ def checked(
         if seen["steps"] == 1:
             # Perturbed-attention guidance adds a branch that uses neither guidance nor the negative prompt.
             perturbed = getattr(pipeline, "do_perturbed_attention_guidance", False)
-            _check_branches(kind, sampling, seen["samples"] > count * (2 if perturbed else 1), seen["as_input"])
+            _check_branches(kind, drawing, seen["samples"] > count * (2 if perturbed else 1), seen["as_input"])
 
     with (
         denoiser.register_forward_pre_hook(look, with_kwargs=True),
@@ -63,21 +62,21 @@ def checked(
             raise DataError(f"{kind} does not draw this: {' '.join(str(error).split())}") from error
 
 
-def _check_branches(kind, sampling, branches, as_input):
-    guidance, unwanted = sampling.get("guidance", 1), sampling.get("negative_prompt", "")
+def _check_branches(kind, drawing, branches, as_input):
+    guidance = 1 if drawing.guidance is None else drawing.guidance
     if guidance not in NEUTRAL and not branches and not as_input:
         raise DataError(f"guidance: {guidance} changes nothing in the images of this {kind}; set 1, which is none.")
-    if unwanted and not branches:
+    if drawing.negative_prompt and not branches:
         raise DataError(
             f"negative_prompt: changes nothing in the images of this {kind} with guidance {guidance}; leave it out, or "
             "set a guidance above 1 that acts through a second branch."
         )
 
 
-def _check_steps(kind, sampling, scheduler):
+def _check_steps(kind, drawing, scheduler):
     """Refuse a number of steps that the scheduler changes; only higher-order schedulers have more evaluations."""
     planned, name = scheduler.timesteps, type(scheduler).__name__
-    steps, levels = sampling.get("steps", len(planned)), scheduler.config.get("num_train_timesteps")
+    steps, levels = drawing.steps or len(planned), scheduler.config.get("num_train_timesteps")
     higher = getattr(scheduler, "order", 1) > 1 or name == "PNDMScheduler"
     if len(planned) < steps or (len(planned) > steps and not higher):
         raise DataError(f"steps: {kind} with {name} takes {len(planned)} steps, not {steps}; set that.")
@@ -85,20 +84,20 @@ def _check_steps(kind, sampling, scheduler):
         raise DataError(f"steps: {name} would begin {steps} steps at {int(planned.max())}, above its {levels} levels.")
 
 
-def check_size(pipeline: Any, sampling: Mapping[str, Any]) -> None:
+def check_size(pipeline: Any, drawing: Drawing) -> None:
     """Refuse a height or width that the pipeline would round.
 
     Raises:
         DataError: names the nearest sizes that are possible.
     """
     kind, sizes = type(pipeline).__name__, getattr(pipeline, "resolutions", None)
-    wanted = tuple(sampling.get(key) for key in ("width", "height"))
+    wanted = (drawing.width, drawing.height)
     if sizes and None not in wanted and wanted not in sizes:
         listed = ", ".join(f"{width}x{height}" for width, height in sizes)
         raise DataError(f"width, height: {kind} draws {listed} pixels only, not {wanted[0]}x{wanted[1]}.")
     multiple = _multiple(pipeline)
-    for key in ("height", "width"):
-        if (size := sampling.get(key, multiple)) % multiple:
+    for key, size in (("height", drawing.height), ("width", drawing.width)):
+        if size is not None and size % multiple:
             below = size // multiple * multiple
             near = " or ".join(str(value) for value in (below, below + multiple) if value)
             raise DataError(f"{key}: {kind} draws multiples of {multiple} pixels; set {near}, not {size}.")

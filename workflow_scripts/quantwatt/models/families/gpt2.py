@@ -1,6 +1,7 @@
 """GPT-2 (GPT2LMHeadModel): the likelihood of running text, and greedy decoding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
 from quantwatt.models import text_pipeline
 from quantwatt.models.family import Pipeline, Run, Settings, TextFamily
+from quantwatt.models.sampling import Reading
 
 
 class Family(TextFamily):
@@ -47,17 +49,17 @@ class Family(TextFamily):
     def read(self, path: str | Path) -> tuple[list[str], None]:
         return sources.read_running_text(path)
 
-    def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
+    def predict(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> list[dict[str, Any]]:
         """Negative log-likelihood of running text, window by window.
 
         Args:
-            settings: batch_size; max_length and stride of `windows`.
+            reading: batch_size; max_length and stride of `windows`.
         Returns:
             one {"nll": float, nats summed over the window's tokens, "tokens": their number, "correct": the number of
             tokens that the model predicts} per window, in order.
         """
-        ids, new = windows(pipeline, texts, settings)
-        predictions, size = [], settings["batch_size"]
+        ids, new = windows(pipeline, texts, reading)
+        predictions, size = [], reading.batch_size
         for first in progress(range(0, len(ids), size), description="predicting", unit="batch"):
             batch = ids[first : first + size].to(pipeline.device)  # [windows, tokens]
             logits = pipeline.model(input_ids=batch).logits[:, :-1].float()
@@ -71,17 +73,17 @@ class Family(TextFamily):
         return predictions
 
     def batches(
-        self, pipeline: Pipeline, texts: Sequence[str], settings: Settings, size: int, count: int
+        self, pipeline: Pipeline, texts: Sequence[str], reading: Reading, size: int, count: int
     ) -> list[torch.Tensor]:
         """The first batches of windows, ids [size, tokens], for timing.
 
         Raises:
             DataError: there are too few windows.
         """
-        ids, _ = windows(pipeline, texts, {**settings, "items": size * count})
+        ids, _ = windows(pipeline, texts, replace(reading, items=size * count))
         return sources.cut(ids, size, count, "windows")
 
-    def prepare(self, pipeline: Pipeline, batch: torch.Tensor, seeds: Sequence[int] | None, settings: Settings) -> Run:
+    def prepare(self, pipeline: Pipeline, batch: torch.Tensor, seeds: Sequence[int] | None, reading: Reading) -> Run:
         """A function without arguments that computes the logits of a batch of windows, which is on the device already.
 
         The logits stay on the device: the function reads, tokenizes and copies nothing. The seeds are not used.
@@ -90,7 +92,7 @@ class Family(TextFamily):
         return lambda: pipeline.model(input_ids=ids).logits
 
     def phases(
-        self, pipeline: Pipeline, batch: torch.Tensor, seeds: Sequence[int] | None, settings: Settings
+        self, pipeline: Pipeline, batch: torch.Tensor, seeds: Sequence[int] | None, reading: Reading
     ) -> dict[str, Run]:
         """{phase: function as `prepare` returns}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
 
@@ -98,8 +100,8 @@ class Family(TextFamily):
         """
         from transformers import DynamicCache
 
-        model, count = pipeline.model, _new_tokens(pipeline, settings)
-        length = max(1, min(batch.shape[1] // 2, pipeline.tokens(settings["max_length"]) - count))
+        model, count = pipeline.model, _new_tokens(pipeline, reading)
+        length = max(1, min(batch.shape[1] // 2, pipeline.tokens(reading.max_length) - count))
         prompt = batch[:, :length].to(pipeline.device)
         cache = DynamicCache(config=model.config)
         first = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits.argmax(-1)
@@ -111,25 +113,25 @@ class Family(TextFamily):
             cache.crop(-count)  # back to the prompt
             return token
 
-        return {"forward": self.prepare(pipeline, batch, seeds, settings), "decode": decode}
+        return {"forward": self.prepare(pipeline, batch, seeds, reading), "decode": decode}
 
-    def work(self, pipeline: Pipeline, batch: torch.Tensor, settings: Settings) -> dict[str, int]:
+    def work(self, pipeline: Pipeline, batch: torch.Tensor, reading: Reading) -> dict[str, int]:
         """The work of one call of `prepare`'s function: items and their tokens; and the tokens that `decode` writes.
 
         No window is padded.
         """
-        written = len(batch) * _new_tokens(pipeline, settings)
+        written = len(batch) * _new_tokens(pipeline, reading)
         return {"items": len(batch), "tokens": batch.numel(), "padded_tokens": batch.numel(), "new_tokens": written}
 
-    def record(self, pipeline: Pipeline, texts: Sequence[str], calibration: Settings) -> dict[str, torch.Tensor]:
+    def record(self, pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> dict[str, torch.Tensor]:
         """The network's inputs for calibration text.
 
         Args:
-            calibration: samples, the largest number of windows; max_length in tokens.
+            reading: items, the largest number of windows; max_length in tokens.
         Returns:
             {"input_ids": [samples, tokens]}.
         """
-        return {"input_ids": windows(pipeline, texts, {**calibration, "items": calibration["samples"]})[0]}
+        return {"input_ids": windows(pipeline, texts, reading)[0]}
 
 
 def with_linear_layers(model: Any) -> Any:
@@ -162,12 +164,12 @@ def without_waiting(model: Any) -> Any:
     return model
 
 
-def windows(pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> tuple[torch.Tensor, list[int]]:
+def windows(pipeline: Pipeline, texts: Sequence[str], reading: Reading) -> tuple[torch.Tensor, list[int]]:
     """Cut running text into windows of equal length; a tail that does not fill a window is left out.
 
     Args:
-        settings: max_length, tokens of a window; stride, tokens from the start of one window to the next (null:
-            max_length, so that windows do not overlap); items, the largest number of windows (null: all).
+        reading: max_length, tokens of a window; stride, tokens from the start of one window to the next (None:
+            max_length, so that windows do not overlap); items, the largest number of windows (None: all).
     Returns:
         (ids [windows, tokens], for each window the number of tokens at its end that no earlier window holds). The first
         token of a window has no context and no likelihood.
@@ -177,12 +179,12 @@ def windows(pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> tup
     ids = pipeline.tokenizer("\n\n".join(texts), verbose=False).input_ids
     if len(ids) < 2:
         raise DataError(f"the texts give {len(ids)} tokens, and the likelihood of one needs another before it.")
-    length = min(pipeline.tokens(settings["max_length"]), len(ids))
-    stride = min(settings.get("stride") or length, length)
-    starts = range(0, len(ids) - length + 1, stride)[: settings.get("items")]
+    length = min(pipeline.tokens(reading.max_length), len(ids))
+    stride = min(reading.stride or length, length)
+    starts = range(0, len(ids) - length + 1, stride)[: reading.items]
     cut = torch.tensor([ids[start : start + length] for start in starts])
     return cut, [length] + [stride] * (len(starts) - 1)
 
 
-def _new_tokens(pipeline, settings):
-    return min(settings["new_tokens"], pipeline.tokens(settings["max_length"]) - 1)
+def _new_tokens(pipeline, reading):
+    return min(reading.new_tokens, pipeline.tokens(reading.max_length) - 1)

@@ -10,6 +10,7 @@ import torch
 
 from quantwatt.models.families import effects, pipelines, recording
 from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
+from quantwatt.models.sampling import Drawing
 
 
 class PipelineFamily(ImageFamily):
@@ -37,10 +38,10 @@ class PipelineFamily(ImageFamily):
         return getattr(pipeline, self.DENOISER[0])
 
     def record(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], calibration: Settings, steps: set[int]
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, steps: set[int]
     ) -> Recorded:
         """See ImageFamily; with guidance the batch holds both branches, the unconditional one first."""
-        return recording.record(pipeline, self.denoiser(pipeline), self.generate, prompts, seeds, calibration, steps)
+        return recording.record(pipeline, self.denoiser(pipeline), self.generate, prompts, seeds, drawing, steps)
 
 
 class LatentDiffusionFamily(PipelineFamily):
@@ -49,15 +50,15 @@ class LatentDiffusionFamily(PipelineFamily):
     FURTHER_PROMPTS: ClassVar[dict[str, None]] = {}  # prompts of further encoders that `encode_prompt` requires
 
     def generate(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> np.ndarray:
         """See ImageFamily; all noise, also between steps, comes from one CPU generator per prompt.
 
         Raises:
             DataError: a key of the sampling changes nothing, or the pipeline does not support it.
         """
-        with effects.checked(pipeline, self.denoiser(pipeline), sampling, len(prompts)):
-            return self._call(pipeline, seeds, sampling, output_type="np", **self._texts(pipeline, prompts, sampling))
+        with effects.checked(pipeline, self.denoiser(pipeline), drawing, len(prompts)):
+            return self._call(pipeline, seeds, drawing, output_type="np", **self._texts(pipeline, prompts, drawing))
 
     def encoding(self, pipeline: Pipeline) -> dict[str, Any]:
         """Further arguments of the text encoders, in a pipeline call and in `encode_prompt`."""
@@ -67,16 +68,16 @@ class LatentDiffusionFamily(PipelineFamily):
     def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents, the pipeline's last phase: images [n, 3, height, width] in -1..1."""
 
-    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings) -> Run:
-        texts = self._texts(pipeline, batch, settings)
-        return lambda: self._call(pipeline, seeds, settings, output_type="pt", **texts)
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing) -> Run:
+        texts = self._texts(pipeline, batch, drawing)
+        return lambda: self._call(pipeline, seeds, drawing, output_type="pt", **texts)
 
     @torch.no_grad()
     def phases(
-        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> dict[str, Run]:
         """{"text", "denoise", "decode"}; each phase reads outputs of earlier phases, which are computed before."""
-        texts, guided = self._texts(pipeline, batch, settings), settings["guidance"] > 1
+        texts, guided = self._texts(pipeline, batch, drawing), (drawing.guidance or 0) > 1
 
         @torch.no_grad()
         def text():
@@ -86,7 +87,7 @@ class LatentDiffusionFamily(PipelineFamily):
         embeddings = dict(zip(names, text(), strict=True)) | self.encoding(pipeline)
 
         def denoise():
-            return self._call(pipeline, seeds, settings, output_type="latent", **embeddings)
+            return self._call(pipeline, seeds, drawing, output_type="latent", **embeddings)
 
         latents = denoise()
 
@@ -96,18 +97,18 @@ class LatentDiffusionFamily(PipelineFamily):
 
         return {"text": text, "denoise": denoise, "decode": decode}
 
-    def _texts(self, pipeline, prompts, sampling):
+    def _texts(self, pipeline, prompts, drawing):
         # An empty negative prompt is encoded, too: without it the pipeline would use zeros, which have no first token.
-        negative = [sampling["negative_prompt"]] * len(prompts)
+        negative = [drawing.negative_prompt] * len(prompts)
         return {"prompt": list(prompts), "negative_prompt": negative, **self.encoding(pipeline)}
 
-    def _call(self, pipeline, seeds, sampling, **inputs):
+    def _call(self, pipeline, seeds, drawing, **inputs):
         return pipelines.draw(
             pipeline,
             seeds,
-            num_inference_steps=sampling["steps"],
-            guidance_scale=sampling["guidance"],
-            height=sampling["height"],
-            width=sampling["width"],
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance,
+            height=drawing.height,
+            width=drawing.width,
             **inputs,
         ).images

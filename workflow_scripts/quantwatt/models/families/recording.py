@@ -4,22 +4,24 @@ import functools
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import denoiser_inputs
-from quantwatt.models.family import Pipeline, Recorded, Settings
+from quantwatt.models.family import Pipeline, Recorded
+from quantwatt.models.sampling import Drawing
 
 
 def record(
     pipeline: Pipeline,
     denoiser: torch.nn.Module,
-    generate: Callable[[Pipeline, Sequence[str], Sequence[int], Settings], object],
+    generate: Callable[[Pipeline, Sequence[str], Sequence[int], Drawing], object],
     prompts: Sequence[str],
     seeds: Sequence[int],
-    calibration: Settings,
+    drawing: Drawing,
     steps: set[int],
 ) -> Recorded:
     """Record denoiser inputs along the trajectory of the unquantized model.
@@ -27,17 +29,17 @@ def record(
     Args:
         denoiser: the part of the pipeline whose inputs are recorded.
         generate: the family's method.
-        calibration: the experiment's entry; it has the keys of a sampling.
-        steps: indices of the steps to record, below the calibration's number of steps.
+        drawing: `quantwatt.models.sampling.Drawing`; its negative prompt is not used.
+        steps: indices of the steps to record, below the drawing's number of steps.
     Returns:
         Recorded; inputs are named as in `quantwatt.models.denoiser_inputs`; with guidance the batch holds both branches
         one after the other, whether the denoiser is called once or twice per step.
     Raises:
         DataError: the denoiser's first input is not a batch, or a call cannot be stored.
     """
-    entry = {**calibration, "negative_prompt": ""}
+    drawing, further = replace(drawing, negative_prompt=""), ([*prompts, prompts[0]], [*seeds, seeds[0]])
     # Another number of samples shows which arguments have one row per sample.
-    one_more = _first_arguments(denoiser, lambda: generate(pipeline, [*prompts, prompts[0]], [*seeds, seeds[0]], entry))
+    one_more = _first_arguments(denoiser, lambda: generate(pipeline, *further, drawing))
     evaluations, shared, calls, timesteps = 0, None, {step: [] for step in sorted(steps)}, {}
 
     def done():
@@ -49,12 +51,12 @@ def record(
         named, planned = arguments(module, args, kwargs), pipeline.scheduler.timesteps.tolist()
         shared = denoiser_inputs.shared(named, one_more) if shared is None else shared
         for step in calls:
-            if evaluations == evaluation_of(step, calibration["steps"], planned):
+            if evaluations == evaluation_of(step, drawing.steps or len(planned), planned):
                 calls[step].append(_inputs(module, named, shared, len(prompts)))
                 timesteps[step] = planned[evaluations]
 
     with denoiser.register_forward_pre_hook(keep, with_kwargs=True), after_each_step(pipeline.scheduler, done):
-        generate(pipeline, prompts, seeds, entry)
+        generate(pipeline, prompts, seeds, drawing)
     return Recorded({step: _together(inputs) for step, inputs in calls.items()}, timesteps)
 
 
