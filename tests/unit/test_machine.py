@@ -125,6 +125,16 @@ def test_the_installed_torchs_build_is_torchs_own_word():
     assert machine.torch_build() == TorchBuild(torch.__version__, torch.version.cuda, torch.version.hip)
 
 
+def test_only_constants_of_torchs_version_py_are_read(tmp_path, monkeypatch):
+    fake_cuda.write_torch(tmp_path, "12.8")
+    init = tmp_path / "torch/__init__.py"
+    with init.with_name("version.py").open("a") as file:
+        file.write("for part in __version__:\n    pass\nhip = hip or None\n__version__ += '+cu128'\n")
+    spec = machine.importlib.util.spec_from_file_location("torch", init)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: spec)
+    assert machine.torch_build() == TorchBuild("2.9.0", "12.8", None)
+
+
 def test_without_torch_the_sentence_names_the_environment(monkeypatch):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="torch is not installed: run this with the environment's Python"):

@@ -6,16 +6,20 @@ used.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
+
+Values = Sequence[float] | np.ndarray  # [n] observations
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 COUNTS = 2**22  # bootstrap counts (how often each value is drawn) that are in memory at once
 
 
-def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
+def bootstrap_mean(values: Values, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
     """Percentile bootstrap of a mean.
 
     Args:
@@ -30,7 +34,7 @@ def bootstrap_mean(values, resamples=RESAMPLES, seed=0):
     return float(values.mean()), low, high
 
 
-def student_mean(values):
+def student_mean(values: Values) -> tuple[float, float, float]:
     """Mean of a few observations with its interval by Student's t.
 
     Args:
@@ -46,7 +50,7 @@ def student_mean(values):
     return mean, mean - half, mean + half
 
 
-def nested_mean(groups, statistic=np.mean):
+def nested_mean(groups: Sequence[Values], statistic: Callable[..., Any] = np.mean) -> tuple[float, float, float]:
     """Mean over processes of a statistic per process, with its interval on the logarithmic scale.
 
     The processes are the independent units. The variance between processes already includes the variance of the blocks
@@ -65,7 +69,9 @@ def nested_mean(groups, statistic=np.mean):
     return mean, mean * math.exp(-half), mean * math.exp(half)
 
 
-def nested_ratio(groups, baseline, statistic=np.mean):
+def nested_ratio(
+    groups: Sequence[Values], baseline: Sequence[Values], statistic: Callable[..., Any] = np.mean
+) -> tuple[float, float, float]:
     """Ratio of two configurations that were measured alternately, on the logarithmic scale.
 
     Process i of one configuration ran next to process i of the other. The interval is Student's t over the logarithms
@@ -104,7 +110,13 @@ def _half(logs, alone):
     return _student(n - 1) * math.sqrt(variance)
 
 
-def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, seed=0):
+def bootstrap_ratios(
+    numerators: np.ndarray,
+    denominators: Values,
+    value_of: Callable[[np.ndarray], Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
     """Percentile bootstrap of a function of ratios of sums, such as nats per token over windows of different lengths.
 
     Args:
@@ -123,7 +135,9 @@ def bootstrap_ratios(numerators, denominators, value_of, resamples=RESAMPLES, se
     return float(value(values.sum(0))), *_bounds(value(_resampled_means(values, resamples, seed)))
 
 
-def bootstrap_statistic(statistic, n, resamples, seed=0):
+def bootstrap_statistic(
+    statistic: Callable[[np.ndarray], float], n: int, resamples: int, seed: int = 0
+) -> tuple[float, float, float]:
     """Interval of a statistic of a whole sample, such as a Frechet distance.
 
     A resample repeats images, which biases a distance between distributions upwards. The percentiles of the resamples

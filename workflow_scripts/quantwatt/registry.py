@@ -7,6 +7,8 @@ rerun jobs of another.
 import functools
 import importlib
 import json
+from types import ModuleType
+from typing import Any
 
 from quantwatt.artifacts.manifest import PROJECT
 
@@ -28,22 +30,22 @@ PACKAGES = {  # {kind of plugin: its package, relative to quantwatt}
 }
 
 
-def module_name(kind, name):
+def module_name(kind: str, name: str) -> str:
     """The dotted name of a plugin's module; a dash in the plugin's name is an underscore in the file's name."""
     return f"quantwatt.{PACKAGES[kind]}.{name.replace('-', '_')}"
 
 
-def names(kind):
+def names(kind: str) -> list[str]:
     """Names of the plugins of a kind that have a schema, sorted."""
     return sorted(path.name.removesuffix(".schema.json") for path in (SCHEMAS / kind).glob("*.schema.json"))
 
 
-def load(kind, name):
+def load(kind: str, name: str) -> ModuleType:
     """The module of a plugin."""
     return importlib.import_module(module_name(kind, name))
 
 
 @functools.cache
-def schema(name):
+def schema(name: str) -> dict[str, Any]:
     """The JSON schema `resources/schemas/NAME.schema.json`."""
     return json.loads((SCHEMAS / f"{name}.schema.json").read_text())

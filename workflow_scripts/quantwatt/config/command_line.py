@@ -15,7 +15,7 @@ CONFIG, CONFIGFILE = ("--config", "-C"), ("--configfile", "--configfiles")
 KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # keys that Snakemake accepts
 
 
-def check(words):
+def check(words: list[str]) -> None:
     """End Snakemake with one sentence if its command line or its configuration cannot be read.
 
     Args:

@@ -1,7 +1,9 @@
 """Check the references between entries of an experiment, and the files that entries name."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import text_files
 from quantwatt.artifacts.errors import DataError
@@ -19,7 +21,7 @@ READERS = {"sentences": read_sentences, "running": read_running_text}  # {x-text
 LOCAL_JUDGE = "local-dir:"  # open_clip's prefix for a model in a local folder
 
 
-def check_references(experiment, file):
+def check_references(experiment: Mapping[str, Any], file: str) -> None:
     """Refuse an entry that refers to a missing entry or names a missing or invalid file."""
     _check_baseline(experiment["baseline"], experiment["methods"], file)
     _check_calibration(experiment, file)
@@ -117,7 +119,7 @@ def _check_prompts(where, entry, file):
         text_files.say(path, notes)
         lines = len(texts)
     else:
-        lines = datasets.entries(path)
+        lines = datasets.entries(path) or 0
     if lines < (1 if entry.get("cycle") else entry.get("images", 1)):
         raise ConfigurationError(
             f"{file}: {where}.images: {entry['images']} images need as many prompts, and {path} has {lines} (cycle: "

@@ -7,7 +7,9 @@ starts. All defaults of the schemas are filled in, so that a rule's slice of the
 
 import copy
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quantwatt.config import grid_size
 from quantwatt.config.cross_checks import check_references
@@ -27,7 +29,9 @@ COMMAND_LINE = "--config"  # name of the command line in messages
 TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None), "object": dict}
 
 
-def sources(configfiles, words, replaced=False, folder=None):
+def sources(
+    configfiles: Iterable[str | Path], words: Iterable[str] | None, replaced: bool = False, folder: Path | None = None
+) -> list[tuple[str, dict[str, Any]]]:
     """All sources of the configuration with their names in messages: `config.yaml`, --configfile, --config.
 
     Args:
@@ -47,7 +51,7 @@ def sources(configfiles, words, replaced=False, folder=None):
     return [*files, (COMMAND_LINE, values(words))]
 
 
-def load_config(config):
+def load_config(config: dict[str, Any] | list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """Check the workflow's own configuration and fill in its defaults.
 
     Args:
@@ -80,12 +84,12 @@ def load_config(config):
     return completed
 
 
-def source_of(key, sources):
+def source_of(key: str, sources: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """The name of the last source that has a key, or of the first source if none has it."""
     return next((name for name, settings in reversed(sources) if key in settings), sources[0][0])
 
 
-def values(words):
+def values(words: Iterable[str] | None) -> dict[str, Any]:
     """Convert KEY=VALUE words of the command line to a mapping; values are parsed like those of a file.
 
     Snakemake parses them differently: nested values as text, 1_000 as a number even for a name, and null as text.
@@ -141,7 +145,7 @@ def _existing(folder):
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
-def check_writable(results, file="config.yaml"):
+def check_writable(results: str | Path, file: str = "config.yaml") -> None:
     """Refuse a folder of results that cannot be written or created, before any job starts.
 
     Raises:
@@ -154,7 +158,7 @@ def check_writable(results, file="config.yaml"):
         )
 
 
-def load_experiment(name, file="config.yaml"):
+def load_experiment(name: str, file: str = "config.yaml") -> dict[str, Any]:
     """Read `resources/experiments/NAME.yaml`, check it, and fill in every default.
 
     Args:
@@ -179,7 +183,7 @@ def load_experiment(name, file="config.yaml"):
     return check_experiment(read_yaml(path, file), file)
 
 
-def check_experiment(raw, file):
+def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     """Check and complete a parsed experiment, as `load_experiment` does; `file` is its name in messages."""
     experiment = complete(raw, schema("experiment"), file, "")
     grid_size.check_cells(experiment, file)
@@ -251,7 +255,7 @@ def _kind(models, file):
     return next(iter(first))
 
 
-def for_model(entry, model):
+def for_model(entry: dict[str, Any], model: str) -> dict[str, Any]:
     """A sampling or calibration with the texts of one model, if it names texts per model."""
     texts = entry.get("texts")
     return {**entry, "texts": texts[model]} if isinstance(texts, dict) else entry

@@ -1,12 +1,15 @@
 """Estimate an experiment's number of jobs before its graph is built: Snakemake is silent while it plans millions."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantwatt.artifacts import image_parts
 from quantwatt.config.schemas import ConfigurationError
 
 MOST_CELLS = 100_000  # largest number of cells (model, method, sampling); each cell takes several jobs
 
 
-def check_cells(experiment, file):
+def check_cells(experiment: Mapping[str, Any], file: str) -> None:
     """Refuse a grid with too many cells to list.
 
     Raises:
@@ -21,7 +24,7 @@ def check_cells(experiment, file):
         )
 
 
-def check_jobs(experiment, config, file):
+def check_jobs(experiment: Mapping[str, Any], config: Mapping[str, Any], file: str) -> None:
     """Refuse a grid of more jobs than `max_jobs`.
 
     Args:
@@ -34,7 +37,7 @@ def check_jobs(experiment, config, file):
     total, limit = sum(numbers.values()), config["max_jobs"]
     if total <= limit:
         return
-    where = max(numbers, key=numbers.get)
+    where = max(numbers, key=numbers.__getitem__)
     kind, _, name = where.partition(".")
     largest, way_out = where, "use fewer methods or samplings"
     if kind == "sensitivities":
@@ -49,7 +52,7 @@ def check_jobs(experiment, config, file):
     )
 
 
-def jobs(experiment, images_per_job):
+def jobs(experiment: Mapping[str, Any], images_per_job: int) -> dict[str, int]:
     """Estimate the number of jobs of a complete run: {entry: number}."""
     models, methods = len(experiment["models"]), len(experiment["methods"])
     numbers = {"methods": 2 * models * methods + 2 * models}  # allocation and checkpoint; fetching and calibrating

@@ -83,7 +83,7 @@ _FILES = {
 }
 
 
-def files(plan: Plan, rule: str, names: dict[str, str]) -> dict:
+def files(plan: Plan, rule: str, names: dict[str, str]) -> dict[str, str | list[str]]:
     """The input files of a job that depend on its entries.
 
     Args:

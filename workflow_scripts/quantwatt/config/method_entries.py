@@ -1,11 +1,14 @@
 """Complete and check the entries of methods: each part by itself, and the combination of parts."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from quantwatt.config.methods import is_external, is_library, is_mixed, is_quantized
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
 from quantwatt.registry import schema
 
 
-def complete_method(entry, file, where):
+def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str, Any]:
     """Complete one method; an entry without `weights` is unquantized, unless its allocation is mixed."""
     method = complete(entry, schema("method"), file, where)
     if not is_quantized(method):
@@ -25,11 +28,11 @@ def complete_method(entry, file, where):
     return method
 
 
-def complete_transforms(entries, file, where):
+def complete_transforms(entries: Iterable[Mapping[str, Any]], file: str, where: str) -> list[dict[str, Any]]:
     return [complete_plugin(entry, "transforms", "name", file, f"{where}.{i}") for i, entry in enumerate(entries)]
 
 
-def complete_weights(weights, file, where):
+def complete_weights(weights: Mapping[str, Any] | None, file: str, where: str) -> dict[str, Any] | None:
     """Complete a weight format; None is 16 bit."""
     if weights is None:
         return None
@@ -90,7 +93,7 @@ def _check_combination(method, file, where):
     check_static(activations, file, f"{where}.activations")
 
 
-def check_static(activations, file, where):
+def check_static(activations: Mapping[str, Any] | None, file: str, where: str) -> None:
     if activations and not activations["dynamic"] and activations["granularity"] != "tensor":
         raise ConfigurationError(
             f"{file}: {where}.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."

@@ -1,29 +1,32 @@
 """Properties of a completed method entry, from its keys and from the schemas of its parts."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantwatt.registry import schema
 
 
-def is_mixed(method):
+def is_mixed(method: Mapping[str, Any]) -> bool:
     """Whether the method's allocation is mixed: layers may have different formats."""
     return method["allocation"].get("name") == "mixed"
 
 
-def is_quantized(method):
+def is_quantized(method: Mapping[str, Any]) -> bool:
     """Whether the method quantizes any layer."""
     return method["weights"] is not None or is_mixed(method)
 
 
-def is_library(method):
+def is_library(method: Mapping[str, Any]) -> bool:
     """Whether a library rounds, stores and computes the weights ("x-library" in the format's schema)."""
     return bool(method["weights"]) and schema(f"formats/{method['weights']['format']}").get("x-library", False)
 
 
-def is_external(method):
+def is_external(method: Mapping[str, Any]) -> bool:
     """Whether the solver runs in a separate environment ("x-external" in the solver's schema)."""
     return bool(method["solver"]) and schema(f"solvers/{method['solver']['name']}").get("x-external", False)
 
 
-def needs_calibration(method):
+def needs_calibration(method: Mapping[str, Any]) -> bool:
     """Whether static activations, a transform or the solver need calibration ("x-needs-calibration" in schemas)."""
     changed = [
         *method["allocation"].get("overrides", {}).values(),

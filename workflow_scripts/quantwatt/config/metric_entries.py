@@ -20,6 +20,7 @@ A schema of resources/schemas/metrics/ has, in addition to its settings,
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.registry import names, schema
@@ -100,19 +101,17 @@ def shown(first: str = "place") -> dict[str, Metric]:
     return metrics
 
 
-def words() -> dict[str, dict]:
+def words() -> dict[str, dict[str, Any]]:
     """The schemas' keys that tables, figures and the report depend on; a change reruns them."""
     return {name: {key: _said(name, key) for key in ("x-compared-with", "x-higher-is-better", "x-shown")}
             for name in names("metrics")}  # fmt: skip
 
 
 def _metric(name, entry):
-    fields = {key: value for key, value in entry.items() if not key.startswith("place")}
+    fields: dict[str, Any] = {"column": name.replace("-", "_"), "higher_is_better": higher_is_better(name)}
+    fields |= {key: value for key, value in entry.items() if not key.startswith("place")}
     try:
-        return Metric(
-            **{"column": name.replace("-", "_"), "higher_is_better": higher_is_better(name)} | fields,
-            paired=compared_with(name) == "baseline",
-        )
+        return Metric(**fields, paired=compared_with(name) == "baseline")
     except TypeError as error:  # "missing 1 required positional argument: 'title'"
         raise DataError(f"{_file(name)}: x-shown: {str(error).split('() ')[-1]}.") from error
 

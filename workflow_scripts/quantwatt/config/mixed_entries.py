@@ -1,5 +1,8 @@
 """Complete and check sensitivities, and the integer programs of mixed methods, which use them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantwatt import registry
 from quantwatt.config.method_entries import check_static, complete_transforms, complete_weights
 from quantwatt.config.programs import names_of
@@ -9,7 +12,7 @@ from quantwatt.config.suggestions import nearest
 from quantwatt.registry import schema
 
 
-def complete_sensitivity(entry, file, where):
+def complete_sensitivity(entry: Mapping[str, Any], file: str, where: str) -> dict[str, Any]:
     """Complete a sensitivity: the candidates that are tried on one layer at a time."""
     entry = complete(entry, schema("sensitivity"), file, where)
     for name, candidate in entry["candidates"].items():
@@ -52,7 +55,7 @@ def _rounded_here():
     return f"{', '.join(most)} or {last}"
 
 
-def check_mixed(method, sensitivities, file, where):
+def check_mixed(method: Mapping[str, Any], sensitivities: Mapping[str, Any], file: str, where: str) -> None:
     """Check the programs of a mixed method, and add the candidates that they name to its allocation."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:

@@ -1,12 +1,16 @@
 """Objectives by which mixed methods choose layers' formats: one metric for all layers, or one per group of layers."""
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.sensitivity_table import METRICS
 from quantwatt.config import methods
 
 
-def objectives(entries, sensitivity):
+def objectives(entries: Iterable[Mapping[str, Any]], sensitivity: str) -> list[str | dict[str, str]]:
     """The distinct objectives of all methods that use a sensitivity; the order of methods does not matter.
 
     Args:
@@ -20,12 +24,12 @@ def objectives(entries, sensitivity):
     return [distinct[key] for key in sorted(distinct)] or list(METRICS)
 
 
-def metric_of(objective, name, layer, where):
+def metric_of(objective: str | dict[str, str], name: str, layer: Mapping[str, Any], where: str | Path) -> str:
     """The metric of an objective for a layer; raises as `group_of`."""
     return objective[group_of(name, layer, where)] if isinstance(objective, dict) else objective
 
 
-def group_of(name, layer, where):
+def group_of(name: str, layer: Mapping[str, Any], where: str | Path) -> str:
     """A layer's group, "content" or "quality".
 
     Raises:

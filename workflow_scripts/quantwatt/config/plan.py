@@ -4,6 +4,8 @@ Wildcards are plain mappings, {"model": NAME, ...}: this module does not need Sn
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 from quantwatt.artifacts import image_parts, layout
 from quantwatt.artifacts.manifest import canonical_json
@@ -25,7 +27,14 @@ class Plan:
         kernels: {format of weights: names of the kernels that may compute it on the device}.
     """
 
-    def __init__(self, config: dict, experiment: dict, device: str, meter: str, kernels: dict[str, list[str]]):
+    def __init__(
+        self,
+        config: dict[str, Any],
+        experiment: dict[str, Any],
+        device: str,
+        meter: str,
+        kernels: Mapping[str, list[str]],
+    ) -> None:
         self.config, self.experiment = config, experiment
         self.device, self.meter, self.kernels = device, meter, kernels
         self.results = f"{config['results']}/{config['experiment']}"
@@ -45,7 +54,7 @@ class Plan:
 
     # Entries and their slices
 
-    def entry(self, kind: str, names: dict[str, str]) -> dict:
+    def entry(self, kind: str, names: dict[str, str]) -> dict[str, Any]:
         """The entry that a job's wildcards name.
 
         Args:

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 import jsonschema
 
@@ -34,19 +36,19 @@ IN_YAML = {  # {JSON's name of a type: words for users}
 class ConfigurationError(Exception):
     """A wrong entry of the configuration; the message is one sentence naming file, entry and key."""
 
-    def __init__(self, sentence):
+    def __init__(self, sentence: str) -> None:
         line = "".join(character if character.isprintable() else " " for character in sentence)
         super().__init__(without_credentials(line))
 
 
-def lookup(mapping, name, what, file):
+def lookup(mapping: Mapping[str, Any], name: str, what: str, file: str) -> Any:
     """`mapping[name]`, or a ConfigurationError with the nearest spelling."""
     if name not in mapping:
         raise ConfigurationError(f"{file}: there is no {what} '{name}'{nearest(name, mapping)}.")
     return mapping[name]
 
 
-def plugin(kind, name, file, where):
+def plugin(kind: str, name: str, file: str, where: str) -> str:
     """Return `name` if `resources/schemas/KIND/NAME.schema.json` exists; else raise ConfigurationError."""
     known = registry.names(kind)
     if name not in known:
@@ -56,7 +58,7 @@ def plugin(kind, name, file, where):
     return name
 
 
-def complete_plugin(entry, kind, key, file, where):
+def complete_plugin(entry: Any, kind: str, key: str, file: str, where: str) -> dict[str, Any]:
     """Complete an entry with the schema of the plugin that the entry's `key` names."""
     if not isinstance(entry, dict) or key not in entry:
         raise ConfigurationError(f"{file}: {where}.{key}: missing.")
@@ -64,7 +66,7 @@ def complete_plugin(entry, kind, key, file, where):
     return complete(entry, schema(f"{kind}/{name}"), file, where)
 
 
-def complete(value, schema, file, where):
+def complete(value: Any, schema: Mapping[str, Any], file: str, where: str) -> Any:
     """Check `value` and return a copy with the schema's defaults filled in.
 
     A `~` at the start of a path ("x-path" in the schema) is replaced by the home folder, so that all jobs agree on it.

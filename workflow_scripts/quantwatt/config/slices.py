@@ -5,6 +5,7 @@ plugins that the rule does not load, may change without rerunning it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from quantwatt.artifacts.manifest import canonical_json
 
@@ -24,7 +25,7 @@ class Slice:
     without: tuple[str, ...] = ()
     watched: bool = True
 
-    def of(self, entry: dict) -> str:
+    def of(self, entry: dict[str, Any]) -> str:
         """The slice of a complete entry, a canonical JSON string: equal for equal settings.
 
         Raises:

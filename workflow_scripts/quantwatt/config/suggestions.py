@@ -6,12 +6,14 @@ Schemas list the names that other projects use: "x-aliases" for a value, {patter
 
 import difflib
 import fnmatch
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 FEW = 8  # largest number of names that a sentence lists
 NEAR = 0.7  # least ratio of difflib: a missing, extra or swapped letter, but not another acronym (fp8 for fp4)
 
 
-def instead(word, *schemas):
+def instead(word: object, *schemas: Mapping[str, Any]) -> str:
     """What to write instead of a value, by the schemas of valid values: the end of a sentence, or nothing.
 
     Args:
@@ -29,7 +31,7 @@ def instead(word, *schemas):
     return ""
 
 
-def other_name(key, properties):
+def other_name(key: str, properties: Mapping[str, Any]) -> str:
     """What to write instead of a key, by the schemas of valid keys, {name: schema}; as `instead`."""
     names = [name for name, schema in properties.items() if key.lower() in (name.lower(), *_others(schema))]
     written = "' and '".join(names)
@@ -40,18 +42,18 @@ def _others(schema):
     return schema.get("x-other-names", ()) if isinstance(schema, dict) else ()
 
 
-def nearest(name, known):
+def nearest(name: object, known: Collection[object]) -> str:
     """Suggest the nearest spelling; if none is near, list all names if they are few. As `spelling`."""
     few = ", ".join(sorted(map(str, known))) if 0 < len(known) <= FEW else ""
     return spelling(name, known) or (f"; there are {few}" if few else "")
 
 
-def spelling(name, known):
+def spelling(name: object, known: Iterable[object]) -> str:
     """Suggest the nearest spelling among known names: the end of a sentence, or nothing if none is near."""
     match = near(name, known)
     return f"; did you mean '{match}'" if match else ""
 
 
-def near(name, known):
+def near(name: object, known: Iterable[object]) -> str | None:
     """The nearest spelling among known names, or None."""
     return next(iter(difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=NEAR)), None)

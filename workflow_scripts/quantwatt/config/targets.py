@@ -3,7 +3,9 @@
 Snakemake itself would say that no rule makes a target, or wrap this error in a traceback of input functions.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import layout
 from quantwatt.config.experiment import EXPERIMENTS
@@ -19,7 +21,7 @@ PLURAL = {  # {wildcard: the experiment's key with its entries}
 }
 
 
-def check(word, experiment, config):
+def check(word: str, experiment: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Refuse a target of another experiment, or of an unknown model, method, sampling or metric.
 
     Args:
@@ -45,7 +47,7 @@ def check(word, experiment, config):
             entry(experiment, kind, part, config["experiment"])
 
 
-def entry(experiment, kind, name, title):
+def entry(experiment: Mapping[str, Any], kind: str, name: str, title: str) -> dict[str, Any]:
     """One entry of an experiment; `kind` is one of PLURAL.
 
     Raises:

@@ -7,9 +7,11 @@ grouped, as in 50_000.
 
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from quantwatt.config.schemas import ConfigurationError
 
@@ -57,11 +59,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not a string", key.start_mark)
+                raise ConstructorError(None, None, "a key is not a string", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' stands twice", key.start_mark
-                )
+                raise ConstructorError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -75,7 +75,7 @@ for _tag, (_pattern, _first) in _PLAIN_WORDS.items():
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
-def read_yaml(path, file):
+def read_yaml(path: str | Path, file: str) -> dict[str, Any]:
     """Parse a YAML file; duplicate keys are refused.
 
     Args:
@@ -98,7 +98,7 @@ def read_yaml(path, file):
     return value
 
 
-def parse(text, file):
+def parse(text: str, file: str) -> Any:
     """Parse a text in YAML; `file` is its name in messages.
 
     Raises:
@@ -108,7 +108,7 @@ def parse(text, file):
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         raise ConfigurationError(f"{file}: {_sentence(error, text.splitlines())}.") from error
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         raise ConfigurationError(
             f"{file}: the character {chr(error.character)!a} at place {error.position} cannot stand in YAML."
         ) from error

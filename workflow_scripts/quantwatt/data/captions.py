@@ -6,7 +6,7 @@ import zlib
 from quantwatt.artifacts.errors import DataError
 
 
-def draw(annotations, images, seed=0):
+def draw(annotations: bytes, images: int, seed: int = 0) -> list[str]:
     """Select images and one caption of each, in the order of the images' numbers.
 
     A checksum of the image's number and the seed selects the images and the caption of an image: the selection is the

@@ -1,6 +1,9 @@
 """Map labels of texts to a classifier's outputs, by the names that the model gives its classes."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import text_files
 from quantwatt.artifacts.errors import DataError
@@ -15,7 +18,9 @@ USUAL = (  # names in the order in which data sets number them: GLUE's SST-2 and
 )
 
 
-def of_outputs(labels, model, path):
+def of_outputs(
+    labels: list[int] | list[str] | None, model: Any, path: str | Path
+) -> tuple[list[int] | None, list[str]]:
     """Convert labels of a file's texts to output numbers of a transformers model; notes are printed.
 
     Returns:
@@ -33,7 +38,9 @@ def of_outputs(labels, model, path):
     return outputs, notes
 
 
-def numbers(labels, id2label, label2id=None):
+def numbers(
+    labels: list[int] | list[str], id2label: Mapping[Any, Any] | None, label2id: Mapping[Any, int] | None = None
+) -> tuple[list[int], list[str]]:
     """Convert labels of texts to output numbers of a model, with notes on the conversion.
 
     Names are looked up among the model's class names, ignoring case. Whole numbers are the model's output numbers. The
@@ -57,14 +64,15 @@ def numbers(labels, id2label, label2id=None):
     named = not all(GENERIC.fullmatch(name) for name in names.values())
     if isinstance(labels[0], str):
         return _looked_up(labels, names), []
+    whole: list[int] = labels  # ty: ignore[invalid-assignment]  (labels are all of one type)
     usual = next((order for order in USUAL if sorted(order) == sorted(names.values())), None)
     if not named or usual is None:
-        return labels, [f"labels are the model's numbers ({_shown(names)})"] if named else []
+        return whole, [f"labels are the model's numbers ({_shown(names)})"] if named else []
     place = {name: number for number, name in names.items()}
     order = [place[name] for name in usual]
     if order == list(range(len(order))):
-        return labels, []
-    outputs = [order[label] if label < len(order) else label for label in labels]
+        return whole, []
+    outputs = [order[label] if label < len(order) else label for label in whole]
     return outputs, [f"labels are read as {_shown(dict(enumerate(usual)))}, and the model's own are {_shown(names)}"]
 
 

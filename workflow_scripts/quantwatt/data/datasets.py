@@ -5,9 +5,9 @@ archives, checks their sha256 and extracts the files. Data that must not be redi
 user; the error message says where to put it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import captions, prompts, sources
@@ -118,14 +118,14 @@ YOURS = {
 }
 
 
-def name_of(path):
+def name_of(path: str | PurePath) -> str | None:
     """The key of a path under data/ in ARCHIVES, EXTRACTS or YOURS; None for an unknown path."""
     path = PurePosixPath(path)
     name = str(path.relative_to(FOLDER)) if path.is_relative_to(FOLDER) else None
     return name if name in ARCHIVES or name in EXTRACTS or name in YOURS else None
 
 
-def absent(path, names):
+def absent(path: str | PurePath, names: Collection[str]) -> str:
     """The key of a data set that is to be written to `path`, which must not exist yet.
 
     Args:
@@ -133,7 +133,7 @@ def absent(path, names):
     Raises:
         DataError: the path is not among `names`, only the user can provide it, or it exists already.
     """
-    name = name_of(path)
+    name = name_of(path) or ""
     if name in YOURS:
         raise DataError(f"{path}: {YOURS[name]}")
     if name not in names:
@@ -144,13 +144,13 @@ def absent(path, names):
     return name
 
 
-def entries(path):
+def entries(path: str | PurePath) -> int | None:
     """The number of entries of a file that may not exist yet; None for an unknown file."""
-    extract = EXTRACTS.get(name_of(path))
-    return extract and extract.entries
+    extract = EXTRACTS.get(name_of(path) or "")
+    return extract.entries if extract else None
 
 
-def missing(names):
+def missing(names: Iterable[str]) -> list[str]:
     """The names of data sets that do not exist in the current folder.
 
     Existing files are not an output of any rule, so that nothing downloads or overwrites them: neither --forceall, nor

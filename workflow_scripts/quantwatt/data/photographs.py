@@ -11,7 +11,9 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 
@@ -37,24 +39,24 @@ KINDS = {  # {kind: property of an image, and how it is handled}
 class Record:
     """Statistics of reading images: their number, and for each of KINDS a count and the names of the first files."""
 
-    def __init__(self, source):
+    def __init__(self, source: Path) -> None:
         self.source, self.read, self.left_out = source, 0, Counter()
         self.names = {kind: [] for kind in KINDS}
         self.counts = Counter()
 
-    def add(self, name, kinds):
+    def add(self, name: str, kinds: Iterable[str]) -> None:
         self.read += 1
         for kind in kinds:
             self.counts[kind] += 1
             if len(self.names[kind]) < NAMED:
                 self.names[kind].append(name)
 
-    def described(self):
+    def described(self) -> dict[str, Any]:
         """The record as JSON."""
         kinds = {kind: {"count": self.counts[kind], "first": self.names[kind]} for kind in KINDS if self.counts[kind]}
         return {"read": self.read, "left_out": dict(sorted(self.left_out.items())), **kinds}
 
-    def sentences(self):
+    def sentences(self) -> list[str]:
         """The record in words, one sentence per kind."""
         sentences = []
         if self.left_out:
@@ -68,7 +70,7 @@ class Record:
 
 
 @contextlib.contextmanager
-def opened(source):
+def opened(source: str | Path) -> Generator[tuple[list[str], Callable[[str], IO[bytes]], Record], None, None]:
     """Open a folder (links are followed) or a ZIP archive of images.
 
     Hidden files, and the folder __MACOSX that macOS adds to archives, are left out.
@@ -96,7 +98,7 @@ def opened(source):
         yield names, archive.open, record
 
 
-def read(open_file, name, size, record):
+def read(open_file: Callable[[str], IO[bytes]], name: str, size: tuple[int, int], record: Record) -> np.ndarray:
     """Read one image, uint8 [height, width, 3].
 
     The image is scaled by PIL's bicubic filter to cover `size` and cropped at the centre.
@@ -122,7 +124,7 @@ def read(open_file, name, size, record):
                 if _is_plain(pixels):
                     kinds.append("alpha_only" if "alpha" in kinds and not _is_plain_alpha(image) else "one_colour")
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise DataError(
             f"{record.source}/{name}: more than the {limit:,} pixels that Pillow opens; scale the image down."
         ) from error

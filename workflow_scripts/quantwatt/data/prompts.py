@@ -1,6 +1,9 @@
 """Read the prompts of a sampling: one per line of its file; with `cycle` the lines are repeated."""
 
 import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
@@ -9,7 +12,7 @@ HEADINGS = ("prompt", "prompts", "caption", "captions", "text")
 EMPTY = '""'  # a line with only this is the empty prompt, for unconditional images
 
 
-def read(path):
+def read(path: str | Path) -> tuple[list[str], list[str]]:
     """Read the prompts of a file: a list, or a table with a column of prompts (`quantwatt.artifacts.text_tables`).
 
     Blank lines are not prompts: an accidental blank line would silently move every later prompt to another seed. A line
@@ -26,14 +29,14 @@ def read(path):
     return ["" if text == EMPTY else text for text in column.texts], column.notes
 
 
-def read_and_say(path):
+def read_and_say(path: str | Path) -> list[str]:
     """Read the prompts of a file and print the reader's notes to stderr. Raises as `read`."""
     prompts, notes = read(path)
     text_files.say(path, notes)
     return prompts
 
 
-def first(sampling, count):
+def first(sampling: Mapping[str, Any], count: int) -> list[str]:
     """The first `count` prompts of a sampling; with `cycle` the lines of its file are repeated.
 
     Returns:

@@ -122,15 +122,17 @@ def _signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
     if kind == "circle":
         return np.hypot(x, y) - radius
     if kind == "square":
-        return np.maximum(abs(x), abs(y)) - 0.88 * radius
+        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
     if kind == "triangle":
         y = y - 0.29 * radius  # the centre of the inscribed circle is below half the height
-        return np.maximum(0.866 * abs(x) - 0.5 * y, y) - 0.575 * radius
+        return np.maximum(0.866 * np.abs(x) - 0.5 * y, y) - 0.575 * radius
     if kind == "cross":
         long, wide = radius, 0.36 * radius
-        return np.minimum(np.maximum(abs(x) - long, abs(y) - wide), np.maximum(abs(x) - wide, abs(y) - long))
+        return np.minimum(
+            np.maximum(np.abs(x) - long, np.abs(y) - wide), np.maximum(np.abs(x) - wide, np.abs(y) - long)
+        )
     if kind == "ring":
-        return abs(np.hypot(x, y) - 0.73 * radius) - 0.27 * radius
+        return np.abs(np.hypot(x, y) - 0.73 * radius) - 0.27 * radius
     raise ValueError(f"unknown shape {kind!r}")
 
 

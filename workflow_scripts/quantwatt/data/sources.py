@@ -1,12 +1,19 @@
 """Read files of texts: labelled sentences in the style of the GLUE tasks, and running text."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 HEADINGS = ("sentence", "text", "review")
 
 
-def read_sentences(path):
+def read_sentences(path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:
     """Read sentences and their labels.
 
     Args:
@@ -37,7 +44,7 @@ def _labels(path, column):
     return [int(label) for label in column.labels] if numbered else column.labels
 
 
-def read_running_text(path):
+def read_running_text(path: str | Path) -> tuple[list[str], None]:
     """Read running text: ([the whole file], None), as it has no labels.
 
     Raises:
@@ -48,7 +55,7 @@ def read_running_text(path):
     return [text], None
 
 
-def cut(items, size, count, what):
+def cut(items: "Sequence[str] | torch.Tensor", size: int, count: int, what: str) -> list[Any]:
     """The first `count` batches of `size` items.
 
     Args:

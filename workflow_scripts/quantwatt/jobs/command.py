@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import PROJECT
@@ -18,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SIGNAL_GRACE_S = 5  # seconds after a signal in which further signals are ignored
 
 
-def run(main, fetches=False):
+def run(main: Callable[[], str | int | None], fetches: bool = False) -> NoReturn:
     """Call `main()`; a DataError is printed as one sentence with exit code 1, any other exception is a bug.
 
     Only scripts with `fetches` contact the Hugging Face hub: a cluster node may have no network, and a library that
@@ -43,7 +45,7 @@ def run(main, fetches=False):
     sys.exit(ending)
 
 
-def answer_signals():
+def answer_signals() -> None:
     """Raise KeyboardInterrupt at SIGINT and SIGTERM, but only once while unfinished files are removed.
 
     Ctrl-C sends a job two signals: SIGINT from the terminal, and SIGTERM when its parent shell ends. A signal that was
@@ -62,13 +64,13 @@ def answer_signals():
             signal.signal(number, interrupt)
 
 
-def end_with_parent():
+def end_with_parent() -> None:
     """Let the system terminate this process when its parent is killed, so that it does not keep the device busy."""
     with contextlib.suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def use_this_interpreter():
+def use_this_interpreter() -> None:
     """Make `python` in a rule the interpreter that runs Snakemake, whether or not its environment was activated.
 
     With --sdm conda the rule's conda environment still takes precedence. Conda inserts an environment at the position
@@ -82,7 +84,7 @@ def use_this_interpreter():
     os.environ["PYTHONNOUSERSITE"] = "1"
 
 
-def library_python(name, conda):
+def library_python(name: str, conda: bool) -> str:
     """The interpreter of a library with a separate environment.
 
     Args:

@@ -15,6 +15,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIBRARY, IN_WSL = "libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"
@@ -32,13 +33,13 @@ class Answer:
     found: whether a driver exists and should work.
     """
 
-    devices: tuple = ()
-    version: tuple | None = None
+    devices: tuple[dict[str, Any], ...] = ()
+    version: tuple[int, ...] | None = None
     reason: str | None = None
     found: bool = False
 
 
-def ask(visible=None):
+def ask(visible: str | None = None) -> Answer:
     """The driver's answer with CUDA_VISIBLE_DEVICES set to `visible`, or unset for None; cached."""
     return _ask(visible, os.environ.get("LD_LIBRARY_PATH"))
 
@@ -65,9 +66,9 @@ def _ask(visible, libraries):
     return Answer(reason=f"asking the NVIDIA driver ended with exit code {process.returncode}", found=True)
 
 
-def answer():
+def answer() -> dict[str, Any]:
     """The fields of `Answer` as a mapping; must run in a separate process."""
-    reply = {"devices": [], "version": None, "reason": None, "found": False}
+    reply: dict[str, Any] = {"devices": [], "version": None, "reason": None, "found": False}
     try:
         cuda = ctypes.CDLL(LIBRARY)
     except OSError:

@@ -16,7 +16,9 @@ import ast
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from quantwatt import registry
 
@@ -31,7 +33,7 @@ BLANK_OR_LITERAL = re.compile(
 
 
 @functools.cache
-def digest(script, plugins=(), read=""):
+def digest(script: str, plugins: tuple[str, ...] = (), read: str = "") -> str:
     """A hash of the code of all files that `closure` returns, and of the plugins' declarations in their schemas.
 
     It is unchanged after a touch, and after a change is reverted.
@@ -55,7 +57,7 @@ def _declared(plugin):
     return {key: schema[key] for key in sorted(schema) if key.startswith("x-") and key not in NOT_RESULTS}
 
 
-def closure(script, plugins=()):
+def closure(script: str, plugins: Iterable[str] = ()) -> list[Path]:
     """The files on which a script's result depends.
 
     These are the script, the modules of quantwatt that it imports directly or indirectly, the given plugins, and for
@@ -80,7 +82,7 @@ def closure(script, plugins=()):
     return sorted(files | {source for path in files if (source := path.with_suffix(".c")).exists()})
 
 
-def is_hashed(path):
+def is_hashed(path: Path) -> bool:
     """Whether a Python file counts for the hash: it is not in UNHASHED."""
     return {path, path.parent}.isdisjoint(SCRIPTS / name for name in UNHASHED)
 
@@ -123,7 +125,7 @@ def _parsed(source, where):
     return _hash(text), [name for name in names if name.split(".")[0] == "quantwatt"]
 
 
-def canonical(tree):
+def canonical(tree: ast.AST) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
     """Serialize a syntax tree without comments, layout and docstrings, equally under every version of Python.
 
     The output of `ast.dump` and `ast.unparse` differs between versions of Python. New fields of nodes are empty in old
@@ -144,7 +146,7 @@ def canonical(tree):
         if kind is ast.Import or kind is ast.ImportFrom:
             imports.append(node)
         for name in kind._fields:
-            value = getattr(node, name, None)
+            value: Any = getattr(node, name, None)
             if kind is ast.JoinedStr:
                 value = [part for part in value if getattr(part, "value", None) != ""]
             if value is not None and value != [] and name != "ctx":
@@ -159,7 +161,7 @@ def _is_docstring(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def c_without_comments(source):
+def c_without_comments(source: str) -> str:
     """A C source without comments, blank lines and repeated blanks."""
     code = BLANK_OR_LITERAL.sub(lambda match: match[1] or " ", source)
     return "\n".join(line for line in map(str.strip, code.split("\n")) if line)

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts import linked_folders
 from quantwatt.artifacts.errors import DataError
@@ -13,7 +15,7 @@ EMBEDDED = Path("resources/models")  # ships with quantwatt
 HASHES = Path(".snakemake/file-hashes.json")
 
 
-def evaluations(models):
+def evaluations(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The files with the quality of an experiment's embedded models before quantization.
 
     Args:
@@ -31,7 +33,7 @@ def evaluations(models):
     return [path for path in dict.fromkeys(paths) if (ROOT / path).exists()]
 
 
-def listing(folder):
+def listing(folder: str | Path) -> str:
     """A hash of the names and sizes of all files in a folder, for a million files whose content takes too long to hash.
 
     Args:
@@ -45,7 +47,7 @@ def listing(folder):
     return digest.hexdigest()
 
 
-def fingerprint(path, names=None):
+def fingerprint(path: str | Path, names: Iterable[str] | None = None) -> str:
     """A hash of a file or of the files of a folder, so that changed content under the same path is another input.
 
     The hash depends on content and not on dates: a checkout or a touch reruns nothing. The bytes of a file are read

@@ -21,7 +21,7 @@ LOOK_AGAIN_S = 1
 _taken = []  # open lock files; they stay locked until this program ends
 
 
-def claim(device, every=False):
+def claim(device: str, every: bool = False) -> None:
     """Claim a GPU once, and make it the only GPU that CUDA shows to this program and its child processes.
 
     Waits while other programs have claimed all GPUs. Must be called before CUDA is first used, because CUDA then reads
@@ -35,19 +35,19 @@ def claim(device, every=False):
     """
     machine.require(device)
     names = choice() if device == "cuda" and not _taken else {}
-    wanted = [[name] for name in sorted(names, key=names.get)] if every else [list(names)]
+    wanted = [[name] for name in sorted(names, key=names.__getitem__)] if every else [list(names)]
     for candidates in filter(None, wanted):
         name = _first_free(candidates, names)
         if not every:
             os.environ[VISIBLE] = name
 
 
-def count():
+def count() -> int:
     """The number of jobs that may use a GPU at once."""
     return max(1, len(choice()))
 
 
-def choice():
+def choice() -> dict[str, str]:
     """{name for CUDA: UUID} of the GPUs to choose from; empty if the choice is made already, or is unknown."""
     listed = os.environ.get(VISIBLE)
     if listed is None and any(name in os.environ for name in OF_SLURM):

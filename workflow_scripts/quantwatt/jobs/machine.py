@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs import cuda_driver
@@ -23,24 +24,25 @@ class TorchBuild:
 UNKNOWN = TorchBuild("?", "0", None)  # torch of another environment: any driver is accepted
 
 
-def torch_build():
+def torch_build() -> TorchBuild | None:
     """The build of the installed torch, read from its version.py without importing it; None without torch."""
     try:
         spec = importlib.util.find_spec("torch")
     except ModuleNotFoundError:  # raised by an import hook that hides torch
         spec = None
-    file = spec and spec.origin and Path(spec.origin).with_name("version.py")
-    if not file or not file.is_file():
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    if file is None or not file.is_file():
         return None
-    constants = {}
+    constants: dict[str, Any] = {}
     for node in ast.parse(file.read_text()).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if isinstance(targets[0], ast.Name) and isinstance(node.value, ast.Constant):
-            constants[targets[0].id] = node.value.value
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant):
+                constants[target.id] = node.value.value
     return TorchBuild(constants.get("__version__", "?"), constants.get("cuda"), constants.get("hip"))
 
 
-def refusal(device, build=None):
+def refusal(device: str, build: TorchBuild | None = None) -> str | None:
     """Why torch cannot compute on a device on this machine; None if no obstacle is detected.
 
     Args:
@@ -71,7 +73,7 @@ def refusal(device, build=None):
     return None
 
 
-def require(device):
+def require(device: str) -> None:
     """Refuse a device that torch cannot compute on.
 
     Raises:
@@ -81,7 +83,7 @@ def require(device):
         raise DataError(reason)
 
 
-def resolve_device(device, build=None):
+def resolve_device(device: str, build: TorchBuild | None = None) -> str:
     """Resolve "auto" to "cuda" if torch and the NVIDIA driver can use a GPU, else to "cpu"; torch is not imported.
 
     If there is a driver, but something else is missing, a sentence on stderr explains why the CPU is used.
@@ -99,7 +101,7 @@ def resolve_device(device, build=None):
     return "cpu"
 
 
-def resolve_meter(meter, device):
+def resolve_meter(meter: str, device: str) -> str:
     """Resolve "auto" to "nvml" on cuda, on a CPU to "rapl" if its counters are readable, else to "estimate"."""
     if meter != "auto":
         return meter

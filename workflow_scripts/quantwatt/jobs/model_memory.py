@@ -14,7 +14,7 @@ STORED = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}  # bytes 
 MOST_BYTES = 100_000_000  # largest header, as in safetensors
 
 
-def model_memory_mb(manifest_path, least):
+def model_memory_mb(manifest_path: str | Path, least: int) -> int:
     """Memory to request in MB for a job that loads a whole model.
 
     Args:
@@ -27,12 +27,12 @@ def model_memory_mb(manifest_path, least):
     return max(least, process_mb(loaded))
 
 
-def at_least(manifest_path, least):
+def at_least(manifest_path: str | Path, least: int) -> int:
     """As `model_memory_mb`, but `least` without a manifest, for example if only a checkpoint was copied here."""
     return model_memory_mb(manifest_path, least) if Path(manifest_path).exists() else least
 
 
-def process_mb(loaded):
+def process_mb(loaded: int) -> int:
     """Memory in MB of a process that has loaded this many bytes of weights."""
     return LIBRARIES_MB + round(SHARE * loaded / 1e6)
 
@@ -49,7 +49,7 @@ def _loaded(manifest_path, changed):
     )
 
 
-def loaded_bytes(path, stored, computing):
+def loaded_bytes(path: str | Path, stored: int, computing: int) -> int:
     """Bytes of the tensors of a safetensors file, each in the stored or the computing dtype, whichever is larger.
 
     Args:

@@ -12,7 +12,7 @@ from quantwatt.artifacts import layout
 RECORDS = Path(".snakemake/metadata")  # relative to the folder that Snakemake runs in, like its outputs
 
 
-def warning(results, touches=False):
+def warning(results: str | Path, touches: bool = False) -> str | None:
     """A warning about results without records; None if there are no results, or if some of them have records.
 
     Args:

@@ -11,6 +11,8 @@ terminal, write complete lines at long intervals, so that outputs do not mix wit
 import fcntl
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,7 +23,9 @@ CLEARED = "\r\x1b[K"  # clears the terminal's line, where another job's bar may 
 _terminals = {}  # {name: file descriptor with the lock} of the terminals on which this process draws
 
 
-def progress(iterable=None, total=None, description=None, unit="it"):
+def progress(
+    iterable: Iterable[Any] | None = None, total: float | None = None, description: str | None = None, unit: str = "it"
+) -> tqdm:
     """A tqdm bar over `iterable`; without an iterable the caller updates it."""
     stream = _stream()
     options = {"total": total, "desc": description, "unit": unit}

@@ -1,7 +1,9 @@
 """Estimate the memory for scoring, from the manifests of the features that it reads."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from quantwatt.registry import schema
 
@@ -9,7 +11,7 @@ LIBRARIES_MB = 1500
 COPIES = 4  # of features in memory: as stored, in float64, and resampled
 
 
-def of_files(metric, inputs):
+def of_files(metric: str, inputs: Mapping[str, str | Path]) -> int:
     """Memory to request in MB, from the inputs of a score.
 
     Args:
@@ -22,7 +24,7 @@ def of_files(metric, inputs):
     return score_memory_mb(metric, manifests.pop("reference_features", None), manifests.values())
 
 
-def score_memory_mb(metric, reference, sets):
+def score_memory_mb(metric: str, reference: Mapping[str, Any] | None, sets: Iterable[Mapping[str, Any]]) -> int:
     """Memory to request in MB.
 
     Args:

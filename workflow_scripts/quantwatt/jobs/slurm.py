@@ -9,7 +9,7 @@ from quantwatt.jobs.fingerprints import ROOT
 FROM_SQUEUE = ROOT / "profiles/slurm/no-accounting"  # a folder with a replacement for sacct
 
 
-def use_squeue_without_accounting():
+def use_squeue_without_accounting() -> None:
     """Put a `sacct` that calls `squeue` first on PATH if the cluster's `sacct` is missing or fails.
 
     The plugin reads jobs' states with `sacct` and treats its failure as temporary: without accounting it would wait for
