@@ -1,14 +1,18 @@
 """Assign a format to every layer."""
 
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import methods
 from quantwatt.registry import schema
 
+Layers = Mapping[str, Mapping[str, Any]]  # {name: description} of the model manifest, in execution order
 
-def allocate(layers, method, method_name, **found):
+
+def allocate(layers: Layers, method: Mapping[str, Any], method_name: str, **found: Any) -> dict[str, dict[str, Any]]:
     """Return the formats of every layer that a method quantizes.
 
     Args:
@@ -43,7 +47,7 @@ def allocate(layers, method, method_name, **found):
     }
 
 
-def tried(layers, sensitivity, name):
+def tried(layers: Layers, sensitivity: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     """Return {layer: description} of the layers that a sensitivity analysis measures, in the model's order.
 
     Args:
@@ -54,7 +58,7 @@ def tried(layers, sensitivity, name):
     return {layer: description for layer, description in layers.items() if layer not in excluded}
 
 
-def first_tokens(layers, sensitivity):
+def first_tokens(layers: Layers, sensitivity: Mapping[str, Any]) -> set[str]:
     """Return the names of the measured layers whose first token the transform bos leaves unquantized."""
     marks = [mark for _, mark, _ in _marks(transform["name"] for transform in sensitivity["transforms"])]
     return {name for name, layer in layers.items() if "first_token" in marks and layer.get("first_token")}
@@ -66,7 +70,7 @@ def _marks(transforms):
     return [(name, mark, text) for name, descriptions in marks.items() for mark, text in descriptions.items()]
 
 
-def taken_apart(layers, transforms):
+def taken_apart(layers: Layers, transforms: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Replace every layer that a transform splits by its parts; "part_of" is the name of the split layer.
 
     Args:
@@ -90,7 +94,7 @@ def taken_apart(layers, transforms):
     return expanded
 
 
-def matching(layers, patterns, where):
+def matching(layers: Layers, patterns: Iterable[str], where: str) -> set[str]:
     """Return the names that match any pattern (`*` matches any text); a split layer's name also matches its parts.
 
     Raises:

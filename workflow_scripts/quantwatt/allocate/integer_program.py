@@ -5,6 +5,7 @@ sum(score * c) subject to low <= sum(cost * c) <= high.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -15,6 +16,8 @@ LIMIT_S = 120  # time limit: then the best choice so far is taken; programs of a
 
 TIMED_OUT, INFEASIBLE = 1, 2  # values of `status` in the result of SciPy's milp
 
+Numbers = Mapping[str, Mapping[str, float]]  # {layer: {candidate: score, cost or loss}}
+
 
 class Unsolved(Exception):
     """The solver ended without a choice, though a feasible choice may exist; the message gives its end status."""
@@ -23,12 +26,12 @@ class Unsolved(Exception):
 class Infeasible(Exception):
     """No choice lies within the budget; `nearest` is the feasible summed cost that is nearest to the budget."""
 
-    def __init__(self, nearest):
+    def __init__(self, nearest: float):
         super().__init__(f"the nearest feasible budget is {nearest:.6g}")
         self.nearest = nearest
 
 
-def solve(scores, costs, high, low=0.0):
+def solve(scores: Numbers, costs: Numbers, high: float, low: float = 0.0) -> dict[str, str]:
     """Return the best choice within a budget.
 
     Args:
@@ -52,7 +55,7 @@ def solve(scores, costs, high, low=0.0):
     return choice
 
 
-def total(numbers, choice):
+def total(numbers: Numbers, choice: Mapping[str, str]) -> float:
     """Sum the scores or the costs of a choice."""
     return math.fsum(numbers[layer][candidate] for layer, candidate in choice.items())
 
@@ -60,7 +63,7 @@ def total(numbers, choice):
 class Program:
     """Booleans c[layer, candidate], one true per layer, and a slack: how far the summed cost is outside its bounds."""
 
-    def __init__(self, costs, low, high):
+    def __init__(self, costs: Numbers, low: float, high: float):
         self.keys = [(layer, name) for layer, values in costs.items() for name in values]
         self.costs, n = self._in_order(costs), len(self.keys)
         layers = np.repeat(np.arange(len(costs)), [len(values) for values in costs.values()])
@@ -71,18 +74,18 @@ class Program:
     def _in_order(self, numbers):
         return np.array([numbers[layer][name] for layer, name in self.keys])
 
-    def minimize(self, losses):
+    def minimize(self, losses: Numbers) -> dict[str, str] | None:
         """Return {layer: candidate} with the smallest summed loss, or None if no choice is within the bounds."""
-        losses = self._in_order(losses)
-        relaxed = self._solve(losses / (losses.max() or 1), outside=0, whole=False)
+        ordered = self._in_order(losses)
+        relaxed = self._solve(ordered / (ordered.max() or 1), outside=0, whole=False)
         if relaxed is None:
             return None
         # HiGHS also stops at an absolute gap of 1e-6: losses are scaled by a lower bound of the optimum.
-        unit = max(losses @ relaxed, 1e-9 * losses.max()) or 1
-        chosen = self._solve(losses / unit, outside=0)
+        unit = max(ordered @ relaxed, 1e-9 * ordered.max()) or 1
+        chosen = self._solve(ordered / unit, outside=0)
         return None if chosen is None else dict(key for key, c in zip(self.keys, chosen, strict=True) if c > 0.5)
 
-    def nearest(self):
+    def nearest(self) -> float:
         """Return the feasible summed cost that is nearest to the bounds."""
         return math.fsum(self.costs[self._solve(np.zeros(len(self.keys)), outside=np.inf) > 0.5])
 

@@ -7,7 +7,9 @@ stores its product with the first token, as in a checkpoint, and multiplies only
 
 import statistics
 import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +22,13 @@ from quantwatt.inference import kernel_choice
 from quantwatt.measuring import protocol
 from quantwatt.quantize.observers import Range
 from quantwatt.quantize.streams import hooks
+
+if TYPE_CHECKING:
+    from quantwatt.inference.kernels import Kernel
+    from quantwatt.measuring.meters import Meter
+
+Layer = torch.nn.Linear | torch.nn.Conv2d
+Formats = dict[str, Any]  # {"weights", "activations"}: completed settings or None
 
 BASELINE = "baseline"  # the unquantized layer
 FLOAT = {"weights": None, "activations": None}
@@ -37,23 +46,25 @@ class Case:
 
     kernel: str | None
     reason: str | None
-    run: object = None
+    run: Callable[[], object] | None = None
     repeats: int = 1
-    seconds: list = field(default_factory=list)
-    joules: list = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
 
-    def loop(self):
+    def loop(self) -> None:
         for _ in range(self.repeats):
-            self.run()
+            self.run()  # ty: ignore[not-callable]  (only a case with a kernel is measured)
 
-    def figures(self):
+    def figures(self) -> dict[str, Any]:
         """Return {"milliseconds", "joules", "kernel", "reason"} of one product: medians over rounds, or None."""
         seconds, joules = (statistics.median(values) if values else None for values in (self.seconds, self.joules))
         milliseconds = None if seconds is None else 1000 * seconds
         return {"milliseconds": milliseconds, "joules": joules, "kernel": self.kernel, "reason": self.reason}
 
 
-def input_shapes(denoiser, names, draw):
+def input_shapes(
+    denoiser: torch.nn.Module, names: Iterable[str], draw: Callable[[], object]
+) -> dict[str, tuple[int, ...]]:
     """Return {layer: shape of its input} in one call of the denoiser.
 
     Args:
@@ -69,13 +80,13 @@ def input_shapes(denoiser, names, draw):
     return shapes
 
 
-def shape_of(layer, inputs):
+def shape_of(layer: Layer, inputs: tuple[int, ...]) -> tuple[Any, ...]:
     """Return what determines a layer's cost: type, weight shape, bias, geometry, and input shape."""
     geometry = [getattr(layer, key, None) for key in ("stride", "padding", "dilation", "groups", "padding_mode")]
     return type(layer).__name__, tuple(layer.weight.shape), layer.bias is not None, *map(str, geometry), inputs
 
 
-def case(layer, inputs, formats, device, first_token=False):
+def case(layer: Layer, inputs: torch.Tensor, formats: Formats, device: str, first_token: bool = False) -> Case:
     """Prepare a layer to be measured in some formats.
 
     Args:
@@ -89,7 +100,9 @@ def case(layer, inputs, formats, device, first_token=False):
     return Case(kernel, reason, None if built is None else lambda: built(inputs))
 
 
-def build(layer, inputs, formats, device, first_token=False):
+def build(
+    layer: Layer, inputs: torch.Tensor, formats: Formats, device: str, first_token: bool = False
+) -> tuple[torch.nn.Module | None, str | None, str | None]:
     """Return (layer that computes in the formats or None, its kernel's name or None, reason without a kernel)."""
     if formats["weights"] is None:
         return None, None, f"no kernel computes 16-bit weights with quantized inputs on {device}"
@@ -100,7 +113,9 @@ def build(layer, inputs, formats, device, first_token=False):
     return build_for(kernel).to(device), kernel.NAME, None
 
 
-def quantized(layer, inputs, formats, first_token=False):
+def quantized(
+    layer: Layer, inputs: torch.Tensor, formats: Formats, first_token: bool = False
+) -> "tuple[dict[str, Any], Callable[[Kernel], torch.nn.Module]]":
     """Return (description of the rounded layer for the kernels, function from a kernel module to the layer on the CPU).
 
     Args:
@@ -110,7 +125,7 @@ def quantized(layer, inputs, formats, first_token=False):
     geometry, weight_format = Convolution.of(layer), load_format(formats["weights"])
     rounded = quantize_to_nearest(layer.weight.detach().float().cpu().flatten(1), weight_format)
     if first_token:
-        rounded = replace(rounded, first_output=torch.zeros(layer.out_features))
+        rounded = replace(rounded, first_output=torch.zeros(len(layer.weight)))
     activation_format = ActivationFormat.from_settings(formats["activations"])
     if activation_format is not None and not activation_format.dynamic:
         observed = Range(1)
@@ -122,33 +137,48 @@ def quantized(layer, inputs, formats, first_token=False):
     return description, lambda kernel: kernel.Layer.build(*arguments)
 
 
-def measure(cases, settings, meter, synchronize, warmup_s, clock=time.perf_counter):
+def measure(
+    cases: Iterable[Case],
+    settings: Mapping[str, Any],
+    meter: "Meter",
+    synchronize: Callable[[], object],
+    warmup_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
     """Measure latency and energy of all cases that have a kernel; the cases take turns.
 
     Args:
         settings: `costs` of a completed sensitivity.
         meter: opened; the meter "none" measures no energy.
     """
-    computed = [measured for measured in cases if measured.run is not None]
-    for measured in computed:
-        protocol.warm_up(measured.run, warmup_s / len(computed), synchronize, clock)
-        once = statistics.median(protocol.measure_latency(measured.run, LOOP_S, 1, synchronize, clock))
+    computed = [(measured, measured.run) for measured in cases if measured.run is not None]
+    for measured, run in computed:
+        protocol.warm_up(run, warmup_s / len(computed), synchronize, clock)
+        once = statistics.median(protocol.measure_latency(run, LOOP_S, 1, synchronize, clock))
         measured.repeats = max(1, round(LOOP_S / max(once, LOOP_S / MOST)))
     for turn in range(settings["rounds"]):
-        for measured in computed[:: 1 if turn % 2 == 0 else -1]:
+        for measured, _ in computed[:: 1 if turn % 2 == 0 else -1]:
             seconds = protocol.measure_latency(measured.loop, settings["seconds"], 1, synchronize, clock)
             measured.seconds.append(float(statistics.median(seconds)) / measured.repeats)
     for turn in range(settings["blocks"] if meter.name != "none" else 0):
-        for measured in computed[:: 1 if turn % 2 == 0 else -1]:
+        for measured, _ in computed[:: 1 if turn % 2 == 0 else -1]:
             blocks = protocol.measure_energy(
                 measured.loop, meter, settings["block_s"], 1, measured.repeats, synchronize
             )
-            measured.joules += [block.energy_j / block.images for block in blocks if not block.invalid]
+            measured.joules += protocol.joules_per_image([blocks])[0].tolist()
 
 
 def table(
-    layers, shapes, first_tokens, candidates, settings, meter, device, synchronize=protocol.nothing, warmup_s=0.0
-):
+    layers: Mapping[str, Layer],
+    shapes: Mapping[str, tuple[int, ...]],
+    first_tokens: Collection[str],
+    candidates: Mapping[str, Formats],
+    settings: Mapping[str, Any],
+    meter: "Meter",
+    device: str,
+    synchronize: Callable[[], object] = protocol.nothing,
+    warmup_s: float = 0.0,
+) -> Iterator[dict[str, Any]]:
     """Yield rows {"layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason"} per denoiser call.
 
     Args:

@@ -7,6 +7,8 @@ joules are measured on this device.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +25,22 @@ SPLITS = {"weights": (0.46, 1.36, 10), "activations": (0.94, 1.09, 20)}
 UNITS = {"bits": "bits", "megabytes": "MB", "milliseconds": "ms", "joules": "J"}
 EVERY = "all"  # name of the group if all layers have one objective
 
+Layers = Mapping[str, Mapping[str, Any]]  # {name: description} of the model manifest
+Table = Mapping[str, Mapping[str, Mapping[str, Any]]]  # {layer: {candidate: its row}}
+
 
 class BudgetInfeasible(DataError):
     """No choice meets a budget of time or energy on this device; the message names the nearest feasible budget."""
 
 
-def solve(layers, table, measured, method, method_name, dtype):
+def solve(
+    layers: Layers,
+    table: Table,
+    measured: Table | None,
+    method: Mapping[str, Any],
+    method_name: str,
+    dtype: str,
+) -> list[dict[str, Any]]:
     """Return all choices of all programs of a method.
 
     Args:
@@ -58,12 +70,21 @@ def solve(layers, table, measured, method, method_name, dtype):
 class AllocationProblem:
     """One program of a method: the candidates of each layer with their scores and costs."""
 
-    def __init__(self, layers, table, measured, program, candidates, dtype, where):
+    def __init__(
+        self,
+        layers: Layers,
+        table: Table,
+        measured: Table | None,
+        program: Mapping[str, Any],
+        candidates: Mapping[str, Mapping[str, Any]],
+        dtype: str,
+        where: str,
+    ):
         self.program, self.candidates, self.where = program, candidates, where
         self.objective, self.unit = program["objective"], next(unit for unit in UNITS if unit in program["budget"])
         self.side = sides(program, candidates)[0]
         self.group = {name: self._group(name, layers[name]) for name in table}
-        self.layers, self.table, self.measured, self.dtype = layers, table, measured, dtype
+        self.layers, self.table, self.measured, self.dtype = layers, table, measured or {}, dtype
         self.scores = {name: self._scores(name) for name in table}
         self.costs = {name: {c: self._cost(name, c) for c in self.scores[name]} for name in table}
         self.protected = self._protected()
@@ -139,7 +160,7 @@ class AllocationProblem:
         widest = max(self._names_for(name), key=lambda candidate: bits_of(self.candidates[candidate], self.side))
         return self.scores[name].get(widest, -math.inf)
 
-    def within(self):
+    def within(self) -> dict[str, Any]:
         """Return the best choice within a budget of megabytes, time or energy."""
         budget = self.program["budget"][self.unit]
         if self.program["budget"]["of"] == "baseline":
@@ -168,7 +189,7 @@ class AllocationProblem:
             return ""
         return f" ({nearest / budget * self.program['budget'][self.unit]:.4g} of the baseline's)"
 
-    def sweep(self):
+    def sweep(self) -> list[dict[str, Any]]:
         """Return the best choices for several average bits and splits between the groups; infeasible ones are skipped.
 
         As in MixDQ's code, averages and splits count only unprotected layers; protected layers come on top.

@@ -1,6 +1,8 @@
 """Round one linear layer or convolution to nearest (fake-quantized values, independent of any kernel)."""
 
 import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -9,15 +11,18 @@ from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest, stored_bits
 
+if TYPE_CHECKING:
+    from quantwatt.quantize.observers import Range
 
-def round_weight(weight, settings):
+
+def round_weight(weight: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
     """Round a weight [rows, columns, ...] to nearest in the format of a completed `weights` entry."""
     weight_format = load_format(settings)
     rounded = quantize_to_nearest(weight.float().flatten(1), weight_format).dequantize(weight_format)
     return rounded.reshape(weight.shape).to(weight.dtype)
 
 
-def megabytes(weight, settings):
+def megabytes(weight: torch.Tensor, settings: Mapping[str, Any] | None) -> float:
     """Return the size of a packed weight with scales and zero points in MB; unquantized if settings is None."""
     if settings is None:
         return weight.numel() * weight.element_size() / 1e6
@@ -34,7 +39,13 @@ class RoundedLayer(torch.nn.Module):
     keep_first: whether the first token goes through the float layer.
     """
 
-    def __init__(self, layer, formats, observed=None, keep_first=False):
+    def __init__(
+        self,
+        layer: torch.nn.Linear | torch.nn.Conv2d,
+        formats: Mapping[str, Any],
+        observed: "Range | None" = None,
+        keep_first: bool = False,
+    ):
         super().__init__()
         self.float_layer = self.rounded = layer
         self.geometry, self.keep_first = Convolution.of(layer), keep_first
@@ -53,7 +64,7 @@ class RoundedLayer(torch.nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("float_layer"), name)
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if not self.keep_first:
             return self.rounded(self._seen(inputs))
         first, rest = self.float_layer(inputs[:, :1]), self.rounded(self._seen(inputs[:, 1:]))

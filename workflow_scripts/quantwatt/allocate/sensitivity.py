@@ -8,7 +8,9 @@ layers a process measures nor on their order.
 import contextlib
 import functools
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from quantwatt.quantize.streams import hooks, moved, tensors
 from quantwatt.score.metrics.psnr import psnr
 from quantwatt.score.metrics.ssim import ssim
 
+if TYPE_CHECKING:
+    from quantwatt.models.family import ImageFamily
+
 LEAST_NOISE = 2.0**-48  # lower bound of the noise, about float32's rounding: an exact output has 144 dB
 
 
@@ -37,11 +42,11 @@ class Batch:
     images: uint8 [images, height, width, 3]; calls: [(args, kwargs)] of the denoiser; targets: [output] of each call.
     """
 
-    prompts: list
-    seeds: list
+    prompts: Sequence[str]
+    seeds: list[int]
     images: np.ndarray | None = None
-    calls: list = field(default_factory=list)
-    targets: list = field(default_factory=list)
+    calls: list[tuple[Any, Any]] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
 
 
 class Probe:
@@ -52,7 +57,14 @@ class Probe:
     inputs: {layer: elements of its input for one image and call}, filled by `draw_float`.
     """
 
-    def __init__(self, family, model, entry, layers, device="cpu"):
+    def __init__(
+        self,
+        family: "ImageFamily",
+        model: Mapping[str, Any],
+        entry: Mapping[str, Any],
+        layers: Mapping[str, Mapping[str, Any]],
+        device: str = "cpu",
+    ):
         self.family, self.entry, self.layers, self.device = family, entry, layers, device
         location = manifest.PROJECT / model["location"]
         denoiser = family.load_denoiser(model["settings"], location)
@@ -60,11 +72,11 @@ class Probe:
         self.pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], device)
         self.denoiser = denoiser.eval()
         self.keep_first = first_tokens(layers, entry)
-        self.floats = {name: denoiser.get_submodule(name) for name in layers}
-        self.formats = {name: {} for name in layers}
+        self.floats: dict[str, Any] = {name: denoiser.get_submodule(name) for name in layers}
+        self.formats: dict[str, Mapping[str, Any]] = {name: {} for name in layers}
         self.ranges, self.inputs, self.batches = {}, {}, []
 
-    def draw_float(self, prompts):
+    def draw_float(self, prompts: Sequence[str]) -> None:
         """Generate the float model's images, and store the inputs and outputs of its denoiser.
 
         Raises:
@@ -112,7 +124,7 @@ class Probe:
         images = self.family.generate(self.pipeline, batch.prompts, batch.seeds, self.entry)
         return (np.nan_to_num(images, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 
-    def scores(self, metrics=METRICS):
+    def scores(self, metrics: Collection[str] = METRICS) -> dict[str, float | None]:
         """Score the current denoiser against the float model: {metric: value}, None for all other METRICS.
 
         ssim, psnr: means over images; image_error: mean squared error of images in 0..1, computed with either of them.
@@ -136,7 +148,7 @@ class Probe:
         return scores
 
     @functools.cached_property
-    def unchanged(self):
+    def unchanged(self) -> dict[str, float | None]:
         """Return the scores of the float model itself."""
         return self.scores()
 
@@ -156,20 +168,20 @@ class Probe:
         args, kwargs = moved(call, self.device)
         return moved(plain(self.denoiser(*args, **kwargs)), "cpu")
 
-    def replace(self, name, formats):
+    def replace(self, name: str, formats: Mapping[str, Any]) -> None:
         """Replace a layer of the denoiser by its rounding in some formats, or, without formats, by the float layer."""
         layer, self.formats[name] = self.floats[name], formats
         if any(formats.values()):
             layer = RoundedLayer(layer, formats, self.ranges[name], name in self.keep_first)
         self.denoiser.set_submodule(name, layer)
 
-    def replace_all(self, formats):
+    def replace_all(self, formats: Mapping[str, Mapping[str, Any]]) -> None:
         """Replace several layers, {layer: formats}; layers that have these formats already are skipped."""
         for name, layer_formats in formats.items():
             if layer_formats != self.formats[name]:
                 self.replace(name, layer_formats)
 
-    def row(self, name, candidate, metrics=METRICS):
+    def row(self, name: str, candidate: str, metrics: Collection[str] = METRICS) -> dict[str, Any]:
         """Return a row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
         formats = {"weights": None, "activations": None} | self.entry["candidates"][candidate]
         if any(formats.values()):
@@ -187,6 +199,6 @@ class Probe:
         }
 
 
-def plain(output):
+def plain(output: Any) -> Any:
     """Convert a denoiser's output to tensors and tuples; some denoisers return a special mapping."""
     return output.to_tuple() if hasattr(output, "to_tuple") else output

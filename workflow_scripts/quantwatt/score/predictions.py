@@ -6,7 +6,9 @@ its predictions, "tokens": number of predictions, "correct": number of predictio
 
 import hashlib
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ ITEMS = "items.json"
 JUDGED = ("nll", "tokens", "correct")
 
 
-def judged(items, labels):
+def judged(items: list[dict[str, Any]], labels: Sequence[int] | None) -> list[dict[str, Any]]:
     """Items with nll, tokens and correct computed from their labels; unchanged without labels.
 
     Args:
@@ -40,7 +42,7 @@ def judged(items, labels):
     return judged_items
 
 
-def require_judged(items):
+def require_judged(items: Iterable[Mapping[str, Any]]) -> None:
     """Refuse items that have no labels to judge them by.
 
     Raises:
@@ -50,12 +52,12 @@ def require_judged(items):
         raise Undefined("the texts have no labels, so predictions cannot be judged.")
 
 
-def column(items, key):
+def column(items: Iterable[Mapping[str, Any]], key: str) -> np.ndarray:
     """One value of every item, float64 [items]."""
     return np.array([item[key] for item in items], np.float64)
 
 
-def check(items):
+def check(items: Iterable[Mapping[str, Any]]) -> None:
     """Refuse predictions with NaN or infinite values.
 
     Raises:
@@ -66,12 +68,12 @@ def check(items):
             raise DegeneratePredictions(f"item {number} has NaN or infinite values: the computation overflowed.")
 
 
-def texts_sha256(texts, labels):
+def texts_sha256(texts: Iterable[str], labels: Sequence[int] | None) -> str:
     """SHA-256 of texts and labels in the given order."""
     return hashlib.sha256(canonical_json([list(texts), labels]).encode()).hexdigest()
 
 
-def write(folder, items, fields):
+def write(folder: str | Path, items: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Write items.json and, last, manifest.json; returns the manifest.
 
     Raises:
@@ -90,7 +92,7 @@ def write(folder, items, fields):
     return manifest
 
 
-def write_none(folder, status, reason, fields):
+def write_none(folder: str | Path, status: str, reason: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Write and return the manifest of a cell without predictions, with the reason; remove earlier predictions."""
     clear(folder)
     manifest = {"status": status, "reason": reason, **fields, "n_items": 0, "files": {}}
@@ -98,13 +100,13 @@ def write_none(folder, status, reason, fields):
     return manifest
 
 
-def clear(folder):
+def clear(folder: str | Path) -> None:
     """Remove earlier predictions, the manifest first."""
     for name in ("manifest.json", ITEMS):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
-def read(manifest_path):
+def read(manifest_path: str | Path) -> list[dict[str, Any]]:
     """Read the items of predictions, in order.
 
     Raises:
@@ -117,7 +119,9 @@ def read(manifest_path):
     return read_json(Path(manifest_path).parent / ITEMS)["items"]
 
 
-def read_pair(manifest_path, baseline_path):
+def read_pair(
+    manifest_path: str | Path, baseline_path: str | Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the items of two methods for the same texts.
 
     Raises:

@@ -1,9 +1,12 @@
 """Give every layer the same format, except excluded layers (16 bit) and layers with an override."""
 
-from quantwatt.allocate.allocation import matching
+from collections.abc import Mapping
+from typing import Any
+
+from quantwatt.allocate.allocation import Layers, matching
 
 
-def allocate(layers, method, method_name):
+def allocate(layers: Layers, method: Mapping[str, Any], method_name: str) -> dict[str, dict[str, Any]]:
     """As `quantwatt.allocate.allocation.allocate`; if several overrides match a layer, the last wins."""
     allocation, where = method["allocation"], f"methods.{method_name}.allocation"
     formats = {"weights": method["weights"], "activations": method["activations"]}

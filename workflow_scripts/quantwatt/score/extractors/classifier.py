@@ -1,7 +1,9 @@
 """A classifier: its penultimate features for FID and KID, and its predicted class of every image."""
 
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,12 +11,15 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import sha256
 from quantwatt.score.extractors import Extractor
 
+if TYPE_CHECKING:
+    import torch
+
 DIGITS = "digits"  # the only network that is not from torchvision
 IMAGENET_SIZE = 224
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
 
 
-def fetch(settings):
+def fetch(settings: Mapping[str, Any]) -> list[Path]:
     """The files of a classifier's weights, which the user provides; settings as for `load`.
 
     Raises:
@@ -27,7 +32,7 @@ def fetch(settings):
     return files
 
 
-def load(settings, device):
+def load(settings: Mapping[str, Any], device: str) -> "Classifier":
     """Load a classifier.
 
     Args:
@@ -68,7 +73,7 @@ def _of_torchvision(name, path):
 class Classifier(Extractor):
     """A classifier as an extractor. Features are the inputs of its last linear layer."""
 
-    def __init__(self, name, model, device, batch, weights):
+    def __init__(self, name: str, model: Any, device: "torch.device", batch: int, weights: Path):
         import torch
 
         self.model, self.device, self.batch = model, device, batch
@@ -81,7 +86,7 @@ class Classifier(Extractor):
         self.resize = f"PIL bicubic to {self.size}x{self.size}"
         self.weights_sha256 = sha256(weights)
 
-    def image(self, files):
+    def image(self, files: Sequence[str | Path]) -> np.ndarray:
         """Features [n, d] float32 of image files: clean-fid reads and batches them."""
         from cleanfid.fid import get_files_features
 
@@ -95,7 +100,7 @@ class Classifier(Extractor):
             verbose=False,
         ).astype(np.float32)
 
-    def classes(self, features):
+    def classes(self, features: np.ndarray) -> np.ndarray:
         """Predicted classes, int64 [n], from features [n, d]."""
         import torch
 

@@ -1,8 +1,10 @@
 """Features of clean-fid's Inception v3, which published FID values use."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,10 +12,13 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import sha256
 from quantwatt.score.extractors import Extractor
 
+if TYPE_CHECKING:
+    import torch
+
 FILE_NAME = "inception-2015-12-05.pt"  # InceptionV3W requires this name
 
 
-def fetch(settings):
+def fetch(settings: Mapping[str, Any]) -> list[Path]:
     """The weights' file; with "weights": "download", clean-fid fetches it into PyTorch's cache. Settings as for `load`.
 
     A killed download leaves no incomplete file in the cache.
@@ -52,7 +57,7 @@ def _download(weights):
         ) from error
 
 
-def load(settings, device):
+def load(settings: Mapping[str, Any], device: str) -> "Inception":
     """Load clean-fid's TorchScript Inception v3.
 
     Args:
@@ -84,12 +89,12 @@ class Inception(Extractor):
 
     resize = "clean-fid 'clean': PIL bicubic to 299x299"
 
-    def __init__(self, model, device, batch, weights):
+    def __init__(self, model: "torch.nn.Module", device: "torch.device", batch: int, weights: Path):
         self.model, self.device, self.batch = model, device, batch
         self.library = f"clean-fid {metadata.version('clean-fid')}"
         self.weights_sha256 = sha256(weights)
 
-    def image(self, files):
+    def image(self, files: Sequence[str | Path]) -> np.ndarray:
         """Features [n, 2048] float32 of image files, resized as clean-fid does."""
         from cleanfid.fid import get_files_features
 

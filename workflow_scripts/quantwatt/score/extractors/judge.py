@@ -3,8 +3,10 @@
 import json
 import logging
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +14,13 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json, sha256
 from quantwatt.score.extractors import Extractor
 
+if TYPE_CHECKING:
+    import torch
+
 LOCAL_WEIGHTS = "open_clip_model.safetensors"
 
 
-def fetch(settings):
+def fetch(settings: Mapping[str, Any]) -> list[Path]:
     """The files of an open_clip model; settings as for `load`.
 
     A model given by name is loaded once: this puts its configuration, weights and tokenizer into the libraries' caches.
@@ -40,7 +45,7 @@ def _local_weights(folder):
     return path
 
 
-def load(settings, device):
+def load(settings: Mapping[str, Any], device: str) -> "Clip":
     """Load an open_clip model.
 
     Args:
@@ -75,7 +80,15 @@ def load(settings, device):
 class Clip(Extractor):
     """An open_clip model as an extractor. Features are the embeddings, not normalized."""
 
-    def __init__(self, model, preprocess, tokenizer, device, batch, weights):
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Callable[..., "torch.Tensor"],
+        tokenizer: Callable[..., "torch.Tensor"],
+        device: "torch.device",
+        batch: int,
+        weights: Path,
+    ):
         self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
         self.device, self.batch, self.cut = device, batch, 0
         self.library = f"open_clip {metadata.version('open_clip_torch')}, clean-fid {metadata.version('clean-fid')}"
@@ -84,7 +97,7 @@ class Clip(Extractor):
         self.resize = f"open_clip preprocessing to {height}x{width}"
         self.weights, self.weights_sha256 = weights, sha256(weights)
 
-    def image(self, files):
+    def image(self, files: Sequence[str | Path]) -> np.ndarray:
         """Features [n, d] float32 of image files: clean-fid reads and batches them, open_clip resizes them."""
         from cleanfid.fid import get_files_features
 
@@ -98,7 +111,7 @@ class Clip(Extractor):
             verbose=False,
         ).astype(np.float32)
 
-    def text(self, prompts):
+    def text(self, prompts: Sequence[str]) -> np.ndarray:
         """Features [n, d] float32 of texts; `cut` counts texts that are longer than the context and truncated."""
         import torch
 

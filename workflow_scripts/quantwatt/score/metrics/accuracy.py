@@ -1,5 +1,8 @@
 """Accuracy: share of correct predictions, of labels of sentences or next tokens of running text."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from quantwatt.intervals import RESAMPLES, bootstrap_ratios
 from quantwatt.score.metrics import Score
 from quantwatt.score.predictions import column, require_judged
@@ -8,7 +11,9 @@ UNIT = "1"
 PACKAGE = "numpy"
 
 
-def score(samples, compared=None, resamples=None, seed=0):
+def score(
+    samples: Sequence[Mapping[str, Any]], compared: None = None, resamples: int | None = None, seed: int = 0
+) -> Score:
     """Correct predictions over all predictions; the interval is a bootstrap of items (sentences, windows).
 
     Args:
@@ -21,7 +26,13 @@ def score(samples, compared=None, resamples=None, seed=0):
     return _bootstrap(column(samples, "correct"), samples, resamples, seed)
 
 
-def change(samples, baseline, compared=None, resamples=None, seed=0):
+def change(
+    samples: Sequence[Mapping[str, Any]],
+    baseline: Sequence[Mapping[str, Any]],
+    compared: None = None,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Score:
     """Accuracy minus the baseline's on the same items, with a paired bootstrap; arguments as for `score`."""
     require_judged(samples)
     return _bootstrap(column(samples, "correct") - column(baseline, "correct"), samples, resamples, seed)

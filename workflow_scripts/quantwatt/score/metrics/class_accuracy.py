@@ -10,7 +10,7 @@ UNIT = "1"
 PACKAGE = "numpy"
 
 
-def score(samples, compared, resamples=None, seed=0):
+def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0) -> Score:
     """Images with the requested class over all images; the interval is a bootstrap of images.
 
     Args:
@@ -23,7 +23,9 @@ def score(samples, compared, resamples=None, seed=0):
     return _mean(_right(samples, compared), resamples, seed)
 
 
-def change(samples, baseline, compared, resamples=None, seed=0):
+def change(
+    samples: np.ndarray, baseline: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0
+) -> Score:
     """The share minus the baseline's on the same classes and seeds, with a paired bootstrap; arguments as `score`."""
     return _mean(_right(samples, compared) - _right(baseline, compared), resamples, seed)
 

@@ -10,7 +10,7 @@ UNIT = "100 x cosine"
 PACKAGE = "numpy"
 
 
-def score(samples, compared, resamples=None, seed=0):
+def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0) -> Score:
     """Mean of 100 cos(image, text) over the images.
 
     The paper writes 2.5 max(cos, 0). Here the factor is 100, as is now usual, and an image that contradicts
@@ -27,7 +27,9 @@ def score(samples, compared, resamples=None, seed=0):
     return _mean(_cosines(samples, compared), resamples, seed)
 
 
-def change(samples, baseline, compared, resamples=None, seed=0):
+def change(
+    samples: np.ndarray, baseline: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0
+) -> Score:
     """CLIP score minus the baseline's on the same prompts and seeds, with a paired bootstrap; arguments as `score`."""
     return _mean(_cosines(samples, compared) - _cosines(baseline, compared), resamples, seed)
 

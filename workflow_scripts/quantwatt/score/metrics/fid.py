@@ -2,7 +2,9 @@
 
 import math
 
-from quantwatt.artifacts.moments import moments
+import numpy as np
+
+from quantwatt.artifacts.moments import Moments, moments
 from quantwatt.intervals import bootstrap_statistic
 from quantwatt.score.metrics import Score, Undefined
 
@@ -13,7 +15,7 @@ RESAMPLES = 200
 MAX_DIMS = 256  # a matrix square root takes 5 ms at 128 dimensions, 22 ms at 256 and 11 s at 2048 on one core
 
 
-def score(samples, compared, resamples=None, seed=0):
+def score(samples: np.ndarray, compared: Moments, resamples: int | None = None, seed: int = 0) -> Score:
     """Frechet distance between two samples of features.
 
     The interval resamples only the generated images; the reference sample is fixed, because every method is compared
@@ -34,7 +36,9 @@ def score(samples, compared, resamples=None, seed=0):
     return _bootstrap(_distance(samples, compared), *samples.shape, resamples, seed)
 
 
-def change(samples, baseline, compared, resamples=None, seed=0):
+def change(
+    samples: np.ndarray, baseline: np.ndarray, compared: Moments, resamples: int | None = None, seed: int = 0
+) -> Score:
     """The distance minus the baseline's, with a paired bootstrap over prompts and seeds; arguments as for `score`."""
     ours, theirs = _distance(samples, compared), _distance(baseline, compared)
     return _bootstrap(lambda index: ours(index) - theirs(index), *samples.shape, resamples, seed)

@@ -15,7 +15,7 @@ SUBSETS, SUBSET_SIZE = 100, 1000  # clean-fid's defaults
 MIN_IMAGES, MAX_IMAGES = 20, 10_000  # on each side, for an interval: it needs the kernel matrix of all pairs
 
 
-def score(samples, compared, resamples=None, seed=0):
+def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0) -> Score:
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
 
     The value is clean-fid's: the mean over random subsets, whose expectation is the estimate on both complete samples.
@@ -42,7 +42,9 @@ def score(samples, compared, resamples=None, seed=0):
                       resamples, seed)  # fmt: skip
 
 
-def change(samples, baseline, compared, resamples=None, seed=0):
+def change(
+    samples: np.ndarray, baseline: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0
+) -> Score:
     """The distance minus the baseline's, with a paired bootstrap over prompts and seeds; arguments as for `score`."""
     value = _clean_fid(samples, compared, seed) - _clean_fid(baseline, compared, seed)
     if reason := _no_interval(samples, compared, resamples):

@@ -1,5 +1,8 @@
 """Perplexity: exp of the mean negative log-likelihood of the targets (tokens of text, or labels)."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from quantwatt.intervals import RESAMPLES, bootstrap_ratios
@@ -10,7 +13,9 @@ UNIT = "1"
 PACKAGE = "numpy"
 
 
-def score(samples, compared=None, resamples=None, seed=0):
+def score(
+    samples: Sequence[Mapping[str, Any]], compared: None = None, resamples: int | None = None, seed: int = 0
+) -> Score:
     """Perplexity over all tokens; the interval is a bootstrap of items (windows, sentences).
 
     Args:
@@ -23,7 +28,13 @@ def score(samples, compared=None, resamples=None, seed=0):
     return _bootstrap([samples], samples, lambda nats: np.exp(nats[..., 0]), resamples, seed)
 
 
-def change(samples, baseline, compared=None, resamples=None, seed=0):
+def change(
+    samples: Sequence[Mapping[str, Any]],
+    baseline: Sequence[Mapping[str, Any]],
+    compared: None = None,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Score:
     """Perplexity minus the baseline's on the same items, with a paired bootstrap; arguments as for `score`."""
     require_judged(samples)
     return _bootstrap(

@@ -1,5 +1,7 @@
 """Peak signal-to-noise ratio to the baseline's image of the same prompt and seed."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
@@ -9,7 +11,7 @@ UNIT = "dB"
 PACKAGE = "numpy"
 
 
-def psnr(image, baseline):
+def psnr(image: np.ndarray, baseline: np.ndarray) -> float:
     """PSNR in dB of one 8-bit image; both arrays uint8 [h, w, 3] of the same shape.
 
     Equal images have no finite PSNR. They get the PSNR of a difference of one level in a single value, the largest
@@ -19,7 +21,9 @@ def psnr(image, baseline):
     return 10 * np.log10(255**2 * image.size / max(error, 1.0))
 
 
-def score(samples, compared, resamples=None, seed=0):
+def score(
+    samples: Iterable[np.ndarray], compared: Iterable[np.ndarray], resamples: int | None = None, seed: int = 0
+) -> Score:
     """Mean PSNR over images.
 
     Args:

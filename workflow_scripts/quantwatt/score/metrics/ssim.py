@@ -1,5 +1,9 @@
 """Structural similarity to the baseline's image of the same prompt and seed, computed by scikit-image."""
 
+from collections.abc import Iterable
+
+import numpy as np
+
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
 from quantwatt.score.metrics import Score, Undefined
 
@@ -10,7 +14,7 @@ PACKAGE = "scikit-image"
 WINDOW = 11  # pixels
 
 
-def ssim(image, baseline):
+def ssim(image: np.ndarray, baseline: np.ndarray) -> float:
     """SSIM of one 8-bit image, averaged over channels; both arrays uint8 [h, w, 3], at least 11 x 11 pixels.
 
     The window is from Wang et al., IEEE Transactions on Image Processing 13 (2004): Gaussian, sigma 1.5 pixels.
@@ -28,7 +32,9 @@ def ssim(image, baseline):
     )
 
 
-def score(samples, compared, resamples=None, seed=0):
+def score(
+    samples: Iterable[np.ndarray], compared: Iterable[np.ndarray], resamples: int | None = None, seed: int = 0
+) -> Score:
     """Mean SSIM over images; arguments as for `psnr.score`.
 
     Raises:
