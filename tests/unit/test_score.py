@@ -152,7 +152,7 @@ def test_fid_reads_the_moments_of_a_reference_and_none_of_its_features(tmp_path)
         score.score_features("kid", {}, here, reference)
     generated = features(tmp_path / "g.json", 90, reference=None)
     assert not (tmp_path / "g-mean.npy").exists()
-    with pytest.raises(DataError, match="no moments, as those of reference images do"):
+    with pytest.raises(DataError, match="no moments, as features of reference images do"):
         score.score_features("fid", {}, here, generated)
     (tmp_path / "r-mean.npy").write_bytes(b"short")
     with pytest.raises(DataError, match="r-mean.npy.*truncated"):
