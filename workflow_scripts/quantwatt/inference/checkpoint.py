@@ -7,7 +7,9 @@ images = pipeline.generate(["a large red circle on a white background"], seeds=[
 
 import contextlib
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt import registry
 from quantwatt.artifacts import manifest, shards
@@ -16,11 +18,17 @@ from quantwatt.inference import kernel_choice
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from quantwatt.models.family import Batch, Run
+
 # On a GPU, matrix products are tuned too: the operations after an integer product are then fused into it.
 COMPILE = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
 
 
-def compute_of(manifest_path, device):
+def compute_of(manifest_path: str | Path, device: str) -> tuple[str, str | None, str | None]:
     """Return ("real" | "simulated" | "unsupported", kernel names or None, reason or None) for a checkpoint."""
     details = manifest.read_json(manifest_path)
     compute, computed, reason = kernel_choice.compute_of(details["layers"], device)
@@ -38,7 +46,7 @@ def _is_compiled(details):
     return details.get("settings", {}).get("compile", False)
 
 
-def load_pipeline(checkpoint, device="cpu", simulate=False):
+def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = False) -> "QuantizedPipeline":
     """Load a checkpoint into a pipeline that computes in its formats, and print with which kernels.
 
     Args:
@@ -77,7 +85,7 @@ def load_pipeline(checkpoint, device="cpu", simulate=False):
     return QuantizedPipeline(pipeline, family, compute, _names(computed, details), reason, device, autocast)
 
 
-def check_settings(layers, path):
+def check_settings(layers: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
     """Refuse a checkpoint of another version, whose weights have other settings than their formats have now.
 
     Args:
@@ -160,7 +168,7 @@ def _layer(layer, state, dtype, device, simulate):
         return library.restore(state, layer, bias, dtype, device)
     weight_format = load_format(layer["weights"])
     quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
-    kind = linear.SimulatedLinear if simulate else kernel_choice.kernel_for(layer, device)[0].Layer
+    kind = linear.SimulatedLinear if simulate else kernel_choice.kernel_for(layer, device)[0].Layer  # ty: ignore
     geometry = Convolution.from_settings(layer)
     return kind.build(quantized, weight_format, layer["activations"], bias, dtype, geometry).to(device)
 
@@ -174,39 +182,50 @@ class QuantizedPipeline:
     reason: why it is simulated, or None.
     """
 
-    def __init__(self, pipeline, family, compute, kernel, reason, device="cpu", autocast=None):
+    def __init__(
+        self,
+        pipeline: Any,
+        family: Any,
+        compute: str,
+        kernel: str | None,
+        reason: str | None,
+        device: str = "cpu",
+        autocast: str | None = None,
+    ):
         self.pipeline, self.family = pipeline, family
         self.compute, self.kernel, self.reason = compute, kernel, reason
         self.device, self.autocast = device, autocast
 
     @property
-    def censor(self):
+    def censor(self) -> str | None:
         """State of the safety checker, which blackens images: None (there is none), "not loaded" or "loaded"."""
         return getattr(self.pipeline, "censor", None)
 
-    def modules(self):
+    def modules(self) -> "list[torch.nn.Module]":
         """Return the pipeline's networks: one of a text model, several of an image pipeline."""
         import torch
 
         parts = getattr(self.pipeline, "components", None) or vars(self.pipeline)
         return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
 
-    def predict(self, texts, settings):
+    def predict(self, texts: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return a text model's predictions: one mapping per sentence or window, as its family's `predict` does."""
         with self._computing():
             return self.family.predict(self.pipeline, texts, settings)
 
-    def batches(self, texts, sampling, size, count):
+    def batches(
+        self, texts: Sequence[str], sampling: Mapping[str, Any], size: int, count: int
+    ) -> "list[tuple[Batch, None]]":
         """Return [(batch, seeds)] for `prepare` of a text model: `count` batches of `size` sentences or windows."""
         batches = self.family.batches(self.pipeline, texts, sampling, size, count)
         return [(batch, None) for batch in batches]  # no random numbers are needed
 
-    def prepare(self, prompts, seeds, sampling):
+    def prepare(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Mapping[str, Any]) -> "Run":
         """Return a function that computes one batch and leaves the result on the device, for timing."""
         with self._computing():
             return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._settings(sampling)))
 
-    def phases(self, prompts, seeds, sampling):
+    def phases(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Mapping[str, Any]) -> "dict[str, Run]":
         """Return {name: function that computes this phase of a batch alone}, in order."""
         with self._computing():
             runs = self.family.phases(self.pipeline, prompts, seeds, self._settings(sampling))
@@ -231,7 +250,14 @@ class QuantizedPipeline:
 
         return torch.autocast(self.device, getattr(torch, self.autocast)) if self.autocast else contextlib.nullcontext()
 
-    def generate(self, prompts, seeds, sampling=None, first=0, **options):
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampling: Mapping[str, Any] | None = None,
+        first: int = 0,
+        **options: Any,
+    ) -> "np.ndarray":
         """Generate one image per prompt, with one seed each.
 
         Args:

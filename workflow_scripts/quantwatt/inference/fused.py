@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import torch
 
+from quantwatt.formats.activations import ActivationFormat, StaticGrid
 from quantwatt.formats.quantized_weight import QuantizedWeight, unpack
+from quantwatt.formats.weight_format import WeightFormat
 
 SOURCE = Path(__file__).with_suffix(".c")
 PANEL = 16  # as in fused.c
@@ -35,7 +38,13 @@ ARGUMENTS = {
 }
 
 
-def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0)):
+def quantize(
+    inputs: torch.Tensor,
+    activation_format: ActivationFormat,
+    static: StaticGrid | None = None,
+    halves: bool = False,
+    padding: tuple[int, int] = (0, 0),
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Quantize inputs to unsigned codes: value = (code + activation_format.lowest - zero) * scale.
 
     Args:
@@ -69,7 +78,17 @@ def quantize(inputs, activation_format, static=None, halves=False, padding=(0, 0
     return codes.reshape(len(codes), *shape[4 - inputs.dim() + 1 :]), scale, zero
 
 
-def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, halves=False):
+def rescale(
+    sums: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    lowest: int,
+    column_scale: torch.Tensor,
+    column_sum: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    halves: bool = False,
+) -> torch.Tensor:
     """Compute a layer's outputs from the product of `quantize`'s codes and the weight's integers.
 
     Args:
@@ -88,7 +107,7 @@ def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, ha
         outputs = (sums - (zero - lowest) * column_sum) * (scale * column_scale)
         return (outputs if bias is None else outputs + bias).to(dtype)
     outputs = torch.empty(rows, *sums.shape[1:], dtype=dtype)
-    positions = sums.shape[1:-1].numel()
+    positions = math.prod(sums.shape[1:-1])
     library.rescale(
         *(_address(sums), halves, rows * positions, sums.shape[-1], positions),
         *(_address(scale), _address(zero), lowest, _address(column_scale), _address(column_sum), _address(bias)),
@@ -97,7 +116,14 @@ def rescale(sums, scale, zero, lowest, column_scale, column_sum, bias, dtype, ha
     return outputs
 
 
-def multiply(inputs, activation_format, static, panels, column_scale, bias):
+def multiply(
+    inputs: torch.Tensor,
+    activation_format: ActivationFormat,
+    static: StaticGrid | None,
+    panels: torch.Tensor,
+    column_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
     """Compute an integer linear layer in one pass, in C: quantize, multiply and rescale.
 
     Args:
@@ -112,7 +138,7 @@ def multiply(inputs, activation_format, static, panels, column_scale, bias):
     products = torch.empty(rows, outputs, dtype=inputs.dtype)
     kind = (activation_format.dynamic, activation_format.granularity == "token", activation_format.symmetric)
     grid = (1.0, 0.0) if static is None else (s.item() for s in static)
-    library().multiply(
+    library().multiply(  # ty: ignore[missing-union-attribute]  (the kernel accepts no layer without it)
         *(_address(inputs), inputs.dtype == torch.bfloat16, rows, columns, outputs, *kind),
         *(activation_format.lowest, activation_format.highest, *grid, _address(panels), _address(column_scale)),
         *(_address(bias), _address(products), torch.get_num_threads()),
@@ -120,14 +146,16 @@ def multiply(inputs, activation_format, static, panels, column_scale, bias):
     return products
 
 
-def panels_of(integers):
+def panels_of(integers: torch.Tensor) -> torch.Tensor:
     """Lay out a weight's integers [rows, columns] int8 for `multiply`: [panels, pairs of columns, 16 rows, 2]."""
     rows, columns = integers.shape
     padded = torch.nn.functional.pad(integers, (0, columns % 2, 0, -rows % PANEL))
     return padded.reshape(-1, PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
 
 
-def dequantize(quantized, weight_format, columns, dtype, bits):
+def dequantize(
+    quantized: QuantizedWeight, weight_format: WeightFormat, columns: int, dtype: torch.dtype, bits: int
+) -> torch.Tensor:
     """Dequantize a packed weight: returns [rows, columns] of `dtype`.
 
     Args:
@@ -148,7 +176,9 @@ def dequantize(quantized, weight_format, columns, dtype, bits):
     return weight
 
 
-def multiply_packed(inputs, quantized, weight_format, bits, bias):
+def multiply_packed(
+    inputs: torch.Tensor, quantized: QuantizedWeight, weight_format: WeightFormat, bits: int, bias: torch.Tensor | None
+) -> torch.Tensor | None:
     """Multiply few tokens by a packed weight, in C, which dequantizes on the fly.
 
     Args:
@@ -192,7 +222,7 @@ def _library_for(tensor, dtype):
 
 
 @functools.cache
-def library():
+def library() -> ctypes.CDLL | None:
     """Return the compiled functions, or None, with a line in the log, where they cannot be compiled."""
     processor = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)  # machines may share a home folder
     key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, processor]).encode()).hexdigest()[:16]
@@ -206,7 +236,7 @@ def library():
                 command = [os.environ.get("CC", "cc"), *FLAGS, str(SOURCE), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 built.replace(path)
-        compiled = ctypes.CDLL(path)
+        compiled = ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
         message = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
         print(f"fused.c is not compiled ({message}): slower functions of PyTorch are used instead.", file=sys.stderr)

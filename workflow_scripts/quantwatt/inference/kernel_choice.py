@@ -34,7 +34,7 @@ def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str 
         (module of the kernel, why it cannot compute the layer or None).
     """
     for name in KERNELS[device].get(layer["weights"]["format"], []):
-        kernel = registry.load("kernels", name)
+        kernel: Any = registry.load("kernels", name)
         if kernel.refusal(layer, device):
             continue  # the kernel is for other formats
         try:
@@ -59,7 +59,7 @@ def kernel_for(layer: Mapping[str, Any], device: str) -> tuple[Kernel | None, st
     return None, f"no kernel computes {describe(layer)} on {device}{because}"
 
 
-def compute_of(layers, device):
+def compute_of(layers: Mapping[str, Mapping[str, Any]], device: str) -> tuple[str, dict[str, int] | None, str | None]:
     """Decide whether a checkpoint computes in its formats on a device.
 
     Args:
@@ -75,9 +75,9 @@ def compute_of(layers, device):
             from quantwatt.formats.library import library_of  # imports torch
 
             library = library_of(layer["weights"])
-            if reason := library.unsupported(device):
+            if reason := library.unsupported(device):  # ty: ignore[missing-union-attribute]
                 return "unsupported", None, reason
-            if reason := library.simulated(device):
+            if reason := library.simulated(device):  # ty: ignore[missing-union-attribute]
                 return "simulated", None, reason
             computed[layer["library"]] += 1
             continue
@@ -93,7 +93,7 @@ def compute_of(layers, device):
     return "simulated", None, f"{reason} (layer {name}{others})"
 
 
-def describe(layer):
+def describe(layer: Mapping[str, Any]) -> str:
     """Describe a layer's formats: 'integer W8A8 per channel with static asymmetric inputs per tensor', for example."""
     weights, activations = layer["weights"], layer["activations"]
     words = [weights["format"], f"W{weights['bits']}A{activations['bits'] if activations else 16}"]

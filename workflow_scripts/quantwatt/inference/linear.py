@@ -3,10 +3,15 @@
 The layers that compute in a format are in quantwatt.inference.kernels; kernel_choice.py chooses among them.
 """
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import torch
 
 from quantwatt.formats import convolution
-from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.activations import ActivationFormat, StaticGrid
+from quantwatt.formats.quantized_weight import QuantizedWeight
+from quantwatt.formats.weight_format import WeightFormat
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -18,8 +23,29 @@ class QuantizedLinear(torch.nn.Module):
     A subclass stores the weight (`_hold`), multiplies by it and adds the bias (`_product`).
     """
 
+    in_features: int
+    out_features: int
+    geometry: convolution.Convolution | None
+    activation_format: ActivationFormat | None
+    absent_weight: torch.nn.Parameter
+    bias: torch.Tensor | None
+    input_factor: torch.Tensor | None
+    down: torch.Tensor | None
+    up: torch.Tensor | None
+    first_output: torch.Tensor | None
+    activation_scale: torch.Tensor | None
+    activation_zero: torch.Tensor | None
+
     @classmethod
-    def build(cls, quantized, weight_format, activations, bias, dtype, geometry=None):
+    def build(
+        cls,
+        quantized: QuantizedWeight,
+        weight_format: WeightFormat,
+        activations: Mapping[str, Any] | None,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        geometry: convolution.Convolution | None = None,
+    ) -> Self:
         """Build a layer on the CPU.
 
         Args:
@@ -52,24 +78,30 @@ class QuantizedLinear(torch.nn.Module):
         persistent = name == "bias"  # the checkpoint stores all other parts packed
         self.register_buffer(name, None if tensor is None else tensor.detach().to(dtype), persistent=persistent)
 
+    def _hold(self, quantized, weight_format, dtype) -> None:
+        raise NotImplementedError
+
+    def _product(self, inputs) -> torch.Tensor:
+        raise NotImplementedError
+
     @property
-    def weight(self):
+    def weight(self) -> torch.Tensor:
         """Return NaN in the weight's shape, dtype and device, all that models read; it has memory for one element."""
         weight = self.absent_weight.expand(self.out_features, self.in_features)
         return weight if self.geometry is None else self.geometry.unfolded(weight)
 
     @property
-    def static_grid(self):
-        return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)
+    def static_grid(self) -> StaticGrid | None:
+        return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)  # ty: ignore
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.first_output is not None:
             inputs = inputs[:, 1:]
         if self.input_factor is not None:
             inputs = inputs * self.input_factor
         outputs = self._product(inputs)
         if self.down is not None:
-            outputs = outputs + inputs @ self.down.T @ self.up.T
+            outputs = outputs + inputs @ self.down.T @ self.up.T  # ty: ignore[missing-union-attribute]  (both or neither)
         if self.first_output is not None:
             outputs = torch.cat([self.first_output.expand(len(outputs), 1, -1), outputs], dim=1)
         return outputs
@@ -77,6 +109,8 @@ class QuantizedLinear(torch.nn.Module):
 
 class SimulatedLinear(QuantizedLinear):
     """Fake-quantized layer: the format's values in a 16-bit product. Its outputs are right, its cost says nothing."""
+
+    values: torch.Tensor
 
     def _hold(self, quantized, weight_format, dtype):
         self._buffer("values", quantized.dequantize(weight_format), dtype)

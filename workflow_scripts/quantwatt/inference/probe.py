@@ -6,6 +6,8 @@ few bits fails. The test also detects an incomplete library and a misread layout
 
 import functools
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
+from quantwatt.inference.kernels import Kernel
 from quantwatt.inference.linear import SimulatedLinear
 
 ROWS, COLUMNS, TOKENS = 64, 512, 40
@@ -20,7 +23,7 @@ SIZE = 8  # height and width of a convolution's input
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 1e-2}  # relative error that the type of the outputs alone may cause
 
 
-def failure(name, layer, device):
+def failure(name: str, layer: Mapping[str, Any], device: str) -> str | None:
     """Return why a kernel may not compute layers like this one, or None.
 
     Args:
@@ -39,7 +42,7 @@ def failure(name, layer, device):
 
 
 @functools.cache
-def check_device(device):
+def check_device(device: str) -> None:
     """Compute a sum on a device: torch may lack CUDA, the driver, or code for this GPU (too old or too new).
 
     Raises:
@@ -57,7 +60,8 @@ def check_device(device):
 
 @functools.cache
 def _trial(name, formats, kernel_size, device):
-    kernel, formats = registry.load("kernels", name), json.loads(formats)
+    kernel: Any = registry.load("kernels", name)
+    formats = json.loads(formats)
     arguments = (kernel, formats["weights"], formats["activations"], device, kernel_size)
     try:
         errors = {dtype: relative_error(*arguments, dtype) for dtype in ROUNDING}
@@ -71,7 +75,14 @@ def _trial(name, formats, kernel_size, device):
 
 
 @torch.no_grad()
-def relative_error(kernel, weights, activations, device, kernel_size=None, dtype=torch.float32):
+def relative_error(
+    kernel: Kernel,
+    weights: Mapping[str, Any],
+    activations: Mapping[str, Any] | None,
+    device: str,
+    kernel_size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> float:
     """Return the norm of (kernel's outputs - dequantized layer's outputs), relative to the norm of the latter.
 
     It is the larger of the errors for many tokens and for one token.

@@ -22,19 +22,19 @@ MODULATIONS = {
 LEAST = 2  # layers of a block: a member with a single layer (such as a GEGLU activation) is part of a larger block
 
 
-def quantizable(denoiser):
+def quantizable(denoiser: torch.nn.Module) -> list[str]:
     """Names of all linear layers and two-dimensional convolutions, in the order of the module tree."""
     return [name for name, module in denoiser.named_modules() if isinstance(module, LAYERS)]
 
 
-def blocks(denoiser):
+def blocks(denoiser: torch.nn.Module) -> list[str]:
     """Names of the modules that are quantized one after another; together they hold every quantizable layer once.
 
     They are in the order of the module tree; the order of execution is known only when the denoiser runs.
     """
     layers, blocks = quantizable(denoiser), []
-    repeated = [name for name, members in denoiser.named_modules() if isinstance(members, torch.nn.ModuleList)]
-    members = [f"{name}.{index}" for name in repeated for index in range(len(denoiser.get_submodule(name)))]
+    repeated = [(name, len(m)) for name, m in denoiser.named_modules() if isinstance(m, torch.nn.ModuleList)]
+    members = [f"{name}.{index}" for name, count in repeated for index in range(count)]
     held = {member: [name for name in layers if name.startswith(f"{member}.")] for member in members}
     several = [member for member in members if len(held[member]) >= LEAST]
     smallest = [m for m in several if not any(other.startswith(f"{m}.") for other in several)]
@@ -46,7 +46,7 @@ def blocks(denoiser):
     return blocks
 
 
-def segments(denoiser):
+def segments(denoiser: torch.nn.Module) -> dict[str, int]:
     """{layer: chunks} of the modulation layers: their output is split into chunks, such as shift, scale and gate."""
     from diffusers.models import normalization
 

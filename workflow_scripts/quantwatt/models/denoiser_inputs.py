@@ -8,7 +8,8 @@ are stored once per sample, with their type in the name: "img_ids:shared" is a t
 they are padded with zeros, and "NAME:rows" holds the numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ VALUES = {"none": lambda value: None, "bool": bool, "int": int, "float": float}
 ROWS = ":rows"
 
 
-def shared(call, other):
+def shared(call: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
     """Names of the tensors and lists that all samples of a call share.
 
     Their length is the same for another number of samples.
@@ -30,7 +31,7 @@ def shared(call, other):
     return {name for name in lengths.keys() & others.keys() if lengths[name] == others[name]}
 
 
-def is_timestep(name):
+def is_timestep(name: str) -> bool:
     """Whether an argument of a denoiser is the timestep."""
     return name.startswith("timestep") or name == "t"
 
@@ -54,7 +55,7 @@ def _parts(value):
         yield from ((key.format(i), part) for i, part in enumerate(value))
 
 
-def flat(arguments, count, shared):
+def flat(arguments: Mapping[str, Any], count: int, shared: Collection[str]) -> dict[str, torch.Tensor]:
     """Convert the arguments of one call into one row per sample.
 
     A tensor that is not shared has one row per sample, a list that is not shared may have one entry per sample. A
@@ -128,7 +129,7 @@ def _number(value):
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
 
 
-def of_sample(inputs, index):
+def of_sample(inputs: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
     """{name: tensor} of one sample, without its padding."""
     names = [name for name in inputs if not name.endswith(ROWS)]
     return {name: _row(inputs, name, index) for name in names}
@@ -139,7 +140,7 @@ def _row(inputs, name, index):
     return row if rows is None else row[: rows[index]]
 
 
-def stack(samples):
+def stack(samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Stack samples, as `of_sample` returns them, to {name: [samples, ...]}.
 
     A call may have no mask, such as a batch of equally long texts: the mask of its samples is filled with ones.
@@ -179,7 +180,7 @@ def _padded(tensors):
     return [torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])]) for tensor in tensors]
 
 
-def nested(inputs):
+def nested(inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """The inverse of `flat`: keyword arguments of a call on some samples.
 
     Raises:
@@ -227,7 +228,7 @@ def _in_one(name, inputs):
     return tensor[:, : rows.max()]
 
 
-def masks_padding(name, inputs):
+def masks_padding(name: str, inputs: Mapping[str, torch.Tensor]) -> bool:
     """Whether a mask of zeros and ones excludes this input's padding; the input may be that mask."""
     mask = inputs.get(name if name.endswith("_mask") else f"{name}_mask")
     return mask is not None and not mask.is_floating_point()  # a float mask may be additive: 0 then means "attend"

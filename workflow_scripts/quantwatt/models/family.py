@@ -16,6 +16,7 @@ import torch
 
 Settings = Mapping[str, Any]  # completed by a schema of resources/schemas/
 Pipeline = Any  # diffusers' class, or quantwatt.models.text_pipeline's
+Batch = Any  # prompts or sentences; or windows of a text, a tensor of tokens
 Run = Callable[[], Any]  # runs once and leaves its result on the device
 
 
@@ -43,11 +44,11 @@ class Family(ABC):
         """The denoiser's architecture: parameters on the meta device."""
 
     @abstractmethod
-    def prepare(self, pipeline: Pipeline, batch: Sequence, seeds: Sequence[int], settings: Settings) -> Run:
+    def prepare(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], settings: Settings) -> Run:
         """A function that computes one batch and leaves the result on the device."""
 
     @abstractmethod
-    def phases(self, pipeline: Pipeline, batch: Sequence, seeds: Sequence[int], settings: Settings) -> dict[str, Run]:
+    def phases(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], settings: Settings) -> dict[str, Run]:
         """{phase: function that computes only this phase of a batch}, in order."""
 
     def check(self, location: str | Path) -> None:
@@ -115,7 +116,7 @@ class Family(ABC):
         """Layers whose weights the model's library stores as [in, out]."""
         return set()
 
-    def work(self, pipeline: Pipeline, batch: Sequence, settings: Settings) -> dict[str, int] | None:
+    def work(self, pipeline: Pipeline, batch: Batch, settings: Settings) -> dict[str, int] | None:
         """{"items", "tokens", "padded_tokens"} of one call of `prepare`'s function; None where a batch has no tokens.
 
         Families with a phase `decode` also return "new_tokens", the tokens that one call of it writes.
@@ -159,7 +160,7 @@ class TextFamily(Family):
     """Reads sentences or running text; its schema says "x-kind": "text"."""
 
     @abstractmethod
-    def read(self, path: str | Path) -> tuple[list[str], list[int] | None]:
+    def read(self, path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:
         """(texts, labels or None) of a file."""
 
     @abstractmethod
@@ -169,7 +170,7 @@ class TextFamily(Family):
     @abstractmethod
     def batches(
         self, pipeline: Pipeline, texts: Sequence[str], settings: Settings, size: int, count: int
-    ) -> list[Sequence]:
+    ) -> list[Batch]:
         """The first `count` batches of `size` sentences or windows, as `prepare` takes them.
 
         Raises:

@@ -6,8 +6,10 @@ before any job starts.
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantwatt import registry
 from quantwatt.artifacts import linked_folders
@@ -32,7 +34,7 @@ LFS_POINTER, POINTER_BYTES = b"version https://git-lfs", 1024
 class Weights:
     """files: names in the part's folder, an index before its shards; variant: in their names, None without one."""
 
-    files: tuple
+    files: tuple[str, ...]
     variant: str | None
 
 
@@ -50,7 +52,7 @@ class Part:
     weights: Weights | None
 
 
-def parts(folder, settings):
+def parts(folder: str | Path, settings: Mapping[str, Any]) -> dict[str, Part]:
     """The parts of a model's folder that its settings load, each with its weights.
 
     Args:
@@ -82,7 +84,7 @@ def parts(folder, settings):
     return loaded
 
 
-def weighted_parts(folder, settings, without=()):
+def weighted_parts(folder: str | Path, settings: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Part]:
     """{name: Part} of a pipeline's parts with weights and a folder, except the names in `without`.
 
     Raises:
@@ -95,7 +97,7 @@ def weighted_parts(folder, settings, without=()):
     }
 
 
-def read_files(folder, settings):
+def read_files(folder: str | Path, settings: Mapping[str, Any]) -> list[str]:
     """The names, relative to a model's folder, of all files that loading the model may read, sorted.
 
     Raises:
@@ -113,18 +115,18 @@ def read_files(folder, settings):
     return sorted(files)
 
 
-def index_of(family):
+def index_of(family: str) -> str:
     """The name of the file that describes a model folder of this family."""
     return TEXT_MODEL if schema(f"families/{family}").get("x-kind") == "text" else PIPELINE
 
 
-def left_out(settings):
+def left_out(settings: Mapping[str, Any]) -> list[str]:
     """Parts of a pipeline that the settings do not load; "x-parts" in the family's schema links keys to parts."""
     properties = schema(f"families/{settings['family']}")["properties"]
     return [name for key, entry in properties.items() if not settings.get(key) for name in entry.get("x-parts", ())]
 
 
-def listed_parts(folder, settings):
+def listed_parts(folder: str | Path, settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """{name: (library, class)} of the parts that a pipeline's model_index.json names and the settings load.
 
     Raises:
@@ -235,7 +237,7 @@ def _part_weights(folder, name, library, kind, settings):
     return weights(folder / name, library, kind, settings)
 
 
-def weights(folder, library, kind, settings):
+def weights(folder: Path, library: str, kind: str, settings: Mapping[str, Any]) -> Weights:
     """The weight files that are read from the folder of a part or a text model.
 
     Args:

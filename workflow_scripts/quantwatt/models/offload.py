@@ -1,11 +1,13 @@
 """Place a pipeline on a device; text encoders may be there only while they encode prompts."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 from quantwatt.artifacts.errors import DataError
 
 
-def place(pipeline, settings, device):
+def place(pipeline: Any, settings: Mapping[str, Any], device: str) -> Any:
     """Move a pipeline to a device in place, as the model's `offload` says.
 
     On a CPU `offload` changes nothing: it would not save memory.
@@ -18,7 +20,7 @@ def place(pipeline, settings, device):
     return without_text_encoders(pipeline, device)
 
 
-def without_text_encoders(pipeline, device):
+def without_text_encoders(pipeline: Any, device: str) -> Any:
     """Move all parts except the text encoders to a device, in place.
 
     Each text encoder moves to the device when it is called and back to the CPU when the next one is called; the last

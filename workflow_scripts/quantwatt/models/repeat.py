@@ -1,5 +1,7 @@
 """Check that a pipeline generates the same image twice from one seed: a batch is generated twice and compared."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from quantwatt.artifacts.errors import DataError
@@ -10,7 +12,7 @@ from quantwatt.artifacts.errors import DataError
 LEAST_PSNR = 60.0
 
 
-def check(images, again, seeds, where):
+def check(images: np.ndarray, again: np.ndarray, seeds: Sequence[int], where: str) -> float | None:
     """Compare two generations of one batch from the same seeds.
 
     Args:

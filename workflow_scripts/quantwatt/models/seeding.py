@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import random
+from collections.abc import Generator
 
 import numpy as np
 import torch
 
 
 @contextlib.contextmanager
-def seeded(seed):
+def seeded(seed: int) -> Generator[None, None, None]:
     """Seed the global generators of torch (CPU and GPU), numpy and Python; restore their states at the end.
 
     They are seeded with a hash of the seed. The image's own generator uses the seed itself: with the same seed, noise

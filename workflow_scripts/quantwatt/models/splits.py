@@ -4,6 +4,7 @@ A layer is split by its outputs (the transform `segments`) or by its inputs (`sp
 NAME.1, ...
 """
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,30 +13,30 @@ import torch
 class SegmentedLinear(torch.nn.Module):
     """Linear layers "0", "1", ... that share one input; their outputs are concatenated."""
 
-    def __init__(self, layers):
+    def __init__(self, layers: Iterable[torch.nn.Module]):
         super().__init__()
         for index, layer in enumerate(layers):
             self.add_module(str(index), layer)
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.cat([layer(inputs) for layer in self.children()], dim=-1)
 
 
 class SplitConv2d(torch.nn.Module):
     """Convolutions "0", "1", ... of consecutive input channels; their outputs are summed. The first has the bias."""
 
-    def __init__(self, layers, channels):
+    def __init__(self, layers: Iterable[torch.nn.Module], channels: Iterable[int]):
         super().__init__()
         for index, layer in enumerate(layers):
             self.add_module(str(index), layer)
         self.channels = list(channels)
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         parts = inputs.split(self.channels, dim=1)
         return sum(layer(part) for layer, part in zip(self.children(), parts, strict=True))
 
 
-def of_layers(layers, allocation):
+def of_layers(layers: Mapping[str, Mapping[str, Any]], allocation: Collection[str]) -> dict[str, int | list[int]]:
     """{layer: parts} of the layers that an allocation splits; it may name only some parts of a layer.
 
     Args:
@@ -52,7 +53,7 @@ def of_layers(layers, allocation):
     }
 
 
-def split(denoiser, parts):
+def split(denoiser: torch.nn.Module, parts: Mapping[str, int | list[int]]) -> None:
     """Replace layers by their parts, in place.
 
     Args:
@@ -62,7 +63,7 @@ def split(denoiser, parts):
             up to its input channels.
     """
     for name, of in parts.items():
-        whole = denoiser.get_submodule(name)
+        whole: Any = denoiser.get_submodule(name)
         apart = _empty(whole, of)
         weights = whole.weight.detach().split(of, dim=1) if isinstance(of, list) else _segments(whole.weight, of)
         biases = [whole.bias] if isinstance(of, list) else _segments(whole.bias, of)
@@ -75,7 +76,7 @@ def split(denoiser, parts):
         denoiser.set_submodule(name, apart)
 
 
-def restore(denoiser, layers):
+def restore(denoiser: torch.nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> None:
     """Replace layers by the parts that a checkpoint was saved with, on the meta device.
 
     Args:

@@ -6,7 +6,9 @@ another on the meta device, without memory.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,7 +34,9 @@ HINTS = {  # {pattern of tensor names: how the file was saved, and what to do}
 }  # fmt: skip
 
 
-def check(folder, settings, parts):
+def check(
+    folder: str | Path, settings: Mapping[str, Any], parts: Mapping[str, model_folder.Part]
+) -> dict[str, dict[str, Any]]:
     """Refuse a model whose files do not hold the tensors that its classes need.
 
     Args:
@@ -45,7 +49,8 @@ def check(folder, settings, parts):
         DataError: a class is not installed; a part or tensor is missing; a tensor is unexpected, has another shape, or
             a dtype that would be cast silently.
     """
-    stored = {name: _stored_types(part) for name, part in parts.items() if part.weights}  # all files are sound
+    weights = {name: part.weights for name, part in parts.items() if part.weights}
+    stored = {name: _stored_types(parts[name]) for name in weights}  # all files are sound
     classes = {name: part_class(part) for name, part in parts.items()}
     if model_folder.index_of(settings["family"]) == model_folder.PIPELINE:
         _check_pipeline(folder, settings, parts)
@@ -54,8 +59,8 @@ def check(folder, settings, parts):
     return {
         name: {
             "class": classes[name].__name__,
-            "weights": list(parts[name].weights.files),
-            "variant": parts[name].weights.variant,
+            "weights": list(weights[name].files),
+            "variant": weights[name].variant,
             "stored": sorted({FLOATS[code] for code in types.values() if code in FLOATS}),
         }
         for name, types in stored.items()

@@ -1,8 +1,9 @@
 """A text model and its tokenizer, as one pipeline that a checkpoint is loaded into."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -19,20 +20,20 @@ class TextPipeline:
     model: Any
     tokenizer: Any
 
-    def to(self, device):
+    def to(self, device: str) -> Self:
         self.model.to(device)
         return self
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.model.device
 
-    def tokens(self, asked):
+    def tokens(self, asked: int) -> int:
         """The length of a sample in tokens: `asked`, at most the model's number of positions."""
         return min(asked, self.model.config.max_position_embeddings)
 
 
-def stored_model(auto_class, settings, location):
+def stored_model(auto_class: Any, settings: Mapping[str, Any], location: str | Path) -> Any:
     """The model of a local folder on the CPU, in the dtype of the settings.
 
     Args:
@@ -52,7 +53,7 @@ def stored_model(auto_class, settings, location):
     ).eval()
 
 
-def empty_model(auto_class, location):
+def empty_model(auto_class: Any, location: str | Path) -> Any:
     """The model's architecture on the meta device."""
     from transformers import AutoConfig
 
@@ -61,7 +62,7 @@ def empty_model(auto_class, location):
         return auto_class.from_config(config, attn_implementation=ATTENTION).eval()
 
 
-def load(model, location):
+def load(model: Any, location: str | Path) -> TextPipeline:
     """The pipeline of a model with the tokenizer of a local folder.
 
     Raises:

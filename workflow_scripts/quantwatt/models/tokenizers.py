@@ -4,6 +4,7 @@ Without its vocabulary file a tokenizer silently consists of its special tokens 
 image.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,14 @@ class Tokenizer:
     folder: Path
     kind: str
     found: Any
-    reader: dict
+    reader: dict[str, Any]
     padded: bool
 
-    def ids(self, texts, special=False):
+    def ids(self, texts: Iterable[str], special: bool = False) -> list[list[int]]:
         """Lists of the tokens of texts, with or without the special tokens around every text."""
         return self.found(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
 
-    def refuse(self, finding, remedy="fetch or copy the whole folder again"):
+    def refuse(self, finding: str, remedy: str = "fetch or copy the whole folder again") -> DataError:
         """The DataError that names the folder and the files that could be missing."""
         files = ["tokenizer.json", *getattr(type(self.found), "vocab_files_names", {}).values()]
         missing = [name for name in dict.fromkeys(files) if not (self.folder / name).is_file()]
@@ -47,7 +48,7 @@ class Tokenizer:
         return DataError(f"{self.folder}: the {self.kind} {finding}{absent}; {remedy}.")
 
 
-def check(settings, location, texts=()):
+def check(settings: Mapping[str, Any], location: str | Path, texts: Iterable[str] = ()) -> None:
     """Refuse a model whose tokenizers do not convert texts to tokens that its networks can read.
 
     Args:
@@ -66,7 +67,7 @@ def check(settings, location, texts=()):
             _check_texts(tokenizer, texts)
 
 
-def load(folder, kind="AutoTokenizer"):
+def load(folder: str | Path, kind: str = "AutoTokenizer") -> Any:
     """Load the tokenizer of a folder; `kind` is its class in transformers.
 
     Raises:

@@ -17,13 +17,21 @@ norms and embeddings keep their layout and names, and config.json only gets the 
 import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantwatt import registry
 from quantwatt.artifacts import manifest, shards
 from quantwatt.artifacts.errors import DataError
 from quantwatt.inference.checkpoint import check_settings
 from quantwatt.models.families import load_family
+
+if TYPE_CHECKING:
+    import torch
+
+    from quantwatt.formats.quantized_weight import QuantizedWeight
+    from quantwatt.formats.weight_format import WeightFormat
 
 REASONS = {
     "input_factor": "its input is scaled first",
@@ -37,12 +45,14 @@ class NotExpressible(Exception):
     """The checkpoint format cannot express a layer; the message is half a sentence that says why."""
 
 
-def plain(folder, tensors, configuration):
+def plain(
+    folder: Path, tensors: "Mapping[str, torch.Tensor]", configuration: Mapping[str, Any]
+) -> "tuple[Mapping[str, torch.Tensor], dict[str, str]]":
     """Return the tensors unchanged, without metadata: the `finish` of a format that adds nothing."""
     return tensors, {}
 
 
-def export(checkpoint, form, output):
+def export(checkpoint: str | Path, form: str, output: str | Path) -> None:
     """Write a checkpoint's model in another checkpoint format, completely or not at all.
 
     Args:
@@ -77,7 +87,7 @@ def export(checkpoint, form, output):
         _save_tensors(folder / module.file_name(denoiser), tensors, metadata)
 
 
-def weight_of(layer, state):
+def weight_of(layer: Mapping[str, Any], state: "Mapping[str, torch.Tensor]") -> "tuple[WeightFormat, QuantizedWeight]":
     """Return (format, QuantizedWeight) of a layer whose codes quantwatt stores itself."""
     from quantwatt.formats.quantized_weight import QuantizedWeight, load_format
 
@@ -85,7 +95,7 @@ def weight_of(layer, state):
     return weight_format, QuantizedWeight.from_state(state, weight_format, layer["in_features"])
 
 
-def model_file(denoiser):
+def model_file(denoiser: "torch.nn.Module") -> str:
     """Return the file name under which the model's library looks for its weights."""
     from diffusers import ModelMixin
 

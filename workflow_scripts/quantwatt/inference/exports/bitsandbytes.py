@@ -4,10 +4,16 @@
 as bytes), which Params4bit.from_prequantized reads. 8 bits: weight int8 with SCB.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
 import torch
 
 from quantwatt.formats.quantized_weight import pack
 from quantwatt.inference.exports import NotExpressible, model_file, plain, weight_of
+
+if TYPE_CHECKING:
+    from quantwatt.formats.codebook import CodebookFormat
 
 PARTS = {"codes", "scale"}
 CONV1D = True
@@ -16,14 +22,17 @@ FORMATS = ("nf4", "fp4", "bitsandbytes-int8")
 file_name, finish = model_file, plain
 
 
-def tensors(name, layer, state, dtype):
+def tensors(
+    name: str, layer: Mapping[str, Any], state: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """See quantwatt.inference.exports."""
     if layer["activations"]:
         raise NotExpressible("its activations are quantized on a grid that bitsandbytes does not have")
     if layer["weights"]["format"] == "bitsandbytes-int8":
         row_major = torch.tensor(0, dtype=torch.uint8)
         return {f"{name}.weight": state["codes"], f"{name}.SCB": state["scale"], f"{name}.weight_format": row_major}
-    weight_format, weight = weight_of(layer, state)
+    any_format, weight = weight_of(layer, state)
+    weight_format = cast("CodebookFormat", any_format)
     rows, columns = weight.codes.shape
     if columns % weight_format.group_size:
         raise NotExpressible(f"groups of {weight_format.group_size} do not divide its {columns} inputs")
@@ -41,7 +50,7 @@ def tensors(name, layer, state, dtype):
     return {f"{name}.weight": pack(weight.codes, 4).reshape(-1, 1), **parts}
 
 
-def configuration(details, skipped):
+def configuration(details: Mapping[str, Any], skipped: list[str]) -> dict[str, Any]:
     """See quantwatt.inference.exports."""
     formats = {layer["weights"]["format"] for layer in details["layers"].values()}
     for other in sorted(formats - set(FORMATS)):

@@ -7,6 +7,9 @@ are rounded to float16.
 """
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +24,9 @@ WORD = 32
 WORST_SCALE = 2**-8  # largest relative rounding error of a scale; float16 has 2**-11, except for subnormal numbers
 
 
-def tensors(name, layer, state, dtype, first_zero=1):
+def tensors(
+    name: str, layer: Mapping[str, Any], state: Mapping[str, torch.Tensor], dtype: torch.dtype, first_zero: int = 1
+) -> dict[str, torch.Tensor]:
     """See quantwatt.inference.exports. `dtype` does not matter: the format has float16 scales.
 
     Args:
@@ -51,7 +56,7 @@ def tensors(name, layer, state, dtype, first_zero=1):
     }
 
 
-def configuration(details, skipped):
+def configuration(details: Mapping[str, Any], skipped: list[str]) -> dict[str, Any]:
     """Return the content of quantize_config.json, which transformers and vLLM also look for in config.json."""
     kinds = {_kind(layer["weights"]) for layer in details["layers"].values()}
     if len(kinds) > 1:
@@ -78,26 +83,28 @@ def configuration(details, skipped):
     }
 
 
-def file_name(denoiser):
+def file_name(denoiser: torch.nn.Module) -> str:
     """Return the file name that all readers of the format try."""
     return "model.safetensors"
 
 
-def finish(folder, tensors, configuration):
+def finish(
+    folder: Path, tensors: Mapping[str, torch.Tensor], configuration: Mapping[str, Any]
+) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
     """Write quantize_config.json."""
     manifest.write_json(folder / "quantize_config.json", configuration)
     return tensors, {}
 
 
-def pack(values, bits):
+def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack codes [length, width] below 2**bits into int32 [length * bits / 32, width]: one bit stream per column.
 
     The lowest bit comes first; a 3-bit code may be split over two words.
     """
-    values = np.ascontiguousarray(values.numpy())
-    stream = (values[:, None, :] >> np.arange(bits)[None, :, None] & 1).astype(np.uint8)
-    packed = np.packbits(stream.reshape(-1, values.shape[1]), axis=0, bitorder="little")  # [bytes, width]
-    words = packed.reshape(-1, 4, values.shape[1]).transpose(0, 2, 1)
+    array = np.ascontiguousarray(values.numpy())
+    stream = (array[:, None, :] >> np.arange(bits)[None, :, None] & 1).astype(np.uint8)
+    packed = np.packbits(stream.reshape(-1, array.shape[1]), axis=0, bitorder="little")  # [bytes, width]
+    words = packed.reshape(-1, 4, array.shape[1]).transpose(0, 2, 1)
     return torch.from_numpy(np.ascontiguousarray(words).view("<i4")[..., 0].astype(np.int32))
 
 

@@ -6,6 +6,10 @@ and the 8-bit configurations of the weight format `torchao`. torchao's activatio
 quantwatt's: the scale is twice the largest magnitude over 255, not over 254.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from quantwatt import registry
@@ -19,10 +23,13 @@ TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 file_name = model_file
 
 
-def tensors(name, layer, state, dtype):
+def tensors(
+    name: str, layer: Mapping[str, Any], state: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """See quantwatt.inference.exports: returns torchao's tensor subclasses, which `finish` flattens."""
     if layer["weights"]["format"] == "torchao":
-        linear = library_of(layer["weights"]).restore(state, layer, None, dtype, "cpu")
+        library = library_of(layer["weights"])
+        linear: Any = library.restore(state, layer, None, dtype, "cpu")  # ty: ignore[missing-union-attribute]
         return {f"{name}.weight": linear.weight.data}
     from torchao.quantization import Int8Tensor, PerRow
     from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs
@@ -40,7 +47,7 @@ def tensors(name, layer, state, dtype):
     }
 
 
-def configuration(details, skipped):
+def configuration(details: Mapping[str, Any], skipped: list[str]) -> dict[str, Any]:
     """See quantwatt.inference.exports."""
     names = {_configuration(layer) for layer in details["layers"].values()}
     if len(names) > 1:
@@ -58,11 +65,13 @@ def configuration(details, skipped):
     }
 
 
-def finish(folder, tensors, configuration):
+def finish(
+    folder: Path, tensors: Mapping[str, torch.Tensor], configuration: Mapping[str, Any]
+) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
     """Flatten torchao's tensors with torchao's function for safetensors files."""
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 
-    return flatten_tensor_state_dict(tensors)
+    return flatten_tensor_state_dict(tensors)  # ty: ignore[invalid-argument-type]  (the library's annotation is wrong)
 
 
 def _configuration(layer):

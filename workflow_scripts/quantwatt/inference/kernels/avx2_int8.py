@@ -6,8 +6,12 @@ avoids this, but takes two products. This kernel widens the bytes to 16 bits and
 number of bits.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+from quantwatt.formats.activations import ActivationFormat
 from quantwatt.inference import fused
 from quantwatt.inference.kernels import onednn_int8
 from quantwatt.inference.linear import QuantizedLinear
@@ -15,7 +19,7 @@ from quantwatt.inference.linear import QuantizedLinear
 NAME, PACKAGE, BOUND = "int8 in C (AVX2)", "torch", 1e-3
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     if reason := onednn_int8.refusal(layer, device):
         return reason
     if not hasattr(fused.library(), "multiply"):
@@ -24,6 +28,11 @@ def refusal(layer, device):
 
 
 class Layer(QuantizedLinear):
+    activation_format: ActivationFormat
+    panels: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+
     def _hold(self, quantized, weight_format, dtype):
         integers = onednn_int8.signed(quantized, weight_format)
         self._buffer("panels", fused.panels_of(integers), torch.int8)

@@ -1,5 +1,8 @@
 """NF4 or FP4 weights, 16-bit activations: bitsandbytes's product."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from quantwatt.formats.quantized_weight import pack
@@ -8,7 +11,7 @@ from quantwatt.inference.linear import QuantizedLinear
 NAME, PACKAGE, BOUND = "bitsandbytes matmul_4bit", "bitsandbytes", 1e-2
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     weights = layer["weights"]
     if "kernel_size" in layer:
         return "multiplies matrices only"
@@ -22,6 +25,14 @@ def refusal(layer, device):
 
 
 class Layer(QuantizedLinear):
+    codes: torch.Tensor
+    absmax: torch.Tensor
+    codebook: torch.Tensor
+    kind: str
+    group_size: int
+    dtype: torch.dtype
+    state: Any  # QuantState
+
     def _hold(self, quantized, weight_format, dtype):
         self._buffer("codes", pack(quantized.codes, 4).reshape(-1, 1), torch.uint8)
         self._buffer("absmax", quantized.scale.reshape(-1).contiguous(), torch.float32)

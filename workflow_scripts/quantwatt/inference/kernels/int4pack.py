@@ -4,6 +4,9 @@ The product is vectorized for bfloat16 only, and its time grows with the number 
 tokens, the weight is dequantized and multiplied in the inputs' type.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from quantwatt.inference.kernels import unpacked
@@ -17,12 +20,12 @@ LAID = (64, 32, 16)  # rows that are interleaved in the packed weight; it depend
 FEW = 40
 
 
-def group_of(columns, own):
+def group_of(columns: int, own: int) -> int | None:
     """Return how many columns share a scale in the product: a divisor of the format's group size `own`, or None."""
     return next((size for size in GROUPS if columns % size == 0 == own % size), None)
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     weights, columns = layer["weights"], layer["in_features"]
     if device != "cpu" or "kernel_size" in layer or layer["activations"] is not None:
         return "multiplies inputs that are not quantized by matrices on the CPU"
@@ -34,13 +37,17 @@ def refusal(layer, device):
     return "takes groups of consecutive columns" if "group_index" in layer["parts"] else None
 
 
-def codes_of(packed, rows):
+def codes_of(packed: torch.Tensor, rows: int) -> torch.Tensor:
     """Invert PyTorch's packing that interleaves `rows` rows: returns [all rows, columns] uint8."""
     blocks = packed.reshape(-1, packed.shape[1] * 2, rows // 2).transpose(1, 2).contiguous()  # [blocks, half, columns]
     return torch.cat([blocks & 15, blocks >> 4], dim=1).reshape(len(packed), -1)
 
 
 class Layer(unpacked.Layer):
+    laid: int | None
+    group: int
+    grid: torch.Tensor
+
     def _hold(self, quantized, weight_format, dtype):
         super()._hold(quantized, weight_format, dtype)
         self.laid = None
@@ -49,7 +56,8 @@ class Layer(unpacked.Layer):
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantized.codes.int().contiguous(), 1)
         self.laid = next(rows for rows in LAID if torch.equal(codes_of(packed, rows), quantized.codes))
         self._buffer("codes", packed, torch.uint8)
-        self.group = group_of(self.in_features, weight_format.group_width(self.in_features))
+        group = group_of(self.in_features, weight_format.group_width(self.in_features))
+        self.group = group  # ty: ignore[invalid-assignment]  (`refusal` saw that there is one)
         zero = MIDDLE if quantized.zero is None else quantized.zero.float()
         grid = torch.stack([quantized.scale, (MIDDLE - zero) * quantized.scale], dim=2)  # value of code 8
         grid = grid[:, torch.arange(0, self.in_features, self.group) // weight_format.group_width(self.in_features)]

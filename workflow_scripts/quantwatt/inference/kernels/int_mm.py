@@ -3,8 +3,12 @@
 A weight is stored as its code minus the zero point, in 8 bits.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+from quantwatt.formats.activations import ActivationFormat, StaticGrid
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "torch._int_mm", "torch", 1e-3
@@ -12,7 +16,7 @@ CUDA_TOKENS = 17  # fewest tokens that the product accepts on CUDA
 CUDA_MULTIPLE = 8  # on CUDA, both dimensions of the weight must be multiples of it
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     weights, activations = layer["weights"], layer["activations"]
     if "kernel_size" in layer:
         return "multiplies matrices only"
@@ -29,12 +33,22 @@ def refusal(layer, device):
     return None
 
 
-def quantize(activation_format, inputs, static_grid):
+def quantize(
+    activation_format: ActivationFormat, inputs: torch.Tensor, static_grid: StaticGrid | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Return the codes of inputs [tokens, columns] and their grid, as ActivationFormat.encode does."""
     return activation_format.encode(inputs, static_grid)
 
 
-def rescale(sums, scale, zero, weight_scale, weight_sums, bias, dtype):
+def rescale(
+    sums: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    weight_scale: torch.Tensor,
+    weight_sums: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     """Compute a layer's outputs from its integer product.
 
     Args:
@@ -50,6 +64,11 @@ def rescale(sums, scale, zero, weight_scale, weight_sums, bias, dtype):
 
 
 class Layer(QuantizedLinear):
+    activation_format: ActivationFormat
+    codes: torch.Tensor
+    scale: torch.Tensor
+    sums: torch.Tensor
+
     quantize, rescale = staticmethod(quantize), staticmethod(rescale)
 
     def _hold(self, quantized, weight_format, dtype):

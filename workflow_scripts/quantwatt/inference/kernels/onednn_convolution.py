@@ -1,18 +1,20 @@
 """Convolutions with integer weights per output channel and integer inputs: oneDNN's int8 convolution."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from quantwatt.formats.convolution import Convolution
 from quantwatt.inference import fused
 from quantwatt.inference.kernels import onednn_int8
-from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "oneDNN int8 convolution", "torch", onednn_int8.BOUND
 MULTIPLE = 4  # of channels per group; for others, oneDNN's reference code is 10 to 80 times slower than float
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     if "kernel_size" not in layer:
         return "takes convolutions only"
     if reason := onednn_int8.inexpressible(layer):
@@ -24,7 +26,10 @@ def refusal(layer, device):
     return None
 
 
-class Layer(QuantizedLinear):
+class Layer(onednn_int8.Int8Layer):
+    geometry: Convolution
+    around: tuple[Any, ...]
+
     def _hold(self, quantized, weight_format, dtype):
         integers = onednn_int8.hold(self, quantized, weight_format)
         geometry = self.geometry

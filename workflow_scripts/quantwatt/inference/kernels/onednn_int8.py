@@ -5,9 +5,14 @@ the inputs' zero point times the sums of the weight's rows. A code takes one byt
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.quantized_weight import QuantizedWeight
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.inference import fused
 from quantwatt.inference.linear import QuantizedLinear
 
@@ -15,11 +20,11 @@ NAME, PACKAGE, BOUND = "oneDNN int8", "torch", 1e-3
 MOST = 2**15 - 1  # largest sum of a pair of products on CPUs that add pairs in 16 bits
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     return "multiplies matrices only" if "kernel_size" in layer else inexpressible(layer)
 
 
-def inexpressible(layer):
+def inexpressible(layer: Mapping[str, Any]) -> str | None:
     """Return why a layer's formats cannot be an int8 product with one scale per output channel, or None."""
     weights, activations = layer["weights"], layer["activations"]
     if weights["format"] != "integer":
@@ -31,13 +36,26 @@ def inexpressible(layer):
     return "takes integer inputs" if activations is None else None
 
 
-def signed(quantized, weight_format):
+def signed(quantized: QuantizedWeight, weight_format: WeightFormat) -> torch.Tensor:
     """Return the weight's integers, codes minus their zero points: [rows, columns] int8."""
     zero = weight_format.middle if quantized.zero is None else quantized.zero.short()
     return (quantized.codes.short() - zero).to(torch.int8)
 
 
-def hold(layer, quantized, weight_format):
+class Int8Layer(QuantizedLinear):
+    """What `hold` sets, and the packed weight."""
+
+    activation_format: ActivationFormat
+    scale: torch.Tensor
+    sums: torch.Tensor
+    offset: torch.Tensor | None
+    one: torch.Tensor
+    none: torch.Tensor
+    packed: torch.Tensor
+    halves: bool
+
+
+def hold(layer: Int8Layer, quantized: QuantizedWeight, weight_format: WeightFormat) -> torch.Tensor:
     """Set the buffers that `fused.rescale` needs, and `halves`: whether the inputs' codes must be split into halves.
 
     Returns:
@@ -57,20 +75,20 @@ def hold(layer, quantized, weight_format):
 
 
 @functools.cache
-def saturates():
+def saturates() -> bool:
     """Return whether this CPU adds pairs of products in saturating 16 bits, as CPUs without VNNI and AMX do."""
     inputs, weight = torch.full((32, 256), 255, dtype=torch.uint8), torch.full((64, 256), 127, dtype=torch.int8)
     sums = multiply(inputs, torch.ops.onednn.qlinear_prepack(weight, None), torch.ones(1), torch.zeros(1).int())
     return bool((sums != 255 * 127 * 256).any())
 
 
-def multiply(codes, packed, one, none):
+def multiply(codes: torch.Tensor, packed: torch.Tensor, one: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
     return torch.ops.onednn.qlinear_pointwise(
         codes, 1.0, 0, packed, one, none, None, 1.0, 0, torch.float32, "none", [], ""
     )
 
 
-class Layer(QuantizedLinear):
+class Layer(Int8Layer):
     def _hold(self, quantized, weight_format, dtype):
         integers = hold(self, quantized, weight_format)
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(integers, None), persistent=False)

@@ -7,6 +7,8 @@ The product has no zero point: a value is (code - 8) * scale + offset, with scal
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ TILE_ROWS, TILE_COLUMNS = 8, 128  # size of a tile in the packed layout
 FEW_TOKENS = 32
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     weights = layer["weights"]
     if "kernel_size" in layer:
         return "multiplies matrices only"
@@ -31,7 +33,7 @@ def refusal(layer, device):
     return None
 
 
-def packed(codes):
+def packed(codes: torch.Tensor) -> torch.Tensor:
     """Pack codes [rows, columns] uint8 below 16, in whole tiles, as `torch._convert_weight_to_int4pack(..., 8)` does.
 
     Each of a warp's 32 lanes holds its operands of the tensor core: one row, and four of every 16 columns, at
@@ -48,14 +50,14 @@ def packed(codes):
     return torch.where(words >= 2**31, words - 2**32, words).int().flatten(2, 3)
 
 
-def unpacked(words):
+def unpacked(words: torch.Tensor) -> torch.Tensor:
     """The inverse of `packed`: [rows, columns] int32."""
     nibbles = words.unsqueeze(-1) >> torch.arange(0, 32, 4, device=words.device, dtype=torch.int32) & 15
     parts = nibbles.unflatten(4, (2, 2, 2)).unflatten(2, (TILE_ROWS, 4))  # [.., row, lane % 4, word, pair, 16s, 8s]
     return parts.permute(0, 2, 1, 4, 6, 7, 3, 5).reshape(words.shape[0] * TILE_ROWS, -1)
 
 
-def dequantized(words, grid, group):
+def dequantized(words: torch.Tensor, grid: torch.Tensor, group: int) -> torch.Tensor:
     """Dequantize words with their grid [groups, rows, 2]: returns [rows, columns] bfloat16, padding included."""
     codes = unpacked(words)
     scale, offset = grid.transpose(0, 1).unsqueeze(2).unbind(-1)  # [rows, groups, 1]
@@ -63,6 +65,11 @@ def dequantized(words, grid, group):
 
 
 class Layer(QuantizedLinear):
+    order: torch.Tensor | None
+    codes: torch.Tensor
+    grid: torch.Tensor
+    group: int
+
     dequantized = staticmethod(dequantized)
 
     def _hold(self, quantized, weight_format, dtype):

@@ -5,8 +5,12 @@ weights in groups of 128 and rounds their scales again, and PyTorch's int8 produ
 the weight stays packed as in the checkpoint, two codes per byte, and is unpacked in registers.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+from quantwatt.formats.activations import ActivationFormat, StaticGrid
 from quantwatt.formats.quantized_weight import pack
 from quantwatt.inference.linear import QuantizedLinear
 
@@ -14,7 +18,7 @@ NAME, PACKAGE, BOUND = "Triton W4A8", "triton", 1e-3
 LEAST_GROUP = 64  # a tensor core sums 32 integers at a time, and the two codes of a byte go into two products
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     weights = layer["weights"]
     if "kernel_size" in layer:
         return "multiplies matrices only"
@@ -27,7 +31,12 @@ def refusal(layer, device):
     return None
 
 
-def quantize(activation_format, inputs, static_grid, order):
+def quantize(
+    activation_format: ActivationFormat,
+    inputs: torch.Tensor,
+    static_grid: StaticGrid | None,
+    order: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Quantize inputs [tokens, columns] into the layout that the kernel reads.
 
     Returns:
@@ -40,7 +49,8 @@ def quantize(activation_format, inputs, static_grid, order):
     codes = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2))
     tokens = len(codes)
     pairs = codes.reshape(tokens, codes.shape[1] // 2, 2).permute(2, 0, 1).contiguous()
-    scale, zero = (None if part is None else part.expand(tokens, 1).reshape(-1).contiguous() for part in (scale, zero))
+    scale = scale.expand(tokens, 1).reshape(-1).contiguous()
+    zero = None if zero is None else zero.expand(tokens, 1).reshape(-1).contiguous()
     return pairs, scale, zero
 
 
@@ -48,6 +58,14 @@ fused_quantize = torch.compile(quantize, dynamic=True)
 
 
 class Layer(QuantizedLinear):
+    activation_format: ActivationFormat
+    order: torch.Tensor | None
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    sums: torch.Tensor | None
+    group: int
+
     def _hold(self, quantized, weight_format, dtype):
         quantized, order = quantized.in_group_order()
         self._buffer("order", order, torch.int64)

@@ -5,10 +5,14 @@ dequantized and multiplied in parts, which reuse the same memory, so that the fl
 exists. For few tokens, where reading the weight from memory takes most of the time, a C kernel dequantizes on the fly.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from quantwatt.formats import convolution
 from quantwatt.formats.quantized_weight import QuantizedWeight, pack
+from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.inference import fused
 from quantwatt.inference.linear import QuantizedLinear
 
@@ -17,11 +21,17 @@ FEW = 16  # up to this many tokens, the C kernel is faster
 PART = 1 << 22  # weights dequantized at once: 16 MB in float32, which the allocator reuses; larger blocks are not kept
 
 
-def refusal(layer, device):
+def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     return None if layer["activations"] is None else "takes inputs that are not quantized"
 
 
 class Layer(QuantizedLinear):
+    weight_format: WeightFormat
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    group_index: torch.Tensor | None
+
     def _hold(self, quantized, weight_format, dtype):
         self.weight_format = weight_format
         self._buffer("codes", pack(quantized.codes, weight_format.bits), torch.uint8)

@@ -1,11 +1,17 @@
 """Consistency models (ConsistencyModelPipeline, UNet2DModel): prompts are class numbers, few steps, no guidance."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import architecture
 from quantwatt.models.families import pipelines
 from quantwatt.models.families.pipeline_family import PipelineFamily
+from quantwatt.models.family import Pipeline, Run, Settings
 
 
 class Family(PipelineFamily):
@@ -15,7 +21,7 @@ class Family(PipelineFamily):
     DENOISER = ("unet", "UNet2DModel")
     DEFAULTS: ClassVar = {"steps": 1, "guidance": 1.0}
 
-    def load(self, settings, location, denoiser=None):
+    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
         """See Family.
 
         Raises:
@@ -29,7 +35,9 @@ class Family(PipelineFamily):
         pipeline.schedules = {len(schedule): schedule for schedule in settings["timesteps"]}
         return pipeline
 
-    def generate(self, pipeline, prompts, seeds, sampling):
+    def generate(
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+    ) -> np.ndarray:
         """See ImageFamily; grey images have equal channels.
 
         The noise of the first and of every further step comes from one CPU generator per image.
@@ -63,14 +71,16 @@ class Family(PipelineFamily):
             output_type="pt",
         ).images
 
-    def prepare(self, pipeline, batch, seeds, settings):
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings) -> Run:
         return lambda: self._call(pipeline, batch, seeds, settings)
 
-    def phases(self, pipeline, batch, seeds, settings):
+    def phases(
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings
+    ) -> dict[str, Run]:
         """{"denoise"}: the network generates pixels, without text encoder or decoder."""
         return {"denoise": self.prepare(pipeline, batch, seeds, settings)}
 
-    def skips(self, denoiser):
+    def skips(self, denoiser: Any) -> dict[str, tuple[int, int]]:
         """See Family: the convolutions are in the residual blocks of the up path.
 
         Their input concatenates the previous layer's output and, in the later channels, the skip connection.
@@ -85,10 +95,10 @@ class Family(PipelineFamily):
             above = resnet.out_channels
         return channels
 
-    def blocks(self, denoiser):
+    def blocks(self, denoiser: torch.nn.Module) -> list[str]:
         return architecture.blocks(denoiser)
 
-    def quantizable(self, denoiser):
+    def quantizable(self, denoiser: torch.nn.Module) -> list[str]:
         return architecture.quantizable(denoiser)
 
 

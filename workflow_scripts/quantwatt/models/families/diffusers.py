@@ -1,13 +1,17 @@
 """Any diffusers pipeline that generates images and whose denoiser consists of linear layers and convolutions."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import architecture, denoiser_inputs
 from quantwatt.models.families import effects, pipeline_classes, pipelines, recording
-from quantwatt.models.family import ImageFamily
+from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
 
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
 # Further arguments of a call, unless the model's `arguments` override them: images have exactly the requested size, and
@@ -18,7 +22,7 @@ AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False}
 class Family(ImageFamily):
     """Runs the pipeline that the folder names; the arguments of its call are read from its signature."""
 
-    def load(self, settings, location, denoiser=None):
+    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
         """See Family.
 
         Raises:
@@ -31,7 +35,7 @@ class Family(ImageFamily):
         pipeline.arguments = settings["arguments"]
         return pipeline
 
-    def check(self, location):
+    def check(self, location: str | Path) -> None:
         """Refuse a pipeline that cannot generate images from only prompts or classes; reads model_index.json alone.
 
         Raises:
@@ -39,11 +43,11 @@ class Family(ImageFamily):
         """
         pipeline_classes.check(pipeline_classes.of_folder(location), location)
 
-    def load_denoiser(self, settings, location):
+    def load_denoiser(self, settings: Settings, location: str | Path) -> torch.nn.Module:
         name, kind = _stored_denoiser(location)
         return pipelines.load_denoiser(name, kind.__name__, settings, location)
 
-    def meta_denoiser(self, location):
+    def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         """See Family; buffers that no file stores (position tables) are computed."""
         from accelerate import init_empty_weights
 
@@ -53,7 +57,9 @@ class Family(ImageFamily):
         with init_empty_weights():
             return kind.from_config(config).eval()
 
-    def generate(self, pipeline, prompts, seeds, sampling):
+    def generate(
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+    ) -> np.ndarray:
         """See ImageFamily; class-conditional pipelines take class numbers as prompts. Grey images repeat their channel.
 
         Noise comes from one CPU generator per prompt. Keys that a sampling omits get the pipeline's defaults.
@@ -70,23 +76,27 @@ class Family(ImageFamily):
                 )
         return images
 
-    def prepare(self, pipeline, batch, seeds, settings):
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings) -> Run:
         return lambda: _call(pipeline, batch, seeds, settings)
 
-    def phases(self, pipeline, batch, seeds, settings):
+    def phases(
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings
+    ) -> dict[str, Run]:
         """{"whole"}: the boundaries between text encoding, denoising and decoding differ between pipelines."""
         return {"whole": self.prepare(pipeline, batch, seeds, settings)}
 
-    def record(self, pipeline, prompts, seeds, calibration, steps):
+    def record(
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], calibration: Settings, steps: set[int]
+    ) -> Recorded:
         return recording.record(pipeline, _denoiser(pipeline), self.generate, prompts, seeds, calibration, steps)
 
-    def blocks(self, denoiser):
+    def blocks(self, denoiser: torch.nn.Module) -> list[str]:
         return architecture.blocks(denoiser)
 
-    def quantizable(self, denoiser):
+    def quantizable(self, denoiser: torch.nn.Module) -> list[str]:
         return architecture.quantizable(denoiser)
 
-    def segments(self, denoiser):
+    def segments(self, denoiser: torch.nn.Module) -> dict[str, int]:
         return architecture.segments(denoiser)
 
 

@@ -1,11 +1,15 @@
 """DistilBERT with a classification head (DistilBertForSequenceClassification): one label per sentence."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
 from quantwatt.models import text_pipeline
-from quantwatt.models.family import TextFamily
+from quantwatt.models.family import Pipeline, Run, Settings, TextFamily
 
 
 class Family(TextFamily):
@@ -15,17 +19,17 @@ class Family(TextFamily):
     STAGES = (r"attention\.[qkv]_lin", r"attention\.out_lin", r"ffn\.lin1", r"ffn\.lin2")
     PADS = True
 
-    def load(self, settings, location, denoiser=None):
+    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
         """Load model and tokenizer."""
         return text_pipeline.load(self.load_denoiser(settings, location) if denoiser is None else denoiser, location)
 
-    def load_denoiser(self, settings, location):
+    def load_denoiser(self, settings: Settings, location: str | Path) -> torch.nn.Module:
         """The whole network on the CPU, in the model's dtype."""
         from transformers import AutoModelForSequenceClassification
 
         return text_pipeline.stored_model(AutoModelForSequenceClassification, settings, location)
 
-    def meta_denoiser(self, location):
+    def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         """The network's architecture on the meta device."""
         from transformers import AutoModelForSequenceClassification
 
@@ -35,10 +39,10 @@ class Family(TextFamily):
         model.distilbert.embeddings.register_buffer("position_ids", positions, persistent=False)
         return model
 
-    def read(self, path):
+    def read(self, path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:
         return sources.read_sentences(path)
 
-    def predict(self, pipeline, texts, settings):
+    def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
         """Predict the label of every sentence.
 
         Args:
@@ -55,7 +59,9 @@ class Family(TextFamily):
             predictions += [{"label": k, "logits": row} for k, row in zip(labels, logits.tolist(), strict=True)]
         return predictions
 
-    def batches(self, pipeline, texts, settings, size, count):
+    def batches(
+        self, pipeline: Pipeline, texts: Sequence[str], settings: Settings, size: int, count: int
+    ) -> list[Sequence[str]]:
         """The first batches of sentences, for timing.
 
         Raises:
@@ -63,7 +69,7 @@ class Family(TextFamily):
         """
         return sources.cut(texts, size, count, "sentences")
 
-    def prepare(self, pipeline, batch, seeds, settings):
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int] | None, settings: Settings) -> Run:
         """A function without arguments that classifies a batch of sentences, which is tokenized on the device already.
 
         Sentences are padded to the longest of the batch, or to max_length with `padding: max_length`. In the latter
@@ -73,16 +79,18 @@ class Family(TextFamily):
         inputs = _on_device(pipeline, batch, settings)
         return lambda: pipeline.model(**inputs).logits
 
-    def phases(self, pipeline, batch, seeds, settings):
+    def phases(
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int] | None, settings: Settings
+    ) -> dict[str, Run]:
         """{phase: function as `prepare` returns}; classification has one phase."""
         return {"forward": self.prepare(pipeline, batch, seeds, settings)}
 
-    def work(self, pipeline, batch, settings):
+    def work(self, pipeline: Pipeline, batch: Sequence[str], settings: Settings) -> dict[str, int]:
         """The work of one call of `prepare`'s function: items, and their tokens without and with padding."""
         mask = _tokenized(pipeline, batch, settings).attention_mask
         return {"items": len(mask), "tokens": int(mask.sum()), "padded_tokens": mask.numel()}
 
-    def record(self, pipeline, texts, calibration):
+    def record(self, pipeline: Pipeline, texts: Sequence[str], calibration: Settings) -> dict[str, torch.Tensor]:
         """The network's inputs for calibration sentences.
 
         Args:
@@ -93,7 +101,7 @@ class Family(TextFamily):
         tokens = _tokenized(pipeline, texts[: calibration["samples"]], calibration)
         return {"input_ids": tokens.input_ids, "attention_mask": _mask(tokens)}
 
-    def real_tokens(self, inputs):
+    def real_tokens(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See Family; observers ignore padded tokens."""
         return inputs["attention_mask"][:, 0, 0]
 

@@ -1,7 +1,11 @@
 """Refuse keys of a sampling that do not change a pipeline's images, before images are generated."""
 
 import math
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models.families import recording
@@ -12,7 +16,9 @@ TOLD = ("guidance", "guidance_scale", "embedded_guidance", "timestep_cond")
 
 
 @contextmanager
-def checked(pipeline, denoiser, sampling, count):
+def checked(
+    pipeline: Any, denoiser: torch.nn.Module, sampling: Mapping[str, Any], count: int
+) -> Generator[None, None, None]:
     """Context in which the pipeline's call fails at its first step if a key of the sampling changes nothing.
 
     Guidance acts through a second branch, for which the denoiser evaluates more samples per step than there are images,
@@ -79,7 +85,7 @@ def _check_steps(kind, sampling, scheduler):
         raise DataError(f"steps: {name} would begin {steps} steps at {int(planned.max())}, above its {levels} levels.")
 
 
-def check_size(pipeline, sampling):
+def check_size(pipeline: Any, sampling: Mapping[str, Any]) -> None:
     """Refuse a height or width that the pipeline would round.
 
     Raises:

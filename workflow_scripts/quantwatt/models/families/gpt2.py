@@ -1,12 +1,16 @@
 """GPT-2 (GPT2LMHeadModel): the likelihood of running text, and greedy decoding."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import sources
 from quantwatt.jobs.progress import progress
 from quantwatt.models import text_pipeline
-from quantwatt.models.family import TextFamily
+from quantwatt.models.family import Pipeline, Run, Settings, TextFamily
 
 
 class Family(TextFamily):
@@ -16,23 +20,23 @@ class Family(TextFamily):
     STAGES = (r"attn\.c_attn", r"attn\.c_proj", r"mlp\.c_fc", r"mlp\.c_proj")
     PHASES_APART = ("decode",)  # not included in `prepare`'s run
 
-    def load(self, settings, location, denoiser=None):
+    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
         """Load model and tokenizer."""
         return text_pipeline.load(self.load_denoiser(settings, location) if denoiser is None else denoiser, location)
 
-    def load_denoiser(self, settings, location):
+    def load_denoiser(self, settings: Settings, location: str | Path) -> torch.nn.Module:
         """The whole network on the CPU, in the model's dtype, with linear layers instead of Conv1D."""
         from transformers import AutoModelForCausalLM
 
         return without_waiting(with_linear_layers(text_pipeline.stored_model(AutoModelForCausalLM, settings, location)))
 
-    def meta_denoiser(self, location):
+    def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         """The network's architecture on the meta device, with linear layers instead of Conv1D."""
         from transformers import AutoModelForCausalLM
 
         return without_waiting(with_linear_layers(text_pipeline.empty_model(AutoModelForCausalLM, location)))
 
-    def transposed(self, location):
+    def transposed(self, location: str | Path) -> set[str]:
         """See Family: the layers that are Conv1D in transformers."""
         from transformers import AutoModelForCausalLM
         from transformers.pytorch_utils import Conv1D
@@ -40,10 +44,10 @@ class Family(TextFamily):
         model = text_pipeline.empty_model(AutoModelForCausalLM, location)
         return {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
 
-    def read(self, path):
+    def read(self, path: str | Path) -> tuple[list[str], None]:
         return sources.read_running_text(path)
 
-    def predict(self, pipeline, texts, settings):
+    def predict(self, pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
         """Negative log-likelihood of running text, window by window.
 
         Args:
@@ -66,7 +70,9 @@ class Family(TextFamily):
                 predictions.append({"nll": total, "tokens": counted, "correct": int(hits[-counted:].sum())})
         return predictions
 
-    def batches(self, pipeline, texts, settings, size, count):
+    def batches(
+        self, pipeline: Pipeline, texts: Sequence[str], settings: Settings, size: int, count: int
+    ) -> list[torch.Tensor]:
         """The first batches of windows, ids [size, tokens], for timing.
 
         Raises:
@@ -75,7 +81,7 @@ class Family(TextFamily):
         ids, _ = windows(pipeline, texts, {**settings, "items": size * count})
         return sources.cut(ids, size, count, "windows")
 
-    def prepare(self, pipeline, batch, seeds, settings):
+    def prepare(self, pipeline: Pipeline, batch: torch.Tensor, seeds: Sequence[int] | None, settings: Settings) -> Run:
         """A function without arguments that computes the logits of a batch of windows, which is on the device already.
 
         The logits stay on the device: the function reads, tokenizes and copies nothing. The seeds are not used.
@@ -83,7 +89,9 @@ class Family(TextFamily):
         ids = batch.to(pipeline.device)
         return lambda: pipeline.model(input_ids=ids).logits
 
-    def phases(self, pipeline, batch, seeds, settings):
+    def phases(
+        self, pipeline: Pipeline, batch: torch.Tensor, seeds: Sequence[int] | None, settings: Settings
+    ) -> dict[str, Run]:
         """{phase: function as `prepare` returns}: `forward` reads whole windows, `decode` writes `new_tokens` tokens.
 
         Decoding is greedy. It continues the first half of each window, whose keys and values are computed before.
@@ -105,7 +113,7 @@ class Family(TextFamily):
 
         return {"forward": self.prepare(pipeline, batch, seeds, settings), "decode": decode}
 
-    def work(self, pipeline, batch, settings):
+    def work(self, pipeline: Pipeline, batch: torch.Tensor, settings: Settings) -> dict[str, int]:
         """The work of one call of `prepare`'s function: items and their tokens; and the tokens that `decode` writes.
 
         No window is padded.
@@ -113,7 +121,7 @@ class Family(TextFamily):
         written = len(batch) * _new_tokens(pipeline, settings)
         return {"items": len(batch), "tokens": batch.numel(), "padded_tokens": batch.numel(), "new_tokens": written}
 
-    def record(self, pipeline, texts, calibration):
+    def record(self, pipeline: Pipeline, texts: Sequence[str], calibration: Settings) -> dict[str, torch.Tensor]:
         """The network's inputs for calibration text.
 
         Args:
@@ -124,7 +132,7 @@ class Family(TextFamily):
         return {"input_ids": windows(pipeline, texts, {**calibration, "items": calibration["samples"]})[0]}
 
 
-def with_linear_layers(model):
+def with_linear_layers(model: Any) -> Any:
     """Replace every Conv1D, whose weight is [in, out], by the equivalent linear layer, in place."""
     from transformers.pytorch_utils import Conv1D
 
@@ -139,7 +147,7 @@ def with_linear_layers(model):
     return model
 
 
-def without_waiting(model):
+def without_waiting(model: Any) -> Any:
     """Disable transformers' checks of every batch, for which the host would wait for the GPU, in place.
 
     No window is padded and no window holds several texts, so attention needs no mask tensor, only its causal flag
@@ -154,7 +162,7 @@ def without_waiting(model):
     return model
 
 
-def windows(pipeline, texts, settings):
+def windows(pipeline: Pipeline, texts: Sequence[str], settings: Settings) -> tuple[torch.Tensor, list[int]]:
     """Cut running text into windows of equal length; a tail that does not fill a window is left out.
 
     Args:

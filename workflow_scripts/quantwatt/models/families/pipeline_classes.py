@@ -21,7 +21,7 @@ PICTURES = ("image", "mask_image", "control_image", "example_image", "hint", "vi
 CHANGING = re.compile("Img2Img|Inpaint|Edit|Fill|Refiner|Layered|Upscale|Variation")
 
 
-def of_folder(location):
+def of_folder(location: str | Path) -> type:
     """The class of a pipeline's folder, from its model_index.json.
 
     Raises:
@@ -40,7 +40,7 @@ def of_folder(location):
     return kind
 
 
-def check(kind, location):
+def check(kind: type, location: str | Path) -> None:
     """Refuse a class of pipelines that cannot generate images from only prompts or classes.
 
     Raises:
@@ -71,7 +71,7 @@ def _is_needed(name, parameter, kind):
     return name in PICTURES and not re.search("None|Optional", str(parameter.annotation))
 
 
-def output_fields(kind):
+def output_fields(kind: type) -> tuple[str, ...]:
     """Names of the fields of a pipeline call's output, from its return annotation; () without an annotation."""
     returned = inspect.signature(kind.__call__).return_annotation
     names = re.findall(r"\w+Output\b", str(returned))

@@ -1,12 +1,15 @@
 """Base classes of the families of diffusers pipelines."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from quantwatt.models.families import effects, pipelines, recording
-from quantwatt.models.family import ImageFamily
+from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
 
 
 class PipelineFamily(ImageFamily):
@@ -15,25 +18,27 @@ class PipelineFamily(ImageFamily):
     PIPELINE: str  # diffusers' class
     DENOISER: tuple[str, str]  # the part's name in the pipeline, and diffusers' class
 
-    def load(self, settings, location, denoiser=None):
+    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
         parts = {} if denoiser is None else {self.DENOISER[0]: denoiser}
         return pipelines.load(self.PIPELINE, settings, location, **parts, **self.options(settings))
 
-    def options(self, settings):
+    def options(self, settings: Settings) -> dict[str, Any]:
         """Further arguments for loading the pipeline."""
         return {}
 
-    def load_denoiser(self, settings, location):
+    def load_denoiser(self, settings: Settings, location: str | Path) -> torch.nn.Module:
         return pipelines.load_denoiser(*self.DENOISER, settings, location)
 
-    def meta_denoiser(self, location):
+    def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         return pipelines.meta_denoiser(*self.DENOISER, location)
 
-    def denoiser(self, pipeline):
+    def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
         """The denoiser of a loaded pipeline."""
         return getattr(pipeline, self.DENOISER[0])
 
-    def record(self, pipeline, prompts, seeds, calibration, steps):
+    def record(
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], calibration: Settings, steps: set[int]
+    ) -> Recorded:
         """See ImageFamily; with guidance the batch holds both branches, the unconditional one first."""
         return recording.record(pipeline, self.denoiser(pipeline), self.generate, prompts, seeds, calibration, steps)
 
@@ -43,7 +48,9 @@ class LatentDiffusionFamily(PipelineFamily):
 
     FURTHER_PROMPTS: ClassVar[dict[str, None]] = {}  # prompts of further encoders that `encode_prompt` requires
 
-    def generate(self, pipeline, prompts, seeds, sampling):
+    def generate(
+        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Settings
+    ) -> np.ndarray:
         """See ImageFamily; all noise, also between steps, comes from one CPU generator per prompt.
 
         Raises:
@@ -52,20 +59,22 @@ class LatentDiffusionFamily(PipelineFamily):
         with effects.checked(pipeline, self.denoiser(pipeline), sampling, len(prompts)):
             return self._call(pipeline, seeds, sampling, output_type="np", **self._texts(pipeline, prompts, sampling))
 
-    def encoding(self, pipeline):
+    def encoding(self, pipeline: Pipeline) -> dict[str, Any]:
         """Further arguments of the text encoders, in a pipeline call and in `encode_prompt`."""
         return {}
 
     @abstractmethod
-    def decode(self, vae, latents):
+    def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents, the pipeline's last phase: images [n, 3, height, width] in -1..1."""
 
-    def prepare(self, pipeline, batch, seeds, settings):
+    def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings) -> Run:
         texts = self._texts(pipeline, batch, settings)
         return lambda: self._call(pipeline, seeds, settings, output_type="pt", **texts)
 
     @torch.no_grad()
-    def phases(self, pipeline, batch, seeds, settings):
+    def phases(
+        self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], settings: Settings
+    ) -> dict[str, Run]:
         """{"text", "denoise", "decode"}; each phase reads outputs of earlier phases, which are computed before."""
         texts, guided = self._texts(pipeline, batch, settings), settings["guidance"] > 1
 

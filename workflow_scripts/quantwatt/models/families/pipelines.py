@@ -1,9 +1,12 @@
 """Load and call diffusers pipelines, for all their families. Classes are given by name: diffusers is imported late."""
 
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 
 from quantwatt.artifacts import manifest
@@ -14,7 +17,7 @@ from quantwatt.models import model_folder, seeding
 IMAGE_FIELDS = ("images", "image")  # fields of pipelines' outputs that hold images
 
 
-def load(kind, settings, location, **parts):
+def load(kind: str, settings: Mapping[str, Any], location: str | Path, **parts: Any) -> Any:
     """Load a pipeline on the CPU, in the model's dtype; the parts that are given replace the stored ones.
 
     Parts that are stored only as a variant (model.fp16.safetensors) are read from the variant. The pipeline gets an
@@ -26,7 +29,7 @@ def load(kind, settings, location, **parts):
     listed = manifest.read_json(Path(location) / model_folder.PIPELINE)
     without = _without_censor(listed["_class_name"] if kind == "DiffusionPipeline" else kind)
     for name, part in model_folder.weighted_parts(location, settings, without={**without, **parts}).items():
-        if part.weights.variant:
+        if part.weights and part.weights.variant:
             parts[name] = _stored(part_class(part), settings, part.folder, variant=part.weights.variant)
     pipeline = _stored(getattr(diffusers, kind), settings, location, **without, **parts)
     pipeline.set_progress_bar_config(disable=True)
@@ -51,7 +54,7 @@ def _without_censor(kind):
     return {**parts, "requires_safety_checker": False}
 
 
-def load_denoiser(part, kind, settings, location):
+def load_denoiser(part: str, kind: str, settings: Mapping[str, Any], location: str | Path) -> torch.nn.Module:
     """Load only a pipeline's denoiser, on the CPU, in the model's dtype; `part` is its name, `kind` its class."""
     import diffusers
 
@@ -59,7 +62,7 @@ def load_denoiser(part, kind, settings, location):
     return _stored(getattr(diffusers, kind), settings, location, subfolder=part, variant=variant).eval()
 
 
-def part_class(part):
+def part_class(part: model_folder.Part) -> type:
     """The class of a pipeline's part: from diffusers, transformers, or a pipeline's module of diffusers.
 
     Args:
@@ -85,7 +88,7 @@ def part_class(part):
     return part_type
 
 
-def meta_denoiser(part, kind, location):
+def meta_denoiser(part: str, kind: str, location: str | Path) -> torch.nn.Module:
     """The denoiser's architecture on the meta device."""
     import diffusers
 
@@ -111,7 +114,7 @@ def _hide_bars():
     transformers.utils.logging.disable_progress_bar()
 
 
-def draw(pipeline, seeds, **arguments):
+def draw(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> Any:
     """Call a pipeline for one batch; its output depends only on the batch's seeds.
 
     Latents, and with most schedulers all further noise, come from one CPU generator per image: image i is the same for
@@ -124,7 +127,7 @@ def draw(pipeline, seeds, **arguments):
         return pipeline(generator=generators, **arguments)
 
 
-def pictures(output):
+def pictures(output: Any) -> torch.Tensor:
     """The images of a pipeline's output, from whichever of IMAGE_FIELDS it has.
 
     Raises:
@@ -136,7 +139,7 @@ def pictures(output):
     raise DataError(f"the pipeline gives {', '.join(output.keys())}, and no images.")
 
 
-def arrays(images):
+def arrays(images: torch.Tensor) -> np.ndarray:
     """Convert images [n, channels, height, width] of any dtype and device to [n, height, width, 3] float32.
 
     Grey images repeat their channel. Pipelines are called with tensors as output: some would convert to an array of the

@@ -2,16 +2,26 @@
 
 import functools
 import inspect
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.models import denoiser_inputs
-from quantwatt.models.family import Recorded
+from quantwatt.models.family import Pipeline, Recorded, Settings
 
 
-def record(pipeline, denoiser, generate, prompts, seeds, calibration, steps):
+def record(
+    pipeline: Pipeline,
+    denoiser: torch.nn.Module,
+    generate: Callable[[Pipeline, Sequence[str], Sequence[int], Settings], object],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    calibration: Settings,
+    steps: set[int],
+) -> Recorded:
     """Record denoiser inputs along the trajectory of the unquantized model.
 
     Args:
@@ -48,7 +58,7 @@ def record(pipeline, denoiser, generate, prompts, seeds, calibration, steps):
     return Recorded({step: _together(inputs) for step, inputs in calls.items()}, timesteps)
 
 
-def evaluation_of(step, steps, timesteps):
+def evaluation_of(step: int, steps: int, timesteps: Sequence[float]) -> int:
     """Index of a step's first evaluation among a scheduler's timesteps.
 
     A higher-order scheduler has more evaluations than steps, twice at one timestep (Heun) or also between two timesteps
@@ -84,7 +94,7 @@ def _first_arguments(denoiser, draw):
 
 
 @contextmanager
-def after_each_step(scheduler, done):
+def after_each_step(scheduler: Any, done: Callable[[], object]) -> Generator[None, None, None]:
     """Context in which `done()` is called after each `step` of the scheduler."""
     step = scheduler.step
 
@@ -105,7 +115,7 @@ def after_each_step(scheduler, done):
             scheduler.step = before
 
 
-def arguments(denoiser, args, kwargs):
+def arguments(denoiser: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments by keyword, without `return_dict` and without arguments that are the default."""
     signature, named = inspect.signature(denoiser.forward), {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
@@ -116,7 +126,7 @@ def arguments(denoiser, args, kwargs):
     return named
 
 
-def samples_of(named):
+def samples_of(named: Mapping[str, Any]) -> int | None:
     """The number of samples of a call: the length of the denoiser's first input, or None if it is no batch."""
     first = next(iter(named.values()), None)
     is_batch = isinstance(first, (list, tuple)) or (isinstance(first, torch.Tensor) and first.ndim > 0)
