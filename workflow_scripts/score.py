@@ -200,9 +200,11 @@ def _scored(module, settings, samples, compared):
     if value is None:
         return {"status": "unsupported", "reason": f"its value is not a finite number ({score.value})."}
     reason = score.reason
-    if low is None and reason is None:
-        reason = "no interval: it needs at least two images or texts, each with a value."
-    if low is not None:  # resampled means of equal values differ in the last bit
+    if low is None and high is None:
+        reason = reason or "no interval: it needs at least two images or texts, each with a value."
+    elif low is None or high is None:
+        low, high, reason = None, None, reason or "no interval: one of its bounds is not a finite number."
+    else:  # resampled means of equal values differ in the last bit
         low, high = min(low, value), max(high, value)
     return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
 
