@@ -40,13 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
     if "texts" in args.calibration:
-        record, texts = calibration.record_texts, family.read(args.calibration["texts"])[0]
+        record, texts = calibration.record_texts, family.read(args.calibration["texts"])[0]  # ty: ignore[missing-attribute]
     else:
         record, texts = calibration.record, prompts.read_and_say(args.calibration["prompts"])
     tokenizers.check(model["settings"], location, texts)
     pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(
-        lambda: record(family, pipeline, texts, args.calibration), args.metering, args.device
+        lambda: record(family, pipeline, texts, args.calibration),  # ty: ignore[invalid-argument-type]
+        args.metering,
+        args.device,
     )
     calibration.save(
         Path(args.output).parent,

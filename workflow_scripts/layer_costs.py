@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = measuring.images_per_batch
     texts = prompts.read_and_say(entry["prompts"])[:images]
     seeds = [entry["seed"] + i for i in range(images)]
-    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, texts, seeds, entry))
+    shapes = layer_costs.input_shapes(
+        denoiser,
+        names,
+        lambda: family.generate(pipeline, texts, seeds, entry),  # ty: ignore[missing-attribute]
+    )
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
     layers = {name: denoiser.get_submodule(name) for name in names}

@@ -198,7 +198,7 @@ def run_process(task: Mapping[str, Any], path: str | Path, bar: "Bar") -> Result
     command_line = [sys.executable, "-m", "quantwatt.measuring.fresh_process", path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stdout:
+        for line in process.stdout:  # ty: ignore[not-iterable]  (a pipe)
             bar.update(line)
     if process.returncode == -9:
         reason = "the process was killed, most likely by the system because memory ran out"
@@ -255,7 +255,7 @@ def summarize(found: Mapping[str, Sequence[Result]], settings: Measuring) -> dic
     """Compute the fields of measurement.json from the results of the processes."""
     method_results, images = found[METHOD], settings.images_per_batch
     first, last = method_results[0], method_results[-1]
-    fields = {**summarize_configuration(method_results, settings), "n_processes": len(method_results)}
+    fields: dict[str, Any] = {**summarize_configuration(method_results, settings), "n_processes": len(method_results)}
     fields["processes"] = [
         {"latency_s": protocol.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
         for result in method_results
@@ -315,9 +315,10 @@ def throttled(spells: Sequence[Mapping[str, float] | None]) -> dict[str, float] 
 
     A process counts from before its blocks until after its phases.
     """
-    if None in spells:
+    known = [spell for spell in spells if spell is not None]
+    if len(known) < len(spells):
         return None
-    return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
+    return {cause: sum(spell[cause] for spell in known) for cause in known[0]}
 
 
 def summarize_configuration(results: Sequence[Result], settings: Measuring) -> dict[str, Any]:
@@ -357,7 +358,10 @@ def blocks_of(results: Iterable[Result]) -> list[list[protocol.Block]]:
     """Return [[protocol.Block] of each process], restored from the results, without traces."""
     fields = fresh_process.BLOCK_FIELDS
     return [
-        [protocol.Block(**{name: row[name] for name in fields}, trace=None) for row in result["blocks"]]
+        [
+            protocol.Block(**{name: row[name] for name in fields}, trace=None)  # ty: ignore[invalid-argument-type]
+            for row in result["blocks"]
+        ]
         for result in results
     ]
 
