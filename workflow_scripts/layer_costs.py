@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
-    layers = {name: denoiser.get_submodule(name) for name in names}
+    layers: dict[str, Any] = {name: denoiser.get_submodule(name) for name in names}
     meter, reason = instruments.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
     with contextlib.closing(meter), torch.no_grad():
         rows = list(

@@ -235,7 +235,7 @@ class Bar:
         """Advance the bar every second, also while a long block or warm-up prints nothing."""
         while not self.ended.wait(1):
             elapsed = round(time.perf_counter() - self.start)
-            self.bar.total = max(self.bar.total, elapsed + 1)
+            self.bar.total = max(self.bar.total or 0, elapsed + 1)
             self.bar.update(elapsed - self.bar.n)
 
     def update(self, line: str) -> None:
@@ -287,7 +287,8 @@ def summarize(found: Mapping[str, Sequence[Result]], settings: Measuring) -> dic
         seconds = [[np.divide(result["latency_s"], images) for result in results] for results in pair]
         ratio = {"latency_s": intervals.nested_ratio(*seconds, np.median), "energy_j": None}
         if fields["energy_j"] and fields["baseline"]["energy_j"]:
-            ratio["energy_j"] = intervals.nested_ratio(*map(protocol.joules_per_image, map(blocks_of, pair)))
+            joules = [protocol.joules_per_image(blocks_of(results)) for results in pair]
+            ratio["energy_j"] = intervals.nested_ratio(joules[0], joules[1])
         fields["ratio"] = {key: value and with_bounds(value) for key, value in ratio.items()}
         reason = fields["baseline"]["energy_reason"]
         fields["ratio_reason"] = reason and f"the baseline: {reason}"

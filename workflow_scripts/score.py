@@ -38,7 +38,8 @@ def score_against_baseline(
     Raises:
         DataError: a file is corrupted, or the sets do not have the same prompts and seeds.
     """
-    module, manifest = registry.load("metrics", metric), read_json(images_path)
+    module: Any = registry.load("metrics", metric)
+    manifest = read_json(images_path)
     result = _unscored(metric, module, manifest)
     if manifest["status"] != "ok":
         return result
@@ -75,7 +76,8 @@ def score_predictions(
     Raises:
         DataError: a file is corrupted, or the two sets have different texts.
     """
-    module, manifest = registry.load("metrics", metric), read_json(predictions_path)
+    module: Any = registry.load("metrics", metric)
+    manifest = read_json(predictions_path)
     result = _unscored(metric, module, manifest)
     if manifest["status"] != "ok":
         return result
@@ -110,7 +112,7 @@ def score_features(
     Raises:
         DataError: a file is corrupted, or two sets of features have different extractors or prompts.
     """
-    module = registry.load("metrics", metric)
+    module: Any = registry.load("metrics", metric)
     features, tensors = feature_files.read_features(features_path)
     result = _unscored(metric, module, features)
     if features["status"] != "ok":
