@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from quantwatt.allocate.allocation import first_tokens, tried
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
