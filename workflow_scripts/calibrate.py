@@ -42,14 +42,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     manifest.verify_files(args.model, model["files"], location)
     if "texts" in args.calibration:
         entry = TextSampling.from_settings(args.calibration)
-        record, path, texts = calibration.record_texts, entry.texts, family.read(entry.texts)[0]
+        record, path, texts = calibration.record_texts, entry.texts, family.read(entry.texts)[0]  # ty: ignore[missing-attribute]
     else:
         entry = Calibration.from_settings(args.calibration)
         record, path, texts = calibration.record, entry.prompts, prompts.read_and_say(entry.prompts)
     tokenizers.check(model["settings"], location, texts)
     pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(
-        lambda: record(family, pipeline, texts, entry), args.metering, args.device
+        lambda: record(family, pipeline, texts, entry),  # ty: ignore[invalid-argument-type]
+        args.metering,
+        args.device,
     )
     calibration.save(
         Path(args.output).parent,

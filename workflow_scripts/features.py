@@ -92,8 +92,9 @@ def tensors_of(image: np.ndarray, prompts: Sequence[str | None], extractor: Any)
         tensors["text"] = text
     if (seen := extractor.classes(image)) is not None:
         tensors["classes"] = seen
-        if None not in prompts and all(prompt.strip().isdecimal() for prompt in prompts):
-            tensors["asked"] = np.array([int(prompt) for prompt in prompts])
+        numbers = [int(prompt) for prompt in prompts if prompt is not None and prompt.strip().isdecimal()]
+        if len(numbers) == len(prompts):
+            tensors["asked"] = np.array(numbers)
             if (largest := tensors["asked"].max()) >= extractor.n_classes:
                 raise DataError(
                     f"class {largest} is asked for, and the classifier knows {extractor.n_classes}, from 0; do the "

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from quantwatt.allocate.allocation import first_tokens, tried
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
@@ -51,10 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = Sampling.from_settings(entry)
     texts = prompts.first(sampling.prompts, images)
     seeds = [sampling.seed + i for i in range(images)]
-    shapes = layer_costs.input_shapes(denoiser, names, lambda: family.generate(pipeline, texts, seeds, sampling))
+    shapes = layer_costs.input_shapes(
+        denoiser,
+        names,
+        lambda: family.generate(pipeline, texts, seeds, sampling),  # ty: ignore[missing-attribute]
+    )
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
-    layers = {name: denoiser.get_submodule(name) for name in names}
+    layers: dict[str, Any] = {name: denoiser.get_submodule(name) for name in names}
     meter, reason = instruments.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
     with contextlib.closing(meter), torch.no_grad():
         rows = list(

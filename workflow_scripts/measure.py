@@ -199,7 +199,7 @@ def run_process(task: Mapping[str, Any], path: str | Path, bar: "Bar") -> Result
     command_line = [sys.executable, "-m", "quantwatt.measuring.fresh_process", path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stdout:
+        for line in process.stdout:  # ty: ignore[not-iterable]  (a pipe)
             bar.update(line)
     if process.returncode == -9:
         reason = "the process was killed, most likely by the system because memory ran out"
@@ -236,7 +236,7 @@ class Bar:
         """Advance the bar every second, also while a long block or warm-up prints nothing."""
         while not self.ended.wait(1):
             elapsed = round(time.perf_counter() - self.start)
-            self.bar.total = max(self.bar.total, elapsed + 1)
+            self.bar.total = max(self.bar.total or 0, elapsed + 1)
             self.bar.update(elapsed - self.bar.n)
 
     def update(self, line: str) -> None:
@@ -256,7 +256,7 @@ def summarize(found: Mapping[str, Sequence[Result]], settings: Measuring) -> dic
     """Compute the fields of measurement.json from the results of the processes."""
     method_results, images = found[METHOD], settings.images_per_batch
     first, last = method_results[0], method_results[-1]
-    fields = {**summarize_configuration(method_results, settings), "n_processes": len(method_results)}
+    fields: dict[str, Any] = {**summarize_configuration(method_results, settings), "n_processes": len(method_results)}
     fields["processes"] = [
         {"latency_s": protocol.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
         for result in method_results
@@ -288,7 +288,8 @@ def summarize(found: Mapping[str, Sequence[Result]], settings: Measuring) -> dic
         seconds = [[np.divide(result["latency_s"], images) for result in results] for results in pair]
         ratio = {"latency_s": intervals.nested_ratio(*seconds, np.median), "energy_j": None}
         if fields["energy_j"] and fields["baseline"]["energy_j"]:
-            ratio["energy_j"] = intervals.nested_ratio(*map(protocol.joules_per_image, map(blocks_of, pair)))
+            joules = [protocol.joules_per_image(blocks_of(results)) for results in pair]
+            ratio["energy_j"] = intervals.nested_ratio(joules[0], joules[1])
         fields["ratio"] = {key: value and with_bounds(value) for key, value in ratio.items()}
         reason = fields["baseline"]["energy_reason"]
         fields["ratio_reason"] = reason and f"the baseline: {reason}"
@@ -316,9 +317,10 @@ def throttled(spells: Sequence[Mapping[str, float] | None]) -> dict[str, float] 
 
     A process counts from before its blocks until after its phases.
     """
-    if None in spells:
+    known = [spell for spell in spells if spell is not None]
+    if len(known) < len(spells):
         return None
-    return {cause: sum(spell[cause] for spell in spells) for cause in spells[0]}
+    return {cause: sum(spell[cause] for spell in known) for cause in known[0]}
 
 
 def summarize_configuration(results: Sequence[Result], settings: Measuring) -> dict[str, Any]:
@@ -358,7 +360,10 @@ def blocks_of(results: Iterable[Result]) -> list[list[protocol.Block]]:
     """Return [[protocol.Block] of each process], restored from the results, without traces."""
     fields = fresh_process.BLOCK_FIELDS
     return [
-        [protocol.Block(**{name: row[name] for name in fields}, trace=None) for row in result["blocks"]]
+        [
+            protocol.Block(**{name: row[name] for name in fields}, trace=None)  # ty: ignore[invalid-argument-type]
+            for row in result["blocks"]
+        ]
         for result in results
     ]
 

@@ -41,7 +41,7 @@ def fetch(settings: Mapping[str, Any]) -> str:
     snapshot = {"repo_id": settings["hub"], "revision": settings["revision"]}
     try:
         if model_folder.index_of(settings["family"]) == model_folder.TEXT_MODEL:
-            return snapshot_download(**snapshot, allow_patterns=TEXT_FILES, ignore_patterns=["*/*"])
+            return snapshot_download(**snapshot, allow_patterns=list(TEXT_FILES), ignore_patterns=["*/*"])
         index = hf_hub_download(snapshot["repo_id"], model_folder.PIPELINE, revision=snapshot["revision"])
         parts = model_folder.listed_parts(Path(index).parent, settings)
         load_family(settings["family"]).check(Path(index).parent)  # before gigabytes are downloaded
@@ -74,7 +74,7 @@ def _is_without_weights(folder):
 def describe(family: "Family", location: str | Path, dtype: str) -> dict[str, Any]:
     """Layers, blocks and size of the denoiser in its computing dtype, from its architecture alone."""
     denoiser = family.meta_denoiser(location)
-    layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}
+    layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}  # ty: ignore
     for name, count in family.segments(denoiser).items():
         layers[name] |= {"segments": count} if count > 1 else {}
     for name, channels in family.skips(denoiser).items():

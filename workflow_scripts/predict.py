@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from quantwatt.models import tokenizers
 
     torch.set_num_threads(args.threads)
-    texts, labels = load_family(checkpoint["model_settings"]["family"]).read(sampling.texts)
+    family = load_family(checkpoint["model_settings"]["family"])
+    texts, labels = family.read(sampling.texts)  # ty: ignore[missing-attribute]
     settings, location = checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"]
     tokenizers.check(settings, location, texts[: sampling.items])
     fields["reading"] = text_files.said(sampling.texts)

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "solver": args.method["solver"] and args.method["solver"]["name"],
         "settings": args.method,
     }
-    external = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
+    external: dict[str, Any] = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
     machine.require(args.device)  # else a missing GPU would be recorded as a missing kernel
     if "unsupported" not in allocation:
         check_agreement(allocation, args.method, args.allocation)

@@ -23,7 +23,7 @@ def score_against_baseline(
     metric: str,
     settings: Mapping[str, Any],
     images_path: str | Path,
-    baseline_path: str | Path,
+    baseline_path: str | Path | None,
     is_baseline: bool = False,
 ) -> dict[str, Any]:
     """Score by a metric that compares each image with the baseline's.
@@ -32,17 +32,18 @@ def score_against_baseline(
         metric: name of the metric.
         settings: {"resamples": int or None, "seed": int}, both optional.
         images_path, baseline_path: manifests of the two image sets.
-        is_baseline: whether the images are the baseline's.
+        is_baseline: whether the images are the baseline's; the second path may then be None.
     Returns:
         The object of METRIC.json.
     Raises:
         DataError: a file is corrupted, or the sets do not have the same prompts and seeds.
     """
-    module, manifest = registry.load("metrics", metric), read_json(images_path)
+    module: Any = registry.load("metrics", metric)
+    manifest = read_json(images_path)
     result = _unscored(metric, module, manifest)
     if manifest["status"] != "ok":
         return result
-    if is_baseline:
+    if is_baseline or baseline_path is None:
         return result | {"status": "reference", "reason": "the reference itself"}
     baseline = read_json(baseline_path)
     if baseline["status"] != "ok":
@@ -60,7 +61,7 @@ def score_predictions(
     metric: str,
     settings: Mapping[str, Any],
     predictions_path: str | Path,
-    baseline_path: str | Path,
+    baseline_path: str | Path | None,
     is_baseline: bool = False,
 ) -> dict[str, Any]:
     """Score of a text model's predictions, and its change from the baseline's score.
@@ -68,20 +69,24 @@ def score_predictions(
     Args:
         metric, settings: as for `score_against_baseline`.
         predictions_path, baseline_path: manifests of the two sets of predictions.
-        is_baseline: whether the predictions are the baseline's.
+        is_baseline: whether the predictions are the baseline's; the second path may then be None.
     Returns:
         The object of METRIC.json; `change` is {"value", "low", "high"} of the difference from the baseline's score
         (paired bootstrap), or None.
     Raises:
         DataError: a file is corrupted, or the two sets have different texts.
     """
-    module, manifest = registry.load("metrics", metric), read_json(predictions_path)
+    module: Any = registry.load("metrics", metric)
+    manifest = read_json(predictions_path)
     result = _unscored(metric, module, manifest)
     if manifest["status"] != "ok":
         return result
     items = predictions.read(predictions_path)
     result |= _scored(module, settings, items, None)
-    if is_baseline or result["status"] != "ok" or (baseline := read_json(baseline_path))["status"] != "ok":
+    if is_baseline or baseline_path is None or result["status"] != "ok":
+        return result
+    baseline = read_json(baseline_path)
+    if baseline["status"] != "ok":
         return result
     result |= {"reference": baseline.get("method"), "reference_sha256": baseline["files"][predictions.ITEMS]["sha256"]}
     pair = predictions.read_pair(predictions_path, baseline_path)
@@ -107,7 +112,7 @@ def score_features(
     Raises:
         DataError: a file is corrupted, or two sets of features have different extractors or prompts.
     """
-    module = registry.load("metrics", metric)
+    module: Any = registry.load("metrics", metric)
     features, tensors = feature_files.read_features(features_path)
     result = _unscored(metric, module, features)
     if features["status"] != "ok":
@@ -200,9 +205,11 @@ def _scored(module, settings, samples, compared):
     if value is None:
         return {"status": "unsupported", "reason": f"its value is not a finite number ({score.value})."}
     reason = score.reason
-    if low is None and reason is None:
-        reason = "no interval: it needs at least two images or texts, each with a value."
-    if low is not None:  # resampled means of equal values differ in the last bit
+    if low is None and high is None:
+        reason = reason or "no interval: it needs at least two images or texts, each with a value."
+    elif low is None or high is None:
+        low, high, reason = None, None, reason or "no interval: one of its bounds is not a finite number."
+    else:  # resampled means of equal values differ in the last bit
         low, high = min(low, value), max(high, value)
     return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
 

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         location = manifest.PROJECT / model["location"]
         manifest.verify_files(args.model, model["files"], location)
         tokenizers.check(model["settings"], location, texts)
-        probe = Probe(load_family(model["settings"]["family"]), model, entry, dict(layers), args.device)
+        family: Any = load_family(model["settings"]["family"])  # of images: of texts no sensitivity is planned
+        probe = Probe(family, model, entry, dict(layers), args.device)
         probe.draw_float(texts)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
             done.add(probe.row(name, candidate, metrics[name]))

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
     args = parser.parse_args(argv)
 
-    grid = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
+    grid: dict[str, Any] = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
     records = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
     folder = args.results / "tables"
     summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon)

@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
     descriptions = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
     layers = {name: descriptions[name] for name in choices[0]["layers"]}
-    probe = Probe(load_family(model["settings"]["family"]), model, entry, layers, args.device)
+    family: Any = load_family(model["settings"]["family"])  # of images: of texts no sensitivity is planned
+    probe = Probe(family, model, entry, layers, args.device)
     probe.draw_float(prompts.read_and_say(probe.sampling.prompts)[: probe.sampling.images])
     csv_files.write(args.output, sensitivity_table.TRIALS, try_choices(probe, args.method, choices))
 

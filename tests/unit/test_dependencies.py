@@ -23,7 +23,9 @@ from pathlib import Path
 def probe(folder, name):
     importlib.import_module(name.removesuffix(".py").replace("/", "."))
     asks_a_hub = "huggingface_hub" in sys.modules
-    for node in ast.walk(ast.parse(Path(folder, name).read_text())):
+    tree = ast.parse(Path(folder, name).read_text())
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
             module = importlib.import_module(node.module)
             for alias in node.names:

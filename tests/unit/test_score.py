@@ -12,6 +12,7 @@ from quantwatt.artifacts import feature_files, images
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs.score_memory import score_memory_mb
+from quantwatt.score import predictions
 from quantwatt.score.metrics import kid
 
 KEYS = set(
@@ -152,7 +153,7 @@ def test_fid_reads_the_moments_of_a_reference_and_none_of_its_features(tmp_path)
         score.score_features("kid", {}, here, reference)
     generated = features(tmp_path / "g.json", 90, reference=None)
     assert not (tmp_path / "g-mean.npy").exists()
-    with pytest.raises(DataError, match="no moments, as those of reference images do"):
+    with pytest.raises(DataError, match="no moments, as features of reference images do"):
         score.score_features("fid", {}, here, generated)
     (tmp_path / "r-mean.npy").write_bytes(b"short")
     with pytest.raises(DataError, match="r-mean.npy.*truncated"):
@@ -252,3 +253,12 @@ def test_a_value_beyond_numbers_is_no_value(tmp_path):
     reference = features(tmp_path / "r.json", 30, seed=1)
     found = score.score_features("kid", {"resamples": 0}, here, reference)
     assert (found["status"], found["value"]) == ("unsupported", None) and "not a finite number" in found["reason"]
+
+
+def test_an_interval_with_one_bound_beyond_numbers_is_none(tmp_path):
+    # The texts are so improbable that the perplexity of some resamples overflows, and that of the sample does not.
+    items = [{"nll": nll, "tokens": 1, "correct": 0} for nll in (500.0, 600.0, 700.0, 800.0, 900.0)]
+    predictions.write(tmp_path, items, {})
+    found = score.score_predictions("perplexity", {"resamples": 200}, tmp_path / "manifest.json", None, True)
+    assert found["status"] == "ok" and found["value"] > 1e300 and found["low"] is found["high"] is None
+    assert "one of its bounds is not a finite number" in found["reason"]

@@ -34,7 +34,7 @@ class Extract:
     archive: str
     member: str
     make: Callable[[bytes, int], bytes]
-    count: Callable[[str], int]
+    count: Callable[[str | Path], int]
     entries: int
     unit: str
 

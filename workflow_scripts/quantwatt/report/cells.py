@@ -58,7 +58,7 @@ def cell_paths(results: str | Path, cell: Mapping[str, Any], metrics: Iterable[s
     outputs = "predictions" if cell.get("kind") == "text" else "images"
     files = {"checkpoint": "checkpoint", "images": outputs, "measurement": "measurement"}
     return {part: layout.path(results, file, cell) for part, file in files.items()} | {
-        f"scores/{metric}": layout.path(results, "score", cell | {"metric": metric}) for metric in metrics
+        f"scores/{metric}": layout.path(results, "score", {**cell, "metric": metric}) for metric in metrics
     }
 
 

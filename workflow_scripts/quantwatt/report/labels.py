@@ -36,7 +36,7 @@ def place(
     if not len(points):
         return
     scale = axes.figure.dpi / 72
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()  # ty: ignore[invalid-argument-type]
     anchors = axes.transData.transform(np.asarray(points, dtype=float))  # [n, 2] pixels
     sizes = np.array([_extent(axes, text, size, renderer) for text in texts])  # [n, 2] pixels
     window = axes.get_window_extent(renderer)
@@ -141,7 +141,7 @@ def column(
     if not len(ends):
         return
     scale = axes.figure.dpi / 72
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()  # ty: ignore[invalid-argument-type]
     window, back = axes.get_window_extent(renderer), axes.transAxes.inverted()
     anchors = axes.transData.transform(np.asarray(ends, dtype=float))  # [n, 2] pixels
     gap = max(_extent(axes, text, size, renderer)[1] for text in texts)
@@ -150,7 +150,8 @@ def column(
         right = window.x1 + 9 * scale
         (x0, y0), (x1, y1) = back.transform([(anchor[0] + 3 * scale, anchor[1]), (right - 2 * scale, height)])
         axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.5, alpha=0.6, transform=axes.transAxes, clip_on=False)
-        axes.text(*back.transform((right, height)), text, fontsize=size, color=colour, va="center_baseline",
+        x, y = back.transform((right, height))
+        axes.text(x, y, text, fontsize=size, color=colour, va="center_baseline",
                   transform=axes.transAxes)  # fmt: skip
 
 

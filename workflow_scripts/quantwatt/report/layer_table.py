@@ -53,7 +53,9 @@ def layers_table(cells: Iterable[Cell]) -> pd.DataFrame:
 def by_error(layers: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """[(model, key of ERRORS, rows)] by model, then in the order of ERRORS."""
     models = layers.groupby("model", sort=False)
-    return [(m, error, part) for m, rows in models for error in ERRORS if len(part := rows[rows["error_of"] == error])]
+    return [
+        (str(m), error, part) for m, rows in models for error in ERRORS if len(part := rows[rows["error_of"] == error])
+    ]
 
 
 def short_names(names: pd.Series) -> pd.Series:
@@ -71,7 +73,7 @@ def error_summary(layers: pd.DataFrame, worst: int = 2) -> list[dict[str, Any]]:
     summaries = []
     for model, error, rows in by_error(layers[layers["relative_error"].notna()]):
         names = short_names(rows["layer"])
-        medians = rows.groupby("method", sort=False)["relative_error"].median().sort_values(kind="stable")
+        medians = rows.groupby("method", sort=False)["relative_error"].median().sort_values(kind="stable")  # ty: ignore
         for method, after in medians.items():
             method_rows = rows[rows["method"] == method]
             largest = method_rows.nlargest(worst, "relative_error")["relative_error"]
@@ -96,7 +98,7 @@ def solving_summary(layers: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any
         {(model, method): {"layers", "seconds", "energy_j", "fallbacks": {fallback: layers}, "few_tokens": layers
         with fewer calibration tokens than inputs}}.
     """
-    return {
+    return {  # ty: ignore[invalid-explicit-return]  (each key is a pair)
         key: {
             "layers": len(rows),
             "seconds": rows["seconds"].sum(min_count=len(rows)),
@@ -127,9 +129,11 @@ def sensitivity_table(
         if (model, sensitivity) not in objectives:
             raise DataError(f"{model}: no mixed method among the cells chooses by the sensitivity {sensitivity!r}.")
         for objective in objectives[model, sensitivity]:
-            apart = isinstance(objective, dict)
-            group = table["layer"].map(groups) if apart else None
-            metric = group.map(objective) if apart else pd.Series(objective, table.index)
+            if isinstance(objective, dict):
+                group = table["layer"].map(groups)
+                metric = group.map(objective)
+            else:
+                group, metric = None, pd.Series(objective, table.index)
             value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
             part = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
             tables.append(part[SENSITIVITY_COLUMNS])

@@ -205,7 +205,7 @@ COSTS = {"energy_j": ("energy", "verdict"), "latency_s": ("latency", "latency_ve
 
 def _ratios(cell, reference):
     """Cost ratios to the baseline measured in turns with the method, with noise floors (A/A control) and verdicts."""
-    row = {}
+    row: dict[str, Any] = {}
     for key, (name, verdict) in COSTS.items():
         floor = row[f"{name}_floor"] = noise_floor(reference.measurement, key) if reference else None
         ratio = (cell.measurement.get("ratio") or {}).get(key)
@@ -256,10 +256,10 @@ def _quantizing(cell, row):
     """Time and energy of calibration and quantization, and the number of images whose saving repays the energy."""
     cost = cell.checkpoint.get("quantize") or {}
     parts = [part for part in (cost, cell.checkpoint.get("calibration")) if part]
-    joules = [part.get("energy_j") for part in parts]
+    joules = [part["energy_j"] for part in parts if part.get("energy_j") is not None]
     fields = {
         "quantize_s": sum(part["seconds"] for part in parts) if parts else None,
-        "quantize_energy_j": sum(joules) if parts and None not in joules else None,
+        "quantize_energy_j": sum(joules) if parts and len(joules) == len(parts) else None,
         "quantize_energy_estimated": any(part.get("estimated") for part in parts) if parts else None,
         "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
     }
@@ -285,7 +285,8 @@ def compare(row: pd.Series, other: pd.Series, metric: Metric) -> str | None:
 
 def triple(score: Mapping[str, Any]) -> tuple[float, float, float]:
     """(value, low, high) of a score or a ratio, with NaN for a missing bound."""
-    return tuple(math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
+    value, low, high = (math.nan if score.get(key) is None else score[key] for key in ("value", "low", "high"))
+    return value, low, high
 
 
 def _interval(name, value, low, high):
@@ -332,7 +333,7 @@ def by_steps(summary: pd.DataFrame) -> list[tuple[str, str, list[Metric], pd.Dat
     rows = first_seeds(summary)
     sweeps, first = [], rows["steps_of"].fillna(rows["sampling"])
     order = metric_entries.shown(first="place_across_steps").values()
-    for (model, sampling), sweep in rows.groupby(["model", first], sort=False):
+    for (model, sampling), sweep in rows.groupby(["model", first], sort=False):  # ty: ignore[not-iterable]
         sweep = sweep[sweep["steps"].notna()].sort_values("steps", kind="stable")
         metrics = [metric for metric in order if sweep[metric.column].notna().any()]
         if sweep["steps"].nunique() > 1 and metrics:
@@ -348,7 +349,7 @@ def by_seed(summary: pd.DataFrame) -> list[tuple[str, str, Metric, pd.DataFrame]
         their mean over the seeds, the best first.
     """
     comparisons, first = [], summary["replicate_of"].fillna(summary["sampling"])
-    for (model, sampling), rows in summary.groupby(["model", first], sort=False):
+    for (model, sampling), rows in summary.groupby(["model", first], sort=False):  # ty: ignore[not-iterable]
         metric = first_metric(rows)
         if rows["sampling"].nunique() < 2 or metric is None:
             continue
@@ -365,7 +366,7 @@ def groups(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     A row without a device (it failed before it was measured) joins its model's group if there is only one.
     """
     titled_rows = []
-    for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
+    for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):  # ty: ignore[not-iterable]
         parts = rows[["device", "device_id"]].astype(object).fillna("").astype(str)
         keys = (parts["device"] + " " + parts["device_id"]).str.strip()
         known = list(dict.fromkeys(key for key in keys if key))
@@ -381,7 +382,7 @@ def groups(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV: missing values as empty fields, booleans as true and false, floats with eight digits."""
     rows = (map(_field, row) for row in table.itertuples(index=False, name=None))
-    csv_files.write(path, table.columns, (dict(zip(table.columns, row, strict=True)) for row in rows))
+    csv_files.write(path, list(table.columns), (dict(zip(table.columns, row, strict=True)) for row in rows))
 
 
 def _field(value):
@@ -398,9 +399,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: the file is missing or is not a table.
     """
-    names = dict.fromkeys(TEXTS, str)
     try:
-        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, dtype={name: str for name in TEXTS}, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file does not exist.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -6,8 +6,10 @@ fake device gets the watermark FAKE.
 """
 
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -27,7 +29,7 @@ PALETTE = [
     *("#0072b2", "#d55e00", "#00875f", "#b85c92", "#7a4fb5"),
     *("#a3123f", "#7d6b2a", "#b87f00", "#3a96cc", "#6f9400"),
 ]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": GREY,
@@ -55,8 +57,8 @@ class Inputs:
     """Data for the figures; only some figures need the fields other than `summary`."""
 
     summary: pd.DataFrame
-    layers: pd.DataFrame | None = None
-    sensitivity: pd.DataFrame | None = None
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sensitivity: pd.DataFrame = field(default_factory=pd.DataFrame)
     results: Path | None = None
     cells: tuple = ()
 
@@ -105,6 +107,13 @@ def method_colours(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
         (model, method): INK if baseline else colours.get(solver, GREY)
         for model, method, solver, baseline in rows[["model", "method", "solver", "baseline"]].itertuples(index=False)
     }
+
+
+def axes_at(figure: Figure, box: Sequence[float]) -> Axes:
+    """New axes at a box (x, y, width, height), in inches from the figure's lower left corner."""
+    width, height = figure.get_size_inches()
+    x, y, w, h = box
+    return figure.add_axes((x / width, y / height, w / width, h / height))
 
 
 def plain_log_ticks(axes: Axes) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from quantwatt.report import labels
 from quantwatt.report.comparisons import hull, with_mixed
-from quantwatt.report.figures import GREY, GRID, NARROW, Inputs, quality_title, sentence, solver_colours
+from quantwatt.report.figures import GREY, GRID, NARROW, Inputs, axes_at, quality_title, sentence, solver_colours
 from quantwatt.report.figures.quality_vs_cost import bars, colour_of, marker
 from quantwatt.report.tables import is_real
 
@@ -45,7 +45,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             row, column = divmod(i, columns)
             x, y = column * width / columns + LEFT, top - TITLE - (row + 1) * HEIGHT + BELOW
             box = x, y, width / columns - LEFT - RIGHT, HEIGHT - ABOVE - BELOW
-            axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+            axes = axes_at(figure, box)
             _panel(axes, shown, cost, metric, colours)
         figure.text(0.1 / width, (top - tall + below) / height, note, fontsize=7.5, color=GREY, va="top",
                     linespacing=1.35)  # fmt: skip

@@ -27,10 +27,10 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
         if cell["sampling"] in shown:
             models.setdefault((cell["model"], cell["sampling"]), []).append(cell)
     for key, cells in models.items():
-        full, chosen = [], None
+        full, chosen = [], []
         for cell in cells:
             path, images = _image_set(inputs.results, cell)
-            if images and chosen is None:
+            if images and not chosen:
                 chosen = choose_prompts([image["prompt"] for image in images], PROMPTS_NARROW if narrow else PROMPTS)
             if images:
                 full.append((cell, path, [images[i] for i in chosen]))

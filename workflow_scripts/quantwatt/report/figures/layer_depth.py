@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from quantwatt.report.figures import GREY, NARROW, WIDE, Inputs, method_colours, sentence
+from quantwatt.report.figures import GREY, NARROW, WIDE, Inputs, axes_at, method_colours, sentence
 from quantwatt.report.layer_table import ERRORS, by_error
 
 # Splits down_blocks.1.attentions.0.transformer_blocks.3.attn1.to_q before attn1.to_q.
@@ -46,7 +46,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             row, column = divmod(index, columns)
             below = top - HEAD - (row + 1) * (TITLE + ROW * len(kinds)) + 0.18
             box = left + column * step, below, step - 0.12, ROW * len(kinds)
-            axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+            axes = axes_at(figure, box)
             shown = axes.imshow(errors, norm=norm, cmap="magma_r", aspect="auto", interpolation="none")
             axes.set_title(method, fontsize=7.5, color=colours[model, method], pad=2)
             axes.set_facecolor("white")
@@ -56,7 +56,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             axes.tick_params(length=0, pad=2)
         top -= group_height
         box = left, top + 0.42, width - left - 0.12, 0.1
-        axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+        axes = axes_at(figure, box)
         scale = figure.colorbar(shown, cax=axes, orientation="horizontal")
         scale.set_label("relative error (log); of a layer in chunks, the worst chunk's", fontsize=7.5, color=GREY)
         scale.ax.tick_params(labelsize=7)

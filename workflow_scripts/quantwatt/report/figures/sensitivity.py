@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALETTE, Inputs, method_colours, sentence
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, PALETTE, Inputs, axes_at, method_colours, sentence
 from quantwatt.report.layer_table import SENSITIVITIES, by_group
 
 WIDTH = 10.6  # inches
@@ -39,12 +39,12 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
     rows = [parts[i : i + (1 if narrow else 2)] for i in range(0, len(parts), 1 if narrow else 2)]
     heights = [HEAD + PANEL + STRIP * max(1, *(len(bit_strips) for *_, bit_strips in row)) + FOOT for row in rows]
     figure = Figure(figsize=(width, sum(heights) + 0.3), dpi=100)
-    height, top = figure.get_figheight(), figure.get_figheight()
+    top = figure.get_figheight()
     for row, tall in zip(rows, heights, strict=True):
         room = width / len(row)
         for k, (model, name, group, metric, values, bit_strips) in enumerate(row):
             x, below = k * room + left, top - HEAD - PANEL
-            axes = figure.add_axes(np.divide((x, below, room - left - 0.15, PANEL), [width, height, width, height]))
+            axes = axes_at(figure, (x, below, room - left - 0.15, PANEL))
             layers = list(dict.fromkeys(values["layer"]))
             _dots(axes, values, layers, metric, candidates, size)
             kind = f"{group} layers" if group else "layers"
@@ -52,7 +52,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
                            fontsize=8.5 if narrow else 9.5, pad=18)  # fmt: skip
             strip = STRIP * max(1, len(bit_strips))  # empty if no method used this sensitivity
             box = x, below - 0.08 - strip, room - left - 0.15, strip
-            under = figure.add_axes(np.divide(box, [width, height] * 2))
+            under = axes_at(figure, box)
             _strips(under, bit_strips, layers, {method: colours[model, method] for method, *_ in bit_strips}, size)
             _blocks((axes, under), layers, (room - left - 0.15) * 72, size)
         top -= tall

@@ -5,7 +5,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from quantwatt.report import labels
-from quantwatt.report.figures import GREY, GRID, INK, NARROW, Inputs, method_colours, quality_title, sentence
+from quantwatt.report.figures import GREY, GRID, INK, NARROW, Inputs, axes_at, method_colours, quality_title, sentence
 from quantwatt.report.tables import by_steps
 
 WIDTH, HEIGHT = 10.6, 3.4  # inches
@@ -40,7 +40,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             x, down = (0, i) if narrow else (i * slot, 0)
             y = top - TITLE - (down + 1) * HEIGHT + BELOW
             box = x + LEFT, y, slot - LEFT - name_width, HEIGHT - ABOVE - BELOW
-            axes = figure.add_axes(np.divide(box, [width, height, width, height]))
+            axes = axes_at(figure, box)
             _panel(axes, rows, metric, {name: colours[model, name] for name in names}, size)
         top -= row_height
     return figure

@@ -22,7 +22,7 @@ def answers(summary: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
     Returns:
         list of (model, segments); segments is a list of (text, style), style "strong", "em" or "".
     """
-    return [(model, answer(rows)) for model, rows in first_samplings(summary).groupby("model", sort=False)]
+    return [(str(model), answer(rows)) for model, rows in first_samplings(summary).groupby("model", sort=False)]
 
 
 def answer(rows: pd.DataFrame) -> list[tuple[str, str]]:

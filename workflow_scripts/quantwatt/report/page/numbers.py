@@ -69,8 +69,8 @@ def missing(value: Any) -> bool:
 
 def span(values: Iterable[float | None], unit: str) -> str | None:
     """The text "low to high unit" of the values that are not missing; None if all are."""
-    values = [v for v in values if not missing(v)]
-    if not values:
+    known = [v for v in values if v is not None and not missing(v)]
+    if not known:
         return None
-    low, high = compact(min(values)), compact(max(values))
+    low, high = compact(min(known)), compact(max(known))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -99,7 +99,7 @@ def _control_text(cells):
             continue
         for key, name in (("energy_j", "energy"), ("latency_s", "time")):
             ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
-            if ratio:
+            if ratio and floor is not None:
                 text = with_bounds(*triple(ratio))
                 texts.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
     return _distinct(texts) or "no control was measured, so no difference is called better or worse"

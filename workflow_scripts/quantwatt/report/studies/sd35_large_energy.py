@@ -76,8 +76,8 @@ def runs_of(path: str | Path, blocks: str | Path) -> tuple[pd.DataFrame, int]:
     runs, where = pd.read_csv(path), ["configuration", "process", "block"]
     runs = runs[runs["configuration"] == "method"]
     n_prompts = int(runs["prompt"].max()) + 1 if len(runs) else 0
-    blocks = pd.read_csv(blocks, dtype={"invalid": str})
-    runs = runs.merge(blocks.loc[blocks["invalid"] == "False", where], on=where)
+    judged = pd.read_csv(blocks, dtype={"invalid": str})
+    runs = runs.merge(judged.loc[judged["invalid"] == "False", where], on=where)
     runs["number"] = runs.groupby("prompt").cumcount() + 1
     return runs, n_prompts
 
