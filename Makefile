@@ -26,7 +26,7 @@ help:
 	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
 	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
-	@echo "make test                        every check: a quarter of an hour; make test-unit: no runs of the workflow"
+	@echo "make test                        every check: ten minutes; make test-unit: no runs of the workflow"
 	@echo "make test-all                    also those with libraries of their own"
 	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
 
@@ -51,7 +51,7 @@ doctor: .venv/installed
 test: .venv/installed lint
 	$(PYTEST) -m "not slow"
 
-# Without whole runs of the workflow: four minutes.
+# Without whole runs of the workflow.
 test-unit: .venv/installed lint
 	$(PYTEST) -m "not slow" tests/unit
 

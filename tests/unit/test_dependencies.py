@@ -24,7 +24,8 @@ def probe(folder, name):
     importlib.import_module(name.removesuffix(".py").replace("/", "."))
     asks_a_hub = "huggingface_hub" in sys.modules
     tree = ast.parse(Path(folder, name).read_text())
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    of_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    tree.body = [node for node in tree.body if node not in of_types]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "quantwatt":
             module = importlib.import_module(node.module)
