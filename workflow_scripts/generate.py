@@ -3,9 +3,7 @@
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from quantwatt.artifacts import failures, image_parts, images, manifest, text_files
 from quantwatt.artifacts.errors import DataError
@@ -16,7 +14,10 @@ from quantwatt.jobs.progress import progress
 from quantwatt.models import repeat
 from quantwatt.models.sampling import Sampling
 
-Batch = tuple[np.ndarray, Sequence[str], Sequence[int]]  # images uint8 [b, h, w, 3], prompts, seeds
+if TYPE_CHECKING:
+    import numpy as np
+
+Batch = tuple["np.ndarray", Sequence[str], Sequence[int]]  # images uint8 [b, h, w, 3], prompts, seeds
 
 
 def batches(pipeline: Any, part: range, sampling: Sampling, description: str) -> Iterator[Batch]:
