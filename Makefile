@@ -47,7 +47,7 @@ plan: .venv/installed
 doctor: .venv/installed
 	$(BIN)/python workflow_scripts/tools/doctor.py --experiment $(EXPERIMENT) --config $(GIVEN_DEVICE)
 
-# A quarter of an hour on two cores, one for each of WORKERS.
+# Ten minutes on two cores, one for each of WORKERS.
 test: .venv/installed lint
 	$(PYTEST) -m "not slow"
 

@@ -9,9 +9,7 @@ where grid.json lists the cells, the metrics and the baseline:
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from quantwatt import registry
 from quantwatt.allocate.allocation import taken_apart
@@ -20,10 +18,13 @@ from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs import command
 from quantwatt.report import cells, layer_table, tables
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def tried_in(
     results: str | Path, entries: Iterable[Mapping[str, Any]]
-) -> list[tuple[str, str, pd.DataFrame, dict[str, str | None]]]:
+) -> list[tuple[str, str, "pd.DataFrame", dict[str, str | None]]]:
     """The argument `tried` of `layer_table.sensitivity_table`, from entries {"model", "sensitivity"}."""
     tried = []
     for entry in entries:

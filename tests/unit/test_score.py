@@ -255,6 +255,7 @@ def test_a_value_beyond_numbers_is_no_value(tmp_path):
     assert (found["status"], found["value"]) == ("unsupported", None) and "not a finite number" in found["reason"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_an_interval_with_one_bound_beyond_numbers_is_none(tmp_path):
     # The texts are so improbable that the perplexity of some resamples overflows, and that of the sample does not.
     items = [{"nll": nll, "tokens": 1, "correct": 0} for nll in (500.0, 600.0, 700.0, 800.0, 900.0)]
