@@ -67,7 +67,8 @@ class Probe:
         device: str = "cpu",
     ):
         self.family, self.layers, self.device = family, layers, device
-        self.sampling, self.candidates = Sampling.from_settings(entry), entry["candidates"]
+        self.sampling = Sampling.from_settings(entry)
+        self.candidates = entry.get("candidates", {})  # not in the slice of trials.py, whose formats come from a method
         location = manifest.PROJECT / model["location"]
         denoiser = family.load_denoiser(model["settings"], location)
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
