@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import measure
 from benchmarks import bench_kernels, harness, layer_speed, model_speed, peers
 from quantwatt.artifacts import manifest
 from quantwatt.inference import kernel_choice
+from quantwatt.measuring import alternation
 from quantwatt.measuring.settings import Measuring
 
 FEW = {name: layer_speed.FORMATS[name] for name in ("W8A8", "W4A16 group 128")}
@@ -116,7 +116,7 @@ def test_the_embedded_models_processes_take_turns(monkeypatch):
         assert details["model_settings"]["dtype"] == ("bfloat16" if order[-1] == peers.BFLOAT16 else "float32")
         return {"status": "ok", "reason": None, "latency_s": [seconds[order[-1]] * drift for drift in (0.9, 1.0, 1.1)]}
 
-    monkeypatch.setattr(measure, "run_process", process)
+    monkeypatch.setattr(alternation, "run_process", process)
     args = bench_kernels.parse_arguments(["--processes", "2", "--latency-s", "1", "--steps", "1"])
     rows = {row["configuration"]: row for row in bench_kernels.pipeline(args, "float32")}
     assert order == [*seconds, *list(seconds)[::-1]]

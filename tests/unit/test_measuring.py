@@ -16,7 +16,7 @@ import measure as measure_rule
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment, schemas
-from quantwatt.measuring import fresh_process, instruments, protocol
+from quantwatt.measuring import alternation, fresh_process, instruments, protocol, summary
 from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.meters.none import NoMeter
 from quantwatt.measuring.meters.trace import trace_of
@@ -347,7 +347,7 @@ def results_of(machine, n=2, **changes):
 def test_a_method_beside_its_baseline():
     mine, other = Machine(run_s=0.4, run_w=150), Machine(run_s=0.5, run_w=200)
     found = {"method": results_of(mine), "baseline": results_of(other)}
-    fields = measure_rule.summarize(found, measuring_of())
+    fields = summary.summarize(found, measuring_of())
     assert fields["energy_j"]["value"] == pytest.approx(30) and fields["baseline"]["energy_j"]["value"] == 50
     assert fields["ratio"]["energy_j"] == pytest.approx({"value": 0.6, "low": 0.6, "high": 0.6})
     assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
@@ -357,27 +357,27 @@ def test_a_method_beside_its_baseline():
     assert fields["memory_mb"] == memory
     assert fields["sampler_effect"] == pytest.approx({"value": 1, "low": 1, "high": 1})  # as long with it as without
     json.dumps(fields, allow_nan=False)
-    alone = measure_rule.summarize({"method": found["method"]}, measuring_of())
+    alone = summary.summarize({"method": found["method"]}, measuring_of())
     assert "ratio" not in alone and alone["energy_j"] == fields["energy_j"]
 
 
 def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_there():
     broken = results_of(Machine(wrong=dict.fromkeys(range(100), frozen)))
-    fields = measure_rule.summarize({"method": broken, "baseline": results_of(Machine())}, measuring_of())
+    fields = summary.summarize({"method": broken, "baseline": results_of(Machine())}, measuring_of())
     assert fields["energy_j"] is None and "did not move" in fields["energy_reason"]
     assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
-    fields = measure_rule.summarize({"method": results_of(Machine()), "baseline": broken}, measuring_of())
+    fields = summary.summarize({"method": results_of(Machine()), "baseline": broken}, measuring_of())
     assert fields["ratio_reason"].startswith("the baseline: ") and "did not move" in fields["ratio_reason"]
 
 
 def test_joules_beside_the_device_are_per_image_and_a_gap_is_none():
     blocks = [{"invalid": False, "images": 10, "beside": {"dram": 5.0, "cpu package": None}}] * 2
     blocks += [{"invalid": True, "images": 10, "beside": {"dram": 900.0}}]
-    assert measure_rule.beside(blocks) == {"dram": 0.5, "cpu package": None}
+    assert summary.beside(blocks) == {"dram": 0.5, "cpu package": None}
 
 
 def test_neighbours_take_turns():
-    turns = measure_rule.schedule(3, ["baseline", "method"])
+    turns = alternation.schedule(3, ["baseline", "method"])
     assert turns == [("baseline", 0), ("method", 0), ("method", 1), ("baseline", 1), ("baseline", 2), ("method", 2)]
 
 
@@ -391,7 +391,7 @@ def cell(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "quantwatt.inference.checkpoint", stub)
         monkeypatch.setattr("quantwatt.inference.checkpoint", stub, raising=False)
         fake = fake or (lambda task: pytest.fail("a process was started"))
-        monkeypatch.setattr(measure_rule, "run_process", lambda task, path, bar: fake(task))
+        monkeypatch.setattr(alternation, "run_process", lambda task, path, bar: fake(task))
         manifest.write_json(tmp_path / "checkpoint.json", checkpoint)
         manifest.write_json(tmp_path / "baseline.json", {"status": "ok"})
         values = {
@@ -507,7 +507,7 @@ def test_a_baseline_that_does_not_fit_leaves_the_method_measured(cell):
 
 
 def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsys):
-    with measure_rule.Bar("nf4", measuring_of()) as bar:
+    with alternation.Bar("nf4", measuring_of()) as bar:
         bar.update('{"step": "energy", "watts": 123.4}\n')
         time.sleep(1.5)
         bar.update("100\n")  # a library's own line, which happens to be JSON
@@ -519,7 +519,7 @@ def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsy
 
 def run_task(tmp_path):
     bar = types.SimpleNamespace(update=lambda line: None)
-    return measure_rule.run_process(
+    return alternation.run_process(
         {"checkpoint": "x", "output": str(tmp_path / "r.json")}, str(tmp_path / "t.json"), bar
     )
 
@@ -593,10 +593,10 @@ def test_the_peak_memory_of_a_process_is_its_own():
 
 def test_memory_has_an_interval_over_processes():
     peaks = [{"peak_mb": peak, "reserved_mb": None, "source": "", "model_mb": 9.0} for peak in (100.0, 101.0, 102.0)]
-    memory = measure_rule.summarize_memory(peaks)
+    memory = summary.summarize_memory(peaks)
     half = 4.302653 / 3**0.5  # Student's t of two degrees of freedom, deviation 1
     assert [memory[key] for key in ("value", "low", "high")] == pytest.approx([101, 101 - half, 101 + half])
-    assert measure_rule.summarize_memory(peaks[:1])["low"] is None
+    assert summary.summarize_memory(peaks[:1])["low"] is None
 
 
 def test_any_callable_in_three_lines():

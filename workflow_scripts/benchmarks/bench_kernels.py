@@ -107,9 +107,9 @@ def pipeline(args, dtype):
 
     The processes alternate; the interval is Student's t over pairs of consecutive processes.
     """
-    import measure
     from benchmarks import model_speed, peers
     from quantwatt.inference import checkpoint
+    from quantwatt.measuring import alternation
     from quantwatt.measuring.settings import Measuring
 
     methods = {
@@ -135,10 +135,10 @@ def pipeline(args, dtype):
             _, kernel, reason = checkpoint.compute_of(path, args.device)
             configurations[name] = (kernel, methods[name]["dtype"], [], reason)
         computed = [name for name, (*_, reason) in configurations.items() if reason is None]
-        for name, _ in measure.schedule(args.processes, computed):
+        for name, _ in alternation.schedule(args.processes, computed):
             job = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
-            with measure.Bar(f"tiny-sd3 in {name}", Measuring.from_settings(measuring)) as bar:
-                result = measure.run_process(job, f"{folder}/task.json", bar)
+            with alternation.Bar(f"tiny-sd3 in {name}", Measuring.from_settings(measuring)) as bar:
+                result = alternation.run_process(job, f"{folder}/task.json", bar)
             if result["status"] != "ok":
                 raise DataError(f"the embedded model in {name}: {result['reason']}.")
             configurations[name][2].append(result["latency_s"])
