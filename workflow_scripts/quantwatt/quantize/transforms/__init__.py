@@ -85,3 +85,18 @@ class Transform(ABC):
             weight_format, activation_format: the layer's formats.
             statistics: observers.Observers with the names in `needs`; None if `needs` is empty.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Transform):
+    """A transform whose layers `quantwatt.models.splits` has already split: it changes no weight."""
+
+    def apply(
+        self,
+        weight: torch.Tensor,
+        weight_format: WeightFormat,
+        activation_format: ActivationFormat | None,
+        statistics: Any,
+    ) -> Transformed:
+        """Return the unchanged weight."""
+        return Transformed(weight)
