@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         probe = Probe(family, model, entry, dict(layers), args.device)
         probe.draw_float(texts)
         for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
-            done.add(probe.row(name, candidate, metrics[name]))
+            done.add(probe.row(name, candidate, entry["candidates"][candidate], metrics[name]))
     csv_files.write(args.output, sensitivity_table.COLUMNS, done.rows)
     done.path.unlink()
 

@@ -97,6 +97,10 @@ def probe_of(names=tuple(LAYERS), **changes):
     return probe
 
 
+def row_of(probe, name, candidate, *metrics):
+    return probe.row(name, candidate, entry_of()["candidates"][candidate], *metrics)
+
+
 def test_scores_are_those_of_images_and_of_outputs_on_the_float_trajectory():
     probe = probe_of()
     probe.replace("to_out", {"weights": entry_of()["candidates"]["w2"]["weights"], "activations": None})
@@ -129,7 +133,7 @@ def test_scores_are_those_of_images_and_of_outputs_on_the_float_trajectory():
 
 
 def test_a_layer_that_stays_in_16_bit_loses_nothing():
-    row = probe_of().row("to_k", "float")
+    row = row_of(probe_of(), "to_k", "float")
     assert row["ssim"] == 1 and row["noise"] == 0 and row["sqnr"] == pytest.approx(144.5, abs=0.01)
     assert row["inputs"] == 4 * 8 and row["megabytes"] == 4 * 64 / 1e6
 
@@ -137,8 +141,8 @@ def test_a_layer_that_stays_in_16_bit_loses_nothing():
 def test_images_are_drawn_only_for_metrics_of_images():
     probe = probe_of()
     assert probe.pipeline.drawn == 3  # the float model's, in three batches
-    found, drawn = probe.row("to_out", "w4", {"noise"}), probe.pipeline.drawn
-    expected = probe.row("to_out", "w4")
+    found, drawn = row_of(probe, "to_out", "w4", {"noise"}), probe.pipeline.drawn
+    expected = row_of(probe, "to_out", "w4")
     assert (drawn, probe.pipeline.drawn) == (3, 6)
     assert found == expected | {"ssim": None, "psnr": None, "sqnr": None} and found["noise"] > 0
 
@@ -148,7 +152,7 @@ def test_trying_leaves_the_model_as_it_was():
     before = probe.scores()
     for name in LAYERS:
         for candidate in CANDIDATES:
-            probe.row(name, candidate)
+            row_of(probe, name, candidate)
     assert probe.scores() == before and before["noise"] == 0
 
 
@@ -160,7 +164,7 @@ def test_ranges_run_over_batches_and_leave_the_first_token_out():
     for length in [length for length in lengths for _ in range(3)][1:]:
         expected = 0.95 * expected + 0.05 * length
     assert bos.ranges["to_k"].high.amax().item() == pytest.approx(expected, rel=1e-5)
-    errors = [probe.row("to_k", "a4")["noise"] for probe in (plain, bos)]
+    errors = [row_of(probe, "to_k", "a4")["noise"] for probe in (plain, bos)]
     assert errors[1] < errors[0] / 4
 
 
@@ -168,7 +172,7 @@ def test_parts_of_a_layer_are_tried_by_themselves():
     probe = probe_of(transform="split-skips")
     assert list(probe.layers) == ["conv_in.0", "conv_in.1", "to_k", "to_out"]
     assert probe.scores()["noise"] < 1e-12
-    one, other = (probe.row(f"conv_in.{part}", "w2") for part in (0, 1))
+    one, other = (row_of(probe, f"conv_in.{part}", "w2") for part in (0, 1))
     assert 0 < one["noise"] != other["noise"] > 0 and (one["inputs"], other["inputs"]) == (2 * SIZE**2, SIZE**2)
 
 
@@ -208,7 +212,7 @@ def test_a_layer_alone_scores_exactly_as_in_the_scattered_run(model):
     rows = sensitivity_table.gathered(tables, list(LAYERS), CANDIDATES)
     assert [(row["layer"], row["candidate"]) for row in rows] == [(n, c) for n in LAYERS for c in CANDIDATES]
     for row in rows:
-        assert row == probe_of([row["layer"]]).row(row["layer"], row["candidate"])
+        assert row == row_of(probe_of([row["layer"]]), row["layer"], row["candidate"])
     many = [model(job, f"many-{job}.csv", jobs=5) for job in range(5)]  # two jobs have no layer
     assert sensitivity_table.gathered(many, list(LAYERS), CANDIDATES) == rows
 
@@ -239,11 +243,11 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
     whole = sensitivity_table.read(model(0, "whole.csv"))
     tried, real = [], Probe.row
 
-    def row(self, name, candidate, metrics):
+    def row(self, name, candidate, formats, metrics):
         if len(tried) == 3:
             raise KeyboardInterrupt
         tried.append((name, candidate))
-        return real(self, name, candidate, metrics)
+        return real(self, name, candidate, formats, metrics)
 
     monkeypatch.setattr(Probe, "row", row)
     with pytest.raises(KeyboardInterrupt):
@@ -260,10 +264,10 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
 def test_a_job_starts_anew_with_other_prompts(model, monkeypatch, tmp_path):
     real = Probe.row
 
-    def row(self, name, candidate, metrics):
+    def row(self, name, candidate, formats, metrics):
         if (name, candidate) == ("conv_in", "w2"):
             raise KeyboardInterrupt
-        return real(self, name, candidate, metrics)
+        return real(self, name, candidate, formats, metrics)
 
     monkeypatch.setattr(Probe, "row", row)
     with pytest.raises(KeyboardInterrupt):

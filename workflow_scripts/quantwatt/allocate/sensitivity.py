@@ -68,7 +68,6 @@ class Probe:
     ):
         self.family, self.layers, self.device = family, layers, device
         self.sampling = Sampling.from_settings(entry)
-        self.candidates = entry.get("candidates", {})  # not in the slice of trials.py, whose formats come from a method
         location = manifest.PROJECT / model["location"]
         denoiser = family.load_denoiser(model["settings"], location)
         splits.split(denoiser, splits.of_layers(model["layers"], layers))
@@ -184,9 +183,11 @@ class Probe:
             if layer_formats != self.formats[name]:
                 self.replace(name, layer_formats)
 
-    def row(self, name: str, candidate: str, metrics: Collection[str] = METRICS) -> dict[str, Any]:
+    def row(
+        self, name: str, candidate: str, formats: Mapping[str, Any], metrics: Collection[str] = METRICS
+    ) -> dict[str, Any]:
         """Return a row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
-        formats = {"weights": None, "activations": None} | self.candidates[candidate]
+        formats = {"weights": None, "activations": None, **formats}
         if any(formats.values()):
             self.replace(name, formats)
             scores = self.scores(metrics)
