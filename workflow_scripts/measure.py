@@ -34,16 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # the fresh processes inherit it
     record, results = measure_cell(args)
-    blocks = [
-        {**row, "beside": json.dumps(row["beside"]) if row["beside"] else ""}
-        for row in summary.rows_of(results, "blocks")
-    ]
+    blocks, runs, traces = (summary.rows_of(results, key) for key in ("blocks", "runs", "traces"))
+    for row in blocks:
+        row["beside"] = json.dumps(row["beside"]) if row["beside"] else ""
     csv_files.write(args.blocks, BLOCK_COLUMNS, blocks)
-    traces = sorted((row for row in summary.rows_of(results, "traces") if row["t_s"]), key=lambda row: row["t_s"][0])
+    traces = sorted((row for row in traces if row["t_s"]), key=lambda row: row["t_s"][0])
     start = traces[0]["t_s"][0] if traces else 0
-    csv_files.write(
-        args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in summary.rows_of(results, "runs")]
-    )
+    csv_files.write(args.runs, RUN_COLUMNS, [{**row, "t_s": row["t_s"] - start} for row in runs])
     csv_files.write(args.power, POWER_COLUMNS, power_rows(traces, start))
     manifest.write_json(args.output, record)
 

@@ -1,7 +1,7 @@
 """Measure one configuration in a fresh process: load, warm up, then latency, energy blocks and phases.
 
-alternation.py starts `python -m quantwatt.measuring.fresh_process TASK.json` and reads the JSON file that the task names as
-"output". The process prints its progress to stdout, one JSON object per line.
+alternation.py starts `python -m quantwatt.measuring.fresh_process TASK.json` and reads the JSON file that the task
+names as "output". The process prints its progress to stdout, one JSON object per line.
 """
 
 import contextlib
