@@ -18,7 +18,7 @@ rule measure:
         **model_resources("measure"),
     params:
         **parameters("measure"),
-        asked=lambda wildcards: "" if wildcards.sampling in plan.measured else "--not-asked",
+        asked=lambda wildcards: "" if plan.is_measured(wildcards) else "--not-asked",
         device=DEVICE,
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"

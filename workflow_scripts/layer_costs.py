@@ -14,7 +14,7 @@ from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
-from quantwatt.measuring.settings import Measuring
+from quantwatt.measuring.meters import Metering
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sensitivity-name", required=True)
     parser.add_argument("--sensitivity", required=True, type=json.loads, help="the sensitivity's entry, as JSON")
     parser.add_argument(
-        "--measuring", required=True, type=Measuring.from_json, help="meter and config.yaml's `measuring`"
+        "--measuring", required=True, type=json.loads, help="meter, and keys of config.yaml's `measuring`, as JSON"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all)")
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = tried(model["layers"], entry, args.sensitivity_name)
     splits.split(denoiser, splits.of_layers(model["layers"], names))
     pipeline = offload.place(family.load(model["settings"], location, denoiser), model["settings"], args.device)
-    images = measuring.images_per_batch
+    images = measuring["images_per_batch"] or 1
     sampling = Sampling.from_settings(entry)
     texts = prompts.first(sampling.prompts, images)
     seeds = [sampling.seed + i for i in range(images)]
@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unseen := [name for name in names if name not in shapes]:
         raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
     layers: dict[str, Any] = {name: denoiser.get_submodule(name) for name in names}
-    meter, reason = instruments.choose_meter(measuring.metering, entry["costs"]["block_s"], args.device)
+    meter, reason = instruments.choose_meter(Metering.from_settings(measuring), entry["costs"]["block_s"], args.device)
     with contextlib.closing(meter), torch.no_grad():
         rows = list(
             layer_costs.table(
                 layers, shapes, first_tokens(names, entry), entry["candidates"], entry["costs"], meter, args.device,
-                instruments.synchronize_of(args.device), measuring.warmup_s,
+                instruments.synchronize_of(args.device), measuring["warmup_s"],
             )
         )  # fmt: skip
         reason = reason or (meter.stop().fault if meter.name == "none" else "costs.blocks is 0")

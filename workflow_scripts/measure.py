@@ -1,12 +1,13 @@
 """Measure latency, energy and memory of one cell: a model under a method and a sampling, against the baseline.
 
-The quantized model and the unquantized baseline are measured in fresh processes that alternate. Drift (temperature,
-other load) then affects both in the same way, and the ratio compares processes that ran next to each other. The
-baseline's cell measures the baseline twice: this A/A control shows the noise floor.
+A few fresh processes each hold the quantized model and the unquantized baseline, which run in turns: what changes for
+both within seconds (temperature, other programs) cancels in the ratio of a pair. Measuring ends when the ratios are
+known to a precision, or at a limit of time. Where both do not fit into memory, processes of each take turns. The
+baseline's cell measures the baseline against itself: this A/A control shows what is told apart without a difference.
 
-Writes measurement.json, all energy blocks (blocks.csv), all runs in the blocks (runs.csv) and the power samples
-(power.csv). A method that is simulated (fake-quantized) on this device is not measured. Running out of memory is a
-result, not a failure.
+Writes measurement.json, all blocks (blocks.csv), all runs in the blocks (runs.csv) and the power samples (power.csv). A
+method that is simulated (fake-quantized) on this device is not measured. Running out of memory is a result, not a
+failure.
 """
 
 import argparse
@@ -18,14 +19,17 @@ from typing import Any
 
 from quantwatt.artifacts import csv_files, manifest
 from quantwatt.artifacts.provenance import provenance
-from quantwatt.jobs import command, gpus
-from quantwatt.measuring import alternation, fresh_process, summary
-from quantwatt.measuring.alternation import BASELINE, METHOD, Result
+from quantwatt.jobs import command, gpus, model_memory
+from quantwatt.measuring import fresh_process, summary
+from quantwatt.measuring.meters import neighbours
+from quantwatt.measuring.pairs import BASELINE, METHOD
+from quantwatt.measuring.processes import Bar, Processes, Result
 from quantwatt.measuring.settings import Measuring
 from quantwatt.models import sampling as samplings
 
 WHERE = ("configuration", "process")
-BLOCK_COLUMNS = (*WHERE, *fresh_process.BLOCK_FIELDS, "beside")
+AROUND = ("cpu_s", "others_s", "steal_s", "running", "disturbed", *neighbours.STATE)
+BLOCK_COLUMNS = (*WHERE, "pair", "part", *fresh_process.BLOCK_FIELDS, *AROUND, "beside")
 RUN_COLUMNS = (*WHERE, "block", "run", "prompt", "t_s", "seconds", "energy_j")
 POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
 
@@ -33,9 +37,10 @@ POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     gpus.claim(args.device, every=args.measuring.metering.gpus == "all")  # the fresh processes inherit it
-    record, results = measure_cell(args)
-    blocks, runs, traces = (summary.rows_of(results, key) for key in ("blocks", "runs", "traces"))
+    record, rounds = measure_cell(args)
+    blocks, runs, traces = (rows_of(rounds, key) for key in ("blocks", "runs", "traces"))
     for row in blocks:
+        row |= dict.fromkeys(AROUND, "") | row.pop("around")
         row["beside"] = json.dumps(row["beside"]) if row["beside"] else ""
     csv_files.write(args.blocks, BLOCK_COLUMNS, blocks)
     traces = sorted((row for row in traces if row["t_s"]), key=lambda row: row["t_s"][0])
@@ -70,8 +75,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Result]]]:
-    """Return (content of measurement.json, {configuration: [result of each process]}) of one cell."""
+def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
+    """Return (content of measurement.json, [result of each round]) of one cell."""
     from quantwatt.inference import checkpoint
 
     model, method, sampling = args.names
@@ -94,9 +99,10 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, li
         "baseline": None,
         "ratio": {"energy_j": None, "latency_s": None},
         "ratio_reason": None,
+        "in_pairs": None,
+        "pairs": None,
         "meter": settings.metering.meter,
         "estimated": False,
-        "block_s": settings.block_s,
         "measuring": settings.to_settings(),
         "n_blocks": 0,
         "n_processes": 0,
@@ -104,7 +110,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, li
         "device": {"name": None, "kind": args.device, "fake": False},
         "crosscheck": None,
     }
-    results = {}
+    rounds: list[Result] = []
     details = manifest.read_json(args.checkpoint)
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
@@ -114,16 +120,13 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, li
         if compute != "real":
             record.update(status=compute, reason=reason)
         elif args.not_asked:
-            record.update(status="unmeasured", reason="measuring.samplings leaves it out")
+            record.update(status="unmeasured", reason="measuring.samplings or measuring.methods leaves it out")
         else:
-            results, baseline_failure = take_turns(args)
-            [failed] = [result for result in results[METHOD] if result["status"] != "ok"][:1] or [None]
-            if failed:
-                record.update(status=failed["status"], reason=failed["reason"])
-                results = {}
-            else:
-                record.update(summary.summarize(results, settings))
-                record["ratio_reason"] = baseline_failure or record["ratio_reason"]
+            with tempfile.TemporaryDirectory() as folder, Bar(method, settings) as bar, Processes(folder, bar) as run:
+                peak, rounds, fields = measure_rounds(args, run)
+            record.update(fields)
+            if record["status"] == "ok":
+                record.update(summary.summarize(rounds, peak, settings) | fields)
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
@@ -132,39 +135,76 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, li
         "seed": args.sampling.seed,
         "checkpoint_sha256": manifest.sha256(args.checkpoint),
     }
-    return record, results
+    return record, rounds
 
 
-def take_turns(args: argparse.Namespace) -> tuple[dict[str, list[Result]], str | None]:
-    """Return ({configuration: [result of each process]}, why there is no baseline or None).
+def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[str, Any], list[Result], dict[str, Any]]:
+    """Measure the memory of the method, then rounds of pairs until the ratios are known.
 
-    A configuration that fails is not run again. If the method fails, no further process is started.
+    Returns:
+        (peak memory, [result of each round], fields of measurement.json: status and reason of a method that cannot
+        run, "in_pairs", and "ratio_reason" of a baseline that cannot).
     """
     settings = args.measuring
-    n = settings.processes
-    shared = {
+    task = {
         "sampling": args.sampling.to_settings(),
         "measuring": settings.to_settings(),
         "device": args.device,
         "threads": args.threads,
     }
-    paths = {METHOD: args.checkpoint, BASELINE: args.baseline}
-    results, baseline_failure = {METHOD: [], BASELINE: []}, None
-    with tempfile.TemporaryDirectory() as folder, alternation.Bar(args.names[1], settings) as bar:
-        for name, process in alternation.schedule(n, [BASELINE, METHOD]):
-            if name == BASELINE and baseline_failure:
+    paths = {METHOD: str(args.checkpoint.resolve()), BASELINE: str(args.baseline.resolve())}
+    peak = run.fresh({**task, "memory": True, "checkpoints": {METHOD: paths[METHOD]}})
+    if peak["status"] != "ok":
+        return {}, [], {"status": peak["status"], "reason": peak["reason"]}
+    rounds: list[Result] = []
+    fields: dict[str, Any] = {"in_pairs": fit_together(peak["memory"], args.checkpoint, args.baseline)}
+    while len(rounds) < settings.processes and not summary.is_known(rounds, settings):
+        number = len(rounds)
+        task |= {"memory": False, "first": number == 0, "last": number == settings.least_processes - 1}
+        if fields["in_pairs"]:
+            result = run.forked({**task, "checkpoints": paths})
+            if result["status"] != "ok":  # they do not fit together
+                rounds, fields["in_pairs"] = [], False
                 continue
-            task = {**shared, "checkpoint": str(paths[name].resolve()), "first": process == 0, "last": process == n - 1,
-                    "output": f"{folder}/result.json"}  # fmt: skip
-            result = alternation.run_process(task, f"{folder}/task.json", bar)
-            results[name].append(result)
-            if result["status"] != "ok" and name == METHOD:
-                return {METHOD: [result]}, None
+        else:
+            sides = [METHOD, BASELINE][:: 1 if number % 2 else -1]
+            found = {
+                side: run.forked({**task, "checkpoints": {side: paths[side]}})
+                for side in sides
+                if not (side == BASELINE and "ratio_reason" in fields)
+            }
+            result = found[METHOD]
             if result["status"] != "ok":
-                baseline_failure = f"the baseline: {result['reason']}"
-    if baseline_failure:
-        del results[BASELINE]
-    return results, baseline_failure
+                return {}, [], {"status": result["status"], "reason": result["reason"]}
+            if BASELINE in found and found[BASELINE]["status"] != "ok":
+                fields["ratio_reason"] = f"the baseline: {found.pop(BASELINE)['reason']}"
+            if BASELINE in found:
+                result = summary.joined(result, found[BASELINE])
+        rounds.append(result)
+    return peak["memory"], rounds, fields
+
+
+def fit_together(peak: Mapping[str, Any], method: Path, baseline: Path) -> bool:
+    """Whether a method with this peak memory and its baseline fit into one process.
+
+    The baseline takes a third more than its weights: the method's, but for those that were quantized.
+
+    Args:
+        peak: of `fresh_process.memory`; method, baseline: their checkpoints' manifests.
+    """
+    sizes = [manifest.read_json(path)["size_bytes"] / 1e6 for path in (method, baseline)]
+    needed = peak["peak_mb"] + model_memory.SHARE * (peak["model_mb"] - sizes[0] + sizes[1])
+    return peak["available_mb"] is None or needed <= peak["available_mb"]
+
+
+def rows_of(rounds: Iterable[Result], key: str) -> list[dict[str, Any]]:
+    """The rows of all rounds, in order of configuration and process."""
+    rows = [
+        {"configuration": row["side"], "process": process, **{name: row[name] for name in row if name != "side"}}
+        for process, result in enumerate(rounds)
+        for row in result[key]
+    ]
+    return sorted(rows, key=lambda row: (row["configuration"] != METHOD, row["process"]))
 
 
 def power_rows(traces: Iterable[Mapping[str, Any]], start: float) -> Iterator[dict[str, Any]]:

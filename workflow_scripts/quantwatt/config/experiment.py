@@ -223,7 +223,7 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
         )
         for name, entry in experiment["metrics"].items()
     }
-    _check_measuring(experiment["measuring"], experiment["samplings"], file)
+    _check_measuring(experiment, file)
     check_references(experiment, file)
     experiment["cells"] = [
         {"model": model, "method": method, "sampling": sampling} | ({"kind": kind} if kind == "text" else {})
@@ -234,13 +234,15 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     return experiment
 
 
-def _check_measuring(changes, samplings, file):
+def _check_measuring(experiment, file):
     """Check an experiment's changes of the measuring protocol; the machine's power must be set in config.yaml."""
+    changes = experiment["measuring"]
     for key in MACHINE.intersection(changes):
         raise ConfigurationError(f"{file}: measuring.{key}: the machine's own; set it in config.yaml.")
     complete(changes, schema("config")["properties"]["measuring"], file, "measuring")
-    for name in changes.get("samplings") or ():
-        lookup(samplings, name, "sampling", file)
+    for kind in ("sampling", "method"):
+        for name in changes.get(f"{kind}s") or ():
+            lookup(experiment[f"{kind}s"], name, kind, file)
 
 
 def _kind(models, file):

@@ -42,9 +42,12 @@ class Plan:
         self.baseline = experiment["baseline"]
         self.outputs = "predictions" if experiment["kind"] == "text" else "images"  # of the models
         measuring = config["measuring"] | experiment["measuring"] | {"meter": meter}
-        measured = measuring.pop("samplings")
+        self.measured = {}  # names of the samplings and methods that are measured
+        for kind in ("samplings", "methods"):
+            chosen = measuring.pop(kind)
+            self.measured[kind] = set(experiment[kind] if chosen is None else chosen)
+        self.measured["methods"] |= {self.baseline} if self.measured["methods"] else set()
         self.measuring = measuring
-        self.measured = list(experiment["samplings"]) if measured is None else measured
         self.parts = {  # image sets that several jobs generate: {sampling: ranges of images}
             name: parts
             for name, sampling in experiment["samplings"].items()
@@ -96,6 +99,10 @@ class Plan:
         """One of a rule's parameters in READS for one job, a canonical JSON string."""
         part = slices.READS[rule][parameter]
         return part.of(self.entry(part.entry, names))
+
+    def is_measured(self, names: dict[str, str]) -> bool:
+        """Whether `measuring` asks for the cell that wildcards name."""
+        return names["sampling"] in self.measured["samplings"] and names["method"] in self.measured["methods"]
 
     def texts(self, rule: str, names: dict[str, str]) -> str:
         """The file of prompts or texts that a rule's sampling, calibration or sensitivity names."""

@@ -61,7 +61,8 @@ def but(entry: str, *keys: str) -> Slice:
 
 FORMATS = ("weights", "activations", "transforms", "allocation")  # keys of a method without its solver's settings
 # A job writes its time and energy into its manifest; a changed meter or wattage must not rerun it.
-METERING = Slice("measuring", watched=False)
+METERING_KEYS = ("meter", "gpus", "interval_ms", "idle_w", "full_w")  # the keys of `measuring` that a meter reads
+METERING = Slice("measuring", METERING_KEYS, watched=False)
 TRYING = but("sensitivity", "costs")  # how layers are tried, without how their costs are measured
 
 READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no configuration
@@ -72,7 +73,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "sensitivity": {"sensitivity": TRYING},
     "layer_costs": {  # costs depend neither on the objectives nor on the number of images and jobs
         "sensitivity": but("sensitivity", "jobs", "images", "batch_size", "objectives"),
-        "measuring": whole("measuring"),
+        "measuring": only("measuring", "images_per_batch", "warmup_s", *METERING_KEYS),
     },
     "candidates": {"method": only("method", *FORMATS)},
     "trials": {  # the keys of the sensitivity that determine how images are generated

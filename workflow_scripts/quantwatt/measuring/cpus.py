@@ -102,3 +102,8 @@ def machine_ticks(stat: str) -> int:
 def process_ticks(stat: str) -> int:
     """Sum the busy ticks in the text of /proc/PID/stat: fields 14 to 17, the process and its waited-for children."""
     return sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])
+
+
+def child_ticks(stat: str) -> int:
+    """Sum the busy ticks of waited-for children in the text of /proc/PID/stat: fields 16 and 17."""
+    return sum(int(field) for field in stat.rpartition(")")[2].split()[13:15])

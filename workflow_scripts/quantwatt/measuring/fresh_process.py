@@ -1,44 +1,105 @@
-"""Measure one configuration in a fresh process: load, warm up, then latency, energy blocks and phases.
+"""Measure in a fresh process: memory of one checkpoint, or time and energy of a method and its baseline in pairs.
 
-alternation.py starts `python -m quantwatt.measuring.fresh_process TASK.json` and reads the JSON file that the task
-names as "output". The process prints its progress to stdout, one JSON object per line.
+`python -m quantwatt.measuring.fresh_process TASK.json` does one task and writes the JSON file that the task names as
+"output". Without an argument it waits for tasks on its input, and forks a process for each: it has imported the
+libraries, but computed nothing, so that a fork is as clean as a process of its own and starts in a moment. Progress is
+printed to stdout, one JSON object per line.
 """
 
 import contextlib
+import importlib
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from quantwatt.artifacts import failures, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
-from quantwatt.measuring import instruments, protocol
+from quantwatt.jobs import command
+from quantwatt.measuring import cpus, instruments, pairs, protocol
 from quantwatt.measuring.meters import Meter, neighbours
-from quantwatt.measuring.meters.trace import Trace
+from quantwatt.measuring.meters.trace import Trace, empty_trace
+from quantwatt.measuring.pairs import Placed
 from quantwatt.measuring.settings import Measuring
 from quantwatt.models import sampling as samplings
 from quantwatt.models.sampling import Sampling, TextSampling
 
+THREADS = Path("/proc/self/task")
+
 
 def main(argv: Sequence[str]) -> None:
+    if not argv:
+        return serve(sys.stdin)
     task = manifest.read_json(argv[0])
     try:
         with failures.expected():
-            result = measure(task)
+            result = (memory if task["memory"] else measure)(task)
     except failures.ExpectedFailure as failure:
         result = {"status": failure.status, "reason": failure.reason}
     manifest.write_json(task["output"], result)
+    return None
+
+
+def serve(paths: Iterable[str]) -> None:
+    """Do the task of each line, the path of a task's file, in a fork of this process; print how each ended.
+
+    What the first task imported is imported here before the next. A library that starts threads at import would leave
+    forks without them, so that from then on every task gets an interpreter of its own.
+    """
+    import torch  # noqa: F401
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside OpenBLAS's threads, which it ends before
+    can_fork = True
+    for line in paths:
+        path, known = line.strip(), set(sys.modules)
+        if not can_fork:
+            tell(ended=subprocess.run([sys.executable, "-m", MODULE, path], check=False).returncode)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            command.end_with_parent()
+            main([path])
+            manifest.write_json(f"{path}.modules", sorted(set(sys.modules) - known))
+            return
+        can_fork = len(list(THREADS.iterdir())) == 1
+        _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(OSError):
+            for name in json.loads(Path(f"{path}.modules").read_text()):
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+        tell(ended=os.waitstatus_to_exitcode(status))
+
+
+def memory(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Load one checkpoint, run every batch, and return the peak memory of this process, and what was free before.
+
+    Args:
+        task: {"checkpoints": {METHOD: path}, "sampling", "measuring", "device", "threads", "output"}.
+    """
+    from quantwatt.inference import checkpoint
+
+    settings, device = Measuring.from_settings(task["measuring"]), task["device"]
+    instruments.set_threads(task["threads"])
+    available = instruments.available_bytes(device)
+    pipeline = checkpoint.load_pipeline(task["checkpoints"][pairs.METHOD], device)
+    runs = prepared(pipeline, samplings.of(task["sampling"]), settings)[1]
+    protocol.warm_up(protocol.Cycle(runs), 0, instruments.synchronize_of(device), least=max(2, len(runs)))
+    peak = instruments.memory_of(device, pipeline)()
+    return {"status": "ok", "reason": None, "memory": {**peak, "available_mb": available and available / 1e6}}
 
 
 def measure(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Load the pipeline, measure it, and return the result that measure.py reads.
+    """Load the sides' pipelines, measure them in pairs, and return the result that summary.py reads.
 
     Args:
-        task: {"checkpoint", "sampling", "measuring", "device", "threads", "first", "last", "output"}. The first process
-            of a configuration also measures idle power before and its phases; the last process measures idle power
-            after.
+        task: {"checkpoints": {side: path}, "sampling", "measuring", "device", "threads", "first", "last", "output"}.
+            The first process also measures idle power before, the last after.
     """
     from quantwatt.inference import checkpoint
 
@@ -47,106 +108,114 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     meter, energy_reason = instruments.choose_meter(settings.metering, settings.block_s, device)
     with contextlib.closing(meter):
         instruments.set_threads(task["threads"])
-        pipeline = checkpoint.load_pipeline(task["checkpoint"], device)
-        batches = batches_of(pipeline, sampling, settings.images_per_batch, settings.prompts)
-        result, blocks, traces = measure_process(
-            [pipeline.prepare(*batch, sampling) for batch in batches],
-            lambda: pipeline.phases(*batches[0], sampling) if task["first"] and settings.phases_s else {},
-            meter,
-            settings,
-            instruments.synchronize_of(device),
-            instruments.memory_of(device, pipeline),
-            first=task["first"],
-            last=task["last"],
-        )
-    count_tokens(result["phases"], pipeline, batches[0], sampling)
+        pipelines = {side: checkpoint.load_pipeline(path, device) for side, path in task["checkpoints"].items()}
+        batches, wholes, phases = [], {}, {}
+        for side, pipeline in pipelines.items():
+            batches, runs = prepared(pipeline, sampling, settings)
+            wholes[side] = runs
+            for name, run in (pipeline.phases(*batches[0], sampling) if settings.phases_s else {}).items():
+                phases.setdefault(name, {})[side] = run
+        result, placed, traces = measure_process(
+            wholes, phases, meter, settings, instruments.synchronize_of(device),
+            first=task["first"], last=task["last"],
+        )  # fmt: skip
     result["energy_reason"] = energy_reason or result["energy_reason"]
     result["device"] = {**instruments.describe_device(device), **result["device"]}
+    pipeline = next(iter(pipelines.values()))
     return {
         "status": "ok",
         "reason": None,
         **result,
-        "blocks": [block_row(block) for block in blocks],
+        "blocks": [block_row(block) for block in placed],
         "phases_apart": list(pipeline.family.PHASES_APART),
-        "runs": run_rows(blocks, len(batches)),
-        "traces": [trace_row(name, trace) for name, trace in traces],
+        "tokens": tokens_of(pipeline, batches[0], sampling),
+        "runs": run_rows(placed, len(batches)),
+        "traces": [trace_row(name, side, trace) for name, side, trace in traces],
     }
 
 
+def prepared(
+    pipeline: Any, sampling: Sampling | TextSampling, settings: Measuring
+) -> tuple[list[tuple[Any, Any]], list[Callable[[], object]]]:
+    """Return (batches, their callables) of a pipeline; a block calls all of them."""
+    batches = batches_of(pipeline, sampling, settings.images_per_batch, settings.prompts)
+    return batches, [pipeline.prepare(*batch, sampling) for batch in batches]
+
+
 def measure_process(
-    runs: Sequence[Callable[[], object]],
-    make_phases: Callable[[], Mapping[str, Callable[[], object]]],
+    wholes: Mapping[str, Sequence[Callable[[], object]]],
+    phases: Mapping[str, Mapping[str, Callable[[], object]]],
     meter: Meter,
     settings: Measuring,
     synchronize: Callable[[], object],
-    memory: Callable[[], Mapping[str, Any] | None],
     *,
     first: bool,
     last: bool,
+    around: neighbours.Around | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
-) -> tuple[dict[str, Any], list[protocol.Block], list[tuple[int | str, Trace]]]:
-    """Measure latency, energy and phases of `runs`, each of which generates `images_per_batch` images.
+) -> tuple[dict[str, Any], list[Placed], list[tuple[int | str, str, Trace]]]:
+    """Measure the pairs of one process.
 
     Args:
-        runs: one callable per batch of prompts; the latency runs and every block call all of them, equally often.
-        make_phases: function that returns {name: callable}, called once the blocks are done.
-        memory: function that returns the peak memory so far, called after the warm-up.
-        first, last: whether this is the first or last process of the configuration. The first measures idle power
-            before the warm-up, the last after the phases.
+        wholes: {side: callables}, one per batch of prompts, each of which generates `images_per_batch` images; every
+            block calls all of them, equally often.
+        phases: {phase: {side: callable}}.
+        first, last: whether idle power is measured before the warm-up, or after the blocks.
+        around: watches the machine during each block; None: made here.
     Returns:
-        (fields of the result, [protocol.Block], [(number of the block or name of the idle time or phase, Trace)]).
+        (fields of the result, [Placed], [(number of the block or name of the idle time or phase, side, Trace)]).
     """
-    images, cycle, traces = settings.images_per_batch, len(runs), []
+    sides, n_batches, traces = list(wholes), len(next(iter(wholes.values()))), []
     fields: dict[str, Any] = {
-        "latency_s": None,
         "meter": meter.name,
         "estimated": meter.estimated,
         "energy_reason": None,
         "idle_w": [],
-        "phases": {},
         "sampler": None,
         "crosscheck": None,
-        "others": None,
     }
 
     def rest(name):
-        if settings.idle_s > 0 and meter.name != "none":
+        if settings.idle_s > 0 and meter.name != "none" and not meter.estimated:
             tell(step=name)
             watts, trace = protocol.idle_power(meter, settings.idle_s, sleep)
-            traces.append((name, trace))
+            traces.append((name, sides[0], trace))
             fields["idle_w"] += [] if watts is None else [watts]
 
     if first:
         rest("idle-before")  # not after the warm-up: the device would cool down again
     tell(step="warm-up")
+    cycles = {side: protocol.Cycle(runs) for side, runs in wholes.items()}
     n_runs, slope = protocol.warm_up(
-        protocol.Cycle(runs), settings.warmup_s, synchronize, clock,
-        lambda: meter.provenance().get("temperature_c"), settings.steady_s,
+        protocol.Cycle([run for cycle in zip(*wholes.values(), strict=True) for run in cycle]), settings.warmup_s,
+        synchronize, clock, lambda: meter.provenance().get("temperature_c"), settings.steady_s,
+        least=2 * n_batches * len(sides),
     )  # fmt: skip
-    fields |= {"memory": memory(), "warm_up": {"runs": n_runs, "slope_c_per_min": slope}}
-    tell(step="latency")
-    seconds = protocol.measure_latency(
-        protocol.Cycle(runs), settings.latency_s_per_process, synchronize=synchronize, clock=clock, cycle=cycle
-    )
     before = meter.provenance()
-    fields |= {"latency_s": list(seconds), "device": {**before, "temperature_after_c": None}}
-    if meter.name == "none":
-        fields["energy_reason"] = meter.stop().fault
-        return fields, [], []
-    tell(step="energy")
+    fields |= {"warm_up": {"runs": n_runs, "slope_c_per_min": slope}, "device": before | {"temperature_after_c": None}}
+    tell(step="pairs")
+    in_pairs, has_energy = len(sides) > 1, meter.name != "none"
+    share = settings.processes * (1 if in_pairs else 2)
     watch = neighbours.Watch(meter)
     watch.start()
-    blocks = protocol.measure_energy(
-        protocol.Cycle(runs), meter, settings.block_s, settings.blocks_per_process, images, synchronize,
-        after_block=tell_watts, clock=clock, cycle=cycle,
+    state = meter.provenance if meter.reads == "cuda" else dict
+    placed = pairs.measure(
+        cycles, phases, meter,
+        meter.least_s if settings.block_s is None else settings.block_s,
+        settings.images_per_batch,
+        pairs.enough(
+            settings.pairs_per_process, settings.limit_s / share, settings.precision if in_pairs else 0, has_energy,
+            clock,
+        ),
+        settings.phases_s / settings.least_processes,
+        n_batches, synchronize, around or neighbours.Around(cpus.count().machine, state), tell_watts, clock,
     )  # fmt: skip
     fields["others"] = watch.stop().record()
-    traces += [(block.block, block.trace) for block in blocks]
-    fields["phases"], phase_traces = protocol.measure_phases(
-        make_phases(), meter, settings.phases_s, images, synchronize, clock
-    )
-    traces += phase_traces.items()
+    traces += [(b.block.block if b.part == pairs.WHOLE else b.part, b.side, b.block.trace) for b in placed]
+    if not has_energy:
+        fields["energy_reason"] = placed[-1].block.reason
+        return fields, placed, []
     if last:
         rest("idle-after")
     after = meter.provenance()
@@ -158,15 +227,17 @@ def measure_process(
         if before.get("throttled_s")
         else None,
     }
+    if meter.estimated:
+        fields["idle_w"] = [before["idle_w"] * before["idle_share"]]
     fields["sampler"] = {
         "interval_ms": before["interval_ms"],
-        "n_samples": sum(len(trace.watts) for _, trace in traces),
-        "n_missed": sum(trace.n_missed for _, trace in traces),
-        "n_zero": sum(trace.n_zero for _, trace in traces),
-        **{key: sum(trace.sampler[key] for _, trace in traces if trace.sampler) for key in ("cpu_s", "wall_s")},
+        "n_samples": sum(len(trace.watts) for *_, trace in traces),
+        "n_missed": sum(trace.n_missed for *_, trace in traces),
+        "n_zero": sum(trace.n_zero for *_, trace in traces),
+        **{key: sum(trace.sampler[key] for *_, trace in traces if trace.sampler) for key in ("cpu_s", "wall_s")},
     }
-    fields["crosscheck"] = protocol.crosscheck(*(block.trace for block in blocks if not block.invalid))
-    return fields, blocks, traces
+    fields["crosscheck"] = protocol.crosscheck(*(b.block.trace for b in placed if not b.block.invalid))
+    return fields, placed, traces
 
 
 def tell(**message: Any) -> None:
@@ -203,47 +274,56 @@ def batches_of(
     return [(asked[i : i + n_images], [sampling.seed + i + j for j in range(n_images)]) for i in starts]
 
 
-def count_tokens(
-    phases: dict[str, dict[str, Any]], pipeline: Any, batch: Sequence[Any], sampling: Sampling | TextSampling
-) -> None:
-    """Add "tokens" to the phases of a text model: the tokens that a phase reads or writes per inference."""
-    work = pipeline.family.work(pipeline.pipeline, batch[0], sampling)
-    if work is None:
-        return
-    for name, tokens in (("forward", "tokens"), ("decode", "new_tokens")):
-        if name in phases:
-            phases[name]["tokens"] = work[tokens] / work["items"]
+def tokens_of(pipeline: Any, batch: Sequence[Any], sampling: Sampling | TextSampling) -> dict[str, float]:
+    """{phase: tokens that it reads or writes per inference} of a text model; {} for images."""
+    work = pipeline.family.work(pipeline.pipeline, batch[0], sampling) or {}
+    phases = {"forward": "tokens", "decode": "new_tokens"}
+    return {phase: work[tokens] / work["items"] for phase, tokens in phases.items() if tokens in work}
 
 
 BLOCK_FIELDS = ("block", "images", "seconds", "energy_j", "integral_j", "invalid", "reason")
+PLACE_FIELDS = ("pair", "part", "side")
 
 
-def block_row(block: protocol.Block) -> dict[str, Any]:
+def block_row(placed: Placed) -> dict[str, Any]:
     """Return a block as JSON, with the joules of the secondary meters under "beside"."""
-    return {name: getattr(block, name) for name in BLOCK_FIELDS} | {"beside": block.trace.beside or {}}
+    place = {name: getattr(placed, name) for name in PLACE_FIELDS}
+    block = {name: getattr(placed.block, name) for name in BLOCK_FIELDS}
+    return {**place, **block, "around": dict(placed.block.around), "beside": placed.block.trace.beside or {}}
 
 
-def run_rows(blocks: Sequence[protocol.Block], n_prompts: int) -> list[dict[str, Any]]:
-    """Return [{"block", "run", "prompt", "t_s", "seconds", "energy_j"}]; the joules are the run's part of the trace."""
+def placed_of(row: Mapping[str, Any]) -> Placed:
+    """The inverse of `block_row`, without trace and runs."""
+    block = protocol.Block(
+        **{name: row[name] for name in BLOCK_FIELDS}, trace=empty_trace("", None), around=row["around"]
+    )
+    return Placed(**{name: row[name] for name in PLACE_FIELDS}, block=block)
+
+
+def run_rows(placed: Sequence[Placed], n_prompts: int) -> list[dict[str, Any]]:
+    """Return [{"side", "block", "run", "prompt", "t_s", "seconds", "energy_j"}] of the blocks of the whole.
+
+    The joules are the run's part of the block's trace.
+    """
     rows = []
-    for block in blocks:
+    for side, block in ((b.side, b.block) for b in placed if b.part == pairs.WHOLE):
         for run, (start, stop) in enumerate(block.runs):
             joules = None if block.invalid else block.trace.energy_between(start, stop)
-            prompt = len(rows) % n_prompts  # the cycle continues from block to block
-            rows.append({"block": block.block, "run": run, "prompt": prompt, "t_s": start, "seconds": stop - start,
-                         "energy_j": joules})  # fmt: skip
+            rows.append({"side": side, "block": block.block, "run": run, "prompt": run % n_prompts, "t_s": start,
+                         "seconds": stop - start, "energy_j": joules})  # fmt: skip
     return rows
 
 
-def trace_row(name: int | str, trace: Trace) -> dict[str, Any]:
+def trace_row(name: int | str, side: str, trace: Trace) -> dict[str, Any]:
     """Return a trace as JSON: seconds of the monotonic clock, which all processes share; values not read are null."""
     watts = [None if value != value else float(value) for value in trace.watts]
     sensor_s = [None if value != value else float(value) for value in trace.sensor_s]
-    return {"block": name, "t_s": list(map(float, trace.timestamps_s)), "watts": watts, "sensor_s": sensor_s}
+    return {"side": side, "block": name, "t_s": list(map(float, trace.timestamps_s)), "watts": watts,
+            "sensor_s": sensor_s}  # fmt: skip
 
+
+MODULE = "quantwatt.measuring.fresh_process"
 
 if __name__ == "__main__":
-    from quantwatt.jobs import command
-
     command.end_with_parent()
     command.run(lambda: main(sys.argv[1:]))

@@ -12,14 +12,12 @@ from quantwatt.artifacts.provenance import provenance
 from quantwatt.measuring import cpus, protocol
 from quantwatt.measuring.meters import CompositeMeter, Meter, Metering, MeterUnavailable, open_meter, secondary_meters
 
-NVML_BLOCK_S = 5  # readings are published every 100 ms: in a shorter block the error is more than 2 %
 
-
-def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter, str | None]:
+def choose_meter(settings: Metering, block_s: float | None, device: str) -> tuple[Meter, str | None]:
     """Return (meter, why there is no energy or None); where the meter cannot be read, fall back to the meter `none`.
 
     Args:
-        block_s: seconds of the shortest block that will be measured.
+        block_s: seconds of the shortest block that will be measured; None: the meter's `least_s`.
     Raises:
         DataError: the blocks are too short for the meter.
     """
@@ -28,9 +26,9 @@ def choose_meter(settings: Metering, block_s: float, device: str) -> tuple[Meter
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
         return open_meter(Metering()), str(unavailable)
-    if meter.name == "nvml" and block_s < NVML_BLOCK_S and not meter.provenance()["fake"]:
+    if meter.name == "nvml" and block_s is not None and block_s < meter.least_s:
         meter.close()
-        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {NVML_BLOCK_S} s or more.")
+        raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {meter.least_s:g} s or more.")
     secondary = secondary_meters(meter, settings, device)
     return (CompositeMeter(meter, secondary) if secondary else meter), None
 
@@ -78,6 +76,34 @@ def peak_memory_of(device: str) -> Callable[[], dict[str, Any]]:
         "allocated_mb": torch.cuda.memory_allocated() / 1e6,
         "source": "torch.cuda peak allocated",
     }
+
+
+def available_bytes(device: str, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int | None:
+    """Return the memory that this process may still take on the device; None where it is unknown.
+
+    On the CPU it is what the kernel calls available, or what is left of the process's cgroup (version 2) or of a parent
+    of it, whichever is less.
+
+    Args:
+        proc, cgroups: paths of the kernel's file systems, for tests.
+    """
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        text = Path(proc, "meminfo").read_text()
+        found.append(int(text.partition("MemAvailable:")[2].split()[0]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        inner = Path(cgroups, Path(proc, "self/cgroup").read_text().partition("0::/")[2].strip())
+        for folder in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+                limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+                found.append(max(0, limit - used))
+            if folder == Path(cgroups):
+                break
+    return min(found, default=None)
 
 
 def peak_resident_bytes() -> int:

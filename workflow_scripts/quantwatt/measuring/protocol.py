@@ -1,14 +1,14 @@
-"""Measure latency and energy of a callable, with intervals: `run` computes one batch, `meter` reads energy.
+"""Measure time and energy of a callable in blocks: `run` computes one batch, `meter` reads energy.
 
 This module uses neither torch nor files. `synchronize` waits for the device; `clock` returns seconds, and tests replace
-it. The statistical unit is the energy block inside a fresh process: the samples of one sensor are not independent, but
-blocks and processes are.
+it. The samples of one sensor are not independent, so no interval comes from them: pairs.py compares blocks of two
+callables that take turns.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,15 +17,17 @@ from quantwatt.artifacts.manifest import finite
 from quantwatt.measuring.meters import Meter
 from quantwatt.measuring.meters.trace import Trace, hold_integral_j
 
+if TYPE_CHECKING:
+    from quantwatt.measuring.meters.neighbours import Around
+
 WARN_DIFFERENCE = 0.03  # relative difference of the energy counter and the integral of power
 FAIL_DIFFERENCE = 0.05
-INVALID_LIMIT = 3  # invalid blocks that are repeated before the energy measurement stops
+INVALID_LIMIT = 3  # invalid blocks of a process that are repeated
 MIN_REPEATS, MAX_REPEATS = 5, 1000
 STEADY_SLOPE = 1.0  # °C per minute
 STEADY_LIMIT_S = 600
 STEADY_EVERY_S = 1.0  # least time between two temperature readings, because reading costs work that is not measured
 STEADY_READINGS = 3  # fewest readings for a slope
-PHASES_DIFFERENCE = 0.05  # largest relative difference of the sum of phases and the whole
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Block:
     reason: str | None
     trace: Trace
     runs: list = field(default_factory=list)  # (start, stop) of each run, in seconds of `clock`
+    around: Mapping[str, Any] = field(default_factory=dict)  # what `neighbours.Around` saw of the machine meanwhile
 
 
 class Cycle:
@@ -71,8 +74,9 @@ def warm_up(
     clock: Callable[[], float] = time.perf_counter,
     temperature: Callable[[], float | None] | None = None,
     steady_s: float = 0,
+    least: int = 2,
 ) -> tuple[int, float | None]:
-    """Run for `seconds` and at least twice (the first run allocates and compiles), then until the device is warm.
+    """Run for `seconds` and at least `least` times (the first run allocates and compiles), then until it is warm.
 
     Args:
         temperature: function that returns °C, or None where it is unknown. Where it is known, the warm-up goes on until
@@ -92,7 +96,7 @@ def warm_up(
                 readings.append((clock(), degrees))
                 slope = slope_per_minute(readings, steady_s)
         warm = not readings or (slope is not None and abs(slope) < STEADY_SLOPE) or clock() - start >= STEADY_LIMIT_S
-        if n_runs >= 2 and clock() - start >= seconds and warm:
+        if n_runs >= least and clock() - start >= seconds and warm:
             return n_runs, slope
 
 
@@ -143,7 +147,7 @@ def summarize_latency(processes: Sequence[Sequence[float] | np.ndarray], images_
     """
     processes = [np.asarray(seconds, np.float64) / images_per_run for seconds in processes]
     per_image = np.concatenate(processes)
-    _, low, high = intervals.nested_mean(processes, np.median)
+    _, low, high = intervals.mean_of_processes(processes, np.median)
     p10, p90 = np.percentile(per_image, [10, 90])
     return {
         "median": float(np.mean([np.median(seconds) for seconds in processes])),
@@ -181,7 +185,7 @@ def measure_energy(
     """
     blocks, n_good = [], 0
     while n_good < n_blocks and len(blocks) - n_good <= invalid_limit:
-        block = _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, len(blocks))
+        block = measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, len(blocks))
         blocks.append(block)
         n_good += not block.invalid
         if after_block is not None:
@@ -189,8 +193,25 @@ def measure_energy(
     return blocks
 
 
-def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycle, index):
+def measure_block(
+    run: Callable[[], object],
+    meter: Meter,
+    block_s: float,
+    images_per_run: int,
+    synchronize: Callable[[], object] = nothing,
+    clock: Callable[[], float] = time.perf_counter,
+    cycle: int = 1,
+    index: int = 0,
+    around: "Around | None" = None,
+) -> Block:
+    """Measure one block of at least `block_s` seconds and a multiple of `cycle` runs.
+
+    Args:
+        index: number of the block; around: watches the rest of the machine, or None.
+    """
     synchronize()
+    if around:
+        around.start()
     meter.start()
     start, runs = clock(), []
     while not runs or len(runs) % cycle or runs[-1][1] - start < block_s:
@@ -200,11 +221,12 @@ def _measure_block(run, meter, block_s, images_per_run, synchronize, clock, cycl
         runs.append((before, clock()))
     seconds, images = runs[-1][1] - start, len(runs) * images_per_run
     trace = meter.stop()
+    seen = around.stop(seconds) if around else {}
     check, reason = crosscheck(trace), trace.fault
     if reason is None and check is not None and check["verdict"] == "fail":
         reason = f"counter and integral of power differ by {check['difference']:.1%}"
     integral_j = None if check is None else check["integral_j"]
-    return Block(index, images, seconds, trace.energy_j, integral_j, reason is not None, reason, trace, runs)
+    return Block(index, images, seconds, trace.energy_j, integral_j, reason is not None, reason, trace, runs, seen)
 
 
 def crosscheck(*traces: Trace) -> dict[str, Any] | None:
@@ -251,73 +273,24 @@ def idle_power(
     return trace.energy_j / float(trace.timestamps_s[-1] - trace.timestamps_s[0]), trace
 
 
-def measure_phases(
-    phases: Mapping[str, Callable[[], object]],
-    meter: Meter,
-    seconds: float,
-    images_per_run: int,
-    synchronize: Callable[[], object] = nothing,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Trace]]:
-    """Loop each phase alone for `seconds` or more: a sensor can resolve the loop, but not one pass.
-
-    Args:
-        phases: {name: callable that runs the phase once}.
-    Returns:
-        ({name: {"latency_s", "energy_j", "mean_w", "runs"}} per image, {name: Trace}); joules are None where the trace
-        has no energy.
-    """
-    measured, traces = {}, {}
-    for name, phase in phases.items():
-        phase()
-        [block] = measure_energy(phase, meter, seconds, 1, images_per_run, synchronize, invalid_limit=0, clock=clock)
-        joules = None if block.invalid else block.energy_j
-        measured[name] = {
-            "latency_s": block.seconds / block.images,
-            "energy_j": None if joules is None else joules / block.images,
-            "mean_w": None if joules is None else joules / block.seconds,
-            "runs": len(block.runs),
-        }
-        traces[name] = block.trace
-    return measured, traces
-
-
-def check_phases(phases: Mapping[str, Mapping[str, Any]], whole: float | None, key: str) -> dict[str, Any] | None:
-    """Compare the sum of the phases with the whole; None where a value is missing.
-
-    Args:
-        phases: of `measure_phases`; whole: seconds or joules per image; key: "latency_s" or "energy_j".
-    Returns:
-        {"sum", "whole", "difference", "verdict": "ok" | "apart"}.
-    """
-    parts = [phase[key] for phase in phases.values()]
-    if not parts or None in parts or not whole:
-        return None
-    difference = sum(parts) / whole - 1
-    verdict = "ok" if abs(difference) <= PHASES_DIFFERENCE else "apart"
-    return {"sum": sum(parts), "whole": whole, "difference": difference, "verdict": verdict}
-
-
 def summarize_energy(
-    processes: Sequence[Sequence[Block]], n_blocks: int, idle_w: float | None = None
+    processes: Sequence[Sequence[Block]], idle_w: float | None = None
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Compute joules per image: the mean over processes of their valid blocks, and its interval.
 
     Args:
         processes: [Block] of each fresh process.
-        n_blocks: required number of valid blocks per process.
         idle_w: mean idle power in watts, or None where it was not read.
     Returns:
         (energy, None) with energy = {"value", "low", "high", "net", "idle_w", "mean_w"}: `value` is gross, `net` is
-        without the idle power. (None, reason) where a process has fewer than `n_blocks` valid blocks.
+        without the idle power. (None, reason) where a process has no valid block.
     """
     all_blocks = [block for blocks in processes for block in blocks]
-    if any(len(good_blocks(blocks)) < n_blocks for blocks in processes):
-        invalid = [block for block in all_blocks if block.invalid]
-        last = invalid[-1].reason if invalid else "they were not run"
-        return None, f"{len(invalid)} of {len(all_blocks)} blocks were invalid, the last because {last}"
     valid = good_blocks(all_blocks)
-    value, low, high = intervals.nested_mean(joules_per_image(processes))
+    if not all(map(good_blocks, processes)):
+        invalid = [block for block in all_blocks if block.invalid]
+        return None, f"{len(invalid)} of {len(all_blocks)} blocks were invalid, the last because {invalid[-1].reason}"
+    value, low, high = intervals.mean_of_processes(joules_per_image(processes))
     seconds_per_image = np.mean([block.seconds / block.images for block in valid])
     energy = {
         "value": value,

@@ -1,11 +1,11 @@
 """Settings of the measure stage: config.yaml's completed `measuring`, with the resolved meter."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from quantwatt import intervals
 from quantwatt.measuring.meters import Metering
 
 METERING = ("meter", "interval_ms", "gpus", "idle_w", "full_w")  # the keys of `measuring` that a meter reads
@@ -13,19 +13,20 @@ METERING = ("meter", "interval_ms", "gpus", "idle_w", "full_w")  # the keys of `
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """The protocol of one cell. Times are in seconds; `blocks` and `latency_s` are over all processes."""
+    """The protocol of one cell. Times are in seconds."""
 
     metering: Metering
-    processes: int  # fresh processes of the method, and as many of the baseline
-    block_s: float  # least duration of one energy block
-    blocks: int
-    idle_s: float  # idle time, before the first process's warm-up and after the last process's phases
+    precision: float  # half-width of the ratios' intervals at which measuring stops; 0: it never stops early
+    limit_s: float  # of all blocks together; the least number of blocks is measured even if it takes longer
+    processes: int  # largest number of fresh processes, each of which holds the method and the baseline
+    block_s: float | None  # least duration of a block; None: the shortest whose energy the meter resolves
+    blocks: int  # least number of blocks of the method, and as many of the baseline, over all processes
+    idle_s: float  # idle time, before the first process's warm-up and after a later one's blocks
     warmup_s: float  # of each process
     steady_s: float  # window of the temperature's slope; 0: do not wait for a steady temperature
-    latency_s: float  # duration of the runs without power sampling
-    phases_s: float  # duration of each phase's loop; 0: do not measure phases
+    phases_s: float  # duration of each phase's blocks, over all processes; 0: do not measure phases
     images_per_batch: int
-    prompts: int  # batches of prompts that the timed loops go through
+    prompts: int  # batches of prompts that every block goes through
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], batch_size: int = 1) -> Self:
@@ -38,11 +39,6 @@ class Measuring:
         chosen["images_per_batch"] = chosen["images_per_batch"] or batch_size
         return cls(metering=Metering.from_settings(settings), **chosen)
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read the settings from a JSON object, as `from_settings` does."""
-        return cls.from_settings(json.loads(text))
-
     def to_settings(self) -> dict[str, Any]:
         """Return the inverse of `from_settings`, for measurement.json and for a fresh process."""
         settings = asdict(self)
@@ -50,11 +46,16 @@ class Measuring:
         return {**settings, **{name: metering[name] for name in METERING}}
 
     @property
-    def blocks_per_process(self) -> int:
-        """Energy blocks of each process, rounded up."""
-        return math.ceil(self.blocks / self.processes)
+    def least_processes(self) -> int:
+        """Processes after which measuring may stop."""
+        return min(self.processes, intervals.FIRST_LOOK)
 
     @property
-    def latency_s_per_process(self) -> float:
-        """Seconds of latency runs in each process."""
-        return self.latency_s / self.processes
+    def pairs_per_process(self) -> int:
+        """Least number of pairs of blocks of each process."""
+        return max(2, math.ceil(self.blocks / self.least_processes))
+
+    @property
+    def level(self) -> float:
+        """Level of each interval, so that 95 % hold although measuring stops at a width."""
+        return intervals.looks_level(self.processes) if self.precision else intervals.LEVEL

@@ -5,98 +5,178 @@ from typing import Any
 
 import numpy as np
 
-from quantwatt import intervals
 from quantwatt.artifacts import manifest
-from quantwatt.measuring import fresh_process, protocol
-from quantwatt.measuring.alternation import BASELINE, METHOD, Result
+from quantwatt.measuring import fresh_process, pairs, protocol
+from quantwatt.measuring.pairs import BASELINE, METHOD, WHOLE, Placed
+from quantwatt.measuring.processes import Result
 from quantwatt.measuring.settings import Measuring
 
+KEYS = {"energy_j": True, "latency_s": False}  # {field: whether it needs energy}
 
-def summarize(found: Mapping[str, Sequence[Result]], settings: Measuring) -> dict[str, Any]:
-    """Compute the fields of measurement.json from the results of the processes."""
-    method_results, images = found[METHOD], settings.images_per_batch
-    first, last = method_results[0], method_results[-1]
-    fields: dict[str, Any] = {**summarize_configuration(method_results, settings), "n_processes": len(method_results)}
-    fields["processes"] = [
-        {"latency_s": protocol.summarize_latency([result["latency_s"]], images), "memory": result["memory"]}
-        for result in method_results
-    ]
-    blocks = [block for result in method_results for block in result["blocks"]]
-    parts = {name: phase for name, phase in first["phases"].items() if name not in first["phases_apart"]}
-    fields |= {
-        "n_blocks": sum(not block["invalid"] for block in blocks),
-        "blocks": rows_of({METHOD: method_results}, "blocks"),
+
+def ratios(processes: Sequence[Sequence[Placed]], level: float, part: str = WHOLE) -> dict[str, Any]:
+    """{"energy_j", "latency_s": (ratio, low, high) or None} of method over baseline."""
+    return {key: pairs.ratio(processes, part, energy, level) for key, energy in KEYS.items()}
+
+
+def is_known(rounds: Sequence[Result], settings: Measuring) -> bool:
+    """Whether measuring may stop: both ratios are known to the precision, or will not be known at all."""
+    if not settings.precision or len(rounds) < settings.least_processes:
+        return False
+    found = ratios([placed_in(result) for result in rounds], settings.level)
+    wanted = [found["latency_s"], *([found["energy_j"]] if rounds[-1]["meter"] != "none" else [])]
+    return all(interval is None or pairs.half_width(interval) <= settings.precision for interval in wanted)
+
+
+def summarize(rounds: Sequence[Result], peak: Mapping[str, Any], settings: Measuring) -> dict[str, Any]:
+    """Compute the fields of measurement.json.
+
+    Args:
+        rounds: the result of each process; where both sides did not fit into one, what `joined` makes of two. Without a
+            baseline they have the method's blocks only.
+        peak: of the method's process that measured memory.
+    """
+    first, last = rounds[0], rounds[-1]
+    processes = [placed_in(result) for result in rounds]
+    methods = side_of(processes, METHOD)
+    fields: dict[str, Any] = {
+        **summarize_side(methods, rounds, settings),
+        "memory": peak,
+        "memory_mb": {
+            "value": peak["peak_mb"], "low": None, "high": None, "source": peak["source"], "model": peak["model_mb"],
+            "reserved": peak["reserved_mb"],
+        },
+        "n_processes": len(rounds),
+        "n_blocks": sum(not b.block.invalid for placed in methods for b in whole_of(placed)),
+        "n_invalid": sum(b.block.invalid for placed in methods for b in whole_of(placed)),
+        "invalid_reasons": sorted({b.block.reason for placed in methods for b in placed if b.block.reason}),
+        "processes": [
+            {"latency_s": protocol.summarize_latency([seconds], settings.images_per_batch)}
+            for seconds in run_seconds(rounds, METHOD)
+        ],
+        "level": settings.level,
+        "pairs": {key: sum(pairs.counts(placed)[key] for placed in processes) for key in ("n", "disturbed")},
+        "known": is_known(rounds, settings),
         "meter": first["meter"],
         "estimated": first["estimated"],
         "device": first["device"] | {"temperature_after_c": last["device"]["temperature_after_c"]},
-        "others": [result["others"] for result in method_results],
-        "throttled_s": throttled([result["device"].get("throttled_s") for result in method_results]),
-        "sampler": summed(result["sampler"] for result in method_results),
-        "sampler_effect": sampler_effect(method_results, images),
-        "crosscheck": protocol.verdict_of(*sums(result["crosscheck"] for result in method_results)),
-        "warm_up": [result["warm_up"] for result in method_results],
-        "phases": first["phases"],
+        "others": [result["others"] for result in rounds],
+        "others_share": others_share(processes),
+        "throttled_s": throttled([result["device"].get("throttled_s") for result in rounds]),
+        "sampler": summed(result["sampler"] for result in rounds),
+        "crosscheck": protocol.verdict_of(*sums(result["crosscheck"] for result in rounds)),
+        "warm_up": [result["warm_up"] for result in rounds],
+        "phases": phases_of(processes, first["tokens"], settings),
         "phases_apart": first["phases_apart"],
         "phases_check": {
-            key: protocol.check_phases(parts, (fields[key] or {}).get(centre), key)
-            for key, centre in (("latency_s", "median"), ("energy_j", "value"))
+            key: pairs.add_up(processes, first["phases_apart"], energy) for key, energy in KEYS.items()
         },
-    }
-    if BASELINE in found:
-        pair = (method_results, found[BASELINE])
-        fields["baseline"] = summarize_configuration(found[BASELINE], settings)
-        seconds = [[np.divide(result["latency_s"], images) for result in results] for results in pair]
-        ratio = {"latency_s": intervals.nested_ratio(*seconds, np.median), "energy_j": None}
-        if fields["energy_j"] and fields["baseline"]["energy_j"]:
-            joules = [protocol.joules_per_image(blocks_of(results)) for results in pair]
-            ratio["energy_j"] = intervals.nested_ratio(joules[0], joules[1])
-        fields["ratio"] = {key: value and with_bounds(value) for key, value in ratio.items()}
+    }  # fmt: skip
+    baselines = side_of(processes, BASELINE)
+    if any(baselines):
+        fields["baseline"] = summarize_side(baselines, rounds, settings, BASELINE)
+        fields["ratio"] = {
+            key: interval and with_bounds(interval) for key, interval in ratios(processes, settings.level).items()
+        }
         reason = fields["baseline"]["energy_reason"]
         fields["ratio_reason"] = reason and f"the baseline: {reason}"
     return fields
+
+
+def placed_in(result: Result) -> list[Placed]:
+    return [fresh_process.placed_of(row) for row in result["blocks"]]
+
+
+def side_of(processes: Sequence[Sequence[Placed]], side: str) -> list[list[Placed]]:
+    return [[block for block in placed if block.side == side] for placed in processes]
+
+
+def whole_of(placed: Iterable[Placed]) -> list[Placed]:
+    return [block for block in placed if block.part == WHOLE]
+
+
+def run_seconds(rounds: Sequence[Result], side: str) -> list[list[float]]:
+    """[seconds of each run of the whole] of each process."""
+    return [[run["seconds"] for run in result["runs"] if run["side"] == side] for result in rounds]
+
+
+def summarize_side(
+    processes: Sequence[Sequence[Placed]], rounds: Sequence[Result], settings: Measuring, side: str = METHOD
+) -> dict[str, Any]:
+    """Compute latency and energy of one side.
+
+    Args:
+        processes: its blocks in each process.
+    """
+    idle = [watts for result in rounds for watts in result["idle_w"]]
+    blocks = [[b.block for b in whole_of(placed)] for placed in processes]
+    energy, reason = None, next((result["energy_reason"] for result in rounds if result["energy_reason"]), None)
+    if not reason:
+        energy, reason = protocol.summarize_energy(blocks, sum(idle) / len(idle) if idle else None)
+    return {
+        "latency_s": protocol.summarize_latency(run_seconds(rounds, side), settings.images_per_batch),
+        "energy_j": energy,
+        "energy_reason": reason,
+        "secondary_energy_j": beside(
+            row for result in rounds for row in result["blocks"] if row["side"] == side and row["part"] == WHOLE
+        ),
+    }
+
+
+def phases_of(
+    processes: Sequence[Sequence[Placed]], tokens: Mapping[str, float], settings: Measuring
+) -> dict[str, dict[str, Any]]:
+    """{phase: {"latency_s", "energy_j", "mean_w", "runs", "ratio"}} of the method, per image; "tokens" of text models.
+
+    "ratio" is {"energy_j", "latency_s": with bounds or None} to the baseline.
+    """
+    found = {}
+    for part in dict.fromkeys(block.part for placed in processes for block in placed if block.part != WHOLE):
+        blocks = [
+            b.block for placed in processes for b in placed if b.part == part and b.side == METHOD and not b.disturbed
+        ] or [b.block for placed in processes for b in placed if b.part == part and b.side == METHOD]
+        joules = [block.energy_j / block.images for block in blocks if not block.invalid]
+        seconds = float(np.median([block.seconds / block.images for block in blocks]))
+        energy = float(np.median(joules)) if joules else None
+        intervals_of = ratios(processes, settings.level, part)
+        found[part] = {
+            "latency_s": seconds,
+            "energy_j": energy,
+            "mean_w": energy and energy / seconds,
+            "runs": sum(block.images for block in blocks) // settings.images_per_batch,
+            "ratio": {key: interval and with_bounds(interval) for key, interval in intervals_of.items()},
+        } | ({"tokens": tokens[part]} if part in tokens else {})
+    return found
+
+
+def joined(method: Result, baseline: Result) -> Result:
+    """Make one result of two processes that ran next to each other, for sides that do not fit into one.
+
+    Their blocks make pairs in order: what changes during a process does not cancel, what changes between rounds does.
+    """
+    both = {key: method[key] + baseline[key] for key in ("blocks", "runs", "traces")}
+    return {**method, **both, "energy_reason": method["energy_reason"]}
 
 
 def with_bounds(interval: Iterable[float]) -> dict[str, float | None]:
     return dict(zip(("value", "low", "high"), map(manifest.finite, interval), strict=True))
 
 
-def sampler_effect(results: Sequence[Result], images: int) -> dict[str, float | None] | None:
-    """Ratio of seconds per image in the blocks (with the sampler) to the latency runs (without); None without blocks.
-
-    The blocks are the valid ones; None is returned if any process has none.
-    """
-    with_sampler = [[b["seconds"] / b["images"] for b in result["blocks"] if not b["invalid"]] for result in results]
-    if not all(with_sampler):
+def others_share(processes: Sequence[Sequence[Placed]]) -> float | None:
+    """CPU time that other programs and other machines took, over that of this program; None where it is unknown."""
+    around = [block.block.around for placed in processes for block in placed]
+    if not around or any(seen.get("others_s") is None for seen in around):
         return None
-    without_sampler = [np.divide(result["latency_s"], images) for result in results]
-    return with_bounds(intervals.nested_ratio(with_sampler, without_sampler))
+    taken, own = (sum(seen[key] for seen in around) for key in ("others_s", "cpu_s"))
+    return (taken + sum(seen["steal_s"] for seen in around)) / own if own else None
 
 
 def throttled(spells: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
-    """Sum {cause: seconds of throttled clocks} over all processes; None where the driver does not report it.
-
-    A process counts from before its blocks until after its phases.
-    """
+    """Sum {cause: seconds of throttled clocks} over all processes; None where the driver does not report it."""
     known = [spell for spell in spells if spell is not None]
     if len(known) < len(spells):
         return None
     return {cause: sum(spell[cause] for spell in known) for cause in known[0]}
-
-
-def summarize_configuration(results: Sequence[Result], settings: Measuring) -> dict[str, Any]:
-    """Compute latency, energy and memory of one configuration from the results of its processes."""
-    idle = [watts for result in results for watts in result["idle_w"]]
-    energy, reason = None, results[0]["energy_reason"]
-    if not reason:
-        idle_w = sum(idle) / len(idle) if idle else None
-        energy, reason = protocol.summarize_energy(blocks_of(results), settings.blocks_per_process, idle_w)
-    return {
-        "latency_s": protocol.summarize_latency([result["latency_s"] for result in results], settings.images_per_batch),
-        "energy_j": energy,
-        "energy_reason": reason,
-        "secondary_energy_j": beside([block for result in results for block in result["blocks"]]),
-        "memory_mb": summarize_memory([result["memory"] for result in results]),
-    }
 
 
 def beside(blocks: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -106,26 +186,6 @@ def beside(blocks: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     names = dict.fromkeys(name for block in valid for name in block["beside"])
     readings = {name: [block["beside"].get(name) for block in valid] for name in names}
     return {name: None if None in joules else sum(joules) / images for name, joules in readings.items()}
-
-
-def summarize_memory(peaks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    value, low, high = intervals.student_mean([peak["peak_mb"] for peak in peaks])
-    reserved = [peak["reserved_mb"] for peak in peaks]
-    return {"value": value, "low": manifest.finite(low), "high": manifest.finite(high), "source": peaks[0]["source"],
-            "model": peaks[0]["model_mb"],
-            "reserved": None if None in reserved else sum(reserved) / len(reserved)}  # fmt: skip
-
-
-def blocks_of(results: Iterable[Result]) -> list[list[protocol.Block]]:
-    """Return [[protocol.Block] of each process], restored from the results, without traces."""
-    fields = fresh_process.BLOCK_FIELDS
-    return [
-        [
-            protocol.Block(**{name: row[name] for name in fields}, trace=None)  # ty: ignore[invalid-argument-type]
-            for row in result["blocks"]
-        ]
-        for result in results
-    ]
 
 
 def summed(samplers: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
@@ -140,12 +200,3 @@ def summed(samplers: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | Non
 def sums(checks: Iterable[Mapping[str, float] | None]) -> tuple[float, float]:
     checks = [check for check in checks if check]
     return sum(check["counter_j"] for check in checks), sum(check["integral_j"] for check in checks)
-
-
-def rows_of(found: Mapping[str, Sequence[Result]], key: str) -> list[dict[str, Any]]:
-    return [
-        {"configuration": name, "process": process, **row}
-        for name, results in found.items()
-        for process, result in enumerate(results)
-        for row in result.get(key, [])
-    ]

@@ -54,6 +54,7 @@ class Meter(ABC):
     name: str  # name of the meter's module
     reads: str | None  # the device whose energy it reads: "cpu", "cuda" or None
     estimated: bool = False  # whether energy is computed without a power sensor; marked wherever it is shown
+    least_s: float = 0.1  # seconds of the shortest block whose energy it resolves to a few percent
     whole: bool = True  # whether it reads the energy of all programs on the device, not only of this process
 
     @abstractmethod
@@ -119,7 +120,7 @@ class CompositeMeter(Meter):
 
     def __init__(self, primary: Meter, secondary_meters: Mapping[str, Meter]):
         self.name, self.reads, self.estimated = primary.name, primary.reads, primary.estimated
-        self._primary, self._secondary = primary, secondary_meters
+        self._primary, self._secondary, self.least_s = primary, secondary_meters, primary.least_s
 
     def start(self) -> None:
         for meter in (*self._secondary.values(), self._primary):

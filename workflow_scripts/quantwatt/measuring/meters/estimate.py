@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from quantwatt.measuring import cpus
-from quantwatt.measuring.cpus import machine_ticks, process_ticks
+from quantwatt.measuring.cpus import child_ticks, machine_ticks
 from quantwatt.measuring.meters import Metering, MeterUnavailable
 from quantwatt.measuring.meters.sampler import SampledMeter, Sampler
 
-INTERVAL_MS = 100  # shortest interval: CPU time is counted in ticks of 10 ms
+INTERVAL_MS = 100  # shortest interval: each sample costs CPU time
+SCHEDULED = 2  # with a process's number, the id of its CPU clock, as clock_getcpuclockid(3) makes it
 SCOPES = ("process", "machine")
 
 
@@ -98,12 +99,20 @@ def open_meter(
 def reader(
     path: str, scope: str, idle_w: float, full_w: float, n_cpus: int, idle_share: float = 1.0
 ) -> Callable[[], tuple[float, float, float]]:
-    """Return a function that returns (NaN, joules since some fixed time, NaN): no power reading and no sensor time."""
-    busy_ticks = machine_ticks if scope == "machine" else process_ticks
+    """Return a function that returns (NaN, joules since some fixed time, NaN): no power reading and no sensor time.
+
+    A process's own CPU time is read from its CPU clock, to the microsecond; the machine's, and that of children that
+    were waited for, in ticks of 10 ms.
+    """
     ticks_per_s = os.sysconf("SC_CLK_TCK")
 
     def read():
-        busy_s = busy_ticks(Path(path).read_text()) / ticks_per_s
+        stat = Path(path).read_text()
+        if scope == "machine":
+            busy_s = machine_ticks(stat) / ticks_per_s
+        else:
+            clock = ~int(stat.split(maxsplit=1)[0]) << 3 | SCHEDULED
+            busy_s = time.clock_gettime(clock) + child_ticks(stat) / ticks_per_s
         idle_j = idle_share * idle_w * time.perf_counter()
         return math.nan, idle_j + (full_w - idle_w) * busy_s / n_cpus, math.nan
 

@@ -8,6 +8,8 @@ cannot be read it is unknown, and the energy is kept.
 import contextlib
 import os
 import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from quantwatt.measuring.meters import Meter
 
 PROC = Path("/proc")
 SHARE = 0.05  # largest share of others in the CPU time; the energy of two sensors differs by about as much
+TICKS = 2  # of CPU time, which is counted in whole ticks: others' time is known no better
+STATE = ("sm_clock_mhz", "temperature_c", "throttle_reasons")  # of a GPU, kept for each block
 LEAST_S = 0.2  # others' CPU time that is ignored: the 10 ms resolution of ticks, and the kernel's work
 
 
@@ -50,6 +54,49 @@ class Others:
 
     def record(self) -> dict[str, Any]:
         return {"cpu_share": self.cpu_share, "gpu_processes": self.gpu_processes}
+
+
+class Around:
+    """Sees in each block how much of the CPUs others took: cheap enough to be read before and after every block.
+
+    The CPU time of this process's children, such as the sampling process's, counts as that of others.
+    """
+
+    def __init__(self, n_cpus: int, state: Callable[[], Mapping[str, Any]] = dict):
+        """`n_cpus`: CPUs of the machine; `state`: what the meter says of the device, of which STATE is kept."""
+        self._n_cpus, self._state, self._proc = n_cpus, state, PROC
+
+    def start(self) -> None:
+        self._before = self._read()
+
+    def stop(self, seconds: float) -> dict[str, Any]:
+        """Return {"cpu_s", "others_s", "steal_s", "running", "disturbed"} since `start`, and STATE at the end.
+
+        "cpu_s" is this process's CPU time, "others_s" that of all other programs, "steal_s" what the hypervisor gave to
+        other machines, "running" the processes that were ready to run at the end. "disturbed" says whether others took
+        more than SHARE of the machine; None where /proc/stat cannot be read.
+        """
+        before, after = self._before, self._read()
+        state = self._state()
+        around = {"cpu_s": after["cpu_s"] - before["cpu_s"], "others_s": None, "steal_s": None, "running": None,
+                  "disturbed": None, **{name: state[name] for name in STATE if name in state}}  # fmt: skip
+        if "busy_s" in before and "busy_s" in after:
+            others_s = max(0.0, after["busy_s"] - before["busy_s"] - around["cpu_s"])
+            steal_s = after["steal_s"] - before["steal_s"]
+            taken_s = others_s + steal_s - TICKS / os.sysconf("SC_CLK_TCK")
+            around |= {"others_s": others_s, "steal_s": steal_s, "running": after["running"],
+                       "disturbed": taken_s > SHARE * seconds * self._n_cpus}  # fmt: skip
+        return around
+
+    def _read(self):
+        found = {"cpu_s": time.process_time()}
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            stat = (self._proc / "stat").read_text()
+            ticks_per_s = os.sysconf("SC_CLK_TCK")
+            found["running"] = int(stat.partition("procs_running ")[2].split(maxsplit=1)[0])
+            found["steal_s"] = int(stat.split(maxsplit=9)[8]) / ticks_per_s
+            found["busy_s"] = machine_ticks(stat) / ticks_per_s
+        return found
 
 
 class Watch:

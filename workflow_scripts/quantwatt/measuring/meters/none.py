@@ -9,6 +9,7 @@ from quantwatt.measuring.meters.trace import Trace, empty_trace
 class NoMeter(Meter):
     name = "none"
     reads = None
+    least_s = 0.0
     whole = False
 
     def start(self) -> None:
