@@ -167,7 +167,7 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
                 rounds, fields["in_pairs"] = [], False
                 continue
         else:
-            sides = [METHOD, BASELINE][:: 1 if number % 2 else -1]
+            sides = [METHOD, BASELINE][:: 1 if number % 2 == 0 else -1]
             found = {
                 side: run.forked({**task, "checkpoints": {side: paths[side]}})
                 for side in sides
