@@ -345,7 +345,7 @@ def test_a_process_ends_when_its_spread_or_its_time_says_so():
     assert pairs.counts(placed) == {"n": 4, "disturbed": 0}  # all pairs are alike: the fewest that have a spread
     _, placed, _ = pair_of().process(precision=0, limit_s=600)
     assert pairs.counts(placed)["n"] == 8  # 150 s of 20 s each
-    noisy = [(seconds, 150.0) for seconds in np.random.default_rng(0).lognormal(np.log(0.4), 0.3, 1000)]
+    noisy = [(seconds, 150.0) for seconds in np.random.default_rng(0).lognormal(np.log(0.4), 0.15, 1000)]
     _, placed, _ = pair_of(method=noisy).process(limit_s=600, block_s=None)
     assert 12 < pairs.counts(placed)["n"] < 60
     _, placed, _ = pair_of().process(limit_s=1)
@@ -520,7 +520,10 @@ def test_a_simulated_method_is_never_timed(cell, tmp_path):
 
 def test_a_sampling_that_is_not_to_be_measured_starts_no_process(cell):
     found = cell({"status": "ok"}, more=["--not-asked"])
-    assert (found["status"], found["reason"]) == ("unmeasured", "measuring.samplings or measuring.methods leaves it out")
+    assert (found["status"], found["reason"]) == (
+        "unmeasured",
+        "measuring.samplings or measuring.methods leaves it out",
+    )
     assert (found["compute"], found["kernel"]) == ("real", "a kernel")
     found = cell({"status": "ok"}, compute=("simulated", None, "no kernel"), more=["--not-asked"])
     assert found["status"] == "simulated"
