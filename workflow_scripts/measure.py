@@ -120,7 +120,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
         if compute != "real":
             record.update(status=compute, reason=reason)
         elif args.not_asked:
-            record.update(status="unmeasured", reason="measuring.samplings or measuring.methods leaves it out")
+            record.update(status="unmeasured", reason="`measuring` leaves it out")
         else:
             with tempfile.TemporaryDirectory() as folder, Bar(method, settings) as bar, Processes(folder, bar) as run:
                 peak, rounds, fields = measure_rounds(args, run)

@@ -153,7 +153,9 @@ def test_int8_computes_in_its_format(stages):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_precision_is_measured(stages, method, tmp_path):
     """As `rule measure` has it, without the processes that it starts."""
-    task = {"checkpoints": dict.fromkeys(["method", "baseline"], str(stages.checkpoint(method))), "sampling": {**SAMPLING, "texts": str(stages.texts)},
+    checkpoint = str(stages.checkpoint(method))
+    task = {"checkpoints": {"method": checkpoint, "baseline": checkpoint},
+            "sampling": {**SAMPLING, "texts": str(stages.texts)},
             "device": "cpu", "threads": 1, "first": True, "last": True}  # fmt: skip
     task["measuring"] = {"meter": "estimate", "interval_ms": 10, "idle_w": 10, "full_w": 65, "block_s": 0.02,
                          "idle_s": 0, "warmup_s": 0, "steady_s": 0, "phases_s": 0.01, "images_per_batch": 4,
