@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 Values = Sequence[float] | np.ndarray  # [n] observations
 
@@ -173,4 +172,6 @@ def _bounds(draws):
 
 def _student(degrees):
     """Two-sided quantile of Student's t at LEVEL."""
+    from scipy.special import stdtrit  # imported late: scores of many images, which do without it, take less than that
+
     return float(stdtrit(degrees, (1 + LEVEL) / 2))
