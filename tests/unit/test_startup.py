@@ -53,13 +53,21 @@ def test_a_job_of_a_text_model_does_too():
     assert not modules & HEAVY
 
 
+def test_a_job_that_extracts_features_does_too():
+    judge = "{'model': 'local-dir:resources/models/judge', 'pretrained': None}"
+    modules = loaded(f"from quantwatt.score.extractors import judge; judge.load({judge}, 'cpu')")
+    assert "open_clip" in modules
+    assert not modules & (HEAVY - {"torchvision"})
+
+
 def test_what_was_left_out_is_there_when_it_is_asked_for():
     asked = (
         "import importlib.util, torch, torch._dynamo.config as config, scipy.stats, bitsandbytes, torchvision.models; "
         "assert importlib.util.find_spec('torchao') and torch.distributed.is_available(); "
         "assert config is torch._dynamo.config is sys.modules['torch._dynamo.config']; "
         "assert round(scipy.stats.beta.ppf(0.5, 2, 2), 6) == 0.5; "
-        "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2"
+        "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2; "
+        "assert torchvision.ops.roi_align.__module__ and sys.modules['torch._dynamo.utils'].is_compile_supported('cpu')"
     )
     assert loaded(f"{LOAD}; {asked}") >= {COMPILER, "bitsandbytes", "torchvision"}
 

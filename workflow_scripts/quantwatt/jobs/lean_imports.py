@@ -25,9 +25,14 @@ from typing import Any
 
 # They read quantized weights, which quantwatt.models.model_folder refuses, process given images and compute losses.
 _OF_BOTH = ("bitsandbytes", "torchao", "torchvision", "sklearn")
-LEFT_OUT = {"transformers": (*_OF_BOTH, "scipy"), "diffusers": _OF_BOTH}
+LEFT_OUT = {
+    "transformers": (*_OF_BOTH, "scipy"),
+    "diffusers": _OF_BOTH,
+    "open_clip": ("bitsandbytes", "torchao", "sklearn"),  # which imports transformers, too
+}
 OF_SCHEDULERS = ("scipy.integrate", "scipy.stats")  # some of diffusers' schedulers compute with them
 COMPILER = "torch._dynamo"
+UTILS = f"{COMPILER}.utils"
 LIGHT = f"{COMPILER}._trace_wrapped_higher_order_op"  # the compiler's only module that transformers imports itself
 
 allowed: bool = False  # in this process
@@ -115,7 +120,7 @@ class _OfWaiting(importlib.abc.MetaPathFinder):
         self.package = package
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if not name.startswith(f"{self.package.__name__}.") or name == LIGHT:
+        if not name.startswith(f"{self.package.__name__}.") or name in (LIGHT, UTILS):
             return None
         _run(self.package)
         return ModuleSpec(name, _Loaded(sys.modules[name])) if name in sys.modules else None
@@ -139,6 +144,8 @@ def _run(package):
     sys.meta_path.remove(package._finder)
     for name in (*package._given, "_given", "_finder"):
         del vars(package)[name]
+    if package.__name__ == COMPILER:
+        sys.modules.pop(UTILS, None)
     package.__class__ = ModuleType
     package.__spec__.loader.exec_module(package)
     for mark in _marks if package.__name__ == COMPILER else ():
@@ -158,10 +165,36 @@ def _put_off(library):
         # diffusers asks of each network whether it is compiled: none is an instance of a class that nobody has.
         compiled = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))
         vars(torch)["_dynamo"] = _Waiting(COMPILER, **marking, eval_frame=compiled)
+        sys.modules[UTILS] = _Utils(UTILS)
     if library == "diffusers" and importlib.util.find_spec("scipy"):
         for name in OF_SCHEDULERS:
             if name not in sys.modules:
                 _Waiting(name)
+
+
+class _Utils(ModuleType):
+    """Stands for a module of the compiler that waits: torchvision imports a function of it, and calls it for boxes."""
+
+    def __init__(self, name: str):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        vars(self).update(vars(importlib.util.module_from_spec(spec)))
+
+    @staticmethod
+    def is_compile_supported(*arguments: Any) -> bool:
+        return _utils().is_compile_supported(*arguments)
+
+    def __getattr__(self, name):
+        if name == "__path__":  # which every import asks for: it is no package
+            raise AttributeError(name)
+        return getattr(_utils(), name)
+
+
+def _utils() -> Any:
+    """The module itself."""
+    if type(sys.modules[COMPILER]) is _Waiting:
+        _run(sys.modules[COMPILER])
+    return importlib.import_module(UTILS)
 
 
 def _mark(kind, function):
