@@ -60,6 +60,11 @@ def test_a_job_that_extracts_features_does_too():
     assert not modules & (HEAVY - {"torchvision"})
 
 
+def test_writing_a_checkpoint_imports_no_distributed_tensors(tmp_path):
+    write = "import torch; from quantwatt.artifacts import shards; shards.write({!r}, {{'a': torch.ones(2)}})"
+    assert not loaded(write.format(str(tmp_path))) & HEAVY
+
+
 def test_what_was_left_out_is_there_when_it_is_asked_for():
     asked = (
         "import importlib.util, torch, torch._dynamo.config as config, scipy.stats, bitsandbytes, torchvision.models; "
