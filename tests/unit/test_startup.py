@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 COMPILER = "torch._dynamo.eval_frame"  # the package itself waits, see lean_imports.py
 HEAVY = {COMPILER, "torch.distributed.tensor", "bitsandbytes", "torchao", "torchvision", "sklearn", "scipy.optimize",
@@ -90,3 +92,11 @@ def test_the_compiler_is_told_what_was_marked_before_it_was_there():
 
 def test_a_notebook_gets_the_libraries_whole():
     assert loaded(LOAD, in_a_job=False) >= {COMPILER, "bitsandbytes"}
+
+
+@pytest.mark.parametrize(
+    "script", ["score", "tables", "figure", "report", "study", "gather_images", "allocate", "quantize"]
+)
+def test_a_script_is_there_without_torch(script):
+    modules = loaded(f"sys.path.insert(0, 'workflow_scripts'); import {script}")
+    assert not {name.split(".")[0] for name in modules} & {"torch", "scipy", "transformers", "diffusers"}
