@@ -36,7 +36,9 @@ def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = Non
     if reason:
         return Score(value, math.nan, math.nan, 0, reason)
     resamples = RESAMPLES if resamples is None else resamples
-    reference, of_reference = _draws_of_reference(compared, resamples, seed)
+    reference = _draws_of_reference(len(compared), resamples, seed)
+    compared = np.asarray(compared, np.float64)
+    of_reference = _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
     of_samples = _of_samples(samples, compared, reference)
     return _bootstrap(value, lambda counts, draw: of_reference[draw] + of_samples(counts, draw), len(samples),
                       resamples, seed)  # fmt: skip
@@ -50,7 +52,7 @@ def change(
     if reason := _no_interval(samples, compared, resamples):
         return Score(value, math.nan, math.nan, 0, reason)
     resamples = RESAMPLES if resamples is None else resamples
-    reference, _ = _draws_of_reference(compared, resamples, seed)  # the reference's own term cancels
+    reference = _draws_of_reference(len(compared), resamples, seed)  # its own term cancels
     ours, theirs = (_of_samples(side, compared, reference) for side in (samples, baseline))
     return _bootstrap(value, lambda counts, draw: ours(counts, draw) - theirs(counts, draw), len(samples), resamples,
                       seed)  # fmt: skip
@@ -65,12 +67,10 @@ def _no_interval(samples, compared, resamples):
     return f"no interval: it needs {needed}, not {resamples}, {n} and {m}."
 
 
-def _draws_of_reference(compared, resamples, seed):
-    """Counts of each reference image per draw [1 + resamples, m], and the kernel's mean over pairs [1 + resamples]."""
-    compared, m = np.asarray(compared, np.float64), len(compared)
+def _draws_of_reference(m, resamples, seed):
+    """Counts of each reference image per draw [1 + resamples, m]: the original sample, then the resamples."""
     draws = np.random.default_rng([seed, 1]).multinomial(m, np.full(m, 1 / m), size=resamples)
-    reference = np.concatenate([np.ones((1, m)), draws])  # the original sample, then the resamples
-    return reference, _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
+    return np.concatenate([np.ones((1, m)), draws])
 
 
 def _of_samples(samples, compared, reference):
