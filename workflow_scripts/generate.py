@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts.read_and_say(sampling.prompts)  # report problems of the prompts before the model is loaded
     fields["reading"] = text_files.said(sampling.prompts)
     gpus.claim(args.device)
+    command.keep_memory()
 
     import torch
 

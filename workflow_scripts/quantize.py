@@ -10,7 +10,6 @@ from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.provenance import provenance
-from quantwatt.formats.library import library_of
 from quantwatt.jobs import command, gpus, machine
 from quantwatt.measuring.meters import Metering
 
@@ -53,6 +52,10 @@ def unsupported(allocation: Mapping[str, Any], device: str) -> str | None:
     """Return why an allocation is unsupported, or a library's format in it on this device; else None."""
     if "unsupported" in allocation:
         return allocation["unsupported"]
+    if not allocation:  # the baseline, which needs no torch
+        return None
+    from quantwatt.formats.library import library_of
+
     different = {json.dumps(formats["weights"], sort_keys=True) for formats in allocation.values()}
     for weights in map(json.loads, sorted(different)):
         library = library_of(weights)

@@ -26,6 +26,23 @@ def test_fid_is_the_closed_form_of_two_gaussians():
     assert found.low < expected < found.high and found.resamples == fid.RESAMPLES
 
 
+@pytest.mark.filterwarnings("ignore")  # SciPy's, of an argument that clean-fid gives it
+def test_fid_and_kid_are_those_of_clean_fid_to_the_last_bit():
+    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before clean-fid imports torchvision
+    from cleanfid import fid as clean_fid
+
+    rng = np.random.default_rng(0)
+    samples, reference = (rng.normal(0.1 * i, 1, (40 + 80 * i, 16)).astype(np.float32) for i in range(2))
+    flat = np.concatenate([samples[:, :8], np.zeros_like(samples[:, 8:])], axis=1)  # the product is singular
+    for one in (samples, flat):
+        ours, theirs = moments(one), moments(reference)
+        expected = clean_fid.frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
+        assert fid.score(one, theirs, resamples=0).value == expected
+    np.random.seed(7)
+    expected = clean_fid.kernel_distance(reference, samples, num_subsets=100, max_subset_size=1000)
+    assert kid.score(samples, reference, resamples=0, seed=7).value == expected
+
+
 def test_fid_interval_has_the_spread_of_new_samples():
     rng = np.random.default_rng(0)
     reference = moments(rng.normal(size=(400, 4)))

@@ -204,7 +204,8 @@ def used_of(package, tree):
 
 def test_results_use_nothing_of_jobs_that_could_change_them():
     used = set().union(*(used_of("quantwatt.jobs", tree) for tree in hashed().values()))
-    silent = {"command.run", "command.end_with_parent", "gpus.claim", "machine.require"}
+    silent = {"command.run", "command.end_with_parent", "command.keep_memory", "gpus.claim", "lean_imports.load",
+              "machine.require"}  # fmt: skip
     # Beside these: a loop's values pass through its bar; torchvision's schemas are of operators that nothing calls; an
     # unfinished table goes on only under the same code.
     assert used == silent | {"progress.progress", "torchvision_ops", "dependencies.digest"}

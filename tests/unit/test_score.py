@@ -211,10 +211,10 @@ def test_missing_arguments_and_unknown_metrics_are_usage_errors(tmp_path, capsys
     assert "clip-score" in capsys.readouterr().err
 
 
-def test_pixel_metrics_import_no_torch_and_errors_are_one_sentence(cell):
+def test_scores_import_no_torch_and_errors_are_one_sentence(cell):
     scripts = Path(score.__file__).parent
     program = f"import sys; sys.path.insert(0, {str(scripts)!r}); import score; score.main(sys.argv[1:]); "
-    program += "print(sorted({'torch', 'cleanfid', 'matplotlib'} & set(sys.modules)))"
+    program += "print(sorted({'torch', 'cleanfid', 'scipy.stats', 'matplotlib'} & set(sys.modules)))"
     manifests = ["--images", str(cell / "rtn-w4a16" / "manifest.json"), "--baseline"]
     arguments = ["--metric", "ssim", *manifests, str(cell / "bf16" / "manifest.json")]
     arguments += ["--output", str(cell / "ssim.json")]

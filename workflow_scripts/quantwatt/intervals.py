@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 Values = Sequence[float] | np.ndarray  # [n] observations
 
@@ -198,4 +197,6 @@ def _bounds(draws):
 
 def _student(degrees, level):
     """Two-sided quantile of Student's t."""
+    from scipy.special import stdtrit  # imported late: scores of many images, which do without it, take less than that
+
     return float(stdtrit(degrees, (1 + level) / 2))

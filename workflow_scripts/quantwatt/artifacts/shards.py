@@ -25,10 +25,13 @@ def write(folder: str | Path, tensors: "Mapping[str, torch.Tensor]", shard_bytes
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    from huggingface_hub import split_torch_state_dict_into_shards
+    # Not its function for torch's tensors: that imports distributed ones, which takes a second of CPU time.
+    from huggingface_hub import split_state_dict_into_shards_factory
 
     folder = Path(folder)
-    split = split_torch_state_dict_into_shards(dict(tensors), filename_pattern=PATTERN, max_shard_size=shard_bytes)
+    split = split_state_dict_into_shards_factory(
+        dict(tensors), get_storage_size=_storage_bytes, filename_pattern=PATTERN, max_shard_size=shard_bytes
+    )
     for stale in folder.glob(PATTERN.format(suffix="*") + "*"):
         stale.unlink()
     for file, names in split.filename_to_tensors.items():
@@ -37,6 +40,10 @@ def write(folder: str | Path, tensors: "Mapping[str, torch.Tensor]", shard_bytes
         return list(split.filename_to_tensors)
     manifest.write_json(folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
     return [*split.filename_to_tensors, INDEX]
+
+
+def _storage_bytes(tensor):
+    return tensor.untyped_storage().nbytes()
 
 
 class Shards:

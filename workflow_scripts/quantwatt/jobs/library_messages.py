@@ -12,6 +12,8 @@ HARMLESS = {  # {logger: regular expression that the message's start matches}
     # torchao has extensions for other GPUs, versions of Python and builds of torch; no format here needs them.
     "torchao": r"Failed to load \S*/torchao/_C|Skipping import of cpp extensions",
     "torch.utils._pytree": r"<enum '\w+'> is an Enum subclass and is now natively supported",
+    # In jobs, see lean_imports.py: no pipeline of the families that are imported so is given an image to process.
+    "transformers.utils.import_utils": r"`\w+ImageProcessor` requires torchvision",
     "diffusers.quantizers.torchao.torchao_quantizer": r"Unable to import `torchao` Tensor objects",
 }
 

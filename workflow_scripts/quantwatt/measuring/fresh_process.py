@@ -21,7 +21,7 @@ from typing import Any
 from quantwatt.artifacts import failures, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
-from quantwatt.jobs import command
+from quantwatt.jobs import command, lean_imports
 from quantwatt.measuring import cpus, instruments, pairs, protocol
 from quantwatt.measuring.meters import Meter, neighbours
 from quantwatt.measuring.meters.trace import Trace, empty_trace
@@ -71,8 +71,9 @@ def serve(paths: Iterable[str]) -> None:
         _, status = os.waitpid(pid, 0)
         with contextlib.suppress(OSError):
             for name in json.loads(Path(f"{path}.modules").read_text()):
+                lean = name.partition(".")[0] in lean_imports.LEFT_OUT
                 with contextlib.suppress(Exception):
-                    importlib.import_module(name)
+                    (lean_imports.load if lean else importlib.import_module)(name)
         tell(ended=os.waitstatus_to_exitcode(status))
 
 

@@ -32,6 +32,8 @@ class Family(ABC):
     STAGES: ClassVar[tuple[str, ...]] = ()
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}  # generation settings for notebooks: steps, guidance
     PHASES_APART: ClassVar[tuple[str, ...]] = ()  # phases that `prepare`'s run does not include
+    # Modules that a job imports without what they do not need, before any other of their libraries.
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()
     PADS: ClassVar[bool] = False  # whether a batch's samples are padded to one length; then define `real_tokens`
 
     @abstractmethod
@@ -161,6 +163,8 @@ class ImageFamily(Family):
 
 class TextFamily(Family):
     """Reads sentences or running text; its schema says "x-kind": "text"."""
+
+    LIBRARIES = ("transformers.modeling_utils",)
 
     @abstractmethod
     def read(self, path: str | Path) -> tuple[list[str], list[int] | list[str] | None]:

@@ -90,11 +90,10 @@ def load(folder: str | Path, kind: str = "AutoTokenizer") -> Any:
 
 def _stored(settings, location):
     """The tokenizers of a model's folder, loaded one after the other; none in a folder without a known model."""
-    index = location / "model_index.json"
+    family, index = load_family(settings["family"]), location / "model_index.json"
     if not index.is_file() and not (location / "config.json").is_file():
         return
     if not index.is_file():
-        family = load_family(settings["family"])
         config = manifest.read_json(location / "config.json")
         yield Tokenizer(location, "tokenizer", load(location), config, family.PADS)
         return

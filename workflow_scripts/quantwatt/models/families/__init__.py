@@ -8,6 +8,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from quantwatt import registry
+from quantwatt.jobs import lean_imports
 
 if TYPE_CHECKING:  # the module imports torch, which a job may import only after it has claimed its GPU
     from quantwatt.models.family import Family
@@ -16,4 +17,6 @@ if TYPE_CHECKING:  # the module imports torch, which a job may import only after
 @functools.cache
 def load_family(name: str) -> "Family":
     """The family of a model entry's `family`."""
-    return registry.load("families", name).Family()
+    family = registry.load("families", name).Family()
+    lean_imports.load(*family.LIBRARIES)
+    return family

@@ -16,6 +16,7 @@ from quantwatt.models.sampling import Drawing
 class PipelineFamily(ImageFamily):
     """Base of a family with one pipeline class, one denoiser name and one denoiser class."""
 
+    LIBRARIES = ("transformers.modeling_utils",)  # and diffusers, as its classes are loaded
     PIPELINE: str  # diffusers' class
     DENOISER: tuple[str, str]  # the part's name in the pipeline, and diffusers' class
 

@@ -11,7 +11,7 @@ import torch
 
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
-from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
+from quantwatt.jobs import lean_imports, torchvision_ops  # noqa: F401  (the second before diffusers)
 from quantwatt.models import model_folder, seeding
 
 IMAGE_FIELDS = ("images", "image")  # fields of pipelines' outputs that hold images
@@ -24,6 +24,7 @@ def load(kind: str, settings: Mapping[str, Any], location: str | Path, **parts: 
     attribute `censor` about the safety checker, which blackens images: None where the pipeline has none, else "not
     loaded" or, where its class requires a checker, "loaded".
     """
+    lean_imports.load(f"diffusers.{kind}")
     import diffusers
 
     listed = manifest.read_json(Path(location) / model_folder.PIPELINE)
@@ -56,6 +57,7 @@ def _without_censor(kind):
 
 def load_denoiser(part: str, kind: str, settings: Mapping[str, Any], location: str | Path) -> torch.nn.Module:
     """Load only a pipeline's denoiser, on the CPU, in the model's dtype; `part` is its name, `kind` its class."""
+    lean_imports.load(f"diffusers.{kind}")
     import diffusers
 
     variant = model_folder.weights(Path(location) / part, "diffusers", kind, settings).variant
@@ -90,6 +92,7 @@ def part_class(part: model_folder.Part) -> type:
 
 def meta_denoiser(part: str, kind: str, location: str | Path) -> torch.nn.Module:
     """The denoiser's architecture on the meta device."""
+    lean_imports.load(f"diffusers.{kind}")
     import diffusers
 
     denoiser = getattr(diffusers, kind)

@@ -55,7 +55,9 @@ def load(settings: Mapping[str, Any], device: str) -> "Clip":
     Raises:
         DataError: the model or its weights cannot be loaded.
     """
-    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  before open_clip imports torchvision
+    from quantwatt.jobs import lean_imports, torchvision_ops  # noqa: F401  (the second before open_clip)
+
+    lean_imports.load("open_clip")
     import open_clip
     import torch
     from safetensors import SafetensorError

@@ -1,4 +1,4 @@
-"""Kernel distance of features, computed by clean-fid (Binkowski et al., arXiv 1801.01401)."""
+"""Kernel distance of features, to the last bit as clean-fid computes it (Binkowski et al., arXiv 1801.01401)."""
 
 import math
 
@@ -8,7 +8,7 @@ from quantwatt.intervals import bootstrap_statistic
 from quantwatt.score.metrics import Score, Undefined
 
 UNIT = "squared MMD"
-PACKAGE = "clean-fid"
+PACKAGE = "clean-fid"  # whose distance it is; fid.py says why its function is repeated
 
 RESAMPLES = 1000
 SUBSETS, SUBSET_SIZE = 100, 1000  # clean-fid's defaults
@@ -36,7 +36,9 @@ def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = Non
     if reason:
         return Score(value, math.nan, math.nan, 0, reason)
     resamples = RESAMPLES if resamples is None else resamples
-    reference, of_reference = _draws_of_reference(compared, resamples, seed)
+    reference = _draws_of_reference(len(compared), resamples, seed)
+    compared = np.asarray(compared, np.float64)
+    of_reference = _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
     of_samples = _of_samples(samples, compared, reference)
     return _bootstrap(value, lambda counts, draw: of_reference[draw] + of_samples(counts, draw), len(samples),
                       resamples, seed)  # fmt: skip
@@ -50,7 +52,7 @@ def change(
     if reason := _no_interval(samples, compared, resamples):
         return Score(value, math.nan, math.nan, 0, reason)
     resamples = RESAMPLES if resamples is None else resamples
-    reference, _ = _draws_of_reference(compared, resamples, seed)  # the reference's own term cancels
+    reference = _draws_of_reference(len(compared), resamples, seed)  # its own term cancels
     ours, theirs = (_of_samples(side, compared, reference) for side in (samples, baseline))
     return _bootstrap(value, lambda counts, draw: ours(counts, draw) - theirs(counts, draw), len(samples), resamples,
                       seed)  # fmt: skip
@@ -65,12 +67,10 @@ def _no_interval(samples, compared, resamples):
     return f"no interval: it needs {needed}, not {resamples}, {n} and {m}."
 
 
-def _draws_of_reference(compared, resamples, seed):
-    """Counts of each reference image per draw [1 + resamples, m], and the kernel's mean over pairs [1 + resamples]."""
-    compared, m = np.asarray(compared, np.float64), len(compared)
+def _draws_of_reference(m, resamples, seed):
+    """Counts of each reference image per draw [1 + resamples, m]: the original sample, then the resamples."""
     draws = np.random.default_rng([seed, 1]).multinomial(m, np.full(m, 1 / m), size=resamples)
-    reference = np.concatenate([np.ones((1, m)), draws])  # the original sample, then the resamples
-    return reference, _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
+    return np.concatenate([np.ones((1, m)), draws])
 
 
 def _of_samples(samples, compared, reference):
@@ -110,12 +110,22 @@ def _clean_fid(samples, compared, seed):
     n, m = len(samples), len(compared)
     if min(n, m) < 2:
         raise Undefined(f"KID needs at least two images on both sides, not {n} and {m}.")
-    import quantwatt.jobs.torchvision_ops  # noqa: F401, I001  must come before clean-fid imports torchvision
-    from cleanfid.fid import kernel_distance
-
     state = np.random.get_state()
     np.random.seed(seed)
     try:
-        return kernel_distance(compared, samples, num_subsets=SUBSETS, max_subset_size=SUBSET_SIZE)
+        return kernel_distance(compared, samples)
     finally:
         np.random.set_state(state)
+
+
+def kernel_distance(reference: np.ndarray, samples: np.ndarray) -> float:
+    """Mean over SUBSETS of the unbiased estimate on a random subset of both sides; [m, d] and [n, d], of one type."""
+    dims, size = reference.shape[1], min(len(reference), len(samples), SUBSET_SIZE)
+    total = 0
+    for _ in range(SUBSETS):
+        x = samples[np.random.choice(len(samples), size, replace=False)]
+        y = reference[np.random.choice(len(reference), size, replace=False)]
+        within = (x @ x.T / dims + 1) ** 3 + (y @ y.T / dims + 1) ** 3
+        across = (x @ y.T / dims + 1) ** 3
+        total += (within.sum() - np.diag(within).sum()) / (size - 1) - across.sum() * 2 / size
+    return float(total / SUBSETS / size)
