@@ -17,7 +17,7 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install report test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
-.PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
+.PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-transformers bench-scale
 
 help:
 	@echo "make install                     everything into .venv: about 2 GB"
@@ -102,6 +102,10 @@ bench-solvers: .venv/installed backends
 # What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
 bench-measure: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_measure.py
+
+# Which interval of a ratio holds it in 95 % of simulated measurements: results/benchmarks/intervals.json and .png.
+bench-intervals: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python workflow_scripts/benchmarks/bench_intervals.py
 
 # Stable Diffusion 3.5's transformers, of random weights, in every format on a GPU: results/benchmarks/transformers.json.
 bench-transformers: .venv/installed

@@ -132,7 +132,8 @@ def enough(
 
     A process has enough once it has `least` pairs, and the spread of its undisturbed pairs says that more of them would
     not narrow the interval over processes much, or its time is over. The rule looks at the spread only, never at the
-    ratio, so that it does not choose among results. Invalid blocks are repeated up to INVALID_LIMIT.
+    ratio, so that it does not choose among results. The number of pairs is even: after an odd one a steady drift would
+    shift all processes alike, which no interval over them shows. Invalid blocks are repeated up to INVALID_LIMIT.
 
     Args:
         least: pairs; share_s: seconds of this process, from the first call on; precision: of the ratio, 0: use the
@@ -145,11 +146,11 @@ def enough(
         whole = [block for block in placed if block.part == WHOLE]
         n_invalid = sum(block.block.invalid for block in whole) if energy else 0
         good = counts([block for block in whole if not (energy and block.block.invalid)])["n"]
-        if (good if n_invalid <= protocol.INVALID_LIMIT else counts(whole)["n"]) < least:
+        found = counts(placed)
+        if (good if n_invalid <= protocol.INVALID_LIMIT else found["n"]) < least or found["n"] % 2:
             return False
         if clock() - start[0] >= share_s:
             return True
-        found = counts(placed)
         if not precision or found["n"] - found["disturbed"] < max(least, ENOUGH_PAIRS):
             return False
         return all(
