@@ -99,7 +99,8 @@ bench-kernels: .venv/installed
 bench-solvers: .venv/installed backends
 	$(BIN)/python workflow_scripts/benchmarks/bench_solvers.py
 
-# What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
+# What reading the GPU's power costs the measured program, how long methods take to measure how closely, and how many
+# intervals of the baseline against itself hold 1: results/benchmarks/measure.json and .png. 25 minutes on two cores, alone.
 bench-measure: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_measure.py
 
