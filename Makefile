@@ -69,10 +69,11 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 	PYTHONPATH=workflow_scripts $(BIN)/lint-imports
 
-# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, of
-# `make bench-solvers` and `make bench-kernels`.
+# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, and
+# of `make bench-solvers`, `bench-kernels`, `bench-measure` and `bench-intervals`.
 STUDIES := embedded-mixdq embedded-digits
 readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png results/benchmarks/kernels.png \
+		results/benchmarks/measure.png results/benchmarks/intervals.png \
 		results/embedded-mixdq/figures/budget.png results/embedded-digits/figures/steps.png
 	mkdir -p resources/readme resources/measurements
 	cp $^ resources/readme/
@@ -104,7 +105,8 @@ bench-solvers: .venv/installed backends
 bench-measure: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_measure.py
 
-# Which interval of a ratio holds it in 95 % of simulated measurements: results/benchmarks/intervals.json and .png.
+# Which interval of a ratio holds it in 95 % of simulated measurements: results/benchmarks/intervals.json and .png. Six
+# minutes on one core.
 bench-intervals: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python workflow_scripts/benchmarks/bench_intervals.py
 

@@ -90,10 +90,10 @@ def test_a_steady_drift_cancels_in_each_process(least):
 
 def test_intervals_are_as_wide_as_what_differs_between_processes():
     """A t test, signed ranks or a bootstrap of all pairs take pairs of one process for independent of each other."""
-    rows = {row["estimator"]: row for row in bench_intervals.compare("white noise", 0.05, 8, 150)}
+    rows = {row["estimator"]: row for row in bench_intervals.compare("white noise", 0.05, 8, 300)}
     assert rows[bench_intervals.USED]["coverage"] > 0.9
     for name in ("t of all pairs", "signed ranks of all pairs", "bootstrap of medians"):
-        assert rows[name]["coverage"] < 0.88
+        assert rows[name]["coverage"] < 0.9
 
 
 def test_bursts_hardly_widen_the_intervals():
