@@ -45,11 +45,11 @@ def test_intervals_cover_in_the_mean_of_all_noises(precision, between):
 @pytest.mark.slow
 @ENDS
 @DIFFERS
-@pytest.mark.parametrize("white", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("white", [0.02, 0.1])
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_intervals_cover_under_every_noise(noise, white, between, precision):
     """Bursts that nobody sees give a few processes values far from the others', for which Student's t is too wide."""
-    holds, _ = measured(noise, white, between, 2500, precision=precision)
+    holds, _ = measured(noise, white, between, 2000, precision=precision)
     unseen = noise.starts and not noise.seen
     check(holds, most=0.985 if unseen else intervals.LEVEL + TOLERANCE)
 
