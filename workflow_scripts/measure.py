@@ -19,7 +19,7 @@ from typing import Any
 
 from quantwatt.artifacts import csv_files, manifest
 from quantwatt.artifacts.provenance import provenance
-from quantwatt.jobs import command, gpus, model_memory
+from quantwatt.jobs import command, gpus
 from quantwatt.measuring import fresh_process, summary
 from quantwatt.measuring.meters import neighbours
 from quantwatt.measuring.pairs import BASELINE, METHOD
@@ -31,6 +31,7 @@ WHERE = ("configuration", "process")
 AROUND = ("cpu_s", "others_s", "steal_s", "running", "disturbed", *neighbours.STATE)
 BLOCK_COLUMNS = (*WHERE, "pair", "part", *fresh_process.BLOCK_FIELDS, *AROUND, "beside")
 RUN_COLUMNS = (*WHERE, "block", "run", "prompt", "t_s", "seconds", "energy_j")
+LOADED = 1.3  # memory of a loaded model over its weights, including computing
 POWER_COLUMNS = ("t_s", "watts", "sensor_s", *WHERE, "block")
 
 
@@ -120,7 +121,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
         if compute != "real":
             record.update(status=compute, reason=reason)
         elif args.not_asked:
-            record.update(status="unmeasured", reason="measuring.samplings or measuring.methods leaves it out")
+            record.update(status="unmeasured", reason="`measuring` leaves it out")
         else:
             with tempfile.TemporaryDirectory() as folder, Bar(method, settings) as bar, Processes(folder, bar) as run:
                 peak, rounds, fields = measure_rounds(args, run)
@@ -167,7 +168,7 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
                 rounds, fields["in_pairs"] = [], False
                 continue
         else:
-            sides = [METHOD, BASELINE][:: 1 if number % 2 else -1]
+            sides = [METHOD, BASELINE][:: 1 if number % 2 == 0 else -1]
             found = {
                 side: run.forked({**task, "checkpoints": {side: paths[side]}})
                 for side in sides
@@ -193,7 +194,7 @@ def fit_together(peak: Mapping[str, Any], method: Path, baseline: Path) -> bool:
         peak: of `fresh_process.memory`; method, baseline: their checkpoints' manifests.
     """
     sizes = [manifest.read_json(path)["size_bytes"] / 1e6 for path in (method, baseline)]
-    needed = peak["peak_mb"] + model_memory.SHARE * (peak["model_mb"] - sizes[0] + sizes[1])
+    needed = peak["peak_mb"] + LOADED * (peak["model_mb"] - sizes[0] + sizes[1])
     return peak["available_mb"] is None or needed <= peak["available_mb"]
 
 

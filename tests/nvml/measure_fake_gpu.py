@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from quantwatt.measuring import fresh_process, instruments, protocol
+from quantwatt.measuring import fresh_process, instruments, pairs, protocol
 from quantwatt.measuring.meters import Metering, MeterUnavailable, nvml
 from quantwatt.measuring.meters.sampler import Sampling
 from quantwatt.measuring.settings import Measuring
@@ -70,11 +70,11 @@ def virtual(start_s, block_s, blocks):
         images_per_run=IMAGES_PER_SECOND,
         clock=clock,
     )
-    energy, reason = protocol.summarize_energy([measured], blocks)
+    energy, reason = protocol.summarize_energy([measured])
     return {
         "energy": energy,
         "reason": reason,
-        "blocks": [fresh_process.block_row(block) for block in measured],
+        "blocks": [block_row(block) for block in measured],
         "crosscheck": protocol.crosscheck(*(block.trace for block in measured)),
         "n_zero": sum(block.trace.n_zero for block in measured),
         "n_missed": sum(block.trace.n_missed for block in measured),
@@ -82,22 +82,35 @@ def virtual(start_s, block_s, blocks):
     }
 
 
+def block_row(block):
+    return fresh_process.block_row(pairs.Placed(block.block, pairs.WHOLE, pairs.METHOD, block))
+
+
 def real(**settings):
     settings = Measuring.from_settings(
-        {"meter": "nvml", "processes": 1, "images_per_batch": 1, "prompts": 1, "steady_s": 0, "phases_s": 0} | settings
+        {
+            "meter": "nvml",
+            "processes": 1,
+            "images_per_batch": 1,
+            "prompts": 1,
+            "steady_s": 0,
+            "phases_s": 0,
+            "precision": 0,
+        }
+        | settings
     )
     meter, _ = instruments.choose_meter(settings.metering, settings.block_s, "cpu")
-    result, blocks, traces = fresh_process.measure_process(
-        [lambda: time.sleep(0.05)], dict, meter, settings, protocol.nothing, lambda: None, first=True, last=True
+    result, placed, traces = fresh_process.measure_process(
+        {"method": [lambda: time.sleep(0.05)]}, {}, meter, settings, protocol.nothing, first=True, last=True
     )
     meter.close()
-    steps = [trace.timestamps_s[1:] - trace.timestamps_s[:-1] for _, trace in traces]
+    steps = [trace.timestamps_s[1:] - trace.timestamps_s[:-1] for *_, trace in traces]
     return {
         **result,
-        "blocks": [fresh_process.block_row(block) for block in blocks],
-        "names": [name for name, _ in traces],
+        "blocks": [fresh_process.block_row(block) for block in placed],
+        "names": [name for name, *_ in traces],
         "rising": bool(all((step > 0).all() for step in steps)),
-        "covers": [float(trace.timestamps_s[-1] - trace.timestamps_s[0]) for _, trace in traces],
+        "covers": [float(trace.timestamps_s[-1] - trace.timestamps_s[0]) for *_, trace in traces],
         "closed": meter._sampler._process.returncode,
     }
 

@@ -181,9 +181,9 @@ def test_the_allocated_gpu_of_two_is_the_one_read(gpu, visible):
 
 
 def test_the_sampling_process_reads_constant_power_on_the_real_clock(gpu):
-    settings = {"warmup_s": 0, "latency_s": 0, "idle_s": 0.5, "block_s": 2.2, "blocks": 1, "interval_ms": 10}
+    settings = {"warmup_s": 0, "idle_s": 0.5, "block_s": 2.2, "blocks": 1, "limit_s": 1, "interval_ms": 10}
     result = gpu("real", settings, const_w=100)
-    assert result["names"] == ["idle-before", 0, "idle-after"]
+    assert result["names"] == ["idle-before", 0, 1, "idle-after"]
     block, covered = result["blocks"][0], result["covers"][1]
     assert block["integral_j"] == pytest.approx(100 * covered, rel=1e-4)
     assert block["energy_j"] == pytest.approx(100 * covered, abs=10.01)  # the counter moves every 100 ms

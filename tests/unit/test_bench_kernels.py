@@ -1,14 +1,12 @@
 """The benchmark of kernels: blocks by their width, shares of the peak throughput, and output files."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from benchmarks import bench_kernels, harness, layer_speed, model_speed, peers
 from quantwatt.artifacts import manifest
 from quantwatt.inference import kernel_choice
-from quantwatt.measuring import alternation
+from quantwatt.measuring import processes
 from quantwatt.measuring.settings import Measuring
 
 FEW = {name: layer_speed.FORMATS[name] for name in ("W8A8", "W4A16 group 128")}
@@ -107,19 +105,21 @@ def test_an_unfinished_figure_is_not_left_behind(tmp_path):
 def test_the_embedded_models_processes_take_turns(monkeypatch):
     seconds, order = {peers.FLOAT32: 0.4, peers.BFLOAT16: 0.2, model_speed.QUANTIZED: 0.1}, []
 
-    def process(task, path, bar):
-        order.append(Path(task["checkpoint"]).parent.name)
+    def process(self, task):
         told = Measuring.from_settings(task["measuring"])  # as the process reads it
-        assert (told.processes, told.latency_s_per_process, told.blocks_per_process) == (1, 0.5, 0)
-        details = manifest.read_json(task["checkpoint"])
-        assert details["status"] == "ok" and bool(details["layers"]) == (order[-1] == model_speed.QUANTIZED)
-        assert details["model_settings"]["dtype"] == ("bfloat16" if order[-1] == peers.BFLOAT16 else "float32")
-        return {"status": "ok", "reason": None, "latency_s": [seconds[order[-1]] * drift for drift in (0.9, 1.0, 1.1)]}
+        assert (told.processes, told.limit_s, told.precision, told.phases_s) == (2, 1, 0, 0)
+        order.append(list(task["checkpoints"]))
+        for name, path in task["checkpoints"].items():
+            details = manifest.read_json(path)
+            assert details["status"] == "ok" and bool(details["layers"]) == (name == model_speed.QUANTIZED)
+            assert details["model_settings"]["dtype"] == ("bfloat16" if name == peers.BFLOAT16 else "float32")
+        runs = [{"side": name, "seconds": seconds[name] * drift} for drift in (0.9, 1.0, 1.1) for name in seconds]
+        return {"status": "ok", "reason": None, "runs": runs}
 
-    monkeypatch.setattr(alternation, "run_process", process)
+    monkeypatch.setattr(processes.Processes, "forked", process)
     args = bench_kernels.parse_arguments(["--processes", "2", "--latency-s", "1", "--steps", "1"])
     rows = {row["configuration"]: row for row in bench_kernels.pipeline(args, "float32")}
-    assert order == [*seconds, *list(seconds)[::-1]]
+    assert order == [list(seconds)] * 2
     mine = rows[model_speed.QUANTIZED]
     assert tuple(mine) == model_speed.COLUMNS and mine["pairs"] == 2 and mine["ms"] == pytest.approx(100)
     assert mine["ratio_to_bf16"] == pytest.approx(2) and mine["ratio_to_fp32"] == pytest.approx(4)

@@ -43,7 +43,7 @@ MEASURE = """
 import json, time
 from quantwatt import measure
 jumps = [abs(time.time() - time.time()) for _ in range(3)]
-short = {"warmup_s": 0.1, "latency_s": 0.5, "block_s": 0.5, "blocks": 2, "interval_ms": 20}
+short = {"warmup_s": 0.1, "limit_s": 1, "block_s": 0.5, "blocks": 2, "interval_ms": 20}
 found = measure(lambda: time.sleep(0.05), meter="estimate", **short)
 rising = [bool((block.trace.timestamps_s[1:] > block.trace.timestamps_s[:-1]).all()) for block in found.blocks]
 print(json.dumps([jumps, found.latency_s, found.energy_j, [block.seconds for block in found.blocks], rising]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import measure as measure_rule
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment, schemas
-from quantwatt.measuring import alternation, fresh_process, instruments, protocol, summary
+from quantwatt.measuring import fresh_process, instruments, pairs, processes, protocol, summary
 from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.meters.none import NoMeter
 from quantwatt.measuring.meters.trace import trace_of
@@ -30,7 +31,7 @@ class Machine:
     `wrong`: {block: what the meter does to its samples}.
     """
 
-    name, estimated, reads, whole = "synthetic", False, None, False
+    name, estimated, reads, whole, least_s = "synthetic", False, None, False, 1.0
 
     def __init__(self, run_s=0.5, run_w=200.0, idle_w=20.0, gain=1.0, wrong=None):
         self.run_s, self.run_w, self.idle_w, self.gain, self.wrong = run_s, run_w, idle_w, gain, wrong or {}
@@ -87,7 +88,7 @@ def test_energy_per_image_is_exact():
     machine = Machine(run_s=0.5, run_w=200)
     blocks = blocks_of(machine)
     assert [(block.images, block.seconds, block.energy_j) for block in blocks] == [(40, 10.0, 2000.0)] * 4
-    energy, reason = protocol.summarize_energy([blocks, blocks], 4, idle_w=20.0)
+    energy, reason = protocol.summarize_energy([blocks, blocks], idle_w=20.0)
     assert reason is None
     expected = {"value": 50.0, "low": 50.0, "high": 50.0, "net": 45.0, "idle_w": 20.0, "mean_w": 200.0}
     assert energy == pytest.approx(expected)
@@ -105,7 +106,7 @@ def test_the_interval_is_over_blocks_and_holds_the_mean():
     machine = Machine(run_s=[4.0, 5.0, 6.0, 7.0, 8.0])
     blocks = blocks_of(machine, n_blocks=8, block_s=1)
     per_image = [block.energy_j / block.images for block in blocks]
-    energy, _ = protocol.summarize_energy([blocks], 8)
+    energy, _ = protocol.summarize_energy([blocks])
     assert energy["value"] == pytest.approx(np.mean(per_image))
     assert min(per_image) < energy["low"] < energy["value"] < energy["high"] < max(per_image)
     assert energy["net"] is None and energy["idle_w"] is None
@@ -113,7 +114,7 @@ def test_the_interval_is_over_blocks_and_holds_the_mean():
 
 
 def test_one_block_has_no_interval():
-    energy, _ = protocol.summarize_energy([blocks_of(Machine(), n_blocks=1)], 1)
+    energy, _ = protocol.summarize_energy([blocks_of(Machine(), n_blocks=1)])
     assert (energy["value"], energy["low"], energy["high"]) == (50.0, None, None)
 
 
@@ -122,16 +123,16 @@ def test_a_void_block_is_kept_repeated_and_left_out_of_the_energy():
     blocks = blocks_of(machine)
     assert [block.invalid for block in blocks] == [False, True, False, False, False]
     assert blocks[1].reason == "the energy counter did not move" and blocks[1].energy_j is None
-    assert protocol.summarize_energy([blocks], 4)[0]["value"] == 50.0
-    energy, reason = protocol.summarize_energy([blocks_of(Machine()), blocks[:4]], 4)
-    assert energy is None and "1 of 8 blocks were invalid" in reason  # each process owes its blocks
+    assert protocol.summarize_energy([blocks])[0]["value"] == 50.0
+    energy, reason = protocol.summarize_energy([blocks_of(Machine()), blocks[1:2]])
+    assert energy is None and "1 of 5 blocks were invalid" in reason  # each process owes a block
 
 
 def test_void_blocks_are_repeated_only_so_often():
     machine = Machine(wrong=dict.fromkeys(range(100), frozen))
     blocks = blocks_of(machine, invalid_limit=2)
     assert len(blocks) == 3
-    energy, reason = protocol.summarize_energy([blocks], 4)
+    energy, reason = protocol.summarize_energy([blocks])
     assert energy is None
     assert reason == "3 of 3 blocks were invalid, the last because the energy counter did not move"
 
@@ -148,7 +149,7 @@ def test_counter_and_integral_are_compared(gain, verdict):
     assert check["difference"] == pytest.approx(gain - 1)
     assert check["integral_j"] == pytest.approx(gain * check["counter_j"])
     assert all(block.invalid == (verdict == "fail") for block in blocks)
-    assert (protocol.summarize_energy([blocks], 2)[0] is None) == (verdict == "fail")
+    assert (protocol.summarize_energy([blocks])[0] is None) == (verdict == "fail")
 
 
 def test_a_counter_alone_checks_nothing():
@@ -243,12 +244,13 @@ def settings_of(**changes):
     """Of measuring, completed: JSON."""
     return {
         "meter": "none",
-        "processes": 2,
+        "precision": 0.05,
+        "limit_s": 400,
+        "processes": 4,
         "block_s": 10,
-        "blocks": 4,
+        "blocks": 8,
         "idle_s": 30,
-        "latency_s": 5,
-        "phases_s": 10,
+        "phases_s": 40,
         "warmup_s": 2,
         "steady_s": 0,
         "images_per_batch": 2,
@@ -265,108 +267,210 @@ def measuring_of(**changes):
     return Measuring.from_settings(settings_of(**changes))
 
 
-def process_of(machine, meter=None, make_phases=dict, first=True, last=True, processes=1, **changes):
-    """One process's (result, blocks, traces) on the synthetic machine."""
-    return fresh_process.measure_process(
-        [machine.run], make_phases, meter or machine, measuring_of(processes=processes, **changes), machine.synchronize,
-        lambda: {"peak_mb": 100.0, "reserved_mb": None, "source": "synthetic", "model_mb": 60.0},
-        first=first, last=last, clock=machine.clock, sleep=machine.sleep,
-    )  # fmt: skip
+class Quiet:
+    """The surroundings of blocks, of which those in `disturbed` (numbers) are."""
+
+    def __init__(self, disturbed=()):
+        self.n, self.disturbed = -1, set(disturbed)
+
+    def start(self):
+        self.n += 1
+
+    def stop(self, seconds):
+        others = seconds if self.n in self.disturbed else 0.0
+        return {"cpu_s": seconds, "others_s": others, "steal_s": 0.0, "running": 1, "disturbed": bool(others)}
+
+
+class Bench:
+    """Sides that take turns on one synthetic machine: {side: (seconds, watts)} of a run, or a list of them."""
+
+    def __init__(self, machine=None, **sides):
+        self.machine = machine or Machine()
+        self.turns = {side: list(turn) if isinstance(turn, list) else [turn] for side, turn in sides.items()}
+        self.n = dict.fromkeys(sides, 0)
+
+    def run(self, side):
+        def once():
+            turns = self.turns[side]
+            self.machine._pass(*turns[self.n[side] % len(turns)])
+            self.n[side] += 1
+
+        return once
+
+    def process(self, meter=None, phases=None, first=True, last=True, disturbed=(), **changes):
+        """One process's (result, blocks, traces)."""
+        machine = self.machine
+        return fresh_process.measure_process(
+            {side: [self.run(side)] for side in self.turns}, phases or {}, meter or machine, measuring_of(**changes),
+            machine.synchronize, first=first, last=last, around=Quiet(disturbed), clock=machine.clock,
+            sleep=machine.sleep,
+        )  # fmt: skip
+
+
+def pair_of(method=(0.4, 150.0), baseline=(0.5, 200.0), **options):
+    return Bench(method=method, baseline=baseline, **options)
 
 
 def test_one_process_of_the_protocol_on_the_synthetic_machine():
-    machine = Machine(wrong={2: frozen})
-    result, blocks, traces = process_of(machine)
-    assert set(result["latency_s"]) == {0.5} and result["idle_w"] == [20.0, 20.0]
-    assert [block.invalid for block in blocks] == [False, True, False, False, False]
+    bench = pair_of(machine=Machine(wrong={2: frozen}))
+    result, placed, traces = bench.process()
+    assert result["idle_w"] == [20.0, 20.0]
+    assert [b.side for b in placed] == ["method", "baseline", "baseline", "method"] * 2 + ["method", "baseline"]
+    assert [b.pair for b in placed] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert [b.block.invalid for b in placed].count(True) == 1
     assert result["crosscheck"]["verdict"] == "ok"
     assert set(result["others"]) == {"cpu_share", "gpu_processes"} and 0 <= result["others"]["cpu_share"] <= 1
     assert result["device"]["temperature_after_c"] > result["device"]["temperature_c"]
-    assert [name for name, _ in traces] == ["idle-before", 0, 1, 2, 3, 4, "idle-after"]
-    rested = traces[0][1].timestamps_s[-1]
-    assert rested == 30 and blocks[0].runs[0][0] == rested + 2 + 5  # warm-up and latency: no rest cools it again
-    _, _, traces = process_of(Machine(), first=False, last=False)
-    assert [name for name, _ in traces] == [0, 1, 2, 3]
+    assert [name for name, *_ in traces] == ["idle-before", *range(10), "idle-after"]
+    rested = traces[0][2].timestamps_s[-1]
+    assert rested == 30 and placed[0].block.runs[0][0] == pytest.approx(rested + 2, abs=0.5)  # no rest cools it again
+    _, _, traces = pair_of().process(first=False, last=False)
+    assert not {name for name, *_ in traces} & {"idle-before", "idle-after"}
 
 
 def test_runs_have_their_part_of_a_blocks_joules_and_prompts_take_turns():
-    machine = Machine(run_s=4.0, wrong={1: frozen})
-    _, blocks, _ = process_of(machine, idle_s=0, blocks=3)
-    rows = fresh_process.run_rows(blocks, n_prompts=2)
-    assert [row["prompt"] for row in rows] == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
-    for block in blocks:
-        joules = [row["energy_j"] for row in rows if row["block"] == block.block]
-        assert joules == [None] * 3 if block.invalid else sum(joules) == pytest.approx(block.energy_j)
-    assert {row["seconds"] for row in rows} == {4.0}
+    bench = pair_of(machine=Machine(wrong={1: frozen}), method=(4.0, 100.0))
+    _, placed, _ = bench.process(idle_s=0)
+    rows = fresh_process.run_rows(placed, n_prompts=2)
+    for block in (b.block for b in placed):
+        mine = [row for row in rows if row["block"] == block.block]
+        assert [row["prompt"] for row in mine[:3]] == [0, 1, 0]
+        joules = [row["energy_j"] for row in mine]
+        assert set(joules) == {None} if block.invalid else sum(joules) == pytest.approx(block.energy_j)
+    assert {row["seconds"] for row in rows if row["side"] == "method"} == {4.0}
 
 
-def test_phases_are_looped_and_divided():
-    machine = Machine(run_s=2.0, run_w=150)
+def test_a_process_ends_when_its_spread_or_its_time_says_so():
+    _, placed, _ = pair_of().process()
+    assert pairs.counts(placed) == {"n": 4, "disturbed": 0}  # all pairs are alike: the fewest that have a spread
+    _, placed, _ = pair_of().process(precision=0, limit_s=600)
+    assert pairs.counts(placed)["n"] == 8  # 150 s of 20 s each
+    noisy = [(seconds, 150.0) for seconds in np.random.default_rng(0).lognormal(np.log(0.4), 0.15, 1000)]
+    _, placed, _ = pair_of(method=noisy).process(limit_s=600, block_s=None)
+    assert 12 < pairs.counts(placed)["n"] < 60
+    _, placed, _ = pair_of().process(limit_s=1)
+    assert pairs.counts(placed)["n"] == 2  # at least
 
+
+def test_disturbed_pairs_are_measured_again_within_the_limit():
+    _, placed, _ = pair_of().process(disturbed=[0, 5], limit_s=600)
+    assert pairs.counts(placed) == {"n": 6, "disturbed": 2} and len(pairs.log_ratios(placed)) == 4
+    _, placed, _ = pair_of().process(disturbed=range(100), limit_s=400)
+    assert pairs.counts(placed) == {"n": 5, "disturbed": 5} and len(pairs.log_ratios(placed)) == 5
+
+
+def test_a_burst_moves_the_ratio_little_and_a_disturbed_pair_not_at_all():
+    burst = [(0.4, 150.0)] * 92 + [(1.2, 150.0)] * 8
+    _, placed, _ = pair_of(method=burst).process(precision=0, limit_s=800)
+    logs = pairs.log_ratios(placed)
+    assert np.exp(logs.mean()) > 0.9 and pairs.ratio([placed, placed])[0] == pytest.approx(0.8, rel=0.05)
+    blocks = [b.block.block for b in placed if b.side == "method" and b.block.seconds / b.block.images > 0.21]
+    again = [replaced(b, disturbed=b.block.block in blocks) for b in placed]
+    assert np.exp(pairs.log_ratios(again)) == pytest.approx(0.8)
+
+
+def replaced(placed, **around):
+    block = dataclasses.replace(placed.block, around={**placed.block.around, **around})
+    return dataclasses.replace(placed, block=block)
+
+
+def test_void_blocks_are_no_pairs_of_energy():
+    machine = Machine(wrong={1: frozen})
+    _, placed, _ = pair_of(machine=machine).process(idle_s=0)
+    assert len(pairs.log_ratios(placed)) == len(pairs.log_ratios(placed, energy=True)) + 1
+    machine = Machine(wrong=dict.fromkeys(range(1000), frozen))
+    _, placed, _ = pair_of(machine=machine).process(idle_s=0)
+    assert len(pairs.log_ratios(placed, energy=True)) == 0 and pairs.counts(placed)["n"] == 4
+    assert pairs.ratio([placed], energy=True) is None and pairs.ratio([placed])[0] == pytest.approx(0.8)
+
+
+def phases_of(machine, **seconds_and_watts):
     def phase(seconds, watts):
         return lambda: machine._pass(seconds, watts)
 
-    parts = {"text": phase(0.25, 80), "denoise": phase(1.5, 170), "decode": phase(0.25, 100)}
-    result, _, traces = process_of(machine, make_phases=lambda: parts)
-    assert [name for name, _ in traces][-4:] == ["text", "denoise", "decode", "idle-after"]
-    phases = result["phases"]
-    assert phases["text"] == {"latency_s": 0.125, "energy_j": 10.0, "mean_w": 80.0, "runs": 40}
-    assert phases["denoise"]["runs"] == 7 and phases["denoise"]["energy_j"] == pytest.approx(127.5)
-    check = protocol.check_phases(phases, 150.0, "energy_j")
-    assert check["sum"] == pytest.approx(150.0) and check["verdict"] == "ok"
-    assert protocol.check_phases(phases, 160.0, "energy_j")["verdict"] == "apart"
-    assert protocol.check_phases({}, 160.0, "energy_j") is None
-    phases["text"]["energy_j"] = None
-    assert protocol.check_phases(phases, 160.0, "energy_j") is None
+    return {name: {"method": phase(*values), "baseline": phase(*values)} for name, values in seconds_and_watts.items()}
+
+
+def test_phases_take_turns_in_the_same_pairs_and_add_up():
+    machine = Machine()
+    parts = phases_of(machine, text=(0.25, 80), denoise=(1.5, 170), decode=(0.25, 100))
+    bench = pair_of(machine=machine, method=(2.0, 150.0), baseline=(2.0, 150.0))
+    _, placed, traces = bench.process(phases=parts)
+    assert [b.part for b in placed[:8:2]] == ["whole", "text", "denoise", "decode"]
+    assert {b.part for b in placed[8:]} == {"whole"}  # 40 s of each phase over four processes: one pair
+    assert [name for name, *_ in traces][1:10] == [0, 1, *["text"] * 2, *["denoise"] * 2, *["decode"] * 2, 8]
+    found = summary.phases_of([placed, placed], {"text": 7}, measuring_of())
+    assert found["text"]["latency_s"] == 0.125 and found["text"]["energy_j"] == pytest.approx(10.0)
+    assert found["text"]["mean_w"] == pytest.approx(80.0) and found["text"]["tokens"] == 7
+    assert "tokens" not in found["decode"] and found["denoise"]["energy_j"] == pytest.approx(127.5)
+    assert found["decode"]["ratio"]["latency_s"] == pytest.approx({"value": 1, "low": 1, "high": 1})
+    check = pairs.add_up([placed, placed], energy=True)
+    assert check["verdict"] == "ok" and check["difference"] == pytest.approx(0)
+    assert pairs.add_up([placed, placed], apart=["decode"])["verdict"] == "apart"
+    assert pairs.add_up([placed, placed], apart=["text", "denoise", "decode"]) is None
 
 
 def test_without_a_meter_there_is_latency_and_a_reason_for_no_energy():
-    result, blocks, traces = process_of(Machine(), NoMeter())
-    assert len(result["latency_s"]) == 10 and "meter: none" in result["energy_reason"] and blocks == traces == []
+    result, placed, traces = pair_of().process(NoMeter(), block_s=None)
+    assert "meter: none" in result["energy_reason"] and traces == []
+    assert pairs.ratio([placed])[0] == pytest.approx(0.8) and pairs.ratio([placed], energy=True) is None
 
 
-def results_of(machine, n=2, **changes):
-    """What measure.py reads back from `n` processes."""
-    found = []
-    for process in range(n):
-        result, blocks, traces = process_of(machine, first=process == 0, last=process == n - 1, blocks=2, **changes)
-        found.append(
-            json.loads(
-                json.dumps(
-                    {"status": "ok", "reason": None, **result,
-                     "blocks": [fresh_process.block_row(block) for block in blocks], "phases_apart": [],
-                     "runs": fresh_process.run_rows(blocks, 1),
-                     "traces": [fresh_process.trace_row(*named) for named in traces]},
-                    allow_nan=False,
-                )
-            )
-        )  # fmt: skip
-    return found
+PEAK = {"peak_mb": 100.0, "reserved_mb": None, "source": "synthetic", "model_mb": 60.0, "available_mb": 1000.0}
+
+
+def result_of(bench, **options):
+    """What measure.py reads back from a process."""
+    result, placed, traces = bench.process(**options)
+    return json.loads(
+        json.dumps(
+            {"status": "ok", "reason": None, **result, "blocks": [fresh_process.block_row(block) for block in placed],
+             "phases_apart": [], "tokens": {}, "runs": fresh_process.run_rows(placed, 1),
+             "traces": [fresh_process.trace_row(*named) for named in traces]},
+            allow_nan=False,
+        )
+    )  # fmt: skip
 
 
 def test_a_method_beside_its_baseline():
-    mine, other = Machine(run_s=0.4, run_w=150), Machine(run_s=0.5, run_w=200)
-    found = {"method": results_of(mine), "baseline": results_of(other)}
-    fields = summary.summarize(found, measuring_of())
+    rounds = [result_of(pair_of()) for _ in range(4)]
+    fields = summary.summarize(rounds, PEAK, measuring_of())
     assert fields["energy_j"]["value"] == pytest.approx(30) and fields["baseline"]["energy_j"]["value"] == 50
     assert fields["ratio"]["energy_j"] == pytest.approx({"value": 0.6, "low": 0.6, "high": 0.6})
     assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
-    assert (fields["n_blocks"], fields["n_processes"]) == (4, 2)
+    assert (fields["n_blocks"], fields["n_invalid"], fields["n_processes"]) == (16, 0, 4)
+    assert fields["pairs"] == {"n": 16, "disturbed": 0} and fields["known"] and fields["others_share"] == 0
     assert fields["energy_j"]["net"] == pytest.approx(30 - 20 * 0.2)
-    memory = {"value": 100, "low": 100, "high": 100, "source": "synthetic", "model": 60, "reserved": None}
+    memory = {"value": 100, "low": None, "high": None, "source": "synthetic", "model": 60, "reserved": None}
     assert fields["memory_mb"] == memory
-    assert fields["sampler_effect"] == pytest.approx({"value": 1, "low": 1, "high": 1})  # as long with it as without
     json.dumps(fields, allow_nan=False)
-    alone = summary.summarize({"method": found["method"]}, measuring_of())
-    assert "ratio" not in alone and alone["energy_j"] == fields["energy_j"]
+    alone = summary.summarize([result_of(Bench(method=(0.4, 150.0)))] * 2, PEAK, measuring_of())
+    assert "ratio" not in alone and alone["energy_j"]["value"] == fields["energy_j"]["value"]
+
+
+def test_processes_of_one_side_each_make_pairs_too():
+    method, baseline = (result_of(Bench(**{side: turn})) for side, turn in
+                        (("method", (0.4, 150.0)), ("baseline", (0.5, 200.0))))  # fmt: skip
+    joined = summary.joined(method, baseline)
+    fields = summary.summarize([joined, joined], PEAK, measuring_of())
+    assert fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
+    assert fields["ratio"]["energy_j"]["value"] == pytest.approx(0.6)
+    assert fields["energy_j"]["value"] == pytest.approx(30) and fields["baseline"]["energy_j"]["value"] == 50
+
+
+def test_measuring_ends_when_the_ratios_are_known():
+    wide = [result_of(pair_of(method=(0.4 * factor, 150.0))) for factor in (0.8, 1.2, 0.9, 1.1)]
+    same = [result_of(pair_of())] * 4
+    assert summary.is_known(same, measuring_of()) and not summary.is_known(wide, measuring_of())
+    assert not summary.is_known(same[:3], measuring_of(processes=8))  # the first look is after the fourth
+    assert not summary.is_known(same, measuring_of(precision=0))
 
 
 def test_a_process_that_lacks_good_blocks_leaves_the_energy_empty_and_the_time_there():
-    broken = results_of(Machine(wrong=dict.fromkeys(range(100), frozen)))
-    fields = summary.summarize({"method": broken, "baseline": results_of(Machine())}, measuring_of())
+    broken = result_of(pair_of(machine=Machine(wrong=dict.fromkeys(range(1000), frozen))))
+    fields = summary.summarize([broken, result_of(pair_of())], PEAK, measuring_of())
     assert fields["energy_j"] is None and "did not move" in fields["energy_reason"]
-    assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == 1
-    fields = summary.summarize({"method": results_of(Machine()), "baseline": broken}, measuring_of())
+    assert fields["ratio"]["energy_j"] is None and fields["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
     assert fields["ratio_reason"].startswith("the baseline: ") and "did not move" in fields["ratio_reason"]
 
 
@@ -374,11 +478,6 @@ def test_joules_beside_the_device_are_per_image_and_a_gap_is_none():
     blocks = [{"invalid": False, "images": 10, "beside": {"dram": 5.0, "cpu package": None}}] * 2
     blocks += [{"invalid": True, "images": 10, "beside": {"dram": 900.0}}]
     assert summary.beside(blocks) == {"dram": 0.5, "cpu package": None}
-
-
-def test_neighbours_take_turns():
-    turns = alternation.schedule(3, ["baseline", "method"])
-    assert turns == [("baseline", 0), ("method", 0), ("method", 1), ("baseline", 1), ("baseline", 2), ("method", 2)]
 
 
 @pytest.fixture
@@ -391,9 +490,10 @@ def cell(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "quantwatt.inference.checkpoint", stub)
         monkeypatch.setattr("quantwatt.inference.checkpoint", stub, raising=False)
         fake = fake or (lambda task: pytest.fail("a process was started"))
-        monkeypatch.setattr(alternation, "run_process", lambda task, path, bar: fake(task))
-        manifest.write_json(tmp_path / "checkpoint.json", checkpoint)
-        manifest.write_json(tmp_path / "baseline.json", {"status": "ok"})
+        monkeypatch.setattr(processes.Processes, "forked", lambda self, task: fake(task))
+        monkeypatch.setattr(processes.Processes, "fresh", lambda self, task: fake(task))
+        manifest.write_json(tmp_path / "checkpoint.json", {"size_bytes": 10_000_000, **checkpoint})
+        manifest.write_json(tmp_path / "baseline.json", {"status": "ok", "size_bytes": 20_000_000})
         values = {
             "checkpoint": tmp_path / "checkpoint.json",
             "baseline": tmp_path / "baseline.json",
@@ -420,7 +520,7 @@ def test_a_simulated_method_is_never_timed(cell, tmp_path):
 
 def test_a_sampling_that_is_not_to_be_measured_starts_no_process(cell):
     found = cell({"status": "ok"}, more=["--not-asked"])
-    assert (found["status"], found["reason"]) == ("unmeasured", "measuring.samplings leaves it out")
+    assert (found["status"], found["reason"]) == ("unmeasured", "`measuring` leaves it out")
     assert (found["compute"], found["kernel"]) == ("real", "a kernel")
     found = cell({"status": "ok"}, compute=("simulated", None, "no kernel"), more=["--not-asked"])
     assert found["status"] == "simulated"
@@ -432,46 +532,51 @@ def test_what_the_checkpoint_could_not_do_is_passed_on(cell, status):
     assert (found["status"], found["reason"], found["latency_s"]) == (status, "the reason", None)
 
 
-def test_a_cell_is_measured_in_processes_that_take_turns(cell, tmp_path):
-    machine, tasks = Machine(run_s=0.5, run_w=200), []
+def sides_of(task):
+    return {side: Path(path).stem for side, path in task["checkpoints"].items()}
+
+
+MEMORY = {"status": "ok", "reason": None, "memory": PEAK}
+
+
+def test_a_cell_is_measured_in_processes_that_hold_both(cell, tmp_path):
+    tasks, machine = [], Machine()
 
     def fake(task):
         tasks.append(task)
-        return results_of(machine, 1)[0]
+        bench = pair_of(machine=machine)
+        return MEMORY if task["memory"] else result_of(bench, first=task["first"], last=task["last"])
 
     found = cell({"status": "ok"}, fake=fake)
-    kinds = [Path(task["checkpoint"]).stem for task in tasks]
-    assert kinds == ["baseline", "checkpoint", "checkpoint", "baseline"]
-    assert [(task["first"], task["last"]) for task in tasks] == [
+    assert sides_of(tasks[0]) == {"method": "checkpoint"} and tasks[0]["memory"]
+    assert [sides_of(task) for task in tasks[1:]] == [{"method": "checkpoint", "baseline": "baseline"}] * 4
+    assert [(task["first"], task["last"]) for task in tasks[1:]] == [
         (True, False),
-        (True, False),
-        (False, True),
+        (False, False),
+        (False, False),
         (False, True),
     ]
-    for task in tasks:
-        settings = Measuring.from_settings(task["measuring"])
-        assert (settings.blocks_per_process, settings.latency_s_per_process) == (2, 2.5)
-        assert task["measuring"] == found["measuring"] == settings_of()  # the totals, as config.yaml has them
-    assert found["status"] == "ok" and found["ratio"]["energy_j"]["value"] == pytest.approx(1)
+    assert all(task["measuring"] == found["measuring"] == settings_of() for task in tasks)
+    assert found["status"] == "ok" and found["in_pairs"] and found["ratio"]["energy_j"]["value"] == pytest.approx(0.6)
     rows = list(csv.DictReader((tmp_path / "blocks.csv").open()))
-    assert len(rows) == 8 and {(row["configuration"], row["process"]) for row in rows} == {
-        (name, process) for name in ("method", "baseline") for process in "01"
+    assert len(rows) == 32 and {(row["configuration"], row["process"]) for row in rows} == {
+        (name, process) for name in ("method", "baseline") for process in "0123"
     }
-    assert [process["latency_s"]["n"] for process in found["processes"]] == [10, 10]
-    assert {process["memory"]["peak_mb"] for process in found["processes"]} == {100.0}
+    assert [process["latency_s"]["n"] for process in found["processes"]] == pytest.approx([101] * 4, abs=3)
+    assert found["memory"]["peak_mb"] == 100.0
     power = list(csv.DictReader((tmp_path / "power.csv").open()))
     times = [float(row["t_s"]) for row in power]
     assert times[0] == 0 and times == sorted(times) and power[0]["block"] == "idle-before"
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     start = min(float(row["t_s"]) for row in runs)
-    assert start == pytest.approx(30 + 2 + 5)  # the runs' clock is the samples'
+    assert start == pytest.approx(30 + 2, abs=0.5)  # the runs' clock is the samples'
     assert {row["prompt"] for row in runs} == {"0"}
 
 
 def test_a_sampling_may_say_how_many_are_measured_at_once(cell):
     def fake(task):
         assert task["measuring"]["images_per_batch"] == 8
-        return results_of(Machine(), 1)[0]
+        return MEMORY if task["memory"] else result_of(pair_of())
 
     found = cell({"status": "ok"}, fake=fake, sampling={"batch_size": 8}, images_per_batch=None)
     assert found["images_per_batch"] == 8 and found["status"] == "ok"
@@ -484,58 +589,92 @@ def test_out_of_memory_is_a_result_and_ends_the_cell(cell):
     tasks = []
 
     def fake(task):
-        tasks.append(Path(task["checkpoint"]).stem)
-        return OOM if tasks[-1] == "checkpoint" else results_of(Machine(), 1)[0]
+        tasks.append(task)
+        return OOM
 
     found = cell({"status": "ok"}, fake=fake)
     assert (found["status"], found["reason"], found["latency_s"]) == ("oom", "out of memory", None)
-    assert tasks == ["baseline", "checkpoint"]
+    assert len(tasks) == 1
+
+
+def alone(task, refused=()):
+    """A process of a machine where both sides do not fit together, and the sides in `refused` not at all."""
+    if task["memory"]:
+        return MEMORY
+    sides = list(task["checkpoints"])
+    if len(sides) > 1 or sides[0] in refused:
+        return OOM
+    return result_of(Bench(**{sides[0]: {"method": (0.4, 150.0), "baseline": (0.5, 200.0)}[sides[0]]}))
+
+
+def test_sides_that_do_not_fit_together_take_turns_in_processes_of_their_own(cell):
+    tasks = []
+    found = cell({"status": "ok"}, fake=lambda task: tasks.append(task) or alone(task))
+    assert [list(task["checkpoints"]) for task in tasks[2:]] == [
+        [side] for side in ("method", "baseline", "baseline", "method") * 2
+    ]
+    assert found["in_pairs"] is False and found["ratio"]["latency_s"]["value"] == pytest.approx(0.8)
+    assert found["n_processes"] == 4
+
+
+def test_both_are_not_loaded_where_the_memory_would_not_hold_them(cell):
+    tasks = []
+
+    def fake(task):
+        tasks.append(task)
+        little = {**MEMORY, "memory": {**PEAK, "available_mb": 180.0}}  # 100 + 1.3 * (60 - 10 + 20) are needed
+        return little if task["memory"] else alone(task)
+
+    found = cell({"status": "ok"}, fake=fake)
+    assert found["in_pairs"] is False and all(len(task["checkpoints"]) == 1 for task in tasks)
 
 
 def test_a_baseline_that_does_not_fit_leaves_the_method_measured(cell):
     tasks = []
-
-    def fake(task):
-        tasks.append(Path(task["checkpoint"]).stem)
-        return OOM if tasks[-1] == "baseline" else results_of(Machine(), 1)[0]
-
-    found = cell({"status": "ok"}, fake=fake)
-    assert tasks == ["baseline", "checkpoint", "checkpoint"]
-    assert found["status"] == "ok" and found["energy_j"]["value"] == 50
+    found = cell({"status": "ok"}, fake=lambda task: tasks.append(task) or alone(task, refused=["baseline"]))
+    assert [list(task["checkpoints"]) for task in tasks[2:]] == [["method"], ["baseline"], *[["method"]] * 3]
+    assert found["status"] == "ok" and found["energy_j"]["value"] == pytest.approx(30)
     assert found["baseline"] is None and found["ratio"] == {"energy_j": None, "latency_s": None}
     assert found["ratio_reason"] == "the baseline: out of memory"
 
 
 def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsys):
-    with alternation.Bar("nf4", measuring_of()) as bar:
+    with processes.Bar("nf4", measuring_of()) as bar:
         bar.update('{"step": "energy", "watts": 123.4}\n')
         time.sleep(1.5)
-        bar.update("100\n")  # a library's own line, which happens to be JSON
-        bar.update('{"step": "energy"}\n')
-        assert bar.bar.n >= 1 and bar.bar.total > 300
+        assert bar.update("100\n") == {}  # a library's own line, which happens to be JSON
+        assert bar.update('{"step": "energy"}\n') == {"step": "energy"}
+        assert bar.bar.n >= 1 and bar.bar.total > 200
     shown = capsys.readouterr().err
     assert "measuring nf4, energy" in shown.splitlines()[-1] and "watts=123.4" in shown and "100\n" in shown
 
 
-def run_task(tmp_path):
-    bar = types.SimpleNamespace(update=lambda line: None)
-    return alternation.run_process(
-        {"checkpoint": "x", "output": str(tmp_path / "r.json")}, str(tmp_path / "t.json"), bar
-    )
+@pytest.fixture
+def started(tmp_path):
+    with processes.Processes(tmp_path, types.SimpleNamespace(update=read_line)) as processes_of:
+        yield processes_of
 
 
+def read_line(line):
+    with contextlib.suppress(json.JSONDecodeError):
+        return json.loads(line)
+    return {}
+
+
+@pytest.mark.parametrize("kind", ["fresh", "forked"])
 @pytest.mark.parametrize(
     ("program", "status"), [("import os; os.kill(os.getpid(), 9)", "oom"), ("raise SystemExit(1)", None)]
 )
-def test_a_process_that_ends_early(tmp_path, monkeypatch, program, status):
+def test_a_process_that_ends_early(tmp_path, monkeypatch, started, program, status, kind):
     (tmp_path / "python").write_text(f"#!{sys.executable}\n{program}\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    task = {"checkpoints": {"method": "x"}}
     if status:
-        assert run_task(tmp_path)["status"] == status
+        assert getattr(started, kind)(task)["status"] == status
     else:
         with pytest.raises(DataError, match="measuring x failed"):
-            run_task(tmp_path)
+            getattr(started, kind)(task)
 
 
 @pytest.mark.parametrize(
@@ -552,7 +691,7 @@ def test_out_of_memory_in_a_process_is_told_and_a_bug_is_not(tmp_path, monkeypat
         raise error
 
     monkeypatch.setattr(fresh_process, "measure", fail)
-    manifest.write_json(tmp_path / "task.json", {"output": str(tmp_path / "result.json")})
+    manifest.write_json(tmp_path / "task.json", {"output": str(tmp_path / "result.json"), "memory": False})
     with contextlib.nullcontext() if status else pytest.raises(RuntimeError, match="shapes differ"):
         fresh_process.main([tmp_path / "task.json"])
         result = manifest.read_json(tmp_path / "result.json")
@@ -591,27 +730,45 @@ def test_the_peak_memory_of_a_process_is_its_own():
     assert 0.9 * 60e6 < after - before < 1.2 * 60e6 and after < held.nbytes
 
 
-def test_memory_has_an_interval_over_processes():
-    peaks = [{"peak_mb": peak, "reserved_mb": None, "source": "", "model_mb": 9.0} for peak in (100.0, 101.0, 102.0)]
-    memory = summary.summarize_memory(peaks)
-    half = 4.302653 / 3**0.5  # Student's t of two degrees of freedom, deviation 1
-    assert [memory[key] for key in ("value", "low", "high")] == pytest.approx([101, 101 - half, 101 + half])
-    assert summary.summarize_memory(peaks[:1])["low"] is None
+def test_the_memory_that_is_left_is_the_machines_or_the_cgroups(tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/job/step\n")
+    (tmp_path / "cgroups/job/step").mkdir(parents=True)
+    roots = {"proc": str(tmp_path / "proc"), "cgroups": str(tmp_path / "cgroups")}
+    assert instruments.available_bytes("cpu", **roots) == 5_120_000
+    (tmp_path / "cgroups/job/step/memory.max").write_text("max\n")
+    (tmp_path / "cgroups/job/memory.max").write_text("3000000\n")
+    (tmp_path / "cgroups/job/memory.current").write_text("1000000\n")
+    assert instruments.available_bytes("cpu", **roots) == 2_000_000
+    assert instruments.available_bytes("cpu", str(tmp_path / "no"), str(tmp_path / "no")) is None
+    assert instruments.available_bytes("cpu") > 100_000_000
 
 
 def test_any_callable_in_three_lines():
     from quantwatt import measure
 
-    found = measure(lambda: sum(range(20_000)), block_s=0.3, blocks=2, latency_s=0.2, warmup_s=0, meter="estimate")
-    assert found.estimated and found.energy_j["value"] > 0 and len(found.blocks) >= 2
-    assert "J [" in str(found) and "(estimated)" in str(found)
-    found = measure(lambda: None, meter="none", latency_s=0.01, warmup_s=0)
+    short = {"block_s": 0.05, "blocks": 4, "warmup_s": 0, "limit_s": 2}
+    found = measure(lambda: sum(range(20_000)), meter="estimate", **short)
+    assert found.estimated and found.energy_j["value"] > 0 and len(found.blocks) >= 4
+    assert "J [" in str(found) and "(estimated)" in str(found) and "baseline" not in str(found)
+    found = measure(lambda: None, meter="none", limit_s=0.1, warmup_s=0)
     assert found.energy_j is None and str(found).endswith("no energy: no meter is configured (meter: none)")
     with pytest.raises(experiment.ConfigurationError, match="measuring: unknown key 'blockz'"):
         measure(lambda: None, blockz=3)
 
 
+def test_two_callables_are_measured_in_pairs():
+    from quantwatt import measure
+
+    short = {"block_s": 0.05, "blocks": 6, "warmup_s": 0, "limit_s": 3}
+    found = measure(lambda: sum(range(30_000)), lambda: sum(range(10_000)), meter="estimate", **short)
+    assert 2 < found.latency_ratio[0] < 4.5 and found.latency_ratio[1] < found.latency_ratio[0] < found.latency_ratio[2]
+    assert 2 < found.energy_ratio[0] < 4.5 and found.pairs["n"] >= 6
+    assert "x the baseline" in str(found)
+
+
 def test_every_key_of_measuring_reaches_the_measure_stage():
-    known = schemas.schema("config")["properties"]["measuring"]["properties"].keys() - {"samplings"}
+    known = schemas.schema("config")["properties"]["measuring"]["properties"].keys() - {"samplings", "methods"}
     assert measuring_of().to_settings().keys() == known | {"meter"}
     assert Measuring.from_settings(measuring_of().to_settings()) == measuring_of()

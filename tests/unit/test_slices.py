@@ -117,7 +117,8 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
     ("embedded", "generate", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN | {"images"}, set()),
     ("embedded", "generate_part", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
     ("embedded", "measure", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
-    ("embedded", "measure", "measuring", {}, {"meter", "blocks", "block_s", "idle_w"}, {"samplings"}),
+    ("embedded", "measure", "measuring", {}, {"meter", "blocks", "block_s", "idle_w"}, {"samplings", "methods"}),
+    ("embedded-mixdq", "layer_costs", "measuring", {}, {"meter", "idle_w", "warmup_s"}, {"precision", "limit_s"}),
     ("embedded", "score", "settings", {"metric": "fid"}, {"resamples"}, {"metric"}),
     ("embedded", "reference", "settings", {}, {"images", "seed"}, {"metrics"}),
     ("embedded", "fetch_weights", "settings", {"extractor": "judge"}, {"model"}, {"path"}),
@@ -147,12 +148,11 @@ def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
 def test_every_slice_is_looked_at():
     tried = {(rule, parameter) for _, rule, parameter, *_ in HELD}
     alike = {("sensitivity", "sensitivity"), ("calibrate", "metering"), ("quantize", "metering"), ("trials", "method"),
-             ("layer_costs", "measuring"), ("report", "grid"), ("study", "grid")}  # fmt: skip
+             ("report", "grid"), ("study", "grid")}  # fmt: skip
     assert tried | alike == {(rule, own) for rule, reads in slices.READS.items() for own in reads}
     reads = slices.READS
     assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["study"] == reads["figure"]
     assert reads["trials"]["method"] == reads["candidates"]["method"]
-    assert reads["layer_costs"]["measuring"] == reads["measure"]["measuring"]
 
 
 def test_an_allocation_reads_of_a_solver_its_name_alone():
@@ -371,7 +371,12 @@ SETTINGS = [  # (change in README's table, experiment, how it changes)
         "embedded-mixdq",
         setting("methods/mixed-joules-0.9/allocation/programs/0/objective", "ssim"),
     ),
-    ("measuring settings", "embedded-mixdq", setting("measuring", {"blocks": 9})),
+    ("how long and how precisely is measured (`measuring`)", "embedded-mixdq", setting("measuring", {"blocks": 9})),
+    (
+        "the meter or its settings, `warmup_s`, `images_per_batch`",
+        "embedded-mixdq",
+        setting("measuring", {"warmup_s": 9}),
+    ),
     ("another judge or classifier", "embedded", setting("judge", {"model": "ViT-B-32", "pretrained": "openai"})),
     ("another judge or classifier", "embedded-digits", setting("classifier/path", "resources/models/judge")),
 ]

@@ -105,11 +105,12 @@ def share_of_peak(row, rates):
 def pipeline(args, dtype):
     """Rows of the embedded model generating one image: in float32, bfloat16, and W8A8 rounded to nearest.
 
-    The processes alternate; the interval is Student's t over pairs of consecutive processes.
+    Each process holds all of them and lets them take turns; the interval is Student's t over the processes.
     """
     from benchmarks import model_speed, peers
     from quantwatt.inference import checkpoint
-    from quantwatt.measuring import alternation
+    from quantwatt.measuring import summary
+    from quantwatt.measuring.processes import Bar, Processes
     from quantwatt.measuring.settings import Measuring
 
     methods = {
@@ -120,14 +121,14 @@ def pipeline(args, dtype):
             "activations": {"bits": 8},
         },
     }
-    measuring = experiment.load_config({})["measuring"] | {  # settings of one process
-        **{"meter": "none", "idle_s": 0, "phases_s": 0, "blocks": 0},
-        **{"processes": 1, "latency_s": args.latency_s / args.processes},
+    measuring = experiment.load_config({})["measuring"] | {
+        **{"meter": "none", "precision": 0, "limit_s": args.latency_s, "processes": args.processes},
+        **{"phases_s": 0, "images_per_batch": 1},
     }
     prompts = str(manifest.PROJECT / "resources/prompts/shapes-calibration.txt")
     sampling = {"prompts": prompts, "seed": 0, "steps": args.steps, "guidance": 3.0}
     task = {"sampling": sampling, "measuring": measuring, "device": args.device, "threads": args.threads,
-            "first": False, "last": False}  # fmt: skip
+            "memory": False, "first": False, "last": False}  # fmt: skip
     configurations = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = checkpoints(methods, Path(folder), args.device)
@@ -135,13 +136,15 @@ def pipeline(args, dtype):
             _, kernel, reason = checkpoint.compute_of(path, args.device)
             configurations[name] = (kernel, methods[name]["dtype"], [], reason)
         computed = [name for name, (*_, reason) in configurations.items() if reason is None]
-        for name, _ in alternation.schedule(args.processes, computed):
-            job = {**task, "checkpoint": str(paths[name]), "output": f"{folder}/result.json"}
-            with alternation.Bar(f"tiny-sd3 in {name}", Measuring.from_settings(measuring)) as bar:
-                result = alternation.run_process(job, f"{folder}/task.json", bar)
-            if result["status"] != "ok":
-                raise DataError(f"the embedded model in {name}: {result['reason']}.")
-            configurations[name][2].append(result["latency_s"])
+        task["checkpoints"] = {name: str(paths[name]) for name in computed}
+        with Bar("tiny-sd3", Measuring.from_settings(measuring)) as bar, Processes(folder, bar) as run:
+            for _ in range(args.processes):
+                result = run.forked(task)
+                if result["status"] != "ok":
+                    raise DataError(f"the embedded model: {result['reason']}.")
+                for name in computed:
+                    [seconds] = summary.run_seconds([result], name)
+                    configurations[name][2].append(seconds)
     return list(model_speed.rows_of("pipeline", args.device, WIDTH, IMAGE_TOKENS, configurations))
 
 

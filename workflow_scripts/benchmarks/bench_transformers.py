@@ -127,7 +127,7 @@ def inputs_of(size, batch, device):
 class Worker:
     """The model of one configuration, and its turns.
 
-    settings: the keys of `measuring` in config.yaml, and "meter".
+    settings: the keys of `measuring` in config.yaml, "meter", and "latency_s".
     """
 
     def __init__(self, name, size, device, settings):
@@ -236,16 +236,16 @@ def row_of(case, found):
     }
     row["peak_mb"] = max(turn["peak_mb"] for turn in turns)
     joules = [[turn["energy_j"]] for turn in turns if turn["energy_j"] is not None]
-    row |= interval("energy_j", intervals.nested_mean(joules)) if joules else {}
+    row |= interval("energy_j", intervals.mean_of_processes(joules)) if joules else {}
     row["turns"] = len(turns)
     if base and base[-1]["status"] == "ok":
         times = ([turn["seconds"] for turn in side] for side in (base, turns))
-        row |= interval("ratio_to_bf16", intervals.nested_ratio(*times, statistic=np.median))
+        row |= interval("ratio_to_bf16", intervals.ratio_of_turns(*times, statistic=np.median))
         row["memory_ratio_to_bf16"] = row["peak_mb"] / max(turn["peak_mb"] for turn in base)
         pairs = [(turn["energy_j"], other["energy_j"]) for turn, other in zip(turns, base, strict=True)]
         if all(None not in pair for pair in pairs):
             values = ([[value] for value in side] for side in zip(*pairs, strict=True))
-            row |= interval("energy_ratio_to_bf16", intervals.nested_ratio(*values))
+            row |= interval("energy_ratio_to_bf16", intervals.ratio_of_turns(*values))
     return row
 
 
@@ -264,7 +264,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON",
-                        help="meter, and keys of `measuring` in config.yaml to override")  # fmt: skip
+                        help="meter, latency_s (of each turn), and keys of `measuring` in config.yaml")  # fmt: skip
     parser.add_argument("--output", default="results/benchmarks/transformers.json", help="rows as JSON")
     parser.add_argument("--worker", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -277,8 +277,9 @@ def main(argv=None):
     machine.require(args.device)
     changes = dict(args.settings)
     meter = machine.resolve_meter(changes.pop("meter", "auto"), args.device)
-    defaults = {"warmup_s": 5, "latency_s": 5, "block_s": 10, **changes}
-    settings = experiment.load_config({"measuring": defaults})["measuring"] | {"meter": meter}
+    latency_s = changes.pop("latency_s", 5)
+    completed = experiment.load_config({"measuring": {"warmup_s": 5, "block_s": 10, **changes}})["measuring"]
+    settings = completed | {"meter": meter, "latency_s": latency_s}
     modes = (False,) if args.eager_only else (False, True)
     rows = [
         row

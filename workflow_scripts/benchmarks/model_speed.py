@@ -45,7 +45,7 @@ def rows_of(part, device, width, tokens, found):
         for key, baseline in (("ratio_to_bf16", peers.BFLOAT16), ("ratio_to_fp32", peers.FLOAT32)):
             ratio = [None] * 3
             if groups and found[baseline][2]:
-                ratio = map(manifest.finite, intervals.nested_ratio(found[baseline][2], groups, np.median))
+                ratio = map(manifest.finite, intervals.ratio_of_turns(found[baseline][2], groups, np.median))
             row |= dict(zip((key, f"{key}_low", f"{key}_high"), ratio, strict=True))
         yield row | {"reason": reason}
 

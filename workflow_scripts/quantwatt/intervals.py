@@ -105,6 +105,20 @@ def ratio_of_pairs(processes: Sequence[Values], level: float = LEVEL) -> tuple[f
     return math.exp(ratio), math.exp(low), math.exp(high)
 
 
+def ratio_of_turns(
+    turns: Sequence[Values], baseline: Sequence[Values], statistic: Callable[..., Any] = np.mean
+) -> tuple[float, float, float]:
+    """Ratio of two configurations of which each turn was measured next to the same turn of the other.
+
+    Args:
+        turns, baseline: lists of equal length of [n] positive observations; statistic: of one turn's observations.
+    Returns:
+        (ratio, low, high), as `ratio_of_pairs` of one process whose pairs are the turns.
+    """
+    logs = [math.log(statistic(mine) / statistic(other)) for mine, other in zip(turns, baseline, strict=True)]
+    return ratio_of_pairs([logs])
+
+
 FIRST_LOOK = 4  # processes: fewer have an interval that is wide whatever was measured
 LOOKS_LEVEL = 0.965
 

@@ -190,13 +190,13 @@ def measure_process(
     n_runs, slope = protocol.warm_up(
         protocol.Cycle([run for cycle in zip(*wholes.values(), strict=True) for run in cycle]), settings.warmup_s,
         synchronize, clock, lambda: meter.provenance().get("temperature_c"), settings.steady_s,
-        least=2 * n_batches * len(sides),
+        least=(1 if phases else 2) * n_batches * len(sides),  # making the phases has run everything once
     )  # fmt: skip
     before = meter.provenance()
     fields |= {"warm_up": {"runs": n_runs, "slope_c_per_min": slope}, "device": before | {"temperature_after_c": None}}
     tell(step="pairs")
-    in_pairs, has_energy = len(sides) > 1, meter.name != "none"
-    share = settings.processes * (1 if in_pairs else 2)
+    has_energy = meter.name != "none"
+    share = settings.processes * (2 if len(sides) == 1 else 1)
     watch = neighbours.Watch(meter)
     watch.start()
     state = meter.provenance if meter.reads == "cuda" else dict
@@ -205,8 +205,7 @@ def measure_process(
         meter.least_s if settings.block_s is None else settings.block_s,
         settings.images_per_batch,
         pairs.enough(
-            settings.pairs_per_process, settings.limit_s / share, settings.precision if in_pairs else 0, has_energy,
-            clock,
+            settings.pairs_per_process, settings.limit_s / share, settings.precision, has_energy, clock
         ),
         settings.phases_s / settings.least_processes,
         n_batches, synchronize, around or neighbours.Around(cpus.count().machine, state), tell_watts, clock,

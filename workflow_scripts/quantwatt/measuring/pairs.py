@@ -113,12 +113,14 @@ def _value(block, energy):
 
 
 def counts(placed: Sequence[Placed]) -> dict[str, int]:
-    """{"n", "disturbed"}: pairs of the whole, and those in which other programs disturbed a block."""
-    disturbed: dict[int, bool] = {}
+    """{"n", "disturbed"}: pairs of the whole that have all sides, and those in which others disturbed a block."""
+    sides = {block.side for block in placed}
+    pairs: dict[int, list[Placed]] = {}
     for block in placed:
         if block.part == WHOLE:
-            disturbed[block.pair] = disturbed.get(block.pair, False) or block.disturbed
-    return {"n": len(disturbed), "disturbed": sum(disturbed.values())}
+            pairs.setdefault(block.pair, []).append(block)
+    complete = [pair for pair in pairs.values() if len(pair) == len(sides)]
+    return {"n": len(complete), "disturbed": sum(any(block.disturbed for block in pair) for pair in complete)}
 
 
 def enough(
@@ -143,27 +145,32 @@ def enough(
 
     def ended(placed):
         start[:] = start or [clock()]
-        whole = [block for block in placed if block.part == WHOLE]
-        n_invalid = sum(block.block.invalid for block in whole) if energy else 0
-        good = counts([block for block in whole if not (energy and block.block.invalid)])["n"]
-        found = counts(placed)
-        if (good if n_invalid <= protocol.INVALID_LIMIT else found["n"]) < least or found["n"] % 2:
+        blocks = [block for block in placed if block.part == WHOLE]
+        with_energy = energy and sum(block.block.invalid for block in blocks) <= protocol.INVALID_LIMIT
+        found = counts([block for block in blocks if not (with_energy and block.block.invalid)])
+        if found["n"] < least or found["n"] % 2:
             return False
         if clock() - start[0] >= share_s:
             return True
         if not precision or found["n"] - found["disturbed"] < max(least, ENOUGH_PAIRS):
             return False
-        return all(
-            standard_error(log_ratios(placed, energy=joules)) <= SHARE_OF_PRECISION * precision
-            for joules in ([False, True] if energy and n_invalid <= protocol.INVALID_LIMIT else [False])
-        )
+        keys = [False, True] if with_energy else [False]
+        return all(spread(placed, joules) <= SHARE_OF_PRECISION * precision for joules in keys)
 
     return ended
 
 
-def standard_error(logs: np.ndarray) -> float:
-    """Standard error of the location of logarithms, from their median absolute deviation."""
-    return NORMAL_MAD * float(np.median(np.abs(logs - np.median(logs)))) / math.sqrt(len(logs))
+def spread(placed: Sequence[Placed], energy: bool = False) -> float:
+    """Standard error of the location of one process's logarithms, from their median absolute deviation.
+
+    The logarithms are the pairs' ratios, or the values themselves where there is only one side.
+    """
+    if len({block.side for block in placed}) > 1:
+        logs = log_ratios(placed, energy=energy)
+    else:
+        blocks = [b for b in placed if b.part == WHOLE and not b.disturbed and not (energy and b.block.invalid)]
+        logs = np.log([_value(b.block, energy) for b in blocks])
+    return NORMAL_MAD * float(np.median(np.abs(logs - np.median(logs)))) / math.sqrt(len(logs)) if len(logs) else 0.0
 
 
 def ratio(

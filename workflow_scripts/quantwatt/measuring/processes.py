@@ -39,6 +39,7 @@ class Processes:
             if kind is not None:
                 self.server.terminate()  # its fork ends with it
             self.server.communicate()  # closes its input, at which it ends
+            self.server = None
 
     def fresh(self, task: Mapping[str, Any]) -> Result:
         """Do a task in a new interpreter, whose memory is its own.
@@ -55,15 +56,16 @@ class Processes:
     def forked(self, task: Mapping[str, Any]) -> Result:
         """Do a task in a fork of a process that has imported the libraries; raises as `fresh`."""
         path, task = self._write(task)
-        self.server = self.server or _start([], stdin=subprocess.PIPE)
+        server = self.server = self.server or _start([], stdin=subprocess.PIPE)
         ended = None
         with contextlib.suppress(BrokenPipeError):
-            self.server.stdin.write(f"{path}\n")  # ty: ignore[unresolved-attribute]
-            self.server.stdin.flush()  # ty: ignore[unresolved-attribute]
-        while ended is None and (line := self.server.stdout.readline()):  # ty: ignore[unresolved-attribute]
+            print(path, file=server.stdin, flush=True)
+        for line in server.stdout:  # ty: ignore[not-iterable]  (a pipe)
             ended = self.bar.update(line).get("ended")
-        if ended is None:
-            ended, self.server = self.server.wait(), None
+            if ended is not None:
+                break
+        else:  # the server itself has ended
+            ended, self.server = server.wait(), None
         return self._result(task, ended)
 
     def _write(self, task):

@@ -135,9 +135,9 @@ def phases_of(
         blocks = [
             b.block for placed in processes for b in placed if b.part == part and b.side == METHOD and not b.disturbed
         ] or [b.block for placed in processes for b in placed if b.part == part and b.side == METHOD]
-        joules = [block.energy_j / block.images for block in blocks if not block.invalid]
+        joules = protocol.joules_per_image([blocks])[0]
         seconds = float(np.median([block.seconds / block.images for block in blocks]))
-        energy = float(np.median(joules)) if joules else None
+        energy = float(np.median(joules)) if len(joules) else None
         intervals_of = ratios(processes, settings.level, part)
         found[part] = {
             "latency_s": seconds,
