@@ -190,7 +190,7 @@ def table(args: argparse.Namespace, keep: Callable[[str, dict[str, Any]], object
         paths = bench_kernels.checkpoints(methods, Path(folder), args.device)
         computed = [name for name in methods if checkpoint.compute_of(paths[name], args.device)[0] == "real"]
         computed = [name for name in computed if name != baseline]
-        print(f"About {minutes(args, whole, short, len(computed)):.0f} minutes.", flush=True)
+        print(f"This takes about {minutes(args, whole, short, len(computed)):.0f} min.", flush=True)
         peaks: dict[str, Result] = {}
         for name in computed:
             for beside in (False, True):
