@@ -17,7 +17,7 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install report test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
-.PHONY: bench-kernels bench-solvers bench-measure bench-transformers bench-scale
+.PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-transformers bench-scale
 
 help:
 	@echo "make install                     everything into .venv: about 2 GB"
@@ -69,10 +69,11 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 	PYTHONPATH=workflow_scripts $(BIN)/lint-imports
 
-# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, of
-# `make bench-solvers` and `make bench-kernels`.
+# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, and
+# of `make bench-solvers`, `bench-kernels`, `bench-measure` and `bench-intervals`.
 STUDIES := embedded-mixdq embedded-digits
 readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png results/benchmarks/kernels.png \
+		results/benchmarks/measure.png results/benchmarks/intervals.png \
 		results/embedded-mixdq/figures/budget.png results/embedded-digits/figures/steps.png
 	mkdir -p resources/readme resources/measurements
 	cp $^ resources/readme/
@@ -99,9 +100,15 @@ bench-kernels: .venv/installed
 bench-solvers: .venv/installed backends
 	$(BIN)/python workflow_scripts/benchmarks/bench_solvers.py
 
-# What reading the GPU's power costs the measured program: results/benchmarks/measure.json.
+# What reading the GPU's power costs the measured program, how long methods take to measure how closely, and how many
+# intervals of the baseline against itself hold 1: results/benchmarks/measure.json and .png. 25 minutes on two cores, alone.
 bench-measure: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_measure.py
+
+# Which interval of a ratio holds it in 95 % of simulated measurements: results/benchmarks/intervals.json and .png. Six
+# minutes on one core.
+bench-intervals: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python workflow_scripts/benchmarks/bench_intervals.py
 
 # Stable Diffusion 3.5's transformers, of random weights, in every format on a GPU: results/benchmarks/transformers.json.
 bench-transformers: .venv/installed

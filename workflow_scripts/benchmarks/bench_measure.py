@@ -1,10 +1,10 @@
-"""Measure the overhead of sampling the GPU's power, at the sampling interval of measurements.
+"""Measure what measuring itself costs and is worth: the power sampler's overhead, and the cells of the embedded model.
 
-Three results: (1) the CPU time and the lateness of the sampling process while nothing else runs; (2) the CPU time of a
+Of the sampler: (1) the CPU time and the lateness of the sampling process while nothing else runs; (2) the CPU time of a
 process that only wakes up equally often, the lower bound for any sampler on this machine; (3) the slowdown of a fixed
 single-thread loop with the sampler on. On and off alternate (off, on, on, off), so that a machine that warms up or gets
 busy affects both equally. Without a GPU, pynvml reads a fake NVML compiled from tests/nvml/fakenvml.c: the result is
-then the overhead of the sampler alone, without the driver's.
+then the overhead of the sampler alone, without the driver's. Of the cells: measured_cells.py.
 """
 
 import argparse
@@ -170,17 +170,66 @@ def sentence(found):
     )
 
 
+QUICK = {
+    **{"seconds": 1, "turns": 2, "turn_s": 0.02, "methods": ["rtn-w8a8"], "comparisons": 1, "processes": 2},
+    **{"steps": 1, "comparison_steps": 1, "limit_s": 1, "comparison_s": 0.5},
+}
+
+
 def main(argv=None):
+    args = parse_arguments(argv)
+    found = measure(args.interval_ms, args.seconds, args.turns, args.turn_s) | {"methods": [], "comparisons": []}
+    manifest.write_json(args.output, found)
+    print(sentence(found), flush=True)
+    if args.methods == [] and not args.comparisons:
+        return
+    from benchmarks import measured_cells
+    from quantwatt.measuring import instruments
+
+    instruments.set_threads(args.threads)
+
+    def keep(part, row):  # at once, so that an interrupted run leaves what it has measured
+        found[part].append(row)
+        manifest.write_json(args.output, found)
+
+    measured_cells.table(args, keep)
+    measured_cells.draw(found["methods"], found["comparisons"], args.output)
+    for line in measured_cells.sentences(found["methods"], found["comparisons"]):
+        print(line)
+
+
+def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a little of everything, to see that it works")
     parser.add_argument("--interval-ms", type=float, default=10)
     parser.add_argument("--seconds", type=float, default=20, help="seconds in which only the sampler runs")
     parser.add_argument("--turns", type=int, default=40, help="turns of the loop, each off, on, on, off")
     parser.add_argument("--turn-s", type=float, default=0.25, help="seconds of the loop, each time it runs")
-    parser.add_argument("--output", default="results/benchmarks/measure.json")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of the cells")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all)")
+    parser.add_argument(
+        "--methods", nargs="*", help="of the embedded experiment (default: all that need no calibration)"
+    )
+    parser.add_argument(
+        "--comparisons",
+        type=int,
+        default=40,
+        help="of the baseline with itself, alone and as many beside another program",
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the experiment's)")
+    parser.add_argument("--comparison-steps", type=int, default=4, help="denoising steps of a comparison")
+    parser.add_argument("--limit-s", type=float, help="seconds of a method's blocks (default: the experiment's)")
+    parser.add_argument("--processes", type=int, help="most processes of a cell (default: the experiment's)")
+    parser.add_argument("--comparison-s", type=float, default=3, help="seconds of a comparison's blocks")
+    parser.add_argument("--cell-s", type=float, default=90, help="seconds after which a cell is given up")
+    parser.add_argument("--minutes", type=float, default=30, help="after which no other cell begins")
+    parser.add_argument(
+        "--output", default="results/benchmarks/measure.json", help="JSON; a figure is written next to it"
+    )
     args = parser.parse_args(argv)
-    found = measure(args.interval_ms, args.seconds, args.turns, args.turn_s)
-    manifest.write_json(args.output, found)
-    print(sentence(found))
+    if args.quick:
+        vars(args).update(QUICK)
+    return args
 
 
 if __name__ == "__main__":

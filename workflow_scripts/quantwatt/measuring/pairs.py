@@ -134,7 +134,8 @@ def enough(
 
     A process has enough once it has `least` pairs, and the spread of its undisturbed pairs says that more of them would
     not narrow the interval over processes much, or its time is over. The rule looks at the spread only, never at the
-    ratio, so that it does not choose among results. Invalid blocks are repeated up to INVALID_LIMIT.
+    ratio, so that it does not choose among results. The number of pairs is even: after an odd one a steady drift would
+    shift all processes alike, which no interval over them shows. Invalid blocks are repeated up to INVALID_LIMIT.
 
     Args:
         least: pairs; share_s: seconds of this process, from the first call on; precision: of the ratio, 0: use the
@@ -147,7 +148,7 @@ def enough(
         blocks = [block for block in placed if block.part == WHOLE]
         with_energy = energy and sum(block.block.invalid for block in blocks) <= protocol.INVALID_LIMIT
         found = counts([block for block in blocks if not (with_energy and block.block.invalid)])
-        if found["n"] < least:
+        if found["n"] < least or found["n"] % 2:
             return False
         if clock() - start[0] >= share_s:
             return True
