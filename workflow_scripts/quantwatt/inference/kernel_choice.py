@@ -38,7 +38,7 @@ def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str 
         if kernel.refusal(layer, device):
             continue  # the kernel is for other formats
         try:
-            metadata.version(kernel.PACKAGE)
+            metadata.distribution(kernel.PACKAGE)  # does not parse its metadata, unlike version()
         except metadata.PackageNotFoundError:
             yield kernel, f"{kernel.PACKAGE} is not installed"
             continue
