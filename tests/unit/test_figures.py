@@ -194,6 +194,9 @@ def test_what_was_not_measured_is_named(many):
     figure = quality_vs_cost.draw(figures.Inputs(summary), narrow=False)
     assert any("Not measured here: nf4" in text.get_text() for text in figure.texts)
     assert len(points(figure, 0)) == 5 and sum(filled for filled, *_ in points(figure, 2)) == 5
+    summary.loc[summary["method"] == "nf4", "status"] = "ok"
+    figure = quality_vs_cost.draw(figures.Inputs(summary), narrow=False)
+    assert any("Too noisy here: nf4" in text.get_text() for text in figure.texts)
 
 
 def test_errors_of_layers_before_and_after(many):
