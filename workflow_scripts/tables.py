@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=True,
         help="JSON file, - for standard input: cells, metrics and the baseline of the ratios; optional: samplings "
         "{name: settings}, to detect samplings that differ only by seed or steps, methods {name: settings}, to check "
-        "the cells against, and sensitivities [{model, sensitivity}] of mixed methods",
+        "the cells against, sensitivities [{model, sensitivity}] of mixed methods, and the margin of equal costs",
     )
     parser.add_argument("--carbon", type=float, help="grams of CO2 equivalent per kWh of the grid")
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
@@ -53,10 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
     args = parser.parse_args(argv)
 
-    grid: dict[str, Any] = {"samplings": {}, "sensitivities": [], **cells.read_grid(args.grid)}
+    defaults = {"samplings": {}, "sensitivities": [], "margin": tables.MARGIN}
+    grid: dict[str, Any] = {**defaults, **cells.read_grid(args.grid)}
     records = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
     folder = args.results / "tables"
-    summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon)
+    summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon, grid["margin"])
     tables.write_table(args.summary or folder / "summary.csv", summary)
     tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(records))
     sensitivity = layer_table.sensitivity_table(records, tried_in(args.results, grid["sensitivities"]))

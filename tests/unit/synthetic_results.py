@@ -19,7 +19,7 @@ GPU = {"name": "Example GPU", "kind": "cuda", "uuid_hash": "3f9a1c", "driver": "
 FAKE = GPU | {"name": "FAKE GPU", "fake": True}
 N_IMAGES = 12
 BLOCKS = 8
-INVALID_BLOCK = 3
+PAIRS, DISTURBED = 8, 2  # of which other programs disturbed two
 
 
 class Method(NamedTuple):
@@ -479,10 +479,10 @@ def _measurement(results, cell, methods, status, reason, measured, device, meter
         "memory_mb": None,
         "meter": meter,
         "estimated": meter == "estimate",
-        "block_s": 10.0,
         "n_blocks": 0,
         "n_processes": 0,
-        "blocks": [],
+        "in_pairs": None,
+        "pairs": None,
         "phases": {},
         "phases_check": {},
         "baseline": None,
@@ -498,34 +498,14 @@ def _measurement(results, cell, methods, status, reason, measured, device, meter
     elif status == "ok":
         factor = 1.0 if cell["method"] == baseline else factor
         joules, seconds = (numbers.joules or 1.0) * factor, (numbers.seconds or 0.05) * factor
-        record |= _measured(joules, seconds, energy_reason, numbers.size_mb, rng)
+        record |= _measured(joules, seconds, energy_reason, numbers.size_mb)
         record |= _compared(record, methods[baseline])
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "measurement.json", record)
     _power(folder / "power.csv", record, rng)
 
 
-def _measured(joules, seconds, energy_reason, size_mb, rng):
-    blocks = []
-    noise = rng.normal(0, 0.007, (2, BLOCKS))
-    noise -= np.delete(noise, INVALID_BLOCK, axis=1).mean(axis=1, keepdims=True)  # so that ratios are exact
-    for block in range(BLOCKS):
-        took = seconds * 160 * (1 + noise[0, block])
-        spent = None if energy_reason else joules * 160 * (1 + noise[1, block])
-        invalid = block == INVALID_BLOCK
-        blocks.append(
-            {
-                "configuration": "method",
-                "process": block % 2,
-                "block": block // 2,
-                "images": 160,
-                "seconds": took,
-                "energy_j": spent,
-                "integral_j": spent and spent * 1.006,
-                "invalid": invalid,
-                "reason": "warming up" if invalid else None,
-            }
-        )
+def _measured(joules, seconds, energy_reason, size_mb):
     latency = {"median": seconds, "low": seconds * 0.992, "high": seconds * 1.008, "mean": seconds * 1.01}
     latency |= {"std": seconds * 0.03, "min": seconds * 0.97, "max": seconds * 1.3, "p10": seconds * 0.98}
     latency |= {"p90": seconds * 1.05, "n": 200}
@@ -537,15 +517,22 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
         "energy_reason": energy_reason,
         "memory_mb": {
             "value": 702 + size_mb,
-            "low": 701 + size_mb,
-            "high": 703 + size_mb,
+            "low": None,
+            "high": None,
             "source": "peak RSS of a fresh process",
             "model": 2 + size_mb,
         },
         "n_blocks": BLOCKS - 1,
-        "n_processes": 2,
-        "measuring": {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 5},
-        "sampler_effect": {"value": 1.004, "low": 0.99, "high": 1.02},
+        "n_invalid": 1,
+        "invalid_reasons": ["warming up"],
+        "n_processes": 4,
+        "in_pairs": True,
+        "pairs": {"n": PAIRS, "disturbed": DISTURBED},
+        "known": True,
+        "level": 0.97,
+        "others_share": 0.125,
+        "others": [{"cpu_share": 0.1, "gpu_processes": None}],
+        "measuring": {"precision": 0.05, "limit_s": 60, "block_s": 5, "blocks": 8, "processes": 8, "idle_s": 5},
         "warm_up": [{"runs": 90, "slope_c_per_min": slope} for slope in (0.5, 2.0)],
         "throttled_s": {"power": 12.5, "thermal": 0.0},
         "phases": {
@@ -554,14 +541,17 @@ def _measured(joules, seconds, energy_reason, size_mb, rng):
                 "energy_j": None if energy_reason else share * joules,
                 "runs": 9,
                 "mean_w": None if energy_reason else joules / seconds,
+                "ratio": {
+                    "energy_j": None if energy_reason else {"value": 0.9, "low": 0.88, "high": 0.92},
+                    "latency_s": {"value": 0.91, "low": 0.9, "high": 0.92},
+                },
             }
             for name, share in (("text", 0.04), ("denoise", 0.9), ("decode", 0.05))
         },
         "phases_check": {
-            key: None if whole is None else {"sum": 0.99 * whole, "whole": whole, "difference": -0.01, "verdict": "ok"}
+            key: None if whole is None else {"difference": -0.01, "low": -0.03, "high": 0.01, "verdict": "ok"}
             for key, whole in (("latency_s", seconds), ("energy_j", None if energy_reason else joules))
         },
-        "blocks": blocks,
         "crosscheck": None
         if energy_reason
         else {"counter_j": joules * 1280, "integral_j": joules * 1288, "difference": 0.006, "verdict": "ok"},
@@ -582,10 +572,18 @@ def _compared(record, baseline):
 
 
 def _power(path, record, rng):
-    rows = ["t_s,watts,configuration,process,block"]
-    if record["energy_j"]:
-        for k in range(600):
-            busy = 60 < k < 540 and k % 120 < 110
-            block = ("text" if k > 480 else k // 120) if busy else "idle-before"
-            rows.append(f"{k * 0.1:.3f},{(18 if busy else 4.1) + rng.normal(0, 0.4):.3f},method,0,{block}")
+    """Samples of one process: pairs of blocks, in every other one the phases too."""
+    rows, t_s = ["t_s,watts,configuration,process,block"], 0.0
+    parts = ("whole", "text", "denoise", "decode")
+    order = [("method", "idle-before")] + [
+        (side, part)
+        for pair in range(8 if record["energy_j"] else 0)
+        for part in parts[: 1 if pair % 2 else None]
+        for side in (("method", "baseline"), ("baseline", "method"))[pair % 2]
+    ]
+    for block, (side, part) in enumerate(order if record["energy_j"] else ()):
+        for _ in range(8):
+            watts = (4.1 if part == "idle-before" else 18) + rng.normal(0, 0.4)
+            rows.append(f"{t_s:.3f},{watts:.3f},{side},0,{block if part == 'whole' else part}")
+            t_s += 0.1
     path.write_text("\n".join(rows) + "\n")

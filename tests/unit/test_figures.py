@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -134,6 +135,35 @@ def test_without_energy_time_is_the_cost_and_the_trace_says_why(tmp_path):
     assert " ".join(text.split()) == "No power was sampled: rapl is unreadable."
 
 
+def spans_of(axes):
+    """[(start, end)] of the shaded blocks and phases."""
+    return [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
+
+
+def test_power_shows_the_blocks_of_both_sides_and_the_phases(inputs):
+    [axes] = power_trace.draw(inputs, narrow=False).axes
+    shades = [patch.get_facecolor()[:3] for patch in axes.patches]
+    assert len(set(shades)) == 3 and shades[0] != shades[1]  # method, baseline, phases
+    assert [text.get_text() for text in axes.texts][:3] == ["text", "denoise", "decode"]
+    spans = spans_of(axes)
+    assert len(spans) == power_trace.SHADED and spans[0] == pytest.approx((0, 0.7))  # idle time comes before
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert axes.get_xlim()[1] == spans[-1][1]
+
+
+@pytest.mark.parametrize(("block_s", "drawn", "end"), [(0.3, 24, 7.2), (5, 12, 60), (90, 1, 60)])
+def test_power_is_that_of_a_minute_and_no_barcode(tmp_path, inputs, block_s, drawn, end):
+    results = tmp_path / "results"
+    row = inputs.summary[inputs.summary["method"] == "bf16"].iloc[0]
+    path = layout.path(results, "power", row)
+    path.parent.mkdir(parents=True)
+    lines = [f"{block * block_s + k * block_s / 50},20,{'method baseline'.split()[block % 2]},{process},{block}"
+             for process in (0, 1) for block in range(400) for k in range(50)]  # fmt: skip
+    path.write_text("\n".join(["t_s,watts,configuration,process,block", *lines]) + "\n")
+    [axes] = power_trace.draw(figures.Inputs(inputs.summary, results=results), narrow=False).axes
+    assert len(axes.patches) == drawn and axes.get_xlim()[1] == pytest.approx(end, rel=0.05)
+
+
 def test_when_nothing_ran_every_figure_says_so(coarse, tmp_path):
     failures = dict.fromkeys(synthetic.METHODS, ("unsupported", "no"))
     inputs = inputs_of(tmp_path, synthetic.write_tree(tmp_path, failures=failures, with_images=False))
@@ -194,6 +224,9 @@ def test_what_was_not_measured_is_named(many):
     figure = quality_vs_cost.draw(figures.Inputs(summary), narrow=False)
     assert any("Not measured here: nf4" in text.get_text() for text in figure.texts)
     assert len(points(figure, 0)) == 5 and sum(filled for filled, *_ in points(figure, 2)) == 5
+    summary.loc[summary["method"] == "nf4", "status"] = "ok"
+    figure = quality_vs_cost.draw(figures.Inputs(summary), narrow=False)
+    assert any("Too noisy here: nf4" in text.get_text() for text in figure.texts)
 
 
 def test_errors_of_layers_before_and_after(many):
@@ -398,7 +431,7 @@ def rows_of(inputs, methods):
 
 
 def test_a_panel_of_distances_has_the_baseline_and_better_above(mixed):
-    summary = mixed.summary.drop(columns=["psnr_db"]).assign(psnr_db=np.nan)
+    summary = mixed.summary.assign(psnr_db=np.nan)
     axes = budget.draw(figures.Inputs(summary), narrow=True).axes[0]
     assert "↓ Fréchet distance" in axes.get_title() and axes.yaxis_inverted()
     assert marks(axes)["*"] == [(16, 17.2)]

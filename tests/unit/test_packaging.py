@@ -67,7 +67,7 @@ def test_a_notebook_anywhere_measures_and_loads_after_an_editable_installation(e
 from quantwatt import load_pipeline, measure, open_meter
 import quantwatt
 
-short = dict(warmup_s=0, latency_s=0.1, block_s=0.1, blocks=2, idle_s=0)
+short = dict(warmup_s=0, limit_s=0.1, block_s=0.1, blocks=2, idle_s=0)
 figure = measure(lambda: sum(range(10_000)), meter="none", **short)
 assert figure.latency_s["median"] > 0 and figure.energy_j is None
 load_pipeline(".")

@@ -125,12 +125,13 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
     ("embedded-digits", "fetch_weights", "settings", {"extractor": "classifier"}, {"path"}, {"model"}),
     ("embedded", "fetch_weights", "settings", {"extractor": "inception"}, {"weights"}, {"model"}),
     ("embedded", "tables", "grid", {},
-     {"cells", "metrics", "baseline", "methods", "samplings", "sensitivities"}, {"judge"}),
+     {"cells", "metrics", "baseline", "methods", "samplings", "sensitivities", "margin"}, {"judge"}),
     ("embedded", "figure", "grid", {}, {"cells", "metrics", "baseline"}, {"methods", "samplings"}),
     ("embedded-mixdq", "sensitivity_job", "sensitivity", {"sensitivity": "one-step"},
      {"candidates", "transforms", "prompts", "images", "jobs", "objectives"}, {"costs"}),
     ("embedded-mixdq", "layer_costs", "sensitivity", {"sensitivity": "measured"},
      {"candidates", "costs", "transforms", "prompts", "steps"}, {"jobs", "images", "batch_size", "objectives"}),
+    ("embedded-mixdq", "layer_costs", "measuring", {}, {"images_per_batch", "warmup_s", "meter"}, {"blocks"}),
     ("embedded-mixdq", "candidates", "method", {"method": "mixdq-w4a8"}, METHOD, {"solver", "dtype", "compile"}),
     ("embedded-mixdq", "trials", "sensitivity", {"method": "mixdq-w4a8"},
      {"prompts", "images", "batch_size", "steps"}, {"candidates", "exclude", "jobs", "costs", "objectives"}),
@@ -386,6 +387,7 @@ MODULES = [  # (change in README's table, experiment, plugin)
     (METRIC, "embedded", "metrics/clip-score"),
     ("a kernel's module", "embedded", "kernels/int4pack"),
 ]
+MARGIN = "`margin`"
 SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
     "touch any file, edit a comment, a docstring or how jobs are run (`jobs/`), reorder keys, write a default out, "
@@ -415,8 +417,14 @@ def test_readme_says_what_another_word_for_a_metric_reruns():
     assert stages(followed(set(slices.SHOWING_METRICS), "embedded")) == told(rows()[SHOWN], "embedded")
 
 
+def test_readme_says_that_another_margin_measures_nothing():
+    before, after = read(plan("embedded")), read(plan_of("embedded", margin=0.1))
+    rules = {rule for rule, names in before if before[rule, names] != after[rule, names]}
+    assert rules == {"tables"} and stages(followed(rules, "embedded")) == told(rows()[MARGIN], "embedded")
+
+
 def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
-    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN} | OTHERS == rows().keys()
+    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN} | OTHERS == rows().keys()
 
 
 def test_more_images_draw_no_full_part_anew_and_measure_nothing():

@@ -19,13 +19,14 @@ method,0,0,1,1,12,4,300
 method,1,0,0,0,30,4,220
 method,1,1,0,1,40,2,
 method,1,1,1,2,42,7,
-baseline,0,0,0,0,20,2,900
+baseline,0,1,0,0,20,2,900
 """
-BLOCKS = """configuration,process,block,images,seconds,energy_j,integral_j,invalid,reason,beside
-method,0,0,2,6,400,,False,,
-method,1,0,1,4,220,,False,,
-method,1,1,2,9,,,True,the energy counter was reset,
-baseline,0,0,1,2,900,,False,,
+BLOCKS = """configuration,process,pair,part,block,images,seconds,energy_j,integral_j,invalid,reason,beside
+method,0,0,whole,0,2,6,400,,False,,
+method,0,0,decode,2,9,6,77,,False,,
+method,1,0,whole,0,1,4,220,,False,,
+method,1,1,whole,1,2,9,,,True,the energy counter was reset,
+baseline,0,0,whole,1,1,2,900,,False,,
 """
 POWER = """t_s,watts,configuration,process,block
 0,20,method,0,idle-before
@@ -33,7 +34,8 @@ POWER = """t_s,watts,configuration,process,block
 12.0,75,method,0,0
 15.9,76,method,0,0
 16.5,20,method,0,idle-after
-21,450,baseline,0,0
+18,99,method,0,decode
+21,450,baseline,0,1
 31,55,method,1,0
 32,,method,1,0
 41,90,method,1,1
@@ -108,10 +110,10 @@ def write_text_cell(results, method, layers, items=ITEMS, memory=GPU, **changes)
     measured.mkdir(parents=True)
     for name, content in (("power", POWER), ("blocks", BLOCKS)):
         (measured / f"{name}.csv").write_text(content)
-    processes = [{"latency_s": protocol.summarize_latency([seconds], 2), "memory": memory} for seconds in SECONDS]
+    processes = [{"latency_s": protocol.summarize_latency([seconds], 2)} for seconds in SECONDS]
     record = {"status": "ok", "reason": None, "images_per_batch": 2, "device": {"kind": "cuda"}, "meter": "nvml",
               "estimated": False, "energy_j": {"value": 60.0}, "energy_reason": None,
-              "processes": processes}  # fmt: skip
+              "processes": processes, "memory": memory}  # fmt: skip
     manifest.write_json(measured / "measurement.json", record | changes)
     checkpoint = {"status": "ok", "layers": layers, "size_bytes": 3_000_000, "model_settings": {"dtype": "float16"}}
     manifest.write_json(results / "checkpoints/m" / method / "manifest.json", checkpoint)

@@ -453,16 +453,48 @@ def test_carbon_is_energy_times_the_grids_factor(tmp_path):
     assert tables.summary_table(cells, "bf16")["carbon_g"].isna().all()
 
 
-def test_a_difference_within_the_control_is_not_distinguishable(tmp_path):
+def summary_with(results, cells, method, **changes):
+    """The summary's row of rtn-w8a8 after other measurements of a method."""
+    change_measurements(results, method, **changes)
+    return row(tables.summary_table(read_cells(results, cells, []), "bf16"), "rtn-w8a8")
+
+
+def test_the_control_has_an_interval_and_qualifies_what_it_reaches(tmp_path):
     cells = synthetic.write_tree(tmp_path, with_images=False)
     before = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
-    assert before["energy_floor"] == pytest.approx(1 / 0.99 - 1) and before["verdict"] == "better"
+    control = before[["energy_control", "energy_control_low", "energy_control_high"]]
+    assert list(control) == pytest.approx([1, 0.99, 1.008]) and before["verdict"] == "better"
     noisy = {"value": 1.0, "low": 0.75, "high": 1.3}
-    change_measurements(tmp_path, "bf16", ratio={"energy_j": noisy, "latency_s": None})
-    after = row(tables.summary_table(read_cells(tmp_path, cells, []), "bf16"), "rtn-w8a8")
-    assert after["energy_floor"] == pytest.approx(1 / 0.75 - 1) and after["verdict"] == tables.UNDECIDED
-    assert pd.isna(after["latency_floor"]) and after["latency_verdict"] == tables.UNDECIDED  # without a control
+    after = summary_with(tmp_path, cells, "bf16", ratio={"energy_j": noisy, "latency_s": None})
+    assert after["energy_control_low"] == 0.75 and after["verdict"] == "better, within the control"
+    assert pd.isna(after["latency_control"]) and after["latency_verdict"] == "better, without a control"
     assert after["energy_ratio"] == before["energy_ratio"]
+
+
+@pytest.mark.parametrize("wide", [{"low": 0.0, "high": 1.3e8}, {"low": 0.4, "high": 1.7}, {"low": 0.1, "high": None}])
+def test_what_is_too_noisy_has_neither_value_nor_interval(tmp_path, wide):
+    cells, wide = synthetic.write_tree(tmp_path, with_images=False), {"value": 6.0, "median": 6.0, **wide}
+    found = summary_with(tmp_path, cells, "rtn-w8a8", latency_s=wide, energy_j=wide,
+                         ratio={"energy_j": wide, "latency_s": wide})  # fmt: skip
+    for column in ("energy_j", "latency_s", "energy_ratio", "latency_ratio"):
+        assert found[[column, f"{column}_low", f"{column}_high"]].isna().all(), column
+    told = ("verdict", "latency_verdict", "ratio_reason", "energy_reason", "latency_reason")
+    assert {found[column] for column in told} == {"not measured: the machine was too noisy"}
+    assert found["memory_mb"] > 0 and found["status"] == "ok" and pd.isna(found["memory_reason"])
+    assert found["energy_estimated"] is True
+
+
+def test_a_control_that_is_too_noisy_is_not_shown_and_reaches_everything(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    wide = {"value": 1.0, "low": 0.1, "high": 9.0}
+    found = summary_with(tmp_path, cells, "bf16", ratio={"energy_j": wide, "latency_s": wide})
+    assert pd.isna(found["energy_control_low"]) and found["verdict"] == "better, within the control"
+
+
+def test_pairs_are_counted_with_those_that_were_disturbed(summary):
+    counted = ["n_pairs", "n_disturbed", "n_processes", "in_pairs", "known"]
+    assert list(row(summary, "rtn-w8a8")[counted]) == [synthetic.PAIRS, synthetic.DISTURBED, 4, True, True]
+    assert row(summary, "rtn-w4a8")[counted].isna().all() and (summary["margin"] == 0.05).all()
 
 
 def test_rows_without_a_device_join_the_only_group(tmp_path):
@@ -477,17 +509,51 @@ def test_unreadable_energy_keeps_time(tmp_path):
     assert pd.isna(found["energy_ratio"])
 
 
+QUIET, LOUD, APART = (1.0, 0.99, 1.01), (1.0, 0.9, 1.05), (1.04, 1.02, 1.06)  # controls; the last excludes 1
+
+
 @pytest.mark.parametrize(
-    ("ratio", "low", "high", "floor", "verdict"),
+    ("ratio", "low", "high", "control", "verdict"),
     [
-        (0.85, 0.8, 0.9, 0.0, "better"),
-        (0.85, 0.8, 0.9, None, tables.UNDECIDED),  # no control
-        (1.15, 1.1, 1.2, 0.05, "worse"),
-        (1.0, 0.9, 1.1, 0.0, tables.UNDECIDED),
-        (0.97, 0.96, 0.98, 0.04, tables.UNDECIDED),
-        (0.97, 0.96, 0.98, 0.02, "better"),
-        (0.9, math.nan, math.nan, 0.01, None),
+        (0.85, 0.8, 0.9, QUIET, "better"),
+        (1.15, 1.1, 1.2, QUIET, "worse"),
+        (1.15, 1.1, 1.2, LOUD, "worse"),
+        (0.91, 0.89, 0.93, LOUD, "better, within the control"),
+        (1.1, 1.06, 1.14, LOUD, "worse, within the control"),  # as far as LOUD reaches, if to the other side
+        (0.85, 0.8, 0.9, APART, "better, within the control"),
+        (0.85, 0.8, 0.9, None, "better, without a control"),
+        (1.15, 1.1, 1.2, None, "worse, without a control"),
+        (1.0, 0.9, 1.1, QUIET, "not told apart"),
+        (1.2, 0.99, 1.5, QUIET, "not told apart"),
+        (1.0, 0.96, 1.04, QUIET, "equal"),
+        (0.97, 0.96, 0.98, QUIET, "equal"),  # told apart, by less than matters
+        (0.97, 0.94, 0.99, QUIET, "better"),
+        (0.97, 0.94, 0.99, LOUD, "better, within the control"),
+        (54.0, 20.0, 79.0, QUIET, "worse"),
+        (1.0, 0.4, 1.7, QUIET, "not measured: the machine was too noisy"),
+        (6.0, 0.0, 1.3e8, QUIET, "not measured: the machine was too noisy"),
+        (6.0, 5.0, math.nan, QUIET, "not measured: the machine was too noisy"),
+        (0.9, math.nan, math.nan, QUIET, None),
     ],
 )
-def test_verdict(ratio, low, high, floor, verdict):
-    assert tables.judge(ratio, low, high, floor) == verdict
+def test_verdict(ratio, low, high, control, verdict):
+    assert tables.judge(ratio, low, high, control) == verdict
+
+
+def test_the_margin_of_equal_costs_is_the_users(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    grid = synthetic.write_grid(tmp_path, cells, margin=0.25)
+    tables_rule.main(["--results", str(tmp_path), "--grid", grid])
+    found = row(tables.read_table(tmp_path / "tables/summary.csv"), "rtn-w8a8")
+    assert (found["verdict"], found["latency_verdict"], found["margin"]) == ("equal", "equal", 0.25)
+    assert tables.judge(0.97, 0.96, 0.98, QUIET, margin=0.03) == "better"
+
+
+@pytest.mark.parametrize("control", [QUIET, LOUD, (1.0, 0.5, 1.9)])
+def test_a_ratio_apart_from_1_is_never_called_less_than_that(control):
+    for ratio in np.exp(np.linspace(-1, 1, 81)):
+        for half in (0.01, 0.05, 0.3):
+            low, high = ratio * math.exp(-half), ratio * math.exp(half)
+            verdict = tables.judge(ratio, low, high, control)
+            if not low <= 1 <= high:
+                assert verdict.startswith("better" if ratio < 1 else "worse") or (verdict == "equal" and half < 0.05)

@@ -224,7 +224,7 @@ _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "measuring": lambda plan, names: plan.measuring,
     "grid": lambda plan, names: plan._grid(),
     "grid with settings": lambda plan, names: (
-        plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities}
+        plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities, "margin": plan.config["margin"]}
     ),
 }
 _LOADED = {  # for `Plan.plugins`: {kind: function of plan and wildcards, which returns names}

@@ -1,6 +1,17 @@
 """The summary table: one row per cell from the stages' JSON files, with ratios and verdicts against the baseline.
 
 A value that does not exist is an empty field, never 0; the reason is in a column of its own (`*_reason`).
+
+The verdict on a ratio of time or energy (less is better) is the first of these that holds:
+
+TOO_NOISY        its interval is wider than NOISY_FACTOR; the ratio is then left out
+EQUAL            its interval lies between 1 - margin and 1 + margin
+BETTER, WORSE    its interval excludes 1
+UNDECIDED        its interval includes 1
+
+Better and worse are qualified by the A/A control, which is the baseline measured against itself by the same protocol:
+", within the control" if the ratio is no farther from 1 than a bound of the control's interval, or if that interval
+excludes 1; ", without a control" if there is none.
 """
 
 import math
@@ -19,7 +30,13 @@ from quantwatt.config.metric_entries import Metric
 from quantwatt.report.cells import Cell
 
 METRICS = metric_entries.shown()  # the first with values is drawn against cost and compared over seeds
-BETTER, WORSE, UNDECIDED, BASELINE = "better", "worse", "not distinguishable", "baseline"
+BETTER, WORSE, EQUAL, UNDECIDED, BASELINE = "better", "worse", "equal", "not told apart", "baseline"
+WITHIN_CONTROL, UNCONTROLLED = ", within the control", ", without a control"  # qualify BETTER and WORSE
+TOO_NOISY = "not measured: the machine was too noisy"
+# High over low of an interval from half to twice its value. Few methods halve a cost or double it, so that a wider
+# interval tells nothing of what quantizing does.
+NOISY_FACTOR = 4
+MARGIN = 0.05  # of EQUAL, as config.yaml's default
 TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # read as text
 
 
@@ -41,7 +58,10 @@ SUMMARY_COLUMNS = [
     "verdict",
     *_with_bounds("latency_ratio"),
     "latency_verdict",
-    *"ratio_reason energy_floor latency_floor energy_cpu_package_j energy_dram_j".split(),
+    "ratio_reason",
+    *_with_bounds("energy_control"),
+    *_with_bounds("latency_control"),
+    *"margin n_pairs n_disturbed in_pairs known energy_cpu_package_j energy_dram_j".split(),
     *"tokens_per_s energy_per_token_j".split(),
     *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
     *"carbon_g seed replicate_of steps steps_of allocation sensitivity".split(),
@@ -54,6 +74,7 @@ def summary_table(
     baseline: str,
     samplings: Mapping[str, Mapping[str, Any]] | None = None,
     carbon_g_per_kwh: float | None = None,
+    margin: float = MARGIN,
 ) -> pd.DataFrame:
     """The summary table: one row per cell in the given order, columns SUMMARY_COLUMNS.
 
@@ -62,11 +83,12 @@ def summary_table(
         baseline: name of the unquantized method that ratios and changes refer to.
         samplings: {name: settings}, to detect samplings that differ only by their seed or their number of steps.
         carbon_g_per_kwh: grams of CO2 equivalent per kWh, for the column carbon_g (per image or inference); or None.
+        margin: largest difference from 1 of a ratio that is called EQUAL.
     """
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
     replicates, sweeps = (_differing_by(key, samplings or {}) for key in ("seed", "steps"))
     rows = [
-        _row(cell, references.get((cell.model, cell.sampling)))
+        _row(cell, references.get((cell.model, cell.sampling)), margin)
         | {"replicate_of": replicates.get(cell.sampling), "steps_of": sweeps.get(cell.sampling)}
         for cell in cells
     ]
@@ -86,7 +108,7 @@ def _differing_by(setting, samplings):
     return copies
 
 
-def _row(cell, reference):
+def _row(cell, reference, margin):
     measured, checkpoint = cell.measurement, cell.checkpoint
     status, reason = cell.failure
     device = measured.get("device") or {}
@@ -115,7 +137,7 @@ def _row(cell, reference):
         **_quality(cell),
         **_cost(measured),
         **_changes(cell),
-        **_ratios(cell, reference),
+        **_ratios(cell, reference, margin),
     }
     row.update(_quantizing(cell, row))
     return row
@@ -158,7 +180,8 @@ def metric_of(name: str) -> Metric:
 
 
 def _cost(measured):
-    latency, energy, memory = (measured.get(key) or {} for key in ("latency_s", "energy_j", "memory_mb"))
+    latency, energy, memory = (_unless_noisy(measured.get(key)) for key in ("latency_s", "energy_j", "memory_mb"))
+    counted, timed = measured.get("pairs") or {}, bool(measured.get("latency_s") or measured.get("energy_j"))
     why = measured.get("reason") or measured["status"]
     row = {
         **_interval("latency_s", latency.get("median"), latency.get("low"), latency.get("high")),
@@ -172,8 +195,12 @@ def _cost(measured):
         "memory_source": memory.get("source"),
         "model_mb": memory.get("model"),
         "meter": measured.get("meter"),
-        "n_blocks": measured.get("n_blocks") if latency or energy else None,
-        "n_processes": measured.get("n_processes") if latency or energy else None,
+        "n_blocks": measured.get("n_blocks") if timed else None,
+        "n_processes": measured.get("n_processes") if timed else None,
+        "n_pairs": counted.get("n"),
+        "n_disturbed": counted.get("disturbed"),
+        "in_pairs": measured.get("in_pairs"),
+        "known": measured.get("known"),
     }
     secondary, decode = measured.get("secondary_energy_j") or {}, (measured.get("phases") or {}).get("decode") or {}
     if decode.get("tokens"):  # only text models have it
@@ -181,14 +208,29 @@ def _cost(measured):
         row["energy_per_token_j"] = _scaled(decode["energy_j"], 1 / decode["tokens"])
     row |= {"energy_cpu_package_j": secondary.get("cpu package"), "energy_dram_j": secondary.get("dram")}
     if row["energy_j"] is None:
-        row["energy_reason"] = measured.get("energy_reason") or why
-    else:
+        row["energy_reason"] = measured.get("energy_reason") or (TOO_NOISY if measured.get("energy_j") else why)
+    if measured.get("energy_j"):  # its ratio may be shown where it is too noisy itself
         row["energy_estimated"] = bool(measured.get("estimated"))
     if row["latency_s"] is None:
-        row["latency_reason"] = why
+        row["latency_reason"] = TOO_NOISY if measured.get("latency_s") else why
     if row["memory_mb"] is None:
         row["memory_reason"] = why
     return row
+
+
+def _unless_noisy(figure):
+    """A figure of a measurement; {} if there is none or it is too noisy."""
+    return {} if not figure or is_noisy(figure.get("low"), figure.get("high")) else figure
+
+
+def is_noisy(low: float | None, high: float | None) -> bool:
+    """Whether an interval of a positive figure is too wide to be shown.
+
+    Args:
+        low, high: None or NaN where missing; one alone is infinitely far, without both there is no interval.
+    """
+    bounds = [bound for bound in (low, high) if bound is not None and not math.isnan(bound)]
+    return bounds[1] > NOISY_FACTOR * bounds[0] if len(bounds) == 2 else bool(bounds)
 
 
 def _changes(cell):
@@ -203,53 +245,70 @@ def _changes(cell):
 COSTS = {"energy_j": ("energy", "verdict"), "latency_s": ("latency", "latency_verdict")}
 
 
-def _ratios(cell, reference):
-    """Cost ratios to the baseline measured in turns with the method, with noise floors (A/A control) and verdicts."""
-    row: dict[str, Any] = {}
+def _ratios(cell, reference, margin):
+    """Cost ratios to the baseline measured in turns with the method, the A/A controls, and verdicts."""
+    row: dict[str, Any] = {"margin": margin}
     for key, (name, verdict) in COSTS.items():
-        floor = row[f"{name}_floor"] = noise_floor(reference.measurement, key) if reference else None
+        control = control_of(reference.measurement, key) if reference else None
+        if control and not is_noisy(*control[1:]):
+            row |= _interval(f"{name}_control", *control)
         ratio = (cell.measurement.get("ratio") or {}).get(key)
         if cell is reference:
             row[verdict] = BASELINE if cell.measurement["status"] == "ok" else None
         elif ratio:
-            value, low, high = triple(ratio)
-            row |= _interval(f"{name}_ratio", value, low, high) | {verdict: judge(value, low, high, floor)}
+            row[verdict] = judge(*triple(ratio), control, margin)
+            if row[verdict] != TOO_NOISY:
+                row |= _interval(f"{name}_ratio", *triple(ratio))
     if cell is not reference and row.get("energy_ratio") is None:
         measured = cell.measurement
-        reasons = (measured.get("ratio_reason"), measured.get("energy_reason"), measured.get("reason"))
+        noisy = TOO_NOISY if row.get("verdict") == TOO_NOISY else None
+        reasons = (measured.get("ratio_reason"), measured.get("energy_reason"), measured.get("reason"), noisy)
         row["ratio_reason"] = next((reason for reason in reasons if reason), "no energy was read")
     return row
 
 
-def noise_floor(control: Mapping[str, Any], key: str) -> float | None:
-    """The largest relative difference in the interval of the A/A control (baseline against baseline); or None.
+Interval = tuple[float, float, float]  # value, low, high
+
+
+def control_of(measurement: Mapping[str, Any], key: str) -> Interval | None:
+    """The A/A control, the ratio of the baseline to itself; None without an interval.
 
     Args:
-        control: the measurement of the baseline's cell; key: "energy_j" or "latency_s".
+        measurement: of the baseline's cell; key: "energy_j" or "latency_s".
     """
-    ratio = (control.get("ratio") or {}).get(key)
-    if not ratio:
+    ratio = (measurement.get("ratio") or {}).get(key)
+    if not ratio or None in ratio.values():
         return None
-    bounds = [ratio[end] for end in ("low", "high") if ratio.get(end) is not None] or [ratio["value"]]
-    return max(math.exp(abs(math.log(bound))) for bound in bounds) - 1
+    return triple(ratio)
+
+
+def floor_of(control: Interval) -> float:
+    """The largest relative difference, up or down, in the interval of an A/A control; infinite down to 0."""
+    _, low, high = control
+    return max(high, 1 / low if low > 0 else math.inf) - 1
+
+
+def judge(ratio: float, low: float, high: float, control: Interval | None, margin: float = MARGIN) -> str | None:
+    """Verdict on a cost ratio, as the module says; None without an interval."""
+    if is_noisy(low, high):
+        return TOO_NOISY
+    if math.isnan(low):
+        return None
+    if 1 - margin <= low and high <= 1 + margin:
+        return EQUAL
+    if low <= 1 <= high:
+        return UNDECIDED
+    verdict = BETTER if ratio < 1 else WORSE
+    if control is None:
+        return verdict + UNCONTROLLED
+    includes_1 = control[1] <= 1 <= control[2]
+    return verdict if includes_1 and max(ratio, 1 / ratio) - 1 > floor_of(control) else verdict + WITHIN_CONTROL
 
 
 def device_key(measurement: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(name, UUID hash) of the device; only rows with the same key are grouped."""
     device = measurement.get("device") or {}
     return device.get("name"), device.get("uuid_hash")
-
-
-def judge(ratio: float, low: float, high: float, floor: float | None) -> str | None:
-    """Verdict on a cost ratio (less is better); None without an interval.
-
-    It is UNDECIDED if the interval includes 1, if the ratio is within the noise floor, or if there is no noise floor.
-    """
-    if math.isnan(low) or math.isnan(high):
-        return None
-    if floor is None or low <= 1 <= high or abs(math.log(ratio)) <= math.log1p(floor):
-        return UNDECIDED
-    return BETTER if ratio < 1 else WORSE
 
 
 def _quantizing(cell, row):
@@ -263,7 +322,7 @@ def _quantizing(cell, row):
         "quantize_energy_estimated": any(part.get("estimated") for part in parts) if parts else None,
         "quantize_energy_reason": next((part["reason"] for part in parts if part.get("reason")), None),
     }
-    if fields["quantize_energy_j"] is not None and row.get("verdict") == BETTER:
+    if fields["quantize_energy_j"] is not None and row.get("verdict") == BETTER and row["energy_j"] is not None:
         saving = cell.measurement["baseline"]["energy_j"]["value"] - row["energy_j"]
         if saving > 0 and cost.get("meter") == cell.measurement.get("meter"):
             fields["break_even_images"] = math.ceil(fields["quantize_energy_j"] / saving)

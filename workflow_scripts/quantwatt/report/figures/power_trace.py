@@ -1,4 +1,4 @@
-"""The baseline's sampled power over time: idle, energy blocks, and each phase run alone in a loop."""
+"""The baseline's sampled power while it was measured against itself: the blocks of both sides, and the phases."""
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,12 @@ from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report.figures import GREY, INK, NARROW, PALETTE, WIDE, Inputs, sentence
 from quantwatt.report.tables import first_samplings
+
+FIRST_S = 60  # seconds of the process that are drawn at most
+SHADED = 24  # blocks that are drawn at most: of short blocks, a minute would be a barcode
+SHADES = {"method": "#e3edf6", "baseline": "#f4f6f8"}
+PHASE = "#f6eee3"
+LEAST_WIDTH = 0.02  # share of the axis from which on a phase's name has room
 
 
 def draw(inputs: Inputs, narrow: bool) -> Figure:
@@ -26,9 +32,8 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
         figure.subplots(len(traces), 1, squeeze=False)[:, 0], traces, strict=True
     ):
         for name, start, end in spans:
-            phase = not name.isdigit()
-            axes.axvspan(start, end, color="#f6eee3" if phase else "#eef3f8", linewidth=0, zorder=0)
-            if phase:
+            axes.axvspan(start, end, color=SHADES.get(name, PHASE), linewidth=0, zorder=0)
+            if name not in SHADES and end - start > LEAST_WIDTH * seconds.max():
                 axes.text((start + end) / 2, 0.02, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
                           rotation=90, fontsize=6.5, color=GREY)  # fmt: skip
         _draw_trace(axes, seconds, watts)
@@ -37,14 +42,17 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
         estimated = ", estimated" if row["meter"] == "estimate" else ""
         idle = f"; dashed: idle {row['idle_w']:.3g} W" if pd.notna(row["idle_w"]) else ""
         axes.set_title(f"{row['model']} {row['method']}: power (W{estimated}){idle}", fontsize=8 if narrow else 9.5)
-        axes.set_xlabel("seconds of one process" + ("; energy blocks and phases shaded" if spans else ""))
+        axes.set_xlabel("seconds of one process; shaded: the two blocks of a pair, and phases")
         axes.set_ylim(0, None)
         axes.set_xlim(seconds.min(), seconds.max())
     return figure
 
 
 def _trace(results, row):
-    """(seconds, watts, [(energy block or phase, start, end)]) of the first process in power.csv; None if no samples."""
+    """(seconds, watts, [(side or phase, start, end)]) of the first process in power.csv; None if no samples.
+
+    The spans are the blocks of the whole, by their side, and neighbouring blocks of a phase together.
+    """
     path = layout.path(results, "power", row)
     try:
         samples = pd.read_csv(path, dtype={"block": str})
@@ -52,13 +60,19 @@ def _trace(results, row):
         return None
     if missing := {"t_s", "watts", "configuration", "process", "block"} - set(samples):
         raise DataError(f"{path}: the column {min(missing)} is missing; it has {', '.join(samples)}.")
-    samples = samples[(samples["configuration"] == "method") & (samples["process"] == 0)].dropna(subset=["watts"])
+    samples = samples[(samples["process"] == 0) & ~samples["block"].str.startswith("idle")]
+    samples = samples.dropna(subset=["watts"]).sort_values("t_s", kind="stable")
     if samples.empty:
         return None
-    seconds = samples["t_s"] - samples["t_s"].iloc[0]
-    edges = seconds.groupby(samples["block"], sort=False).agg(["min", "max"])
-    spans = [(name, low, high) for name, low, high in edges.itertuples() if not name.startswith("idle")]
-    return seconds.to_numpy(), samples["watts"].to_numpy(), spans
+    seconds, is_phase = samples["t_s"] - samples["t_s"].iloc[0], ~samples["block"].str.isdigit()
+    names = samples["block"].where(is_phase, samples["configuration"])
+    changes = names.ne(names.shift()) | samples["block"].ne(samples["block"].shift())
+    spans = [
+        (names[own.index[0]], own.iloc[0], own.iloc[-1])
+        for _, own in seconds[seconds < FIRST_S].groupby(changes.cumsum())
+    ][:SHADED]
+    shown = (seconds <= spans[-1][2]).to_numpy()
+    return seconds.to_numpy()[shown], samples["watts"].to_numpy()[shown], spans
 
 
 def _draw_trace(axes, seconds, watts):

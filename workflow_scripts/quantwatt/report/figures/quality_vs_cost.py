@@ -87,10 +87,12 @@ def _note(rows):
         f"★ unquantized   ● measured here   ○ not measured: no cost{mixed}   line: Pareto front   "
         "colour: solver, library"
     )
+    costless = rows[list(COST)].isna().all(axis=1)
     scored = rows[[metric.column for metric in METRICS.values()]].notna().any(axis=1)
     for text, chosen in (
         ("Simulated here: ", rows["status"] == "simulated"),
         ("Not measured here: ", scored & ~rows["status"].isin(["ok", "simulated"])),
+        ("Too noisy here: ", scored & (rows["status"] == "ok") & costless),
     ):
         if chosen.any():
             yield text + ", ".join(rows.loc[chosen, "method"])

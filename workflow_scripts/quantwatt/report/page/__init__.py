@@ -22,7 +22,9 @@ from quantwatt.report.page.budget import budget_comparisons
 from quantwatt.report.page.evaluation import evaluation_sections
 from quantwatt.report.page.failures import failures
 from quantwatt.report.page.steps import step_tables
-from quantwatt.report.page.trust import provenance, trust
+from quantwatt.report.page.trust import COSTS, provenance, trust
+
+NOISE_LIMIT = 0.1  # an A/A control that reaches farther from 1 is told on the first screen
 
 
 def table_groups(summary: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -51,20 +53,50 @@ def seed_tables(summary: pd.DataFrame) -> list[dict[str, Any]]:
 def phase_rows(cells: Iterable[Cell], samplings: Collection[str]) -> list[dict[str, Any]]:
     """One mapping per measured cell with phases: {"title", "phases": [(name, phase)], "apart", "checks", "estimated"}.
 
+    A ratio and a check is (value, low, high), by the key of its cost; a ratio may also be the text TOO_NOISY.
+
     Args:
         samplings: names of the samplings that are shown.
     """
     return [
         {
             "title": f"{cell.model} · {cell.method}" + (f" · {cell.sampling}" if len(samplings) > 1 else ""),
-            "phases": list(phases.items()),
+            "phases": [(name, phase | {"ratio": _ratios_of(phase)}) for name, phase in phases.items()],
             "apart": cell.measurement.get("phases_apart", []),
-            "checks": cell.measurement["phases_check"],
+            "checks": {key: check for key, check in cell.measurement["phases_check"].items() if check},
             "estimated": cell.measurement["estimated"],
         }
         for cell in cells
         if cell.sampling in samplings and (phases := cell.measurement.get("phases"))
     ]
+
+
+def _ratios_of(phase):
+    """{key of a cost: (ratio, low, high) or TOO_NOISY} of a phase to the baseline's."""
+    found = {key: tables.triple(ratio) for key, ratio in phase["ratio"].items() if ratio}
+    return {key: tables.TOO_NOISY if tables.is_noisy(*ratio[1:]) else ratio for key, ratio in found.items()}
+
+
+def noise(cells: Iterable[Cell], baseline: str) -> list[str]:
+    """What each A/A control that reaches beyond NOISE_LIMIT shows: "energy by up to 47 %", the worst first."""
+    floors: dict[str, float] = {}
+    for cell in cells:
+        for key, name in COSTS.items():
+            control = tables.control_of(cell.measurement, key) if cell.method == baseline else None
+            if control:
+                floors[name] = max(floors.get(name, 0), tables.floor_of(control))
+    return [
+        f"{name} by up to {numbers.percent(floor)}" if floor < tables.NOISY_FACTOR - 1 else f"{name} by any amount"
+        for name, floor in sorted(floors.items(), key=lambda item: -item[1])
+        if floor > NOISE_LIMIT
+    ]
+
+
+def disturbance(summary: pd.DataFrame) -> tuple[int, int, list[str]]:
+    """(pairs that other programs disturbed, all pairs, the methods with disturbed pairs)."""
+    counted = summary[summary["n_pairs"].notna()]
+    touched = counted[counted["n_disturbed"] > 0]
+    return int(counted["n_disturbed"].sum()), int(counted["n_pairs"].sum()), list(dict.fromkeys(touched["method"]))
 
 
 def quantizing_rows(summary: pd.DataFrame, layers: pd.DataFrame) -> list[dict[str, Any]]:
@@ -134,7 +166,7 @@ def render(
     )  # fmt: skip
     environment.globals |= {
         name: getattr(numbers, name)
-        for name in ("number", "compact", "bounds", "with_bounds", "listed", "missing", "DASH")
+        for name in ("number", "compact", "percent", "bounds", "with_bounds", "listed", "missing", "DASH")
     }
     shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
     scored = {tables.metric_of(name) for name in metrics}
@@ -161,6 +193,11 @@ def render(
         features=[f for f in summary["features"].dropna().unique() if {f} != published],
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
+        noise=noise(cells, baseline),
+        disturbance=disturbance(shown),
+        margin=summary["margin"].iloc[0],
+        too_noisy=tables.TOO_NOISY,
+        noisy_factor=tables.NOISY_FACTOR,
         phases=phase_rows(cells, set(shown["sampling"])),
         trust=trust(cells, baseline),
         evaluation=evaluation_sections(evaluations or {}),

@@ -4,11 +4,15 @@ import math
 
 import pandas as pd
 
-from quantwatt.report.page.numbers import megabytes, missing, with_bounds
+from quantwatt.report.page.numbers import megabytes, missing, percent, with_bounds
 from quantwatt.report.tables import (
     BETTER,
+    EQUAL,
     METRICS,
-    WORSE,
+    TOO_NOISY,
+    UNCONTROLLED,
+    UNDECIDED,
+    WITHIN_CONTROL,
     first_metric,
     first_samplings,
     is_real,
@@ -65,51 +69,62 @@ def _only_simulated(others, base):
 
 
 def _without_energy(real, measured_base):
-    why = pd.concat([measured_base, real])["energy_reason"].dropna()
+    noisy = (real["verdict"] == TOO_NOISY).any()
+    why = real["ratio_reason" if noisy else "energy_reason"].dropna()
     why = f" ({str(why.iloc[0]).rstrip('.')})" if len(why) else ""
     timed = real[real["latency_ratio"].notna()]
     if timed.empty:
         return [("No energy could be compared", "strong"), (f"{why}.", "")]
     best = _best(timed, "latency_ratio", "latency_verdict")
     cost = _cost_segments(best, "latency", timed, measured_base)
-    return [("No energy could be read", "strong"), (f"{why}. ", ""), *cost, *_ending(best, real, measured_base)]
+    lead = "No energy could be compared" if noisy else "No energy could be read"
+    return [(lead, "strong"), (f"{why}. ", ""), *cost, *_ending(best, real, measured_base)]
+
+
+ORDER = (BETTER, BETTER + WITHIN_CONTROL, BETTER + UNCONTROLLED)  # of what is worth telling
 
 
 def _best(rows, ratio, verdict):
-    """The row with the smallest ratio; only rows with the verdict BETTER if there are any."""
-    better = rows[rows[verdict] == BETTER]
-    chosen = rows if better.empty else better
+    """The row with the smallest ratio, of those with the first verdict of ORDER that any has; else of all."""
+    chosen = next((told for name in ORDER if not (told := rows[rows[verdict] == name]).empty), rows)
     return chosen.loc[chosen[ratio].idxmin()]
 
 
 def _cost_segments(best, kind, compared, measured_base):
-    """The cost of the best method against the baseline: less, more, or not distinguishable."""
+    """The cost of the best method against the baseline: less, more, equal, or not told apart."""
     noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
     each, model = f"{noun} per {best['unit']}", f"the unquantized model ({measured_base['method'].iloc[0]})"
     ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
     estimated = kind == "energy" and best["energy_estimated"] is True
     verb = "uses" if kind == "energy" else "takes"
-    if verdict == BETTER:
+    if missing(verdict):
+        change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
+        return [(best["method"], "strong"), (f"'s {each} differs from that of {model} by ", ""),
+                ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
+    if verdict in (EQUAL, UNDECIDED):
+        what, to = "not told apart", f" from that of {model} ("
+        if verdict == EQUAL:
+            what, to = "equal", f" to that of {model} within {percent(best['margin'])} ("
+        change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
+        return [(best["method"], "strong"), (f"'s {each} is ", ""), (what, "strong"), (to, ""),
+                ("estimated " if estimated else "", "em"), (f"{change})", "")]  # fmt: skip
+    if verdict.startswith(BETTER):
         saved = _percent(1 - ratio, 1 - high, 1 - low)
         start = [(best["method"], "strong"), (f" {verb} ", "")]
-    elif verdict == WORSE:
+    else:
         saved = _percent(ratio - 1, low - 1, high - 1)
         lead = "No measured method saves " + noun if len(compared) > 1 else "Quantizing saves no " + noun
         start = [(lead, "strong"), (": the cheapest, " if len(compared) > 1 else ": ", ""), (best["method"], "strong"),
                  (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
-    elif missing(verdict):
-        change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {each} differs from that of {model} by ", ""),
-                ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
-    else:
-        change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {each} is ", ""), ("not distinguishable", "strong"),
-                (f" from that of {model} (", ""), ("estimated " if estimated else "", "em"),
-                (f"{change})", "")]  # fmt: skip
     if estimated:
         start += [("an ", ""), ("estimated", "em"), (" ", "")]
-    size = "less" if verdict == BETTER else "more"
-    return [*start, (saved, "strong"), (f" {size} {each} than {model}", "")]
+    size = "less" if verdict.startswith(BETTER) else "more"
+    doubt = ""
+    if verdict.endswith(WITHIN_CONTROL):
+        doubt = ", though that model against itself differs as much on this machine"
+    elif verdict.endswith(UNCONTROLLED):
+        doubt = ", which no measurement of that model against itself confirms"
+    return [*start, (saved, "strong"), (f" {size} {each} than {model}{doubt}", "")]
 
 
 def _percent(value, low, high):
@@ -148,17 +163,12 @@ def _with_article(title):
 
 
 def _memory(row, base):
-    """The words ", and y GB less memory" (or more), or that the memory is unknown or not distinguishable."""
+    """The words ", and y GB less memory" (or more, or as much), or that the memory is unknown."""
     if missing(row["memory_mb"]) or missing(base["memory_mb"]):
         text = ", with no memory figure"
-    elif missing(row["memory_mb_low"]) or missing(base["memory_mb_low"]):
-        saved = base["memory_mb"] - row["memory_mb"]
-        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} memory (no interval)"
-    elif row["memory_mb_high"] < base["memory_mb_low"] or row["memory_mb_low"] > base["memory_mb_high"]:
-        saved = base["memory_mb"] - row["memory_mb"]
-        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} memory"
     else:
-        text = ", and no distinguishable change in memory"
+        saved = base["memory_mb"] - row["memory_mb"]
+        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} peak memory"
     if not missing(row["size_mb"]) and not missing(base["size_mb"]):
         text += f" (weights: {megabytes(row['size_mb'])} instead of {megabytes(base['size_mb'])})"
     return text

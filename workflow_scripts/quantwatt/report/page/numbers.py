@@ -52,6 +52,11 @@ def compact(value: float | None) -> str:
     return DASH if missing(value) else f"{value:.4g}"
 
 
+def percent(share: float) -> str:
+    """A share as percent, with two significant digits at most: "4.2 %", "5 %", "120 %"."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
+
+
 def megabytes(value: float) -> str:
     """A size in MB, or in GB from 1000 MB on."""
     return f"{number(value / 1000)} GB" if abs(value) >= 1000 else f"{number(value)} MB"

@@ -1,14 +1,15 @@
-"""How the figures were measured: device, meter, energy blocks, images, scores and versions."""
+"""How the figures were measured: device, meter, pairs of blocks, images, scores and versions."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from quantwatt.measuring.protocol import STEADY_SLOPE
 from quantwatt.report.cells import Cell
-from quantwatt.report.page.numbers import compact, number, span, with_bounds
-from quantwatt.report.tables import device_key, metric_of, noise_floor, triple
+from quantwatt.report.page.numbers import compact, listed, number, percent, span, with_bounds
+from quantwatt.report.tables import TOO_NOISY, control_of, device_key, floor_of, is_noisy, metric_of
 
-PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 2, "idle_s": 30}  # minimum for published figures
+PROTOCOL = {"block_s": 10, "blocks": 8, "processes": 4, "idle_s": 30}  # minimum for published figures, on a GPU
+COSTS = {"energy_j": "energy", "latency_s": "time"}
 
 
 def trust(cells: Iterable[Cell], baseline: str) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -29,16 +30,19 @@ def _device_facts(cells, baseline):
     timed = [m for m in records if m["status"] == "ok"]
     devices = [m["device"] for m in records]
     energy = [m["energy_j"] for m in timed if m.get("energy_j")]
-    blocks = [b for m in timed for b in m.get("blocks") or []]
     facts = [
         ("Device", _distinct(_device_text(d) for d in devices)),
         ("Processor", _distinct(provenance(c, "cpu") for c in cells)),
         ("Kernels", _kernels_text(cells)),
         ("Meter", _distinct(_meter_text(m) for m in timed)),
-        ("Blocks", _distinct(_blocks_text(m) for m in timed)),
-        ("Invalid blocks", _invalid_blocks_text(blocks)),
-        ("Below the protocol", _shortfalls_text(timed)),
+        ("Pairs", _pairs_text(timed)),
+        ("Took turns by process", _apart_text(timed)),
+        ("Other programs", _others_text(timed)),
+        ("Ended by", _ended_text(timed)),
+        ("Intervals of ratios", _distinct(_ratios_text(m) for m in timed)),
         ("Baseline against itself", _control_text([c for c in cells if c.method == baseline])),
+        ("Invalid blocks", _invalid_blocks_text(timed)),
+        ("Below the protocol", _shortfalls_text(timed)),
         ("Warm-up", _warm_up_text(timed)),
         ("Phases", _phases_text(timed)),
         ("Idle power", span((e.get("idle_w") for e in energy), "W")),
@@ -46,8 +50,8 @@ def _device_facts(cells, baseline):
         ("Sampler", _sampler_text(timed)),
         ("Secondary meters", _secondary_text(timed)),
         ("Clock throttling", _throttling_text(timed)),
-        ("Latency", _distinct(_latency_text(m) for m in timed)),
-        ("Memory", _distinct((m.get("memory_mb") or {}).get("source") for m in timed)),
+        ("Latency", _latency_text(timed)),
+        ("Memory", _memory_text(timed)),
         ("Temperature", _temperature_text(devices)),
     ]
     names = {device["name"] for device in devices}
@@ -82,34 +86,99 @@ def _meter_text(record):
     return f"{record['meter']}: energy is {how}" + (f" ({source})" if source else "")
 
 
-def _blocks_text(record):
-    if not record.get("blocks"):
+def _pairs_text(records):
+    """Pairs and processes of a method, and how long a block was."""
+    pairs = _whole_numbers(m["pairs"]["n"] for m in records if m.get("pairs"))
+    processes = _whole_numbers(m["n_processes"] for m in records if m.get("pairs"))
+    if pairs is None:
         return None
-    n = record["n_processes"]
-    where = "one process" if n == 1 else f"{n} fresh processes"
-    turns = ", in turns with as many of the baseline" if record.get("baseline") else ""
-    return f"{len(record['blocks'])} blocks of at least {compact(record['block_s'])} s in {where}{turns}"
+    both = " that hold both" if any(m.get("in_pairs") for m in records) else ""
+    lengths = {m["measuring"]["block_s"] for m in records if m.get("measuring")}
+    length = _distinct("as long as the meter needs" if own is None else f"at least {compact(own)} s" for own in lengths)
+    return (
+        f"{pairs} of each method in {processes} processes{both}: a block of the method next to one of the baseline, "
+        f"each {length}"
+    )
+
+
+def _apart_text(records):
+    """The methods whose processes took turns with the baseline's, and why."""
+    apart = [m["method"] for m in records if m.get("in_pairs") is False]
+    if not apart:
+        return None
+    return f"{listed(list(dict.fromkeys(apart)))}: memory did not hold the method and the baseline together"
+
+
+def _others_text(records):
+    """Pairs that other programs disturbed, and how much of the machine other programs took."""
+    parts = []
+    counted = [m["pairs"] for m in records if m.get("pairs")]
+    if counted:
+        disturbed, total = (sum(pairs[key] for pairs in counted) for key in ("disturbed", "n"))
+        used = " (they count only in a process that has fewer than two others)" if disturbed else ""
+        parts.append(f"disturbed {disturbed} of {total} pairs{used}")
+    shares = [round(100 * m["others_share"], 1) for m in records if m.get("others_share") is not None]
+    if shares:
+        parts.append(f"took {span(shares, '%')} of the CPU time that the measured one took")
+    gpu = [other["gpu_processes"] for m in records for other in m.get("others") or [] if other.get("gpu_processes")]
+    if gpu:
+        parts.append(f"up to {max(gpu)} computed on the GPU")
+    return ", ".join(parts)
+
+
+def _ended_text(records):
+    """The methods that were measured to the precision, and those that the limit ended first."""
+    parts = []
+    asked = [m for m in records if m.get("known") is not None and m.get("ratio")]
+    for known in (True, False):
+        names = list(dict.fromkeys(m["method"] for m in asked if m["known"] is known))
+        ends = [m["measuring"] for m in asked if m["known"] is known]
+        if names and known:
+            half = _distinct(f"±{compact(100 * own['precision'])} %" for own in ends)
+            parts.append(f"the precision of {half}: {', '.join(names)}")
+        elif names:
+            limits = _distinct(f"{compact(own['limit_s'])} s or {own['processes']} processes" for own in ends)
+            parts.append(f"the limit of {limits}: {', '.join(names)}")
+    return _distinct(parts)
+
+
+def _ratios_text(record):
+    if not record.get("level") or not record.get("ratio"):
+        return None
+    looks = ", so that 95 % hold although measuring ends at a width" if record["level"] > 0.95 else ""
+    if record["n_processes"] == 1:
+        return f"{compact(100 * record['level'])} %{looks}: Student's t over the pairs of one process"
+    return f"{compact(100 * record['level'])} %{looks}: Student's t over the Hodges-Lehmann estimates of the processes"
 
 
 def _control_text(cells):
-    """The A/A control of each baseline cell, and the largest difference that it makes not distinguishable."""
+    """The A/A control of each baseline cell, and the difference up to which better and worse are qualified."""
     texts = []
     for cell in cells:
-        if cell.measurement["status"] != "ok":
-            continue
-        for key, name in (("energy_j", "energy"), ("latency_s", "time")):
-            ratio, floor = cell.measurement["ratio"].get(key), noise_floor(cell.measurement, key)
-            if ratio and floor is not None:
-                text = with_bounds(*triple(ratio))
-                texts.append(f"{name} {text}: a difference within {compact(100 * floor)} % is not distinguishable")
-    return _distinct(texts) or "no control was measured, so no difference is called better or worse"
+        for key, name in COSTS.items():
+            control = control_of(cell.measurement, key)
+            if control and is_noisy(*control[1:]):
+                texts.append(f"{name}: {TOO_NOISY}")
+            elif control:
+                texts.append(f"{name} {with_bounds(*control)}, up to {percent(floor_of(control))} from 1")
+    return _distinct(texts) or "no control was measured, so better and worse stand without one"
 
 
 def _shortfalls_text(records):
-    """The settings below PROTOCOL, of measured (not estimated) energy."""
-    used = [m["measuring"] for m in records if m.get("energy_j") and not m["estimated"] and m.get("measuring")]
-    short = [(key, least, min(s[key] for s in used)) for key, least in PROTOCOL.items()] if used else []
-    return _distinct(f"{key} {compact(value)} (at least {least})" for key, least, value in short if value < least)
+    """The settings below PROTOCOL, of energy that was measured (not estimated) on a GPU."""
+    used = [
+        m["measuring"]
+        for m in records
+        if m.get("energy_j") and not m["estimated"] and m["device"].get("kind") == "cuda"
+    ]
+    short = []
+    for key, least in PROTOCOL.items():
+        values = {settings[key] for settings in used}
+        if None in values:
+            short.append(f"{key}: what the meter needs (at least {least})")
+        elif values and min(values) < least:
+            short.append(f"{key} {compact(min(values))} (at least {least})")
+    return _distinct(short)
 
 
 def _warm_up_text(records):
@@ -134,23 +203,24 @@ def _throttling_text(records):
 
 
 def _phases_text(records):
-    """How closely the phases, each run alone in a loop, add up to the whole inference."""
+    """How closely the phases, each run alone, add up to the whole in the same pairs."""
     parts = []
-    for key, name in (("energy_j", "energy"), ("latency_s", "time")):
-        checks = [m["phases_check"][key] for m in records if (m.get("phases_check") or {}).get(key)]
-        apart = span((100 * check["difference"] for check in checks), "%")
-        if apart:
-            worst = "; more than 5 % apart" if any(check["verdict"] == "apart" for check in checks) else ""
-            parts.append(f"{name} {apart} from the whole{worst}")
-    return f"looped alone, they add up to: {', '.join(parts)}" if parts else None
+    for key, name in COSTS.items():
+        checks = [(m["method"], m["phases_check"][key]) for m in records if (m.get("phases_check") or {}).get(key)]
+        found = span((round(100 * check["difference"], 1) for _, check in checks), "%")
+        apart = dict.fromkeys(method for method, check in checks if check["verdict"] == "apart")
+        if found:
+            worst = f" (more than 5 % apart: {', '.join(apart)})" if apart else ""
+            parts.append(f"{name} {found} from the whole{worst}")
+    lost = dict.fromkeys(m["method"] for m in records if m.get("phases") and not m["phases_check"].get("latency_s"))
+    texts = [f"run alone, they add up to: {', '.join(parts)}"] if parts else []
+    return _distinct(texts + ([f"other programs disturbed all pairs of {listed(list(lost))}"] if lost else []))
 
 
-def _invalid_blocks_text(blocks):
-    invalid = [block for block in blocks if block.get("invalid")]
-    if not blocks:
-        return None
-    reasons = _distinct(block.get("reason") for block in invalid)
-    return f"{len(invalid)} of {len(blocks)}" + (f" ({reasons})" if reasons else "")
+def _invalid_blocks_text(records):
+    invalid, valid = (sum(m.get(key) or 0 for m in records) for key in ("n_invalid", "n_blocks"))
+    reasons = _distinct(reason for m in records for reason in m.get("invalid_reasons") or ())
+    return f"{invalid} of {invalid + valid}" + (f" ({reasons})" if reasons else "") if invalid + valid else None
 
 
 def _crosscheck_text(records):
@@ -167,10 +237,7 @@ def _sampler_text(records):
     every = _distinct(compact(s.get("interval_ms")) for s in samplers)
     cost = sum(s.get("cpu_s") or 0 for s in samplers), sum(s.get("wall_s") or 0 for s in samplers)
     share = f", {number(100 * cost[0] / cost[1], 2)} % of one processor" if cost[1] else ""
-    effects = [100 * (m["sampler_effect"]["value"] - 1) for m in records if m.get("sampler_effect")]
-    slower = span(effects, "%")
-    effect = f"; an image took {slower} longer with it than without" if slower else ""
-    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}{effect}"
+    return f"every {every} ms: {total} samples, {missed} missed, {zero} zero{share}"
 
 
 def _secondary_text(records):
@@ -181,11 +248,23 @@ def _secondary_text(records):
     return "; ".join(f"{name} {text}" for name, values in joules_by_meter.items() if (text := span(values, "J each")))
 
 
-def _latency_text(record):
-    latency = record.get("latency_s")
-    if not latency or not latency.get("n"):
+def _latency_text(records):
+    runs = _whole_numbers(m["latency_s"]["n"] for m in records if m.get("latency_s"))
+    batch = _distinct(m.get("images_per_batch") for m in records)
+    return f"median of {runs} timed runs of {batch} in the pairs' blocks" if runs else None
+
+
+def _memory_text(records):
+    sources = _distinct((m.get("memory_mb") or {}).get("source") for m in records)
+    return f"{sources} of each method, in which nothing is timed: one value, without interval" if sources else None
+
+
+def _whole_numbers(counts):
+    """The text "fewest to most" of some counts; None without any."""
+    known = list(counts)
+    if not known:
         return None
-    return f"{latency['n']} timings, {record.get('images_per_batch')} per batch, in runs without the sampler"
+    return str(known[0]) if len(set(known)) == 1 else f"{min(known)} to {max(known)}"
 
 
 def _temperature_text(devices):

@@ -2,8 +2,8 @@
 
 intermediate_power_readings.csv: every power reading inside a run, by method, prompt and run.
 quantization_results_with_energy.csv: one row per method and prompt. Time and power are means over the prompt's runs in
-valid energy blocks, the energy is their total; all are empty if the method was not measured. A prompt without such
-runs (for example without a meter) gets the mean time of the latency runs, which is the same for all prompts.
+valid blocks, the energy is their total; all are empty if the method was not measured. A prompt without such runs (for
+example without a meter) gets the mean time of all runs, which is the same for all prompts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -66,7 +66,7 @@ def write(folder: str | Path, results: str | Path, cells: Iterable[Mapping[str, 
 
 
 def runs_of(path: str | Path, blocks: str | Path) -> tuple[pd.DataFrame, int]:
-    """The method's runs in valid energy blocks, and the number of prompts.
+    """The method's runs in valid blocks of the whole (phases have no runs), and the number of prompts.
 
     Args:
         path, blocks: runs.csv, and blocks.csv, which marks the invalid blocks.

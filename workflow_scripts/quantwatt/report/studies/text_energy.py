@@ -2,8 +2,9 @@
 
 trials.csv: one row per model, precision (method) and trial; each trial is a fresh process. A run is one batch of
 `batch_size` inferences: latencies are per run, throughput and energy per inference. Units: s, W, J, 10^6 or 10^9
-bytes. Power is over all samples in valid energy blocks. A value that was not measured is empty, and `reason` or
-`energy_reason` says why; memory is empty on a CPU, because torch counts the memory of GPUs only.
+bytes. Power is over all samples in valid blocks. A value that was not measured is empty, and `reason` or
+`energy_reason` says why. Memory is that of one more process, the same in all trials; it is empty on a CPU, because
+torch counts the memory of GPUs only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,11 +71,11 @@ def trials_of(results: Path, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     energy = energy_of_trials(paths["measurement"].parent) if measured["energy_j"] else {}
     trials = [
-        {"trial": trial + 1, **latency(process["latency_s"], measured["images_per_batch"]), **memory(process["memory"])}
-        | energy.get(trial, {})
+        {"trial": trial + 1, **latency(process["latency_s"], measured["images_per_batch"]), **energy.get(trial, {})}
         for trial, process in enumerate(measured["processes"])
     ]
-    return [common | trial for trial in trials or [{}]]
+    held = memory(measured["memory"]) if trials else {}
+    return [common | trial | held for trial in trials or [{}]]
 
 
 def latency(inference_s: Mapping[str, Any], batch_size: int) -> dict[str, float | None]:
@@ -91,9 +92,10 @@ def memory(peaks: Mapping[str, Any]) -> dict[str, float]:
 
 
 def energy_of_trials(folder: Path) -> dict[int, dict[str, Any]]:
-    """{process: energy and power over its valid energy blocks}, from blocks.csv and power.csv of a measurement."""
+    """{process: energy and power over its valid blocks of the whole}, from blocks.csv and power.csv."""
     blocks = pd.read_csv(folder / "blocks.csv", dtype={"invalid": str})
-    blocks = blocks[(blocks["configuration"] == "method") & (blocks["invalid"] == "False")]
+    valid = (blocks["part"] == "whole") & (blocks["invalid"] == "False")
+    blocks = blocks[valid & (blocks["configuration"] == "method")]
     samples = pd.read_csv(folder / "power.csv", dtype={"block": str})
     samples = samples[samples["configuration"] == "method"].dropna(subset=["watts"])
     energy = {}
