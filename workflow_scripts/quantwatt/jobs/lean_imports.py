@@ -42,11 +42,11 @@ _lean: set[str] = set()  # the libraries that have been imported here
 def load(*names: str) -> None:
     """Import modules or classes of transformers and diffusers, by dotted names, without what they do not need.
 
-    Nothing happens outside of jobs, and where the library is imported already.
+    Nothing happens outside of jobs, where the library is imported already, and for other libraries.
     """
     for name in names:
         library = name.partition(".")[0]
-        if allowed and (library in _lean or library not in sys.modules):
+        if allowed and library in LEFT_OUT and (library in _lean or library not in sys.modules):
             _lean.add(library)
             with _not_collecting(), _not_distributed(), _absent(library):
                 _put_off(library)

@@ -71,9 +71,9 @@ def serve(paths: Iterable[str]) -> None:
         _, status = os.waitpid(pid, 0)
         with contextlib.suppress(OSError):
             for name in json.loads(Path(f"{path}.modules").read_text()):
-                lean = name.partition(".")[0] in lean_imports.LEFT_OUT
                 with contextlib.suppress(Exception):
-                    (lean_imports.load if lean else importlib.import_module)(name)
+                    lean_imports.load(name)
+                    importlib.import_module(name)
         tell(ended=os.waitstatus_to_exitcode(status))
 
 

@@ -49,7 +49,7 @@ class Processes:
         """
         path, task = self._write(task)
         with _start([path]) as process:
-            for line in process.stdout:  # ty: ignore[not-iterable]  (a pipe)
+            for line in process.stdout or ():
                 self.bar.update(line)
         return self._result(task, process.returncode)
 
