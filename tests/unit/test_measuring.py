@@ -492,6 +492,7 @@ def cell(tmp_path, monkeypatch):
         fake = fake or (lambda task: pytest.fail("a process was started"))
         monkeypatch.setattr(processes.Processes, "forked", lambda self, task: fake(task))
         monkeypatch.setattr(processes.Processes, "fresh", lambda self, task: fake(task))
+        monkeypatch.setattr(processes, "_start", lambda arguments, **pipes: None)
         manifest.write_json(tmp_path / "checkpoint.json", {"size_bytes": 10_000_000, **checkpoint})
         manifest.write_json(tmp_path / "baseline.json", {"status": "ok", "size_bytes": 20_000_000})
         values = {
@@ -536,7 +537,7 @@ def sides_of(task):
     return {side: Path(path).stem for side, path in task["checkpoints"].items()}
 
 
-MEMORY = {"status": "ok", "reason": None, "memory": PEAK}
+MEMORY = {"status": "ok", "reason": None, "memory": PEAK, "modules": []}
 
 
 def test_a_cell_is_measured_in_processes_that_hold_both(cell, tmp_path):
@@ -649,12 +650,6 @@ def test_the_bar_moves_on_and_keeps_the_watts_while_a_process_says_nothing(capsy
     assert "measuring nf4, energy" in shown.splitlines()[-1] and "watts=123.4" in shown and "100\n" in shown
 
 
-@pytest.fixture
-def started(tmp_path):
-    with processes.Processes(tmp_path, types.SimpleNamespace(update=read_line)) as processes_of:
-        yield processes_of
-
-
 def read_line(line):
     with contextlib.suppress(json.JSONDecodeError):
         return json.loads(line)
@@ -665,16 +660,17 @@ def read_line(line):
 @pytest.mark.parametrize(
     ("program", "status"), [("import os; os.kill(os.getpid(), 9)", "oom"), ("raise SystemExit(1)", None)]
 )
-def test_a_process_that_ends_early(tmp_path, monkeypatch, started, program, status, kind):
+def test_a_process_that_ends_early(tmp_path, monkeypatch, program, status, kind):
     (tmp_path / "python").write_text(f"#!{sys.executable}\n{program}\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     task = {"checkpoints": {"method": "x"}}
-    if status:
-        assert getattr(started, kind)(task)["status"] == status
-    else:
-        with pytest.raises(DataError, match="measuring x failed"):
-            getattr(started, kind)(task)
+    with processes.Processes(tmp_path, types.SimpleNamespace(update=read_line)) as started:
+        if status:
+            assert getattr(started, kind)(task)["status"] == status
+        else:
+            with pytest.raises(DataError, match="measuring x failed"):
+                getattr(started, kind)(task)
 
 
 @pytest.mark.parametrize(

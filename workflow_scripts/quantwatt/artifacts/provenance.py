@@ -27,12 +27,13 @@ def provenance(packages: Iterable[str] = ("torch", "diffusers", "transformers"))
         "commit": git.stdout.strip() or None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "versions": {name: version(name) for name in packages},
     }
 
 
-def _cpu_name():
+def cpu_name() -> str | None:
+    """The processor's name, or None where it is unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

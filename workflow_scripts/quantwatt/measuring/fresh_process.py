@@ -9,6 +9,7 @@ printed to stdout, one JSON object per line.
 import contextlib
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -49,15 +50,24 @@ def main(argv: Sequence[str]) -> None:
 def serve(paths: Iterable[str]) -> None:
     """Do the task of each line, the path of a task's file, in a fork of this process; print how each ended.
 
-    What the first task imported is imported here before the next. A library that starts threads at import would leave
-    forks without them, so that from then on every task gets an interpreter of its own.
+    A task of "modules" is to import them here, before what is measured is forked. A library that starts threads at
+    import would leave forks without them, so that every further task gets an interpreter of its own.
     """
     import torch  # noqa: F401
 
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside OpenBLAS's threads, which it ends before
     can_fork = True
     for line in paths:
-        path, known = line.strip(), set(sys.modules)
+        path = line.strip()
+        if modules := manifest.read_json(path).get("modules"):
+            logging.disable()  # what libraries say at import, they have said where these were imported first
+            for name in modules:
+                with contextlib.suppress(Exception):
+                    lean_imports.load(name)
+                    importlib.import_module(name)
+            logging.disable(logging.NOTSET)
+            tell(ended=0)
+            continue
         if not can_fork:
             tell(ended=subprocess.run([sys.executable, "-m", MODULE, path], check=False).returncode)
             continue
@@ -65,20 +75,14 @@ def serve(paths: Iterable[str]) -> None:
         if pid == 0:
             command.end_with_parent()
             main([path])
-            manifest.write_json(f"{path}.modules", sorted(set(sys.modules) - known))
-            return
+            os._exit(0)  # taking down thousands of modules would take longer than loading a small model
         can_fork = len(list(THREADS.iterdir())) == 1
         _, status = os.waitpid(pid, 0)
-        with contextlib.suppress(OSError):
-            for name in json.loads(Path(f"{path}.modules").read_text()):
-                with contextlib.suppress(Exception):
-                    lean_imports.load(name)
-                    importlib.import_module(name)
         tell(ended=os.waitstatus_to_exitcode(status))
 
 
 def memory(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Load one checkpoint, run every batch, and return the peak memory of this process, and what was free before.
+    """Load one checkpoint, run every batch, and return the peak memory of this process, and what it has imported.
 
     Args:
         task: {"checkpoints": {METHOD: path}, "sampling", "measuring", "device", "threads", "output"}.
@@ -92,7 +96,8 @@ def memory(task: Mapping[str, Any]) -> dict[str, Any]:
     runs = prepared(pipeline, samplings.of(task["sampling"]), settings)[1]
     protocol.warm_up(protocol.Cycle(runs), 0, instruments.synchronize_of(device), least=max(2, len(runs)))
     peak = instruments.memory_of(device, pipeline)()
-    return {"status": "ok", "reason": None, "memory": {**peak, "available_mb": available and available / 1e6}}
+    peak["available_mb"] = available and available / 1e6
+    return {"status": "ok", "reason": None, "memory": peak, "modules": sorted(sys.modules)}
 
 
 def measure(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.artifacts.provenance import provenance
+from quantwatt.artifacts.provenance import cpu_name
 from quantwatt.measuring import cpus, protocol
 from quantwatt.measuring.meters import CompositeMeter, Meter, Metering, MeterUnavailable, open_meter, secondary_meters
 
@@ -120,7 +120,7 @@ def describe_device(device: str) -> dict[str, Any]:
     """Describe the device as torch knows it; the meter's description overrides these fields."""
     import torch
 
-    name = torch.cuda.get_device_name(0) if device == "cuda" else provenance()["cpu"]
+    name = torch.cuda.get_device_name(0) if device == "cuda" else cpu_name()
     return {
         "name": name,
         "kind": device,

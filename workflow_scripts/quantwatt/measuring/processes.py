@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +32,7 @@ class Processes:
         self.server: subprocess.Popen[str] | None = None  # forks a process for each task
 
     def __enter__(self) -> Self:
+        self.server = _start([], stdin=subprocess.PIPE)  # it imports PyTorch meanwhile
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -56,17 +57,25 @@ class Processes:
     def forked(self, task: Mapping[str, Any]) -> Result:
         """Do a task in a fork of a process that has imported the libraries; raises as `fresh`."""
         path, task = self._write(task)
+        return self._result(task, self._ask(path))
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Let forks have these modules imported."""
+        if self.server and modules:
+            path, _ = self._write({"modules": modules})
+            self._ask(path)
+
+    def _ask(self, path):
+        """How the task in this file ended: the exit code of its process, or of the server."""
         server = self.server = self.server or _start([], stdin=subprocess.PIPE)
-        ended = None
         with contextlib.suppress(BrokenPipeError):
             print(path, file=server.stdin, flush=True)
-        for line in server.stdout:  # ty: ignore[not-iterable]  (a pipe)
+        for line in server.stdout or ():
             ended = self.bar.update(line).get("ended")
             if ended is not None:
-                break
-        else:  # the server itself has ended
-            ended, self.server = server.wait(), None
-        return self._result(task, ended)
+                return ended
+        self.server = None
+        return server.wait()
 
     def _write(self, task):
         """(path of the task's file, the task with the path of its result)."""
