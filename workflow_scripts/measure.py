@@ -157,7 +157,6 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
     peak = run.fresh({**task, "memory": True, "checkpoints": {METHOD: paths[METHOD]}})
     if peak["status"] != "ok":
         return {}, [], {"status": peak["status"], "reason": peak["reason"]}
-    run.preload(peak["modules"])
     rounds: list[Result] = []
     fields: dict[str, Any] = {"in_pairs": fit_together(peak["memory"], args.checkpoint, args.baseline)}
     while len(rounds) < settings.processes and not summary.is_known(rounds, settings):

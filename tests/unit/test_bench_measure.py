@@ -130,7 +130,7 @@ class Simulated:
 
     def fresh(self, task):
         self.memory.append(Path(task["checkpoints"]["method"]).stem)
-        return {"status": "ok", "memory": {"peak_mb": 2.0, "model_mb": 1.0, "available_mb": None}, "modules": []}
+        return {"status": "ok", "memory": {"peak_mb": 2.0, "model_mb": 1.0, "available_mb": None}}
 
     def forked(self, task):
         if any(Path(path).stem in self.failing for path in task["checkpoints"].values()):

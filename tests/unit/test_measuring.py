@@ -537,7 +537,7 @@ def sides_of(task):
     return {side: Path(path).stem for side, path in task["checkpoints"].items()}
 
 
-MEMORY = {"status": "ok", "reason": None, "memory": PEAK, "modules": []}
+MEMORY = {"status": "ok", "reason": None, "memory": PEAK}
 
 
 def test_a_cell_is_measured_in_processes_that_hold_both(cell, tmp_path):

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from quantwatt.artifacts import failures, manifest
 from quantwatt.artifacts.errors import DataError
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
 def serve(paths: Iterable[str]) -> None:
     """Do the task of each line, the path of a task's file, in a fork of this process; print how each ended.
 
-    A task of "modules" is to import them here, before what is measured is forked. A library that starts threads at
+    A task of "modules" is to import them here, before a measured process is forked. A library that starts threads at
     import would leave forks without them, so that every further task gets an interpreter of its own.
     """
     import torch  # noqa: F401
@@ -75,14 +75,23 @@ def serve(paths: Iterable[str]) -> None:
         if pid == 0:
             command.end_with_parent()
             main([path])
-            os._exit(0)  # taking down thousands of modules would take longer than loading a small model
+            end()
         can_fork = len(list(THREADS.iterdir())) == 1
         _, status = os.waitpid(pid, 0)
         tell(ended=os.waitstatus_to_exitcode(status))
 
 
+def end() -> NoReturn:
+    """End this process at once: taking down thousands of modules would take longer than loading a small model."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def memory(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Load one checkpoint, run every batch, and return the peak memory of this process, and what it has imported.
+    """Load one checkpoint, run every batch, and return the peak memory of this process.
+
+    What the loading has imported is printed, for `serve` to import it meanwhile.
 
     Args:
         task: {"checkpoints": {METHOD: path}, "sampling", "measuring", "device", "threads", "output"}.
@@ -93,11 +102,12 @@ def memory(task: Mapping[str, Any]) -> dict[str, Any]:
     instruments.set_threads(task["threads"])
     available = instruments.available_bytes(device)
     pipeline = checkpoint.load_pipeline(task["checkpoints"][pairs.METHOD], device)
+    tell(modules=sorted(sys.modules))
     runs = prepared(pipeline, samplings.of(task["sampling"]), settings)[1]
     protocol.warm_up(protocol.Cycle(runs), 0, instruments.synchronize_of(device), least=max(2, len(runs)))
     peak = instruments.memory_of(device, pipeline)()
     peak["available_mb"] = available and available / 1e6
-    return {"status": "ok", "reason": None, "memory": peak, "modules": sorted(sys.modules)}
+    return {"status": "ok", "reason": None, "memory": peak}
 
 
 def measure(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,4 +341,4 @@ MODULE = "quantwatt.measuring.fresh_process"
 
 if __name__ == "__main__":
     command.end_with_parent()
-    command.run(lambda: main(sys.argv[1:]))
+    command.run(lambda: main(sys.argv[1:]) or end())

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ class Processes:
         """`folder`: for the files of tasks and results."""
         self.folder, self.bar = Path(folder), bar
         self.server: subprocess.Popen[str] | None = None  # forks a process for each task
+        self.unread = 0  # its answers that nobody has waited for
 
     def __enter__(self) -> Self:
         self.server = _start([], stdin=subprocess.PIPE)  # it imports PyTorch meanwhile
@@ -51,7 +52,7 @@ class Processes:
         path, task = self._write(task)
         with _start([path]) as process:
             for line in process.stdout or ():
-                self.bar.update(line)
+                self._preload(self.bar.update(line).get("modules"))
         return self._result(task, process.returncode)
 
     def forked(self, task: Mapping[str, Any]) -> Result:
@@ -59,22 +60,29 @@ class Processes:
         path, task = self._write(task)
         return self._result(task, self._ask(path))
 
-    def preload(self, modules: Sequence[str]) -> None:
-        """Let forks have these modules imported."""
+    def _preload(self, modules):
+        """Let the server import modules, without waiting for it."""
         if self.server and modules:
-            path, _ = self._write({"modules": modules})
-            self._ask(path)
+            path = self.folder / "modules.json"
+            manifest.write_json(path, {"modules": modules})
+            self._tell(self.server, path)
+
+    def _tell(self, server, path):
+        self.unread += 1
+        with contextlib.suppress(BrokenPipeError):
+            print(path, file=server.stdin, flush=True)
 
     def _ask(self, path):
         """How the task in this file ended: the exit code of its process, or of the server."""
-        server = self.server = self.server or _start([], stdin=subprocess.PIPE)
-        with contextlib.suppress(BrokenPipeError):
-            print(path, file=server.stdin, flush=True)
-        for line in server.stdout or ():
+        self.server = self.server or _start([], stdin=subprocess.PIPE)
+        self._tell(self.server, path)
+        for line in self.server.stdout or ():
             ended = self.bar.update(line).get("ended")
             if ended is not None:
-                return ended
-        self.server = None
+                self.unread -= 1
+                if not self.unread:
+                    return ended
+        server, self.server, self.unread = self.server, None, 0
         return server.wait()
 
     def _write(self, task):
