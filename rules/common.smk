@@ -27,8 +27,9 @@ command.use_this_interpreter()
 
 # A job's output goes to its log, its progress bars go to the terminal: see quantwatt/jobs/progress.py. The last exec
 # makes the script a direct child of Snakemake, so that it ends with Snakemake: see quantwatt/jobs/command.py.
-# Numpy's products would start a thread for each core, of whatever a rule asks for, which wait for one another by spinning:
-# beside another job that takes four times the CPU time. PyTorch has threads of its own.
+# Numpy's products would start a thread for each core, which wait for one another by spinning: beside another job that
+# takes four times the CPU time. PyTorch has threads of its own; measured processes do without the limit, as on ARM it
+# would be PyTorch's too.
 shell.prefix("set -euo pipefail; export QUANTWATT_PROGRESS_FD=3 OPENBLAS_NUM_THREADS=1; exec 3>&2; exec ")
 
 

@@ -106,6 +106,7 @@ class Processes:
 def _start(arguments, **pipes):
     paths = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment.pop("OPENBLAS_NUM_THREADS", None)  # the jobs' own limit, see rules/common.smk
     command_line = [sys.executable, "-m", MODULE, *arguments]
     return subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, env=environment, **pipes)
 
