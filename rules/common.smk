@@ -125,13 +125,13 @@ def resources_of(stage):
     return {"mem_mb": CONFIG["memory_mb"][stage], "runtime": CONFIG["runtime_min"][stage]}
 
 
-def model_resources(stage):
-    """Resources of a job that loads a model: a GPU, and enough memory for the model, doubled at the second attempt."""
+def model_resources(stage, models=1):
+    """Resources of a job that loads models: a GPU, and enough memory for them, doubled at the second attempt."""
 
     def megabytes(wildcards, input, attempt):
         Path(input.get("checkpoint") or input.model).stat()  # FileNotFoundError: Snakemake asks again later
         manifest = plan.path("model", dict(wildcards.items()))
-        return attempt * model_memory.at_least(manifest, CONFIG["memory_mb"][stage])
+        return attempt * model_memory.at_least(manifest, CONFIG["memory_mb"][stage], models)
 
     return resources_of(stage) | {"mem_mb": megabytes, "gpu": GPUS}
 

@@ -15,7 +15,7 @@ rule measure:
         "../envs/torch.yaml"
     threads: whole_machine
     resources:
-        **model_resources("measure"),
+        **model_resources("measure", models=2),  # the method and the baseline
     params:
         **parameters("measure"),
         asked=lambda wildcards: "" if plan.is_measured(wildcards) else "--not-asked",

@@ -79,10 +79,11 @@ class Opened:
 
 def watts(meter, stat, monkeypatch, busy_cpus, before):
     """Of 10 s with so many CPUs busy; `before` and after are the text of the file that the meter reads."""
-    now, joules = [0.0], []
+    now, joules, hz = [0.0], [], os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(estimate.time, "clock_gettime", lambda clock: cpus.process_ticks(stat.read_text()) / hz)
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
     for now[0] in (0.0, 10.0):
-        stat.write_text(before(round(busy_cpus * now[0] * os.sysconf("SC_CLK_TCK"))))
+        stat.write_text(before(round(busy_cpus * now[0] * hz)))
         joules.append(meter._sampler.read()[1])
     return (joules[1] - joules[0]) / 10
 

@@ -27,6 +27,8 @@ def test_weights_are_counted_in_the_larger_of_two_types(tmp_path, dtype, stored,
     path = described(tmp_path / "m", dtype, stored)
     expected = model_memory.LIBRARIES_MB + 1.3 * megabytes
     assert model_memory.model_memory_mb(path, 100) == pytest.approx(expected, abs=1)
+    both = model_memory.LIBRARIES_MB + 2 * (expected - model_memory.LIBRARIES_MB)
+    assert model_memory.model_memory_mb(path, 100, models=2) == pytest.approx(both, abs=2)
     assert model_memory.model_memory_mb(path, 8000) == 8000  # the configuration's value is the least
 
 

@@ -142,8 +142,8 @@ def test_a_prompt(project):
     assert project.plan() == jobs | SUMMARY
 
 
-def test_longer_blocks_only_measure_again(project):
-    project.replace("tests/workflow/quick.yaml", "blocks: 2", "blocks: 3")
+def test_more_blocks_only_measure_again(project):
+    project.replace("tests/workflow/quick.yaml", "blocks: 4", "blocks: 5")
     assert project.plan() == {f"Measure tiny-sd3, {method}, steps-4" for method in METHODS} | SUMMARY
 
 

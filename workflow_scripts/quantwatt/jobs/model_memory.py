@@ -14,22 +14,23 @@ STORED = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}  # bytes 
 MOST_BYTES = 100_000_000  # largest header, as in safetensors
 
 
-def model_memory_mb(manifest_path: str | Path, least: int) -> int:
+def model_memory_mb(manifest_path: str | Path, least: int, models: int = 1) -> int:
     """Memory to request in MB for a job that loads a whole model.
 
     Args:
         manifest_path: the model's manifest.json.
         least: the least request in MB.
+        models: how many such models a process holds at once.
     Raises:
         FileNotFoundError: the manifest does not exist yet.
     """
     loaded = _loaded(str(manifest_path), Path(manifest_path).stat().st_mtime_ns)
-    return max(least, process_mb(loaded))
+    return max(least, process_mb(models * loaded))
 
 
-def at_least(manifest_path: str | Path, least: int) -> int:
+def at_least(manifest_path: str | Path, least: int, models: int = 1) -> int:
     """As `model_memory_mb`, but `least` without a manifest, for example if only a checkpoint was copied here."""
-    return model_memory_mb(manifest_path, least) if Path(manifest_path).exists() else least
+    return model_memory_mb(manifest_path, least, models) if Path(manifest_path).exists() else least
 
 
 def process_mb(loaded: int) -> int:
