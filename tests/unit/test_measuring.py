@@ -354,9 +354,10 @@ def test_a_process_ends_when_its_spread_or_its_time_says_so():
 
 def test_disturbed_pairs_are_measured_again_within_the_limit():
     _, placed, _ = pair_of().process(disturbed=[0, 5], limit_s=600)
-    assert pairs.counts(placed) == {"n": 6, "disturbed": 2} and len(pairs.log_ratios(placed)) == 4
+    assert pairs.counts(placed) == {"n": 6, "disturbed": 2} and len(pairs.log_ratios(placed, quiet=True)) == 4
     _, placed, _ = pair_of().process(disturbed=range(100), limit_s=400)
     assert pairs.counts(placed) == {"n": 6, "disturbed": 6} and len(pairs.log_ratios(placed)) == 6
+    assert len(pairs.log_ratios(placed, quiet=True)) == 0 and pairs.ratio([placed])[0] == pytest.approx(0.8)
 
 
 def test_a_burst_moves_the_ratio_little_and_a_disturbed_pair_not_at_all():
@@ -366,7 +367,11 @@ def test_a_burst_moves_the_ratio_little_and_a_disturbed_pair_not_at_all():
     assert np.exp(logs.mean()) > 0.9 and pairs.ratio([placed, placed])[0] == pytest.approx(0.8, rel=0.05)
     blocks = [b.block.block for b in placed if b.side == "method" and b.block.seconds / b.block.images > 0.21]
     again = [replaced(b, disturbed=b.block.block in blocks) for b in placed]
-    assert np.exp(pairs.log_ratios(again)) == pytest.approx(0.8)
+    assert np.exp(pairs.log_ratios(again, quiet=True)) == pytest.approx(0.8)
+    assert pairs.ratio([again, again]) == pytest.approx((0.8, 0.8, 0.8))
+    noisy = [replaced(b, disturbed=True) for b in pair_of(method=(0.8, 150.0)).process()[1]]
+    assert pairs.ratio([again] * 4 + [noisy]) == pytest.approx((0.8, 0.8, 0.8))  # four processes are enough
+    assert pairs.ratio([again] * 3 + [noisy])[2] > 1
 
 
 def replaced(placed, **around):

@@ -505,7 +505,7 @@ def test_trust_box(page):
         "<dd>torch._int_mm: rtn-w8a8</dd>",
         "energy is estimated, not measured",
         "8 of each method in 4 processes that hold both: a block of the method next to one of the baseline",
-        "disturbed 6 of 24 pairs (they count only in a process that has fewer than two others), took 12.5 % of the CPU",
+        "disturbed 6 of 24 pairs (they count only where fewer than four processes have others), took 12.5 % of the CPU",
         "the precision of ±5 %: bf16, rtn-w8a8, nf4",
         "97 %, so that 95 % hold although measuring ends at a width: Student&#39;s t over the Hodges-Lehmann estimates",
         "energy 1.000 [0.990, 1.008], up to 1 % from 1; time 1.000 [0.990, 1.008], up to 1 % from 1",

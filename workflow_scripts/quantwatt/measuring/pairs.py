@@ -87,25 +87,19 @@ def measure(
     return placed
 
 
-def log_ratios(placed: Sequence[Placed], part: str = WHOLE, energy: bool = False) -> np.ndarray:
-    """[n] logarithms of method over baseline, per image, of the pairs that count.
-
-    Pairs count if other programs disturbed neither block; all count where fewer than two are undisturbed.
+def log_ratios(placed: Sequence[Placed], part: str = WHOLE, energy: bool = False, quiet: bool = False) -> np.ndarray:
+    """[n] logarithms of method over baseline, per image, of one process's pairs.
 
     Args:
-        placed: of one process; energy: whether joules are compared, of blocks that have them, instead of seconds.
+        energy: whether joules are compared, of blocks that have them, instead of seconds.
+        quiet: whether to leave out pairs of which other programs disturbed a block.
     """
-    pairs: dict[int, dict[str, Placed]] = {}
+    pairs: dict[int, dict[str, Block]] = {}
     for block in placed:
-        if block.part == part and not (energy and block.block.invalid):
-            pairs.setdefault(block.pair, {})[block.side] = block
+        if block.part == part and not (energy and block.block.invalid) and not (quiet and block.disturbed):
+            pairs.setdefault(block.pair, {})[block.side] = block.block
     whole = [pair for pair in pairs.values() if len(pair) == 2]
-    quiet = [pair for pair in whole if not any(block.disturbed for block in pair.values())]
-    logs = [
-        math.log(_value(pair[METHOD].block, energy) / _value(pair[BASELINE].block, energy))
-        for pair in (quiet if len(quiet) >= 2 else whole)
-    ]
-    return np.array(logs)
+    return np.array([math.log(_value(pair[METHOD], energy) / _value(pair[BASELINE], energy)) for pair in whole])
 
 
 def _value(block, energy):
@@ -166,7 +160,7 @@ def spread(placed: Sequence[Placed], energy: bool = False) -> float:
     The logarithms are the pairs' ratios, or the values themselves where there is only one side.
     """
     if len({block.side for block in placed}) > 1:
-        logs = log_ratios(placed, energy=energy)
+        logs = log_ratios(placed, energy=energy, quiet=True)
     else:
         blocks = [b for b in placed if b.part == WHOLE and not b.disturbed and not (energy and b.block.invalid)]
         logs = np.log([_value(b.block, energy) for b in blocks])
@@ -176,12 +170,18 @@ def spread(placed: Sequence[Placed], energy: bool = False) -> float:
 def ratio(
     processes: Sequence[Sequence[Placed]], part: str = WHOLE, energy: bool = False, level: float = intervals.LEVEL
 ) -> tuple[float, float, float] | None:
-    """(ratio, low, high) of method over baseline, per image; None where a process has no pair that counts.
+    """(ratio, low, high) of method over baseline, per image; None where a process has no pair.
+
+    Where enough processes have pairs that no other program disturbed, only these pairs count, and the processes that
+    have them; else all. What others took is seen without looking at the ratio, so that this chooses no result.
 
     Args:
-        processes: [Placed] of each process, both sides in each; as `log_ratios`.
+        processes: [Placed] of each process, both sides in each; part, energy: as of `log_ratios`.
     """
+    quiet = [logs for placed in processes if len(logs := log_ratios(placed, part, energy, quiet=True))]
     logs = [log_ratios(placed, part, energy) for placed in processes]
+    if quiet and len(quiet) >= min(intervals.FIRST_LOOK, len(processes)):
+        logs = quiet
     return intervals.ratio_of_pairs(logs, level) if logs and all(map(len, logs)) else None
 
 

@@ -115,7 +115,7 @@ def _others_text(records):
     counted = [m["pairs"] for m in records if m.get("pairs")]
     if counted:
         disturbed, total = (sum(pairs[key] for pairs in counted) for key in ("disturbed", "n"))
-        used = " (they count only in a process that has fewer than two others)" if disturbed else ""
+        used = " (they count only where fewer than four processes have others)" if disturbed else ""
         parts.append(f"disturbed {disturbed} of {total} pairs{used}")
     shares = [round(100 * m["others_share"], 1) for m in records if m.get("others_share") is not None]
     if shares:
