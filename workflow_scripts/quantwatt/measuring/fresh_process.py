@@ -206,7 +206,7 @@ def measure_process(
     n_runs, slope = protocol.warm_up(
         protocol.Cycle([run for cycle in zip(*wholes.values(), strict=True) for run in cycle]), settings.warmup_s,
         synchronize, clock, lambda: meter.provenance().get("temperature_c"), settings.steady_s,
-        least=(1 if phases else 2) * n_batches * len(sides),  # making the phases has run everything once
+        least=(1 if phases else 2) * n_batches * len(sides),  # making the phases has run the first batch
     )  # fmt: skip
     before = meter.provenance()
     fields |= {"warm_up": {"runs": n_runs, "slope_c_per_min": slope}, "device": before | {"temperature_after_c": None}}
