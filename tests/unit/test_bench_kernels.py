@@ -125,3 +125,23 @@ def test_the_embedded_models_processes_take_turns(monkeypatch):
     assert mine["ratio_to_bf16"] == pytest.approx(2) and mine["ratio_to_fp32"] == pytest.approx(4)
     said = "100 ms an image, 2.00 [2.00, 2.00] times bfloat16, 4.00 [4.00, 4.00] times float32"
     assert bench_kernels.spoken(mine) == said
+
+
+def test_a_kernel_is_held_against_libraries_at_every_size():
+    def row(kernel, name, ms, error, tokens):
+        return {"kernel": kernel, "format": name, "ms": ms, "relative_error": error, "tokens": tokens,
+                "in_features": 8, "out_features": 8}  # fmt: skip
+
+    own, peer = bench_kernels.OWN[0], "torch quantize_dynamic"
+    rows = [
+        *(row(own, "W8A8", 1.0, 0.01, tokens) for tokens in (1, 64)),
+        *(row(own, "W8A8 static", 0.1, 0.01, tokens) for tokens in (1, 64)),  # another format
+        row(bench_kernels.OWN[1], "W8A8", 0.5, 0.01, 1),  # our second kernel
+        row(peer, "W8A8 per tensor", 1.5, 0.02, 1),
+        row(peer, "W8A8 per tensor", 0.9, 0.02, 64),
+        row("nothing", "W8A8", None, None, 64),
+        row("another", "W4A16", 1, 0.1, 64),
+    ]
+    assert list(bench_kernels.against_peers(rows)) == [
+        "W8A8 against torch quantize_dynamic: 0.90 to 1.50 times its speed at 2 sizes, at 0.50 of its error."
+    ]

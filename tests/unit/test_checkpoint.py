@@ -260,7 +260,7 @@ def test_fresh_process_gives_the_same_bits_in_three_lines(family, layers, tmp_pa
 
 
 def test_a_layer_without_a_kernel_is_named_with_what_it_would_take():
-    weights = {"format": "integer", "bits": 8, "granularity": "group", "group_size": 32, "symmetric": True}
+    weights = {"format": "integer", "bits": 8, "granularity": "group", "group_size": 4, "symmetric": True}
     layer = {"weights": weights, "in_features": 64, "out_features": 64, "library": None, "parts": []}
     inputs = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
     compute, _, reason = kernel_choice.compute_of({"to_q": layer | {"activations": inputs}}, "cpu")

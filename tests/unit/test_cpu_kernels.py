@@ -1,6 +1,8 @@
 """CPU kernels against the dequantized layer: every supported format, and edge-case shapes."""
 
+import copy
 import os
+import pickle
 import subprocess
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import torch
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.inference import fused, kernel_choice, linear
-from quantwatt.inference.kernels import avx2_int8, int4pack, onednn_convolution, onednn_int8, unpacked
+from quantwatt.inference import fused, int8, kernel_choice, linear
+from quantwatt.inference.kernels import int8_in_c, onednn_convolution, onednn_int8, unpacked
 
 SCRIPTS = Path(__file__).parents[2] / "workflow_scripts"
 # Norm of the error relative to that of the outputs: sums in another order, and rounded to bfloat16 in other places.
@@ -52,20 +54,22 @@ WEIGHT_ONLY = {
     "w4-float-zero": integer(4, "group", 128, symmetric=False, zero_point="float"),
     "w3-tensor": integer(3, "tensor", symmetric=False),
     "w2-odd-groups": integer(2, "group", 7),
+    "w2-groups": integer(2, "group", 32, symmetric=False),
+    "w8-groups": integer(8, "group", 8, symmetric=False),
     "nf4": {"format": "nf4", "bits": 4, "group_size": 64},
     "fp4": {"format": "fp4", "bits": 4, "group_size": 48},
 }
 
 
-NEEDS_C = pytest.mark.skipif(not hasattr(fused.library(), "multiply"), reason="no C compiler, or no AVX2")
-INT8 = [onednn_int8, pytest.param(avx2_int8, marks=NEEDS_C)]
+NEEDS_C = pytest.mark.skipif(not int8.paths(), reason="no C compiler, or no AVX2")
+INT8 = [onednn_int8, pytest.param(int8_in_c, marks=NEEDS_C)]
 
 
 @pytest.fixture(params=["compiled", "eager"])
 def passes(request, monkeypatch):
     """What goes around the products: in C, and as PyTorch has it where nothing compiles C."""
     if request.param == "eager":
-        monkeypatch.setattr(fused, "_library_for", lambda *_: None)
+        monkeypatch.setattr(fused, "library", lambda: None)
     elif fused.library() is None:
         pytest.skip("no C compiler")
 
@@ -98,19 +102,155 @@ def test_int8_product_agrees_with_the_dequantized_layer(passes, weights, activat
     assert agree(*both(onednn_int8, weights, activations, torch.randn(37, 83), inputs, torch.randn(37)))
 
 
-@NEEDS_C
+@pytest.fixture(params=int8.PATHS)
+def path(request, monkeypatch):
+    """The C product computes by one path, which is skipped where this CPU does not run it."""
+    number = int8.PATHS.index(request.param)
+    if number not in int8.paths():
+        pytest.skip(f"this CPU has no {request.param}")
+    monkeypatch.setattr(int8, "paths", lambda: (number,))
+    monkeypatch.setattr(int8_in_c.kernel_times, "is_faster", lambda *_: False)
+
+
+GROUPED = {
+    "w4-groups": integer(4, "group", 32),
+    "w4-groups-asymmetric": integer(4, "group", 24, symmetric=False),
+    "w8-groups": integer(8, "group", 64),
+    "w2-groups": integer(2, "group", 16, symmetric=False),
+    "w6-groups": integer(6, "group", 40, symmetric=False),
+}
+SHAPES = [(29, 83, 37), (1, 64, 200), (24, 128, 16), (50, 7, 1), (13, 200, 64), (7, 33, 131)]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("shape", [(29, 83, 37), (1, 64, 200), (24, 128, 16), (50, 7, 1)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("activations", INPUTS.values(), ids=INPUTS)
-def test_c_product_agrees_with_the_dequantized_layer(activations, shape, threads):
+def test_c_product_agrees_with_the_dequantized_layer(path, monkeypatch, activations, shape, threads):
     torch.manual_seed(0)
+    monkeypatch.setattr(int8, "PER_THREAD", 1000)
     tokens, columns, rows = shape
     torch.set_num_threads(threads)
     for dtype in (*DTYPES, torch.float16):
         inputs = torch.randn(tokens, columns, dtype=dtype) + 0.7
-        for weights in INTEGERS.values():
+        for weights in (INTEGERS | GROUPED).values():
             weight = torch.randn(rows, columns)
-            assert agree(*both(avx2_int8, weights, activations, weight, inputs, torch.randn(rows)))
+            assert agree(*both(int8_in_c, weights, activations, weight, inputs, torch.randn(rows)))
+
+
+def test_many_tokens_are_shared_by_threads(path, monkeypatch):
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1000, 520), torch.randn(300, 520)
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        for weights in (integer(8), integer(4, "group", 104)):
+            assert agree(*both(int8_in_c, weights, inputs_of(8), weight, inputs, torch.randn(300)))
+
+
+@NEEDS_C
+def test_groups_of_any_columns_are_put_next_to_each_other():
+    weight_format = load_format(integer(4, "group", 16))
+    order = torch.randperm(64)
+    quantized = quantize_to_nearest(torch.randn(20, 64), weight_format)
+    quantized.group_index = (torch.arange(64) // 16)[order].int()
+    arguments = (quantized, weight_format, inputs_of(8), None, torch.float32)
+    inputs = torch.randn(9, 64)
+    assert agree(int8_in_c.Layer.build(*arguments)(inputs), linear.SimulatedLinear.build(*arguments)(inputs))
+
+
+def layer_of(weights=None, activations=None, columns=64, rows=48, dtype=torch.float32, seed=0):
+    """A layer of random weights that C computes."""
+    generator = torch.Generator().manual_seed(seed)
+    weight_format = load_format(weights or integer(8))
+    quantized = quantize_to_nearest(torch.randn(rows, columns, generator=generator), weight_format)
+    if activations and not activations["dynamic"]:
+        quantized.activation_scale, quantized.activation_zero = torch.tensor([0.02]), torch.zeros(1)
+    return int8_in_c.Layer.build(quantized, weight_format, activations or inputs_of(8), None, dtype)
+
+
+@pytest.fixture
+def quantized_again(monkeypatch):
+    """Whether each product since then quantized its inputs."""
+    done, call = [], int8.Kept.holds
+    monkeypatch.setattr(int8.Kept, "holds", lambda *arguments: done.append(not call(*arguments)) or not done[-1])
+    monkeypatch.setattr(int8_in_c.kernel_times, "is_faster", lambda *_: False)
+    int8.KEPT.forget()
+    return done
+
+
+@NEEDS_C
+def test_inputs_of_several_layers_are_quantized_once(quantized_again):
+    layers = [layer_of(seed=seed) for seed in range(3)]
+    inputs = torch.randn(2, 5, 64)
+    alone = [layer(inputs.clone()) for layer in layers]
+    quantized_again.clear()
+    assert all(map(torch.equal, (layer(inputs) for layer in layers), alone))
+    assert quantized_again == [True, False, False]
+    layer_of(activations=inputs_of(8, symmetric=False))(inputs)
+    layer_of(activations=inputs_of(8, "tensor", dynamic=False))(inputs)
+    layers[0](inputs)
+    assert quantized_again[3:] == [True, True, True]  # other formats
+
+
+@NEEDS_C
+def test_inputs_that_change_are_quantized_again(quantized_again):
+    layer, inputs = layer_of(), torch.randn(5, 64)
+    first = layer(inputs)
+    inputs.mul_(2)
+    assert torch.allclose(layer(inputs), 2 * first) and quantized_again == [True, True]
+    with torch.inference_mode():
+        inputs = torch.randn(5, 64)
+        first = layer(inputs)
+        inputs.mul_(2)
+        assert torch.allclose(layer(inputs), 2 * first)
+    del inputs
+    layer(torch.randn(5, 64))
+    assert all(quantized_again)
+
+
+@NEEDS_C
+def test_a_copy_of_a_layer_computes_after_the_original_is_gone():
+    layer, inputs = layer_of(), torch.randn(5, 64)
+    expected = layer(inputs)
+    copied, restored = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    other = layer_of(seed=1)
+    del layer
+    for again in (copied, restored, copied.to(torch.device("cpu"))):
+        assert torch.equal(again(inputs), expected)
+    assert not torch.equal(other(inputs), expected)
+
+
+@NEEDS_C
+@pytest.mark.parametrize(
+    "activations", [inputs_of(8), inputs_of(8, "tensor", dynamic=False)], ids=["dynamic", "static"]
+)
+@pytest.mark.parametrize("weights", [integer(8), integer(4, "group", 32, symmetric=False)], ids=["w8", "w4-groups"])
+def test_torch_compile_has_the_product_as_one_operator(weights, activations):
+    layer, inputs, graphs = layer_of(weights, activations), torch.randn(2, 5, 64), []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    assert torch.equal(torch.compile(layer, backend=backend, fullgraph=True)(inputs), layer(inputs))
+    [graph] = graphs
+    assert [str(node.target) for node in graph.graph.nodes if node.op == "call_function"] == ["quantwatt.int8_linear"]
+    assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(inputs), layer(inputs))
+
+
+@NEEDS_C
+@pytest.mark.skipif(onednn_int8.saturates(), reason="oneDNN's product of bytes is not exact on this CPU")
+def test_onednn_computes_where_it_is_faster(monkeypatch):
+    asked = []
+    monkeypatch.setattr(int8_in_c.kernel_times, "is_faster", lambda *shape: asked.append(shape) or shape[2] > 16)
+    for weights in INTEGERS.values():
+        for activations in INPUTS.values():
+            if activations["dynamic"]:
+                layer, inputs = layer_of(weights, activations), torch.randn(70, 64)
+                few = layer(inputs[:4])
+                assert layer.reordered is None
+                assert torch.allclose(layer(inputs)[:4], few, atol=1e-4) or activations["granularity"] == "tensor"
+                assert layer.reordered is not None
+    assert set(asked) == {(64, 48, 4, torch.get_num_threads()), (64, 48, 64, torch.get_num_threads())}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -123,7 +263,7 @@ def test_unpacked_weight_is_the_dequantized_one_bit_for_bit(passes, weights, dty
 
 @NEEDS_C
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 6, unpacked.FEW])
-@pytest.mark.parametrize("shape", [(29, 131), (16, 192), (3, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(29, 131), (16, 192), (9, 520), (3, 7), (1, 1)], ids=str)
 @pytest.mark.parametrize("weights", WEIGHT_ONLY.values(), ids=WEIGHT_ONLY)
 def test_few_tokens_meet_the_packed_weight(monkeypatch, weights, shape, tokens):
     monkeypatch.setattr(fused, "dequantize", None)  # no float weight is made
@@ -153,19 +293,10 @@ def test_a_large_weight_is_unpacked_in_parts(passes, monkeypatch):
     assert [len(weight) for weight in made] == 2 * [4, 4, 4, 4, 4, 4, 4, 1]
 
 
-@pytest.mark.parametrize("tokens", [1, int4pack.FEW, int4pack.FEW + 1])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["w4", "w4-groups", "w4-float-zero"])
-def test_int4_product_agrees_with_the_dequantized_layer(name, dtype, tokens):
-    torch.manual_seed(0)
-    inputs = torch.randn(tokens, 256, dtype=dtype)
-    assert agree(*both(int4pack, WEIGHT_ONLY[name], None, torch.randn(192, 256), inputs, torch.randn(192)))
-
-
 TAKEN = [
     (onednn_int8, integer(8), inputs_of(8, symmetric=False)),
-    pytest.param(avx2_int8, integer(8), inputs_of(8, symmetric=False), marks=NEEDS_C),
-    (int4pack, integer(4, "group", 64, symmetric=False), None),
+    pytest.param(int8_in_c, integer(8), inputs_of(8, symmetric=False), marks=NEEDS_C),
+    (unpacked, integer(4, "group", 64, symmetric=False), None),
     (unpacked, integer(3), None),
 ]
 
@@ -267,8 +398,13 @@ def test_a_layer_holds_its_weight_in_the_formats_size():
     weight, rows, columns = torch.randn(256, 512), 256, 512
     for kernel, weights, activations, most in (
         (unpacked, integer(3), None, 3 / 8),
-        (int4pack, integer(4, "group", 128), None, 1 / 2),
+        (unpacked, integer(4, "group", 128), None, 1 / 2),
         (onednn_int8, integer(4), inputs_of(8), 1),
+        *(
+            [(int8_in_c, integer(8), inputs_of(8), 1), (int8_in_c, integer(3), inputs_of(8), 1 / 2)]
+            if int8.paths()
+            else []
+        ),
     ):
         weight_format = load_format(weights)
         quantized = quantize_to_nearest(weight, weight_format)
@@ -277,7 +413,7 @@ def test_a_layer_holds_its_weight_in_the_formats_size():
         assert most <= held / (rows * columns) <= most + 0.07
 
 
-PRODUCT = avx2_int8 if onednn_int8.saturates() and hasattr(fused.library(), "multiply") else onednn_int8
+PRODUCT, GROUPS = (int8_in_c, int8_in_c) if int8.paths() else (onednn_int8, None)
 
 
 def described(weights, activations, columns=256, rows=64, **more):
@@ -294,9 +430,10 @@ def described(weights, activations, columns=256, rows=64, **more):
         (described(integer(8), inputs_of(8)), PRODUCT),
         (described(integer(4, symmetric=False), inputs_of(4)), PRODUCT),
         (described(integer(8, symmetric=False), inputs_of(8)), None),
-        (described(integer(4, "group", 64), inputs_of(8)), None),
+        (described(integer(4, "group", 64), inputs_of(8)), GROUPS),
+        (described(integer(4, "group", 12), inputs_of(8)), None),
         (described({"format": "nf4", "bits": 4, "group_size": 64}, inputs_of(8)), None),
-        (described(integer(4, "group", 64), None), int4pack),
+        (described(integer(4, "group", 64), None), unpacked),
         (described(integer(4, "group", 48), None), unpacked),
         (described(integer(4), None, rows=50), unpacked),
         (described(integer(4), None, parts=["group_index"]), unpacked),
@@ -317,7 +454,7 @@ def test_without_a_compiler_the_log_says_so_and_the_outputs_are_right(tmp_path):
         f"print(probe.relative_error(onednn_int8, {integer(8)}, {inputs_of(8)}, 'cpu'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "XDG_CACHE_HOME": str(tmp_path)}
-    for compiler, said in (("no-such-compiler", "fused.c is not compiled ("), ("cc", "")):
+    for compiler, said in (("no-such-compiler", "the C functions are not compiled ("), ("cc", "")):
         run = [preloaded.jobs().python, program]
         done = subprocess.run(run, env={**environment, "CC": compiler}, capture_output=True, text=True, check=True)
         assert float(done.stdout) < 1e-5 and (said in done.stderr if said else not done.stderr)

@@ -69,9 +69,9 @@ def test_no_program_asks_a_hub_before_it_runs(probed, name):
     assert not asks_a_hub  # else command.run is too late to keep it from the network
 
 
-def test_c_source_belongs_to_the_module_of_its_name():
+def test_c_sources_belong_to_their_package():
     names = {path.name for path in closure("generate.py", ["kernels/unpacked"])}
-    assert {"fused.py", "fused.c"} <= names
+    assert {"fused.py", "fused.c", "int8.c", "int8_path.h"} <= names
 
 
 def test_a_score_does_not_depend_on_quantizing():

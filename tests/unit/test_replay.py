@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import re
 import shutil
 import sys
 
@@ -85,7 +86,7 @@ def plumbing(folder):
 
 def a_kernel_more(folder):
     shutil.copy(folder / "quantwatt/inference/kernels/unpacked.py", folder / "quantwatt/inference/kernels/newest.py")
-    replaced("inference/kernel_choice.py", '["avx2_int8", ', '["newest", "avx2_int8", ')(folder)
+    replaced("inference/kernel_choice.py", '["int8_in_c", ', '["newest", "int8_in_c", ')(folder)
 
 
 def plugins_more(folder):
@@ -98,7 +99,10 @@ EDITS = {
     "a touch": (lambda folder: [path.touch() for path in folder.rglob("*.py")], set()),
     "a comment in every module": (everywhere(lambda text: f"# first\n{text}# changed\n"), set()),
     "other docstrings and another layout of every module": (everywhere(rewritten), set()),
-    "a comment in C": (replaced("inference/fused.c", "\n#include", "\n// changed\n\n#include /* here */"), set()),
+    "a comment in C": (
+        replaced("inference/native/fused.c", "\n#include", "\n// changed\n\n#include /* here */"),
+        set(),
+    ),
     "signals, progress, GPU locks, sacct, memory": (plumbing, set()),
     "a release": (replaced("__init__.py", '__version__ = "', '__version__ = "1.'), set()),
     "a kernel added": (a_kernel_more, COMPUTING | {"layer costs"}),
@@ -107,8 +111,15 @@ EDITS = {
     "what two solvers share": (in_module("quantize/solvers/adaround"), {"quantize brecq"}),
     "the walk": (in_module("quantize/sequential"), QUANTIZING),
     "a format": (in_module("formats/nf4"), {"quantize nf4", "generate nf4"}),
-    "a kernel": (in_module("inference/kernels/int4pack"), {"generate", "measure", "layer costs"}),
-    "C": (replaced("inference/fused.c", "\n#include", "\n#define CHANGED 1\n#include"), COMPUTING | {"layer costs"}),
+    "a kernel": (in_module("inference/kernels/int8_in_c"), {"generate", "measure", "layer costs"}),
+    "C": (
+        replaced("inference/native/fused.c", "\n#include", "\n#define CHANGED 1\n#include"),
+        COMPUTING | {"layer costs"},
+    ),
+    "a header in C": (
+        replaced("inference/native/lines.h", "#pragma", "#define CHANGED 1\n#pragma"),
+        COMPUTING | {"layer costs"},
+    ),
     "loading": (in_module("inference/checkpoint"), COMPUTING),
     "saving": (in_module("artifacts/checkpoint_files"), QUANTIZING),
     "which failures are results": (in_module("artifacts/failures"), COMPUTING),
@@ -319,5 +330,6 @@ def test_c_without_its_comments(one, other, alike):
 
 
 def test_c_includes_no_file_that_a_hash_would_miss():
-    for path in SCRIPTS.rglob("*.c"):
-        assert '#include "' not in path.read_text()
+    for path in [*SCRIPTS.rglob("*.c"), *SCRIPTS.rglob("*.h")]:
+        for name in re.findall(r'#include "(.*)"', path.read_text()):
+            assert path.with_name(name) in dependencies.closure("generate.py", ["kernels/unpacked"])

@@ -385,7 +385,7 @@ MODULES = [  # (change in README's table, experiment, plugin)
     (SOLVER, "embedded", "solvers/gptq"),
     ("a library's solver, or `export_layers.py`", "embedded-methods", "solvers/auto-gptq"),
     (METRIC, "embedded", "metrics/clip-score"),
-    ("a kernel's module", "embedded", "kernels/int4pack"),
+    ("a kernel's module", "embedded", "kernels/int8_in_c"),
 ]
 MARGIN = "`margin`"
 SHOWN = "how a metric is shown (`x-shown` in its schema)"

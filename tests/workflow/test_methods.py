@@ -24,6 +24,7 @@ methods:
   svdquant-w4a4: {solver: {name: gptq}, weights: {format: integer, bits: 4, granularity: group, group_size: 64},
                   activations: {bits: 4},
                   transforms: [{name: segments}, {name: smoothing, alpha: search, grid: 3}, {name: low-rank, rank: 4}]}
+  nf4-a8: {weights: {format: nf4}, activations: {bits: 8}}
   smooth-w8a8: {weights: {format: integer, bits: 8, symmetric: true}, activations: {bits: 8},
                 transforms: [{name: smoothing}]}
   torchao-int8: {weights: {format: torchao, configuration: int8-weight-only}}
@@ -77,7 +78,8 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
         "qronos-w3": ("ok", "real"),
         "brecq-w2": ("ok", "real"),
         "hqq-w4": ("ok", "real"),
-        "svdquant-w4a4": ("simulated", "simulated"),
+        "svdquant-w4a4": ("ok", "real"),
+        "nf4-a8": ("simulated", "simulated"),
         "smooth-w8a8": ("ok", "real"),
         "torchao-int8": ("ok", "real"),
         "torchao-float8-dynamic": ("unsupported", ""),
@@ -85,8 +87,8 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
     }
     assert "compute capability" in rows["torchao-float8-dynamic"]["reason"]
     assert "make backends" in rows["auto-gptq-w4"]["reason"]
-    simulated = rows["svdquant-w4a4"]
-    assert "no kernel computes integer W4A4 per group" in simulated["reason"]
+    simulated = rows["nf4-a8"]
+    assert "no kernel computes nf4 W4A8" in simulated["reason"]
     for figure in ("latency_s", "energy_j", "memory_mb"):
         assert simulated[figure] == simulated[f"{figure}_low"] == simulated[f"{figure}_high"] == ""
     for method, row in rows.items():

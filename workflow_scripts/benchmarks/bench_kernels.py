@@ -1,7 +1,8 @@
 """Time every kernel of this device against float products and other libraries, alternating them in one run.
 
-Three parts: single layers with the shapes of Stable Diffusion 3.5 Medium; whole transformer blocks of several widths,
-which show from which width on 8 bits are faster; and the embedded model end to end, in fresh processes. Ratios are
+Three parts: single layers with the shapes of the embedded model, of GPT-2 and of Stable Diffusion 3.5 Medium; whole
+transformer blocks of several widths, which show from which width on 8 bits are faster; and the embedded model end to
+end, in fresh processes. Ratios are
 speed-ups: above 1 is faster. The peak throughput of the device is measured and printed too, as a reference.
 """
 
@@ -20,7 +21,13 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
 from quantwatt.jobs import command, machine
 
-LAYERS = {"1536 to 1536": (1536, 1536), "1536 to 6144": (1536, 6144), "6144 to 1536": (6144, 1536)}
+LAYERS = {  # of the embedded model, of GPT-2's size, and of Stable Diffusion 3.5 Medium
+    "128 to 512": (128, 512),
+    "512 to 2048": (512, 2048),
+    "1536 to 1536": (1536, 1536),
+    "1536 to 6144": (1536, 6144),
+    "6144 to 1536": (6144, 1536),
+}
 MODULATION = (1536, 9216)  # modulation layer (adaLN): its input is the time embedding, one token
 TOKENS = (1, 64, 1357, 4096)
 DRAWN = (1, 1357)  # numbers of tokens that the figure shows
@@ -28,6 +35,7 @@ SUMMED_UP = 1357
 PACKAGES = ("torch", "torchao", "optimum-quanto", "bitsandbytes", "diffusers")
 MODEL = {"family": "sd3", "path": "resources/models/tiny-sd3", "text_encoder_3": False, "max_sequence_length": 1}
 WIDTH, IMAGE_TOKENS = 128, 64  # of the embedded model
+OWN = ("int8 in C or oneDNN", "oneDNN int8", "torch._int_mm", "torch._int_mm fused by torch.compile")
 
 
 def main(argv=None):
@@ -189,6 +197,7 @@ def sentences(rows, widths):
         share = f", {statistics.mean(shares):.0%} of the peak" if shares else ""
         error = statistics.mean(row["relative_error"] for row in kernel_rows)
         yield f"{called(name, kernel)}, {SUMMED_UP} tokens: {', '.join(speeds)}{share}, error {error:.2g}."
+    yield from against_peers(rows)
     for tokens in dict.fromkeys(row["tokens"] for row in widths if row["part"] == "block"):
         blocks = [row for row in widths if (row["part"], row["tokens"]) == ("block", tokens)]
         for key, other in (("ratio_to_bf16", "bfloat16"), ("ratio_to_fp32", "float32")):
@@ -198,6 +207,25 @@ def sentences(rows, widths):
     for row in widths:
         if row["part"] == "pipeline" and row["configuration"] == model_speed.QUANTIZED:
             yield f"tiny-sd3 in W8A8: {spoken(row)}."
+
+
+def against_peers(rows, name="W8A8"):
+    """Sentences that hold the first kernel of a format against other libraries' of as many bits, at every size."""
+    timed = [row for row in rows if row["ms"] and row["format"].startswith(name)]
+    own = {sized(row): row for row in reversed(timed) if row["format"] == name and row["kernel"] in OWN}
+    others = [row for row in timed if row["kernel"] not in OWN and sized(row) in own]
+    for kernel in dict.fromkeys(row["kernel"] for row in others):
+        pairs = [(own[sized(row)], row) for row in others if row["kernel"] == kernel]
+        speeds = [other["ms"] / mine["ms"] for mine, other in pairs]
+        errors = statistics.mean(mine["relative_error"] / other["relative_error"] for mine, other in pairs)
+        yield (
+            f"{name} against {kernel}: {min(speeds):.2f} to {max(speeds):.2f} times its speed at {len(pairs)} sizes, "
+            f"at {errors:.2f} of its error."
+        )
+
+
+def sized(row):
+    return row["in_features"], row["out_features"], row["tokens"]
 
 
 def called(format_name, kernel):

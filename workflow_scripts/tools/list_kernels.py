@@ -36,6 +36,30 @@ def main(argv=None):
     typed = str(dtype).removeprefix("torch.")
     print(f"{device['name']}, {device['threads']} threads; inputs in {typed}; speeds by tokens, bfloat16 = 1\n")
     print("\n".join(lines(rows)))
+    if args.device == "cpu":
+        print("\n".join(integer_products()))
+
+
+def integer_products():
+    """Which product computes integer layers of this shape, by the number of tokens."""
+    import torch
+
+    from quantwatt.inference import int8, kernel_times
+    from quantwatt.inference.kernels import onednn_int8
+
+    if not int8.paths():
+        return
+    found = {}
+    for tokens in TOKENS:
+        faster = not onednn_int8.saturates() and kernel_times.is_faster(
+            *SHAPE, kernel_times.counted_as(tokens), torch.get_num_threads()
+        )
+        found.setdefault("oneDNN" if faster else f"C ({int8.PATHS[int8.paths()[-1]]})", []).append(f"{tokens:,}")
+    yield (
+        "\nInteger weights and inputs are multiplied by "
+        + ", and by ".join(f"{name} at {', '.join(counts)} tokens" for name, counts in found.items())
+        + "."
+    )
 
 
 def lines(rows):

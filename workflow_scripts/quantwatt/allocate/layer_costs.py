@@ -95,9 +95,9 @@ def case(layer: Layer, inputs: torch.Tensor, formats: Formats, device: str, firs
         first_token: whether a quantized layer stores its product with the first token.
     """
     if not any(formats.values()):
-        return Case("torch", None, lambda: layer(inputs))
+        return Case("torch", None, lambda: layer(inputs.detach()))  # a new tensor: none knows that it was quantized
     built, kernel, reason = build(layer, inputs, formats, device, first_token)
-    return Case(kernel, reason, None if built is None else lambda: built(inputs))
+    return Case(kernel, reason, None if built is None else lambda: built(inputs.detach()))
 
 
 def build(

@@ -15,7 +15,7 @@ from quantwatt.inference.kernels import Kernel
 # Kernels of each weight format, in order of preference: the first kernel that accepts a layer computes it.
 KERNELS = {
     "cpu": {
-        "integer": ["avx2_int8", "onednn_int8", "onednn_convolution", "int4pack", "unpacked"],
+        "integer": ["int8_in_c", "onednn_int8", "onednn_convolution", "unpacked"],
         "nf4": ["unpacked", "bitsandbytes_four_bit"],
         "fp4": ["unpacked", "bitsandbytes_four_bit"],
     },

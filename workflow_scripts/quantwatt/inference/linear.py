@@ -27,6 +27,8 @@ class QuantizedLinear(torch.nn.Module):
     out_features: int
     geometry: convolution.Convolution | None
     activation_format: ActivationFormat | None
+    product_only: bool
+    call: Any  # of C, which holds addresses of the layer's tensors; None: made at the next product
     absent_weight: torch.nn.Parameter
     bias: torch.Tensor | None
     input_factor: torch.Tensor | None
@@ -56,7 +58,7 @@ class QuantizedLinear(torch.nn.Module):
             geometry: Convolution, or None for a linear layer.
         """
         layer = cls()
-        layer.geometry = geometry
+        layer.geometry, layer.call = geometry, None
         layer.in_features, layer.out_features = quantized.codes.shape[1], quantized.codes.shape[0]
         layer.activation_format = ActivationFormat.from_settings(activations)
         layer._buffer("bias", bias, dtype)
@@ -71,12 +73,20 @@ class QuantizedLinear(torch.nn.Module):
         layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
         # Models read a module's dtype and device from its first parameter, so the layer needs one.
         layer.absent_weight = torch.nn.Parameter(torch.tensor(torch.nan, dtype=dtype), requires_grad=False)
+        layer.product_only = all(part is None for part in (layer.first_output, layer.input_factor, layer.down))
         layer._hold(quantized, weight_format, dtype)
         return layer
 
     def _buffer(self, name, tensor, dtype):
         persistent = name == "bias"  # the checkpoint stores all other parts packed
         self.register_buffer(name, None if tensor is None else tensor.detach().to(dtype), persistent=persistent)
+
+    def _apply(self, fn, recurse=True):
+        self.call = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self):
+        return {**self.__dict__, "call": None}
 
     def _hold(self, quantized, weight_format, dtype) -> None:
         raise NotImplementedError
@@ -95,6 +105,8 @@ class QuantizedLinear(torch.nn.Module):
         return None if self.activation_scale is None else (self.activation_scale, self.activation_zero)  # ty: ignore
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.product_only:  # the lookup of each buffer would take a microsecond
+            return self._product(inputs)
         if self.first_output is not None:
             inputs = inputs[:, 1:]
         if self.input_factor is not None:

@@ -60,8 +60,8 @@ def _declared(plugin):
 def closure(script: str, plugins: Iterable[str] = ()) -> list[Path]:
     """The files on which a script's result depends.
 
-    These are the script, the modules of quantwatt that it imports directly or indirectly, the given plugins, and for
-    each of them a C source of the same name next to it; all except UNHASHED.
+    These are the script, the modules of quantwatt that it imports directly or indirectly, the given plugins, and the C
+    sources and headers of their packages; all except UNHASHED.
 
     Imports are collected from the source, at module level and inside functions. Modules that the registry loads by name
     do not appear there and are passed as plugins.
@@ -79,7 +79,8 @@ def closure(script: str, plugins: Iterable[str] = ()) -> list[Path]:
         if path not in files and is_hashed(path):
             files.add(path)
             pending += _read(path)[1]
-    return sorted(files | {source for path in files if (source := path.with_suffix(".c")).exists()})
+    packages = [path.parent for path in files if path.name == "__init__.py"]
+    return sorted(files | {source for package in packages for source in package.glob("*.[ch]")})
 
 
 def is_hashed(path: Path) -> bool:
@@ -95,7 +96,7 @@ def _plugin(plugin):
 @functools.cache
 def _read(path):
     """(hash of a file's code, files of quantwatt that it imports, including the __init__.py of its packages)."""
-    if path.suffix == ".c":
+    if path.suffix in (".c", ".h"):
         return _hash(c_without_comments(path.read_text(encoding="utf-8"))), frozenset()
     code_hash, imported = _parsed(path.read_bytes(), str(path))
     files = {file for name in imported for file in _files_of(name)}

@@ -24,12 +24,16 @@ def refusal(layer: Mapping[str, Any], device: str) -> str | None:
     return "multiplies matrices only" if "kernel_size" in layer else inexpressible(layer)
 
 
-def inexpressible(layer: Mapping[str, Any]) -> str | None:
-    """Return why a layer's formats cannot be an int8 product with one scale per output channel, or None."""
+def inexpressible(layer: Mapping[str, Any], groups: bool = False) -> str | None:
+    """Return why a layer's formats cannot be an int8 product, or None.
+
+    Args:
+        groups: whether groups of inputs may have scales of their own, besides output channels.
+    """
     weights, activations = layer["weights"], layer["activations"]
     if weights["format"] != "integer":
         return "takes integers"
-    if weights["granularity"] == "group" or "group_index" in layer["parts"]:
+    if not groups and (weights["granularity"] == "group" or "group_index" in layer["parts"]):
         return "takes weights per channel or tensor"
     if not weights["symmetric"] and (weights["bits"] == 8 or weights.get("zero_point") == "float"):
         return "takes weights whose codes minus their zero points fit into 8 bits"

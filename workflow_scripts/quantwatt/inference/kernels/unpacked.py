@@ -31,6 +31,7 @@ class Layer(QuantizedLinear):
     scale: torch.Tensor
     zero: torch.Tensor | None
     group_index: torch.Tensor | None
+    few_tokens_in_c: bool
 
     def _hold(self, quantized, weight_format, dtype):
         self.weight_format = weight_format
@@ -38,28 +39,27 @@ class Layer(QuantizedLinear):
         self._buffer("scale", quantized.scale.contiguous(), weight_format.scale_dtype)
         self._buffer("zero", quantized.zero, weight_format.zero_dtype)
         self._buffer("group_index", quantized.group_index, torch.int32)
+        self.few_tokens_in_c = self.geometry is None and fused.few_tokens_in_c(quantized)
 
-    def _packed(self):
-        """Return the codes, packed as by `quantwatt.formats.quantized_weight.pack`, and their number of bits."""
-        return self.codes, self.weight_format.bits
+    def _quantized(self):
+        return QuantizedWeight(self.codes, self.scale, self.zero, group_index=self.group_index)
 
     def _product(self, inputs):
-        codes, bits = self._packed()
-        quantized = QuantizedWeight(codes, self.scale, self.zero, group_index=self.group_index)
-        if self.geometry is None and 0 < inputs.numel() <= FEW * self.in_features:
-            flat = inputs.reshape(-1, self.in_features)
-            outputs = fused.multiply_packed(flat, quantized, self.weight_format, bits, self.bias)
-            if outputs is not None:
-                return outputs.reshape(*inputs.shape[:-1], self.out_features)
+        few = 0 < inputs.numel() <= FEW * self.in_features
+        if few and self.few_tokens_in_c and inputs.is_cpu and inputs.dtype in fused.TYPES_IN_C:
+            if self.call is None:
+                self.call = fused.FewTokens(self._quantized(), self.weight_format, self.in_features, self.bias)
+            return self.call(inputs)
+        quantized = self._quantized()
         rows = max(1, PART // self.in_features) if self.geometry is None else self.out_features
         if rows >= self.out_features:
-            return self._part(inputs, quantized, bits, self.bias)
+            return self._part(inputs, quantized, self.bias)
         starts = range(0, self.out_features, rows)
         biases = [None for _ in starts] if self.bias is None else self.bias.split(rows)
         parts = [quantized.rows(start, start + rows) for start in starts]
-        products = [self._part(inputs, part, bits, bias) for part, bias in zip(parts, biases, strict=True)]
+        products = [self._part(inputs, part, bias) for part, bias in zip(parts, biases, strict=True)]
         return torch.cat(products, dim=-1)
 
-    def _part(self, inputs, quantized, bits, bias):
-        weight = fused.dequantize(quantized, self.weight_format, self.in_features, inputs.dtype, bits)
+    def _part(self, inputs, quantized, bias):
+        weight = fused.dequantize(quantized, self.weight_format, self.in_features, inputs.dtype)
         return convolution.product(inputs, weight, bias, self.geometry)
