@@ -78,8 +78,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]]:
     """Return (content of measurement.json, [result of each round]) of one cell."""
-    from quantwatt.inference import checkpoint
-
     model, method, sampling = args.names
     settings = args.measuring
     record = {
@@ -116,18 +114,11 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
     else:
-        compute, kernel, reason = checkpoint.compute_of(args.checkpoint, args.device)
-        record.update(compute=compute, kernel=kernel)
-        if compute != "real":
-            record.update(status=compute, reason=reason)
-        elif args.not_asked:
-            record.update(status="unmeasured", reason="`measuring` leaves it out")
-        else:
-            with tempfile.TemporaryDirectory() as folder, Bar(method, settings) as bar, Processes(folder, bar) as run:
-                peak, rounds, fields = measure_rounds(args, run)
-            record.update(fields)
-            if record["status"] == "ok":
-                record.update(summary.summarize(rounds, peak, settings) | fields)
+        with tempfile.TemporaryDirectory() as folder, Bar(method, settings) as bar, Processes(folder, bar) as run:
+            peak, rounds, fields = measure_rounds(args, run)
+        record.update(fields)
+        if record["status"] == "ok":
+            record.update(summary.summarize(rounds, peak, settings) | fields)
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
@@ -143,8 +134,8 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
     """Measure the memory of the method, then rounds of pairs until the ratios are known.
 
     Returns:
-        (peak memory, [result of each round], fields of measurement.json: status and reason of a method that cannot
-        run, "in_pairs", and "ratio_reason" of a baseline that cannot).
+        (peak memory, [result of each round], fields of measurement.json: "compute" and "kernel", status and reason of a
+        method that is not measured, "in_pairs", and "ratio_reason" of a baseline that cannot run).
     """
     settings = args.measuring
     task = {
@@ -154,11 +145,12 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
         "threads": args.threads,
     }
     paths = {METHOD: str(args.checkpoint.resolve()), BASELINE: str(args.baseline.resolve())}
-    peak = run.fresh({**task, "memory": True, "checkpoints": {METHOD: paths[METHOD]}})
+    peak = run.fresh({**task, "memory": True, "asked": not args.not_asked, "checkpoints": {METHOD: paths[METHOD]}})
+    fields: dict[str, Any] = {key: peak.get(key) for key in ("compute", "kernel")}
     if peak["status"] != "ok":
-        return {}, [], {"status": peak["status"], "reason": peak["reason"]}
+        return {}, [], fields | {"status": peak["status"], "reason": peak["reason"]}
     rounds: list[Result] = []
-    fields: dict[str, Any] = {"in_pairs": fit_together(peak["memory"], args.checkpoint, args.baseline)}
+    fields |= {"in_pairs": fit_together(peak["memory"], args.checkpoint, args.baseline)}
     while len(rounds) < settings.processes and not summary.is_known(rounds, settings):
         number = len(rounds)
         task |= {"memory": False, "first": number == 0, "last": number == settings.least_processes - 1}
@@ -176,7 +168,7 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
             }
             result = found[METHOD]
             if result["status"] != "ok":
-                return {}, [], {"status": result["status"], "reason": result["reason"]}
+                return {}, [], fields | {"status": result["status"], "reason": result["reason"]}
             if BASELINE in found and found[BASELINE]["status"] != "ok":
                 fields["ratio_reason"] = f"the baseline: {found.pop(BASELINE)['reason']}"
             if BASELINE in found:

@@ -494,9 +494,14 @@ def cell(tmp_path, monkeypatch):
         stub.compute_of = lambda path, device: compute
         monkeypatch.setitem(sys.modules, "quantwatt.inference.checkpoint", stub)
         monkeypatch.setattr("quantwatt.inference.checkpoint", stub, raising=False)
-        fake = fake or (lambda task: pytest.fail("a process was started"))
+        fake = fake or (lambda task: pytest.fail("something was measured"))
+
+        def fresh(_, task):
+            computed = fresh_process.computed_by(task)
+            return computed if "status" in computed else computed | fake(task)
+
         monkeypatch.setattr(processes.Processes, "forked", lambda self, task: fake(task))
-        monkeypatch.setattr(processes.Processes, "fresh", lambda self, task: fake(task))
+        monkeypatch.setattr(processes.Processes, "fresh", fresh)
         monkeypatch.setattr(processes, "_start", lambda arguments, **pipes: None)
         manifest.write_json(tmp_path / "checkpoint.json", {"size_bytes": 10_000_000, **checkpoint})
         manifest.write_json(tmp_path / "baseline.json", {"status": "ok", "size_bytes": 20_000_000})
@@ -524,7 +529,7 @@ def test_a_simulated_method_is_never_timed(cell, tmp_path):
     assert (tmp_path / "power.csv").read_text() == "t_s,watts,sensor_s,configuration,process,block\n"
 
 
-def test_a_sampling_that_is_not_to_be_measured_starts_no_process(cell):
+def test_a_sampling_that_is_not_to_be_measured_tells_what_computes_it(cell):
     found = cell({"status": "ok"}, more=["--not-asked"])
     assert (found["status"], found["reason"]) == ("unmeasured", "`measuring` leaves it out")
     assert (found["compute"], found["kernel"]) == ("real", "a kernel")
