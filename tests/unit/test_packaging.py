@@ -94,7 +94,7 @@ def test_the_package_holds_every_module_and_what_is_compiled_from_it(elsewhere, 
     subprocess.run([sys.executable, "-m", "pip", *build], check=True)
     [wheel] = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = [path for path in (ROOT / "workflow_scripts/quantwatt").rglob("*.*") if path.suffix in (".py", ".c")]
+    files = [path for path in (ROOT / "workflow_scripts/quantwatt").rglob("*.*") if path.suffix in (".py", ".c", ".h")]
     assert held == {path.relative_to(ROOT / "workflow_scripts").as_posix() for path in files}
     assert any(name.endswith(".c") for name in held)
 
