@@ -118,7 +118,7 @@ def test_the_embedded_models_processes_take_turns(monkeypatch):
 
     monkeypatch.setattr(processes.Processes, "forked", process)
     args = bench_kernels.parse_arguments(["--processes", "2", "--latency-s", "1", "--steps", "1"])
-    rows = {row["configuration"]: row for row in bench_kernels.pipeline(args, "float32")}
+    rows = {row["configuration"]: row for row in bench_kernels.pipeline(args)}
     assert order == [list(seconds)] * 2
     mine = rows[model_speed.QUANTIZED]
     assert tuple(mine) == model_speed.COLUMNS and mine["pairs"] == 2 and mine["ms"] == pytest.approx(100)

@@ -65,7 +65,7 @@ def main(argv=None):
     harness.write(args.output, rows, PACKAGES, device)
     widths = list(progress(model_speed.widths(args.device, dtype, args.widths, **settings), description="blocks"))
     if args.processes:
-        widths += pipeline(args, str(dtype).removeprefix("torch."))
+        widths += pipeline(args)
     manifest.write_json(Path(args.output).with_name("pipeline.json"), widths)
     draw(rows, widths, args.output)
     for line in sentences(rows, widths):
@@ -92,7 +92,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--eager", action="store_true", help="leave out the libraries under torch.compile")
     parser.add_argument("--processes", type=int, default=4, help="of the embedded model in each dtype; 0: none")
     parser.add_argument("--latency-s", type=float, default=20, help="seconds of latency over all processes of a dtype")
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps of the embedded model")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps of the embedded model")
     parser.add_argument("--peak-sizes", type=int, nargs="+", default=list(peak.SIZES), help=argparse.SUPPRESS)
     parser.add_argument(
         "--output", default="results/benchmarks/kernels.json",
@@ -110,8 +110,8 @@ def share_of_peak(row, rates):
     return most and row["gops"] and row["gops"] / most
 
 
-def pipeline(args, dtype):
-    """Rows of the embedded model generating one image: in float32, bfloat16, and W8A8 rounded to nearest.
+def pipeline(args):
+    """Rows of the embedded model generating one image: in float32, bfloat16, and W8A8 rounded to nearest in float32.
 
     Each process holds all of them and lets them take turns; the interval is Student's t over the processes.
     """
@@ -125,7 +125,7 @@ def pipeline(args, dtype):
         peers.FLOAT32: {"dtype": "float32"},
         peers.BFLOAT16: {"dtype": "bfloat16"},
         model_speed.QUANTIZED: {
-            **{"dtype": dtype, "weights": {"format": "integer", "bits": 8, "symmetric": True}},
+            **{"dtype": "float32", "weights": {"format": "integer", "bits": 8, "symmetric": True}},
             "activations": {"bits": 8},
         },
     }

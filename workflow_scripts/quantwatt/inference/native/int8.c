@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "lines.h"
 
@@ -13,7 +14,7 @@
 #include <immintrin.h>
 
 enum { AVX2, AVX_VNNI, AVX512_VNNI }; /* paths, as of quantwatt.inference.int8 */
-enum { TILE_BYTES = 1 << 18 }; /* of codes that stay in the second cache while the weights pass */
+enum { CACHE_BYTES = 1 << 19, LEAST_TILE = 96 }; /* second cache where it is unknown; rows for which weights are read */
 
 /* PANEL: outputs whose weights are interleaved. STEP: columns, to a multiple of which a line is filled up with codes of
    0. BLOCK: tokens whose sums are in registers. MOST_RUN, MOST_PANELS: of all paths. */
@@ -73,6 +74,13 @@ static void unpack_panel(const Layer *layer, int64_t panel, int run, uint8_t *by
     }
 }
 
+/* As `narrow`, but that denormal numbers become 0; the lines are filled up to whole vectors. */
+__attribute__((target("avx512f,avx512bf16"))) static void narrow_in_vectors(const float *line, int64_t count,
+                                                                              uint16_t *out) {
+    for (int64_t k = 0; k < count; k += PANEL)
+        _mm256_storeu_si256((__m256i *)(out + k), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(line + k)));
+}
+
 /* Makes outputs of the sums of one row: integers, or where there are groups floats that hold the weights' scales. */
 static inline __attribute__((always_inline)) void finish(const Layer *layer, const Codes *codes, int64_t row,
                                                          int64_t panel, const int panels, const int32_t *sums,
@@ -89,7 +97,8 @@ static inline __attribute__((always_inline)) void finish(const Layer *layer, con
         for (int n = 0; n < width; n++) out[n] = ((float)sums[n] - offset * sum_of[n]) * (step * scale[n]);
     if (layer->bias)
         for (int n = 0; n < width; n++) out[n] += layer->bias[first + n];
-    if (bfloat16 && left >= width) narrow(out, width, (uint16_t *)outputs + to);
+    if (bfloat16 == 2 && left >= width) narrow_in_vectors(out, width, (uint16_t *)outputs + to);
+    else if (bfloat16 && left >= width) narrow(out, width, (uint16_t *)outputs + to);
     else if (bfloat16) narrow(out, left, (uint16_t *)outputs + to);
     else if (left < width) memcpy((float *)outputs + to, out, left * sizeof *out);
 }
@@ -191,6 +200,23 @@ static void encode_line(const Layer *layer, const float *line, float scale, floa
     memset((uint8_t *)codes + (columns << wide), 0, (stride - columns) << wide);
 }
 
+/* Rows whose codes stay in the second cache while the weights pass, and whose outputs do. `parts`: into how many the
+   outputs are split, so that the tiles times the parts are even shares for the threads. */
+static int64_t tile_of(const Layer *layer, int64_t rows, int wide, int bfloat16, int64_t groups_of_panels, int threads,
+                       int64_t *parts) {
+    int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE), bytes = (cache > 0 ? cache : CACHE_BYTES) / 2;
+    int64_t of_outputs = bytes / (layer->outputs * (bfloat16 ? 2 : 4));
+    int64_t tile = bytes / (filled(layer) << wide);
+    of_outputs = of_outputs > LEAST_TILE ? of_outputs : LEAST_TILE;
+    tile = tile < of_outputs ? tile : of_outputs;
+    tile = tile > BLOCK ? tile : BLOCK;
+    int64_t tiles = (rows + tile - 1) / tile;
+    if (groups_of_panels < threads && tiles < threads) tiles = threads; /* too few outputs to split */
+    for (*parts = 1; *parts < groups_of_panels && tiles * *parts % threads && tiles * *parts < 8 * threads;) ++*parts;
+    tile = tiles ? (rows + tiles - 1) / tiles : BLOCK;
+    return (tile + BLOCK - 1) / BLOCK * BLOCK;
+}
+
 /* Computes a layer's outputs of `rows` inputs.
 
    codes: of the size that Codes says, and `grid`: [2 * rows] floats; both are written, or read where the inputs were
@@ -201,15 +227,10 @@ void int8_multiply(const Layer *layer, int path, const void *inputs, int bfloat1
     int64_t stride = filled(layer), panels = panels_of(layer), columns = layer->columns;
     Codes made = {codes, grid_of, grid_of + rows};
     Share *share = share_of(path);
-    int64_t tile = TILE_BYTES / (stride << wide) / BLOCK * BLOCK;
-    tile = tile > BLOCK ? tile : BLOCK;
-    int64_t even = (rows + threads - 1) / threads;
-    if (even < tile && even >= 4 * BLOCK) tile = (even + BLOCK - 1) / BLOCK * BLOCK;
+    if (bfloat16 && path == AVX512_VNNI && __builtin_cpu_supports("avx512bf16")) bfloat16 = 2;
+    int64_t groups_of_panels = (panels + MOST_PANELS - 1) / MOST_PANELS, parts;
+    int64_t tile = tile_of(layer, rows, wide, bfloat16, groups_of_panels, threads, &parts);
     int64_t tiles = (rows + tile - 1) / tile;
-    int64_t groups_of_panels = (panels + MOST_PANELS - 1) / MOST_PANELS;
-    int64_t parts = tiles % threads ? (4 * threads + tiles - 1) / (tiles ? tiles : 1) : 1; /* even shares */
-    parts = tiles < threads && parts > threads ? threads : parts; /* few tokens: one share each */
-    parts = parts < groups_of_panels ? parts : groups_of_panels;
     float scale = layer->static_scale, zero = layer->static_zero;
     int32_t least = INT32_MAX, most = INT32_MIN;
     int whole = layer->dynamic && !layer->by_row && !quantized;
