@@ -92,7 +92,7 @@ kernels: .venv/installed
 	$(BIN)/python workflow_scripts/tools/list_kernels.py --device $(DEVICE)
 
 # Times every kernel against float products and other libraries, whole blocks by their width, and the embedded model:
-# results/benchmarks/kernels.json, kernels.png and pipeline.json. Most of an hour on two cores, alone; README says how its shorter run was made.
+# results/benchmarks/kernels.json, kernels.png and pipeline.json. Half an hour on two cores, alone; README says how its shorter run was made.
 bench-kernels: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_kernels.py --device $(DEVICE)
 

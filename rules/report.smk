@@ -29,6 +29,38 @@ rule tables:
         )
 
 
+rule recommend:
+    input:
+        rules.tables.output.summary,
+    output:
+        json=plan.pattern("recommendation"),
+        csv=report(
+            plan.pattern("recommendation_table"),
+            caption="../resources/report/captions/recommendation.rst",
+            category="Tables",
+        ),
+    log:
+        plan.log("recommend"),
+    benchmark:
+        plan.benchmark("recommend")
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("recommend"),
+        results=lambda wildcards: plan.results,
+    message:
+        "Find what to take"
+    shell:
+        run(
+            "recommend",
+            "--results {params.results} --summary {input} --limits {params.limits:q} --json {output.json}",
+            "--csv {output.csv}",
+        )
+
+
 rule figure:
     input:
         data=lambda wildcards: plan.figures[wildcards.figure],
@@ -60,6 +92,7 @@ rule report:
     input:
         figures=expand([*rules.figure.output], figure=plan.figures),
         tables=rules.tables.output,
+        recommendation=rules.recommend.output.json,
         cells=plan.cell_files,
         template="resources/report/template.html",
         evaluation=EVALUATION,

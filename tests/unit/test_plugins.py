@@ -292,7 +292,7 @@ from pathlib import Path
 sys.path[:0] = ["workflow_scripts", "tests/unit"]
 import synthetic_results as synthetic
 
-import report, score, tables
+import recommend, report, score, tables
 from quantwatt import registry
 from quantwatt.config import experiment
 from quantwatt.report import figures
@@ -318,6 +318,7 @@ figure = registry.load("figures", "quality_vs_cost").draw(figures.Inputs(summary
 for name in FIGURES:
     for end in (".svg", "-narrow.svg"):
         (results / "figures" / (name + end)).write_text("<svg/>")
+recommend.main(["--results", str(results)])
 report.main(["--experiment", "embedded", "--results", str(results), "--grid", grid])
 said = [text for axes in figure.axes for text in (axes.get_title("left"), axes.get_title(), axes.get_ylabel())]
 print(json.dumps({"figure": said, "settings": completed["metrics"]["mae"]}))

@@ -126,6 +126,7 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
     ("embedded", "fetch_weights", "settings", {"extractor": "inception"}, {"weights"}, {"model"}),
     ("embedded", "tables", "grid", {},
      {"cells", "metrics", "baseline", "methods", "samplings", "sensitivities", "margin"}, {"judge"}),
+    ("embedded", "recommend", "limits", {}, {"max_energy_j", "min_quality"}, {"margin"}),
     ("embedded", "figure", "grid", {}, {"cells", "metrics", "baseline"}, {"methods", "samplings"}),
     ("embedded-mixdq", "sensitivity_job", "sensitivity", {"sensitivity": "one-step"},
      {"candidates", "transforms", "prompts", "images", "jobs", "objectives"}, {"costs"}),
@@ -288,7 +289,7 @@ STAGES = {  # words of the table: the rules that they stand for
     r"measure\b|measurements": {"measure"},
     r"costs of layers": {"layer_costs"},
     r"scores?\b|features|FID": {"features", "reference_features", "score"},
-    r"tables": {"tables", "study"},
+    r"tables|recommendation": {"tables", "study", "recommend"},
     r"figures": {"figure"},
     r"report\b": {"report"},
     r"integer programs": {"candidates"},
@@ -388,6 +389,7 @@ MODULES = [  # (change in README's table, experiment, plugin)
     ("a kernel's module", "embedded", "kernels/int8_in_c"),
 ]
 MARGIN = "`margin`"
+LIMITS = "`max_energy_j`, `max_latency_s`, `max_memory_mb`, `max_size_mb`, `min_quality`"
 SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
     "touch any file, edit a comment, a docstring or how jobs are run (`jobs/`), reorder keys, write a default out, "
@@ -423,8 +425,14 @@ def test_readme_says_that_another_margin_measures_nothing():
     assert rules == {"tables"} and stages(followed(rules, "embedded")) == told(rows()[MARGIN], "embedded")
 
 
+def test_readme_says_that_other_limits_rerun_the_recommendation():
+    before, after = read(plan("embedded")), read(plan_of("embedded", max_size_mb=4, min_quality={"psnr": 40}))
+    rules = {rule for rule, names in before if before[rule, names] != after[rule, names]}
+    assert rules == {"recommend"} and stages(followed(rules, "embedded")) == told(rows()[LIMITS], "embedded")
+
+
 def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
-    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN} | OTHERS == rows().keys()
+    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS} | OTHERS == rows().keys()
 
 
 def test_more_images_draw_no_full_part_anew_and_measure_nothing():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantwatt.config import grid_size
+from quantwatt.config import grid_size, limits
 from quantwatt.config.cross_checks import check_references
 from quantwatt.config.method_entries import complete_method
 from quantwatt.config.methods import is_mixed
@@ -70,6 +70,7 @@ def load_config(config: dict[str, Any] | list[tuple[str, dict[str, Any]]]) -> di
         _merge(merged, copy.deepcopy(settings))
     completed = complete(merged, schema("config"), several[0][0], "")
     completed["results"] = _results_folder(completed["results"], source_of("results", several))
+    limits.check(limits.of(completed), source_of("min_quality", several))
     weights, watts = completed["inception_weights"], completed["measuring"]
     if weights not in (None, "download") and not (ROOT / weights).is_file():
         raise ConfigurationError(

@@ -39,6 +39,9 @@ class Metric:
     paired: whether each image is compared with the baseline's; else the baseline has a value, too, and methods are
         reported as a change to it.
     published_features: the extractor whose features are needed for comparisons with published values, or None.
+    acceptable: the value from which on a method is recommended, or, of a metric that is not paired, how much worse than
+        the baseline's it may be; None: not recommended by this metric unless the configuration says so.
+    words: [[least value, what it looks like]], the best first, of a metric that says what is seen.
     """
 
     column: str
@@ -48,6 +51,8 @@ class Metric:
     higher_is_better: bool = True
     paired: bool = False
     published_features: str | None = None
+    acceptable: float | None = None
+    words: tuple[tuple[float, str], ...] = ()
 
 
 def compared_with(metric: str) -> str:
@@ -110,6 +115,7 @@ def words() -> dict[str, dict[str, Any]]:
 def _metric(name, entry):
     fields: dict[str, Any] = {"column": name.replace("-", "_"), "higher_is_better": higher_is_better(name)}
     fields |= {key: value for key, value in entry.items() if not key.startswith("place")}
+    fields["words"] = tuple(map(tuple, entry.get("words", ())))
     try:
         return Metric(**fields, paired=compared_with(name) == "baseline")
     except TypeError as error:  # "missing 1 required positional argument: 'title'"

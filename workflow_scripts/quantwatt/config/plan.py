@@ -9,7 +9,7 @@ from typing import Any
 
 from quantwatt.artifacts import image_parts, layout
 from quantwatt.artifacts.manifest import canonical_json
-from quantwatt.config import methods, metric_entries, slices, targets
+from quantwatt.config import limits, methods, metric_entries, slices, targets
 from quantwatt.config.experiment import for_model
 from quantwatt.config.schemas import ConfigurationError, lookup
 from quantwatt.jobs import dependencies
@@ -222,6 +222,7 @@ _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "reference": lambda plan, names: plan._given("reference"),
     "extractor": Plan._extractor,
     "measuring": lambda plan, names: plan.measuring,
+    "limits": lambda plan, names: limits.of(plan.config),
     "grid": lambda plan, names: plan._grid(),
     "grid with settings": lambda plan, names: (
         plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities, "margin": plan.config["margin"]}

@@ -90,6 +90,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "reference": {"settings": whole("reference")},
     "score": {"settings": whole("metric")},
     "tables": {"grid": whole("grid with settings")},  # cells are checked against the settings
+    "recommend": {"limits": whole("limits")},
     "figure": {"grid": whole("grid")},
     "report": {"grid": whole("grid")},
     "study": {"grid": whole("grid")},
@@ -118,7 +119,12 @@ PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rul
     "study": ("studies",),
 }
 
-SHOWING_METRICS = ("tables", "figure", "report")  # rules whose scripts read the display settings of all metric schemas
+SHOWING_METRICS = (
+    "tables",
+    "recommend",
+    "figure",
+    "report",
+)  # rules whose scripts read the display settings of all metric schemas
 
 _SCRIPTS = {  # {rule: script}, for rules that share the script of another rule
     "generate_part": "generate",

@@ -147,6 +147,7 @@ def render(
     figures: Mapping[str, Mapping[str, str]],
     sensitivity: pd.DataFrame | None = None,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
+    recommended: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """The report as HTML text.
 
@@ -158,6 +159,7 @@ def render(
         metrics: names of the metrics shown as columns of Table 1.
         figures: from `embed_figures`.
         evaluations: {name: the recorded quality of an embedded model}, or None.
+        recommended: as of recommendation.recommend; None: under no limits but those of its own.
     """
     template = Path(template)
     environment = jinja2.Environment(
@@ -180,7 +182,7 @@ def render(
         baseline=baseline,
         fake=bool(summary["device_fake"].any()),
         estimated=any(value is True for value in summary["energy_estimated"]),
-        answers=answers(summary),
+        answers=answers(summary, recommended),
         columns=columns,
         paired=[metric.title for metric in columns if metric.paired],
         compared=compared,

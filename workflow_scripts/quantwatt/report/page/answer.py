@@ -1,10 +1,12 @@
-"""The answer in one sentence: what quantization saved, and at which quality."""
+"""The answer: what to take, what it saves and at which quality, what else could be taken, and what not."""
 
-import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from quantwatt.report.page.numbers import megabytes, missing, percent, with_bounds
+from quantwatt.report.recommendation import COSTS, recommend
 from quantwatt.report.tables import (
     BETTER,
     EQUAL,
@@ -15,36 +17,121 @@ from quantwatt.report.tables import (
     WITHIN_CONTROL,
     first_metric,
     first_samplings,
+    groups,
     is_real,
     paired_with_value,
 )
 
+Segments = list[tuple[str, str]]  # (text, style): style "strong", "em" or ""
 
-def answers(summary: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
-    """One sentence per model on what quantization saved, as segments for the template.
 
+def answers(
+    summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | None = None
+) -> list[tuple[str, Segments, Segments]]:
+    """What to take for each model, sampling and device, as segments for the template.
+
+    Args:
+        recommended: as of `recommendation.recommend`; None: under no limits but those of its own.
     Returns:
-        list of (model, segments); segments is a list of (text, style), style "strong", "em" or "".
+        list of (title, sentence, what is second and what not to take).
     """
-    return [(str(model), answer(rows)) for model, rows in first_samplings(summary).groupby("model", sort=False)]
+    recommended = recommend(summary) if recommended is None else recommended
+    shown = first_samplings(summary)
+    several = {key for key in ("sampling", "device") if shown[key].dropna().nunique() > 1}
+    found = []
+    for _, rows in groups(shown):
+        first = rows.iloc[0]
+        title = " · ".join(
+            [str(first["model"]), *(str(first[key]) for key in ("sampling", "device") if key in several)]
+        )
+        group = next((one for one in recommended if _is_of(one, first)), None)
+        found.append((title, answer(rows, group), _others(rows, group)))
+    return found
 
 
-def answer(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """The sentence for one model, from its rows of the summary; it states what was not measured."""
+def _is_of(group, row):
+    return all(group[key] == (None if missing(row[key]) else str(row[key])) for key in ("model", "sampling", "device"))
+
+
+def answer(rows: pd.DataFrame, group: Mapping[str, Any] | None) -> Segments:
+    """The sentence for one model and sampling, from its rows of the summary; it states what was not measured."""
     base = rows[rows["baseline"].astype(bool)]
     measured_base = base[is_real(base)]
-    if measured_base.empty:
+    if group is None or measured_base.empty:
         why = base["reason"].dropna().iloc[0] if base["reason"].notna().any() else "it was not measured"
         return [("The baseline has no measurement", "strong"), (f" ({why}), so nothing can be compared.", "")]
     others = rows[~rows["baseline"].astype(bool)]
     real = others[is_real(others)]
     if real.empty:
         return _only_simulated(others, measured_base.iloc[0])
-    compared = real[real["energy_ratio"].notna()]
-    if compared.empty:
-        return _without_energy(real, measured_base)
-    best = _best(compared, "energy_ratio", "verdict")
-    return _cost_segments(best, "energy", compared, measured_base) + _ending(best, rows, measured_base)
+    lead = [] if real["energy_ratio"].notna().any() else _without_energy(real)
+    if group["take"] is None:
+        return [*lead, *_nothing(real, group, measured_base)]
+    best = real[real["method"] == group["take"]].iloc[0]
+    if group["saves"] == "weights":
+        smaller = f"{megabytes(best['size_mb'])} instead of {megabytes(measured_base.iloc[0]['size_mb'])}"
+        told = f"it saves no energy or time that can be told, but its weights take {smaller}"
+        return [*lead, ("Take ", ""), (best["method"], "strong"), (f": {told}", ""), *_ending(best, measured_base)]
+    cost = _cost_segments(best, group["saves"], measured_base)
+    return [*lead, ("Take ", ""), (best["method"], "strong"), (": it ", ""), *cost, *_ending(best, measured_base)]
+
+
+def _nothing(real, group, measured_base):
+    """Why nothing is taken, with the method that comes nearest."""
+    if group["nearest"] is not None:
+        near = real[real["method"] == group["nearest"]].iloc[0]
+        limits = "; ".join(group["limits"].values())
+        return [("Nothing to take", "strong"), (f": no measured method holds the limits ({limits}). Nearest is ", ""),
+                (near["method"], "strong"), (_quality(near) + ".", "")]  # fmt: skip
+    shown = _cheapest(real)
+    if shown is None:
+        return [("Nothing to take", "strong"), (f": {group['why']}.", "")]
+    kind, best = shown
+    each, model = f"{_noun(kind)} per {best['unit']}", f"the unquantized model ({measured_base['method'].iloc[0]})"
+    verdict, several = best[COSTS[kind][1]], len(real) > 1
+    lead = f"No measured method saves {_noun(kind)}" if several else f"Quantizing saves no {_noun(kind)}"
+    start = [(lead, "strong"), (" that can be told" if verdict == UNDECIDED else "", ""),
+             (": the cheapest, " if several else ": ", ""), (best["method"], "strong"),
+             (", " if several else " ", "")]  # fmt: skip
+    if verdict in (EQUAL, UNDECIDED):
+        told = (
+            f"equals {model} within {percent(best['margin'])}"
+            if verdict == EQUAL
+            else f"is not told apart from {model}"
+        )
+        return [*start, (f"{told} in {each} ({_change(best, kind)})", ""), *_ending(best, measured_base)]
+    return [*start, *_cost_segments(best, kind, measured_base), *_ending(best, measured_base)]
+
+
+def _cheapest(real):
+    """(kind of cost, row with the smallest ratio) of the methods that hold a ratio; None where none does."""
+    for kind, (ratio, _) in COSTS.items():
+        compared = real[real[ratio].notna()]
+        if len(compared):
+            return kind, compared.loc[compared[ratio].idxmin()]
+    return None
+
+
+def _others(rows, group):
+    """What is second, what not to take and why, and the limits."""
+    if group is None or not group["methods"]:
+        return []
+    segments = []
+    if group["second"]:
+        segments += [("Second: ", ""), (group["second"], "strong")]
+        second = rows[rows["method"] == group["second"]].iloc[0]
+        kind = group["saves"] if group["saves"] in COSTS else "energy"
+        if not missing(second[COSTS[kind][0]]):
+            segments.append((f" ({_noun(kind)} {_change(second, kind)}{_quality(second).replace(', at', ',', 1)})", ""))
+        segments.append((". ", ""))
+    left = [method for method in group["methods"] if not method["taken"]]
+    if left:
+        segments.append(("Not: ", ""))
+        for place, method in enumerate(left):
+            segments += [(method["method"], "strong"), (f" ({method['why'].rstrip('.')})", "")]
+            segments.append((", " if place < len(left) - 1 else ". ", ""))
+    limits = "; ".join(group["limits"].values())
+    return [*segments, (f"Limits: {limits or 'none'} (config.yaml).", "")]
 
 
 def _only_simulated(others, base):
@@ -68,77 +155,51 @@ def _only_simulated(others, base):
     return segments
 
 
-def _without_energy(real, measured_base):
+def _without_energy(real):
+    """Why no energy is compared."""
     noisy = (real["verdict"] == TOO_NOISY).any()
     why = real["ratio_reason" if noisy else "energy_reason"].dropna()
     why = f" ({str(why.iloc[0]).rstrip('.')})" if len(why) else ""
-    timed = real[real["latency_ratio"].notna()]
-    if timed.empty:
-        return [("No energy could be compared", "strong"), (f"{why}.", "")]
-    best = _best(timed, "latency_ratio", "latency_verdict")
-    cost = _cost_segments(best, "latency", timed, measured_base)
     lead = "No energy could be compared" if noisy else "No energy could be read"
-    return [(lead, "strong"), (f"{why}. ", ""), *cost, *_ending(best, real, measured_base)]
+    return [(lead, "strong"), (f"{why}. ", "")]
 
 
-ORDER = (BETTER, BETTER + WITHIN_CONTROL, BETTER + UNCONTROLLED)  # of what is worth telling
+def _noun(kind):
+    return "time" if kind == "time" else "energy"
 
 
-def _best(rows, ratio, verdict):
-    """The row with the smallest ratio, of those with the first verdict of ORDER that any has; else of all."""
-    chosen = next((told for name in ORDER if not (told := rows[rows[verdict] == name]).empty), rows)
-    return chosen.loc[chosen[ratio].idxmin()]
+def _change(row, kind):
+    """A ratio as a signed change in percent with its interval, marked where it is estimated."""
+    ratio, low, high = (row[f"{COSTS[kind][0]}{end}"] for end in ("", "_low", "_high"))
+    estimated = "estimated " if kind == "energy" and row["energy_estimated"] is True else ""
+    return estimated + with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
 
 
-def _cost_segments(best, kind, compared, measured_base):
-    """The cost of the best method against the baseline: less, more, equal, or not told apart."""
-    noun, verdict = ("energy", best["verdict"]) if kind == "energy" else ("time", best["latency_verdict"])
-    each, model = f"{noun} per {best['unit']}", f"the unquantized model ({measured_base['method'].iloc[0]})"
-    ratio, low, high = (best[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
+def _cost_segments(best, kind, measured_base):
+    """The words "uses an estimated 20 % [19, 21] less energy per image than the unquantized model (bf16)"."""
+    ratio, verdict = best[COSTS[kind][0]], str(best[COSTS[kind][1]])
+    low, high = (best[f"{COSTS[kind][0]}{end}"] for end in ("_low", "_high"))
+    model = f"the unquantized model ({measured_base['method'].iloc[0]})"
+    cheaper = verdict.startswith(BETTER) or (missing(best[COSTS[kind][1]]) and ratio < 1)
+    saved = _percent(1 - ratio, 1 - high, 1 - low) if cheaper else _percent(ratio - 1, low - 1, high - 1)
     estimated = kind == "energy" and best["energy_estimated"] is True
-    verb = "uses" if kind == "energy" else "takes"
-    if missing(verdict):
-        change = with_bounds(100 * (ratio - 1), math.nan, math.nan, signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {each} differs from that of {model} by ", ""),
-                ("an estimated " if estimated else "", "em"), (f"{change}, without an interval", "")]  # fmt: skip
-    if verdict in (EQUAL, UNDECIDED):
-        what, to = "not told apart", f" from that of {model} ("
-        if verdict == EQUAL:
-            what, to = "equal", f" to that of {model} within {percent(best['margin'])} ("
-        change = with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
-        return [(best["method"], "strong"), (f"'s {each} is ", ""), (what, "strong"), (to, ""),
-                ("estimated " if estimated else "", "em"), (f"{change})", "")]  # fmt: skip
-    if verdict.startswith(BETTER):
-        saved = _percent(1 - ratio, 1 - high, 1 - low)
-        start = [(best["method"], "strong"), (f" {verb} ", "")]
-    else:
-        saved = _percent(ratio - 1, low - 1, high - 1)
-        lead = "No measured method saves " + noun if len(compared) > 1 else "Quantizing saves no " + noun
-        start = [(lead, "strong"), (": the cheapest, " if len(compared) > 1 else ": ", ""), (best["method"], "strong"),
-                 (f", {verb} " if len(compared) > 1 else f" {verb} ", "")]  # fmt: skip
-    if estimated:
-        start += [("an ", ""), ("estimated", "em"), (" ", "")]
-    size = "less" if verdict.startswith(BETTER) else "more"
+    start = [(("uses" if kind == "energy" else "takes") + (" an " if estimated else " "), "")]
+    start += [("estimated", "em"), (" ", "")] if estimated else []
     doubt = ""
     if verdict.endswith(WITHIN_CONTROL):
         doubt = ", though that model against itself differs as much on this machine"
     elif verdict.endswith(UNCONTROLLED):
         doubt = ", which no measurement of that model against itself confirms"
-    return [*start, (saved, "strong"), (f" {size} {each} than {model}{doubt}", "")]
+    size = "less" if cheaper else "more"
+    return [*start, (saved, "strong"), (f" {size} {_noun(kind)} per {best['unit']} than {model}{doubt}", "")]
 
 
 def _percent(value, low, high):
     return with_bounds(100 * value, 100 * low, 100 * high, unit="%")
 
 
-def _ending(best, rows, measured_base):
-    base = measured_base[measured_base["sampling"] == best["sampling"]]
-    base = base.iloc[0] if len(base) else measured_base.iloc[0]
-    text = _quality(best)
-    text += _memory(best, base)
-    if rows["sampling"].nunique() > 1:
-        text += f" ({best['sampling']})"
-    return [(text + ".", "")]
+def _ending(best, measured_base):
+    return [(_quality(best) + _memory(best, measured_base.iloc[0]) + ".", "")]
 
 
 def _quality(row):
@@ -152,6 +213,8 @@ def _quality(row):
             break
     for metric in paired_with_value(row)[:1]:
         text = with_bounds(*(row[f"{metric.column}{end}"] for end in ("", "_low", "_high")), unit=metric.unit)
+        seen = next((words for least, words in metric.words if row[metric.column] >= least), None)
+        text += f", {seen}" if seen else ""
         parts.append(f"{_with_article(metric.title)} to the unquantized model's images of {text}")
     return ", at " + " and ".join(parts) if parts else ", at a quality that was not scored"
 

@@ -1,0 +1,245 @@
+"""What is recommended: on constructed summaries, and by the words of the page."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recommend as recommend_rule
+from quantwatt.artifacts.errors import DataError
+from quantwatt.config import experiment, limits
+from quantwatt.config.schemas import ConfigurationError
+from quantwatt.report import recommendation, tables
+from quantwatt.report.page.answer import answers
+from quantwatt.report.recommendation import FAILS, HOLDS, UNKNOWN, UNSURE
+
+
+def method(name, energy=None, time=None, psnr=45.0, size=4.0, memory=50.0, width=0.01, control=(1, 0.97, 1.03), **more):
+    """A row of the summary; energy, time: ratios to the baseline, of which intervals reach `width` to both sides."""
+    row = dict.fromkeys(tables.SUMMARY_COLUMNS)
+    row |= {"model": "m", "method": name, "sampling": "s", "status": "ok", "compute": "real", "device": "CPU",
+            "baseline": False, "device_fake": False, "unit": "image", "margin": 0.05, "energy_estimated": False,
+            "psnr_db": psnr, "size_mb": size, "memory_mb": memory}  # fmt: skip
+    if psnr is not None:
+        row |= {"psnr_db_low": psnr - 1, "psnr_db_high": psnr + 1}
+    for ratio, cost, verdict, value, unit in (
+        (energy, "energy", "verdict", "energy_j", 10.0),
+        (time, "latency", "latency_verdict", "latency_s", 1.0),
+    ):
+        if ratio is not None:
+            ends = ratio - width, ratio + width
+            row |= dict(zip((f"{cost}_ratio", f"{cost}_ratio_low", f"{cost}_ratio_high"), (ratio, *ends), strict=True))
+            row |= {value: unit * ratio, f"{value}_low": unit * ends[0], f"{value}_high": unit * ends[1]}
+            row[verdict] = tables.judge(ratio, *ends, control)
+    return row | more
+
+
+BASELINE = method("bf16", psnr=None, size=16.0, memory=80.0) | {
+    **{"baseline": True, "verdict": tables.BASELINE, "latency_verdict": tables.BASELINE},
+    **{"energy_j": 10.0, "latency_s": 1.0},
+}  # fmt: skip
+
+
+def summary_of(*rows, baseline=BASELINE):
+    return pd.DataFrame([baseline, *rows], columns=tables.SUMMARY_COLUMNS).replace({None: np.nan})
+
+
+def recommended(*rows, wanted=None, baseline=BASELINE):
+    [group] = recommendation.recommend(summary_of(*rows, baseline=baseline), wanted)
+    return group
+
+
+def told(*rows, wanted=None, baseline=BASELINE):
+    """(the page's sentence, the one after it)."""
+    summary = summary_of(*rows, baseline=baseline)
+    [(_, *parts)] = answers(summary, recommendation.recommend(summary, wanted))
+    return ["".join(text for text, _ in segments) for segments in parts]
+
+
+def why(group, name):
+    return next(one["why"] for one in group["methods"] if one["method"] == name)
+
+
+def test_a_damaged_method_is_never_taken_however_cheap():
+    rows = method("w2", 0.8, 0.8, psnr=15), method("w4a8", 0.82, 0.82, psnr=41)
+    group = recommended(*rows)
+    assert (group["take"], group["saves"], group["second"]) == ("w4a8", "energy", None)
+    assert why(group, "w2") == "PSNR 15 dB; asked: PSNR of at least 30 dB"
+    sentence, others = told(*rows)
+    assert sentence.startswith("Take w4a8: it uses 18.0 % [17.0, 19.0] less energy per image than")
+    assert "no visible change" in sentence and "Not: w2 (PSNR 15 dB; asked: PSNR of at least 30 dB)." in others
+
+
+def test_the_luckiest_of_several_that_are_not_told_apart_is_not_taken():
+    rows = method("a", 0.80, psnr=35), method("b", 0.81, psnr=50), method("c", 0.815, psnr=42)
+    assert recommended(*rows)["take"] == recommended(*reversed(rows))["take"] == "b"
+    assert recommended(*rows)["second"] == "c"
+    lucky = method("a", 0.78, psnr=35), method("b", 0.80, psnr=50)  # intervals that touch
+    assert recommended(*lucky)["take"] == "b"
+    apart = method("a", 0.70, psnr=35), method("b", 0.80, psnr=50)
+    assert recommended(*apart)["take"] == "a"
+
+
+def test_one_that_dominates_is_taken():
+    group = recommended(method("good", 0.6, 0.7, psnr=48, size=4), method("bad", 0.9, 0.95, psnr=40, size=8))
+    assert group["take"] == "good" and group["second"] == "bad"
+    fronts = {one["method"]: one["fronts"] for one in group["methods"]}
+    assert fronts["good"] == ["energy", "time", "weights", "memory"] and fronts["bad"] == []
+
+
+def test_where_nothing_pays_the_answer_says_so():
+    group = recommended(method("a", 1.4, 1.5), method("b", 1.2, 1.3))
+    assert (group["take"], group["saves"]) == (None, None)
+    sentence, others = told(method("a", 1.4, 1.5), method("b", 1.2, 1.3))
+    assert sentence.startswith("No measured method saves energy: the cheapest, b, uses 20.0 % [19.0, 21.0] more energy")
+    assert "b (costs no less than bf16)" in others
+
+
+def test_equal_costs_are_worth_smaller_weights_only():
+    rows = method("same-size", 1.0, 1.0, size=16, psnr=60), method("small", 1.0, 1.01, size=4, psnr=45)
+    group = recommended(*rows)
+    assert (group["take"], group["saves"]) == ("small", "weights")
+    sentence, _ = told(*rows)
+    assert sentence.startswith("Take small: it saves no energy or time that can be told, but its weights take 4.00 MB")
+    assert recommended(rows[0])["take"] is None
+    assert told(rows[0])[0].startswith(
+        "Quantizing saves no energy: same-size equals the unquantized model (bf16) within 5 % in energy per"
+    )
+
+
+def test_time_is_asked_where_energy_tells_nothing():
+    group = recommended(method("a", 0.9, 0.7, width=0.2), method("b", 1.0, 0.6, width=0.03))
+    assert (group["take"], group["saves"]) == ("b", "time")
+
+
+def test_simulated_only():
+    row = method("a") | {"status": "simulated", "compute": "simulated", "reason": "no kernel"}
+    group = recommended(row)
+    assert group["take"] is None and why(group, "a") == "its cost was only simulated here"
+    assert told(row)[0].startswith("Nothing was saved or measured here")
+
+
+def test_failures_are_told():
+    row = method("a", psnr=None) | {"status": "oom", "reason": "out of memory: 23 GB asked"}
+    assert why(recommended(row, method("b", 0.8, 0.8)), "a") == "out of memory: 23 GB asked"
+    baseline = BASELINE | {"status": "oom", "reason": "out of memory"}
+    assert told(method("b"), baseline=baseline)[0] == (
+        "The baseline has no measurement (out of memory), so nothing can be compared."
+    )
+
+
+def test_without_energy_time_counts():
+    sentence, _ = told(method("a", time=0.8, energy_reason="rapl is unreadable"))
+    assert sentence.startswith(
+        "No energy could be read (rapl is unreadable). Take a: it takes 20.0 % [19.0, 21.0] less"
+    )
+
+
+def test_a_ratio_without_an_interval_is_no_reason_to_take_a_method():
+    row = method("a", 0.8, 0.8)
+    row |= {f"{cost}_ratio_{end}": None for cost in ("energy", "latency") for end in ("low", "high")}
+    row |= {"verdict": None, "latency_verdict": None}
+    assert recommended(row | {"size_mb": 16})["take"] is None
+    assert told(row | {"size_mb": 16})[0].startswith("Quantizing saves no energy: a uses 20.0 % less")
+
+
+def test_savings_that_the_control_shows_too_come_last():
+    wide = (1, 0.7, 1.3)
+    doubtful, sure = method("doubtful", 0.8, control=wide), method("sure", 0.9)
+    assert recommended(doubtful, sure)["take"] == "sure"
+    sentence, _ = told(doubtful)
+    assert "though that model against itself differs as much on this machine" in sentence
+
+
+def test_text_models_are_judged_by_their_accuracy():
+    def text(name, energy, change, low, high):
+        return method(name, energy, psnr=None, unit="inference", accuracy=0.9 + change, accuracy_change=change,
+                      accuracy_change_low=low, accuracy_change_high=high)  # fmt: skip
+
+    group = recommended(text("good", 0.9, 0.0, -0.005, 0.005), text("bad", 0.7, -0.1, -0.12, -0.08))
+    assert group["take"] == "good" and group["quality"] == "accuracy"
+    [limit] = group["limits"].values()
+    assert limit == "Accuracy at most 0.01 worse than the unquantized model's"
+
+
+def test_two_models_and_two_samplings_have_an_answer_each():
+    rows = [row | {"model": model, "sampling": sampling} for model in "mn" for sampling in ("s", "t")
+            for row in (BASELINE, method("a", 0.8, 0.8))]  # fmt: skip
+    summary = pd.DataFrame(rows, columns=tables.SUMMARY_COLUMNS).replace({None: np.nan})
+    assert [title for title, *_ in answers(summary)] == ["m · s", "m · t", "n · s", "n · t"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"max_energy_j": 8.2}, HOLDS),
+        ({"max_energy_j": 8.0}, UNSURE),
+        ({"max_energy_j": 7.0}, FAILS),
+        ({"max_latency_s": 0.5}, FAILS),
+        ({"max_size_mb": 4}, HOLDS),
+        ({"max_memory_mb": 49}, FAILS),
+        ({"min_quality": {"psnr": 44}}, HOLDS),
+        ({"min_quality": {"psnr": 45}}, UNSURE),
+        ({"min_quality": {"psnr": 47}}, FAILS),
+        ({"min_quality": {"fid": 3}}, UNKNOWN),
+        ({"min_quality": {"kid": {"margin": 0.1}}}, UNKNOWN),
+    ],
+)
+def test_how_sure_a_limit_holds(wanted, found):
+    group = recommended(method("a", 0.8, 0.8), wanted=wanted)
+    [checks] = [one["limits"] for one in group["methods"]]
+    assert checks[next(iter(wanted.get("min_quality", wanted)))] == found
+    assert (group["take"] == "a") == (found in (HOLDS, UNSURE))
+    assert [one["certain"] for one in group["methods"]] == [found == HOLDS]
+
+
+def test_limits_that_exclude_all_name_the_nearest():
+    group = recommended(method("a", 0.8, psnr=20), method("b", 0.9, psnr=25))
+    assert group["take"] is None and group["nearest"] == "b"
+    sentence, _ = told(method("a", 0.8, psnr=20), method("b", 0.9, psnr=25))
+    assert sentence.startswith(
+        "Nothing to take: no measured method holds the limits (PSNR of at least 30 dB). Nearest is b"
+    )
+    assert "visible changes" in sentence
+
+
+@pytest.mark.parametrize("worse", [0.02, -0.02])
+def test_a_margin_is_of_the_worse_side(worse):
+    row = method("a", 0.8) | {
+        "fid": 5,
+        "fid_change": worse,
+        "fid_change_low": worse - 0.005,
+        "fid_change_high": worse + 0.005,
+    }
+    group = recommended(row, wanted={"min_quality": {"fid": {"margin": 0.01}}})
+    assert (group["take"] is None) == (worse > 0)  # a larger distance is worse
+
+
+def test_a_figure_without_an_interval_counts_as_exact():
+    assert recommendation.held(1.0, math.nan, math.nan, most=1.0) == HOLDS
+    assert recommendation.held(1.0, math.nan, math.nan, least=1.1) == FAILS
+
+
+def test_the_rule_writes_both_files(tmp_path):
+    tables.write_table(tmp_path / "tables/summary.csv", summary_of(method("a", 0.8, 0.8), method("b", 0.7, psnr=12)))
+    recommend_rule.main(["--results", str(tmp_path), "--limits", json.dumps({"max_size_mb": 5})])
+    [group] = json.loads((tmp_path / "tables/recommendation.json").read_text())
+    assert group["take"] == "a" and set(group["limits"]) == {"max_size_mb", "psnr"}
+    table = pd.read_csv(tmp_path / "tables/recommendation.csv")
+    assert list(table.columns) == list(recommendation.COLUMNS) and list(table["taken"].fillna("")) == ["first", ""]
+    assert table["limits"][1] == "max_size_mb: holds; psnr: fails"
+
+
+def test_unknown_limits_are_refused_by_name(tmp_path):
+    with pytest.raises(ConfigurationError, match="--limits: max_joules: no such limit; one of max_energy_j"):
+        limits.check({"max_joules": 3}, "--limits")
+    with pytest.raises(ConfigurationError, match="config.yaml: min_quality: 'lpips' is no metric; one of psnr"):
+        experiment.load_config({"min_quality": {"lpips": 0.1}})
+    with pytest.raises(ConfigurationError, match="min_quality.psnr: the unquantized model has no PSNR of its own"):
+        experiment.load_config({"min_quality": {"psnr": {"margin": 1}}})
+    with pytest.raises(DataError, match="--limits: max_joules: no such limit"):
+        recommend_rule.main(["--results", str(tmp_path), "--limits", '{"max_joules": 3}'])
+    with pytest.raises(DataError, match="summary.csv: the file does not exist"):
+        recommend_rule.main(["--results", str(tmp_path)])
