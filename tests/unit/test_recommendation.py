@@ -222,6 +222,13 @@ def test_a_figure_without_an_interval_counts_as_exact():
     assert recommendation.held(1.0, math.nan, math.nan, least=1.1) == FAILS
 
 
+def test_an_estimate_is_called_one_where_every_row_is_estimated(tmp_path):
+    summary = summary_of(method("a", 0.8, 0.8), method("b", 0.9, 0.9)).assign(energy_estimated=True)
+    tables.write_table(tmp_path / "summary.csv", summary)
+    [(_, sentence, others)] = answers(tables.read_table(tmp_path / "summary.csv"))
+    assert ("estimated", "em") in sentence and "estimated" in "".join(text for text, _ in others)
+
+
 def test_the_rule_writes_both_files(tmp_path):
     tables.write_table(tmp_path / "tables/summary.csv", summary_of(method("a", 0.8, 0.8), method("b", 0.7, psnr=12)))
     recommend_rule.main(["--results", str(tmp_path), "--limits", json.dumps({"max_size_mb": 5})])

@@ -168,10 +168,15 @@ def _noun(kind):
     return "time" if kind == "time" else "energy"
 
 
+def _is_estimated(row, kind):
+    told = row["energy_estimated"]
+    return kind == "energy" and not missing(told) and bool(told)  # numpy's true is not True
+
+
 def _change(row, kind):
     """A ratio as a signed change in percent with its interval, marked where it is estimated."""
     ratio, low, high = (row[f"{COSTS[kind][0]}{end}"] for end in ("", "_low", "_high"))
-    estimated = "estimated " if kind == "energy" and row["energy_estimated"] is True else ""
+    estimated = "estimated " if _is_estimated(row, kind) else ""
     return estimated + with_bounds(100 * (ratio - 1), 100 * (low - 1), 100 * (high - 1), signed=True, unit="%")
 
 
@@ -182,7 +187,7 @@ def _cost_segments(best, kind, measured_base):
     model = f"the unquantized model ({measured_base['method'].iloc[0]})"
     cheaper = verdict.startswith(BETTER) or (missing(best[COSTS[kind][1]]) and ratio < 1)
     saved = _percent(1 - ratio, 1 - high, 1 - low) if cheaper else _percent(ratio - 1, low - 1, high - 1)
-    estimated = kind == "energy" and best["energy_estimated"] is True
+    estimated = _is_estimated(best, kind)
     start = [(("uses" if kind == "energy" else "takes") + (" an " if estimated else " "), "")]
     start += [("estimated", "em"), (" ", "")] if estimated else []
     doubt = ""
