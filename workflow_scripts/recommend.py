@@ -13,7 +13,6 @@ from quantwatt.artifacts import csv_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import write_json
 from quantwatt.config import limits
-from quantwatt.config.schemas import ConfigurationError
 from quantwatt.jobs import command
 from quantwatt.report import recommendation, tables
 
@@ -26,10 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="output (default: RESULTS/tables/recommendation.json)")
     parser.add_argument("--csv", type=Path, help="output (default: RESULTS/tables/recommendation.csv)")
     args = parser.parse_args(argv)
-    try:
-        limits.check(args.limits, "--limits")
-    except ConfigurationError as error:
-        raise DataError(str(error)) from error
+    if wrong := limits.wrong(args.limits):
+        raise DataError(f"--limits: {wrong}")
 
     folder = args.results / "tables"
     groups = recommendation.recommend(tables.read_table(args.summary or folder / "summary.csv"), args.limits)

@@ -11,7 +11,7 @@ METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
 NAMES = ("quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth")
 FIGURES = {f"Draw {name}" for name in (*NAMES, "steps", "budget", "sensitivity")}
 REPORT = {"Write the report"}
-SUMMARY = {"Write the tables", "Write the study's tables"} | FIGURES | REPORT
+SUMMARY = {"Write the tables", "Find what to take", "Write the study's tables"} | FIGURES | REPORT
 EXPERIMENT = "resources/experiments/smoke.yaml"
 
 

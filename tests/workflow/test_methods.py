@@ -117,7 +117,7 @@ def test_brecq_comes_below_rounding_in_every_block(results):
 
 # What a change reruns, where test_invalidation.py's experiment has no such method.
 def rerun(*methods):
-    jobs = {"Write the tables", "Write the report"} | {f"Draw {name}" for name in FIGURES}
+    jobs = {"Write the tables", "Find what to take", "Write the report"} | {f"Draw {name}" for name in FIGURES}
     for method in methods:
         jobs |= {f"Quantize tiny-sd3, {method}", f"Generate images: tiny-sd3, {method}, seed-0"}
         jobs |= {f"Measure tiny-sd3, {method}, seed-0", f"Score psnr: tiny-sd3, {method}, seed-0"}

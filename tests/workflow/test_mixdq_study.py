@@ -120,5 +120,5 @@ def test_another_budget_reruns_only_the_allocation_and_what_follows(project):
     method = "tiny-sdxl, mixdq-w4a8"
     stages = ("Solve integer programs: ", "Try choices on images: ", "Allocate formats: ", "Quantize ")
     cell = {f"Generate images: {method}, step-1", f"Measure {method}, step-1", f"Score psnr: {method}, step-1"}
-    tables = {"Write the tables", "Write the report"} | {f"Draw {name}" for name in FIGURES}
+    tables = {"Write the tables", "Find what to take", "Write the report"} | {f"Draw {name}" for name in FIGURES}
     assert project.plan(experiment=NAME) == {stage + method for stage in stages} | cell | tables

@@ -107,7 +107,7 @@ def test_the_report_speaks_of_inferences(results):
     assert "J per inference" in page and "Accuracy" in page and "per image" not in page
 
 
-SUMMARY = {"Write the tables", "Write the study's tables", "Write the report"} | {
+SUMMARY = {"Write the tables", "Find what to take", "Write the study's tables", "Write the report"} | {
     f"Draw {name}" for name in ("quality_vs_cost", "layer_error", "power_trace", "seeds", "layer_depth")
 }
 

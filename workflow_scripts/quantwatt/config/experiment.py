@@ -70,7 +70,8 @@ def load_config(config: dict[str, Any] | list[tuple[str, dict[str, Any]]]) -> di
         _merge(merged, copy.deepcopy(settings))
     completed = complete(merged, schema("config"), several[0][0], "")
     completed["results"] = _results_folder(completed["results"], source_of("results", several))
-    limits.check(limits.of(completed), source_of("min_quality", several))
+    if wrong := limits.wrong(limits.of(completed)):
+        raise ConfigurationError(f"{source_of('min_quality', several)}: {wrong}")
     weights, watts = completed["inception_weights"], completed["measuring"]
     if weights not in (None, "download") and not (ROOT / weights).is_file():
         raise ConfigurationError(

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantwatt.config import metric_entries
-from quantwatt.config.schemas import ConfigurationError
 
 KEYS = ("max_energy_j", "max_latency_s", "max_memory_mb", "max_size_mb", "min_quality")
 
@@ -14,21 +13,18 @@ def of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in KEYS}
 
 
-def check(limits: Mapping[str, Any], source: str) -> None:
-    """Check the names of limits and metrics; a schema checks the values of config.yaml.
-
-    Raises:
-        ConfigurationError: a limit or a metric is unknown.
-    """
+def wrong(limits: Mapping[str, Any]) -> str | None:
+    """What is wrong with names of limits and metrics, or None; a schema checks the values in config.yaml."""
     for name in limits:
         if name not in KEYS:
-            raise ConfigurationError(f"{source}: {name}: no such limit; one of {', '.join(KEYS)}.")
+            return f"{name}: no such limit; one of {', '.join(KEYS)}."
     metrics = metric_entries.shown()
     for name, wanted in (limits.get("min_quality") or {}).items():
         if name not in metrics:
-            raise ConfigurationError(f"{source}: min_quality: '{name}' is no metric; one of {', '.join(metrics)}.")
+            return f"min_quality: '{name}' is no metric; one of {', '.join(metrics)}."
         if isinstance(wanted, Mapping) and metrics[name].paired:
-            raise ConfigurationError(
-                f"{source}: min_quality.{name}: the unquantized model has no {metrics[name].title} of its own: write "
-                "a value instead of a margin."
+            return (
+                f"min_quality.{name}: the unquantized model has no {metrics[name].title} of its own: write a value "
+                "instead of a margin."
             )
+    return None
