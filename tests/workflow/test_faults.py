@@ -84,7 +84,8 @@ def test_ctrl_c(undrawn):
     assert process.returncode != 0 and "Traceback" not in output
     assert "Terminating processes on user request" in output
     log = undrawn.path("results/smoke/logs/generate/tiny-sd3/rtn-w8a8/steps-4.log")
-    assert log.read_text().endswith("interrupted: run again to go on.\n") and "Traceback" not in log.read_text()
+    assert log.read_text().endswith("interrupted: run again to go on.\n"), (log.read_text(), output)
+    assert "Traceback" not in log.read_text()
     assert_nothing_is_half_written(undrawn)
     assert_resumes(undrawn)
 
