@@ -2,6 +2,7 @@
 
 import pytest
 
+from quantwatt.artifacts.errors import DataError
 from quantwatt.inference import kernel_times, native
 
 
@@ -47,6 +48,14 @@ def test_a_folder_that_cannot_be_written_is_no_failure(measured, tmp_path, monke
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(native, "cache_folder", lambda: tmp_path / "file")
     kernel_times._file.cache_clear()
+    assert kernel_times.is_faster(64, 32, 16, 2)
+
+
+def test_a_full_disk_is_no_failure(measured, monkeypatch):
+    def refuse(*_):
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(kernel_times.manifest, "write_json", refuse)
     assert kernel_times.is_faster(64, 32, 16, 2)
 
 

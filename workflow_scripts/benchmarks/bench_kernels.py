@@ -2,8 +2,8 @@
 
 Three parts: single layers with the shapes of the embedded model, of GPT-2 and of Stable Diffusion 3.5 Medium; whole
 transformer blocks of several widths, which show from which width on 8 bits are faster; and the embedded model end to
-end, in fresh processes. Ratios are
-speed-ups: above 1 is faster. The peak throughput of the device is measured and printed too, as a reference.
+end, in fresh processes. Ratios are speed-ups: above 1 is faster. The peak throughput of the device is measured and
+printed too, as a reference.
 """
 
 import argparse

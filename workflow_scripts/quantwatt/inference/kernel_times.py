@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from quantwatt.artifacts import manifest
+from quantwatt.artifacts.errors import DataError
 from quantwatt.inference import native
 
 TURNS, TURN_S = 5, 0.002
@@ -71,5 +72,5 @@ def _remember(threads, found):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_json(path, {**remembered(threads), **found})  # what another process loses is measured again
-    except OSError:  # a folder that cannot be written: each process measures
+    except (OSError, DataError):  # a folder that cannot be written: each process measures
         return

@@ -1,7 +1,7 @@
 /* Integer linear layers in one call: quantize the inputs, multiply, rescale, add the bias.
 
    The products of codes from 0 to 255 and weights from -128 to 127 are added exactly in 32 bits, on each path:
-   AVX-512 VNNI and AVX-VNNI add four products per lane at once; AVX2 adds two of 16 bits. quantwatt.inference.fused
+   AVX-512 VNNI and AVX-VNNI add four products per lane at once; AVX2 adds two of 16 bits. quantwatt.inference.int8
    chooses the path. */
 
 #include <stdint.h>
