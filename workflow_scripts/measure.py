@@ -12,8 +12,11 @@ failure.
 
 import argparse
 import json
+import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
         "crosscheck": None,
     }
     rounds: list[Result] = []
+    began, start = datetime.now(UTC), time.monotonic()
     details = manifest.read_json(args.checkpoint)
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
@@ -121,9 +125,11 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
             record.update(summary.summarize(rounds, peak, settings) | fields)
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
+    record["measured"] = {"at": f"{began:%Y-%m-%d %H:%M} UTC", "seconds": round(time.monotonic() - start, 1)}
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
     record["provenance"] = {
         **provenance(packages),
+        "ram_mb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6),
         "seed": args.sampling.seed,
         "checkpoint_sha256": manifest.sha256(args.checkpoint),
     }

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         layers=tables.read_table(args.layers or folder / "layers.csv"),
         sensitivity=tables.read_table(args.sensitivity or folder / "sensitivity.csv"),
         figures=report_page.embed_figures(args.figures or args.results / "figures", images=not is_text),
+        results=args.results,
         recommended=read_json(args.recommendation or folder / "recommendation.json"),
         evaluations={path.stem.removeprefix("evaluation-"): read_json(path) for path in args.evaluation},
     )

@@ -54,8 +54,9 @@ def recommended(*rows, wanted=None, baseline=BASELINE):
 def told(*rows, wanted=None, baseline=BASELINE):
     """(the page's sentence, the one after it)."""
     summary = summary_of(*rows, baseline=baseline)
-    [(_, *parts)] = answers(summary, recommendation.recommend(summary, wanted))
-    return ["".join(text for text, _ in segments) for segments in parts]
+    [answer] = answers(summary, recommendation.recommend(summary, wanted))
+    [step] = [step for step in answer["steps"] if step["shown"]]
+    return ["".join(text for text, _ in step[part]) for part in ("sentence", "others")]
 
 
 def why(group, name):
@@ -69,7 +70,7 @@ def test_a_damaged_method_is_never_taken_however_cheap():
     assert why(group, "w2") == "PSNR 15 dB; asked: PSNR of at least 30 dB"
     sentence, others = told(*rows)
     assert sentence.startswith("Take w4a8: it uses 18.0 % [17.0, 19.0] less energy per image than")
-    assert "no visible change" in sentence and "Not: w2 (PSNR 15 dB; asked: PSNR of at least 30 dB)." in others
+    assert "no visible change" in sentence and "Not: w2 (PSNR worse than the limit)." in others
 
 
 def test_the_luckiest_of_several_that_are_not_told_apart_is_not_taken():
@@ -168,7 +169,7 @@ def test_two_models_and_two_samplings_have_an_answer_each():
     rows = [row | {"model": model, "sampling": sampling} for model in "mn" for sampling in ("s", "t")
             for row in (BASELINE, method("a", 0.8, 0.8))]  # fmt: skip
     summary = pd.DataFrame(rows, columns=tables.SUMMARY_COLUMNS).replace({None: np.nan})
-    assert [title for title, *_ in answers(summary)] == ["m · s", "m · t", "n · s", "n · t"]
+    assert [one["title"] for one in answers(summary)] == ["m · s", "m · t", "n · s", "n · t"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +218,40 @@ def test_a_margin_is_of_the_worse_side(worse):
     assert (group["take"] is None) == (worse > 0)  # a larger distance is worse
 
 
+def answer_at(by_limit, limit):
+    """The first step that a limit reaches, as the page's script finds it."""
+    milder = by_limit["is_margin"]
+    return next(
+        step for step in by_limit["steps"]
+        if step["strictest"] is None or (step["strictest"] <= limit if milder else step["strictest"] >= limit)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_answer_moves_with_the_limit_as_if_it_had_been_asked_for(seed):
+    rng = np.random.default_rng(seed)
+    rows = [
+        method(f"m{i}", *rng.uniform(0.5, 1.3, 2), psnr=rng.uniform(10, 60), size=rng.uniform(1, 20)) for i in range(6)
+    ]
+    by_limit = recommended(*rows)["by_limit"]
+    assert by_limit["limit"] == 30 and not by_limit["is_margin"] and len(by_limit["steps"]) == 7
+    keys = ("saves", "take", "second", "nearest", "why")
+    for limit in [*rng.uniform(5, 70, 20), *(step["strictest"] for step in by_limit["steps"][:-1])]:
+        asked, step = recommended(*rows, wanted={"min_quality": {"psnr": limit}}), answer_at(by_limit, limit)
+        assert {key: asked[key] for key in keys} == {key: step[key] for key in keys}
+        assert recommendation.reasons(asked["methods"]) == step["reasons"]
+
+
+def test_the_answer_moves_with_a_margin():
+    rows = [
+        method(name, cost)
+        | {"fid": 5, "fid_change": worse, "fid_change_low": worse - 0.1, "fid_change_high": worse + 0.1}
+        for name, cost, worse in (("a", 0.5, 2.0), ("b", 0.7, 1.0), ("c", 0.9, 0.1))
+    ]
+    by_limit = recommended(*rows, wanted={"min_quality": {"fid": {"margin": 1.5}}})["by_limit"]
+    assert [answer_at(by_limit, margin)["take"] for margin in (5, 1.95, 1.85, 0.95, 0.5, -1)] == [*"aabbc", None]
+
+
 def test_a_figure_without_an_interval_counts_as_exact():
     assert recommendation.held(1.0, math.nan, math.nan, most=1.0) == HOLDS
     assert recommendation.held(1.0, math.nan, math.nan, least=1.1) == FAILS
@@ -225,8 +260,9 @@ def test_a_figure_without_an_interval_counts_as_exact():
 def test_an_estimate_is_called_one_where_every_row_is_estimated(tmp_path):
     summary = summary_of(method("a", 0.8, 0.8), method("b", 0.9, 0.9)).assign(energy_estimated=True)
     tables.write_table(tmp_path / "summary.csv", summary)
-    [(_, sentence, others)] = answers(tables.read_table(tmp_path / "summary.csv"))
-    assert ("estimated", "em") in sentence and "estimated" in "".join(text for text, _ in others)
+    [answer] = answers(tables.read_table(tmp_path / "summary.csv"))
+    [step] = [step for step in answer["steps"] if step["shown"]]
+    assert ("estimated", "em") in step["sentence"] and "estimated" in "".join(text for text, _ in step["others"])
 
 
 def test_the_rule_writes_both_files(tmp_path):

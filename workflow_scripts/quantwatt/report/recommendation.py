@@ -45,9 +45,10 @@ def recommend(summary: pd.DataFrame, limits: Mapping[str, Any] | None = None) ->
     Returns:
         list of {"model", "sampling", "device", "baseline": name, "limits": {name: in words}, "quality": column of the
         metric that methods are compared by, or None, "saves": "energy", "time", "weights" or None, "take", "second":
-        names or None, "nearest": name, where a limit excludes all, "why": sentence where nothing is taken, "methods"}.
+        names or None, "nearest": name, where a limit excludes all, "why": sentence where nothing is taken, "methods",
+        "by_limit": as of `_by_limit`, None without a limit of quality}.
         "methods" are {"method", "taken": "first", "second" or None, "feasible", "certain", "limits": {name: HOLDS or
-        another}, "fronts": [names of AXES], "why"}.
+        another}, "fronts": [names of AXES], "reason": in words that methods share, "why"}.
     """
     found = []
     for _, rows in tables.groups(tables.first_samplings(summary)):
@@ -61,6 +62,19 @@ def _group(rows, base, limits):
     asked = _limits(rows, limits)
     others = rows[~rows["baseline"].astype(bool)]
     metric = _compared_by(others, asked)
+    name = next((name for name, one in metric_entries.shown().items() if one == metric and name in asked), None)
+    return {
+        **{key: _text(base[key]) for key in ("model", "sampling", "device")},
+        "baseline": base["method"],
+        "limits": {name: words for name, (words, _) in asked.items()},
+        "quality": metric and metric.column,
+        **_outcome(others, base, asked, metric),
+        "by_limit": None if name is None else _by_limit(name, metric, others, base, asked, limits),
+    }
+
+
+def _outcome(others, base, asked, metric):
+    """What is taken under some limits, and what is said of each method."""
     real = others[tables.is_real(others)]
     told = {row["method"]: {name: check(row, base) for name, (_, check) in asked.items()} for _, row in real.iterrows()}
     holding = [name for name, checks in told.items() if not {FAILS, UNKNOWN} & set(checks.values())]
@@ -69,11 +83,7 @@ def _group(rows, base, limits):
     rest = feasible[feasible["method"] != first] if first else feasible
     second = _choose(rest, base, metric)[1] if first else None
     fronts = {name: _front(feasible, column, metric) for name, column in AXES.items()}
-    group = {
-        **{key: _text(base[key]) for key in ("model", "sampling", "device")},
-        "baseline": base["method"],
-        "limits": {name: words for name, (words, _) in asked.items()},
-        "quality": metric and metric.column,
+    outcome = {
         "saves": saves,
         "take": first,
         "second": second,
@@ -84,7 +94,8 @@ def _group(rows, base, limits):
     for _, row in others.iterrows():
         name = row["method"]
         checks = told.get(name, {})
-        group["methods"].append(
+        reason, why = _why(row, base, asked, checks, outcome)
+        outcome["methods"].append(
             {
                 "method": name,
                 "taken": "first" if name == first else "second" if name == second else None,
@@ -92,10 +103,45 @@ def _group(rows, base, limits):
                 "certain": name in told and all(told == HOLDS for told in checks.values()),
                 "limits": checks,
                 "fronts": [axis for axis, names in fronts.items() if name in names],
-                "why": _why(row, base, asked, checks, group),
+                "reason": reason,
+                "why": why,
             }
         )
-    return group
+    return outcome
+
+
+def _by_limit(name, metric, others, base, asked, limits):
+    """How the answer moves with the limit of quality.
+
+    Returns:
+        {"metric": name, "limit": as given, or the metric's own, "is_margin": whether it is one of the change from
+        the baseline, "steps": [{"strictest": limit up to which this holds, None: any, "saves", "take", "second",
+        "nearest", "why", "reasons": {reason: methods}}], the mildest first}.
+    """
+    wanted = (limits.get("min_quality") or _acceptable(others, metric_entries.shown()))[name]
+    is_margin = isinstance(wanted, Mapping)
+    column = f"{metric.column}_change" if is_margin else metric.column
+    # A method is excluded by limits beyond the better end of its interval.
+    better = 1 if metric.higher_is_better else -1
+    ends = {max(better * end for end in _interval(row, column) if not math.isnan(end))
+            for _, row in others[tables.is_real(others)].iterrows() if pd.notna(row[column])}  # fmt: skip
+    steps: list[dict[str, Any]] = []
+    for end in [*sorted(ends), math.inf]:
+        limit = {"margin": -end} if is_margin else better * end
+        outcome = _outcome(others, base, asked | _limit_of_quality(name, limit), metric)
+        step = {key: outcome[key] for key in ("saves", "take", "second", "nearest", "why")}
+        strictest = None if math.isinf(end) else -end if is_margin else better * end
+        steps.append({"strictest": strictest, **step, "reasons": reasons(outcome["methods"])})
+    return {"metric": name, "limit": wanted["margin"] if is_margin else wanted, "is_margin": is_margin, "steps": steps}
+
+
+def reasons(methods: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """{reason: names of the methods that are not taken for it}."""
+    found: dict[str, list[str]] = {}
+    for method in methods:
+        if not method["taken"]:
+            found.setdefault(method["reason"], []).append(method["method"])
+    return found
 
 
 def _limits(rows, limits):
@@ -108,19 +154,23 @@ def _limits(rows, limits):
                 f"{what} of at most {most:g} {unit}",
                 lambda row, base, c=column, m=most: held(*_interval(row, c), most=m),
             )
-    metrics = metric_entries.shown()
-    qualities = limits.get("min_quality") or _acceptable(rows, metrics)
-    for name, wanted in qualities.items():
-        metric = metrics[name]
-        if isinstance(wanted, Mapping):
-            found[name] = _worsening(metric, wanted["margin"])
-        else:
-            bound, words = ("least", "at least") if metric.higher_is_better else ("most", "at most")
-            found[name] = (
-                f"{metric.title} of {words} {wanted:g}{metric.unit and f' {metric.unit}'}",
-                lambda row, base, c=metric.column, b=bound, w=wanted: held(*_interval(row, c), **{b: w}),
-            )
+    for name, wanted in (limits.get("min_quality") or _acceptable(rows, metric_entries.shown())).items():
+        found |= _limit_of_quality(name, wanted)
     return found
+
+
+def _limit_of_quality(name, wanted):
+    """As of `_limits`; wanted: the worst value, or {"margin": the largest worsening from the baseline}."""
+    metric = metric_entries.shown()[name]
+    if isinstance(wanted, Mapping):
+        return {name: _worsening(metric, wanted["margin"])}
+    bound, words = ("least", "at least") if metric.higher_is_better else ("most", "at most")
+    return {
+        name: (
+            f"{metric.title} of {words} {wanted:g}{metric.unit and f' {metric.unit}'}",
+            lambda row, base: held(*_interval(row, metric.column), **{bound: wanted}),
+        )
+    }
 
 
 def _worsening(metric, margin):
@@ -221,29 +271,37 @@ def _why_nothing(base, real, feasible):
     )
 
 
-def _why(row, base, asked, checks, group):
-    """Half a sentence: why a method is taken or not."""
+def _why(row, base, asked, checks, outcome):
+    """(the reason in words that other methods share, half a sentence): why a method is taken or not."""
+    if row["status"] == "simulated":
+        return "only simulated here", "its cost was only simulated here"
     if row["status"] != "ok":
-        return str(row["reason"]) if row["status"] != "simulated" else "its cost was only simulated here"
+        return "failed", str(row["reason"])
     for name, told in checks.items():
         words = asked[name][0]
         if told == FAILS:
-            return f"{_figure(row, name)}; asked: {words}"
+            kind = f"{_title(name)} beyond the limit" if name in MOST else f"{_title(name)} worse than the limit"
+            return kind, f"{_figure(row, name)}; asked: {words}"
         if told == UNKNOWN:
-            return f"it has no figure for: {words}"
-    if row["method"] in (group["take"], group["second"]):
+            return f"no {_title(name)}", f"it has no figure for: {words}"
+    if row["method"] in (outcome["take"], outcome["second"]):
         straddling = [asked[name][0] for name, told in checks.items() if told == UNSURE]
-        return "holds the limits" + (f", for sure but for: {'; '.join(straddling)}" if straddling else "")
-    if group["saves"] not in COSTS:
-        return f"costs no less than {base['method']}"
-    told = str(row[COSTS[group["saves"]][1]])
+        return "holds", "holds the limits" + (f", for sure but for: {'; '.join(straddling)}" if straddling else "")
+    if outcome["saves"] not in COSTS:
+        return (f"costs no less than {base['method']}",) * 2
+    told = str(row[COSTS[outcome["saves"]][1]])
     if told.startswith(BETTER):
-        return f"saves no more {group['saves']} than {group['take']}"
+        return (f"saves no more {outcome['saves']} than {outcome['take']}",) * 2
     if told == EQUAL:
-        return f"takes as much {group['saves']} as {base['method']}"
+        return (f"takes as much {outcome['saves']} as {base['method']}",) * 2
     if told.startswith(tables.WORSE):
-        return f"takes more {group['saves']} than {base['method']}"
-    return f"its {group['saves']} is not told apart from that of {base['method']}"
+        return (f"takes more {outcome['saves']} than {base['method']}",) * 2
+    why = f"its {outcome['saves']} is not told apart from that of {base['method']}"
+    return f"{outcome['saves']} not told apart from that of {base['method']}", why
+
+
+def _title(limit):
+    return MOST[limit][1] if limit in MOST else metric_entries.shown()[limit].title
 
 
 def _figure(row, limit):

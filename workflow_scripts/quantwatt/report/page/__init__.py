@@ -10,15 +10,19 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.manifest import read_json
 from quantwatt.report import tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
-from quantwatt.report.page import numbers
+from quantwatt.report.page import gallery, methods, numbers
 from quantwatt.report.page.answer import answers
 from quantwatt.report.page.budget import budget_comparisons
+from quantwatt.report.page.cards import cards
+from quantwatt.report.page.chart_data import as_script, chart_groups
 from quantwatt.report.page.evaluation import evaluation_sections
 from quantwatt.report.page.failures import failures
 from quantwatt.report.page.steps import step_tables
@@ -135,6 +139,47 @@ def embed_figures(folder: str | Path, images: bool = True) -> dict[str, dict[str
     }
 
 
+def answer_parts(
+    summary: pd.DataFrame,
+    recommended: Sequence[Mapping[str, Any]] | None,
+    cells: Sequence[Cell],
+    pictures: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """What `answers` says, with the row of the baseline ("base", or None) and the "cards" with their pictures."""
+    settings = {cell.method: cell.checkpoint.get("settings") for cell in cells}
+    parts = []
+    for one in answers(summary, recommended):
+        rows = one["rows"]
+        base = rows[rows["baseline"].astype(bool)].to_dict("records")
+        shown = [
+            card
+            | {"settings": methods.short(settings.get(card["row"]["method"])),
+               "pictures": gallery.samples(pictures, card["row"])}
+            for card in cards(rows, one["group"])
+        ]  # fmt: skip
+        parts.append(one | {"base": base[0] if base else None, "cards": shown})
+    return parts
+
+
+def machine(cells: Iterable[Cell]) -> str:
+    """When and on what the study was measured: "Measured 2026-11-30 13:20 UTC (8 min) on ..."; empty without."""
+    records = [cell.measurement for cell in cells if (cell.measurement.get("device") or {}).get("name")]
+    when = sorted(record["measured"]["at"] for record in records if record.get("measured"))
+    if not records:
+        return ""
+    seconds = sum(record["measured"]["seconds"] for record in records if record.get("measured"))
+    days = list(dict.fromkeys(moment.split(" ")[0] for moment in when))
+    took = f" ({numbers.number(seconds / 60, 2)} min of measuring)" if seconds else ""
+    where = []
+    for device in {record["device"]["name"]: record for record in records}.values():
+        name, known = device["device"]["name"], device.get("provenance") or {}
+        cores = device["device"].get("n_cpus")
+        ram = f", {numbers.number(known['ram_mb'] / 1000, 2)} GB of memory" if known.get("ram_mb") else ""
+        where.append(name + (f" ({cores} cores{ram})" if cores else ram))
+    date = f" {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}" if days else ""
+    return f"Measured{date}{took} on {numbers.listed(where)}."
+
+
 def render(
     template: str | Path,
     *,
@@ -148,11 +193,12 @@ def render(
     sensitivity: pd.DataFrame | None = None,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     recommended: Sequence[Mapping[str, Any]] | None = None,
+    results: str | Path | None = None,
 ) -> str:
     """The report as HTML text.
 
     Args:
-        template: path of template.html.
+        template: path of template.html; its pieces, style and scripts lie in the same folder.
         experiment: the experiment's name.
         cells: list of cells.Cell; summary, layers, sensitivity: the tables made from the cells; sensitivity may be
             None.
@@ -160,6 +206,7 @@ def render(
         figures: from `embed_figures`.
         evaluations: {name: the recorded quality of an embedded model}, or None.
         recommended: as of recommendation.recommend; None: under no limits but those of its own.
+        results: the experiment's folder with the images; None: no images are shown.
     """
     template = Path(template)
     environment = jinja2.Environment(
@@ -170,20 +217,30 @@ def render(
         name: getattr(numbers, name)
         for name in ("number", "compact", "percent", "bounds", "with_bounds", "listed", "missing", "DASH")
     }
+    environment.globals["source"] = lambda name: Markup((template.parent / name).read_text(encoding="utf-8"))
     shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
+    pictures = [] if results is None else gallery.galleries(results, cells, list(dict.fromkeys(shown["sampling"])))
+    parts = answer_parts(summary, recommended, cells, pictures)
     scored = {tables.metric_of(name) for name in metrics}
     columns = [metric for metric in tables.METRICS.values() if metric in scored]
     compared = [metric for metric in columns if metric.published_features]  # the extractor is a setting
     published = {metric.published_features for metric in compared}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
+    is_text = summary["unit"].iloc[0] != "image"
     return environment.get_template(template.name).render(
         experiment=experiment,
         baseline=baseline,
+        machine=machine(cells),
+        data=Markup(as_script({"groups": chart_groups(summary, parts), "images": pictures})),
         fake=bool(summary["device_fake"].any()),
         estimated=any(value is True for value in summary["energy_estimated"]),
-        answers=answers(summary, recommended),
+        answers=parts,
+        galleries=[one | {"worst": gallery.worst(one, baseline)} for one in pictures],
+        methods=methods.method_rows(cells),
+        anchors=[] if is_text else read_json(template.parent / "anchors.json"),
         columns=columns,
+        first_metric=tables.first_metric(summary),
         paired=[metric.title for metric in columns if metric.paired],
         compared=compared,
         groups=table_groups(shown),

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from quantwatt.report.page.numbers import megabytes, missing, percent, with_bounds
-from quantwatt.report.recommendation import COSTS, recommend
+from quantwatt.report.recommendation import COSTS, reasons, recommend
 from quantwatt.report.tables import (
     BETTER,
     EQUAL,
@@ -25,15 +25,17 @@ from quantwatt.report.tables import (
 Segments = list[tuple[str, str]]  # (text, style): style "strong", "em" or ""
 
 
-def answers(
-    summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | None = None
-) -> list[tuple[str, Segments, Segments]]:
+def answers(summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """What to take for each model, sampling and device, as segments for the template.
 
     Args:
         recommended: as of `recommendation.recommend`; None: under no limits but those of its own.
     Returns:
-        list of (title, sentence, what is second and what not to take).
+        list of {"title", "rows": of the summary, "group": of `recommended` or None, "limits": in words, "quality",
+        "steps"}.
+        "quality" is None or {"title", "unit", "limit", "is_margin", "milder": whether a larger limit excludes less};
+        "steps" are {"strictest": as of `by_limit`, "shown": whether it is the answer under the limit given, "sentence",
+        "others": what is second and what not to take}.
     """
     recommended = recommend(summary) if recommended is None else recommended
     shown = first_samplings(summary)
@@ -45,8 +47,38 @@ def answers(
             [str(first["model"]), *(str(first[key]) for key in ("sampling", "device") if key in several)]
         )
         group = next((one for one in recommended if _is_of(one, first)), None)
-        found.append((title, answer(rows, group), _others(rows, group)))
+        found.append({"title": title, "rows": rows, "group": group, **_steps(rows, group)})
     return found
+
+
+def _steps(rows, group):
+    """How the answer moves with the limit of quality; one step where there is no limit to move."""
+    by_limit = group and group["by_limit"]
+    if not by_limit or len(by_limit["steps"]) < 2:
+        told = group and reasons(group["methods"])
+        step = {"strictest": None, "shown": True, "sentence": answer(rows, group), "others": _others(rows, group, told)}
+        return {"limits": _limits(group, None), "quality": None, "steps": [step]}
+    metric = METRICS[by_limit["metric"]]
+    milder = by_limit["is_margin"] or not metric.higher_is_better  # a larger limit excludes less
+    steps = []
+    for step in by_limit["steps"]:
+        moved = group | step
+        sentence, others = answer(rows, moved), _others(rows, moved, step["reasons"])
+        steps.append({"strictest": step["strictest"], "shown": False, "sentence": sentence, "others": others})
+    holding = (
+        step for step in steps
+        if step["strictest"] is None
+        or (step["strictest"] <= by_limit["limit"] if milder else step["strictest"] >= by_limit["limit"])
+    )  # fmt: skip
+    next(holding)["shown"] = True
+    quality = {"title": metric.title, "unit": metric.unit, "limit": by_limit["limit"], "milder": milder,
+               "is_margin": by_limit["is_margin"]}  # fmt: skip
+    return {"limits": _limits(group, by_limit["metric"]), "quality": quality, "steps": steps}
+
+
+def _limits(group, moved):
+    """The limits in words, but for the one that the reader moves."""
+    return [words for name, words in group["limits"].items() if name != moved] if group else []
 
 
 def _is_of(group, row):
@@ -112,8 +144,8 @@ def _cheapest(real):
     return None
 
 
-def _others(rows, group):
-    """What is second, what not to take and why, and the limits."""
+def _others(rows, group, reasons):
+    """What is second, and what not to take and why."""
     if group is None or not group["methods"]:
         return []
     segments = []
@@ -124,14 +156,10 @@ def _others(rows, group):
         if not missing(second[COSTS[kind][0]]):
             segments.append((f" ({_noun(kind)} {_change(second, kind)}{_quality(second).replace(', at', ',', 1)})", ""))
         segments.append((". ", ""))
-    left = [method for method in group["methods"] if not method["taken"]]
-    if left:
-        segments.append(("Not: ", ""))
-        for place, method in enumerate(left):
-            segments += [(method["method"], "strong"), (f" ({method['why'].rstrip('.')})", "")]
-            segments.append((", " if place < len(left) - 1 else ". ", ""))
-    limits = "; ".join(group["limits"].values())
-    return [*segments, (f"Limits: {limits or 'none'} (config.yaml).", "")]
+    for place, (reason, names) in enumerate(reasons.items()):
+        segments += [("" if place else "Not: ", ""), (", ".join(names), "strong")]
+        segments.append((f" ({reason})" + ("; " if place < len(reasons) - 1 else "."), ""))
+    return segments
 
 
 def _only_simulated(others, base):

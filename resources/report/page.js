@@ -1,0 +1,444 @@
+// What a reader can do with the page: choose axes and methods, move the limit, compare methods and images, sort tables.
+// Everything that it shows is also in the page without it, as figures, text and tables.
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const MINUS = "\u2212", DASH = "\u2014";
+const MANY = 8;  // points that all get a label; of more, those of the front do
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in made && typeof value !== "string") made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function number(value, like = [value]) {
+  if (value === null || value === undefined) return DASH;
+  const known = like.filter((each) => each !== null && each !== undefined);
+  const largest = Math.max(...known.map(Math.abs));
+  let decimals = largest ? 2 - Math.floor(Math.log10(largest)) : 0;
+  const half = (Math.max(...known) - Math.min(...known)) / 2;
+  if (half) decimals = Math.min(Math.max(decimals, Math.ceil(-Math.log10(half))), decimals + 2);
+  const text = value.toFixed(Math.min(Math.max(decimals, 0), 7));
+  return text.replace("-", MINUS);
+}
+
+function withInterval(values, unit = "") {
+  if (!values) return DASH;
+  const [value, low, high] = values;
+  const interval = low === null || high === null ? "" : ` [${number(low, values)}, ${number(high, values)}]`;
+  return number(value, values) + (unit ? ` ${unit}` : "") + interval;
+}
+
+function options(select, entries, chosen) {
+  select.replaceChildren(...entries.map(([value, title]) =>
+    element("option", { value: String(value), selected: String(value) === String(chosen) }, title)));
+}
+
+// The limit of quality
+
+for (const article of document.querySelectorAll("[data-answer]")) {
+  const input = article.querySelector("input.limit");
+  if (!input) continue;
+  const steps = [...article.querySelectorAll("[data-step]")];
+  const milder = input.dataset.milder === "true";
+  const said = article.querySelector(".moved");
+  const first = input.value;
+  input.addEventListener("input", () => {
+    const limit = Number(input.value);
+    if (input.value === "" || Number.isNaN(limit)) return;
+    const holds = ({ dataset: { step } }) => step === "" || (milder ? Number(step) <= limit : Number(step) >= limit);
+    const shown = steps.find(holds);
+    for (const step of steps) step.hidden = step !== shown;
+    said.hidden = Number(first) === limit;
+  });
+  article.querySelector(".limits").hidden = false;
+}
+
+// Quality against cost, and ratios
+
+const explorer = document.getElementById("explorer");
+if (explorer) {
+  const part = (name) => explorer.querySelector(`[data-part=${name}]`);
+  const [group, x, y, against] = ["group", "x", "y", "against"].map(part);
+  let hidden = new Set();
+  options(group, data.groups.map((one, place) => [place, one.title]), 0);
+  group.closest("label").hidden = data.groups.length < 2;
+
+  const current = () => data.groups[group.value];
+  const colours = (one) => {
+    const solvers = [...new Set(one.methods.map((method) => method.solver))].filter((name) => name !== "unquantized");
+    return { domain: ["unquantized", ...solvers],
+      range: ["currentColor", ...solvers.map((_, place) => `var(--c${place % 7})`)] };
+  };
+
+  function chooseGroup() {
+    const one = current();
+    hidden = new Set();
+    options(x, one.costs.map(({ key, title }) => [key, title]), one.costs[0] && one.costs[0].key);
+    options(y, one.metrics.map(({ key, title, unit }) => [key, unit ? `${title} (${unit})` : title]),
+      one.metrics[0] && one.metrics[0].key);
+    options(against, one.methods.map(({ name }) => [name, name]), one.baseline);
+    part("methods").replaceChildren(...one.methods.map(({ name }) => {
+      const box = element("input", { type: "checkbox", checked: true });
+      box.addEventListener("change", () => {
+        if (box.checked) hidden.delete(name);
+        else hidden.add(name);
+        draw();
+      });
+      return element("label", {}, box, ` ${name}`);
+    }));
+    draw();
+  }
+
+  function draw() {
+    drawScatter(current());
+    drawRatios(current());
+    drawPairs(current());
+  }
+
+  const isRatio = (key) => key.endsWith("_ratio");
+
+  function points(one) {
+    return one.methods.filter(({ name }) => !hidden.has(name)).map((method) => {
+      const values = { ...method.values };
+      if (method.base && isRatio(x.value)) values[x.value] = [1, null, null];
+      return { ...method, x: values[x.value], y: values[y.value] };
+    });
+  }
+
+  // Points that no other one is below in cost and at least as good as, or the reverse; by rising cost.
+  function front(rows, higher) {
+    const sign = higher ? 1 : -1;
+    const order = [...rows].sort((a, b) => a.x[0] - b.x[0] || sign * (b.y[0] - a.y[0]));
+    let best = -Infinity;
+    return order.filter((row) => sign * row.y[0] > best && ((best = sign * row.y[0]), true));
+  }
+
+  const width = (box) => Math.max(280, Math.min(box.clientWidth, 1100));
+  // A scale for values of which one may lie far from the others; intervals that reach below 0 ask for a linear one.
+  function scale(values, log) {
+    const known = values.flat().filter((value) => value !== null);
+    const positive = known.length && Math.min(...known) > 0;
+    return positive && (log || Math.max(...known) / Math.min(...known) > 20) ? "log" : "linear";
+  }
+
+  function drawScatter(one) {
+    const box = part("scatter");
+    const rows = points(one), both = rows.filter((row) => row.x && row.y);
+    const metric = one.metrics.find(({ key }) => key === y.value);
+    const cost = one.costs.find(({ key }) => key === x.value);
+    if (!metric || !cost || !both.length) {
+      box.replaceChildren(element("p", { class: "note" }, metric && cost
+        ? "No method that is shown has both figures." : "Nothing was scored, so that there is no quality to draw."));
+      return;
+    }
+    const reference = rows.find((row) => row.base && row.x && !row.y);
+    const best = front(both, metric.higher), named = new Set(both.length > MANY ? best.map(({ name }) => name) : both.map(({ name }) => name));
+    const interval = (axis) => both.filter((row) => row[axis][1] !== null);
+    const control = one.controls[x.value];
+    const tip = (row) => `${row.name}${row.taken ? ` (${row.taken === "first" ? "take" : "second"})` : ""}\n` +
+      `${row.solver}, ${row.bits}\n${metric.title}: ${withInterval(row.y, metric.unit)}\n` +
+      `${cost.title}: ${withInterval(row.x)}${row.verdicts[x.value] ? `, ${row.verdicts[x.value]}` : ""}` + (row.note ? `\n${row.note}` : "");
+    const wide = width(box);
+    const chart = Plot.plot({
+      width: wide, height: wide < 500 ? 360 : 430, marginLeft: 56, marginRight: 30, marginBottom: 44, marginTop: 28,
+      style: { background: "transparent", fontSize: "13px", overflow: "visible" },
+      ariaLabel: `${metric.title} of ${both.length} methods against ${cost.title}`,
+      ariaDescription: "The same figures are in the table below.",
+      color: { ...colours(one), legend: true },
+      x: { label: `${cost.title} →`, type: scale(both.map((row) => row.x), isRatio(x.value)), nice: true, ticks: wide < 500 ? 4 : 8, tickFormat: "~g" },
+      y: { label: `↑ ${metric.title}${metric.unit ? ` (${metric.unit})` : ""}${metric.higher ? "" : ", less is better"}`,
+        type: scale(both.map((row) => row.y)), nice: true, ticks: 6, reverse: !metric.higher, tickFormat: "~g" },
+      marks: [
+        control ? Plot.rect([control], { x1: "0", x2: "1", fill: "currentColor", fillOpacity: 0.1 }) : null,
+        Plot.gridX({ stroke: "currentColor", strokeOpacity: 0.12 }), Plot.gridY({ stroke: "currentColor", strokeOpacity: 0.12 }),
+        reference ? Plot.ruleX([reference], { x: (row) => row.x[0], stroke: "currentColor", strokeDasharray: "4 4" }) : null,
+        Plot.line(best, { x: (row) => row.x[0], y: (row) => row.y[0], curve: "step-after", stroke: "currentColor", strokeOpacity: 0.45 }),
+        Plot.link(interval("x"), { x1: (row) => row.x[1], x2: (row) => row.x[2], y1: (row) => row.y[0], y2: (row) => row.y[0], stroke: "solver", strokeWidth: 1.5 }),
+        Plot.link(interval("y"), { y1: (row) => row.y[1], y2: (row) => row.y[2], x1: (row) => row.x[0], x2: (row) => row.x[0], stroke: "solver", strokeWidth: 1.5 }),
+        Plot.dot(both, { x: (row) => row.x[0], y: (row) => row.y[0], fill: (row) => row.note && row.note !== "energy estimated" ? "none" : row.solver,
+          stroke: "solver", strokeWidth: 2, r: (row) => (row.taken === "first" ? 8 : 5), symbol: (row) => (row.base ? "star" : "circle") }),
+        Plot.tip(both, Plot.pointer({ x: (row) => row.x[0], y: (row) => row.y[0], title: tip, fontSize: 13, maxRadius: 60 })),
+      ],
+      r: { type: "identity" }, symbol: { type: "identity" },
+    });
+    box.replaceChildren(chart);
+    label(chart, both.filter(({ name }) => named.has(name)), both, wide);
+    if (reference) nameReference(chart, reference, wide);
+  }
+
+  // Names beside points, each where it covers neither a point nor another name; one without such a place is left out.
+  function label(figure, rows, all, wide) {
+    const svg = [...figure.querySelectorAll("svg")].pop() ?? figure;
+    const [sx, sy] = ["x", "y"].map((axis) => figure.scale(axis).apply);
+    const taken = all.map((row) => ({ x: sx(row.x[0]) - 6, y: sy(row.y[0]) - 6, w: 12, h: 12 }));
+    const meets = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+    const ns = "http://www.w3.org/2000/svg";
+    const height = Number(svg.getAttribute("height"));
+    for (const row of rows) {
+      const text = document.createElementNS(ns, "text");
+      text.textContent = row.name;
+      text.setAttribute("class", "name");
+      svg.append(text);
+      const w = text.getComputedTextLength(), h = 14, px = sx(row.x[0]), py = sy(row.y[0]);
+      const places = [];
+      for (const far of [10, 18, 30]) {
+        places.push([px + far, py - 7], [px - far - w, py - 7], [px - w / 2, py - far - h], [px - w / 2, py + far],
+          [px + far * 0.7, py - far * 0.7 - h], [px - far * 0.7 - w, py - far * 0.7 - h], [px + far * 0.7, py + far * 0.7], [px - far * 0.7 - w, py + far * 0.7]);
+      }
+      const fits = places.map(([left, top]) => ({ x: left, y: top, w, h }))
+        .find((one) => one.x > 50 && one.x + w < wide - 2 && one.y > 16 && one.y + h < height - 40 && !taken.some((other) => meets(one, other)));
+      if (!fits) {
+        text.remove();
+        continue;
+      }
+      text.setAttribute("x", fits.x);
+      text.setAttribute("y", fits.y + 11);
+      taken.push(fits);
+    }
+  }
+
+  function nameReference(figure, row, wide) {
+    const svg = [...figure.querySelectorAll("svg")].pop() ?? figure;
+    const at = figure.scale("x").apply(row.x[0]);
+    const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
+    text.textContent = `${row.name} (unquantized)`;
+    text.setAttribute("class", "name");
+    text.setAttribute("y", 24);
+    text.setAttribute("x", Math.min(at, wide - 4));
+    svg.append(text);
+    text.setAttribute("text-anchor", at + text.getComputedTextLength() > wide ? "end" : "start");
+  }
+
+  function drawRatios(one) {
+    const box = part("ratios");
+    const facets = { energy_ratio: "energy", latency_ratio: "time" };
+    const keys = Object.keys(facets).filter((key) => one.methods.some(({ values }) => values[key]));
+    const rows = one.methods.filter(({ name, base }) => !base && !hidden.has(name)).flatMap((method) =>
+      keys.filter((key) => method.values[key]).map((key) => ({ ...method, what: facets[key], ratio: method.values[key], verdict: method.verdicts[key] })));
+    if (!rows.length) {
+      box.replaceChildren(element("p", { class: "note" }, "No ratio was measured."));
+      return;
+    }
+    const order = [...new Set(rows.filter(({ what }) => what === rows[0].what).sort((a, b) => a.ratio[0] - b.ratio[0]).concat(rows).map(({ name }) => name))];
+    const floors = keys.filter((key) => one.controls[key]).map((key) => ({ what: facets[key], low: one.controls[key][0], high: one.controls[key][1] }));
+    const longest = Math.max(...order.map((name) => name.length));
+    const wide = width(box), narrow = wide < 560;
+    const left = Math.min(longest * 7.4 + 14, narrow ? 150 : 260);
+    const chart = Plot.plot({
+      width: wide, height: (narrow ? keys.length : 1) * (order.length * 22) + 70 + (narrow ? 30 * keys.length : 0), marginLeft: left, marginTop: 34,
+      style: { background: "transparent", fontSize: "13px" },
+      ariaLabel: `Ratios of ${order.length} methods to ${one.baseline}, with intervals`,
+      ariaDescription: "The same figures are in the table below.",
+      x: { type: "log", label: `ratio to ${one.baseline}: less is cheaper →`, tickFormat: "~g", ticks: narrow ? 4 : 6 },
+      y: { domain: order, label: null, tickFormat: (name) => (name.length * 7.4 > left - 14 ? `${name.slice(0, Math.floor(left / 7.4) - 3)}…` : name) },
+      ...(narrow ? { fy: { domain: keys.map((key) => facets[key]), label: null } } : { fx: { domain: keys.map((key) => facets[key]), label: null } }),
+      color: colours(one),
+      marks: [
+        Plot.rect(floors, { x1: "low", x2: "high", [narrow ? "fy" : "fx"]: "what", fill: "currentColor", fillOpacity: 0.13 }),
+        Plot.ruleX([1], { stroke: "currentColor", strokeOpacity: 0.6 }),
+        Plot.ruleY(rows.filter(({ ratio }) => ratio[1] !== null), { y: "name", x1: (row) => row.ratio[1], x2: (row) => row.ratio[2], [narrow ? "fy" : "fx"]: "what", stroke: "solver", strokeWidth: 2 }),
+        Plot.dot(rows, { y: "name", x: (row) => row.ratio[0], [narrow ? "fy" : "fx"]: "what", fill: "solver", r: 4.5 }),
+        Plot.tip(rows, Plot.pointerY({ y: "name", x: (row) => row.ratio[0], [narrow ? "fy" : "fx"]: "what", fontSize: 13,
+          title: (row) => `${row.name}\n${row.what}: ${withInterval(row.ratio)}\n${row.verdict ?? ""}` })),
+      ],
+    });
+    box.replaceChildren(chart);
+  }
+
+  // Method against method
+
+  function drawPairs(one) {
+    const other = against.value, pairs = one.pairs ?? {};
+    const body = part("pairs"), head = part("pairs-head");
+    const keys = [...one.metrics.map(({ key, title, unit }) => [key, title, unit]), ["energy_ratio", "energy ratio", ""], ["latency_ratio", "time ratio", ""]];
+    const known = keys.filter(([key]) => one.methods.some(({ name }) => pairOf(one, pairs, name, other, key)));
+    head.replaceChildren(element("tr", {}, element("th", { scope: "col" }, "method"),
+      ...known.map(([, title, unit]) => element("th", { scope: "col" }, title, element("small", {}, title.endsWith("ratio") ? `to ${other}` : `${unit} more than ${other}`)))));
+    body.replaceChildren(...one.methods.filter(({ name }) => name !== other && !hidden.has(name)).map(({ name }) =>
+      element("tr", {}, element("th", { scope: "row" }, name), ...known.map(([key]) => {
+        const found = pairOf(one, pairs, name, other, key);
+        if (!found) return element("td", {}, DASH);
+        const [values, verdict] = found;
+        const word = (verdict ?? "").split(",")[0];
+        return element("td", {}, withInterval(values), element("span", { class: `verdict ${["better", "worse"].includes(word) ? word : ""}` }, verdict ?? ""));
+      }))));
+    part("pairs-none").hidden = known.length > 0;
+  }
+
+  // [[value, low, high], verdict] of a method against another; of a pair the table holds one direction.
+  function pairOf(one, pairs, name, other, key) {
+    const direct = pairs[`${name}\n${other}`]?.[key];
+    if (direct) return direct;
+    const reverse = pairs[`${other}\n${name}`]?.[key];
+    if (!reverse) return null;
+    const [[value, low, high], verdict] = reverse;
+    const turn = isRatio(key) ? (v) => (v === null ? null : 1 / v) : (v) => (v === null ? null : -v);
+    const words = { better: "worse", worse: "better" };
+    return [[turn(value), turn(high), turn(low)], verdict && verdict.replace(/^(better|worse)/, (word) => words[word])];
+  }
+
+  group.addEventListener("change", chooseGroup);
+  for (const select of [x, y, against]) select.addEventListener("change", draw);
+  explorer.hidden = false;
+  chooseGroup();
+  let drawn = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (window.innerWidth !== drawn) {
+      drawn = window.innerWidth;
+      draw();
+    }
+  });
+}
+
+// Images
+
+const viewer = document.getElementById("viewer");
+if (viewer) {
+  const part = (name) => viewer.querySelector(`[data-part=${name}]`);
+  const [group, prompt, left, right, slider, difference] = ["set", "prompt", "left", "right", "slider", "difference"].map(part);
+  const stage = part("stage"), below = part("under"), above = part("over"), canvas = part("canvas");
+  options(group, data.images.map((one, place) => [place, `${one.model} · ${one.sampling}`]), 0);
+  group.closest("label").hidden = data.images.length < 2;
+  const current = () => data.images[group.value];
+
+  function chooseGroup() {
+    const one = current();
+    const names = (place) => one.methods.map((name, index) => [index, name]).filter((_, index) => index !== place);
+    options(left, one.methods.map((name, index) => [index, name]), 0);
+    options(right, one.methods.map((name, index) => [index, name]), Math.min(1, names(-1).length - 1));
+    options(prompt, one.prompts.map(({ text, seed, worst_of: worst }, index) =>
+      [index, (worst.length ? `worst of ${worst.slice(0, 3).join(", ")}${worst.length > 3 ? ` and ${worst.length - 3} more` : ""}: ` : "") + `${text} (seed ${seed})`]), 0);
+    show();
+  }
+
+  function show() {
+    const one = current();
+    const of = (select) => one.pictures[select.value][prompt.value];
+    below.src = of(left);
+    above.src = of(right);
+    const { text, seed } = one.prompts[prompt.value];
+    below.alt = `${one.methods[left.value]}: ${text}, seed ${seed}`;
+    above.alt = `${one.methods[right.value]}: ${text}, seed ${seed}`;
+    const value = (select) => {
+      const found = one.values?.values[select.value][prompt.value];
+      return one.methods[select.value] + (found === null || found === undefined ? "" : `: ${one.values.title} ${number(found)} ${one.values.unit}`);
+    };
+    part("left-name").textContent = value(left);
+    part("right-name").textContent = value(right);
+    stage.classList.toggle("exact", one.exact);
+    move();
+    drawDifference();
+  }
+
+  function move() {
+    above.style.clipPath = `inset(0 0 0 ${slider.value}%)`;
+    part("line").style.left = `${slider.value}%`;
+    slider.setAttribute("aria-valuetext", `${slider.value} % ${current().methods[left.value]}`);
+  }
+
+  async function drawDifference() {
+    canvas.hidden = !difference.checked;
+    part("line").hidden = above.hidden = difference.checked;
+    if (!difference.checked) return;
+    await Promise.all([below.decode(), above.decode()]);
+    const { naturalWidth: wide, naturalHeight: high } = below;
+    canvas.width = wide;
+    canvas.height = high;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const pixels = [below, above].map((image) => {
+      context.drawImage(image, 0, 0);
+      return context.getImageData(0, 0, wide, high);
+    });
+    const [first, second] = pixels;
+    let largest = 1;
+    for (let i = 0; i < first.data.length; i += 1) {
+      if (i % 4 < 3) largest = Math.max(largest, Math.abs(first.data[i] - second.data[i]));
+    }
+    const times = Math.max(1, Math.floor(255 / largest));
+    for (let i = 0; i < first.data.length; i += 1) {
+      first.data[i] = i % 4 < 3 ? Math.min(255, times * Math.abs(first.data[i] - second.data[i])) : 255;
+    }
+    context.putImageData(first, 0, 0);
+    part("times").textContent = `Difference, ${times} times as strong; the largest is ${largest === 1 && times === 255 ? "at most 1" : largest} of 255.`;
+  }
+
+  group.addEventListener("change", chooseGroup);
+  for (const select of [prompt, left, right]) select.addEventListener("change", show);
+  slider.addEventListener("input", move);
+  difference.addEventListener("change", () => {
+    part("times").hidden = !difference.checked;
+    drawDifference();
+  });
+  viewer.hidden = false;
+  chooseGroup();
+}
+
+// Tables that sort and filter
+
+for (const table of document.querySelectorAll("table[data-sort]")) {
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  heads.forEach((head, column) => {
+    const button = element("button", { type: "button", class: "sort" }, ...head.childNodes);
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      for (const body of table.tBodies) sortRows(body, column, down ? -1 : 1);
+    });
+  });
+}
+
+function sortRows(body, column, direction) {
+  const rows = [...body.rows].filter((row) => !row.classList.contains("group"));
+  const key = (row) => {
+    const cell = row.cells[column];
+    if (!cell) return null;
+    if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+    return cell.textContent.trim();
+  };
+  const places = new Map(rows.map((row, place) => [row, place]));
+  rows.sort((a, b) => {
+    const [first, second] = [key(a), key(b)];
+    if (first === null || second === null) return (first === null) - (second === null) || places.get(a) - places.get(b);
+    const order = typeof first === "number" ? first - second : first.localeCompare(second);
+    return direction * order || places.get(a) - places.get(b);
+  });
+  body.append(...rows);
+}
+
+for (const input of document.querySelectorAll("input[data-filters]")) {
+  input.closest("label").hidden = false;
+  const table = document.getElementById(input.dataset.filters);
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const body of table.tBodies) {
+      for (const row of body.rows) {
+        if (!row.classList.contains("group")) {
+          const text = row.textContent.toLowerCase();
+          row.hidden = !words.every((word) => text.includes(word));
+        }
+      }
+    }
+  });
+}
+
+// Print shows what is folded
+window.addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.open = true;
+    details.dataset.folded = "";
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const details of document.querySelectorAll("details[data-folded]")) {
+    details.open = false;
+    delete details.dataset.folded;
+  }
+});

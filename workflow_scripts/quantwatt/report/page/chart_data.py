@@ -1,0 +1,104 @@
+"""What the page's script draws and compares, as JSON: figures of every method with their intervals."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from quantwatt.report import tables
+from quantwatt.report.page.numbers import missing
+
+COSTS = {  # {column of the summary: title, of which {unit} is "image" or "inference"}
+    "energy_ratio": "energy, ratio to {baseline}",
+    "latency_ratio": "time, ratio to {baseline}",
+    "energy_j": "energy per {unit} (J)",
+    "latency_s": "time per {unit} (s)",
+    "size_mb": "weights (MB)",
+    "memory_mb": "peak memory (MB)",
+}
+VERDICTS = {"energy_ratio": "verdict", "latency_ratio": "latency_verdict"}
+
+
+def chart_groups(summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One mapping per model, sampling and device.
+
+    Args:
+        answers: as of `answer.answers`, which say what is taken.
+    Returns:
+        list of {"title", "baseline", "unit", "costs": [{"key", "title"}], "metrics": [{"key", "title", "unit",
+        "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "taken",
+        "base", "values": {key: [value, low, high]}, "verdicts": {key: word}}]}. Only keys with values are listed; a
+        metric of each image has no value for the baseline.
+    """
+    found = []
+    groups = {key: one["group"] for one in answers if one["group"] for key in one["rows"].index}
+    for title, rows in tables.groups(tables.first_seeds(summary)):
+        group = groups.get(rows.index[0])
+        base = rows[rows["baseline"].astype(bool)]
+        baseline = str(base["method"].iloc[0]) if len(base) else ""
+        unit = str(rows["unit"].iloc[0])
+        metrics = [metric for metric in tables.METRICS.values() if rows[metric.column].notna().any()]
+        costs = [key for key in COSTS if rows[key].notna().any()]
+        keys = [*costs, *(metric.column for metric in metrics)]
+        taken = {method["method"]: method["taken"] for method in group["methods"]} if group else {}
+        found.append(
+            {
+                "title": title,
+                "baseline": baseline,
+                "unit": unit,
+                "costs": [{"key": key, "title": COSTS[key].format(unit=unit, baseline=baseline)} for key in costs],
+                "metrics": [
+                    {"key": m.column, "title": m.title, "unit": m.unit, "higher": m.higher_is_better} for m in metrics
+                ],
+                "controls": _controls(rows),
+                "methods": [_method(row, keys, taken) for row in rows.to_dict("records")],
+            }
+        )
+    return found
+
+
+def _method(row, keys, taken):
+    estimated = not missing(row["energy_estimated"]) and bool(row["energy_estimated"])
+    note = {"ok": "energy estimated" if estimated else ""}.get(row["status"], row["status"])
+    bits = [row[key] for key in ("weight_bits", "activation_bits")]
+    return {
+        "name": str(row["method"]),
+        "solver": "unquantized" if row["baseline"] else _text(row["solver"]) or "none",
+        "bits": "" if any(map(missing, bits)) else f"{bits[0]:.4g} / {bits[1]:.4g} bits",
+        "note": note,
+        "taken": taken.get(row["method"]),
+        "base": bool(row["baseline"]),
+        "values": {key: values for key in keys if (values := _values(row, key))},
+        "verdicts": {key: row[name] for key, name in VERDICTS.items() if isinstance(row[name], str)},
+    }
+
+
+def _values(row, key):
+    if missing(row[key]):
+        return None
+    return [_rounded(row.get(f"{key}{end}")) for end in ("", "_low", "_high")]
+
+
+def _controls(rows):
+    found = {}
+    for key in VERDICTS:
+        name = key.replace("_ratio", "_control")
+        known = rows[rows[f"{name}_low"].notna()]
+        if len(known):
+            found[key] = [_rounded(known.iloc[0][f"{name}{end}"]) for end in ("_low", "_high")]
+    return found
+
+
+def _rounded(value):
+    return None if value is None or missing(float(value)) else float(f"{value:.6g}")
+
+
+def _text(value):
+    return None if missing(value) else str(value)
+
+
+def as_script(content: Any) -> str:
+    """JSON that can stand in a <script> element: no text in it can end the element or start another."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

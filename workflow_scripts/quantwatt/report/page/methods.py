@@ -1,0 +1,86 @@
+"""What a method is, in words, from the settings that its checkpoint records."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from quantwatt.report.cells import Cell
+
+NAMES = {"rtn": "rounding to nearest", "gptq": "GPTQ", "hqq": "HQQ", "brecq": "BRECQ", "qronos": "Qronos"}
+
+
+def method_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """One mapping per method: {"method", "solver", "weights", "activations", "also", "kernel"}, all text."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        settings = cell.checkpoint.get("settings")
+        if not settings:
+            continue
+        row = found.setdefault(cell.method, {"method": cell.method, **_words(settings), "kernel": None})
+        measured = cell.measurement
+        if row["kernel"] is None and measured.get("kernel"):
+            row["kernel"] = measured["kernel"] if measured.get("compute") == "real" else "none: simulated"
+    return list(found.values())
+
+
+def short(settings: Mapping[str, Any] | None) -> str:
+    """One line for a card: "GPTQ, integer 4 bits, groups of 64; inputs of 8 bits"."""
+    if not settings:
+        return ""
+    words = _words(settings)
+    inputs = f"; inputs: {words['activations']}" if words["activations"] else ""
+    return f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
+
+
+def _words(settings):
+    solver = settings.get("solver")
+    also = [_named(transform) for transform in settings.get("transforms") or ()]
+    allocation = settings.get("allocation") or {}
+    if allocation.get("name") not in (None, "uniform") or allocation.get("overrides") or allocation.get("exclude"):
+        also.append(f"allocation {_named(allocation)}")
+    also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
+    return {
+        "solver": _named(solver) if solver else "not quantized",
+        "weights": _grid(settings.get("weights")),
+        "activations": _grid(settings.get("activations")),
+        "also": "; ".join(also),
+    }
+
+
+def _named(entry):
+    """A solver, transform or allocation with its settings: "GPTQ: act order, damping 0.01"."""
+    name = NAMES.get(entry["name"], entry["name"])
+    told = [text for key, value in entry.items() if key != "name" and (text := _setting(key, value))]
+    return f"{name}: {', '.join(told)}" if told else name
+
+
+def _setting(key, value):
+    words = key.replace("_", " ")
+    if value is True:
+        return words
+    if value in (None, False, [], {}):
+        return ""
+    return f"{words} {_text(value)}"
+
+
+def _text(value):
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) + "}"
+    return ", ".join(map(_text, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _grid(grid):
+    """A format of weights or activations: "integer 4 bits, groups of 64, symmetric"."""
+    if not grid:
+        return ""
+    parts = [" ".join(filter(None, [grid.get("format", ""), f"{grid['bits']:g} bits" if "bits" in grid else ""]))]
+    if grid.get("group_size"):
+        parts.append(f"groups of {grid['group_size']}")
+    elif grid.get("granularity"):
+        parts.append(f"one scale per {grid['granularity']}")
+    if "symmetric" in grid:
+        parts.append("symmetric" if grid["symmetric"] else "with zero points")
+    if grid.get("dynamic") is False:
+        parts.append("static")
+    known = {"format", "bits", "group_size", "granularity", "symmetric", "dynamic", "zero_point", "narrow"}
+    parts += [text for key, value in grid.items() if key not in known and (text := _setting(key, value))]
+    return ", ".join(parts)
