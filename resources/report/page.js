@@ -70,10 +70,12 @@ if (explorer) {
   group.closest("label").hidden = data.groups.length < 2;
 
   const current = () => data.groups[group.value];
-  const colours = (one) => {
+  // Colours of the solvers, each the same in every chart; `rows`: those that are drawn.
+  const colours = (one, rows) => {
     const solvers = [...new Set(one.methods.map((method) => method.solver))].filter((name) => name !== "unquantized");
-    return { domain: ["unquantized", ...solvers],
-      range: ["currentColor", ...solvers.map((_, place) => `var(--c${place % 7})`)] };
+    const colour = new Map(solvers.map((name, place) => [name, `var(--c${place % 9})`])).set("unquantized", "currentColor");
+    const domain = [...colour.keys()].filter((name) => rows.some(({ solver }) => solver === name));
+    return { domain, range: domain.map((name) => colour.get(name)) };
   };
 
   function chooseGroup() {
@@ -120,11 +122,42 @@ if (explorer) {
   }
 
   const width = (box) => Math.max(280, Math.min(box.clientWidth, 1100));
-  // A scale for values of which one may lie far from the others; intervals that reach below 0 ask for a linear one.
-  function scale(values, log) {
-    const known = values.flat().filter((value) => value !== null);
-    const positive = known.length && Math.min(...known) > 0;
-    return positive && (log || Math.max(...known) / Math.min(...known) > 20) ? "log" : "linear";
+  // The domain of values with their intervals, with room for names, and a scale on which one that lies far from the others
+  // leaves these apart; intervals that reach below 0 ask for a linear one.
+  function scale(values, log, room = 0.08) {
+    const known = values.flat().filter((value) => value !== null && value !== undefined);
+    let [low, high] = [Math.min(...known), Math.max(...known)];
+    if (low > 0 && (log || high / low > 20)) {
+      const by = Math.max((high / low) ** room, 1.05);
+      return { type: "log", domain: [low / by, high * by] };
+    }
+    const by = (high - low || Math.abs(high) || 1) * room;
+    return { type: "linear", domain: [low - by, high + by] };
+  }
+
+  const NICE = [1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+  // At most some round numbers in a domain of a logarithmic scale, 1 among them where it lies in it.
+  function logTicks([low, high], most) {
+    const all = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      for (const digit of NICE) all.push(Number((digit * 10 ** power).toPrecision(3)));
+    }
+    const inside = all.filter((value) => value >= low && value <= high);
+    const gap = Math.log(high / low) / most;
+    const kept = inside.includes(1) ? [1] : inside.slice(0, 1);
+    for (const value of inside) {
+      if (kept.every((other) => Math.abs(Math.log(value / other)) >= gap * 0.8)) kept.push(value);
+    }
+    return kept.sort((a, b) => a - b);
+  }
+
+  const ticks = ({ type, domain }, most) => (type === "log" ? logTicks(domain, most) : most);
+
+  // One picture with a name for screen readers, which find the figures in the tables.
+  function place(box, chart) {
+    for (const svg of [chart, ...chart.querySelectorAll("svg")].filter((node) => node.matches("svg[aria-label]"))) svg.setAttribute("role", "img");
+    for (const part of chart.querySelectorAll("g[aria-label]")) part.removeAttribute("aria-label");
+    box.replaceChildren(chart);
   }
 
   function drawScatter(one) {
@@ -145,18 +178,21 @@ if (explorer) {
       `${row.solver}, ${row.bits}\n${metric.title}: ${withInterval(row.y, metric.unit)}\n` +
       `${cost.title}: ${withInterval(row.x)}${row.verdicts[x.value] ? `, ${row.verdicts[x.value]}` : ""}` + (row.note ? `\n${row.note}` : "");
     const wide = width(box);
+    const across = scale([...both.map((row) => row.x), reference ? reference.x : [], control ?? []], isRatio(x.value));
+    const up = scale(both.map((row) => row.y), false);
     const chart = Plot.plot({
       width: wide, height: wide < 500 ? 360 : 430, marginLeft: 56, marginRight: 30, marginBottom: 44, marginTop: 28,
       style: { background: "transparent", fontSize: "13px", overflow: "visible" },
       ariaLabel: `${metric.title} of ${both.length} methods against ${cost.title}`,
       ariaDescription: "The same figures are in the table below.",
-      color: { ...colours(one), legend: true },
-      x: { label: `${cost.title} →`, type: scale(both.map((row) => row.x), isRatio(x.value)), nice: true, ticks: wide < 500 ? 4 : 8, tickFormat: "~g" },
+      color: { ...colours(one, both), legend: true },
+      x: { label: `${cost.title} →`, labelOffset: 40, ...across, ticks: ticks(across, wide < 500 ? 5 : 9), tickFormat: "~g" },
       y: { label: `↑ ${metric.title}${metric.unit ? ` (${metric.unit})` : ""}${metric.higher ? "" : ", less is better"}`,
-        type: scale(both.map((row) => row.y)), nice: true, ticks: 6, reverse: !metric.higher, tickFormat: "~g" },
+        ...up, ticks: ticks(up, 6), reverse: !metric.higher, tickFormat: "~g" },
       marks: [
         control ? Plot.rect([control], { x1: "0", x2: "1", fill: "currentColor", fillOpacity: 0.1 }) : null,
-        Plot.gridX({ stroke: "currentColor", strokeOpacity: 0.12 }), Plot.gridY({ stroke: "currentColor", strokeOpacity: 0.12 }),
+        Plot.gridX({ ticks: ticks(across, wide < 500 ? 5 : 9), stroke: "currentColor", strokeOpacity: 0.12 }),
+        Plot.gridY({ ticks: ticks(up, 6), stroke: "currentColor", strokeOpacity: 0.12 }),
         reference ? Plot.ruleX([reference], { x: (row) => row.x[0], stroke: "currentColor", strokeDasharray: "4 4" }) : null,
         Plot.line(best, { x: (row) => row.x[0], y: (row) => row.y[0], curve: "step-after", stroke: "currentColor", strokeOpacity: 0.45 }),
         Plot.link(interval("x"), { x1: (row) => row.x[1], x2: (row) => row.x[2], y1: (row) => row.y[0], y2: (row) => row.y[0], stroke: "solver", strokeWidth: 1.5 }),
@@ -167,7 +203,7 @@ if (explorer) {
       ],
       r: { type: "identity" }, symbol: { type: "identity" },
     });
-    box.replaceChildren(chart);
+    place(box, chart);
     label(chart, both.filter(({ name }) => named.has(name)), both, wide);
     if (reference) nameReference(chart, reference, wide);
   }
@@ -184,6 +220,7 @@ if (explorer) {
       const text = document.createElementNS(ns, "text");
       text.textContent = row.name;
       text.setAttribute("class", "name");
+      text.setAttribute("text-anchor", "start");
       svg.append(text);
       const w = text.getComputedTextLength(), h = 14, px = sx(row.x[0]), py = sy(row.y[0]);
       const places = [];
@@ -230,15 +267,16 @@ if (explorer) {
     const longest = Math.max(...order.map((name) => name.length));
     const wide = width(box), narrow = wide < 560;
     const left = Math.min(longest * 7.4 + 14, narrow ? 150 : 260);
+    const across = scale([[1], ...rows.map(({ ratio }) => ratio), ...floors.map(({ low, high }) => [low, high])], true, 0.05);
     const chart = Plot.plot({
-      width: wide, height: (narrow ? keys.length : 1) * (order.length * 22) + 70 + (narrow ? 30 * keys.length : 0), marginLeft: left, marginTop: 34,
+      width: wide, height: (narrow ? keys.length : 1) * (order.length * 22) + 84 + (narrow ? 30 * keys.length : 0), marginLeft: left, marginRight: narrow ? 56 : 20, marginTop: 34, marginBottom: 50,
       style: { background: "transparent", fontSize: "13px" },
       ariaLabel: `Ratios of ${order.length} methods to ${one.baseline}, with intervals`,
       ariaDescription: "The same figures are in the table below.",
-      x: { type: "log", label: `ratio to ${one.baseline}: less is cheaper →`, tickFormat: "~g", ticks: narrow ? 4 : 6 },
+      x: { ...across, label: `ratio to ${one.baseline}: less is cheaper →`, labelOffset: 42, tickFormat: "~g", ticks: ticks(across, narrow ? 5 : 6) },
       y: { domain: order, label: null, tickFormat: (name) => (name.length * 7.4 > left - 14 ? `${name.slice(0, Math.floor(left / 7.4) - 3)}…` : name) },
       ...(narrow ? { fy: { domain: keys.map((key) => facets[key]), label: null } } : { fx: { domain: keys.map((key) => facets[key]), label: null } }),
-      color: colours(one),
+      color: colours(one, rows),
       marks: [
         Plot.rect(floors, { x1: "low", x2: "high", [narrow ? "fy" : "fx"]: "what", fill: "currentColor", fillOpacity: 0.13 }),
         Plot.ruleX([1], { stroke: "currentColor", strokeOpacity: 0.6 }),
@@ -248,37 +286,44 @@ if (explorer) {
           title: (row) => `${row.name}\n${row.what}: ${withInterval(row.ratio)}\n${row.verdict ?? ""}` })),
       ],
     });
-    box.replaceChildren(chart);
+    place(box, chart);
   }
 
   // Method against method
 
   function drawPairs(one) {
-    const other = against.value, pairs = one.pairs ?? {};
-    const body = part("pairs"), head = part("pairs-head");
-    const keys = [...one.metrics.map(({ key, title, unit }) => [key, title, unit]), ["energy_ratio", "energy ratio", ""], ["latency_ratio", "time ratio", ""]];
-    const known = keys.filter(([key]) => one.methods.some(({ name }) => pairOf(one, pairs, name, other, key)));
-    head.replaceChildren(element("tr", {}, element("th", { scope: "col" }, "method"),
-      ...known.map(([, title, unit]) => element("th", { scope: "col" }, title, element("small", {}, title.endsWith("ratio") ? `to ${other}` : `${unit} more than ${other}`)))));
-    body.replaceChildren(...one.methods.filter(({ name }) => name !== other && !hidden.has(name)).map(({ name }) =>
-      element("tr", {}, element("th", { scope: "row" }, name), ...known.map(([key]) => {
-        const found = pairOf(one, pairs, name, other, key);
-        if (!found) return element("td", {}, DASH);
-        const [values, verdict] = found;
-        const word = (verdict ?? "").split(",")[0];
-        return element("td", {}, withInterval(values), element("span", { class: `verdict ${["better", "worse"].includes(word) ? word : ""}` }, verdict ?? ""));
-      }))));
+    const other = one.methods.find(({ name }) => name === against.value);
+    const keys = [...one.metrics.map(({ key, title, unit }) => [key, title, `${unit ? `${unit}, ` : ""}difference`]),
+      ["energy_ratio", "energy", "ratio"], ["latency_ratio", "time", "ratio"]];
+    const rows = one.methods.filter(({ name }) => name !== against.value && !hidden.has(name));
+    const known = keys.filter(([key]) => rows.some((row) => pairOf(one, row, other, key)));
     part("pairs-none").hidden = known.length > 0;
+    part("pairs-table").hidden = known.length === 0;
+    part("pairs-head").replaceChildren(element("tr", {}, element("th", { scope: "col" }, `against ${other.name}`),
+      ...known.map(([, title, what]) => element("th", { scope: "col" }, title, element("small", {}, what)))));
+    part("pairs").replaceChildren(...rows.map((row) => [row, known.map(([key]) => pairOf(one, row, other, key))])
+      .filter(([, found]) => found.some(Boolean))
+      .map(([row, found]) => element("tr", {}, element("th", { scope: "row" }, row.name), ...found.map((pair) => {
+        if (!pair) return element("td", {}, DASH);
+        const [values, verdict] = pair, word = (verdict ?? "").split(",")[0];
+        return element("td", {}, number(values[0], values), element("small", {}, withInterval(values).slice(number(values[0], values).length)),
+          element("span", { class: `verdict ${["better", "worse"].includes(word) ? word : ""}` }, verdict ?? ""));
+      }))));
   }
 
-  // [[value, low, high], verdict] of a method against another; of a pair the table holds one direction.
-  function pairOf(one, pairs, name, other, key) {
-    const direct = pairs[`${name}\n${other}`]?.[key];
+  // [[value, low, high], verdict] of a method against another; of a pair the data hold one direction.
+  function pairOf(one, row, other, key) {
+    if (other.base) {
+      const values = isRatio(key) ? row.values[key] : row.changes[key];
+      return values ? [values, row.verdicts[key]] : null;
+    }
+    const pairs = one.pairs ?? {};
+    const direct = pairs[`${row.name}\n${other.name}`]?.[key];
     if (direct) return direct;
-    const reverse = pairs[`${other}\n${name}`]?.[key];
+    const reverse = row.base ? pairOf(one, other, row, key) : pairs[`${other.name}\n${row.name}`]?.[key];
     if (!reverse) return null;
     const [[value, low, high], verdict] = reverse;
-    const turn = isRatio(key) ? (v) => (v === null ? null : 1 / v) : (v) => (v === null ? null : -v);
+    const turn = (v) => (v === null ? null : isRatio(key) ? 1 / v : -v);
     const words = { better: "worse", worse: "better" };
     return [[turn(value), turn(high), turn(low)], verdict && verdict.replace(/^(better|worse)/, (word) => words[word])];
   }
@@ -326,8 +371,8 @@ if (viewer) {
     below.alt = `${one.methods[left.value]}: ${text}, seed ${seed}`;
     above.alt = `${one.methods[right.value]}: ${text}, seed ${seed}`;
     const value = (select) => {
-      const found = one.values?.values[select.value][prompt.value];
-      return one.methods[select.value] + (found === null || found === undefined ? "" : `: ${one.values.title} ${number(found)} ${one.values.unit}`);
+      const found = one.quality?.values[select.value][prompt.value];
+      return one.methods[select.value] + (found === null || found === undefined ? "" : `: ${one.quality.title} ${number(found)} ${one.quality.unit}`);
     };
     part("left-name").textContent = value(left);
     part("right-name").textContent = value(right);

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from quantwatt.report.page.numbers import megabytes, missing, percent, with_bounds
+from quantwatt.report.page.numbers import listed, megabytes, missing, percent, with_bounds
 from quantwatt.report.recommendation import COSTS, reasons, recommend
 from quantwatt.report.tables import (
     BETTER,
@@ -22,6 +22,7 @@ from quantwatt.report.tables import (
     paired_with_value,
 )
 
+NAMED = 4  # methods that share a reason: more are counted
 Segments = list[tuple[str, str]]  # (text, style): style "strong", "em" or ""
 
 
@@ -154,10 +155,11 @@ def _others(rows, group, reasons):
         second = rows[rows["method"] == group["second"]].iloc[0]
         kind = group["saves"] if group["saves"] in COSTS else "energy"
         if not missing(second[COSTS[kind][0]]):
-            segments.append((f" ({_noun(kind)} {_change(second, kind)}{_quality(second).replace(', at', ',', 1)})", ""))
+            segments.append((f" ({_noun(kind)} {_change(second, kind)}{_quality(second)})", ""))
         segments.append((". ", ""))
     for place, (reason, names) in enumerate(reasons.items()):
-        segments += [("" if place else "Not: ", ""), (", ".join(names), "strong")]
+        few = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} more"]
+        segments += [("" if place else "Not: ", ""), (listed(few), "strong")]
         segments.append((f" ({reason})" + ("; " if place < len(reasons) - 1 else "."), ""))
     return segments
 
@@ -236,26 +238,21 @@ def _ending(best, measured_base):
 
 
 def _quality(row):
-    """The words ", at ..." with the change in quality, from the metrics that have values."""
-    parts = []
+    """The words ", with no visible change (PSNR 52.0 dB [51.1, 53.0])", from the metrics that have values."""
+    figures, seen = [], None
+    for metric in paired_with_value(row)[:1]:
+        text = with_bounds(*(row[f"{metric.column}{end}"] for end in ("", "_low", "_high")), unit=metric.unit)
+        figures.append(f"{metric.title} {text}")
+        seen = next((words for least, words in metric.words if row[metric.column] >= least), None)
     for metric in METRICS.values():
         change = f"{metric.column}_change"
         if not metric.paired and not missing(row[change]):
             text = with_bounds(row[change], row[f"{change}_low"], row[f"{change}_high"], signed=True)
-            parts.append(f"a change of the {metric.name} of {text}")
+            figures.append(f"{metric.name} changed by {text}")
             break
-    for metric in paired_with_value(row)[:1]:
-        text = with_bounds(*(row[f"{metric.column}{end}"] for end in ("", "_low", "_high")), unit=metric.unit)
-        seen = next((words for least, words in metric.words if row[metric.column] >= least), None)
-        text += f", {seen}" if seen else ""
-        parts.append(f"{_with_article(metric.title)} to the unquantized model's images of {text}")
-    return ", at " + " and ".join(parts) if parts else ", at a quality that was not scored"
-
-
-def _with_article(title):
-    """A title with its article, "a PSNR" or "an SSIM": an acronym is pronounced letter by letter."""
-    vowels = "AEFHILMNORSX" if title.isupper() else "AEIOUaeiou"
-    return f"{'an' if title[0] in vowels else 'a'} {title}"
+    if not figures:
+        return ", at a quality that was not scored"
+    return f", with {seen} ({'; '.join(figures)})" if seen else f", at a quality of {'; '.join(figures)}"
 
 
 def _memory(row, base):

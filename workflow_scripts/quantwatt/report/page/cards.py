@@ -11,7 +11,7 @@ from quantwatt.report.page.numbers import missing
 
 MOST_CARDS = 4
 BEST = 60.0  # dB: of a bar of the PSNR, which has no largest value
-REACH = (0.25, 4.0)  # of bars of ratios, on a logarithmic scale
+REACH = (0.5, 2.0)  # of bars of ratios, on a logarithmic scale
 
 
 def cards(rows: pd.DataFrame, group: Mapping[str, Any] | None) -> list[dict[str, Any]]:

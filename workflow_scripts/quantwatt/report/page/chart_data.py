@@ -28,7 +28,8 @@ def chart_groups(summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]]) ->
     Returns:
         list of {"title", "baseline", "unit", "costs": [{"key", "title"}], "metrics": [{"key", "title", "unit",
         "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "taken",
-        "base", "values": {key: [value, low, high]}, "verdicts": {key: word}}]}. Only keys with values are listed; a
+        "base", "values": {key: [value, low, high]}, "changes": {key of a metric: the same of its difference from the
+        baseline's}, "verdicts": {key: word}}]}. Only keys with values are listed; a
         metric of each image has no value for the baseline.
     """
     found = []
@@ -70,6 +71,9 @@ def _method(row, keys, taken):
         "taken": taken.get(row["method"]),
         "base": bool(row["baseline"]),
         "values": {key: values for key in keys if (values := _values(row, key))},
+        "changes": {
+            key: values for key in keys if f"{key}_change" in row and (values := _values(row, f"{key}_change"))
+        },
         "verdicts": {key: row[name] for key, name in VERDICTS.items() if isinstance(row[name], str)},
     }
 

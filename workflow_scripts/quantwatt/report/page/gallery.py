@@ -32,7 +32,7 @@ def galleries(results: str | Path, cells: Sequence[Cell], samplings: Iterable[st
     Returns:
         list of {"model", "sampling", "exact": whether the pictures are the images themselves, "side": pixels,
         "methods": names, "prompts": [{"text", "seed", "number", "worst_of": names}], "pictures": data URIs
-        [methods][prompts], "values": {"title", "unit", "higher": whether that is better, "values": [methods][prompts]}
+        [methods][prompts], "quality": {"title", "unit", "higher": whether that is better, "values": [methods][prompts]}
         or None}.
     Raises:
         DataError: an image is missing or is not the one that its manifest describes.
@@ -69,7 +69,7 @@ def _gallery(results, cells, most):
             for number in chosen
         ],
         "pictures": pictures,
-        "values": metric
+        "quality": metric
         and {
             "title": metric.title,
             "unit": metric.unit,
@@ -135,19 +135,19 @@ def _picture(manifest, image, side):
 
 def worst(gallery: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
     """[{"method", "text", "seed", "value", "picture", "reference": the baseline's picture}], the worst first."""
-    if not gallery["values"] or baseline not in gallery["methods"]:
+    if not gallery["quality"] or baseline not in gallery["methods"]:
         return []
     reference, found = gallery["pictures"][gallery["methods"].index(baseline)], []
     for place, method in enumerate(gallery["methods"]):
         for column, prompt in enumerate(gallery["prompts"]):
             if method in prompt["worst_of"]:
-                value = gallery["values"]["values"][place][column]
+                value = gallery["quality"]["values"][place][column]
                 picture = gallery["pictures"][place][column]
                 found.append(
                     {"method": method, "text": prompt["text"], "seed": prompt["seed"], "value": value,
                      "picture": picture, "reference": reference[column]}
                 )  # fmt: skip
-    return sorted(found, key=lambda one: one["value"] if gallery["values"]["higher"] else -one["value"])
+    return sorted(found, key=lambda one: one["value"] if gallery["quality"]["higher"] else -one["value"])
 
 
 def samples(galleries: Iterable[Mapping[str, Any]], row: Mapping[str, Any], n: int = 2) -> list[dict[str, Any]]:
