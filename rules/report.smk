@@ -94,7 +94,7 @@ rule report:
         tables=rules.tables.output,
         recommendation=rules.recommend.output.json,
         cells=plan.cell_files,
-        template="resources/report/template.html",
+        page=PAGE,
         evaluation=EVALUATION,
     output:
         plan.pattern("report"),
@@ -117,6 +117,6 @@ rule report:
     shell:
         run(
             "report",
-            "--experiment {params.name} --results {params.results} {params.evaluation} --template {input.template}",
+            "--experiment {params.name} --results {params.results} {params.evaluation}",
             "--output {output} --grid - <<< {params.grid:q}",
         )

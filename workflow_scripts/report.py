@@ -14,7 +14,7 @@ from quantwatt.jobs import command
 from quantwatt.report import cells, tables
 from quantwatt.report import page as report_page
 
-TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "template.html"
+TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "page" / "template.html"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

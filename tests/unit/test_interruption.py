@@ -65,6 +65,30 @@ def test_a_program_that_is_told_to_end_removes_what_is_half_written(writing, mon
     assert process.returncode == 1 and not list(path.parent.iterdir())
 
 
+SWALLOWING = """
+import os, signal
+from quantwatt.jobs import command
+from quantwatt.jobs.progress import progress
+
+def main():
+    for i in progress(range(3)):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except:
+            print("swallowed", i)
+    print("done")
+
+command.run(main)
+"""
+
+
+def test_a_signal_that_a_library_swallows_ends_the_program_at_the_next_step():
+    settings = {"env": os.environ | {"PYTHONPATH": str(SCRIPTS)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", SWALLOWING], **settings)
+    assert (done.returncode, done.stdout) == (1, "swallowed 0\n")
+    assert done.stderr.endswith("interrupted: run again to go on.\n")
+
+
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
 def test_a_program_that_has_done_its_work_ends_well(blow):
     program = "import atexit, os; from quantwatt.jobs import command"

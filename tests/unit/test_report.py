@@ -642,7 +642,7 @@ def test_the_scripts_make_the_page(tmp_path):
 
 
 def test_every_figure_is_in_the_page_and_has_a_caption():
-    captions = (report_rule.TEMPLATE.parent / "captions" / "figure.rst").read_text()
+    captions = (report_rule.TEMPLATE.parents[1] / "captions" / "figure.rst").read_text()
     template = "".join(path.read_text() for path in report_rule.TEMPLATE.parent.glob("*.html"))
     for name in layout.FIGURES:
         assert f'\n"{name}": "' in captions and f'picture("{name}", ' in template

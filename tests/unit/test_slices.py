@@ -396,7 +396,7 @@ OTHERS = {  # what files are read tells of these, and tests/workflow; the number
     "`git checkout` there and back",
     "more images in a sampling",
     "`images_per_job`",
-    "the report's template",
+    "a piece of the report's page",
     "a file under `data/`",
     "other weights under a model's path",
 }

@@ -129,8 +129,9 @@ def test_a_method_removed(project):
     assert project.plan() == SUMMARY
 
 
-def test_the_reports_template(project):
-    with project.path("resources/report/template.html").open("a") as file:
+@pytest.mark.parametrize("name", ["template.html", "page.js", "vendor/plot.min.js"])
+def test_a_piece_of_the_reports_page(project, name):
+    with project.path(f"resources/report/page/{name}").open("a") as file:
         file.write("\n")
     assert project.plan() == REPORT
 

@@ -23,6 +23,7 @@ KEPT_BYTES = 2**30
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COLLECT_AFTER = 50_000  # new objects between two garbage collections: at Python's 700, a tenth of a short job's time
 SIGNAL_GRACE_S = 5  # seconds after a signal in which further signals are ignored
+_told_to_end = False  # whether a signal has asked this program to end
 
 
 def run(main: Callable[[], str | int | None], fetches: bool = False) -> NoReturn:
@@ -62,6 +63,8 @@ def answer_signals() -> None:
 
     def interrupt(number, frame):
         nonlocal answered
+        global _told_to_end
+        _told_to_end = True
         if time.monotonic() > answered + SIGNAL_GRACE_S:
             answered = time.monotonic()
             raise KeyboardInterrupt
@@ -69,6 +72,12 @@ def answer_signals() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
+
+
+def end_if_told() -> None:
+    """Raise KeyboardInterrupt again if a signal came: a library may have swallowed it, as a bare `except:` does."""
+    if _told_to_end:
+        raise KeyboardInterrupt
 
 
 def end_with_parent() -> None:

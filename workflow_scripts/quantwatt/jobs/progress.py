@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from quantwatt.jobs.command import PROGRESS_FD
+from quantwatt.jobs.command import PROGRESS_FD, end_if_told
 
 REDRAW_S, LINE_S = 0.5, 30  # seconds between two updates of a bar, and between two lines
 CLEARED = "\r\x1b[K"  # clears the terminal's line, where another job's bar may be; that job redraws its bar below
@@ -30,8 +30,21 @@ def progress(
     stream = _stream()
     options = {"total": total, "desc": description, "unit": unit}
     if _may_draw(stream):
-        return tqdm(iterable, file=stream, mininterval=REDRAW_S, leave=False, dynamic_ncols=True, **options)
-    return tqdm(iterable, file=_Lines(stream), mininterval=LINE_S, position=0, ncols=0, **options)
+        return _Bar(iterable, file=stream, mininterval=REDRAW_S, leave=False, dynamic_ncols=True, **options)
+    return _Bar(iterable, file=_Lines(stream), mininterval=LINE_S, position=0, ncols=0, **options)
+
+
+class _Bar(tqdm):
+    """A bar at which a program also ends that was told to."""
+
+    def __iter__(self):
+        for each in super().__iter__():
+            end_if_told()
+            yield each
+
+    def update(self, n=1):
+        end_if_told()
+        return super().update(n)
 
 
 def _may_draw(stream):

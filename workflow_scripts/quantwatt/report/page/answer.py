@@ -113,8 +113,7 @@ def _nothing(real, group, measured_base):
     """Why nothing is taken, with the method that comes nearest."""
     if group["nearest"] is not None:
         near = real[real["method"] == group["nearest"]].iloc[0]
-        limits = "; ".join(group["limits"].values())
-        return [("Nothing to take", "strong"), (f": no measured method holds the limits ({limits}). Nearest is ", ""),
+        return [("Nothing to take", "strong"), (": no measured method holds the limits. Nearest is ", ""),
                 (near["method"], "strong"), (_quality(near) + ".", "")]  # fmt: skip
     shown = _cheapest(real)
     if shown is None:

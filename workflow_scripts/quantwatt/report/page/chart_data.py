@@ -27,9 +27,10 @@ def chart_groups(summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]]) ->
         answers: as of `answer.answers`, which say what is taken.
     Returns:
         list of {"title", "baseline", "unit", "costs": [{"key", "title"}], "metrics": [{"key", "title", "unit",
-        "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "taken",
-        "base", "values": {key: [value, low, high]}, "changes": {key of a metric: the same of its difference from the
-        baseline's}, "verdicts": {key: word}}]}. Only keys with values are listed; a
+        "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "real":
+        whether it was measured, "taken", "base", "values": {key: [value, low, high]}, "changes": {key of a metric: the
+        same of its difference from the baseline's}, "verdicts": {key: word}}]}.
+        Only keys with values are listed; a
         metric of each image has no value for the baseline.
     """
     found = []
@@ -68,6 +69,7 @@ def _method(row, keys, taken):
         "solver": "unquantized" if row["baseline"] else _text(row["solver"]) or "none",
         "bits": "" if any(map(missing, bits)) else f"{bits[0]:.4g} / {bits[1]:.4g} bits",
         "note": note,
+        "real": row["status"] == "ok" and row["compute"] != "simulated",
         "taken": taken.get(row["method"]),
         "base": bool(row["baseline"]),
         "values": {key: values for key in keys if (values := _values(row, key))},

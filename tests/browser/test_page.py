@@ -1,0 +1,294 @@
+"""The report in a browser: nothing is fetched, nothing fails, and what a reader can move moves."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+import synthetic_results as synthetic
+from PIL import Image
+
+import report as report_rule
+from quantwatt.artifacts import layout
+from quantwatt.report import layer_table, tables
+from quantwatt.report import page as report_page
+from quantwatt.report.cells import read_cells
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = Path(__file__).parent / "axe.min.js"
+PIXEL = "data:image/svg+xml;base64,PHN2Zy8+"
+WIDTHS = (1200, 390, 320)
+
+if CHROMIUM is None:
+    pytest.skip("needs Chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def written(folder, write, edit=None, **settings):
+    """A report of synthetic results with images, whose PSNR is known image by image; `edit`: of the written cells."""
+    listed = write(folder, **settings)
+    if edit:
+        edit(listed)
+    for cell in listed:
+        path = layout.path(folder, "score", {**cell, "metric": "psnr"})
+        score = json.loads(path.read_text())
+        if score["value"] is not None:
+            values = [round(score["value"] + (i % 5) - 2 - 9 * (i == 7), 3) for i in range(synthetic.N_IMAGES)]
+            path.write_text(json.dumps(score | {"values": values}))
+    cells = read_cells(folder, listed, synthetic.METRICS)
+    tables.write_table(folder / "summary.csv", tables.summary_table(cells, "bf16", synthetic.SEEDS))
+    page = report_page.render(
+        report_rule.TEMPLATE,
+        experiment="embedded",
+        cells=cells,
+        metrics=synthetic.METRICS,
+        baseline="bf16",
+        summary=tables.read_table(folder / "summary.csv"),
+        layers=layer_table.layers_table(cells),
+        figures={name: {"wide": PIXEL, "narrow": PIXEL} for name in layout.FIGURES},
+        evaluations={"evaluation": synthetic.EVALUATION},
+        results=folder,
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+REPORTS = {
+    "ten methods": {"write": synthetic.write_tree},
+    "25 methods": {"write": synthetic.write_many},
+    "only simulated": {"write": synthetic.write_tree, "real": ["bf16"]},
+    "no energy": {"write": synthetic.write_tree, "meter": "rapl", "energy_reason": "rapl is unreadable"},
+}
+
+
+@pytest.fixture(scope="module", params=REPORTS)
+def path(request, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("report"), **REPORTS[request.param])
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("ten"), synthetic.write_tree)
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a report; its errors, its warnings and what it asked for are collected and must be none."""
+    pages, heard = [], []
+
+    def open_page(path, width=1200, **settings):
+        page = browser.new_page(viewport={"width": width, "height": 900}, **settings)
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("data:") or heard.append(request.url))
+        page.goto(path.as_uri())
+        heard.remove(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert not heard
+
+
+def shown(page, selector):
+    return [each.inner_text() for each in page.locator(selector).all() if each.is_visible()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_rule_of_accessibility_is_broken_and_nothing_overflows(opened, path, width, scheme):
+    page = opened(path, width, color_scheme=scheme)
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
+
+
+def test_axes_move_the_chart(opened, ten):
+    page = opened(ten)
+    chart = page.locator("[data-part=scatter] svg[role=img]")
+    assert chart.get_attribute("aria-label") == "PSNR of 2 methods against energy, ratio to bf16"
+    first = chart.inner_html()
+    page.locator("[data-part=x]").select_option(label="weights (MB)")
+    assert chart.get_attribute("aria-label") == "PSNR of 9 methods against weights (MB)" and chart.inner_html() != first
+    page.locator("[data-part=y]").select_option(label="FID")
+    assert "FID of 10 methods" in chart.get_attribute("aria-label")
+    page.get_by_text("Methods that are shown").click()
+    page.get_by_label("rtn-w2a16", exact=True).uncheck()
+    assert "FID of 9 methods" in chart.get_attribute("aria-label")
+
+
+def test_names_in_the_chart_do_not_meet(opened, path):
+    page = opened(path)
+    for cost in page.locator("[data-part=x] option").all():
+        page.locator("[data-part=x]").select_option(cost.get_attribute("value"))
+        boxes = [each.bounding_box() for each in page.locator("[data-part=scatter] text.name").all()]
+        boxes = [box for box in boxes if box["width"]]
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]:
+                apart = a["x"] >= b["x"] + b["width"] or b["x"] >= a["x"] + a["width"]
+                assert apart or abs(a["y"] - b["y"]) > 12, (a, b)  # pixels between the lines of text
+
+
+def test_a_dot_tells_its_figures(opened, ten):
+    page = opened(ten)
+    page.locator("[data-part=x]").select_option(label="weights (MB)")
+    dot = page.locator("[data-part=scatter] g[stroke-width='2'] path").first
+    dot.scroll_into_view_if_needed()
+    box = dot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    text = page.locator("[data-part=scatter]").inner_text()
+    assert re.search(r"PSNR: \d+\.\d dB \[", text) and "weights (MB): " in text
+
+
+def test_the_limit_moves_the_answer(opened, ten):
+    page = opened(ten)
+    assert "Take rtn-w8a8" in shown(page, ".answer")[0]
+    limit = page.get_by_label("Move this limit")
+    limit.fill("50")
+    [answer] = shown(page, ".answer")
+    assert "Nothing to take: no measured method holds the limits. Nearest is rtn-w8a8" in answer
+    assert "The limit was moved" in page.locator(".moved").inner_text()
+    limit.fill("30")
+    assert "Take rtn-w8a8" in shown(page, ".answer")[0] and not page.locator(".moved").is_visible()
+
+
+def test_two_methods_are_compared(opened, ten):
+    page = opened(ten)
+    rows = page.locator("[data-part=pairs] tr")
+    assert rows.count() == 9 and "rtn-w8a8" in rows.first.inner_text()
+    assert re.search(r"0\.80\d\s+\[0\.79\d, 0\.80\d\]\s*better", rows.first.inner_text())
+
+
+def test_tables_sort_and_filter(opened, ten):
+    page = opened(ten)
+    table = page.locator("#methods-table")
+
+    def methods():
+        return [row.locator("th").inner_text().split()[0] for row in table.locator("tbody tr:not(.group)").all()
+                if row.is_visible()]  # fmt: skip
+
+    before = methods()
+    button = table.get_by_role("button", name="weights")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert table.locator("th[aria-sort=ascending]").inner_text().startswith("weights")
+    sizes = [synthetic.METHODS[name].size_mb for name in methods()]
+    assert sizes == sorted(sizes) and sorted(methods()) == sorted(before)
+    button.click()
+    assert [synthetic.METHODS[name].size_mb for name in methods()] == sizes[::-1]
+    page.get_by_label("Filter").fill("gptq")
+    assert set(methods()) == {name for name in before if name.startswith("gptq")}
+
+
+def test_images_of_two_methods_are_laid_over_each_other(opened, ten):
+    page = opened(ten)
+    viewer = page.locator("#viewer")
+    over = viewer.locator("[data-part=over]")
+    slider = viewer.get_by_label("How much of the left image")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert "inset(0px 0px 0px 0%)" in over.evaluate("one => getComputedStyle(one).clipPath")
+    viewer.locator("[data-part=right]").select_option(label="gptq-w2a16")
+    assert viewer.locator("[data-part=right-name]").inner_text().startswith("gptq-w2a16: PSNR ")
+    assert over.evaluate("one => one.decode().then(() => one.naturalWidth)") == 64
+    worst = next(
+        text for text in viewer.locator("[data-part=prompt] option").all_inner_texts() if text.startswith("worst")
+    )
+    viewer.locator("[data-part=prompt]").select_option(label=worst)
+    viewer.get_by_role("checkbox").check()
+    viewer.get_by_text("times as strong").wait_for()
+    canvas = viewer.locator("[data-part=canvas]")
+    read = "one => [...one.getContext('2d').getImageData(0, 0, one.width, one.height).data]"
+    assert canvas.is_visible() and max(value for i, value in enumerate(canvas.evaluate(read)) if i % 4 < 3) > 200
+    viewer.locator("[data-part=right]").select_option(label="bf16")
+    page.wait_for_function("!document.querySelector('[data-part=times]').textContent.includes('largest is ' + 255)")
+
+
+def test_the_worst_images_are_shown_first_to_last(opened, ten):
+    page = opened(ten)
+    found = [float(re.search(r"([\d.]+) dB", text)[1]) for text in page.locator(".worst li").all_inner_texts()]
+    assert len(found) == 9 and found == sorted(found)
+    sizes = page.locator(".worst img").evaluate_all("all => all.map((one) => one.naturalWidth)")
+    assert set(sizes) == {64}
+
+
+def test_print_shows_what_is_folded_and_the_static_figure(opened, ten, tmp_path):
+    page = opened(ten)
+    page.emulate_media(media="print")
+    assert page.locator(".static").first.is_visible() and not page.locator("#explorer").is_visible()
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.get_by_text("What each method is").is_visible() and page.locator("details:not([open])").count() == 0
+    assert len(page.pdf()) > 10_000
+
+
+def test_without_scripts_everything_is_text_and_pictures(browser, ten):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(ten.as_uri())
+    assert page.locator(".static").first.is_visible() and not page.locator("#explorer").is_visible()
+    assert "Take rtn-w8a8" in page.locator("main").inner_text() and page.locator("#methods-table tr").count() > 10
+    context.close()
+
+
+def test_names_run_nothing(opened, tmp_path):
+    """A name is text wherever it is shown, also one that would be markup or end the script with the data."""
+    hostile = "</script><img src=x onerror=alert(1)>"
+
+    def edit(listed):
+        path = layout.path(tmp_path, "checkpoint", next(cell for cell in listed if cell["method"] == "rtn-w8a8"))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"solver": hostile}))
+
+    page = opened(written(tmp_path, synthetic.write_tree, edit))
+    assert hostile in page.locator("[data-part=scatter]").inner_text() and page.locator("img[src=x]").count() == 0
+
+
+def test_forty_methods_and_three_samplings_stay_light(opened, tmp_path, monkeypatch):
+    again = {f"{name}-again": method for name, method in list(synthetic.MANY.items())[1:16]}
+    many = synthetic.MANY | again
+    monkeypatch.setattr(synthetic, "MANY", many)
+    path = written(tmp_path, synthetic.write_many)
+    assert len(many) == 40 and path.stat().st_size < 6_000_000
+    page = opened(path)
+    slow = page.evaluate("""async () => {
+        const times = [];
+        for (let place = 0; place < document.body.scrollHeight; place += 400) {
+            const begin = performance.now();
+            window.scrollTo(0, place);
+            await new Promise(requestAnimationFrame);
+            times.push(performance.now() - begin);
+        }
+        return times.sort((a, b) => a - b)[Math.floor(0.9 * times.length)];
+    }""")
+    assert slow < 200  # milliseconds a frame, drawn by a processor
+
+
+def test_an_image_in_the_page_is_the_one_on_disk(opened, ten):
+    page = opened(ten)
+    manifest = layout.path(ten.parent, "images", {"model": "tiny-sd3", "method": "bf16", "sampling": "steps-20"})
+    first = Image.open(manifest.parent / json.loads(manifest.read_text())["images"][0]["file"]).convert("RGBA")
+    read = """async (one) => {
+        await one.decode();
+        const canvas = new OffscreenCanvas(one.naturalWidth, one.naturalHeight), context = canvas.getContext("2d");
+        context.drawImage(one, 0, 0);
+        return [...context.getImageData(0, 0, canvas.width, canvas.height).data];
+    }"""
+    assert bytes(page.locator("[data-part=under]").evaluate(read)) == first.tobytes()
