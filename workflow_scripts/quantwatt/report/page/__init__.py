@@ -10,7 +10,6 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
@@ -208,16 +207,15 @@ def render(
         recommended: as of recommendation.recommend; None: under no limits but those of its own.
         results: the experiment's folder with the images; None: no images are shown.
     """
-    template = Path(template)
+    folder, name = Path(template).parent, Path(template).name
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {
         name: getattr(numbers, name)
         for name in ("number", "compact", "percent", "bounds", "with_bounds", "listed", "missing", "DASH")
     }
-    environment.globals["source"] = lambda name: Markup((template.parent / name).read_text(encoding="utf-8"))
     shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
     pictures = [] if results is None else gallery.galleries(results, cells, list(dict.fromkeys(shown["sampling"])))
     parts = answer_parts(summary, recommended, cells, pictures)
@@ -228,17 +226,18 @@ def render(
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
     is_text = summary["unit"].iloc[0] != "image"
-    return environment.get_template(template.name).render(
+    return environment.get_template(name).render(
+        source=lambda name: (folder / name).read_text(encoding="utf-8"),
         experiment=experiment,
         baseline=baseline,
         machine=machine(cells),
-        data=Markup(as_script({"groups": chart_groups(summary, parts), "images": pictures})),
+        data=as_script({"groups": chart_groups(summary, parts), "images": pictures}),
         fake=bool(summary["device_fake"].any()),
         estimated=any(value is True for value in summary["energy_estimated"]),
         answers=parts,
         galleries=[one | {"worst": gallery.worst(one, baseline)} for one in pictures],
         methods=methods.method_rows(cells),
-        anchors=[] if is_text else read_json(template.parent / "anchors.json"),
+        anchors=[] if is_text else read_json(folder / "anchors.json"),
         columns=columns,
         first_metric=tables.first_metric(summary),
         paired=[metric.title for metric in columns if metric.paired],

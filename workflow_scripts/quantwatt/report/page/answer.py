@@ -160,6 +160,8 @@ def _others(rows, group, reasons):
         few = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} more"]
         segments += [("" if place else "Not: ", ""), (listed(few), "strong")]
         segments.append((f" ({reason})" + ("; " if place < len(reasons) - 1 else "."), ""))
+    if group["take"] is None:
+        segments.append((" `make kernels` tells how fast each format is on this machine, by the number of tokens.", ""))
     return segments
 
 
