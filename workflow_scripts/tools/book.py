@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "bundles", type=Path, nargs="*", metavar="BUNDLE", help="files of bundle.py (default: resources/book/*.zip)"
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave malformed bundles out, with a sentence on stderr")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave malformed bundles out, with a sentence on stderr"
+    )
     parser.add_argument(
         "--label", action="append", default=[], metavar="METHOD",
         help="also write this method's energy labels beside the page, as SVG; repeat the option for other methods",

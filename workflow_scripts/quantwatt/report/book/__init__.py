@@ -1,9 +1,9 @@
 """Bundles of finished results, and the book that many bundles make.
 
-A bundle is one ZIP file of at most MOST_BYTES that holds what a result says and nothing of its weights. ZIP, because its
-directory tells the name and the size of every entry before one of them is unpacked, each entry can be read alone, and
-any system opens it without this program; a tar archive has to be unpacked to be listed and may hold links and devices,
-and one JSON file has to be read whole and stores pictures a third larger.
+A bundle is one ZIP file of at most MOST_BYTES that holds what a result says and nothing of its weights. ZIP, because
+its directory tells the name and the size of every entry before one of them is unpacked, each entry can be read alone,
+and any system opens it without this program; a tar archive has to be unpacked to be listed and may hold links and
+devices, and one JSON file has to be read whole and stores pictures a third larger.
 
     manifest.json                what it is: FORMAT, VERSION, experiment, date, and size and sha256 of every other entry
     configuration.json           models, methods, samplings, metrics and prompts, as they were used

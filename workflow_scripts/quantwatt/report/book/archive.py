@@ -74,7 +74,7 @@ def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, bytes], str]:
             _check_form(path, data, archive, infos)
             contents = {info.filename: _contents(path, archive, info) for info in infos}
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a ZIP file that can be read ({error}).") from error
+        raise DataError(f"{path}: not a ZIP file that can be read ({parsing.reason_of(error)}).") from error
     if MANIFEST not in contents:
         raise DataError(f"{path}: {MANIFEST}: missing; it is no bundle of quantwatt.")
     manifest = parsing.read_json(contents.pop(MANIFEST), f"{path}: {MANIFEST}")
@@ -128,7 +128,13 @@ def _check_form(path, data, archive, infos):
         if total > MOST_UNPACKED:
             raise DataError(f"{where}: the entries up to here unpack to more than {MOST_UNPACKED:,} bytes.")
         length, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
-        if info.header_offset != expected or length != len(name) or extra or info.flag_bits or info.extra + info.comment:
+        if (
+            info.header_offset != expected
+            or length != len(name)
+            or extra
+            or info.flag_bits
+            or info.extra + info.comment
+        ):
             raise DataError(f"{where}: does not follow the entry before it, or holds more than a bundle's entries do.")
         expected += LOCAL + length + info.compress_size
     end = expected + sum(DIRECTORY + len(name) for name in names)
@@ -141,7 +147,7 @@ def _contents(path, archive, info):
         with archive.open(info) as file:
             data = file.read(info.file_size + 1)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
-        raise DataError(f"{path}: {info.filename}: cannot be unpacked ({error}).") from error
+        raise DataError(f"{path}: {info.filename}: cannot be unpacked ({parsing.reason_of(error)}).") from error
     if len(data) != info.file_size:
         raise DataError(f"{path}: {info.filename}: {len(data)} bytes instead of {info.file_size}.")
     return data

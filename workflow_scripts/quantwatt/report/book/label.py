@@ -1,4 +1,4 @@
-"""An energy label as SVG: joules with their interval, the ratio to the unquantized model, and a class where there is one.
+"""An energy label as SVG: joules, their ratio to the unquantized model, and a class where there is one.
 
 It is made of this program's own shapes; of a bundle it holds text alone, which ElementTree escapes.
 """
@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 from quantwatt.report.book import verdicts
 from quantwatt.report.page.numbers import bounds, number
 
-WIDTH, MARGIN, LETTERS = 360, 20, 50  # LETTERS: of a line at the size of SMALL
+WIDTH, MARGIN, LETTERS = 360, 20, 54  # LETTERS: of a line at the size of SMALL
 BODY, SMALL = 13, 11
 INK, SOFT, LINE, PAPER, SHADE = "#1b1f24", "#4a525c", "#b9bfc7", "#ffffff", "#dfe3e8"
 COLOURS = {"A": "#00674c", "B": "#33691e", "C": "#6d5600", "D": "#4a525c", "E": "#a83c00"}  # white on each: 5:1 or more
-WORST = 4.0  # the right end of the scale is at most here; a longer bar ends in an arrow
+WORST = 4.0  # the right end of the scale is at most here; a longer bar is cut, and the scale says so
 FONTS = "system-ui, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif"
 
 
@@ -46,8 +46,8 @@ def draw(row: Mapping[str, Any], base: Mapping[str, Any] | None, about: str) -> 
     label.line(verdicts.RULE, SMALL, SOFT)
     label.skip(6)
     label.line(about, SMALL, SOFT)
-    words = f"{number(*_shown(joules))} joules per {row['unit'] or 'image'}, {verdicts.mark(row)}; class {found.letter or 'none'}"
-    return label.text(f"Energy label of {row['method']}: {words}")
+    words = f"{number(*_shown(joules))} joules, {verdicts.mark(row)}; class {found.letter or 'none'}"
+    return label.text(f"Energy per {row['unit'] or 'image'} of {row['method']}: {words}")
 
 
 def _shown(interval):
@@ -90,6 +90,7 @@ class _Label:
         self.y += 20
         self.write(MARGIN, self.y, text, 34, font_weight="700")
         self.write(WIDTH - MARGIN, self.y, mark.upper(), BODY, text_anchor="end", font_weight="700", letter_spacing=1)
+        self.skip(7)
 
     def scale(self, ratio, control):
         """Draw the ratio's bar and interval from 0 on, the unquantized model at 1, and its ratio to itself in grey."""
@@ -99,7 +100,7 @@ class _Label:
         def x(share):
             return MARGIN + (WIDTH - 2 * MARGIN) * min(max(share, 0), end) / end
 
-        top, bottom = self.y + 22, self.y + 46
+        top, bottom = self.y + 32, self.y + 56
         if control is not None:
             self._add("rect", x=x(control[1]), y=top - 4, width=x(control[2]) - x(control[1]), height=32, fill=SHADE)
         self._add("rect", x=x(0), y=top, width=x(value) - x(0), height=bottom - top, fill="#0072b2")
@@ -110,10 +111,12 @@ class _Label:
         self._add("path", d=f"M{x(1):g} {top - 8}V{bottom + 6}", stroke=INK, stroke_width=1.5, stroke_dasharray="3 2")
         self.write(x(1), top - 11, "1 = unquantized", SMALL, SOFT, text_anchor="middle")
         self.write(x(0), bottom + 14, "0", SMALL, SOFT)
-        self.write(WIDTH - MARGIN, bottom + 14, f"{end:.2g}{' or more' if high > end else ''}", SMALL, SOFT, text_anchor="end")
+        self.write(
+            WIDTH - MARGIN, bottom + 14, f"{end:.2g}{' or more' if high > end else ''}", SMALL, SOFT, text_anchor="end"
+        )
         if control is not None:
-            self.write(x(1), bottom + 18, "grey: measured against itself", SMALL, SOFT, text_anchor="middle")
-        self.y = bottom + 24
+            self.write(MARGIN, bottom + 29, "grey: the unquantized model against itself", SMALL, SOFT)
+        self.y = bottom + (34 if control is not None else 20)
 
     def classes(self, found):
         """Draw the five letters, the one that was found filled; or say why there is none."""
@@ -142,5 +145,3 @@ class _Label:
         heading.text = title
         self.root.insert(0, heading)
         return ElementTree.tostring(self.root, encoding="unicode")
-
-

@@ -11,9 +11,13 @@ from typing import Any
 from quantwatt.report import tables
 from quantwatt.report.book import verdicts
 from quantwatt.report.book.reading import Bundle, Entry
-from quantwatt.report.page.numbers import number, with_bounds
+from quantwatt.report.page.numbers import number
 
-TASKS = {"gpt2": "text-generation", "distilbert": "text-classification", "consistency": "unconditional-image-generation"}
+TASKS = {
+    "gpt2": "text-generation",
+    "distilbert": "text-classification",
+    "consistency": "unconditional-image-generation",
+}
 SOURCE = "quantwatt"
 # Characters that Markdown or HTML read as more than themselves; a dash, a dot and digits stay as they are.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|&~#!$])")
@@ -32,7 +36,8 @@ def snippet(bundle: Bundle, entry: Entry) -> str:
         model_name=f"{row['model']} {row['method']}",
         tags=["quantwatt"],
         eval_results=_results(bundle, row, settings) or None,
-        **({"base_model": base, "base_model_relation": "quantized"} if base else {}),
+        base_model=base,
+        base_model_relation="quantized" if base else None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_section(bundle, entry)}"
 
@@ -47,7 +52,7 @@ def _results(bundle, row, settings):
         EvalResult(
             task_type=TASKS.get(str(settings.get("family")), "text-to-image"),
             dataset_type="prompts" if row["unit"] != "inference" else "texts",
-            dataset_name=f"{row['n_images'] or 0:.0f} of {row['sampling']}",
+            dataset_name=f"{row['n_images'] or 0:.0f} {row['unit'] or 'image'}s, sampling {row['sampling']}",
             dataset_args=asked or None,
             metric_type=kind,
             metric_name=name,
@@ -90,8 +95,8 @@ def _section(bundle, entry):
         "| --- | --- | --- |",
     ]
     for _, name, (value, low, high) in figures(row):
-        shown = "" if math.isnan(low + high) else with_bounds(value, low, high).partition(" ")[2]
-        lines.append(f"| {escaped(name)} | {number(value, 3, False, (low, high))} | {escaped(shown)} |")
+        figure, *ends = (number(v, 3, False, (value, low, high)) for v in (value, low, high))
+        lines.append(f"| {escaped(name)} | {figure} | {'' if math.isnan(low + high) else ' to '.join(ends)} |")
     return "\n".join(lines) + "\n"
 
 

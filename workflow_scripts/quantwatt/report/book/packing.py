@@ -22,9 +22,9 @@ from quantwatt.report.figures.image_grid import choose_prompts
 # What a measurement tells that fits into a few kilobytes: not its processes, warm-ups and every block's neighbours.
 OF_A_MEASUREMENT = (
     "status reason model method sampling compute kernel images_per_batch latency_s energy_j energy_reason "
-    "secondary_energy_j memory_mb phases phases_apart phases_check baseline ratio ratio_reason in_pairs pairs known level "
-    "meter estimated measuring n_blocks n_processes n_invalid invalid_reasons others_share throttled_s crosscheck device "
-    "provenance"
+    "secondary_energy_j memory_mb phases phases_apart phases_check baseline ratio ratio_reason in_pairs pairs known "
+    "level meter estimated measuring n_blocks n_processes n_invalid invalid_reasons others_share throttled_s "
+    "crosscheck device provenance"
 ).split()
 OF_A_SAMPLING = "seed steps guidance height width n_images n_items prompts_sha256 texts_sha256 reading".split()
 # (images a method, pixels of a side), the first that fits into MOST_BYTES is taken.
@@ -118,7 +118,9 @@ def bundle(result: Result, privacy: Privacy, date: str) -> bytes:
         fixed[f"{place}/measurement.json"] = parsing.as_json(privacy.cleaned(kept, where))
         if trace := traces.downsample(layout.path(result.folder, "power", entry)):
             fixed[f"{place}/power.csv"] = trace
-    fields = privacy.cleaned({"experiment": result.name, "date": date, "quantwatt": quantwatt.__version__}, "manifest")
+    fields = privacy.cleaned(
+        {"experiment": result.name, "date": date, "quantwatt": quantwatt.__version__}, "manifest.json"
+    )
     chosen = _chosen(result)
     for count, side in IMAGES:
         shown, members = _images(chosen, count, side)
@@ -143,7 +145,7 @@ def _tables(result, privacy):
         table = tables.read_table(path)
         for column in table.select_dtypes(include=["object", "string"]):
             cleaned = [
-                privacy.cleaned(value, f"{path}: row {row}: {column}", column) if isinstance(value, str) else value
+                privacy.cleaned(value, str(path), f"row {row}: {column}", column) if isinstance(value, str) else value
                 for row, value in enumerate(table[column], 1)
             ]
             table[column] = pd.Series(cleaned, table.index, dtype=object)
@@ -157,7 +159,7 @@ def _tables(result, privacy):
 
 
 def _configuration(result, shown):
-    """Everything that was set, as the stages have recorded it, and the experiment's own entries where they are known."""
+    """Everything that was set, as the stages recorded it, and the experiment's own entries where they are known."""
     found: dict[str, dict[str, Any]] = {"models": {}, "methods": {}, "samplings": {}}
     for entry, cell in zip(result.entries, result.cells, strict=True):
         path = layout.path(result.folder, "model", entry)

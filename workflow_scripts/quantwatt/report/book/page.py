@@ -79,17 +79,18 @@ class Table:
     def facts(self) -> list[tuple[str, str]]:
         """[(label, text)] of how the figures came about."""
         manifest, made = self.bundle.manifest, self.bundle.provenance
-        measured = [line.entry.measurement for line in self.lines if line.mark in (verdicts.MEASURED, verdicts.ESTIMATED)]
-        pairs = [line.row["n_pairs"] for line in self.lines if line.row["n_pairs"] is not None]
-        processes = [line.row["n_processes"] for line in self.lines if line.row["n_processes"] is not None]
+        measured = [
+            line.entry.measurement for line in self.lines if line.mark in (verdicts.MEASURED, verdicts.ESTIMATED)
+        ]
+        together = numbers.span((line.row["n_pairs"] for line in self.lines), "pairs")
+        processes = numbers.span((line.row["n_processes"] for line in self.lines), "processes")
         images = numbers.span([line.row["n_images"] for line in self.lines if line.row["n_images"]], f"{self.unit}s")
         levels = {record["level"] for record in measured if record.get("level") is not None}
-        facts = [
+        facts: list[tuple[str, str | None]] = [
             ("Experiment", f"{manifest['experiment']}, {manifest['date']}"),
             ("Scored", images),
-            ("Measured", numbers.span(pairs, "pairs") and f"{numbers.span(pairs, 'pairs')} with the unquantized model in "
-                                                          f"{numbers.span(processes, 'processes')}"),
-            ("Intervals of ratios", levels and f"over processes, drawn at {100 * min(levels):.4g} %, so that 95 % hold"),
+            ("Measured", together and f"{together} with the unquantized model in {processes}"),
+            ("Ratios", f"intervals drawn at {100 * min(levels):.4g} %, so that 95 % hold" if levels else None),
             ("Processor", ", ".join(made["processors"])),
             ("quantwatt", ", ".join((f"version {manifest['quantwatt']}", *(f"commit {c}" for c in made["commits"])))),
             ("Libraries", ", ".join(f"{name} {' and '.join(v)}" for name, v in made["versions"].items() if v)),
@@ -126,7 +127,9 @@ def label_of(bundle: Bundle, row: Mapping[str, Any], base: Mapping[str, Any] | N
     """The energy label of a row as SVG, or None where no energy was read."""
     meter = f"{row['device'] or 'unknown device'}, meter {row['meter'] or 'none'}"
     fake = "FAKE device, for tests only. " if row["device_fake"] else ""
-    return label.draw(row, base, f"{fake}{meter}; {bundle.manifest['experiment']}, {bundle.manifest['date']}; quantwatt")
+    return label.draw(
+        row, base, f"{fake}{meter}; {bundle.manifest['experiment']}, {bundle.manifest['date']}; quantwatt"
+    )
 
 
 def devices(bundles: Iterable[Bundle]) -> list[Device]:
@@ -209,13 +212,18 @@ def _device_facts(measurements):
             "Driver": device.get("driver"),
             "Power limit": device.get("power_limit_w") and f"{numbers.compact(device['power_limit_w'])} W",
             "Threads": device.get("threads"),
-            "Energy": record["energy_j"] and f"{record['meter']}, {'estimated' if record['estimated'] else 'measured'}",
-            "Read from": record["energy_j"] and device.get("source"),
+            "Energy": record["energy_j"] and _meter(record),
         }
         for name, value in known.items():
             if value:
                 facts.setdefault(name, {})[str(value)] = None
     return [(name, ", ".join(values)) for name, values in facts.items()]
+
+
+def _meter(record):
+    how = "estimated, not measured" if record["estimated"] else "measured"
+    source = record["device"].get("source")
+    return f"{how} by the meter {record['meter']}" + (f" ({source})" if source else "")
 
 
 def _embedded(png):
@@ -245,10 +253,8 @@ def render(template: str | Path, bundles: Sequence[Bundle], refused: int = 0) ->
         loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals |= {
-        name: getattr(numbers, name) for name in ("number", "bounds", "compact", "missing", "DASH", "listed")
-    }
-    environment.globals |= {"csp_hash": csp_hash, "sort_key": sort_key, "COSTS": COSTS, "RULE": verdicts.RULE}
+    own: dict[str, Any] = {"csp_hash": csp_hash, "sort_key": sort_key, "COSTS": COSTS, "RULE": verdicts.RULE}
+    environment.globals |= own | {name: getattr(numbers, name) for name in ("number", "bounds", "DASH")}
     found = devices(bundles)
     every = [table for device in found for table in device.tables]
     columns = {metric.column: metric for table in every for metric in table.metrics}

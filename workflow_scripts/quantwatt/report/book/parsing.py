@@ -51,7 +51,7 @@ def read_json(data: bytes, where: str) -> Any:
     except RecursionError as error:
         raise DataError(f"{where}: is nested too deeply.") from error
     except ValueError as error:  # also of UTF-8
-        raise DataError(f"{where}: not JSON ({str(error)[:100]}).") from error
+        raise DataError(f"{where}: not JSON ({reason_of(error)}).") from error
 
 
 def _constant(text):
@@ -82,6 +82,11 @@ def _pairs(pairs):
     return found
 
 
+def reason_of(error: Exception) -> str:
+    """What a library says of a fault, short and on one line: it may quote the stranger's bytes."""
+    return "".join(c if c.isprintable() else " " for c in str(error))[:160].strip().rstrip(".")
+
+
 def fault_of(text: str) -> str | None:
     """Why a text cannot be shown, or None."""
     if len(text) > LONGEST:
@@ -110,10 +115,12 @@ def read_csv(data: bytes, where: str, kinds: Mapping[str, type], needed: Collect
         table = []
         for number, row in enumerate(rows, 1):
             if len(row) != len(header) or number > MOST_ROWS:
-                raise DataError(f"{where}: row {number}: {len(row)} fields instead of {len(header)}, or a row too many.")
+                raise DataError(
+                    f"{where}: row {number}: {len(row)} fields instead of {len(header)}, or a row too many."
+                )
             table.append(_typed(header, row, kinds, f"{where}: row {number}"))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{where}: not a table in CSV ({error}).") from error
+        raise DataError(f"{where}: not a table in CSV ({reason_of(error)}).") from error
     return table
 
 

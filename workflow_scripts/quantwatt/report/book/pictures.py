@@ -12,6 +12,7 @@ from PIL import Image
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import verify_files
 from quantwatt.report.book import LARGEST_SIDE
+from quantwatt.report.book.parsing import reason_of
 
 
 def small(manifest: str | Path, image: Mapping[str, Any], side: int) -> bytes:
@@ -30,7 +31,7 @@ def small(manifest: str | Path, image: Mapping[str, Any], side: int) -> bytes:
         with Image.open(path) as opened:
             picture = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error}).") from error
+        raise DataError(f"{path}: not a readable image ({reason_of(error)}).") from error
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return as_png(picture, optimize=True)
 
@@ -61,4 +62,4 @@ def accepted(data: bytes, where: str) -> bytes:
     except (
         OSError, SyntaxError, ValueError, EOFError, OverflowError, zlib.error, Image.DecompressionBombError
     ) as error:  # fmt: skip
-        raise DataError(f"{where}: not a PNG image that can be read ({error}).") from error
+        raise DataError(f"{where}: not a PNG image that can be read ({reason_of(error)}).") from error

@@ -1,9 +1,11 @@
 """Keep what names a person or a machine out of a bundle: absolute paths, users, hosts and credentials.
 
-Paths are shortened to their last part wherever they stand. The names of this user and this host are replaced in reasons,
-which quote error messages; anywhere else they are refused, because a name that others refer to cannot be changed here.
+Paths are shortened to their last part wherever they stand. The names of this user and this host are replaced in
+reasons, which quote error messages; anywhere else they are refused, because a name that others refer to cannot be
+changed here.
 """
 
+import contextlib
 import getpass
 import os
 import platform
@@ -22,7 +24,7 @@ ORDINARY = frozenset(
     "admin administrator debian docker fedora home host localhost nobody root runner runneradmin test ubuntu user "
     "username worker".split()
 )
-QUOTING = ("reason", "source")  # keys, or their last word, of texts that quote error messages
+QUOTING = ("reason", "source", "why")  # keys, or their last word, of texts that quote error messages
 OF_THE_SYSTEM = ("/sys/", "/proc/", "/dev/")  # paths that every machine has
 _PATH = re.compile(
     r"""file:/+[^\s'"<>|]+                       # an address of a file
@@ -54,35 +56,33 @@ class Privacy:
     @classmethod
     def of_this_machine(cls, keep: Collection[str] = ()) -> "Privacy":
         """The home folder, and all names that the system gives for this user and this host."""
-        home = Path(os.path.expanduser("~"))
+        home = Path("~").expanduser()
         hosts = {platform.node(), os.environ.get("HOSTNAME", "")}
         users = {home.name, *(os.environ.get(name, "") for name in ("USER", "LOGNAME", "SUDO_USER"))}
-        try:
+        with contextlib.suppress(KeyError, OSError):  # no such user, as in a container
             users.add(getpass.getuser())
-        except (KeyError, OSError):  # no such user, as in a container
-            pass
         return cls(home, users - {""}, {part for host in hosts for part in (host, host.partition(".")[0])} - {""}, keep)
 
-    def cleaned(self, value: Any, where: str, key: str = "") -> Any:
+    def cleaned(self, value: Any, file: str, entry: str = "", key: str = "") -> Any:
         """A copy of JSON's values without paths and credentials, and in reasons without names.
 
         Args:
-            where: file and entry for messages; key: the last key on the way to `value`.
+            file: for messages; entry: the keys on the way to `value`, key: the last of them that is a name.
         Raises:
             DataError: a name of this user or host is left.
         """
         if isinstance(value, Mapping):
             for name in value:
-                self._refuse(name, f"{where}.{name}")
-            return {name: self.cleaned(part, f"{where}.{name}", name) for name, part in value.items()}
+                self._refuse(name, file, _below(entry, name))
+            return {name: self.cleaned(part, file, _below(entry, name), name) for name, part in value.items()}
         if isinstance(value, list | tuple):
-            return [self.cleaned(part, f"{where}.{number}", key) for number, part in enumerate(value)]
+            return [self.cleaned(part, file, _below(entry, number), key) for number, part in enumerate(value)]
         if not isinstance(value, str):
             return value
         text = self.without_paths(value)
         if key.rpartition("_")[2].rstrip("s") in QUOTING:
             return self._word.sub(lambda found: f"[{self._what(found[0])}]", text)[:LONGEST]
-        self._refuse(text, where)
+        self._refuse(text, file, entry)
         return text
 
     def without_paths(self, text: str) -> str:
@@ -104,9 +104,13 @@ class Privacy:
     def _what(self, word):
         return next(what for name, what in self._names.items() if name.lower() == word.lower())
 
-    def _refuse(self, text, where):
+    def _refuse(self, text, file, entry):
         if found := self._word.search(text):
             raise DataError(
-                f"{where}: holds '{found[0]}', the name of this {self._what(found[0])}; rename it, or pass --keep "
-                f"{found[0]} if it is an ordinary word there."
+                f"{file}: {entry}: holds '{found[0]}', the name of this {self._what(found[0])}; rename it, or pass "
+                f"--keep {found[0]} if it is an ordinary word there."
             )
+
+
+def _below(entry, name):
+    return f"{entry}.{name}" if entry else str(name)

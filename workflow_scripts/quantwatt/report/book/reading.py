@@ -4,6 +4,7 @@ Verdicts are not read but judged anew from the ratios and the controls; images a
 bundle claims to have measured cannot be checked here: the book says so.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,8 +69,10 @@ def read_bundle(path: str | Path) -> Bundle:
         where = f"{path}: tables/recommendation.json"
         _checked(parsing.read_json(members["tables/recommendation.json"], where), "recommendation", where)
     if "tables/layers.csv" in members:
-        kinds = {name: float if name in layer_table.NUMBERS else str for name in layer_table.COLUMNS}
-        parsing.read_csv(members["tables/layers.csv"], f"{path}: tables/layers.csv", kinds, ("model", "method", "layer"))
+        columns: dict[str, type] = {name: float if name in layer_table.NUMBERS else str for name in layer_table.COLUMNS}
+        parsing.read_csv(
+            members["tables/layers.csv"], f"{path}: tables/layers.csv", columns, ("model", "method", "layer")
+        )
     rows = _rows(path, members)
     _check_cells(path, members, len(rows))
     shown = {(part["model"], part["sampling"]): part["images"] for part in parts["configuration"]["shown"]}
@@ -80,7 +83,9 @@ def read_bundle(path: str | Path) -> Bundle:
     for number, row in enumerate(rows):
         for key in ("model", "method"):
             if row[key] not in parts["configuration"][f"{key}s"]:
-                raise DataError(f"{path}: tables/summary.csv: row {number + 1}: its {key} is not in configuration.json.")
+                raise DataError(
+                    f"{path}: tables/summary.csv: row {number + 1}: its {key} is not in configuration.json."
+                )
     return Bundle(str(path), digest, manifest, parts["configuration"], parts["provenance"], tuple(entries))
 
 
@@ -103,7 +108,8 @@ def kinds() -> dict[str, type]:
     """{column of the summary that is read: str, bool or float}; of metrics those that this program knows."""
     columns = [name for name in tables.SUMMARY_COLUMNS if not name.endswith("verdict")]
     reasons = [name for name in columns if name.endswith("_reason")]
-    return dict.fromkeys(columns, float) | dict.fromkeys((*TEXTS, *reasons), str) | dict.fromkeys(TRUTHS, bool)
+    found: dict[str, type] = dict.fromkeys(columns, float)
+    return found | dict.fromkeys((*TEXTS, *reasons), str) | dict.fromkeys(TRUTHS, bool)
 
 
 def _rows(path, members):
@@ -138,7 +144,7 @@ def _check_row(row, where):
         if name in POSITIVE and any(figure is not None and figure <= 0 for figure in (value, low, high)):
             raise DataError(f"{where}: {name}: is not positive.")
         known = [figure for figure in (low, value, high) if figure is not None]
-        if any(a > b * (1 + SAME) if b > 0 else a > b * (1 - SAME) for a, b in zip(known, known[1:], strict=False)):
+        if any(a > b * (1 + SAME) if b > 0 else a > b * (1 - SAME) for a, b in itertools.pairwise(known)):
             raise DataError(f"{where}: {name}: does not lie within its interval.")
         if value is None and len(known):
             raise DataError(f"{where}: {name}: has an interval and no value.")
@@ -183,7 +189,7 @@ def _entry(path, members, number, row, prompts):
         if row["meter"] == "estimate" and not measured["estimated"]:
             raise DataError(f"{where}: estimated: false, but the meter estimates.")
     if f"{place}/power.csv" in members:
-        columns = dict.fromkeys(("t_s", "watts", "watts_low", "watts_high", "samples"), float)
+        columns: dict[str, type] = dict.fromkeys(("t_s", "watts", "watts_low", "watts_high", "samples"), float)
         parsing.read_csv(members[f"{place}/power.csv"], f"{path}: {place}/power.csv", columns, tuple(columns))
     names = sorted(name for name in members if name.startswith(f"{place}/image-"))
     if names and len(names) != len(prompts):

@@ -13,8 +13,8 @@ ABOUT = 1.1  # of D; E is above it for sure
 RULE = (
     f"A, B or C: the whole interval of the ratio lies at or below {SURELY_LESS['A']:.2f}, {SURELY_LESS['B']:.2f} or "
     f"{SURELY_LESS['C']:.2f}, and farther from 1 than the unquantized model from itself. D: at or below {ABOUT:.2f}. "
-    f"E: all above {ABOUT:.2f}. No class: estimated joules, an interval that reaches from below to above {ABOUT:.2f}, or a "
-    "machine too noisy to tell."
+    f"E: all above {ABOUT:.2f}. No class: estimated joules, an interval that reaches from below to above {ABOUT:.2f}, "
+    "or a machine too noisy to tell."
 )
 
 Row = Mapping[str, Any]
