@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import yaml
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report import tables
-from quantwatt.report.book import label, model_card, page, reading, verdicts
+from quantwatt.report.book import archive, label, model_card, page, reading, verdicts
 from tools import book as tool
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +206,38 @@ def test_names_of_strangers_are_text(cpu, tmp_path):
     for drawn in re.findall(r"<svg.*?</svg>", written, flags=re.S):
         kinds = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()}
         assert kinds <= {"svg", "title", "rect", "path", "text"}
+
+
+REPLACEMENTS = (b"NaN", b"null", b"-1", b"{}", b"[]", b'""', b"1e308", b"true", b"9" * 30, b"0", b"=1+1", b"<b>")
+
+
+def read_or_refusal(path):
+    try:
+        return reading.read_bundle(path), None
+    except DataError as error:
+        return None, str(error)
+
+
+def test_whatever_is_read_can_be_shown(tmp_path):
+    """Single values of a bundle are replaced at random: it is refused in a sentence, or its page is whole."""
+    kept = {name: synthetic_results.METHODS[name] for name in ("bf16", "rtn-w8a8", "rtn-w4a16")}
+    path = bundles.packed(tmp_path / "small", methods=kept, with_images=False)
+    members, fields = bundles.members_of(path)
+    rng, shown = random.Random(0), 0
+    for number in range(150):
+        name = rng.choice(sorted(members))
+        places = [match.span() for match in re.finditer(rb'[-\d.]+|"[^"]*"|true|null', members[name])]
+        start, stop = rng.choice(places)
+        changed = members[name][:start] + rng.choice(REPLACEMENTS) + members[name][stop:]
+        target = tmp_path / f"{number}.zip"
+        target.write_bytes(archive.pack({**members, name: changed}, fields))
+        read, refusal = read_or_refusal(target)
+        if read is None:
+            assert refusal.startswith(f"{target}: ") and "\n" not in refusal
+        else:
+            assert not Page(page.render(tool.TEMPLATE, [read])).faults
+            shown += 1
+    assert 10 < shown < 140
 
 
 def test_bundles_in_any_order_make_the_same_page(cpu, gpu, text):

@@ -91,6 +91,21 @@ def test_an_unfinished_result_is_refused_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("date", ["today", "2026-02-30", "2026-1-1"])
+def test_a_day_that_is_none_is_refused(result, tmp_path, date):
+    with pytest.raises(DataError, match=f"--date: '{date}' is no day of the form YYYY-MM-DD"):
+        tool.main(["--results", str(result), "--date", date, "--output", str(tmp_path / "a.zip")])
+
+
+def test_a_table_of_an_earlier_version_is_refused(result, tmp_path):
+    again = tmp_path / "demo"
+    shutil.copytree(result, again, ignore=shutil.ignore_patterns("bundle.zip"))
+    path = again / "tables/summary.csv"
+    path.write_text(path.read_text().replace(",unit,", ",was_unit,", 1))
+    with pytest.raises(DataError, match=r"summary\.csv: the column unit is missing; run snakemake again"):
+        tool.main(["--results", str(again)])
+
+
 def test_tables_that_are_older_than_a_measurement_are_refused(result, tmp_path):
     again = tmp_path / "demo"
     shutil.copytree(result, again, ignore=shutil.ignore_patterns("bundle.zip"))
@@ -472,7 +487,7 @@ TABLES = {
     "neither true nor false": (bundles.edit_row(1, baseline="1"), "baseline: '1' is neither true nor false"),
     "a row twice": (rows_of(lambda rows: [*rows, rows[1]]), "row 11: is there twice"),
     "two baselines": (bundles.edit_row(1, baseline="true"), "is a second baseline"),
-    "no rows": (lambda m, f: m.update({SUMMARY: m[SUMMARY].splitlines(True)[0]}), "has no row"),
+    "no rows": (lambda m, f: m.update({SUMMARY: m[SUMMARY].splitlines(True)[0]}), "0 rows; a bundle has 1 to"),
     "a column less": (
         rows_of(lambda rows: [{k: v for k, v in r.items() if k != "model"} for r in rows]),
         "the column model",

@@ -3,12 +3,13 @@
 Example:
   python workflow_scripts/tools/bundle.py --results results/embedded
 writes results/embedded/bundle.zip; workflow_scripts/tools/book.py makes a page of any number of bundles. No weights are
-packed, and no absolute paths, user or host names: a bundle that would hold one is refused. Equal results packed for the
-same day give the same bytes.
+packed, and no absolute paths, user or host names: a bundle that would hold one is refused. Pack a result where it was
+measured: the names of other machines and users are not known elsewhere. Equal results packed for the same day give the
+same bytes.
 """
 
 import argparse
-import re
+import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, help="output (default: RESULTS/bundle.zip)")
     args = parser.parse_args(argv)
-    if args.date and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", args.date):
-        raise DataError(f"--date: '{args.date}' is not of the form YYYY-MM-DD.")
+    try:
+        date = args.date and datetime.date.fromisoformat(args.date).isoformat()
+    except ValueError as error:
+        raise DataError(f"--date: '{args.date}' is no day of the form YYYY-MM-DD.") from error
     name = args.experiment or args.results.resolve().name
     known = args.experiment or (configuration.EXPERIMENTS / f"{name}.yaml").exists()
     try:
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ConfigurationError as error:
         raise DataError(str(error)) from error
     result = packing.read_result(args.results, name, settings)
-    packed = packing.bundle(result, Privacy.of_this_machine(args.keep), args.date or packing.measured_on(result))
+    packed = packing.bundle(result, Privacy.of_this_machine(args.keep), date or packing.measured_on(result))
     output = args.output or args.results / "bundle.zip"
     with atomic_path(output) as temporary:
         temporary.write_bytes(packed)

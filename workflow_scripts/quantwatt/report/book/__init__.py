@@ -20,5 +20,6 @@ page (`page`), labels (`label`) and snippets (`model_card`) know only what these
 
 FORMAT, VERSION = "quantwatt-bundle", 1
 MOST_BYTES = 5_000_000
+MOST_CELLS = 1_000
 MOST_IMAGES = 4  # of a method
 LARGEST_SIDE = 256  # of an image, in pixels

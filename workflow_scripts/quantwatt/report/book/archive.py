@@ -18,20 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.report.book import FORMAT, MOST_BYTES, VERSION, parsing
+from quantwatt.report.book import FORMAT, MOST_BYTES, MOST_CELLS, VERSION, parsing
 
 MANIFEST = "manifest.json"
 LIMITS = {  # {pattern of an entry's name: most bytes unpacked}
     r"manifest\.json": 2_000_000,
-    r"(configuration|provenance|hashes)\.json": 4_000_000,
+    r"configuration\.json": 1_000_000,
+    r"provenance\.json": 30_000,  # is shown with every table
+    r"hashes\.json": 4_000_000,
     r"tables/recommendation\.json": 4_000_000,
     r"tables/summary\.csv": 8_000_000,
     r"tables/layers\.csv": 32_000_000,
-    r"cells/\d{4}/measurement\.json": 200_000,
+    r"cells/\d{4}/measurement\.json": 100_000,
     r"cells/\d{4}/power\.csv": 200_000,
     r"cells/\d{4}/image-\d\.png": 500_000,
 }
-MOST_ENTRIES, MOST_UNPACKED = 10_000, 64_000_000
+MOST_ENTRIES, MOST_UNPACKED = 6 * MOST_CELLS + 10, 64_000_000
 DATE = (1980, 1, 1, 0, 0, 0)  # of every entry: ZIP's first, so that equal contents are equal bytes
 LOCAL, DIRECTORY, END = 30, 46, 22  # bytes of ZIP's headers without names
 

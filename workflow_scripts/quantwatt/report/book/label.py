@@ -31,7 +31,7 @@ def draw(row: Mapping[str, Any], base: Mapping[str, Any] | None, about: str) -> 
     if joules is None:
         return None
     label = _Label(f"Energy per {row['unit'] or 'image'}")
-    label.line(f"{row['model']} · {row['method']}", BODY, weight="600", letters=42)
+    label.line(f"{row['model']} · {row['method']}", BODY, weight="600", letters=40)
     label.skip(22)
     label.figure(f"{number(*_shown(joules))} J", verdicts.mark(row))
     label.line(_interval_text(joules), SMALL, SOFT)

@@ -14,7 +14,7 @@ from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json, sha256
 from quantwatt.report import tables
-from quantwatt.report.book import MOST_BYTES, archive, parsing, pictures, traces
+from quantwatt.report.book import MOST_BYTES, MOST_CELLS, archive, parsing, pictures, traces
 from quantwatt.report.book.privacy import Privacy
 from quantwatt.report.cells import Cell, cell_paths, read_cells
 from quantwatt.report.figures.image_grid import choose_prompts
@@ -57,6 +57,10 @@ def read_result(folder: Path, name: str, experiment: Mapping[str, Any] | None) -
     if not path.exists():
         raise DataError(f"{path}: the file does not exist; run the experiment to its end first.")
     summary = tables.read_table(path)
+    if missing := [column for column in tables.SUMMARY_COLUMNS if column not in summary]:
+        raise DataError(f"{path}: the column {missing[0]} is missing; run snakemake again, so that it is made anew.")
+    if not 0 < len(summary) <= MOST_CELLS:
+        raise DataError(f"{path}: {len(summary):,} rows; a bundle has 1 to {MOST_CELLS:,}: split the experiment.")
     entries = [
         {"model": row["model"], "method": row["method"], "sampling": row["sampling"]}
         | ({"kind": "text"} if row["unit"] == "inference" else {})
@@ -164,8 +168,8 @@ def _configuration(result, shown):
     for entry, cell in zip(result.entries, result.cells, strict=True):
         path = layout.path(result.folder, "model", entry)
         if cell.model not in found["models"]:
-            settings = read_json(path)["settings"] if path.exists() else cell.checkpoint.get("model_settings")
-            found["models"][cell.model] = settings or {}
+            settings = read_json(path).get("settings") if path.exists() else None
+            found["models"][cell.model] = settings or cell.checkpoint.get("model_settings") or {}
         found["methods"].setdefault(cell.method, cell.checkpoint.get("settings") or {})
         if cell.images["status"] == "ok":
             recorded = {key: cell.images[key] for key in OF_A_SAMPLING if key in cell.images}

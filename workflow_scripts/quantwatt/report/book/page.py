@@ -21,6 +21,7 @@ from quantwatt.report.book import label, model_card, verdicts
 from quantwatt.report.book.reading import Bundle, Entry
 from quantwatt.report.page import numbers
 
+LONGEST_SETTINGS = 6_000  # characters; they stand on the page once for each row
 COSTS = {  # {column: (heading, unit where it does not depend on the row)}
     "energy_j": ("energy", "J"),
     "energy_ratio": ("energy ratio", "to unquantized"),
@@ -57,7 +58,8 @@ class Line:
     @property
     def settings(self) -> str:
         settings = self.bundle.configuration["methods"][self.row["method"]]
-        return json.dumps(settings, indent=1, ensure_ascii=False)
+        text = json.dumps(settings, indent=1, ensure_ascii=False)
+        return text if len(text) <= LONGEST_SETTINGS else f"{text[:LONGEST_SETTINGS]}\n… (the rest is in the bundle)"
 
     @property
     def label(self) -> str | None:
@@ -87,7 +89,6 @@ class Table:
         images = numbers.span([line.row["n_images"] for line in self.lines if line.row["n_images"]], f"{self.unit}s")
         levels = {record["level"] for record in measured if record.get("level") is not None}
         facts: list[tuple[str, str | None]] = [
-            ("Experiment", f"{manifest['experiment']}, {manifest['date']}"),
             ("Scored", images),
             ("Measured", together and f"{together} with the unquantized model in {processes}"),
             ("Ratios", f"intervals drawn at {100 * min(levels):.4g} %, so that 95 % hold" if levels else None),
@@ -221,9 +222,9 @@ def _device_facts(measurements):
 
 
 def _meter(record):
-    how = "estimated, not measured" if record["estimated"] else "measured"
+    how = "estimated" if record["estimated"] else "measured"
     source = record["device"].get("source")
-    return f"{how} by the meter {record['meter']}" + (f" ({source})" if source else "")
+    return f"{how}, meter {record['meter']}" + (f" ({source})" if source else "")
 
 
 def _embedded(png):

@@ -14,9 +14,9 @@ LARGEST = 1e15  # magnitude of a figure; a longer one is no measurement and woul
 LONGEST = 2_000  # characters of a text
 MOST_ROWS = 200_000
 # Control characters, halves of surrogate pairs, and marks that turn the direction of the text behind them: a name with
-# one is shown as another name.
+# one is shown as another name. The last two are no characters, and XML refuses them.
 UNSHOWN = ("Cc", "Cs")
-TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c"
+TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c\ufffe\uffff"
 
 
 class _Refused(ValueError):

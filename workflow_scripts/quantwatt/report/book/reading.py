@@ -15,7 +15,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.config.schemas import ConfigurationError, complete
 from quantwatt.registry import schema
 from quantwatt.report import layer_table, tables
-from quantwatt.report.book import archive, parsing, pictures
+from quantwatt.report.book import MOST_CELLS, archive, parsing, pictures
 
 NEEDED = "model method sampling status compute baseline size_mb energy_j latency_s memory_mb".split()
 TEXTS = (
@@ -117,8 +117,8 @@ def _rows(path, members):
     if "tables/summary.csv" not in members:
         raise DataError(f"{where}: missing.")
     rows = parsing.read_csv(members["tables/summary.csv"], where, kinds(), NEEDED)
-    if not rows:
-        raise DataError(f"{where}: has no row.")
+    if not 0 < len(rows) <= MOST_CELLS:
+        raise DataError(f"{where}: {len(rows):,} rows; a bundle has 1 to {MOST_CELLS:,}.")
     seen, baselines = set(), set()
     for number, row in enumerate(rows, 1):
         key = (row["model"], row["sampling"])

@@ -54,10 +54,9 @@ def control(base: Row | None, cost: str) -> Triple | None:
 def verdict(row: Row, base: Row | None, cost: str) -> str | None:
     """The verdict on a row's ratio, "energy" or "latency", as tables.judge gives it; None without a ratio."""
     ratio = interval(row, f"{cost}_ratio")
-    margin = row.get("margin")
     if ratio is None or row["baseline"]:
         return None
-    return tables.judge(*ratio, control(base, cost), tables.MARGIN if margin is None else margin)
+    return tables.judge(*ratio, control(base, cost), tables.MARGIN)  # one margin for all bundles
 
 
 def energy_class(row: Row, base: Row | None) -> EnergyClass:
