@@ -274,6 +274,9 @@ def test_marks_say_what_was_measured_estimated_and_simulated(cpu, gpu, tmp_path)
     assert (marks["rtn-w8a8"], marks["rtn-w4a8"]) == (verdicts.MEASURED, verdicts.SIMULATED)
     failed = bundles.packed(tmp_path / "failed", failures={"nf4": ("oom", "out of memory")})
     assert lines_of(failed)["nf4"].mark == "oom"
+    words = " ".join(Page(rendered(failed)).all("main")[0][2].split())
+    assert "oom: out of memory" in words and "No PSNR: the reference itself" in words
+    assert "simulated: no kernel computes rtn-w4a8 on this device" in words
 
 
 def test_a_verdict_is_judged_from_the_ratio_and_not_read(gpu, tmp_path):

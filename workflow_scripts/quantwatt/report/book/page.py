@@ -52,6 +52,17 @@ class Line:
         return self.entry.row
 
     @property
+    def missing(self) -> list[tuple[str, str]]:
+        """[(what, reason)] of the figures that are not known, where a reason is."""
+        names = {column: title for column, (title, _) in COSTS.items()}
+        names |= {metric.column: metric.title for metric in tables.METRICS.values()}
+        return [
+            (names[column], reason)
+            for column, reason in self.told.items()
+            if self.figures[column] is None and not column.endswith("_ratio")
+        ]
+
+    @property
     def snippet(self) -> str:
         return model_card.snippet(self.bundle, self.entry)
 

@@ -138,7 +138,6 @@ def _check_row(row, where):
     if row["status"] not in STATUSES or row["compute"] not in ("real", "simulated", None):
         raise DataError(f"{where}: status or compute: is none that quantwatt writes.")
     columns = [*POSITIVE, *(metric.column for metric in tables.METRICS.values())]
-    columns += [f"{metric.column}_change" for metric in tables.METRICS.values() if not metric.paired]
     for name in columns:
         value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
         if name in POSITIVE and any(figure is not None and figure <= 0 for figure in (value, low, high)):
