@@ -389,7 +389,7 @@ def test_a_label_stays_within_its_frame(ratio):
 # The model card
 
 
-def test_a_snippet_is_what_the_hub_reads(gpu, monkeypatch):
+def test_a_snippet_is_what_the_hub_reads(gpu):
     from huggingface_hub import ModelCard
 
     read = reading.read_bundle(gpu)
@@ -402,6 +402,8 @@ def test_a_snippet_is_what_the_hub_reads(gpu, monkeypatch):
     assert (energy.metric_value, energy.metric_args["high"]) == pytest.approx((0.88, 0.88 * 1.006))
     assert energy.metric_name == "Energy per image (J, measured by nvml)" and energy.dataset_args["steps"] == 20
     assert "| Energy per image (J, measured by nvml) | 0.880 | 0.875 to 0.885 |" in card.text
+    unquantized = ModelCard(model_card.snippet(read, read.entries[0]))
+    assert unquantized.data.base_model is None and "## Not quantized: bf16" in unquantized.text
 
 
 def test_a_snippet_of_a_simulated_method_tells_no_cost(cpu):

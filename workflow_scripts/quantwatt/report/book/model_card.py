@@ -31,7 +31,8 @@ def snippet(bundle: Bundle, entry: Entry) -> str:
     row = entry.row
     settings = bundle.configuration["models"][row["model"]]
     hub = settings.get("hub")
-    base = hub if isinstance(hub, str) and _REPOSITORY.fullmatch(hub) else None
+    known = isinstance(hub, str) and _REPOSITORY.fullmatch(hub) and not row["baseline"]
+    base = hub if known else None
     data = ModelCardData(
         model_name=f"{row['model']} {row['method']}",
         tags=["quantwatt"],
@@ -87,7 +88,7 @@ def _section(bundle, entry):
     how = verdicts.mark(row)
     where = f" on {escaped(row['device'])}" if row["device"] else ""
     lines = [
-        f"## Quantized with {escaped(row['method'])}",
+        f"## {'Not quantized:' if row['baseline'] else 'Quantized with'} {escaped(row['method'])}",
         "",
         f"Cost: {escaped(how)}{where}, experiment {escaped(manifest['experiment'])}, {manifest['date']}.",
         "",
