@@ -16,13 +16,14 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install report test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
+.PHONY: help install report book test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-transformers bench-scale
 
 help:
 	@echo "make install                     everything into .venv: about 2 GB"
 	@echo "make report [EXPERIMENT=smoke]   runs an experiment: results/EXPERIMENT/report.html"
 	@echo "            [DEVICE=cuda]        where (of itself: config.yaml's device)"
+	@echo "make book                        one page of all results, and of those that ship: results/book.html"
 	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
 	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
@@ -38,6 +39,14 @@ GIVEN_DEVICE = $(if $(filter-out file,$(origin DEVICE)),device=$(DEVICE))
 report: .venv/installed
 	$(BIN)/snakemake --config experiment=$(EXPERIMENT) $(GIVEN_DEVICE)
 	@echo "The report: $(CURDIR)/results/$(EXPERIMENT)/report.html"
+
+# One page of every finished result, and of the bundles that ship with the project.
+book: .venv/installed
+	set -e; for table in $(wildcard results/*/tables/summary.csv); do \
+		$(BIN)/python workflow_scripts/tools/bundle.py --results $${table%/tables/summary.csv}; \
+	done
+	$(BIN)/python workflow_scripts/tools/book.py $(wildcard resources/book/*.zip) \
+		$(patsubst %/tables/summary.csv,%/bundle.zip,$(wildcard results/*/tables/summary.csv))
 
 # How many jobs are left, and for how many hours: make plan EXPERIMENT=imagenet64-brecq DEVICE=cuda
 plan: .venv/installed
