@@ -74,9 +74,13 @@ def test_equal_results_are_equal_bytes(whole, result, tmp_path):
 def test_the_date_is_that_of_the_last_measurement(result, tmp_path):
     again = tmp_path / "demo"
     shutil.copytree(result, again)
-    os.utime(again / "measurements/tiny-sd3/nf4/steps-20/measurement.json", (4e9, 4e9))
-    read = packing.read_result(again, "demo", None)
-    assert packing.measured_on(read) == "2096-10-02"
+    path = again / "measurements/tiny-sd3/nf4/steps-20/measurement.json"
+    os.utime(path, (4e9, 4e9))
+    assert packing.measured_on(packing.read_result(again, "demo", None)) == "2096-10-02"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"measured": {"at": "2026-11-30 13:20 UTC", "seconds": 9}})
+    )
+    assert packing.measured_on(packing.read_result(again, "demo", None)) == "2026-11-30"
 
 
 def test_settings_are_held_against_the_experiment(result):

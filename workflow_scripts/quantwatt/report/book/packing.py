@@ -98,7 +98,10 @@ def _check_fresh(path, row, cell):
 
 
 def measured_on(result: Result) -> str:
-    """The day of the last measurement in UTC, YYYY-MM-DD, by its file's date: results tell no other."""
+    """The day of the last measurement in UTC, YYYY-MM-DD; that of its file where the measurement does not tell."""
+    told = [cell.measurement["measured"]["at"] for cell in result.cells if cell.measurement.get("measured")]
+    if told:
+        return max(told).split(" ")[0]
     paths = [layout.path(result.folder, "measurement", entry) for entry in result.entries]
     last = max(path.stat().st_mtime for path in paths)
     return datetime.datetime.fromtimestamp(last, datetime.UTC).strftime("%Y-%m-%d")
