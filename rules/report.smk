@@ -6,6 +6,7 @@ rule tables:
         summary=report(plan.pattern("summary"), caption="../resources/report/captions/summary.rst", category="Tables"),
         layers=plan.pattern("layers"),
         sensitivity=plan.pattern("sensitivities"),
+        pairs=plan.pattern("pairs"),
     log:
         plan.log("tables"),
     benchmark:
@@ -25,7 +26,7 @@ rule tables:
         run(
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
-            "--sensitivity {output.sensitivity} --grid - <<< {params.grid:q}",
+            "--sensitivity {output.sensitivity} --pairs {output.pairs} --grid - <<< {params.grid:q}",
         )
 
 

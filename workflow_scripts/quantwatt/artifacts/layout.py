@@ -36,6 +36,7 @@ FILES = {  # below results/EXPERIMENT/
     "summary": "tables/summary.csv",
     "layers": "tables/layers.csv",
     "sensitivities": "tables/sensitivity.csv",
+    "pairs": "tables/pairs.csv",
     "recommendation": "tables/recommendation.json",
     "recommendation_table": "tables/recommendation.csv",
     "figure": "figures/{figure}.png",
