@@ -62,6 +62,67 @@ rule recommend:
         )
 
 
+rule gate:
+    input:
+        rules.tables.output.summary,
+    output:
+        json=plan.pattern("gate"),
+        markdown=report(plan.pattern("gate_table"), caption="../resources/report/captions/gate.rst", category="Tables"),
+    log:
+        plan.log("gate"),
+    benchmark:
+        plan.benchmark("gate")
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("gate"),
+        results=lambda wildcards: plan.results,
+    message:
+        "Hold the methods against the policy"
+    shell:
+        run(
+            "gate",
+            "--results {params.results} --summary {input} --policy {params.policy:q} --json {output.json}",
+            "--markdown {output.markdown}",
+        )
+
+
+rule compare:
+    input:
+        summary=rules.tables.output.summary,
+        earlier=f"{CONFIG['baseline_results']}/tables/summary.csv" if CONFIG["baseline_results"] else [],
+    output:
+        json=plan.pattern("comparison"),
+        markdown=report(
+            plan.pattern("comparison_table"),
+            caption="../resources/report/captions/comparison.rst",
+            category="Tables",
+        ),
+    log:
+        plan.log("compare"),
+    benchmark:
+        plan.benchmark("compare")
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("compare"),
+        results=lambda wildcards: plan.results,
+        earlier=lambda wildcards: CONFIG["baseline_results"],
+    message:
+        "Compare with {params.earlier}"
+    shell:
+        run(
+            "compare",
+            "--earlier {params.earlier} --results {params.results} --json {output.json} --markdown {output.markdown}",
+        )
+
+
 rule figure:
     input:
         data=lambda wildcards: plan.figures[wildcards.figure],

@@ -91,13 +91,13 @@ def read_cells(
             if entries:
                 _check_settings(path, parts[name], _settings_of(name, cell, entries))
         parts["images"].pop("images", None)  # the manifest entries of 50,000 images take 40 MB
-        scores = {metric: _with_arrays(parts.pop(f"scores/{metric}")) for metric in metrics}
+        scores = {metric: with_arrays(parts.pop(f"scores/{metric}")) for metric in metrics}
         cells_read.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
     _check_same_prompts(cells_read)
     return cells_read
 
 
-def _with_arrays(score):
+def with_arrays(score: dict[str, Any]) -> dict[str, Any]:
     """A score whose values of single images are arrays: a list takes four times the memory."""
     lists = {key: np.asarray(score[key], np.float64) for key in ("values", "weights") if score.get(key) is not None}
     return {**score, **lists}

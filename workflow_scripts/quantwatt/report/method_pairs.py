@@ -72,7 +72,7 @@ def pairs_table(cells: Sequence[Cell], baseline: str, margin: float = tables.MAR
 def _group(cells, baseline, margin):
     reference = next((cell for cell in cells if cell.method == baseline), None)
     methods = [cell for cell in cells if cell.method != baseline]
-    quality, costs = differences(methods), _ratios(methods, reference, margin)
+    quality, costs = differences(methods), ratios(methods, reference, margin)
     for pair in itertools.combinations(range(len(methods)), 2):
         if found := {**quality.get(pair, {}), **costs.get(pair, {})}:
             one, other = (methods[i] for i in pair)
@@ -81,7 +81,7 @@ def _group(cells, baseline, margin):
             n_images = one.images.get("n_images", one.images.get("n_items"))
             yield {"model": one.model, "sampling": one.sampling, "device": name, "device_id": uuid,
                    "method": one.method, "other": other.method, "n_images": n_images, "margin": margin, **found,
-                   "cost_reason": _why_no_ratio(one, other, found)}  # fmt: skip
+                   "cost_reason": why_no_ratio(one, other, found)}  # fmt: skip
 
 
 def differences(cells: Sequence[Cell], resamples: int | None = None, seed: int = 0) -> dict[tuple[int, int], dict]:
@@ -89,7 +89,7 @@ def differences(cells: Sequence[Cell], resamples: int | None = None, seed: int =
 
     Args:
         cells: of one model and sampling; i < j are positions in it.
-        resamples: of the bootstrap; None: RESAMPLES, and fewer where that would draw more than DRAWN images.
+        resamples: of the bootstrap; None: as many as are `enough`.
     """
     found: dict[tuple[int, int], dict[str, Any]] = {}
     alike: dict[tuple, list] = {}  # metrics of the same items are resampled together
@@ -98,19 +98,37 @@ def differences(cells: Sequence[Cell], resamples: int | None = None, seed: int =
     for (n, weights), parts in alike.items():
         values = np.concatenate([values for *_, values in parts], axis=1)  # [n, methods of all metrics]
         shares = np.frombuffer(weights) if weights else np.ones(n)
-        enough = min(RESAMPLES, max(LEAST_RESAMPLES, DRAWN // n)) if resamples is None else resamples
-        means, drawn = resampled_means(values, shares, enough, seed)
+        means, drawn = resampled_means(values, shares, enough(n) if resamples is None else resamples, seed)
         first = 0
         for _, (metric, logs), places, own in parts:
             part = slice(first, first := first + own.shape[1])
-            level = np.vstack([means[None, part], drawn[:, part]])
-            with np.errstate(over="ignore"):  # a broken model's perplexity may be infinite
-                level = np.exp(level) if logs else level
-            for pair, interval in _pairs(level, places):
+            for pair, interval in _pairs(_levels(means[part], drawn[:, part], logs), places):
                 column = f"{metric.column}_difference"
                 told = {**tables._interval(column, *interval), _verdict(column): judged(interval, metric)}
                 found.setdefault(pair, {}).update(told)
     return found
+
+
+def difference_of(values: np.ndarray, weights: np.ndarray, logs: bool, seed: int = 0) -> tables.Interval:
+    """(difference of the first column's score from the second's, low, high), in pairs of rows.
+
+    Args:
+        values: [n, 2] of single images or items; weights: [n]; logs: whether values are logarithms.
+    """
+    [(_, interval)] = _pairs(_levels(*resampled_means(values, weights, enough(len(values)), seed), logs), [0, 1])
+    return interval
+
+
+def enough(n: int) -> int:
+    """Number of resamples of n images: RESAMPLES, and fewer where that would draw more than DRAWN images."""
+    return min(RESAMPLES, max(LEAST_RESAMPLES, DRAWN // n))
+
+
+def _levels(means, drawn, logs):
+    """[1 + resamples, k] scores of the sample, and of its resamples."""
+    levels = np.vstack([means[None], drawn])
+    with np.errstate(over="ignore"):  # a broken model's perplexity may be infinite
+        return np.exp(levels) if logs else levels
 
 
 def _scored(cells) -> Iterator[tuple[bytes, tuple[Metric, bool], list[int], np.ndarray]]:
@@ -184,8 +202,12 @@ def judged(interval: tables.Interval, metric: Metric, margin: float | None = Non
     return BETTER if (low > 0) == metric.higher_is_better else WORSE
 
 
-def _ratios(cells, reference, margin):
-    """{(i, j): {column: ratio, bounds and verdict}} of time and energy, of methods measured on the same device."""
+def ratios(cells: Sequence[Cell], reference: Cell | None, margin: float) -> dict[tuple[int, int], dict[str, Any]]:
+    """{(i, j): {column: ratio, bounds and verdict}} of time and energy, of methods measured on the same device.
+
+    Args:
+        cells: of one model and sampling, without the baseline; reference: the baseline's, for the A/A control.
+    """
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for key, (name, _) in tables.COSTS.items():
         known = [(i, ratio) for i, cell in enumerate(cells) if (ratio := ratio_of(cell.measurement, key))]
@@ -226,13 +248,13 @@ def control_of_two(reference: Cell | None, key: str) -> tables.Interval | None:
     return value, low, high
 
 
-def _why_no_ratio(one, other, found):
+def why_no_ratio(one: Cell, other: Cell, found: Mapping[str, Any]) -> str | None:
     """Why time or energy has no ratio; None where both have one."""
     for key, (name, _) in tables.COSTS.items():
         if f"{name}_verdict" not in found:
             for measured in (one.measurement, other.measurement):
                 if ratio_of(measured, key) is None:
                     reasons = (measured.get(reason) for reason in ("reason", "energy_reason", "ratio_reason"))
-                    return next((reason for reason in reasons if reason), NO_RATIO.format(measured["method"]))
+                    return next((reason for reason in reasons if reason), NO_RATIO.format(measured.get("method", "it")))
             return OTHER_DEVICE
     return None
