@@ -275,6 +275,36 @@ def test_what_differs_is_named_with_its_rows(earlier, now):
     assert (facts["method: solver.name"].now, facts["method: solver.damping"].earlier) == ("gptq", "unknown")
 
 
+def test_results_of_other_experiments_have_nothing_in_common(earlier, tmp_path, capsys):
+    other = write(tmp_path / "other", model="another")
+    assert compare_tool.main([str(earlier), str(other), "--fail-on-regression"]) == 2
+    said = capsys.readouterr().out
+    assert "Nothing was compared: the two have no row in common." in said and "Only in the new result: another" in said
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_broken_models_perplexity_is_written_as_json(earlier, now, tmp_path):
+    sides = [shutil.copytree(earlier, tmp_path / name) for name in "ab"]
+    for side, nats in zip(sides, (3.0, 709.0), strict=True):
+        score = {"status": "ok", "value": math.exp(nats), "values": [nats - 90, nats + 90], "log_values": True}
+        path = side / "scores/tiny-sd3/rtn-w8a8/steps-20/perplexity.json"
+        path.write_text(json.dumps(score))
+        edit_summary(side, perplexity=math.exp(nats))
+    compare_rule.main(["--earlier", str(sides[0]), "--results", str(sides[1])])
+    found = json.loads((sides[1] / "tables/comparison.json").read_text())
+    [one] = [one for one in found["changes"] if one["figure"] == "perplexity"]
+    assert one["verdict"] == NOT_COMPARED and one["after"] > 1e300
+
+
+def test_a_ratio_of_noise_leaves_the_comparison_undecided(earlier, now):
+    edit_summary(now, latency_ratio_low=0.4, latency_ratio_high=1.5)
+    edit_summary(now, latency_verdict="not told apart")
+    assert of(compared(earlier, now), "time ratio").verdict in (tables.UNDECIDED, tables.TOO_NOISY)
+    edit_summary(now, latency_ratio_low=0.2, latency_ratio_high=3.0)
+    found = compared(earlier, now)
+    assert of(found, "time ratio").verdict == tables.TOO_NOISY and found.outcome == UNDECIDED
+
+
 # Mistakes
 
 

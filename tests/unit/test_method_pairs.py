@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import synthetic_results as synthetic
 from scipy import stats
 
+import tables as tables_rule
 from quantwatt import intervals
 from quantwatt.config import metric_entries
 from quantwatt.report import independent, method_pairs, tables
@@ -190,6 +192,18 @@ def test_the_degrees_of_freedom_of_a_ratio():
     assert independent.degrees_of(8) == 7 and independent.degrees_of(8, 40, 3) == 7
     assert independent.degrees_of(1, 20, 4) == 15 and independent.degrees_of(1, 4, 4) == 3
     assert independent.degrees_of(None) == independent.degrees_of(math.nan, math.nan, math.nan) == 1
+
+
+def test_the_tables_rule_writes_every_pair(tmp_path):
+    cells = synthetic.write_tree(tmp_path, with_images=False)
+    tables_rule.main(["--results", str(tmp_path), "--grid", synthetic.write_grid(tmp_path, cells)])
+    found = tables.read_table(tmp_path / "tables/pairs.csv").set_index(["method", "other"])
+    assert list(found.reset_index().columns[:2]) == ["method", "other"] and len(found) == 9 * 8 / 2
+    row = found.loc[("gptq-w4a8", "nf4")]
+    assert row["psnr_db_difference"] == pytest.approx(33.9 - 32.6) and row["psnr_db_verdict"] == BETTER
+    assert row["cost_reason"].startswith("no kernel computes gptq-w4a8")
+    row = found.loc[("rtn-w8a8", "nf4")]
+    assert row["energy_ratio"] == pytest.approx(0.88 / 1.24, rel=1e-4) and row["energy_verdict"] == BETTER
 
 
 # Simulation

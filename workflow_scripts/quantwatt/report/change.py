@@ -59,7 +59,7 @@ def told(
         degrees: of freedom of the interval.
     """
     value, low, high = (float(bound) for bound in interval)
-    change = replace(change, value=value)
+    change = replace(change, value=value if math.isfinite(value) else None)
     if math.isnan(low) or math.isnan(high):
         if change.before == change.after:
             return replace(change, verdict=EQUAL, chance=None if tolerated is None else 1.0)

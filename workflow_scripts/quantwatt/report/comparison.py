@@ -26,6 +26,7 @@ from quantwatt.report.differing import Difference
 from quantwatt.report.result_folder import Key, Result, Row, interval, number
 
 REGRESSION, NO_REGRESSION, UNDECIDED = "regression", "no regression", "undecided"
+UNKNOWN = (NOT_COMPARED, LOST, tables.TOO_NOISY)  # verdicts that leave open whether a figure got worse
 RATIOS = {"energy ratio": "energy_ratio", "time ratio": "latency_ratio"}
 ABSOLUTE = {"energy": "energy_j", "time": "latency_s"}
 EXACT = {"memory": "memory_mb", "size": "size_mb"}
@@ -53,7 +54,7 @@ class Comparison:
         if any(one.regression for one in self.changes):
             return REGRESSION
         compared = any(one.chance is not None for one in self.changes)
-        unknown = self.only_earlier or self.refused or any(o.verdict in (NOT_COMPARED, LOST) for o in self.changes)
+        unknown = self.only_earlier or self.refused or any(one.verdict in UNKNOWN for one in self.changes)
         return UNDECIDED if unknown or not compared else NO_REGRESSION
 
     def as_json(self) -> dict:

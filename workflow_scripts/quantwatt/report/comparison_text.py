@@ -30,7 +30,8 @@ def comparison(found: Comparison) -> str:
     for what, why, keys in found.refused:
         lines.append(f"{REFUSED[what]} not compared{_of(keys, found)}: {markdown.cell(why)}.")
     loud = [one for one in found.changes if one.regression or one.verdict not in QUIET]
-    lines += ["", *changes(loud, HEADS)] if loud else ["", "No figure changed."]
+    none = "No figure changed." if found.changes else "Nothing was compared: the two have no row in common."
+    lines += ["", *(changes(loud, HEADS) if loud else [none])]
     for which, keys in (("earlier", found.only_earlier), ("new", found.only_now)):
         if keys:
             lines += ["", f"Only in the {which} result: {', '.join(markdown.cell(' '.join(key)) for key in keys)}."]
