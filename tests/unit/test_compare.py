@@ -245,6 +245,18 @@ def test_texts_are_compared_by_their_own_values(tmp_path):
     assert one.regression and one.value == pytest.approx(one.before * (math.exp(0.01) - 1), rel=1e-4)
 
 
+def test_predictions_are_read_where_there_are_no_images(earlier, tmp_path):
+    sides = [shutil.copytree(earlier, tmp_path / name) for name in "ab"]
+    for side in sides:
+        (side / "images").rename(side / "predictions")
+        told = {"texts_sha256": "a" * 64, "prompts_sha256": None}
+        edit(side, "manifest", lambda record, told=told: record.update(told))
+    assert of(compared(*sides), "psnr").high == 0 and not compared(*sides).differences
+    edit(sides[1], "manifest", lambda record: record.update(texts_sha256="b" * 64))
+    found = compared(*sides)
+    assert of(found, "psnr").high > 0 and [one.fact for one in found.differences] == ["prompts or texts"]
+
+
 def test_a_result_without_its_files_is_compared_by_its_tables(earlier, tmp_path):
     (tmp_path / "tables").mkdir()
     shutil.copy(earlier / "tables/summary.csv", tmp_path / "tables")
@@ -388,7 +400,8 @@ def test_two_methods_have_all_figures(earlier, capsys):
     found = {one.figure: one for one in two_methods.compare(result_folder.read(earlier), "rtn-w8a8", "nf4")}
     assert found["psnr"].verdict == BETTER and found["psnr"].value == pytest.approx(41.2 - 32.6)
     assert (found["psnr"].after, found["psnr"].before) == (41.2, 32.6)
-    assert found["time"].value == pytest.approx(0.0480 / 0.0702) and found["time"].verdict.startswith(BETTER)
+    assert found["time ratio"].value == pytest.approx(0.0480 / 0.0702)
+    assert found["time ratio"].verdict.startswith(BETTER)
     assert found["size"].verdict == WORSE and found["size"].value == pytest.approx(3.71 / 2.21)
     assert found["fid"].verdict == NOT_COMPARED and "judge.json: the file does not exist" in found["fid"].note
     back = {one.figure: one for one in two_methods.compare(result_folder.read(earlier), "nf4", "rtn-w8a8")}
@@ -431,7 +444,7 @@ def test_methods_that_cannot_be_compared(earlier, capsys, methods, words):
 def test_methods_of_other_prompts_are_compared_by_cost_alone(earlier, now):
     edit(now, "manifest", lambda record: record.update(prompts_sha256="f" * 64))
     found = {one.figure: one for one in two_methods.compare(result_folder.read(now), "rtn-w8a8", "nf4")}
-    assert found["psnr"].note == "they have other prompts or seeds" and found["time"].value is not None
+    assert found["psnr"].note == "they have other prompts or seeds" and found["time ratio"].value is not None
 
 
 # Simulation

@@ -77,11 +77,12 @@ def compare(
     if unknown := [name for name in tolerated or () if name not in known]:
         raise DataError(f"{unknown[0]}: no such figure; one of {', '.join(known)}.")
     before, after = list(earlier.rows), list(now.rows)
-    common = [key for key in before if key in now.rows]
-    pairs = {key: (earlier.cell(key), now.cell(key)) for key in common}
-    changes, refused = [], {}
-    for key, cells in pairs.items():
-        rows = earlier.rows[key], now.rows[key]
+    changes: list[Change] = []
+    refused: dict[tuple[str, str], list[Key]] = {}
+    told = {}
+    for key in (key for key in before if key in now.rows):
+        rows, cells = (earlier.rows[key], now.rows[key]), (earlier.cell(key), now.cell(key))
+        told[key] = dict(differing.facts(cells[0], rows[0])), dict(differing.facts(cells[1], rows[1]))
         changes += _status(key, *rows)
         if all(row["status"] in ("ok", "simulated") for row in rows):
             bases = earlier.baseline_of(key), now.baseline_of(key)
@@ -94,7 +95,7 @@ def compare(
         earlier.folder,
         now.folder,
         _sorted(change.with_regressions(changes)),
-        differing.differences(earlier, now, pairs),
+        differing.differences(told),
         [key for key in before if key not in now.rows],
         [key for key in after if key not in earlier.rows],
         [(*what, keys) for what, keys in refused.items()],

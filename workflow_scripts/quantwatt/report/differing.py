@@ -8,7 +8,7 @@ import pandas as pd
 
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.report.cells import Cell
-from quantwatt.report.result_folder import Key, Result, Row
+from quantwatt.report.result_folder import Key, Row
 
 HASH = 12  # digits of a hash that are shown
 OF_IMAGES = "seed steps guidance height width n_images n_items texts kernel compute".split()
@@ -28,13 +28,14 @@ class Difference:
     rows: tuple[Key, ...]
 
 
-def differences(earlier: Result, now: Result, pairs: Mapping[Key, tuple[Cell, Cell]]) -> list[Difference]:
-    """What differs in rows that both results have, what concerns most rows first."""
+def differences(told: Mapping[Key, tuple[Mapping[str, str], Mapping[str, str]]]) -> list[Difference]:
+    """What differs in rows that two results have, what concerns most rows first.
+
+    Args:
+        told: {row: (`facts` of the earlier result, of the later one)}.
+    """
     found: dict[tuple[str, str, str], list[Key]] = {}
-    for key, cells in pairs.items():
-        before, after = (
-            dict(facts(cell, result.rows[key])) for cell, result in zip(cells, (earlier, now), strict=True)
-        )
+    for key, (before, after) in told.items():
         for fact in dict.fromkeys((*before, *after)):
             one, other = (facts_of.get(fact, "unknown") for facts_of in (before, after))
             if one != other:

@@ -15,7 +15,7 @@ from quantwatt.config import metric_entries
 from quantwatt.report import change, method_pairs, tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.change import NOT_COMPARED, Change
-from quantwatt.report.comparison import EXACT, same_images
+from quantwatt.report.comparison import EXACT, RATIOS, same_images
 from quantwatt.report.result_folder import Result, number
 from quantwatt.score.metrics import Undefined
 
@@ -79,8 +79,9 @@ def _compare(result, cells, rows, base) -> Iterator[Change]:
             yield _by_features(result, shown, name, cells)
         else:
             yield change.replace(shown, note=NO_VALUES)
+    names = {column: name for name, column in RATIOS.items()}
     for cost, _ in tables.COSTS.values():
-        shown = figure({"latency": "time"}.get(cost, cost), f"{cost}_ratio", is_ratio=True)
+        shown = figure(names[f"{cost}_ratio"], f"{cost}_ratio", is_ratio=True)
         if f"{cost}_verdict" in pairs:
             yield _taken(shown, pairs, f"{cost}_ratio", f"{cost}_verdict")
         else:
