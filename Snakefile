@@ -34,4 +34,5 @@ rule all:
     default_target: True
     input:
         plan.pattern("report"),
+        plan.decided,
         [plan.pattern("study")] if EXPERIMENT["study"] else [],

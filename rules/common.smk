@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment as configuration
-from quantwatt.config import grid_size, inputs, schemas, slices, targets
+from quantwatt.config import grid_size, inputs, policy_file, schemas, slices, targets
 from quantwatt.config.plan import Plan
 from quantwatt.config.slices import run
 from quantwatt.data import datasets
@@ -47,6 +47,7 @@ try:
     )
     CONFIG = configuration.load_config(SOURCES)
     EXPERIMENT = configuration.load_experiment(CONFIG["experiment"], configuration.source_of("experiment", SOURCES))
+    policy_file.check_policy(CONFIG, EXPERIMENT)
     grid_size.check_jobs(EXPERIMENT, CONFIG, f"resources/experiments/{CONFIG['experiment']}.yaml")
     for option, word in zip(sys.argv, sys.argv[1:]):  # Snakemake sets the targets only after it has read the workflow
         if option != "--report":  # its argument is a file to write, not a target

@@ -6,6 +6,7 @@ rule tables:
         summary=report(plan.pattern("summary"), caption="../resources/report/captions/summary.rst", category="Tables"),
         layers=plan.pattern("layers"),
         sensitivity=plan.pattern("sensitivities"),
+        pairs=plan.pattern("pairs"),
     log:
         plan.log("tables"),
     benchmark:
@@ -25,7 +26,7 @@ rule tables:
         run(
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
-            "--sensitivity {output.sensitivity} --grid - <<< {params.grid:q}",
+            "--sensitivity {output.sensitivity} --pairs {output.pairs} --grid - <<< {params.grid:q}",
         )
 
 
@@ -58,6 +59,67 @@ rule recommend:
             "recommend",
             "--results {params.results} --summary {input} --limits {params.limits:q} --json {output.json}",
             "--csv {output.csv}",
+        )
+
+
+rule gate:
+    input:
+        rules.tables.output.summary,
+    output:
+        json=plan.pattern("gate"),
+        markdown=report(plan.pattern("gate_table"), caption="../resources/report/captions/gate.rst", category="Tables"),
+    log:
+        plan.log("gate"),
+    benchmark:
+        plan.benchmark("gate")
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("gate"),
+        results=lambda wildcards: plan.results,
+    message:
+        "Hold the methods against the policy"
+    shell:
+        run(
+            "gate",
+            "--results {params.results} --summary {input} --policy {params.policy:q} --json {output.json}",
+            "--markdown {output.markdown}",
+        )
+
+
+rule compare:
+    input:
+        summary=rules.tables.output.summary,
+        earlier=f"{CONFIG['baseline_results']}/tables/summary.csv" if CONFIG["baseline_results"] else [],
+    output:
+        json=plan.pattern("comparison"),
+        markdown=report(
+            plan.pattern("comparison_table"),
+            caption="../resources/report/captions/comparison.rst",
+            category="Tables",
+        ),
+    log:
+        plan.log("compare"),
+    benchmark:
+        plan.benchmark("compare")
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("compare"),
+        results=lambda wildcards: plan.results,
+        earlier=lambda wildcards: CONFIG["baseline_results"],
+    message:
+        "Compare with {params.earlier}"
+    shell:
+        run(
+            "compare",
+            "--earlier {params.earlier} --results {params.results} --json {output.json} --markdown {output.markdown}",
         )
 
 

@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quantwatt import intervals, registry
 from quantwatt.artifacts import feature_files, images
 from quantwatt.artifacts.errors import DataError
@@ -192,6 +194,9 @@ def _unscored(metric, module, source):
         "prompts_sha256": source.get("prompts_sha256"),
         "level": intervals.LEVEL,
         "resamples": 0,
+        "values": None,  # of single images or items in the manifest's order; None where the score is no mean of them
+        "weights": None,  # of the values in the mean; None: all alike
+        "log_values": False,  # whether they are logarithms, and the score is exp(mean)
         "provenance": provenance(("numpy", "scipy", "scikit-image", "clean-fid")),
     }
 
@@ -211,7 +216,24 @@ def _scored(module, settings, samples, compared):
         low, high, reason = None, None, reason or "no interval: one of its bounds is not a finite number."
     else:  # resampled means of equal values differ in the last bit
         low, high = min(low, value), max(high, value)
-    return {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
+    scored = {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
+    return scored | (_of_items(score.of_items) if score.of_items else {})
+
+
+def _of_items(items):
+    """The values of single images or items, to six digits: JSON with all digits of 50,000 images has a megabyte.
+
+    None is infinite, which JSON could not hold: equal images have a largest PSNR, perplexities are logarithms, and a
+    score whose mean is not finite has no values.
+    """
+    weights = None if items.weights is None or (items.weights == items.weights[0]).all() else _short(items.weights)
+    return {"values": _short(items.values), "weights": weights, "log_values": items.logs}
+
+
+def _short(numbers):
+    """Numbers of six digits, whole ones without a point."""
+    shortened = (float(f"{number:.6g}") for number in np.asarray(numbers, np.float64))
+    return [int(number) if number.is_integer() else number for number in shortened]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

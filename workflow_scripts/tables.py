@@ -1,4 +1,4 @@
-"""Write tables/summary.csv, layers.csv and sensitivity.csv from the JSON files of the listed cells.
+"""Write tables/summary.csv, layers.csv, sensitivity.csv and pairs.csv from the JSON files of the listed cells.
 
 Example:
   python workflow_scripts/tables.py --results results/embedded --grid grid.json
@@ -16,7 +16,7 @@ from quantwatt.allocate.allocation import taken_apart
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs import command
-from quantwatt.report import cells, layer_table, tables
+from quantwatt.report import cells, layer_table, method_pairs, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def tried_in(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read every listed cell and write the three tables."""
+    """Read every listed cell and write the four tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
     parser.add_argument(
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
+    parser.add_argument("--pairs", type=Path, help="output (default: RESULTS/tables/pairs.csv)")
     args = parser.parse_args(argv)
 
     defaults = {"samplings": {}, "sensitivities": [], "margin": tables.MARGIN}
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(records))
     sensitivity = layer_table.sensitivity_table(records, tried_in(args.results, grid["sensitivities"]))
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
+    pairs = method_pairs.pairs_table(records, grid["baseline"], grid["margin"])
+    tables.write_table(args.pairs or folder / "pairs.csv", pairs)
 
 
 if __name__ == "__main__":

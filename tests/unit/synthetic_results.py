@@ -461,8 +461,16 @@ def _scores(results, cell, numbers, reference, status, reason, baseline):
                 "prompts_sha256": None,
                 "level": 0.95,
                 "resamples": 10_000,
+                "values": None if value is None or metric in ("fid", "kid") else _around(value, half),
+                "weights": None,
+                "log_values": False,
             },
         )
+
+
+def _around(value, half):
+    """Values of single images with this mean, and about this half-width of its interval."""
+    return list(value + half * np.sqrt(N_IMAGES) / 2 * np.resize([-1, 1], N_IMAGES))
 
 
 def _measurement(results, cell, methods, status, reason, measured, device, meter, factor, energy_reason, rng, baseline):

@@ -240,6 +240,29 @@ def test_a_target_of_another_experiment_names_it():
         targets.check(word, loaded, config)
 
 
+def test_a_target_whose_key_is_not_set_names_the_key(tmp_path):
+    loaded, config = experiment.check_experiment(SMOKE, FILE), experiment.load_config({"experiment": "smoke"})
+    for target, key in (("gate", "gate"), ("compare", "baseline_results")):
+        table = "gate.md" if target == "gate" else "comparison.json"
+        for word in (target, f"results/smoke/tables/{table}"):
+            assert f"{target}: no " in (sentence := refused(targets.check, word, loaded, config))
+            assert f"add --config {key}=" in sentence
+            targets.check(word, loaded, config | {key: "there"})
+
+
+def test_a_result_to_compare_with_is_another_one_and_finished(tmp_path):
+    here = {"experiment": "smoke", "results": str(tmp_path)}
+    other = str(tmp_path / "earlier")
+    sentence = refused(experiment.load_config, here | {"baseline_results": other})
+    assert sentence.startswith(f"config.yaml: baseline_results: '{other}' has no tables/summary.csv")
+    itself = f"{tmp_path}/smoke/"
+    assert "is where this run writes" in refused(experiment.load_config, here | {"baseline_results": itself})
+    assert "baseline_results" in refused(experiment.load_config, here | {"baseline_results": "a b; rm"})
+    (tmp_path / "earlier/tables").mkdir(parents=True)
+    (tmp_path / "earlier/tables/summary.csv").touch()
+    assert experiment.load_config(here | {"baseline_results": f"{other}/"})["baseline_results"] == other
+
+
 def test_an_absurd_grid_is_refused_with_its_number():
     raw = copy.deepcopy(SMOKE)
     raw["samplings"]["steps-4"] |= {"images": 10**9, "cycle": True}

@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_recommendation as constructed
+from scipy import stats
 
+import gate as gate_rule
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config.schemas import complete
+from quantwatt.config import experiment, policy_file
+from quantwatt.config.schemas import ConfigurationError, complete
 from quantwatt.registry import schema
 from quantwatt.report import gate, tables
 from quantwatt.report.gate import FAILED, PASSED, UNDECIDED
-from tools import gate as gate_rule
+from tools import gate as gate_tool
 
 TRIALS = 4000
 
@@ -78,12 +81,26 @@ def test_a_policy_may_name_methods():
     rows = constructed.method("a", 0.8, 0.8), constructed.method("b", 0.8, 0.8)
     assert {check.method for check in judged(*rows, cost={"size_mb": 9})} == {"a", "b"}
     assert {check.method for check in judged(*rows, methods=["b"], cost={"size_mb": 9})} == {"b"}
-    with pytest.raises(DataError, match="the results have no method 'c'; they have bf16, a, b"):
+    with pytest.raises(DataError, match="the policy: methods: there is no method 'c'; there are bf16, a, b"):
         judged(*rows, methods=["c"])
     with pytest.raises(DataError, match="quality: 'lpips' is no metric"):
         judged(*rows, quality={"lpips": {"limit": 1}})
     with pytest.raises(DataError, match="the baseline has no PSNR of its own"):
         judged(*rows, quality={"psnr": {"margin": 1}})
+
+
+def test_the_baseline_alone_is_nothing_to_judge():
+    with pytest.raises(DataError, match="the policy: methods: 'bf16' is what the others are held against"):
+        judged(constructed.method("a", 0.8, 0.8), methods=["bf16"], cost={"size_mb": 9})
+
+
+def test_of_a_single_process_the_degrees_of_freedom_are_its_pairs():
+    """Its interval is over pairs: read as over processes, the error would be a fifth of what it is."""
+    one = {"width": 0.05, "n_processes": 1, "n_images": 8}
+    [check] = judged(constructed.method("a", 0.9, 0.9, n_pairs=9, n_disturbed=1, **one), cost={"energy": 1.0})
+    low, high = np.log(0.85), np.log(0.95)
+    error = (high - low) / 2 / stats.t.ppf(0.975, 7)
+    assert check.high == pytest.approx(0.9 * np.exp(stats.t.ppf(0.95, 7) * error))
 
 
 def test_the_baselines_own_noise_is_told():
@@ -150,7 +167,7 @@ def test_the_exit_code_says_the_outcome(tmp_path, capsys, policy, code):
     tables.write_table(tmp_path / "tables/summary.csv", constructed.summary_of(constructed.method("a|b", 0.8, 0.8)))
     (tmp_path / "gate.yaml").write_text(policy)
     where = ["--json", f"{tmp_path}/gate.json", "--markdown", f"{tmp_path}/gate.md"]
-    assert gate_rule.main(["--results", str(tmp_path), "--policy", f"{tmp_path}/gate.yaml", *where]) == code
+    assert gate_tool.main(["--results", str(tmp_path), "--policy", f"{tmp_path}/gate.yaml", *where]) == code
     said = capsys.readouterr()
     if code == 3:
         assert "gate.yaml: cost: unknown key 'joules'" in said.err and not (tmp_path / "gate.json").exists()
@@ -162,5 +179,71 @@ def test_the_exit_code_says_the_outcome(tmp_path, capsys, policy, code):
 
 def test_without_results_it_says_so(tmp_path, capsys):
     (tmp_path / "gate.yaml").write_text("cost: {size_mb: 3}")
-    assert gate_rule.main(["--results", str(tmp_path), "--policy", f"{tmp_path}/gate.yaml"]) == 3
+    assert gate_tool.main(["--results", str(tmp_path), "--policy", f"{tmp_path}/gate.yaml"]) == 3
     assert "summary.csv: the file does not exist" in capsys.readouterr().err
+
+
+# The rule
+
+
+def test_the_rules_script_succeeds_whatever_the_verdict_is(tmp_path):
+    tables.write_table(tmp_path / "tables/summary.csv", constructed.summary_of(constructed.method("a", 0.8, 0.8)))
+    for most, outcome in ((5, PASSED), (3, FAILED)):
+        gate_rule.main(["--results", str(tmp_path), "--policy", json.dumps({"cost": {"size_mb": most}})])
+        found = json.loads((tmp_path / "tables/gate.json").read_text())
+        assert found["outcome"] == outcome and found["policy"] == policy_of(cost={"size_mb": most})
+        assert f"quantwatt gate: {outcome}" in (tmp_path / "tables/gate.md").read_text()
+    with pytest.raises(DataError, match="--policy: methods: there is no method 'b'"):
+        gate_rule.main(["--results", str(tmp_path), "--policy", '{"methods": ["b"], "cost": {"size_mb": 1}}'])
+
+
+def test_the_defaults_of_a_policy_are_the_schemas():
+    assert policy_of() == gate.DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "config.yaml: gate: the file '{}' does not exist"),
+        ("quality: {psnr: {limt: 3}}", "{}: quality.psnr: unknown key 'limt'; did you mean 'limit'"),
+        ("quality: {psnr: {limit: 3, margin: 1}}", "{}: quality.psnr: "),
+        ("cost: {energy: -1}", "{}: cost.energy: "),
+        ("alpha: 0.9\ncost: {energy: 1}", "{}: alpha: "),
+        ("methods: a\ncost: {energy: 1}", "{}: methods: expected a list"),
+        ("", "{}: expected a mapping"),
+        ("alpha: 0.1", "{}: it holds methods against nothing; write limits under quality or cost"),
+    ],
+)
+def test_a_wrong_policy_is_refused_when_a_run_is_planned(tmp_path, text, words):
+    path = tmp_path / "gate.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        experiment.load_config({"gate": str(path)})
+    assert str(caught.value).startswith(words.format(path)) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("models: [sd]\ncost: {energy: 1}", "models: there is no model 'sd'; there are tiny-sd3."),
+        ("samplings: [s]\ncost: {energy: 1}", "samplings: there is no sampling 's'; there are steps-4."),
+        ("methods: [float32]\ncost: {energy: 1}", "methods: 'float32' is what the others are held against"),
+        ("quality: {lpips: {limit: 1}}", "quality: 'lpips' is no metric; one of psnr"),
+        ("quality: {accuracy: {limit: 1}}", "quality: accuracy is not scored; one of fid"),
+    ],
+)
+def test_a_policy_that_names_what_the_experiment_lacks(tmp_path, policy, words):
+    path = tmp_path / "gate.yaml"
+    path.write_text(policy)
+    config = experiment.load_config({"experiment": "smoke", "gate": str(path)})
+    with pytest.raises(ConfigurationError) as caught:
+        policy_file.check_policy(config, experiment.load_experiment("smoke"))
+    assert str(caught.value).startswith(f"{path}: {words}")
+    policy_file.check_policy(experiment.load_config({}), experiment.load_experiment("smoke"))
+
+
+def test_wrong_words_end_with_3(capsys):
+    with pytest.raises(SystemExit) as ended:
+        gate_tool.main(["--polcy", "x"])
+    assert ended.value.code == 3 and "required: --results, --policy" in capsys.readouterr().err

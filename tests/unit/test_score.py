@@ -10,14 +10,14 @@ import pytest
 import score
 from quantwatt.artifacts import feature_files, images
 from quantwatt.artifacts.errors import DataError
-from quantwatt.artifacts.manifest import read_json
+from quantwatt.artifacts.manifest import read_json, write_json
 from quantwatt.jobs.score_memory import score_memory_mb
 from quantwatt.score import predictions
-from quantwatt.score.metrics import kid
+from quantwatt.score.metrics import OfItems, kid, psnr, ssim
 
 KEYS = set(
     "status reason metric value low high change n_images unit higher_is_better library features resize reference "
-    "reference_sha256 prompts_sha256 level resamples provenance".split()
+    "reference_sha256 prompts_sha256 level resamples values weights log_values provenance".split()
 )
 
 
@@ -61,6 +61,44 @@ def test_psnr_against_the_baseline(cell):
     assert 0.9 < run("ssim", cell / "ssim.json", "--images", *manifests)["value"] < 1
 
 
+def test_the_value_of_every_image_is_written(cell):
+    manifests = [cell / name / "manifest.json" for name in ("rtn-w4a16", "bf16")]
+    pixels, baseline = (list(images.iterate_images(path)) for path in manifests)
+    for metric, module in (("psnr", psnr.psnr), ("ssim", ssim.ssim)):
+        found = run(metric, cell / "x.json", "--images", manifests[0], "--baseline", manifests[1])
+        assert found["values"] == pytest.approx(
+            [module(*pair) for pair in zip(pixels, baseline, strict=True)], rel=1e-5
+        )
+        assert np.mean(found["values"]) == pytest.approx(found["value"], rel=1e-5)
+        assert (found["weights"], found["log_values"]) == (None, False)
+    equal = run("psnr", cell / "x.json", "--images", manifests[1], "--baseline", manifests[1])
+    assert equal["values"] == pytest.approx([20 * np.log10(255) + 10 * np.log10(16 * 16 * 3)] * 6)  # no infinity
+
+
+def test_values_of_features_and_texts(tmp_path):
+    judged = ["--features", features(tmp_path / "here.json", 40)]
+    found = run("clip-score", tmp_path / "x.json", *judged)
+    assert len(found["values"]) == 40 and np.mean(found["values"]) == pytest.approx(found["value"], rel=1e-5)
+    reference = ["--reference-features", features(tmp_path / "r.json", 90, seed=1)]
+    assert run("kid", tmp_path / "x.json", *judged, *reference)["values"] is None
+    items = [{"nll": 2.0 * k, "tokens": k, "correct": k // 2} for k in range(1, 9)]
+    predictions.write(tmp_path / "p", items, {})
+    of_texts = ["--predictions", tmp_path / "p" / "manifest.json", "--is-baseline"]
+    for metric in ("accuracy", "perplexity"):
+        found = run(metric, tmp_path / "x.json", *of_texts)
+        mean = np.average(found["values"], weights=found["weights"])
+        assert found["weights"] == list(range(1, 9)) and found["log_values"] == (metric == "perplexity")
+        assert (np.exp(mean) if found["log_values"] else mean) == pytest.approx(found["value"], rel=1e-5)
+
+
+def test_fifty_thousand_values_are_a_file_that_snakemake_compares_by_its_content(tmp_path):
+    """Up to a megabyte it does; of a larger file it would see the date alone."""
+    rng = np.random.default_rng(0)
+    items = score._of_items(OfItems(rng.uniform(0.5, 1, 50_000)))
+    write_json(tmp_path / "x.json", items)
+    assert (tmp_path / "x.json").stat().st_size < 1e6 and items["values"] == read_json(tmp_path / "x.json")["values"]
+
+
 def test_the_baseline_itself_is_the_reference(cell):
     found = run("psnr", cell / "psnr.json", "--images", cell / "bf16" / "manifest.json", "--is-baseline")
     assert (found["status"], found["reason"], found["value"]) == ("reference", "the reference itself", None)
@@ -71,7 +109,7 @@ def test_a_failed_cell_stays_failed(cell):
     failed, good = (cell / name / "manifest.json" for name in ("rtn-w2a16", "bf16"))
     found = run("ssim", cell / "ssim.json", "--images", failed, "--baseline", good)
     assert (found["status"], found["reason"]) == ("unsupported", "no kernel")
-    assert found["value"] is None and found["n_images"] == 0
+    assert found["value"] is None and found["n_images"] == 0 and found["values"] is None
     found = run("ssim", cell / "ssim.json", "--images", failed, "--is-baseline")
     assert found["status"] == "unsupported"
     found = run("ssim", cell / "ssim.json", "--images", good, "--baseline", failed)

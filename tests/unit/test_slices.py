@@ -10,7 +10,7 @@ import pytest
 from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts import layout
-from quantwatt.config import methods, slices
+from quantwatt.config import methods, slices, targets
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.inference.kernel_choice import KERNELS
 from quantwatt.registry import PACKAGES
@@ -38,6 +38,8 @@ def jobs(plan):
     }
     missing = {kind for kind in ("calibration", "reference", "study") if entries[kind] is None}
     without = {"calibrate": "calibration", "export_layers": "calibration", "reference": "reference", "study": "study"}
+    missing |= {key for key in targets.KEYS.values() if plan.config[key] is None}
+    without |= targets.KEYS
     found = []
     for rule in layout.JOBS:
         names = re.findall(r"\{(\w+)\}", layout.JOBS[rule])
@@ -150,7 +152,7 @@ def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
 def test_every_slice_is_looked_at():
     tried = {(rule, parameter) for _, rule, parameter, *_ in HELD}
     alike = {("sensitivity", "sensitivity"), ("calibrate", "metering"), ("quantize", "metering"), ("trials", "method"),
-             ("report", "grid"), ("study", "grid")}  # fmt: skip
+             ("report", "grid"), ("study", "grid"), ("gate", "policy")}  # fmt: skip
     assert tried | alike == {(rule, own) for rule, reads in slices.READS.items() for own in reads}
     reads = slices.READS
     assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["study"] == reads["figure"]
@@ -289,7 +291,7 @@ STAGES = {  # words of the table: the rules that they stand for
     r"measure\b|measurements": {"measure"},
     r"costs of layers": {"layer_costs"},
     r"scores?\b|features|FID": {"features", "reference_features", "score"},
-    r"tables|recommendation": {"tables", "study", "recommend"},
+    r"tables|recommendation|verdict|comparison": {"tables", "study", "recommend", "gate", "compare"},
     r"figures": {"figure"},
     r"report\b": {"report"},
     r"integer programs": {"candidates"},
@@ -389,6 +391,8 @@ MODULES = [  # (change in README's table, experiment, plugin)
     ("a kernel's module", "embedded", "kernels/int8_in_c"),
 ]
 MARGIN = "`margin`"
+POLICY = "`gate`, what its policy says"
+EARLIER = "`baseline_results`, the tables of that result"
 LIMITS = "`max_energy_j`, `max_latency_s`, `max_memory_mb`, `max_size_mb`, `min_quality`"
 SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
@@ -431,8 +435,31 @@ def test_readme_says_that_other_limits_rerun_the_recommendation():
     assert rules == {"recommend"} and stages(followed(rules, "embedded")) == told(rows()[LIMITS], "embedded")
 
 
+def test_readme_says_that_another_policy_reruns_the_gate(tmp_path):
+    plans = []
+    for number, text in enumerate(
+        ("cost: {energy: 1}", "cost: {energy: 0.9}", "# the same\ncost: {energy: 1}\nalpha: 0.05")
+    ):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        plans.append(read(plan_of("embedded", gate=str(tmp_path / f"{number}.yaml"))))
+    assert plans[0] == plans[2]
+    rules = {rule for rule, names in plans[0] if plans[0][rule, names] != plans[1][rule, names]}
+    assert rules == {"gate"} and stages(rules) == told(rows()[POLICY], "embedded")
+    assert not {rule for rule, _ in jobs(plan("embedded"))} & targets.KEYS.keys()
+
+
+def test_readme_says_that_another_result_reruns_the_comparison(tmp_path):
+    """No slice holds it: the other result's table is an input file."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/summary.csv").touch()
+    compared = plan_of("embedded", baseline_results=str(tmp_path))
+    assert read(compared) == read(plan("embedded")) | {("compare", "{}"): ([], [])}
+    assert compared.decided == ["results/embedded/tables/comparison.json"]
+    assert stages({"compare"}) == told(rows()[EARLIER], "embedded")
+
+
 def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
-    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS} | OTHERS == rows().keys()
+    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS, POLICY, EARLIER} | OTHERS == rows().keys()
 
 
 def test_more_images_draw_no_full_part_anew_and_measure_nothing():

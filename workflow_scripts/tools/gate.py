@@ -19,29 +19,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with 
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path, write_json
-from quantwatt.config.schemas import ConfigurationError, complete
-from quantwatt.config.yaml_files import read_yaml
+from quantwatt.config.policy_file import load_policy
+from quantwatt.config.schemas import ConfigurationError
 from quantwatt.jobs import command
-from quantwatt.registry import schema
 from quantwatt.report import gate, tables
 
 CODES = {gate.PASSED: 0, gate.FAILED: 1, gate.UNDECIDED: 2}
-NOT_JUDGED = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.DecidingParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
     parser.add_argument("--policy", type=Path, required=True, help="YAML file")
     parser.add_argument("--json", type=Path, help="also write all checks here")
     parser.add_argument("--markdown", type=Path, help="also write the printed table here")
     args = parser.parse_args(argv)
     try:
-        policy = complete(read_yaml(args.policy, str(args.policy)), schema("gate"), str(args.policy), "")
-        checks = gate.judge(tables.read_table(args.results / "tables/summary.csv"), policy)
+        policy = load_policy(args.policy, str(args.policy))
+        checks = gate.judge(tables.read_table(args.results / "tables/summary.csv"), policy, str(args.policy))
     except (ConfigurationError, DataError) as error:
         print(error, file=sys.stderr)
-        return NOT_JUDGED
+        return command.NO_VERDICT
     text = gate.as_markdown(checks, policy)
     if args.json:
         write_json(args.json, gate.as_json(checks, policy))

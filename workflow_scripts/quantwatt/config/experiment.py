@@ -17,6 +17,7 @@ from quantwatt.config.method_entries import complete_method
 from quantwatt.config.methods import is_mixed
 from quantwatt.config.mixed_entries import check_mixed, complete_sensitivity
 from quantwatt.config.objectives import objectives
+from quantwatt.config.policy_file import load_policy
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin, lookup, plugin
 from quantwatt.config.suggestions import nearest
 from quantwatt.config.yaml_files import parse, read_yaml
@@ -72,6 +73,7 @@ def load_config(config: dict[str, Any] | list[tuple[str, dict[str, Any]]]) -> di
     completed["results"] = _results_folder(completed["results"], source_of("results", several))
     if wrong := limits.wrong(limits.of(completed)):
         raise ConfigurationError(f"{source_of('min_quality', several)}: {wrong}")
+    _check_files(completed, several)
     weights, watts = completed["inception_weights"], completed["measuring"]
     if weights not in (None, "download") and not (ROOT / weights).is_file():
         raise ConfigurationError(
@@ -84,6 +86,21 @@ def load_config(config: dict[str, Any] | list[tuple[str, dict[str, Any]]]) -> di
             f"{watts['full_w']} W fully loaded."
         )
     return completed
+
+
+def _check_files(config, sources):
+    """Refuse a policy that is missing or wrong, and a folder to compare with that is no other result."""
+    if config["gate"]:
+        if not (ROOT / config["gate"]).is_file():
+            raise ConfigurationError(f"{source_of('gate', sources)}: gate: the file '{config['gate']}' does not exist.")
+        load_policy(ROOT / config["gate"], config["gate"])
+    if folder := config["baseline_results"]:
+        where = f"{source_of('baseline_results', sources)}: baseline_results: '{folder}'"
+        folder = config["baseline_results"] = os.path.normpath(folder)
+        if Path(folder).absolute() == Path(config["results"], config["experiment"]).absolute():
+            raise ConfigurationError(f"{where} is where this run writes; copy the earlier result to another folder.")
+        if not Path(folder, "tables/summary.csv").is_file():
+            raise ConfigurationError(f"{where} has no tables/summary.csv; name results/EXPERIMENT of a finished run.")
 
 
 def source_of(key: str, sources: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

@@ -11,8 +11,10 @@ from quantwatt.artifacts import image_parts, layout
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import limits, methods, metric_entries, slices, targets
 from quantwatt.config.experiment import for_model
+from quantwatt.config.policy_file import load_policy
 from quantwatt.config.schemas import ConfigurationError, lookup
 from quantwatt.jobs import dependencies
+from quantwatt.jobs.fingerprints import ROOT
 
 WITH_TEXTS = ("sampling", "calibration", "sensitivity")  # entries that name a file of prompts or texts
 
@@ -171,6 +173,23 @@ class Plan:
         return [path for file in ("checkpoint", self.outputs, "measurement") for path in self.of_cells(file)] + scores
 
     @functools.cached_property
+    def policy(self) -> dict[str, Any]:
+        """The policy of the gate, complete.
+
+        Raises:
+            ConfigurationError: config.yaml names none, or a wrong one.
+        """
+        if self.config["gate"] is None:
+            raise ConfigurationError(targets.NEEDS["gate"])
+        return load_policy(ROOT / self.config["gate"], self.config["gate"])
+
+    @property
+    def decided(self) -> list[str]:
+        """The verdicts that the configuration asks for beside the report: of the gate, of a comparison."""
+        asked = {"gate": "gate", "baseline_results": "comparison"}
+        return [self.pattern(file) for key, file in asked.items() if self.config[key]]
+
+    @functools.cached_property
     def sensitivities(self) -> list[dict[str, str]]:
         """[{"model", "sensitivity"}] of all sensitivities that a mixed method uses."""
         mixed_methods = [method for method in self.experiment["methods"].values() if methods.is_mixed(method)]
@@ -223,6 +242,7 @@ _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "extractor": Plan._extractor,
     "measuring": lambda plan, names: plan.measuring,
     "limits": lambda plan, names: limits.of(plan.config),
+    "policy": lambda plan, names: plan.policy,
     "grid": lambda plan, names: plan._grid(),
     "grid with settings": lambda plan, names: (
         plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities, "margin": plan.config["margin"]}

@@ -91,6 +91,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "score": {"settings": whole("metric")},
     "tables": {"grid": whole("grid with settings")},  # cells are checked against the settings
     "recommend": {"limits": whole("limits")},
+    "gate": {"policy": whole("policy")},
     "figure": {"grid": whole("grid")},
     "report": {"grid": whole("grid")},
     "study": {"grid": whole("grid")},
@@ -122,6 +123,8 @@ PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rul
 SHOWING_METRICS = (
     "tables",
     "recommend",
+    "gate",
+    "compare",
     "figure",
     "report",
 )  # rules whose scripts read the display settings of all metric schemas

@@ -21,15 +21,24 @@ PLURAL = {  # {wildcard: the experiment's key with its entries}
 }
 
 
+NEEDS = {  # {rule: what it says where its key of config.yaml is not set}
+    "gate": "gate: no policy is set; add --config gate=FILE after the targets.",
+    "compare": "compare: no result to compare with is set; add --config baseline_results=FOLDER after the targets.",
+}
+KEYS = {"gate": "gate", "compare": "baseline_results"}  # {rule: its key of config.yaml}
+MADE = {"gate": "gate", "comparison": "compare"}  # {name of a table: rule}
+
+
 def check(word: str, experiment: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse a target of another experiment, or of an unknown model, method, sampling or metric.
+    """Refuse a target of another experiment, of an unknown model, method, sampling or metric, or without its key.
 
     Args:
         word: of the command line; words that are not paths below the results are accepted.
         experiment, config: complete.
     Raises:
-        ConfigurationError: the target belongs to another experiment or names an unknown entry.
+        ConfigurationError: the target belongs to another experiment, names an unknown entry, or its key is not set.
     """
+    _check_key(word, config)
     results = Path(config["results"])
     target = Path(word.split("=", 1)[0])  # a word such as results=PATH sets something
     if target == results or not target.is_relative_to(results):
@@ -39,6 +48,8 @@ def check(word: str, experiment: Mapping[str, Any], config: Mapping[str, Any]) -
         _refuse_other(word, name, config["experiment"])
         return
     stage, *names = parts or [""]
+    if stage == "tables" and names:
+        _check_key(MADE.get(Path(names[0]).stem, ""), config)
     if names[:1] == ["reference"]:
         return
     names = [part.removesuffix(".json").removesuffix(".csv") for part in names if part != "manifest.json"]
@@ -54,6 +65,11 @@ def entry(experiment: Mapping[str, Any], kind: str, name: str, title: str) -> di
         ConfigurationError: there is no such entry; suggests the nearest spelling.
     """
     return lookup(experiment[PLURAL[kind]], name, kind, f"resources/experiments/{title}.yaml")
+
+
+def _check_key(rule, config):
+    if rule in NEEDS and config[KEYS[rule]] is None:
+        raise ConfigurationError(NEEDS[rule])
 
 
 def _refuse_other(word, name, current):

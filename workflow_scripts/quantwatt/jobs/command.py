@@ -1,5 +1,6 @@
 """Run scripts: signals, exit codes, and the Python interpreter of rules."""
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -20,10 +21,19 @@ PROGRESS_FD = "QUANTWATT_PROGRESS_FD"  # environment variable in rules' jobs: nu
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 KEPT_BYTES = 2**30
+NO_VERDICT = 3  # exit code of a script whose codes are verdicts, where it could not judge
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COLLECT_AFTER = 50_000  # new objects between two garbage collections: at Python's 700, a tenth of a short job's time
 SIGNAL_GRACE_S = 5  # seconds after a signal in which further signals are ignored
 _told_to_end = False  # whether a signal has asked this program to end
+
+
+class DecidingParser(argparse.ArgumentParser):
+    """Of a script whose exit codes are verdicts: a wrong argument ends with NO_VERDICT, not with argparse's 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(NO_VERDICT, f"{self.prog}: error: {message}\n")
 
 
 def run(main: Callable[[], str | int | None], fetches: bool = False) -> NoReturn:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
@@ -25,7 +27,7 @@ class Cell:
     checkpoint: dict
     images: dict
     measurement: dict
-    scores: dict = field(default_factory=dict)  # {METRIC: dict}
+    scores: dict = field(default_factory=dict)  # {METRIC: dict}; the lists "values" and "weights" are arrays
 
     @property
     def failure(self) -> tuple[str, str | None]:
@@ -89,10 +91,16 @@ def read_cells(
             if entries:
                 _check_settings(path, parts[name], _settings_of(name, cell, entries))
         parts["images"].pop("images", None)  # the manifest entries of 50,000 images take 40 MB
-        scores = {metric: parts.pop(f"scores/{metric}") for metric in metrics}
+        scores = {metric: with_arrays(parts.pop(f"scores/{metric}")) for metric in metrics}
         cells_read.append(Cell(cell["model"], cell["method"], cell["sampling"], **parts, scores=scores))
     _check_same_prompts(cells_read)
     return cells_read
+
+
+def with_arrays(score: dict[str, Any]) -> dict[str, Any]:
+    """A score whose values of single images are arrays: a list takes four times the memory."""
+    lists = {key: np.asarray(score[key], np.float64) for key in ("values", "weights") if score.get(key) is not None}
+    return {**score, **lists}
 
 
 def _check(path, record, cell):

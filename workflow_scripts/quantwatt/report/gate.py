@@ -17,14 +17,15 @@ from typing import Any
 import pandas as pd
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config import metric_entries
-from quantwatt.intervals import LEVEL
-from quantwatt.report import tables
+from quantwatt.config import gate_policy, metric_entries
+from quantwatt.config.gate_policy import NAMED
+from quantwatt.report import independent, markdown, tables
+from quantwatt.report.independent import MANY, quantile
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
-NAMED = {"models": "model", "methods": "method", "samplings": "sampling"}  # {key of a policy: column}
 RATIOS = {"energy": "energy_ratio", "time": "latency_ratio"}
-MANY = 10**9  # degrees of freedom of an interval over images: a normal distribution
+# The schema's, for a policy that is given in parts.
+DEFAULTS = {"alpha": 0.05, "power": 0.9, "models": None, "methods": None, "samplings": None, "quality": {}, "cost": {}}
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,18 @@ class Check:
     note: str | None = None
 
 
-def judge(summary: pd.DataFrame, policy: Mapping[str, Any]) -> list[Check]:
+def judge(summary: pd.DataFrame, policy: Mapping[str, Any], file: str = "the policy") -> list[Check]:
     """All checks of all methods that the policy names.
 
     Args:
-        summary: as of tables.summary_table; policy: complete.
+        summary: as of tables.summary_table; policy: complete; file: its name in messages.
     Raises:
-        DataError: the summary lacks something that the policy names.
+        DataError: the policy names something that the summary lacks; names file and key.
     """
-    metrics = metric_entries.shown()
-    for kind, column in NAMED.items():
-        for name in policy[kind] or ():
-            if name not in set(summary[column]):
-                raise DataError(
-                    f"the results have no {column} {name!r}; they have {', '.join(summary[column].unique())}."
-                )
-    for name in policy["quality"]:
-        if name not in metrics:
-            raise DataError(f"quality: {name!r} is no metric; one of {', '.join(metrics)}.")
-        if metrics[name].paired and "limit" not in policy["quality"][name]:
-            raise DataError(f"quality.{name}: the baseline has no {metrics[name].title} of its own: give a `limit`.")
+    names = {key: list(summary[column].unique()) for key, column in NAMED.items()}
+    baseline = next(iter(summary.loc[summary["baseline"].astype(bool), "method"]), None)
+    if sentence := gate_policy.wrong(policy, names, baseline, metric_entries.shown()):
+        raise DataError(f"{file}: {sentence}")
     found = []
     for _, row in tables.first_seeds(summary).iterrows():
         asked = all(policy[kind] is None or row[column] in policy[kind] for kind, column in NAMED.items())
@@ -85,13 +78,14 @@ def checks_of(row: pd.Series, summary: pd.DataFrame, policy: Mapping[str, Any]) 
     named = functools.partial(Check, str(row["model"]), str(row["sampling"]), str(row["method"]))
     tests = list(_tests(row, policy))
     found = []
+    degrees = independent.degrees_of(row["n_processes"], row["n_pairs"], row["n_disturbed"])
     for check, figure, least, most, n, log in tests:
         one = named(check, UNDECIDED, least=least, most=most)
         if figure is None:
             reason = row["reason"] if row["status"] != "ok" else "it was not measured or scored"
             found.append(replace(one, note=str(reason)))
             continue
-        found.append(_decided(one, figure, n, log, policy, len(tests)))
+        found.append(_decided(one, figure, n, degrees if log else MANY, log, policy, len(tests)))
     return [replace(one, note=one.note or _floor(one, row, summary)) for one in found]
 
 
@@ -123,7 +117,7 @@ def _figure(row, column):
     return float(row[column]), *(math.nan if end is None or pd.isna(end) else float(end) for end in ends)
 
 
-def _decided(check, figure, n, log, policy, n_checks):
+def _decided(check, figure, n, degrees, log, policy, n_checks):
     """The Check with its bounds, its outcome and what would decide it."""
     value, low, high = map(math.log, figure) if log and not math.isnan(figure[1]) and figure[1] > 0 else figure
     scale = math.log if log else float
@@ -134,10 +128,9 @@ def _decided(check, figure, n, log, policy, n_checks):
             return replace(check, value=figure[0], note="it has no interval")
         value = scale(figure[0])
     else:
-        degrees = max(1, n - 1) if log and not math.isnan(n) else MANY
-        error = (high - low) / 2 / quantile((1 + LEVEL) / 2, degrees)
-        reach = quantile(1 - policy["alpha"], degrees) * error
-        far = quantile(1 - policy["alpha"] / n_checks, degrees) * error
+        error = float(independent.standard_error(low, high, degrees))
+        reach = float(quantile(1 - policy["alpha"], degrees)) * error
+        far = float(quantile(1 - policy["alpha"] / n_checks, degrees)) * error
     inside = all(limit is None or (value - reach >= limit if side == 0 else value + reach <= limit)
                  for side, limit in enumerate(limits))  # fmt: skip
     outside = any(limit is not None and (value + far < limit if side == 0 else value - far > limit)
@@ -161,15 +154,8 @@ def needed_of(
     distance = min((abs(value - limit) for limit in limits if limit is not None), default=0.0)
     if math.isnan(n) or distance == 0 or error == 0:
         return None
-    wanted = distance / (quantile(1 - alpha, MANY) + quantile(power, MANY))
+    wanted = distance / float(quantile(1 - alpha, MANY) + quantile(power, MANY))
     return max(int(n) + 1, math.ceil(n * (error / wanted) ** 2))
-
-
-def quantile(share: float, degrees: float) -> float:
-    """Of Student's t; of the normal distribution from MANY degrees of freedom on."""
-    from scipy.special import ndtri, stdtrit
-
-    return float(ndtri(share) if degrees >= MANY else stdtrit(degrees, share))
 
 
 def _floor(check, row, summary):
@@ -205,31 +191,17 @@ def as_markdown(checks: Sequence[Check], policy: Mapping[str, Any]) -> str:
     order = sorted(checks, key=lambda check: (FAILED, UNDECIDED, PASSED).index(check.outcome))
     counts = {outcome: sum(check.outcome == outcome for check in checks) for outcome in (PASSED, FAILED, UNDECIDED)}
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    lines = [
-        f"**quantwatt gate: {outcome_of(checks)}** ({told}; alpha {policy['alpha']:g} for each method)",
-        "",
-        "| | model | sampling | method | check | figure | limit | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for one in order:
-        figure = "none" if one.value is None else f"{one.value:.4g}"
-        if one.low is not None and one.low != one.high:
-            figure += f" [{one.low:.4g}, {one.high:.4g}]"
         limits = [
             f"{word} {limit:g}" for word, limit in (("at least", one.least), ("at most", one.most)) if limit is not None
         ]
         unit = "processes" if one.check in RATIOS else "images"
         notes = [one.note] if one.note else []
         notes += [f"decided by about {one.needed:,} {unit}"] if one.needed else []
-        cells = (
-            one.outcome,
-            one.model,
-            one.sampling,
-            one.method,
-            one.check,
-            figure,
-            ", ".join(limits),
-            "; ".join(notes),
-        )
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        figure = markdown.figure(one.value, one.low, one.high)
+        named = (one.outcome, one.model, one.sampling, one.method, one.check)
+        rows.append((*named, figure, ", ".join(limits), "; ".join(notes)))
+    title = f"**quantwatt gate: {outcome_of(checks)}** ({told}; alpha {policy['alpha']:g} for each method)"
+    heads = ("", "model", "sampling", "method", "check", "figure", "limit", "")
+    return "\n".join([title, "", *markdown.table(heads, rows)]) + "\n"

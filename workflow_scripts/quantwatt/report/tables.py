@@ -37,7 +37,8 @@ TOO_NOISY = "not measured: the machine was too noisy"
 # interval tells nothing of what quantizing does.
 NOISY_FACTOR = 4
 MARGIN = 0.05  # of EQUAL, as config.yaml's default
-TEXTS = "model method sampling replicate_of steps_of layer candidate sensitivity device_id".split()  # read as text
+# Columns that are read as text.
+TEXTS = "model method other sampling replicate_of steps_of layer candidate sensitivity device_id".split()
 
 
 def _with_bounds(name):

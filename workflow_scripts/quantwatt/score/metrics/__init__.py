@@ -5,15 +5,35 @@ The schema of a metric defines its inputs and how it is shown: see `quantwatt.co
 
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+
+class OfItems(NamedTuple):
+    """The values of single images or items, in the order of the samples, whose weighted mean is a score's value.
+
+    values: [n], finite.
+    weights: [n], such as numbers of tokens; None: all alike.
+    logs: whether `values` are natural logarithms, and the score exp(mean), as of perplexity.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray | None = None
+    logs: bool = False
+
 
 class Score(NamedTuple):
-    """A value and its 95 % interval; without an interval the bounds are NaN and `reason` says why."""
+    """A value and its 95 % interval; without an interval the bounds are NaN and `reason` says why.
+
+    A metric that is a mean over images or items gives `of_items`, too: from these the worst images are found, and two
+    methods are compared in pairs, without computing the metric again.
+    """
 
     value: float
     low: float
     high: float
     resamples: int
     reason: str | None = None
+    of_items: OfItems | None = None
 
 
 class Metric(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantwatt.intervals import RESAMPLES, bootstrap_ratios
-from quantwatt.score.metrics import Score
+from quantwatt.score.metrics import OfItems, Score
 from quantwatt.score.predictions import column, require_judged
 
 UNIT = "1"
@@ -23,7 +23,8 @@ def score(
         Undefined: the texts have no labels.
     """
     require_judged(samples)
-    return _bootstrap(column(samples, "correct"), samples, resamples, seed)
+    right, tokens = column(samples, "correct"), column(samples, "tokens")
+    return _bootstrap(right, samples, resamples, seed)._replace(of_items=OfItems(right / tokens, tokens))
 
 
 def change(

@@ -4,7 +4,7 @@ import numpy as np
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import Score
+from quantwatt.score.metrics import OfItems, Score
 
 UNIT = "1"
 PACKAGE = "numpy"
@@ -32,7 +32,7 @@ def change(
 
 def _mean(values, resamples, seed):
     resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(values, resamples, seed), resamples)
+    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(values))
 
 
 def _right(seen, asked):

@@ -4,7 +4,7 @@ import numpy as np
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import Score, Undefined
+from quantwatt.score.metrics import OfItems, Score, Undefined
 
 UNIT = "100 x cosine"
 PACKAGE = "numpy"
@@ -36,7 +36,8 @@ def change(
 
 def _mean(cosines, resamples, seed):
     resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(100 * cosines, resamples, seed), resamples)
+    values = 100 * cosines
+    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(values))
 
 
 def _cosines(samples, compared):

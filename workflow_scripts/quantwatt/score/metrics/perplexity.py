@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from quantwatt.intervals import RESAMPLES, bootstrap_ratios
-from quantwatt.score.metrics import Score
+from quantwatt.score.metrics import OfItems, Score
 from quantwatt.score.predictions import column, require_judged
 
 UNIT = "1"
@@ -25,7 +25,9 @@ def score(
         Undefined: the texts have no labels.
     """
     require_judged(samples)
-    return _bootstrap([samples], samples, lambda nats: np.exp(nats[..., 0]), resamples, seed)
+    found = _bootstrap([samples], samples, lambda nats: np.exp(nats[..., 0]), resamples, seed)
+    tokens = column(samples, "tokens")
+    return found._replace(of_items=OfItems(column(samples, "nll") / tokens, tokens, logs=True))
 
 
 def change(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import Score
+from quantwatt.score.metrics import OfItems, Score
 
 UNIT = "dB"
 PACKAGE = "numpy"
@@ -32,4 +32,4 @@ def score(
     """
     values = [psnr(image, baseline) for image, baseline in zip(samples, compared, strict=True)]
     resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(values, resamples, seed), resamples)
+    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(np.array(values)))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import Score, Undefined
+from quantwatt.score.metrics import OfItems, Score, Undefined
 
 UNIT = "1"
 PACKAGE = "scikit-image"
@@ -47,4 +47,4 @@ def score(
             raise Undefined(f"SSIM's window is {WINDOW} x {WINDOW} pixels, and images are {height} x {width}.")
         values.append(ssim(image, baseline))
     resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(values, resamples, seed), resamples)
+    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(np.array(values)))
