@@ -1,4 +1,4 @@
-"""Place the labels of points in a plot so that no label covers another label or a point.
+"""Place the labels of points in a plot so that no label covers another label, and where there is room no point.
 
 adjustText leaves labels on markers and error bars, and takes up to seven times longer.
 """
@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+
+from quantwatt.report.figures import STYLE
 
 _DISTANCES = (9, 15, 23, 33, 45, 60, 78)  # points from the marker to the nearest edge of its label
 _ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
@@ -25,35 +29,40 @@ def place(
 ) -> None:
     """Write each text near its point; a thin line joins them where the text is farther away.
 
-    The axes' limits and the figure's layout must be final.
+    A text for which no place is free is left out, the last ones first. The axes' limits and the figure's layout must be
+    final.
 
     Args:
-        points: [n, 2] in data coordinates.
-        texts, colours: n labels and their colours.
+        points: [n, 2] in data coordinates; the first `len(texts)` have a label, of all the marker stays free.
+        texts, colours: labels, the most important first, and their colours.
         obstacles: boxes (x0, y0, x1, y1) in data coordinates that labels should not cover, such as error bars.
         size: font size in points.
     """
-    if not len(points):
+    if not len(texts):
         return
     scale = axes.figure.dpi / 72
     renderer = FigureCanvasAgg(axes.figure).get_renderer()  # ty: ignore[invalid-argument-type]
-    anchors = axes.transData.transform(np.asarray(points, dtype=float))  # [n, 2] pixels
+    every = axes.transData.transform(np.asarray(points, dtype=float))  # [n, 2] pixels
+    anchors = every[: len(texts)]
     sizes = np.array([_extent(axes, text, size, renderer) for text in texts])  # [n, 2] pixels
     window = axes.get_window_extent(renderer)
-    markers = np.concatenate([anchors - _MARKER * scale, anchors + _MARKER * scale], axis=1)
+    markers = np.concatenate([every - _MARKER * scale, every + _MARKER * scale], axis=1)
     boxes = np.array([*markers, *_pixels(axes, obstacles)])
     window = np.array([window.x0, window.y0, window.x1, window.y1])
     candidates = [_candidates(a, s, scale) for a, s in zip(anchors, sizes, strict=True)]
     chosen = np.full((len(texts), 4), np.nan)
-    crowded = np.argsort([np.sort(np.hypot(*(anchors - a).T))[:4].sum() for a in anchors], kind="stable")
+    crowded = np.argsort([np.sort(np.hypot(*(every - a).T))[:4].sum() for a in anchors], kind="stable")
     for _ in range(_PASSES):
         for i in crowded:
             placed = np.flatnonzero(~np.isnan(chosen[:, 0]) & (np.arange(len(texts)) != i))
             others, lines = chosen[placed], _samples(anchors[placed], chosen[placed])
             costs = _costs(*candidates[i], anchors[i], np.delete(markers, i, axis=0), boxes, others, lines, window)
             chosen[i] = candidates[i][0][np.argmin(costs)]
+    drawn = np.empty((0, 4))
     for anchor, box, text, colour in zip(anchors, chosen, texts, colours, strict=True):
-        _draw(axes, anchor, box, text, colour, size, scale)
+        if not _overlap(box[None], drawn).any():
+            _draw(axes, anchor, box, text, colour, size, scale)
+            drawn = np.vstack([drawn, box])
 
 
 def _pixels(axes, obstacles):
@@ -61,6 +70,19 @@ def _pixels(axes, obstacles):
     for x0, y0, x1, y1 in obstacles:
         (left, below), (right, above) = axes.transData.transform([(x0, y0), (x1, y1)])
         yield min(left, right) - 2, min(below, above) - 2, max(left, right) + 2, max(below, above) + 2
+
+
+def digits(value: float) -> str:
+    """A positive number with three digits that count: 0.0610, 1.60, 24.1, 149,000, 3.27 million."""
+    if value >= 1e6:
+        return f"{value / 1e6:#.3g} million"
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def width(text: str, size: float) -> float:
+    """Width in inches of a text of a font size in points, in the figures' font."""
+    font = FontProperties(family=STYLE["font.family"], size=size)
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def _extent(axes, text, size, renderer):
