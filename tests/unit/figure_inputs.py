@@ -1,8 +1,8 @@
 """What figures are drawn from, of a synthetic results tree; and what overlaps in a figure or leaves it."""
 
+import synthetic_results as synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 
-import synthetic_results as synthetic
 import tables as tables_rule
 from quantwatt.report import figures, layer_table, tables
 from quantwatt.report.cells import read_cells

@@ -405,7 +405,9 @@ def test_mixed_methods_are_diamonds_over_the_hull_of_uniform_ones(mixed):
     costs = ["average bits", "size of the quantized weights", "time per image", "energy per image (J), estimated"]
     assert [text for axes, text in zip(panels, costs, strict=True) if text not in axes.get_xlabel()] == []
     rows = mixed.summary[mixed.summary["allocation"] == "mixed"]
-    assert sorted(marks_of(panels[0])["D"]) == sorted(rows[["weight_bits", "psnr_db"]].itertuples(index=False, name=None))
+    assert sorted(marks_of(panels[0])["D"]) == sorted(
+        rows[["weight_bits", "psnr_db"]].itertuples(index=False, name=None)
+    )
     assert len(uniform_marks(panels[0])) == 5 and "*" not in marks_of(panels[0])  # the baseline has no PSNR
     assert len(marks_of(panels[3])["D"]) == 2  # w8a8: the others are simulated
     hull = [line for line in panels[0].lines if len(line.get_xdata()) > 1 and line.get_color() == figures.GREY]

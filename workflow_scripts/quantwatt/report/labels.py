@@ -73,10 +73,10 @@ def _pixels(axes, obstacles):
 
 
 def digits(value: float) -> str:
-    """A positive number with three digits that count: 0.0610, 1.60, 24.1, 149,000, 3.27 million."""
-    if value >= 1e6:
-        return f"{value / 1e6:#.3g} million"
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:#.3g}"
+    """A number with three digits that count: 0.0610, 1.60, 24.1, 149,000, 3.27 million."""
+    if abs(value) >= 1e6:
+        return f"{digits(value / 1e6)} million"
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def width(text: str, size: float) -> float:

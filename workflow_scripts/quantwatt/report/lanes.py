@@ -1,4 +1,4 @@
-"""Charts with a line (a lane) per method: names on the left, one or more panels beside or below one another, and texts."""
+"""Charts with a line (a lane) per method: names on the left, panels beside or below one another, a text per line."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def draw(charts: Sequence[Chart], narrow: bool, note: str = "", key: Sequence[tu
         _chart(figure, chart, top - TITLE, widths)
         top -= tall
     if key:
-        marks.key(figure, list(key), x, top / height, columns)
+        marks.key(figure, key, x, top / height, columns)
     figure.text(x, (top - key_height) / height, note, fontsize=7.5, color=GREY, va="top", linespacing=1.35)
     return figure
 

@@ -1,20 +1,22 @@
 """The marks of methods in scatter plots: colour by solver, shape by the bits of a weight, and the key to both.
 
-Filled is measured here, hollow is not. What a method is chosen by, its bits, is its shape; a mixed allocation, which has
-no one number of bits, is a diamond, and the unquantized baseline a star.
+Filled is measured here, hollow is not. A mixed allocation, which has no one number of bits, is a diamond, and the
+unquantized baseline a star.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from quantwatt.report.figures import GREY, INK, family
 
-SHAPES = {2: ("v", 6.8), 3: ("^", 6.8), 4: ("s", 5.8), 8: ("o", 6.5), 16: ("P", 7)}  # {least bits: (marker, size)}
-STAR, MIXED = ("*", 12), ("D", 6)
+SHAPES = {2: ("v", 6.8), 3: ("^", 6.8), 4: ("s", 5.8), 8: ("o", 6.5), 16: ("P", 7.0)}  # {least bits: (marker, size)}
+STAR, MIXED = ("*", 12.0), ("D", 6.0)
 KEY = 0.155  # inches: a line of the key
 
 
@@ -64,10 +66,10 @@ def bars(
     return boxes
 
 
-def key_of(rows: pd.DataFrame, colours: Mapping[str, str], lines: Mapping[str, str]) -> list[tuple[Line2D, str]]:
+def key_of(rows: pd.DataFrame, colours: Mapping[str, str], lines: Mapping[str, Any]) -> list[tuple[Artist, str]]:
     """[(handle, text)] of the marks of these rows and of lines `{text: line style}`; of no mark that is not drawn."""
     others = rows[~rows["baseline"].astype(bool)]
-    bits = {bits_of(row) for _, row in others.iterrows()} - {None}
+    bits = {least for _, row in others.iterrows() if (least := bits_of(row)) is not None}
     shapes = [(STAR, INK, INK, "unquantized")] if len(others) < len(rows) else []
     shapes += [(SHAPES[least], GREY, GREY, f"{least} bit weights") for least in sorted(bits, reverse=True)]
     if (others["allocation"] == "mixed").any():
@@ -75,8 +77,8 @@ def key_of(rows: pd.DataFrame, colours: Mapping[str, str], lines: Mapping[str, s
     if (others["status"] != "ok").any():
         shapes.append((SHAPES[8], GREY, "white", "hollow: not measured here"))
     used = {family(row) for _, row in others.iterrows()}
-    shapes += [(("o", 5), colour, colour, name) for name, colour in colours.items() if name in used]
-    handles = [
+    shapes += [(("o", 5.0), colour, colour, name) for name, colour in colours.items() if name in used]
+    handles: list[tuple[Artist, str]] = [
         (Line2D([], [], marker=shape, linestyle="", markersize=0.8 * size, color=edge, markerfacecolor=face), text)
         for (shape, size), edge, face, text in shapes
     ]
@@ -84,7 +86,7 @@ def key_of(rows: pd.DataFrame, colours: Mapping[str, str], lines: Mapping[str, s
     return handles
 
 
-def key(figure: Figure, handles: list[tuple[Line2D, str]], x: float, y: float, columns: int) -> None:
+def key(figure: Figure, handles: Sequence[tuple[Artist, str]], x: float, y: float, columns: int) -> None:
     """Draw a key whose upper left corner is at (x, y) of the figure; a line takes KEY."""
     lines, texts = [line for line, _ in handles], [text for _, text in handles]
     # A legend is filled column by column; to read it along its lines, its entries are dealt out.

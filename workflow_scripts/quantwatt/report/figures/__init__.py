@@ -98,13 +98,14 @@ def watermark(figure: Figure) -> None:
 def family(row: Mapping[str, Any] | pd.Series) -> str | None:
     """What a method's colour stands for: solver or library; the format where values are only rounded to its codes."""
     weights = row.get("weight_format")
-    return weights if row["solver"] == "rtn" and pd.notna(weights) and not weights.startswith("int") else row["solver"]
+    coded = isinstance(weights, str) and not weights.startswith("int")
+    return weights if coded and row["solver"] == "rtn" else row["solver"]
 
 
 def solver_colours(summary: pd.DataFrame) -> dict[str, str]:
     """`{family: colour}` of the methods with a checkpoint, equal in all figures; without the baseline."""
     rows = summary[~summary["baseline"].astype(bool) & summary["size_mb"].notna() & summary["solver"].notna()]
-    found = sorted({family(row) for _, row in rows.iterrows()})
+    found = sorted({str(family(row)) for _, row in rows.iterrows()})
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(found)}
 
 

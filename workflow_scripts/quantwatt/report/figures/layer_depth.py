@@ -51,7 +51,9 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             axes.set_facecolor("white")
             ends = sorted({0, errors.shape[1] - 1})
             axes.set_xticks(ends, [str(block) for block in ends], fontsize=7, color=GREY)
-            axes.set_xlabel("block", fontsize=7, color=GREY, labelpad=-7)  # between the first one's number and the last's
+            axes.set_xlabel(
+                "block", fontsize=7, color=GREY, labelpad=-7
+            )  # between the first one's number and the last's
             axes.set_yticks(*((range(len(kinds)), kinds) if column == 0 else ([], [])), fontsize=7)
             axes.tick_params(length=0, pad=2)
         top -= group_height

@@ -1,4 +1,4 @@
-"""Quality against cost: up to two quality metrics over energy or else time (measured methods), the first over size (all).
+"""Quality against cost: two metrics over energy or else time (measured methods), and the first over size (all methods).
 
 A panel that would be empty is left out. Without any quality there are bars of the methods' sizes.
 """
@@ -34,6 +34,7 @@ LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.34, 0.5, 0.35  # inches: margin
 COST = {"energy_j": ("energy per {unit}", "J"), "latency_s": ("time per {unit}", "s")}
 SIZE = {"size_mb": ("size of the quantized weights", "MB")}
 NAMED = 10  # of more points, those on the Pareto front and the baseline are named
+DOTS = (0, (1, 2))
 CONTINUED = 8  # methods of one kind that the note names
 
 
@@ -49,7 +50,7 @@ class _Panel:
 
     @property
     def scored(self):
-        return self.rows[self.metric.column].notna().to_numpy()
+        return np.isfinite(self.rows[self.metric.column].to_numpy(float))
 
     def front(self):
         """Indices of the rows on the Pareto front, by rising cost; a baseline without a value is on none."""
@@ -72,7 +73,9 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
         x = 0.1 / width
         figure.text(x, (top - 0.2) / height, plan.title, fontsize=10, fontweight="bold", color=GREY, va="center")
         for panel, (left, below, w, h) in zip(plan.panels, plan.boxes, strict=True):
-            _draw(figure.add_axes((left / width, (top - below) / height, w / width, h / height)), panel, colours, narrow)
+            _draw(
+                figure.add_axes((left / width, (top - below) / height, w / width, h / height)), panel, colours, narrow
+            )
         marks.key(figure, plan.key, x, (top - plan.below) / height, plan.columns)
         y = (top - plan.below - plan.key_height) / height
         figure.text(x, y, plan.note, fontsize=7.5, color=GREY, va="top", linespacing=1.35)
@@ -158,7 +161,8 @@ def _draw(axes, panel, colours, narrow):
     names = [_label(panel, rows.iloc[i], places.beyond[i]) for i in order]
     inks = [marks.colour_of(rows.iloc[i], colours) for i in order]
     labels.place(axes, points, names, inks, boxes, size=7.5 if not narrow else 8)
-    (name, unit), estimated = (COST | SIZE)[panel.cost], panel.cost == "energy_j" and rows["energy_estimated"].eq(True).any()
+    name, unit = (COST | SIZE)[panel.cost]
+    estimated = panel.cost == "energy_j" and rows["energy_estimated"].eq(True).any()
     axes.set_xlabel(f"{name.format(unit=rows['unit'].iloc[0])} ({unit}){', estimated' if estimated else ''}")
     quality_title(axes, panel.metric, rows)
     axes.tick_params(labelsize=8)
@@ -174,47 +178,58 @@ class _Places:
     """
 
     def __init__(self, axes, panel):
-        self.axes, rows = axes, panel.rows
-        axes.set_xscale("log")
-        bad, low, high = (-panel.sign * values for values in _triple(rows, panel.metric.column))
-        low, high = np.fmin(low, high), np.fmax(low, high)
-        scored = panel.scored
-        bounds, bad_end = _span(low[scored], high[scored], np.flatnonzero(rows["baseline"].to_numpy()[scored]))
-        start, end = bounds
+        self.axes = axes
+        self.y, beyond_y = self._quality(axes, panel)
+        self.x, beyond_x = self._cost(axes, panel)
+        self.beyond = np.column_stack([beyond_x, beyond_y])  # [points, (cost, quality)]
+
+    @staticmethod
+    def _quality(axes, panel):
+        """(y, whether at the edge) [points]; `bad` is -sign * y: whatever the metric, more of it is worse."""
+        rows, sign, scored = panel.rows, panel.sign, panel.scored
+        bad, *ends = (-sign * values for values in _triple(rows, panel.metric.column))
+        low, high = np.fmin(*ends), np.fmax(*ends)
+        kept = np.flatnonzero(rows["baseline"].to_numpy()[scored])
+        start, end, worst = _span(low[scored], high[scored], kept)
         span = (end - start) or abs(end) * 0.1 or 1.0
-        ceiling, gutter = start - 0.28 * span, end + 0.2 * span
-        beyond_y = scored & (bad > bad_end)
-        top = ceiling - 0.14 * span if not scored.all() else start - 0.15 * span
-        bottom = gutter + 0.14 * span if beyond_y.any() else end + 0.15 * span
-        self.y = -panel.sign * np.where(beyond_y, gutter, np.where(scored, bad, ceiling))
-        axes.set_ylim(-panel.sign * bottom, -panel.sign * top)
-        ticks = ticker.MaxNLocator(6).tick_values(*sorted((-panel.sign * start, -panel.sign * end)))
-        inside = (ceiling + 0.1 * span if not scored.all() else top, end + 0.1 * span if beyond_y.any() else bottom)
-        axes.yaxis.set_major_locator(
-            ticker.FixedLocator([t for t in ticks if inside[0] < -panel.sign * t < inside[1]])
-        )
+        beyond = scored & (bad > worst)
+        ceiling, best = start - 0.28 * span, start - 0.15 * span
+        gutter, last = end, end + 0.15 * span
+        first_tick, last_tick = best, last
         if not scored.all():
-            axes.axhline(-panel.sign * ceiling, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        if beyond_y.any():
-            axes.axhline(-panel.sign * (end + 0.1 * span), color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        cost, low, high = _triple(rows, panel.cost)
-        cost, low, high = (np.log(values) for values in (cost, np.maximum(low, cost / 10), high))  # low may be 0
-        (start, end), cost_end = _span(low, high, np.flatnonzero(rows["baseline"]))
-        room = max(0.22 * (end - start), np.log(1.08))
-        beyond_x = cost > cost_end
-        self.x = np.exp(np.where(beyond_x, end + 1.3 * room, cost))
-        axes.set_xlim(np.exp(start - room), np.exp(end + (2.1 if beyond_x.any() else 1) * room))
-        plain_log_ticks(axes, np.exp(end + 0.5 * room) if beyond_x.any() else np.inf)
-        if beyond_x.any():
-            axes.axvline(np.exp(end + 0.7 * room), color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        self.beyond = np.column_stack([beyond_x, beyond_y])
+            best, first_tick = ceiling - 0.14 * span, ceiling + 0.1 * span
+            axes.axhline(-sign * ceiling, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        if beyond.any():
+            last, last_tick = end + 0.42 * span, end + 0.1 * span
+            ranks = np.argsort(np.argsort(bad[beyond]))  # so that no mark hides another one of the same cost
+            gutter = np.full(len(bad), end)
+            gutter[beyond] += span * (0.2 + 0.12 * ranks / max(len(ranks) - 1, 1))
+            axes.axhline(-sign * last_tick, color=GREY, linewidth=0.8, linestyle=DOTS, zorder=1)
+        axes.set_ylim(-sign * last, -sign * best)
+        ticks = ticker.MaxNLocator(6).tick_values(*sorted((-sign * start, -sign * end)))
+        axes.yaxis.set_major_locator(ticker.FixedLocator([t for t in ticks if first_tick < -sign * t < last_tick]))
+        return -sign * np.where(beyond, gutter, np.where(scored, bad, ceiling)), beyond
+
+    @staticmethod
+    def _cost(axes, panel):
+        """(x, whether at the edge) [points], on a logarithmic axis."""
+        cost, low, high = _triple(panel.rows, panel.cost)
+        cost, low, high = np.log(cost), np.log(np.maximum(low, cost / 10)), np.log(high)  # an interval may reach 0
+        start, end, worst = _span(low, high, np.flatnonzero(panel.rows["baseline"]))
+        beyond, room = cost > worst, max(0.22 * (end - start), np.log(1.08))
+        axes.set_xscale("log")
+        axes.set_xlim(np.exp(start - room), np.exp(end + (2.1 if beyond.any() else 1) * room))
+        plain_log_ticks(axes, np.exp(end + 0.7 * room) if beyond.any() else np.inf)
+        if beyond.any():
+            axes.axvline(np.exp(end + 0.7 * room), color=GREY, linewidth=0.8, linestyle=DOTS, zorder=1)
+        return np.exp(np.where(beyond, end + 1.3 * room, cost)), beyond
 
     def arrow(self, i, colour):
         """Point from a point at the edge to where it belongs."""
         ways = self.beyond[i] * [1, -1]
         if ways.any():
-            self.axes.annotate("", (self.x[i], self.y[i]), ways * 17, textcoords="offset points",
-                               arrowprops={"arrowstyle": "<-", "color": colour, "shrinkA": 0, "shrinkB": 4})  # fmt: skip
+            style = {"arrowstyle": "<-", "color": colour, "shrinkA": 0, "shrinkB": 4}
+            self.axes.annotate("", (self.x[i], self.y[i]), ways * 17, textcoords="offset points", arrowprops=style)
 
 
 def _triple(rows, column):
@@ -225,18 +240,19 @@ def _triple(rows, column):
 
 
 def _span(low, high, kept):
-    """((start, end) of what is drawn in its place, the end from which on a point is at the edge)."""
-    end = worst_shown(low, high, kept)
-    inside = low <= end
-    return (low[inside].min(), high[inside].max()), end
+    """(start, end of what is drawn in its place, what is worse than a point there), on a scale where less is better."""
+    worst = worst_shown(low, high, kept)
+    inside = low <= worst
+    return low[inside].min(), high[inside].max(), worst
 
 
 def _label(panel, row, beyond):
     if row["baseline"] and pd.isna(row[panel.metric.column]):
         return f"{row['method']} (the reference)"
-    values = [f"{labels.digits(row[column])}{unit and ' ' + unit}" for column, unit, is_beyond in (
-        (panel.cost, (COST | SIZE)[panel.cost][1], beyond[0]), (panel.metric.column, panel.metric.unit, beyond[1])
-    ) if is_beyond]  # fmt: skip
+    of_cost, of_metric = beyond
+    values = [(row[panel.cost], (COST | SIZE)[panel.cost][1])] if of_cost else []
+    values += [(row[panel.metric.column], panel.metric.unit)] if of_metric else []
+    values = [f"{labels.digits(value)} {unit}".rstrip() for value, unit in values]
     return f"{row['method']}: {', '.join(values)}" if values else row["method"]
 
 
