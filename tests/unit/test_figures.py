@@ -298,6 +298,18 @@ def test_seeds_side_by_side(many):
     assert len(dots) == 3 * 21
 
 
+def test_a_method_far_worse_does_not_squeeze_the_seeds(many):
+    summary = many.summary.copy()
+    far = summary["method"] == "rtn-w2a16"
+    for column, value in (("psnr_db", -200), ("psnr_db_low", -201), ("psnr_db_high", -199)):
+        summary.loc[far, column] = value
+    [axes] = seeds.draw(figures.Inputs(summary), narrow=False).axes
+    low, high = axes.get_xlim()
+    assert np.ptp(summary.loc[~far, "psnr_db"].dropna()) > (high - low) / 3
+    [mark] = [line for line in axes.lines if line.get_marker() == "<"]
+    assert mark.get_xdata()[0] == low and "-200" in [text.get_text() for text in axes.texts]
+
+
 # --- several numbers of steps
 
 
@@ -352,6 +364,30 @@ def test_names_beside_lines_do_not_overlap(swept, narrow):
             assert not any(a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1 for b in boxes[:i]), axes.texts[i].get_text()
             assert a.x0 > window.x1 and a.x1 < figure.bbox.x1
             assert not any(a.overlaps(other) for other in windows)
+
+
+def test_a_method_far_worse_does_not_squeeze_a_sweep(swept):
+    rows = swept.summary
+    far = {"rtn-w2": 0.100, "gptq-w2": 0.400}
+    axes = steps.draw(swept, narrow=False).axes[1]  # class accuracy; distances are on a logarithmic axis
+    others = rows.loc[~rows["method"].isin(far), "class_accuracy"]
+    low, high = axes.get_ylim()
+    assert np.ptp(others) > (high - low) / 3 and low > 0.4
+    names = {text.get_text() for text in axes.texts}
+    assert {"rtn-w2: 0.100", "gptq-w2: 0.400", "brecq-w2"} < names
+    assert not any(":" in text.get_text() for text in steps.draw(swept, narrow=False).axes[0].texts)
+
+
+def test_the_panels_of_many_methods_have_room_for_their_names(tmp_path, monkeypatch):
+    made = {f"method-{i}": numbers for i, numbers in enumerate(list(synthetic.MANY.values())[1:] * 2)}
+    monkeypatch.setattr(synthetic, "SWEPT", {"float32": synthetic.SWEPT["float32"]} | made)
+    cells = synthetic.write_sweep(tmp_path, with_images=False)
+    found = inputs_of(tmp_path, cells, "float32", synthetic.steps_settings(), ["fid", "psnr"])
+    for axes in steps.draw(found, narrow=False).axes:
+        window = axes.get_window_extent()
+        heights = sorted(text.get_window_extent().y0 for text in axes.texts)
+        assert len(heights) >= 48 and min(np.diff(heights)) > 5
+        assert heights[0] >= window.y0 - 1 and heights[-1] < window.y1
 
 
 def test_heights_move_apart_as_little_as_they_can():

@@ -3,6 +3,9 @@
 from collections.abc import Collection
 
 import numpy as np
+import pandas as pd
+
+from quantwatt.config.metric_entries import Metric
 
 LEAST = 1 / 3  # of the axis: where all others would have less, the worst points are drawn at its edge
 MOST = 0.45  # of the points that are drawn at the edge
@@ -27,3 +30,18 @@ def worst_shown(low: np.ndarray, high: np.ndarray, kept: Collection[int] = ()) -
         if low[worst].min() > most and most - least < LEAST * span:
             end, span = float(most), most - least
     return end
+
+
+def far_worse(rows: pd.DataFrame, metric: Metric) -> tuple[set[str], float, float]:
+    """(methods far worse in a metric than the others in all their rows, lowest and highest value of the others).
+
+    Args:
+        rows: of the summary, a row per method and seed or number of steps, with values of the metric or without.
+    """
+    sign = -1 if metric.higher_is_better else 1
+    values = sign * rows[[metric.column, f"{metric.column}_low", f"{metric.column}_high"]].to_numpy(float)
+    ends = pd.DataFrame({"low": np.fmin.reduce(values, axis=1), "high": np.fmax.reduce(values, axis=1)})
+    ends = ends.groupby(rows["method"].to_numpy(), sort=False).agg({"low": "min", "high": "max"}).dropna()
+    far = ends["low"] > worst_shown(ends["low"].to_numpy(), ends["high"].to_numpy())
+    low, high = sorted(sign * float(end) for end in (ends.loc[~far, "low"].min(), ends.loc[~far, "high"].max()))
+    return set(ends.index[far]), low, high

@@ -167,7 +167,7 @@ def column(
     window, back = axes.get_window_extent(renderer), axes.transAxes.inverted()
     anchors = axes.transData.transform(np.asarray(ends, dtype=float))  # [n, 2] pixels
     gap = max(_extent(axes, text, size, renderer)[1] for text in texts)
-    heights = apart(anchors[:, 1], gap, window.y0, window.y1)
+    heights = apart(anchors[:, 1], gap, window.y0 + gap / 2, window.y1 - gap / 2)
     for anchor, height, text, colour in zip(anchors, heights, texts, colours, strict=True):
         right = window.x1 + 9 * scale
         (x0, y0), (x1, y1) = back.transform([(anchor[0] + 3 * scale, anchor[1]), (right - 2 * scale, height)])
