@@ -8,7 +8,7 @@ import pandas as pd
 from quantwatt.config.metric_entries import Metric
 
 LEAST = 1 / 3  # of the axis: where all others would have less, the worst points are drawn at its edge
-MOST = 0.45  # of the points that are drawn at the edge
+MOST = 3 / 8  # of the points: with more of them apart, there are two groups, and nothing is drawn at the edge
 
 
 def worst_shown(low: np.ndarray, high: np.ndarray, kept: Collection[int] = ()) -> float:

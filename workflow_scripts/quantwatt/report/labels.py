@@ -17,6 +17,7 @@ _DISTANCES = (9, 15, 23, 33, 45, 60, 78)  # points from the marker to the neares
 _ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
 _MARKER = 5.5  # half width of a marker's box, in points
 _PASSES = 3
+_FREE = 26  # of `_costs`, a place that covers nothing, is crossed by no line and is at most 15 points away
 
 
 def place(
@@ -26,6 +27,7 @@ def place(
     colours: Sequence[str],
     obstacles: Iterable[Sequence[float]] = (),
     size: float = 8,
+    needed: int | None = None,
 ) -> None:
     """Write each text near its point; a thin line joins them where the text is farther away.
 
@@ -37,6 +39,7 @@ def place(
         texts, colours: labels, the most important first, and their colours.
         obstacles: boxes (x0, y0, x1, y1) in data coordinates that labels should not cover, such as error bars.
         size: font size in points.
+        needed: texts after so many are written only where there is room beside their points; all are needed by default.
     """
     if not len(texts):
         return
@@ -52,15 +55,17 @@ def place(
     candidates = [_candidates(a, s, scale) for a, s in zip(anchors, sizes, strict=True)]
     chosen = np.full((len(texts), 4), np.nan)
     crowded = np.argsort([np.sort(np.hypot(*(every - a).T))[:4].sum() for a in anchors], kind="stable")
-    for _ in range(_PASSES):
-        for i in crowded:
-            placed = np.flatnonzero(~np.isnan(chosen[:, 0]) & (np.arange(len(texts)) != i))
-            others, lines = chosen[placed], _samples(anchors[placed], chosen[placed])
-            costs = _costs(*candidates[i], anchors[i], np.delete(markers, i, axis=0), boxes, others, lines, window)
+    needed = len(texts) if needed is None else needed
+    turns = [*[i for i in crowded if i < needed] * _PASSES, *range(needed, len(texts))]
+    for i in turns:
+        placed = np.flatnonzero(~np.isnan(chosen[:, 0]) & (np.arange(len(texts)) != i))
+        others, lines = chosen[placed], _samples(anchors[placed], chosen[placed])
+        costs = _costs(*candidates[i], anchors[i], np.delete(markers, i, axis=0), boxes, others, lines, window)
+        if i < needed or costs.min() < _FREE:
             chosen[i] = candidates[i][0][np.argmin(costs)]
     drawn = np.empty((0, 4))
     for anchor, box, text, colour in zip(anchors, chosen, texts, colours, strict=True):
-        if not _overlap(box[None], drawn).any():
+        if not np.isnan(box[0]) and not _overlap(box[None], drawn).any():
             _draw(axes, anchor, box, text, colour, size, scale)
             drawn = np.vstack([drawn, box])
 

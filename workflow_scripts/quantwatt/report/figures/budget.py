@@ -15,14 +15,14 @@ from quantwatt.report.tables import is_real
 
 WIDTH, HEIGHT = 10.6, 3.7  # inches: the figure's width, a row's height
 LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.3, 0.5, 0.35  # inches: margins of a panel, and a group's title
-NOTE = "Of so many methods, mixed ones and those on a hull are named."
+NOTE = "Named are mixed methods, those on a hull, and others where there is room."
 COSTS = {
     "weight_bits": "average bits of a weight",
     "size_mb": "size of the quantized weights (MB)",
     "latency_s": "time per {unit} (s)",
     "energy_j": "energy per {unit} (J)",
 }
-NAMED = 12  # of more points, mixed methods and those on a hull are named
+NAMED = 12  # of more points, mixed methods and those on a hull are named, others where there is room
 FLOAT_BITS = 15.5  # a method with more activation bits counts as weight-only
 DASHED = (0, (4, 2))
 HULLS = {"-": "hull of uniform methods", DASHED: "hull, activations in 16 bit"}  # {line style: text of the key}
@@ -95,10 +95,11 @@ def _panel(axes, rows, cost, metric, colours):
     on_hull = {int(i) for corners, _ in _hulls(rows, metric, cost) for i in corners}
     important = [i for i, (_, row) in enumerate(rows.iterrows()) if row["allocation"] == "mixed" or i in on_hull]
     rest = [i for i in range(len(rows)) if i not in important]
-    named = [rows.iloc[i] for i in (important + rest if len(rows) <= NAMED else important)]
+    named = [rows.iloc[i] for i in important + rest]
+    needed = len(rows) if len(rows) <= NAMED else len(important)
     points = np.column_stack([x, y])[important + rest]
     inks = [colour_of(row, colours) for row in named]
-    labels.place(axes, points, [row["method"] for row in named], inks, boxes, size=7.5)
+    labels.place(axes, points, [row["method"] for row in named], inks, boxes, size=7.5, needed=needed)
     estimated = ", estimated" if cost == "energy_j" and (rows["energy_estimated"] == True).any() else ""  # noqa: E712
     axes.set_xlabel(COSTS[cost].format(unit=rows["unit"].iloc[0]) + estimated)
     quality_title(axes, metric, rows)

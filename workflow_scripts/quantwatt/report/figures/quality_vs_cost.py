@@ -33,7 +33,7 @@ WIDTH, HEIGHT, HEIGHT_NARROW = 10.6, 3.5, 3.3  # inches: the figure's width, a p
 LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.34, 0.5, 0.35  # inches: margins of a panel, and a group's title
 COST = {"energy_j": ("energy per {unit}", "J"), "latency_s": ("time per {unit}", "s")}
 SIZE = {"size_mb": ("size of the quantized weights", "MB")}
-NAMED = 10  # of more points, those on the Pareto front and the baseline are named
+NAMED = 10  # of more points, those on the Pareto front and the baseline are named, others where there is room
 DOTS = (0, (1, 2))
 CONTINUED = 8  # methods of one kind that the note names
 
@@ -119,13 +119,13 @@ class _Plan:
         self.key, self.columns = marks.key_of(drawn, colours, front), 3 if narrow else 8
         self.key_height = marks.KEY * -(-len(self.key) // self.columns) + 0.05
         self.note = "\n".join(textwrap.fill(line, 62 if narrow else 150) for line in _note(rows, panels))
-        self.height = self.below + self.key_height + 0.146 * (self.note.count("\n") + 1) + 0.18
+        self.height = self.below + self.key_height + 0.146 * len(self.note.splitlines()) + 0.18
 
 
 def _note(rows, panels):
     """Yield what is not in the panels, or not named there."""
     if any(len(panel.rows) > NAMED for panel in panels):
-        yield "Of so many methods only those on a Pareto front are named; the tables have all."
+        yield "Named are methods on a Pareto front, and others where there is room; the tables have all."
     costless = rows[list(COST)].isna().all(axis=1)
     scored = rows[[metric.column for metric in METRICS.values()]].notna().any(axis=1)
     for text, chosen in (
@@ -156,11 +156,11 @@ def _draw(axes, panel, colours, narrow):
     order = [int(i) for i in np.flatnonzero(rows["baseline"])] + list(front) + list(range(len(rows)))
     named = set(order) if len(rows) <= NAMED else {*np.flatnonzero(rows["baseline"]), *front}
     named |= set(np.flatnonzero(places.beyond.any(axis=1)))
-    order = [i for i in dict.fromkeys(order) if i in named]
-    points = np.column_stack([x, y])[order + [i for i in range(len(rows)) if i not in named]]
+    order = sorted(dict.fromkeys(order), key=lambda i: i not in named)
+    points = np.column_stack([x, y])[order]
     names = [_label(panel, rows.iloc[i], places.beyond[i]) for i in order]
     inks = [marks.colour_of(rows.iloc[i], colours) for i in order]
-    labels.place(axes, points, names, inks, boxes, size=7.5 if not narrow else 8)
+    labels.place(axes, points, names, inks, boxes, size=7.5 if not narrow else 8, needed=len(named))
     name, unit = (COST | SIZE)[panel.cost]
     estimated = panel.cost == "energy_j" and rows["energy_estimated"].eq(True).any()
     axes.set_xlabel(f"{name.format(unit=rows['unit'].iloc[0])} ({unit}){', estimated' if estimated else ''}")

@@ -50,7 +50,8 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
     top = height = figure.get_figheight()
     for (model, sampling, metrics, rows), panel, row_height in zip(sweeps, panels, heights, strict=True):
         names = list(dict.fromkeys(rows["method"]))
-        name_width = 0.3 + max(labels.width(f"{name}: 0.000", size) for name in names)
+        far = {name for metric in metrics for name in _limits(rows, metric)[-1]}
+        name_width = 0.3 + max(labels.width(f"{name}: 0.000" if name in far else name, size) for name in names)
         slot = width if narrow else width / len(metrics)
         figure.text(0.1 / width, (top - 0.2) / height, f"{model} · {sampling} and more steps", fontsize=10,
                     fontweight="bold", color=GREY, va="center")  # fmt: skip
@@ -70,7 +71,8 @@ def _panel(axes, rows, metric, colours, size):
     shown = [name for name in colours if rows.loc[rows["method"] == name, column].notna().any()]
     offsets = np.linspace(-0.16, 0.16, len(shown)) if len(shown) > 1 else [0]
     axes.set_xlim(-0.35, len(steps) - 0.65)
-    far = _scale(axes, rows, metric)
+    log, low, high, far = _limits(rows, metric)
+    _scale(axes, log, low, high)
     ends, names = [], []
     for name, offset in zip(shown, offsets, strict=True):
         scores = rows[(rows["method"] == name) & rows[column].notna()]
@@ -98,19 +100,25 @@ def _strokes(rows):
     return strokes
 
 
-def _scale(axes, rows, metric):
-    """Set the y axis' limits, logarithmic if distances differ by more than LOG_FROM; the methods beyond them."""
+def _limits(rows, metric):
+    """(whether the axis is logarithmic, its lowest and highest value, the methods that are beyond)."""
     values = rows[[metric.column, f"{metric.column}_low", f"{metric.column}_high"]].to_numpy(float)
-    low, high, far = np.nanmin(values), np.nanmax(values), set()
+    low, high = np.nanmin(values), np.nanmax(values)
     if not metric.higher_is_better and low > 0 and high / low > LOG_FROM:
+        return True, low, high, set()
+    far, low, high = far_worse(rows, metric)
+    return False, low, high, far
+
+
+def _scale(axes, log, low, high):
+    """Set the y axis' limits and ticks."""
+    if log:
         axes.set_yscale("log")
         axes.set_ylim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
     else:
-        far, low, high = far_worse(rows, metric)
         room = 0.07 * ((high - low) or abs(high) or 1.0)
         axes.set_ylim(low - room, high + room)
         axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
-    return far
