@@ -338,6 +338,7 @@ def _checkpoint(results, cell, numbers, status, reason, layers, objective):
             "solver": numbers.solver,
             "settings": {
                 "solver": None if numbers.solver == "none" else {"name": numbers.solver},
+                "weights": None if numbers.solver == "none" else _format(cell["method"], numbers),
                 "allocation": allocation,
             },
             "weight_bits": numbers.weight_bits,
@@ -350,6 +351,13 @@ def _checkpoint(results, cell, numbers, status, reason, layers, objective):
             "provenance": _provenance(),
         },
     )  # fmt: skip
+
+
+def _format(method, numbers):
+    """The settings of the weights: the libraries' and the codebooks' formats have the method's name."""
+    if numbers.library or method in ("nf4", "fp4"):
+        return {"format": numbers.library or method}
+    return {"format": "integer", "bits": int(numbers.weight_bits)}
 
 
 def _layer(name, numbers, chunk, chunks, rng):

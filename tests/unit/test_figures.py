@@ -1,19 +1,20 @@
 import itertools
 import json
 
+import matplotlib
 import numpy as np
 import pytest
 import synthetic_results as synthetic
+from figure_inputs import colliding, cut, drawn_texts, inputs_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-import tables as tables_rule
+from quantwatt import registry
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import scenes
-from quantwatt.report import figures, labels, layer_table, tables
-from quantwatt.report.cells import read_cells
+from quantwatt.report import figures, labels, layer_table, marks
 from quantwatt.report.figures import (
     budget,
     image_grid,
@@ -27,19 +28,6 @@ from quantwatt.report.figures import (
 )
 
 NAMES = layout.FIGURES
-
-
-def inputs_of(results, cells, baseline="bf16", samplings=synthetic.SEEDS, metrics=synthetic.METRICS, tried=()):
-    read = read_cells(results, cells, metrics)
-    written = {
-        "summary": tables.summary_table(read, baseline, samplings),
-        "layers": layer_table.layers_table(read),
-        "sensitivity": layer_table.sensitivity_table(read, tables_rule.tried_in(results, tried)),
-    }
-    for name, table in written.items():
-        tables.write_table(results / "tables" / f"{name}.csv", table)
-    found = {name: tables.read_table(results / "tables" / f"{name}.csv") for name in written}
-    return figures.Inputs(**found, results=results, cells=tuple(cells))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +55,9 @@ def test_png_and_svgs_are_written_and_the_same_twice(inputs, name, tmp_path):
 
 
 def points(figure, panel):
-    """The markers of a panel: [(filled, x, y)]."""
-    lines = [line for line in figure.axes[panel].lines if line.get_marker() in ("o", "*")]
+    """The markers of a panel but mixed methods': [(filled, x, y)]."""
+    shapes = {marks.STAR[0], *(shape for shape, _ in marks.SHAPES.values())}
+    lines = [line for line in figure.axes[panel].lines if line.get_marker() in shapes]
     return [(line.get_markerfacecolor() != "white", *line.get_xydata()[0]) for line in lines]
 
 
@@ -79,17 +68,6 @@ def test_simulated_methods_are_only_in_the_size_panel(inputs):
     assert sorted(filled for filled, *_ in points(figure, 2)) == [False] * 6 + [True] * 3
     assert "estimated" in figure.axes[0].get_xlabel()
     assert any("Simulated here: rtn-w4a16" in text.get_text() for text in figure.texts)
-
-
-@pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("which", ["inputs", "many"])
-def test_names_do_not_overlap(which, narrow, request):
-    figure = quality_vs_cost.draw(request.getfixturevalue(which), narrow)
-    renderer = figure.canvas.get_renderer()
-    for axes in figure.axes:
-        boxes = [text.get_window_extent(renderer) for text in axes.texts]
-        for i, a in enumerate(boxes):
-            assert not any(a.overlaps(b) for b in boxes[:i]), axes.texts[i].get_text()
 
 
 def test_labels_of_coinciding_points_are_apart():
@@ -204,6 +182,15 @@ def test_an_unknown_figure_is_refused(inputs, tmp_path):
 # --- many methods, three seeds
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_text_is_large_enough_and_inside(name, narrow, many, coarse):
+    with matplotlib.rc_context(figures.STYLE):
+        figure = registry.load("figures", name).draw(many, narrow)
+    assert [text for text, size, _ in drawn_texts(figure) if size < 7] == []
+    assert cut(figure) == []
+
+
 def test_of_replicates_only_the_first_is_drawn(many):
     assert len(quality_vs_cost.draw(many, narrow=False).axes) == 3
     rows = [text.get_text() for text in image_grid.draw(many, narrow=False).axes[0].texts]
@@ -213,7 +200,8 @@ def test_of_replicates_only_the_first_is_drawn(many):
 
 def test_every_solver_has_its_own_colour(many):
     colours = figures.solver_colours(many.summary)
-    assert len(set(colours.values())) == len(colours) == 7
+    assert len(set(colours.values())) == len(colours) == 9  # of solvers, libraries and codebooks
+    assert {"nf4", "fp4", "rtn", "bitsandbytes"} < set(colours)
     assert "gptqmodel" not in colours  # it is not installed, so nothing of it is drawn
 
 
@@ -310,6 +298,18 @@ def test_seeds_side_by_side(many):
     assert len(dots) == 3 * 21
 
 
+def test_a_method_far_worse_does_not_squeeze_the_seeds(many):
+    summary = many.summary.copy()
+    far = summary["method"] == "rtn-w2a16"
+    for column, value in (("psnr_db", -200), ("psnr_db_low", -201), ("psnr_db_high", -199)):
+        summary.loc[far, column] = value
+    [axes] = seeds.draw(figures.Inputs(summary), narrow=False).axes
+    low, high = axes.get_xlim()
+    assert np.ptp(summary.loc[~far, "psnr_db"].dropna()) > (high - low) / 3
+    [mark] = [line for line in axes.lines if line.get_marker() == "<"]
+    assert mark.get_xdata()[0] == low and "-200" in [text.get_text() for text in axes.texts]
+
+
 # --- several numbers of steps
 
 
@@ -366,6 +366,30 @@ def test_names_beside_lines_do_not_overlap(swept, narrow):
             assert not any(a.overlaps(other) for other in windows)
 
 
+def test_a_method_far_worse_does_not_squeeze_a_sweep(swept):
+    rows = swept.summary
+    far = {"rtn-w2": 0.100, "gptq-w2": 0.400}
+    axes = steps.draw(swept, narrow=False).axes[1]  # class accuracy; distances are on a logarithmic axis
+    others = rows.loc[~rows["method"].isin(far), "class_accuracy"]
+    low, high = axes.get_ylim()
+    assert np.ptp(others) > (high - low) / 3 and low > 0.4
+    names = {text.get_text() for text in axes.texts}
+    assert {"rtn-w2: 0.100", "gptq-w2: 0.400", "brecq-w2"} < names
+    assert not any(":" in text.get_text() for text in steps.draw(swept, narrow=False).axes[0].texts)
+
+
+def test_the_panels_of_many_methods_have_room_for_their_names(tmp_path, monkeypatch):
+    made = {f"method-{i}": numbers for i, numbers in enumerate(list(synthetic.MANY.values())[1:] * 2)}
+    monkeypatch.setattr(synthetic, "SWEPT", {"float32": synthetic.SWEPT["float32"]} | made)
+    cells = synthetic.write_sweep(tmp_path, with_images=False)
+    found = inputs_of(tmp_path, cells, "float32", synthetic.steps_settings(), ["fid", "psnr"])
+    for axes in steps.draw(found, narrow=False).axes:
+        window = axes.get_window_extent()
+        heights = sorted(text.get_window_extent().y0 for text in axes.texts)
+        assert len(heights) >= 48 and min(np.diff(heights)) > 5
+        assert heights[0] >= window.y0 - 1 and heights[-1] < window.y1
+
+
 def test_heights_move_apart_as_little_as_they_can():
     assert labels.apart([5, 1, 9], 2, 0, 10) == pytest.approx([5, 1, 9])
     assert labels.apart([5, 5, 5], 2, 0, 10) == pytest.approx([3, 5, 7])
@@ -374,7 +398,7 @@ def test_heights_move_apart_as_little_as_they_can():
 
 
 def test_of_a_sweep_only_the_first_is_drawn_elsewhere(swept):
-    assert len(quality_vs_cost.draw(swept, narrow=False).axes) == 3
+    assert len(quality_vs_cost.draw(swept, narrow=False).axes) == 2  # none is measured but the baseline
     rows = [text.get_text() for text in image_grid.draw(swept, narrow=False).axes[0].texts]
     assert "digits · step-1" in rows and not any("steps-8" in text for text in rows)
     assert len(power_trace.draw(swept, narrow=False).axes) == 1
@@ -403,11 +427,11 @@ def mixed(tmp_path_factory):
     return mixed_inputs(tmp_path_factory.mktemp("mixed"))
 
 
-def marks(axes):
+def marks_of(axes):
     """{marker: [(x, y)]} of a panel's points."""
     found = {}
     for line in axes.lines:
-        if line.get_marker() in ("o", "D", "*"):
+        if line.get_marker() not in ("", "None", None):
             found.setdefault(line.get_marker(), []).append(tuple(line.get_xydata()[0]))
     return found
 
@@ -417,13 +441,20 @@ def test_mixed_methods_are_diamonds_over_the_hull_of_uniform_ones(mixed):
     costs = ["average bits", "size of the quantized weights", "time per image", "energy per image (J), estimated"]
     assert [text for axes, text in zip(panels, costs, strict=True) if text not in axes.get_xlabel()] == []
     rows = mixed.summary[mixed.summary["allocation"] == "mixed"]
-    assert sorted(marks(panels[0])["D"]) == sorted(rows[["weight_bits", "psnr_db"]].itertuples(index=False, name=None))
-    assert len(marks(panels[0])["o"]) == 5 and "*" not in marks(panels[0])  # the baseline has no PSNR
-    assert len(marks(panels[3])["D"]) == 2  # w8a8: the others are simulated
+    assert sorted(marks_of(panels[0])["D"]) == sorted(
+        rows[["weight_bits", "psnr_db"]].itertuples(index=False, name=None)
+    )
+    assert len(uniform_marks(panels[0])) == 5 and "*" not in marks_of(panels[0])  # the baseline has no PSNR
+    assert len(marks_of(panels[3])["D"]) == 2  # w8a8: the others are simulated
     hull = [line for line in panels[0].lines if len(line.get_xdata()) > 1 and line.get_color() == figures.GREY]
     values = rows_of(mixed, ["naive-w4a8", "bos-w8a8"])
     assert any(np.allclose(line.get_xydata(), values) for line in hull)
-    assert len(marks(quality_vs_cost.draw(mixed, narrow=False).axes[2])["D"]) == len(rows)
+    assert len(marks_of(quality_vs_cost.draw(mixed, narrow=False).axes[2])["D"]) == len(rows)
+
+
+def uniform_marks(axes):
+    """[(x, y)] of the points of uniform methods in a panel."""
+    return [place for shape, places in marks_of(axes).items() if shape not in ("D", "*") for place in places]
 
 
 def rows_of(inputs, methods):
@@ -434,17 +465,14 @@ def test_a_panel_of_distances_has_the_baseline_and_better_above(mixed):
     summary = mixed.summary.assign(psnr_db=np.nan)
     axes = budget.draw(figures.Inputs(summary), narrow=True).axes[0]
     assert "↓ Fréchet distance" in axes.get_title() and axes.yaxis_inverted()
-    assert marks(axes)["*"] == [(16, 17.2)]
+    assert marks_of(axes)["*"] == [(16, 17.2)]
 
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_names_of_budgets_do_not_overlap(mixed, narrow):
     figure = budget.draw(mixed, narrow)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for axes in figure.axes:
-        boxes = [text.get_window_extent(renderer) for text in axes.texts]
-        for i, a in enumerate(boxes):
-            assert not any(a.overlaps(b) for b in boxes[:i]), axes.texts[i].get_text()
+    assert [pair for axes in figure.axes for pair in colliding(axes)] == []
+    assert cut(figure) == []
 
 
 def test_layers_alone_over_the_bits_that_methods_gave_them(mixed):

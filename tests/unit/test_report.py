@@ -636,8 +636,8 @@ def test_the_scripts_make_the_page(tmp_path):
     report_rule.main(["--experiment", "embedded", *common])
     text = (tmp_path / "report.html").read_text()
     assert (
-        text.count("data:image/svg+xml;base64,") == 10
-    )  # five figures in two widths: one sampling has no seeds to compare
+        text.count("data:image/svg+xml;base64,") == 16
+    )  # eight figures in two widths: one sampling has no seeds to compare
     assert "KID" not in text[text.index('<table class="summary">') :].partition("</table>")[0]
 
 

@@ -8,8 +8,8 @@ import pytest
 from quantwatt.report.tables import TOO_NOISY
 
 METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
-FIGURES = ["quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth"]
-FIGURES += ["steps", "budget", "sensitivity"]
+FIGURES = ["quality_vs_cost", "cost_ratios", "energy", "phases", "layer_error", "power_trace", "image_grid", "seeds"]
+FIGURES += ["layer_depth", "steps", "budget", "sensitivity"]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import yaml
 
 METHODS = ["float32", "rtn-w8a8", "gptq-w3"]
 METRICS = ["fid", "kid", "clip-score", "psnr", "ssim"]
-NAMES = ("quality_vs_cost", "layer_error", "power_trace", "image_grid", "seeds", "layer_depth")
-FIGURES = {f"Draw {name}" for name in (*NAMES, "steps", "budget", "sensitivity")}
+NAMES = ("quality_vs_cost", "cost_ratios", "energy", "phases", "layer_error", "power_trace", "image_grid", "seeds")
+FIGURES = {f"Draw {name}" for name in (*NAMES, "layer_depth", "steps", "budget", "sensitivity")}
 REPORT = {"Write the report"}
 SUMMARY = {"Write the tables", "Find what to take", "Write the study's tables"} | FIGURES | REPORT
 EXPERIMENT = "resources/experiments/smoke.yaml"

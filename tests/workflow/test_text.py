@@ -107,8 +107,9 @@ def test_the_report_speaks_of_inferences(results):
     assert "J per inference" in page and "Accuracy" in page and "per image" not in page
 
 
+FIGURES = ("quality_vs_cost", "cost_ratios", "energy", "phases", "layer_error", "power_trace", "seeds", "layer_depth")
 SUMMARY = {"Write the tables", "Find what to take", "Write the study's tables", "Write the report"} | {
-    f"Draw {name}" for name in ("quality_vs_cost", "layer_error", "power_trace", "seeds", "layer_depth")
+    f"Draw {name}" for name in FIGURES
 }
 
 

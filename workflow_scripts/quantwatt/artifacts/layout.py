@@ -51,6 +51,9 @@ FILES = {  # below results/EXPERIMENT/
 }
 FIGURES = {  # {figure: keys of FILES that it reads}; a file with wildcards is read for every cell
     "quality_vs_cost": ("summary",),
+    "cost_ratios": ("summary",),
+    "energy": ("summary",),
+    "phases": ("summary", "measurement"),
     "seeds": ("summary",),
     "layer_error": ("summary", "layers"),
     "layer_depth": ("summary", "layers"),

@@ -1,4 +1,4 @@
-"""Place the labels of points in a plot so that no label covers another label or a point.
+"""Place the labels of points in a plot so that no label covers another label, and where there is room no point.
 
 adjustText leaves labels on markers and error bars, and takes up to seven times longer.
 """
@@ -8,11 +8,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+
+from quantwatt.report.figures import STYLE
 
 _DISTANCES = (9, 15, 23, 33, 45, 60, 78)  # points from the marker to the nearest edge of its label
 _ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
 _MARKER = 5.5  # half width of a marker's box, in points
 _PASSES = 3
+_FREE = 26  # of `_costs`, a place that covers nothing, is crossed by no line and is at most 15 points away
 
 
 def place(
@@ -22,38 +27,47 @@ def place(
     colours: Sequence[str],
     obstacles: Iterable[Sequence[float]] = (),
     size: float = 8,
+    needed: int | None = None,
 ) -> None:
     """Write each text near its point; a thin line joins them where the text is farther away.
 
-    The axes' limits and the figure's layout must be final.
+    A text for which no place is free is left out, the last ones first. The axes' limits and the figure's layout must be
+    final.
 
     Args:
-        points: [n, 2] in data coordinates.
-        texts, colours: n labels and their colours.
+        points: [n, 2] in data coordinates; the first `len(texts)` have a label, of all the marker stays free.
+        texts, colours: labels, the most important first, and their colours.
         obstacles: boxes (x0, y0, x1, y1) in data coordinates that labels should not cover, such as error bars.
         size: font size in points.
+        needed: texts after so many are written only where there is room beside their points; all are needed by default.
     """
-    if not len(points):
+    if not len(texts):
         return
     scale = axes.figure.dpi / 72
     renderer = FigureCanvasAgg(axes.figure).get_renderer()  # ty: ignore[invalid-argument-type]
-    anchors = axes.transData.transform(np.asarray(points, dtype=float))  # [n, 2] pixels
+    every = axes.transData.transform(np.asarray(points, dtype=float))  # [n, 2] pixels
+    anchors = every[: len(texts)]
     sizes = np.array([_extent(axes, text, size, renderer) for text in texts])  # [n, 2] pixels
     window = axes.get_window_extent(renderer)
-    markers = np.concatenate([anchors - _MARKER * scale, anchors + _MARKER * scale], axis=1)
+    markers = np.concatenate([every - _MARKER * scale, every + _MARKER * scale], axis=1)
     boxes = np.array([*markers, *_pixels(axes, obstacles)])
     window = np.array([window.x0, window.y0, window.x1, window.y1])
     candidates = [_candidates(a, s, scale) for a, s in zip(anchors, sizes, strict=True)]
     chosen = np.full((len(texts), 4), np.nan)
-    crowded = np.argsort([np.sort(np.hypot(*(anchors - a).T))[:4].sum() for a in anchors], kind="stable")
-    for _ in range(_PASSES):
-        for i in crowded:
-            placed = np.flatnonzero(~np.isnan(chosen[:, 0]) & (np.arange(len(texts)) != i))
-            others, lines = chosen[placed], _samples(anchors[placed], chosen[placed])
-            costs = _costs(*candidates[i], anchors[i], np.delete(markers, i, axis=0), boxes, others, lines, window)
+    crowded = np.argsort([np.sort(np.hypot(*(every - a).T))[:4].sum() for a in anchors], kind="stable")
+    needed = len(texts) if needed is None else needed
+    turns = [*[i for i in crowded if i < needed] * _PASSES, *range(needed, len(texts))]
+    for i in turns:
+        placed = np.flatnonzero(~np.isnan(chosen[:, 0]) & (np.arange(len(texts)) != i))
+        others, lines = chosen[placed], _samples(anchors[placed], chosen[placed])
+        costs = _costs(*candidates[i], anchors[i], np.delete(markers, i, axis=0), boxes, others, lines, window)
+        if i < needed or costs.min() < _FREE:
             chosen[i] = candidates[i][0][np.argmin(costs)]
+    drawn = np.empty((0, 4))
     for anchor, box, text, colour in zip(anchors, chosen, texts, colours, strict=True):
-        _draw(axes, anchor, box, text, colour, size, scale)
+        if not np.isnan(box[0]) and not _overlap(box[None], drawn).any():
+            _draw(axes, anchor, box, text, colour, size, scale)
+            drawn = np.vstack([drawn, box])
 
 
 def _pixels(axes, obstacles):
@@ -61,6 +75,19 @@ def _pixels(axes, obstacles):
     for x0, y0, x1, y1 in obstacles:
         (left, below), (right, above) = axes.transData.transform([(x0, y0), (x1, y1)])
         yield min(left, right) - 2, min(below, above) - 2, max(left, right) + 2, max(below, above) + 2
+
+
+def digits(value: float) -> str:
+    """A number with three digits that count: 0.0610, 1.60, 24.1, 149,000, 3.27 million."""
+    if abs(value) >= 1e6:
+        return f"{digits(value / 1e6)} million"
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def width(text: str, size: float) -> float:
+    """Width in inches of a text of a font size in points, in the figures' font."""
+    font = FontProperties(family=STYLE["font.family"], size=size)
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def _extent(axes, text, size, renderer):
@@ -145,7 +172,7 @@ def column(
     window, back = axes.get_window_extent(renderer), axes.transAxes.inverted()
     anchors = axes.transData.transform(np.asarray(ends, dtype=float))  # [n, 2] pixels
     gap = max(_extent(axes, text, size, renderer)[1] for text in texts)
-    heights = apart(anchors[:, 1], gap, window.y0, window.y1)
+    heights = apart(anchors[:, 1], gap, window.y0 + gap / 2, window.y1 - gap / 2)
     for anchor, height, text, colour in zip(anchors, heights, texts, colours, strict=True):
         right = window.x1 + 9 * scale
         (x0, y0), (x1, y1) = back.transform([(anchor[0] + 3 * scale, anchor[1]), (right - 2 * scale, height)])

@@ -67,6 +67,7 @@ SUMMARY_COLUMNS = [
     *(column for metric in METRICS.values() if not metric.paired for column in _with_bounds(f"{metric.column}_change")),
     *"carbon_g seed replicate_of steps steps_of allocation sensitivity".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
+    "weight_format",
 ]
 
 
@@ -129,6 +130,7 @@ def _row(cell, reference, margin):
         "seed": cell.images.get("seed"),
         "steps": cell.images.get("steps"),
         **_allocation(checkpoint),
+        "weight_format": _weight_format(checkpoint.get("settings") or {}),
         "unit": "inference" if "texts" in cell.images else "image",
         "n_images": cell.images.get("n_images", cell.images.get("n_items")),
         "baseline": cell is reference,
@@ -155,6 +157,14 @@ def _allocation(checkpoint):
     settings = checkpoint.get("settings") or {}
     chosen = settings.get("allocation") if settings.get("solver") else None
     return {"allocation": chosen and chosen["name"], "sensitivity": chosen and chosen.get("sensitivity")}
+
+
+def _weight_format(settings):
+    """The weights' format: int4, nf4, torchao; None where not quantized, or where each layer has its own."""
+    weights, allocation = settings.get("weights"), settings.get("allocation") or {}
+    if not weights or allocation.get("name") == "mixed":
+        return None
+    return f"int{weights['bits']}" if weights["format"] == "integer" else weights["format"]
 
 
 def _quality(cell):

@@ -6,12 +6,13 @@ fake device gets the watermark FAKE.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
@@ -24,10 +25,12 @@ from quantwatt.artifacts.manifest import atomic_path
 from quantwatt.config.metric_entries import Metric
 
 INK, GREY, PALE, GRID = "#1b1f24", "#6b7280", "#d5d9de", "#eef0f2"
-# Most colours of Okabe and Ito, for colour-blind readers, and others dark enough for text; the lightest come last.
+# Most colours of Okabe and Ito, for colour-blind readers, and others dark enough for text; the lightest come next to
+# last, and last what nobody would tell apart without the names beside it.
 PALETTE = [
     *("#0072b2", "#d55e00", "#00875f", "#b85c92", "#7a4fb5"),
     *("#a3123f", "#7d6b2a", "#b87f00", "#3a96cc", "#6f9400"),
+    *("#5b3a29", "#008b8b", "#d14d72", "#3b3f8f"),
 ]
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -92,20 +95,26 @@ def watermark(figure: Figure) -> None:
                 fontweight="bold", zorder=100, gid="fake-watermark")  # fmt: skip
 
 
+def family(row: Mapping[str, Any] | pd.Series) -> str | None:
+    """What a method's colour stands for: solver or library; the format where values are only rounded to its codes."""
+    weights = row.get("weight_format")
+    coded = isinstance(weights, str) and not weights.startswith("int")
+    return weights if coded and row["solver"] == "rtn" else row["solver"]
+
+
 def solver_colours(summary: pd.DataFrame) -> dict[str, str]:
-    """`{solver or library: colour}` of the methods with a checkpoint, equal in all figures; without the baseline."""
-    rows = summary[~summary["baseline"].astype(bool) & summary["size_mb"].notna()]
-    solvers = sorted(set(rows["solver"].dropna()))
-    return {solver: PALETTE[i % len(PALETTE)] for i, solver in enumerate(solvers)}
+    """`{family: colour}` of the methods with a checkpoint, equal in all figures; without the baseline."""
+    rows = summary[~summary["baseline"].astype(bool) & summary["size_mb"].notna() & summary["solver"].notna()]
+    found = sorted({str(family(row)) for _, row in rows.iterrows()})
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(found)}
 
 
 def method_colours(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """`{(model, method): colour}`: the solver's colour; black for the baseline, grey without a solver."""
+    """`{(model, method): colour}`: the family's colour; black for the baseline, grey without a solver."""
     colours = solver_colours(summary)
-    rows = summary.drop_duplicates(["model", "method"])
     return {
-        (model, method): INK if baseline else colours.get(solver, GREY)
-        for model, method, solver, baseline in rows[["model", "method", "solver", "baseline"]].itertuples(index=False)
+        (row["model"], row["method"]): INK if row["baseline"] else colours.get(family(row), GREY)
+        for _, row in summary.drop_duplicates(["model", "method"]).iterrows()
     }
 
 
@@ -116,14 +125,15 @@ def axes_at(figure: Figure, box: Sequence[float]) -> Axes:
     return figure.add_axes((x / width, y / height, w / width, h / height))
 
 
-def plain_log_ticks(axes: Axes) -> None:
-    """Set a few ticks with plain numbers on a logarithmic x axis, also if it spans less than a decade."""
+def plain_log_ticks(axes: Axes, most: float = np.inf) -> None:
+    """Set a few ticks, of plain numbers up to `most`, on a logarithmic x axis, also if it spans less than a decade."""
     low, high = axes.get_xlim()
     if high / low > 8:
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
+        locator = ticker.LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5))
     else:
-        ticks = [t for t in ticker.MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high) if low < t < high]
-        axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+        locator = ticker.MaxNLocator(7, steps=[1, 2, 5, 10])
+    ticks = [tick for tick in locator.tick_values(low, high) if low < tick < min(high, most)]
+    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
 

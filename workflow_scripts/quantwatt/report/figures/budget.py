@@ -1,30 +1,31 @@
-"""Quality against each cost: mixed methods (diamonds), uniform methods (dots) and the hull of the uniform methods."""
+"""Quality against each cost: mixed methods (diamonds), uniform methods by their bits, and the hull of these."""
 
-import textwrap
+import itertools
 
 import numpy as np
+import pandas as pd
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from quantwatt.report import labels
+from quantwatt.report import labels, marks
 from quantwatt.report.comparisons import hull, with_mixed
 from quantwatt.report.figures import GREY, GRID, NARROW, Inputs, axes_at, quality_title, sentence, solver_colours
-from quantwatt.report.figures.quality_vs_cost import bars, colour_of, marker
+from quantwatt.report.marks import bars, colour_of, marker
 from quantwatt.report.tables import is_real
 
 WIDTH, HEIGHT = 10.6, 3.7  # inches: the figure's width, a row's height
 LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.3, 0.5, 0.35  # inches: margins of a panel, and a group's title
+NOTE = "Named are mixed methods, those on a hull, and others where there is room."
 COSTS = {
     "weight_bits": "average bits of a weight",
     "size_mb": "size of the quantized weights (MB)",
     "latency_s": "time per {unit} (s)",
     "energy_j": "energy per {unit} (J)",
 }
+NAMED = 12  # of more points, mixed methods and those on a hull are named, others where there is room
 FLOAT_BITS = 15.5  # a method with more activation bits counts as weight-only
-NOTE = (
-    "◆\u00a0mixed allocation   ●\u00a0uniform   hollow: not measured here   ★\u00a0unquantized   colour: solver   "
-    "line: upper hull of uniform methods, dashed where activations stay in 16 bit"
-)
+DASHED = (0, (4, 2))
+HULLS = {"-": "hull of uniform methods", DASHED: "hull, activations in 16 bit"}  # {line style: text of the key}
 
 
 def draw(inputs: Inputs, narrow: bool) -> Figure:
@@ -33,13 +34,18 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
     if not mixed_groups:
         return sentence("No method's allocation is mixed.", narrow)
     colours = solver_colours(inputs.summary)
-    note = textwrap.fill(NOTE, 62 if narrow else 150)
-    below = 0.146 * (note.count("\n") + 1) + 0.15
     costs = [_costs(rows, metric) for _, metric, rows in mixed_groups]
-    heights = [TITLE + HEIGHT * -(-len(group_costs) // columns) + below for group_costs in costs]
+    keys = [_key(group_costs, metric, colours) for (_, metric, _), group_costs in zip(mixed_groups, costs, strict=True)]
+    in_line = 2 if narrow else 6
+    many = [any(len(part) > NAMED for part in group_costs.values()) for group_costs in costs]
+    belows = [marks.KEY * (-(-len(key) // in_line) + crowd) + 0.2 for key, crowd in zip(keys, many, strict=True)]
+    heights = [TITLE + HEIGHT * -(-len(group_costs) // columns) + below
+               for group_costs, below in zip(costs, belows, strict=True)]  # fmt: skip
     figure = Figure(figsize=(width, sum(heights)), dpi=100)
     top = height = figure.get_figheight()
-    for (title, metric, _), group_costs, tall in zip(mixed_groups, costs, heights, strict=True):
+    for (title, metric, _), group_costs, key, crowd, below, tall in zip(
+        mixed_groups, costs, keys, many, belows, heights, strict=True
+    ):
         figure.text(0.1 / width, (top - 0.2) / height, title, fontsize=10, fontweight="bold", color=GREY, va="center")
         for i, (cost, shown) in enumerate(group_costs.items()):
             row, column = divmod(i, columns)
@@ -47,9 +53,10 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             box = x, y, width / columns - LEFT - RIGHT, HEIGHT - ABOVE - BELOW
             axes = axes_at(figure, box)
             _panel(axes, shown, cost, metric, colours)
-        figure.text(0.1 / width, (top - tall + below) / height, note, fontsize=7.5, color=GREY, va="top",
-                    linespacing=1.35)  # fmt: skip
+        marks.key(figure, key, 0.1 / width, (top - tall + below) / height, in_line)
         top -= tall
+        if crowd:
+            figure.text(0.1 / width, (top + 0.16) / height, NOTE, fontsize=7.5, color=GREY, va="center")
     return figure
 
 
@@ -64,6 +71,15 @@ def _costs(rows, metric):
     return rows_by_cost
 
 
+def _key(rows_by_cost, metric, colours):
+    """Handles and texts of what is drawn in any of a group's panels."""
+    rows = pd.concat(rows_by_cost.values())
+    rows = rows[~rows.index.duplicated()]
+    hulls = [found for cost, part in rows_by_cost.items() for found in _hulls(part, metric, cost)]
+    drawn = {stroke for corners, stroke in hulls if len(corners) > 1}
+    return marks.key_of(rows, colours, {text: stroke for stroke, text in HULLS.items() if stroke in drawn})
+
+
 def _panel(axes, rows, cost, metric, colours):
     """Draw one scatter plot; better is up and to the left."""
     x, y = rows[cost].to_numpy(float), rows[metric.column].to_numpy(float)
@@ -71,12 +87,19 @@ def _panel(axes, rows, cost, metric, colours):
     boxes = [
         box for i in range(len(rows)) for box in bars(axes, rows.iloc[i], cost, metric.column, x[i], y[i], colours)
     ]
-    for corners, stroke in _hulls(rows, x, y if metric.higher_is_better else -y):
+    for corners, stroke in _hulls(rows, metric, cost):
         axes.plot(x[corners], y[corners], color=GREY, linewidth=1, linestyle=stroke, alpha=0.8, zorder=2)
+        boxes += _along(x[corners], y[corners])
     for (_, row), px, py in zip(rows.iterrows(), x, y, strict=True):
         marker(axes, row, px, py, colours)
-    inks = [colour_of(row, colours) for _, row in rows.iterrows()]
-    labels.place(axes, np.column_stack([x, y]), list(rows["method"]), inks, boxes, size=7.5)
+    on_hull = {int(i) for corners, _ in _hulls(rows, metric, cost) for i in corners}
+    important = [i for i, (_, row) in enumerate(rows.iterrows()) if row["allocation"] == "mixed" or i in on_hull]
+    rest = [i for i in range(len(rows)) if i not in important]
+    named = [rows.iloc[i] for i in important + rest]
+    needed = len(rows) if len(rows) <= NAMED else len(important)
+    points = np.column_stack([x, y])[important + rest]
+    inks = [colour_of(row, colours) for row in named]
+    labels.place(axes, points, [row["method"] for row in named], inks, boxes, size=7.5, needed=needed)
     estimated = ", estimated" if cost == "energy_j" and (rows["energy_estimated"] == True).any() else ""  # noqa: E712
     axes.set_xlabel(COSTS[cost].format(unit=rows["unit"].iloc[0]) + estimated)
     quality_title(axes, metric, rows)
@@ -85,15 +108,28 @@ def _panel(axes, rows, cost, metric, colours):
     axes.set_axisbelow(True)
 
 
-def _hulls(rows, x, y):
+def _hulls(rows, metric, cost):
     """[(indices of rows, line style)]: the hulls of weight-only uniform methods and of the other uniform methods."""
     uniform, alone = (rows["allocation"] == "uniform").to_numpy(), (rows["activation_bits"] > FLOAT_BITS).to_numpy()
+    x = rows[cost].to_numpy(float)
+    y = rows[metric.column].to_numpy(float) * (1 if metric.higher_is_better else -1)
     hulls = []
-    for chosen, stroke in ((uniform & alone, (0, (4, 2))), (uniform & ~alone, "-")):
+    for chosen, stroke in ((uniform & alone, DASHED), (uniform & ~alone, "-")):
         places = np.flatnonzero(chosen)
         if len(places):
             hulls.append((places[hull(np.column_stack([x, y])[places])], stroke))
     return hulls
+
+
+def _along(x, y):
+    """Small boxes (x0, y0, x1, y1) along a line through points, which labels keep clear of."""
+    shares = np.linspace(0, 1, 12)
+    lines = zip(itertools.pairwise(x), itertools.pairwise(y), strict=True)
+    return [
+        (p, q, p, q)
+        for (x0, x1), (y0, y1) in lines
+        for p, q in zip(x0 + shares * (x1 - x0), y0 + shares * (y1 - y0), strict=True)
+    ]
 
 
 def _limits(axes, rows, cost, metric):

@@ -4,9 +4,12 @@ A panel per kind of error (keys of `layer_table.ERRORS`): of the output if the s
 output against the float model's if the solver used that, else of the weights. Kinds are not comparable.
 """
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
+from quantwatt.report import labels
 from quantwatt.report.figures import GREY, GRID, INK, NARROW, WIDE, Inputs, method_colours, plain_log_ticks, sentence
 from quantwatt.report.layer_table import ERRORS, by_error, short_names
 
@@ -22,13 +25,15 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
         return sentence("No layer was quantized.", narrow)
     panels = by_error(layers)
     lanes = [rows["method"].nunique() * (0.52 if narrow else 0.46) for *_, rows in panels]
-    size = (NARROW if narrow else WIDE, sum(lanes) + EDGE * len(panels) + 0.2)
+    head = 0.35 if narrow else 0.2
+    size = (NARROW if narrow else WIDE, sum(lanes) + EDGE * len(panels) + head)
     figure = Figure(figsize=size, dpi=100)
-    (width, height), top = size, size[1] - 0.2
+    (width, height), top = size, size[1] - head
     colours = method_colours(inputs.summary)
-    left = 0.15 if narrow else 0.25 + 0.074 * layers["method"].str.len().max()
+    left = 0.15 if narrow else 0.3 + max(labels.width(method, 9) for method in set(layers["method"]))
     right = 0.15 if narrow else 2.15
-    figure.text(0.1 / width, 1 - 0.17 / height, NOTE, fontsize=6.5 if narrow else 7.5, color=GREY, va="center")
+    figure.text(0.1 / width, 1 - 0.08 / height, textwrap.fill(NOTE, 66 if narrow else 120), fontsize=7.5, color=GREY,
+                va="top", linespacing=1.3)  # fmt: skip
     for (model, error, rows), lane in zip(panels, lanes, strict=True):
         top -= lane + EDGE
         axes = figure.add_axes((left / width, (top + 0.55) / height, (width - left - right) / width, lane / height))
@@ -88,8 +93,11 @@ def _texts(axes, line, method, change, worst, colour, narrow):
     place = {"transform": axes.get_yaxis_transform(), "va": "center"}
     if narrow:
         axes.text(0, line - 0.36, method, color=colour, fontsize=7.5, fontweight="bold", **place)
-        axes.text(1, line - 0.36, f"{change}, {worst}", fontsize=6, color=GREY, ha="right", **place)
+        room = axes.get_position().width * NARROW - labels.width(method, 8.5) - 0.1  # its letters are bold
+        texts = (f"{change}, {worst}", change)
+        text = next((text for text in texts if labels.width(text, 7) < room), "")
+        axes.text(1, line - 0.36, text, fontsize=7, color=GREY, ha="right", **place)
         return
     axes.text(-0.015, line, method, color=colour, ha="right", **place)
-    axes.text(1.015, line - 0.16, f"median {change}", fontsize=7, color=INK, **place)
-    axes.text(1.015, line + 0.17, worst, fontsize=6.5, color=GREY, **place)
+    axes.text(1.015, line - 0.16, f"median {change}", fontsize=7.5, color=INK, **place)
+    axes.text(1.015, line + 0.17, worst, fontsize=7, color=GREY, **place)

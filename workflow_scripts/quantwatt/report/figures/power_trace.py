@@ -35,14 +35,15 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
             axes.axvspan(start, end, color=SHADES.get(name, PHASE), linewidth=0, zorder=0)
             if name not in SHADES and end - start > LEAST_WIDTH * seconds.max():
                 axes.text((start + end) / 2, 0.02, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
-                          rotation=90, fontsize=6.5, color=GREY)  # fmt: skip
+                          rotation=90, fontsize=7, color=GREY, zorder=4,
+                          bbox={"facecolor": PHASE, "edgecolor": "none", "pad": 0.5})  # fmt: skip
         _draw_trace(axes, seconds, watts)
         if pd.notna(row["idle_w"]):
             axes.axhline(row["idle_w"], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         estimated = ", estimated" if row["meter"] == "estimate" else ""
         idle = f"; dashed: idle {row['idle_w']:.3g} W" if pd.notna(row["idle_w"]) else ""
         axes.set_title(f"{row['model']} {row['method']}: power (W{estimated}){idle}", fontsize=8 if narrow else 9.5)
-        axes.set_xlabel("seconds of one process; shaded: the two blocks of a pair, and phases")
+        axes.set_xlabel("seconds; shaded: the blocks of a pair, and phases", fontsize=8 if narrow else 9)
         axes.set_ylim(0, None)
         axes.set_xlim(seconds.min(), seconds.max())
     return figure

@@ -1,92 +1,131 @@
-"""Two quality metrics against energy (measured methods), and the first metric against size (all methods)."""
+"""Quality against cost: two metrics over energy or else time (measured methods), and the first over size (all methods).
+
+A panel that would be empty is left out. Without any quality there are bars of the methods' sizes.
+"""
 
 import textwrap
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from quantwatt.report import labels
+from quantwatt.config.metric_entries import Metric
+from quantwatt.report import labels, lanes, marks
+from quantwatt.report.clipping import worst_shown
 from quantwatt.report.comparisons import pareto
 from quantwatt.report.figures import (
     GREY,
     GRID,
-    INK,
     NARROW,
     PALE,
     Inputs,
-    empty,
+    method_colours,
     plain_log_ticks,
     quality_title,
+    sentence,
     solver_colours,
 )
 from quantwatt.report.tables import METRICS, first_samplings, groups, is_real
 
-WIDTH = 10.6  # inches
-CROWD = 12  # with more methods the size panel, where many share a size, gets a separate row
-COST = {"energy_j": "energy per {unit} (J)", "latency_s": "time per {unit} (s)"}
+WIDTH, HEIGHT, HEIGHT_NARROW = 10.6, 3.5, 3.3  # inches: the figure's width, a panel's height
+LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.34, 0.5, 0.35  # inches: margins of a panel, and a group's title
+COST = {"energy_j": ("energy per {unit}", "J"), "latency_s": ("time per {unit}", "s")}
+SIZE = {"size_mb": ("size of the quantized weights", "MB")}
+NAMED = 10  # of more points, those on the Pareto front and the baseline are named, others where there is room
+DOTS = (0, (1, 2))
+CONTINUED = 8  # methods of one kind that the note names
+
+
+@dataclass(frozen=True)
+class _Panel:
+    cost: str  # column of the summary
+    metric: Metric
+    rows: pd.DataFrame  # that have the cost, and the metric or are the baseline
+
+    @property
+    def sign(self):
+        return 1 if self.metric.higher_is_better else -1
+
+    @property
+    def scored(self):
+        return np.isfinite(self.rows[self.metric.column].to_numpy(float))
+
+    def front(self):
+        """Indices of the rows on the Pareto front, by rising cost; a baseline without a value is on none."""
+        scored = np.flatnonzero(self.scored)
+        points = self.rows.iloc[scored][[self.cost, self.metric.column]].to_numpy(float) * [1, self.sign]
+        return scored[pareto(points)]
 
 
 def draw(inputs: Inputs, narrow: bool) -> Figure:
     """A row of panels per model, sampling and device; only the first of samplings that differ by seed or steps."""
+    parts = [(title, rows, _panels(rows)) for title, rows in groups(first_samplings(inputs.summary))]
+    parts = [part for part in parts if part[2]]
+    if not parts:
+        return _sizes(inputs.summary, narrow)
     width, colours = NARROW if narrow else WIDTH, solver_colours(inputs.summary)
-    plans = [_Plan(title, rows, colours, width, narrow) for title, rows in groups(first_samplings(inputs.summary))]
+    plans = [_Plan(*part, colours, width, narrow) for part in parts]
     figure = Figure(figsize=(width, sum(plan.height for plan in plans)), dpi=100)
     height = top = figure.get_figheight()
     for plan in plans:
-        axes = [figure.add_axes((x / width, (top - y) / height, w / width, h / height)) for x, y, w, h in plan.boxes]
-        _panels(axes, plan.rows, colours, narrow)
         x = 0.1 / width
         figure.text(x, (top - 0.2) / height, plan.title, fontsize=10, fontweight="bold", color=GREY, va="center")
-        y = (top - plan.below) / height
+        for panel, (left, below, w, h) in zip(plan.panels, plan.boxes, strict=True):
+            _draw(
+                figure.add_axes((left / width, (top - below) / height, w / width, h / height)), panel, colours, narrow
+            )
+        marks.key(figure, plan.key, x, (top - plan.below) / height, plan.columns)
+        y = (top - plan.below - plan.key_height) / height
         figure.text(x, y, plan.note, fontsize=7.5, color=GREY, va="top", linespacing=1.35)
-        _legend(figure, plan.colours, (x, (top - plan.height) / height), narrow)
         top -= plan.height
     return figure
 
 
-def _legend(figure, colours, corner, narrow):
-    dots = [Line2D([], [], marker="o", linestyle="", markersize=5, color=colour) for colour in colours.values()]
-    if dots:
-        figure.legend(dots, colours, loc="lower left", bbox_to_anchor=corner, ncols=4 if narrow else 10, fontsize=7.5,
-                      frameon=False, handletextpad=0.1, columnspacing=1.2, borderpad=0, borderaxespad=0.5)  # fmt: skip
+def _panels(rows):
+    """The panels of a group: of each cost and metric for which a quantized method has both."""
+    metrics = [metric for metric in METRICS.values() if rows[metric.column].notna().any()][:2]
+    quantized, real = ~rows["baseline"].astype(bool), is_real(rows)
+    cost = next((column for column in COST if rows.loc[quantized & real, column].notna().any()), None)
+    wanted = [(cost, metric) for metric in metrics if cost] + [("size_mb", metric) for metric in metrics]
+    panels = []
+    for column, metric in wanted[:3] if cost else wanted:
+        if column == "size_mb" and cost and metric is not metrics[0]:
+            continue
+        shown = (rows[column] > 0) & (rows[metric.column].notna() | ~quantized) & (real | (column == "size_mb"))
+        if (shown & quantized).any():
+            panels.append(_Panel(column, metric, rows[shown]))
+    return panels
 
 
 class _Plan:
     """Layout of one group, in inches from its top left corner; it is fixed before labels are placed.
 
-    boxes: the three panels' (x, y of the lower edge, width, height); below: the note's y; colours: the legend's.
+    boxes: each panel's (x, y of the lower edge, width, height); below: the key's y.
     """
 
-    def __init__(self, title, rows, colours, width, narrow):
-        self.title, self.rows = title, rows
-        self.colours = {solver: colour for solver, colour in colours.items() if solver in set(rows["solver"])}
-        crowded = len(rows) > CROWD
-        if narrow:
-            slots = [(0, 0.35, width, 3.3), (0, 3.65, width, 3.3), (0, 6.95, width, 5.8 if crowded else 3.3)]
-        elif crowded:
-            slots = [(0, 0.35, width / 2, 3.3), (width / 2, 0.35, width / 2, 3.3), (0, 3.65, width, 4.6)]
-        else:
-            slots = [(width / 3 * i, 0.35, width / 3, 3.5) for i in range(3)]
-        left, right, above, below = 0.62, 0.14, 0.34, 0.5
-        self.boxes = [(x + left, y + h - below, w - left - right, h - above - below) for x, y, w, h in slots]
-        self.below = slots[-1][1] + slots[-1][3] + 0.05
-        self.note = "\n".join(textwrap.fill(line, 62 if narrow else 150) for line in _note(rows))
-        legend = -(-len(self.colours) // (4 if narrow else 10))
-        self.height = self.below + 0.146 * (self.note.count("\n") + 1) + 0.18 * legend + 0.18
+    def __init__(self, title, rows, panels, colours, width, narrow):
+        self.title, self.panels = title, panels
+        slot, tall = (width, HEIGHT_NARROW) if narrow else (width / len(panels), HEIGHT)
+        self.boxes = [
+            ((0 if narrow else i * slot) + LEFT, TITLE + tall * (i + 1 if narrow else 1) - BELOW,
+             slot - LEFT - RIGHT, tall - ABOVE - BELOW)
+            for i in range(len(panels))
+        ]  # fmt: skip
+        self.below = TITLE + tall * (len(panels) if narrow else 1) + 0.05
+        front = {"Pareto front": "-"} if any(len(panel.front()) > 1 for panel in panels) else {}
+        drawn = rows[rows["method"].isin({method for panel in panels for method in panel.rows["method"]})]
+        self.key, self.columns = marks.key_of(drawn, colours, front), 3 if narrow else 8
+        self.key_height = marks.KEY * -(-len(self.key) // self.columns) + 0.05
+        self.note = "\n".join(textwrap.fill(line, 62 if narrow else 150) for line in _note(rows, panels))
+        self.height = self.below + self.key_height + 0.146 * len(self.note.splitlines()) + 0.18
 
 
-def _note(rows):
-    """Yield the meaning of the markers, then the methods with a quality but no measured cost."""
-    mixed = "   ◆ mixed allocation" if (rows["allocation"] == "mixed").any() else ""
-    yield (
-        f"★ unquantized   ● measured here   ○ not measured: no cost{mixed}   line: Pareto front   "
-        "colour: solver, library"
-    )
+def _note(rows, panels):
+    """Yield what is not in the panels, or not named there."""
+    if any(len(panel.rows) > NAMED for panel in panels):
+        yield "Named are methods on a Pareto front, and others where there is room; the tables have all."
     costless = rows[list(COST)].isna().all(axis=1)
     scored = rows[[metric.column for metric in METRICS.values()]].notna().any(axis=1)
     for text, chosen in (
@@ -94,122 +133,140 @@ def _note(rows):
         ("Not measured here: ", scored & ~rows["status"].isin(["ok", "simulated"])),
         ("Too noisy here: ", scored & (rows["status"] == "ok") & costless),
     ):
-        if chosen.any():
-            yield text + ", ".join(rows.loc[chosen, "method"])
+        named = list(rows.loc[chosen, "method"])
+        if named:
+            more = f" and {len(named) - CONTINUED} more" if len(named) > CONTINUED else ""
+            yield text + ", ".join(named[:CONTINUED]) + more
 
 
-def _panels(axes, rows, colours, narrow):
-    """Draw two quality metrics over energy (else latency), and the first metric over size."""
-    qualities = [metric for metric in METRICS.values() if rows[metric.column].notna().any()][:2]
-    measured = rows[is_real(rows) & ~rows["baseline"].astype(bool)]
-    cost = next((c for c in COST if measured[c].notna().any()), None)
-    for panel, quality in zip(axes[:2], [*qualities, None, None], strict=False):
-        if quality is None or cost is None:
-            empty(panel, "No method was measured here." if quality else "No second quality metric.")
-        else:
-            _panel(panel, rows[is_real(rows)], cost, quality, colours, narrow, front=True)
-    if qualities:
-        _panel(axes[2], rows[rows["size_mb"].notna()], "size_mb", qualities[0], colours, narrow)
-    else:
-        empty(axes[2], "No quality metric.")
-
-
-def _panel(axes, rows, cost, quality, colours, narrow, front=False):
+def _draw(axes, panel, colours, narrow):
     """Draw one scatter plot of quality over cost; better is up and to the left."""
-    metric, quality = quality, quality.column
-    sign = 1 if metric.higher_is_better else -1
-    rows = rows[rows[cost].notna() & (rows[quality].notna() | rows["baseline"].astype(bool))]
-    if rows.empty:
-        empty(axes, "No method was measured here.")
-        return
-    has_value = rows[quality].notna().to_numpy()
-    ceiling = _limits(axes, rows, cost, quality, sign)
-    x = rows[cost].to_numpy(float)
-    y = np.where(has_value, rows[quality].to_numpy(float), ceiling)
-    axes.set_xscale("log")
-    plain_log_ticks(axes)
-    if not has_value.all():
-        axes.axhline(ceiling, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    lines = []
-    if front:
-        keep = pareto(np.column_stack([x, np.where(has_value, sign * y, np.inf)]))
-        axes.step(x[keep], y[keep], where="post", color=GREY, linewidth=1, alpha=0.7, zorder=2)
-        steps = list(zip(x[keep], y[keep], x[keep][1:], y[keep][1:], strict=False))
-        lines = [(x0, y0, x1, y0) for x0, y0, x1, _ in steps] + [(x1, y0, x1, y1) for _, y0, x1, y1 in steps]
-    boxes = lines + [
-        box for i in range(len(rows)) for box in bars(axes, rows.iloc[i], cost, quality, x[i], y[i], colours)
-    ]
-    for (_, row), px, py in zip(rows.iterrows(), x, y, strict=True):
-        marker(axes, row, px, py, colours)
-    names = [_label(row, quality) for _, row in rows.iterrows()]
-    inks = [colour_of(row, colours) for _, row in rows.iterrows()]
-    labels.place(axes, np.column_stack([x, y]), names, inks, boxes, size=7.5 if not narrow else 8)
-    estimated = cost == "energy_j" and (rows["energy_estimated"] == True).any()  # noqa: E712 (None is neither True nor False)
-    kind = "size of the quantized weights (MB)" if cost == "size_mb" else COST[cost].format(unit=rows["unit"].iloc[0])
-    axes.set_xlabel(kind + (", estimated" if estimated else ""))
-    quality_title(axes, metric, rows)
+    rows, column = panel.rows, panel.metric.column
+    places = _Places(axes, panel)
+    x, y = places.x, places.y
+    front = panel.front()
+    axes.step(x[front], y[front], where="post", color=GREY, linewidth=1, alpha=0.7, zorder=2)
+    steps = list(zip(x[front], y[front], x[front][1:], y[front][1:], strict=False))
+    boxes = [(x0, y0, x1, y0) for x0, y0, x1, _ in steps] + [(x1, y0, x1, y1) for _, y0, x1, y1 in steps]
+    for i, (_, row) in enumerate(rows.iterrows()):
+        if not places.beyond[i].any():
+            boxes += marks.bars(axes, row, panel.cost, column, x[i], y[i], colours)
+        marks.marker(axes, row, x[i], y[i], colours)
+        places.arrow(i, marks.colour_of(row, colours))
+    order = [int(i) for i in np.flatnonzero(rows["baseline"])] + list(front) + list(range(len(rows)))
+    named = set(order) if len(rows) <= NAMED else {*np.flatnonzero(rows["baseline"]), *front}
+    named |= set(np.flatnonzero(places.beyond.any(axis=1)))
+    order = sorted(dict.fromkeys(order), key=lambda i: i not in named)
+    points = np.column_stack([x, y])[order]
+    names = [_label(panel, rows.iloc[i], places.beyond[i]) for i in order]
+    inks = [marks.colour_of(rows.iloc[i], colours) for i in order]
+    labels.place(axes, points, names, inks, boxes, size=7.5 if not narrow else 8, needed=len(named))
+    name, unit = (COST | SIZE)[panel.cost]
+    estimated = panel.cost == "energy_j" and rows["energy_estimated"].eq(True).any()
+    axes.set_xlabel(f"{name.format(unit=rows['unit'].iloc[0])} ({unit}){', estimated' if estimated else ''}")
+    quality_title(axes, panel.metric, rows)
     axes.tick_params(labelsize=8)
     axes.grid(color=GRID, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
 
 
-def _limits(axes, rows, cost, quality, sign):
-    """Set the axes' limits with room for labels; return the y at which a baseline without a value is drawn."""
-    values = rows[[quality, f"{quality}_low", f"{quality}_high"]].to_numpy(float)
-    values = values[np.isfinite(values)]
-    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
-    span = (high - low) or abs(high) * 0.1 or 1.0
-    ceiling = high + 0.28 * span if sign > 0 else low - 0.28 * span
-    unvalued = rows[quality].isna().any()
-    near, far = low - 0.15 * span, high + 0.15 * span
-    if unvalued:
-        near, far = (near, ceiling + 0.14 * span) if sign > 0 else (ceiling - 0.14 * span, far)
-    axes.set_ylim((near, far) if sign > 0 else (far, near))
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
-    if unvalued:  # no ticks near a baseline that has no value
-        ticks = [t for t in ticker.MaxNLocator(6).tick_values(low, high) if near < t < ceiling - 0.1 * span]
-        axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))
-    columns = [cost] if cost == "size_mb" else [cost, f"{cost}_low", f"{cost}_high"]
-    costs = rows[columns].to_numpy(float)
-    costs = costs[np.isfinite(costs) & (costs > 0)]
-    room = max((costs.max() / costs.min()) ** 0.22, 1.08)
-    axes.set_xlim(costs.min() / room, costs.max() * room)
-    return ceiling
+class _Places:
+    """Where the points of a panel stand; the axes' limits and ticks are set with room for their labels.
+
+    A baseline without a value of the metric stands on a dashed line above all values; a method that is so much worse
+    than the others that these would shrink to a dot, behind a dotted line at the edge.
+    """
+
+    def __init__(self, axes, panel):
+        self.axes = axes
+        self.y, beyond_y = self._quality(axes, panel)
+        self.x, beyond_x = self._cost(axes, panel)
+        self.beyond = np.column_stack([beyond_x, beyond_y])  # [points, (cost, quality)]
+
+    @staticmethod
+    def _quality(axes, panel):
+        """(y, whether at the edge) [points]; `bad` is -sign * y: whatever the metric, more of it is worse."""
+        rows, sign, scored = panel.rows, panel.sign, panel.scored
+        bad, *ends = (-sign * values for values in _triple(rows, panel.metric.column))
+        low, high = np.fmin(*ends), np.fmax(*ends)
+        kept = np.flatnonzero(rows["baseline"].to_numpy()[scored])
+        start, end, worst = _span(low[scored], high[scored], kept)
+        span = (end - start) or abs(end) * 0.1 or 1.0
+        beyond = scored & (bad > worst)
+        ceiling, best = start - 0.28 * span, start - 0.15 * span
+        gutter, last = end, end + 0.15 * span
+        first_tick, last_tick = best, last
+        if not scored.all():
+            best, first_tick = ceiling - 0.14 * span, ceiling + 0.1 * span
+            axes.axhline(-sign * ceiling, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        if beyond.any():
+            last, last_tick = end + 0.42 * span, end + 0.1 * span
+            ranks = np.argsort(np.argsort(bad[beyond]))  # so that no mark hides another one of the same cost
+            gutter = np.full(len(bad), end)
+            gutter[beyond] += span * (0.2 + 0.12 * ranks / max(len(ranks) - 1, 1))
+            axes.axhline(-sign * last_tick, color=GREY, linewidth=0.8, linestyle=DOTS, zorder=1)
+        axes.set_ylim(-sign * last, -sign * best)
+        ticks = ticker.MaxNLocator(6).tick_values(*sorted((-sign * start, -sign * end)))
+        axes.yaxis.set_major_locator(ticker.FixedLocator([t for t in ticks if first_tick < -sign * t < last_tick]))
+        return -sign * np.where(beyond, gutter, np.where(scored, bad, ceiling)), beyond
+
+    @staticmethod
+    def _cost(axes, panel):
+        """(x, whether at the edge) [points], on a logarithmic axis."""
+        cost, low, high = _triple(panel.rows, panel.cost)
+        cost, low, high = np.log(cost), np.log(np.maximum(low, cost / 10)), np.log(high)  # an interval may reach 0
+        start, end, worst = _span(low, high, np.flatnonzero(panel.rows["baseline"]))
+        beyond, room = cost > worst, max(0.22 * (end - start), np.log(1.08))
+        axes.set_xscale("log")
+        axes.set_xlim(np.exp(start - room), np.exp(end + (2.1 if beyond.any() else 1) * room))
+        plain_log_ticks(axes, np.exp(end + 0.7 * room) if beyond.any() else np.inf)
+        if beyond.any():
+            axes.axvline(np.exp(end + 0.7 * room), color=GREY, linewidth=0.8, linestyle=DOTS, zorder=1)
+        return np.exp(np.where(beyond, end + 1.3 * room, cost)), beyond
+
+    def arrow(self, i, colour):
+        """Point from a point at the edge to where it belongs."""
+        ways = self.beyond[i] * [1, -1]
+        if ways.any():
+            style = {"arrowstyle": "<-", "color": colour, "shrinkA": 0, "shrinkB": 4}
+            self.axes.annotate("", (self.x[i], self.y[i]), ways * 17, textcoords="offset points", arrowprops=style)
 
 
-def colour_of(row: pd.Series, colours: Mapping[str, str]) -> str:
-    """A method's colour, by its solver."""
-    return INK if row["baseline"] else colours.get(row["solver"], GREY)
+def _triple(rows, column):
+    """Value, low and high [n] of a column; the value where there is no interval."""
+    value = rows[column].to_numpy(float)
+    ends = [rows[name].to_numpy(float) if name in rows else value for name in (f"{column}_low", f"{column}_high")]
+    return value, *(np.where(np.isnan(end), value, end) for end in ends)
 
 
-def _label(row, quality):
-    if row["baseline"] and pd.isna(row[quality]):
+def _span(low, high, kept):
+    """(start, end of what is drawn in its place, what is worse than a point there), on a scale where less is better."""
+    worst = worst_shown(low, high, kept)
+    inside = low <= worst
+    return low[inside].min(), high[inside].max(), worst
+
+
+def _label(panel, row, beyond):
+    if row["baseline"] and pd.isna(row[panel.metric.column]):
         return f"{row['method']} (the reference)"
-    return row["method"]
+    of_cost, of_metric = beyond
+    values = [(row[panel.cost], (COST | SIZE)[panel.cost][1])] if of_cost else []
+    values += [(row[panel.metric.column], panel.metric.unit)] if of_metric else []
+    values = [f"{labels.digits(value)} {unit}".rstrip() for value, unit in values]
+    return f"{row['method']}: {', '.join(values)}" if values else row["method"]
 
 
-def marker(axes: Axes, row: pd.Series, x: float, y: float, colours: Mapping[str, str]) -> None:
-    """Draw a method's marker: star for the baseline, diamond for a mixed allocation; hollow if not measured."""
-    if row["baseline"]:
-        axes.plot(x, y, marker="*", markersize=13, color=INK, zorder=4)
-        return
-    hollow, mixed = row["status"] != "ok", row["allocation"] == "mixed"
-    colour = colour_of(row, colours)
-    axes.plot(x, y, marker="D" if mixed else "o", markersize=6 if mixed else 6.5, markeredgewidth=1.3,
-              markeredgecolor=colour, zorder=4, markerfacecolor="white" if hollow else colour)  # fmt: skip
-
-
-def bars(
-    axes: Axes, row: pd.Series, cost: str, quality: str, x: float, y: float, colours: Mapping[str, str]
-) -> list[tuple[float, float, float, float]]:
-    """Draw the intervals on both axes; return their boxes in data coordinates."""
-    boxes, colour = [], colour_of(row, colours)
-    low, high = row.get(f"{cost}_low"), row.get(f"{cost}_high")  # sizes have no interval
-    if pd.notna(low) and pd.notna(high):
-        axes.plot([low, high], [y, y], color=colour, linewidth=1.4, alpha=0.75, zorder=3)
-        boxes.append((low, y, high, y))
-    low, high = row[f"{quality}_low"], row[f"{quality}_high"]
-    if pd.notna(low) and pd.notna(high):
-        axes.plot([x, x], [low, high], color=colour, linewidth=1.4, alpha=0.75, zorder=3)
-        boxes.append((x, low, x, high))
-    return boxes
+def _sizes(summary, narrow):
+    """Bars of the quantized weights' sizes, where no method has a quality."""
+    colours, charts = method_colours(summary), []
+    for title, rows in groups(first_samplings(summary)):
+        rows = rows[rows["size_mb"].notna()].sort_values("size_mb", kind="stable")
+        if len(rows) > rows["baseline"].sum():
+            inks = [colours[key] for key in rows[["model", "method"]].itertuples(index=False, name=None)]
+            [base] = rows.loc[rows["baseline"].astype(bool), "size_mb"].to_list() or [np.nan]
+            shares = ["" if np.isnan(base) else f", {size / base:.0%}" for size in rows["size_mb"]]
+            texts = [f"{labels.digits(size)} MB{share}" for size, share in zip(rows["size_mb"], shares, strict=True)]
+            panel = lanes.bars(rows["size_mb"].to_numpy(float), None, inks, texts, "size of the quantized weights (MB)",
+                               np.flatnonzero(rows["baseline"]))  # fmt: skip
+            charts.append(lanes.Chart(title, list(rows["method"]), inks, [panel]))
+    return lanes.draw(charts, narrow) if charts else sentence("No method was scored or quantized.", narrow)

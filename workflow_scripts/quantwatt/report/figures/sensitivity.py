@@ -32,7 +32,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
         return sentence("No method's allocation is mixed, so no layer was tried alone.", narrow)
     parts = [(*part, strips(inputs, part)) for part in by_group(table)]
     candidates = dict(zip(dict.fromkeys(table["candidate"]), itertools.cycle(PALETTE), strict=False))
-    width, size, colours = NARROW if narrow else WIDTH, 6.5 if narrow else 7.5, method_colours(inputs.summary)
+    width, size, colours = NARROW if narrow else WIDTH, 7 if narrow else 7.5, method_colours(inputs.summary)
     left = max(
         0.6, 0.12 + 0.0082 * size * max((len(text) for *_, bit_strips in parts for _, text, _ in bit_strips), default=0)
     )
@@ -136,7 +136,7 @@ def _blocks(panels, layers, points, size):
         if blocks[start] and middle >= free:
             ticks.append(((start + end - 1) / 2, blocks[start]))
             free = middle + 1.8 * size
-    under.set_xticks([x for x, _ in ticks], [name for _, name in ticks], rotation=35, ha="right", fontsize=size * 0.9)
+    under.set_xticks([x for x, _ in ticks], [name for _, name in ticks], rotation=35, ha="right", fontsize=size)
 
 
 def _key(figure, used, size):

@@ -192,6 +192,7 @@ def render(
     sensitivity: pd.DataFrame | None = None,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     recommended: Sequence[Mapping[str, Any]] | None = None,
+    pairs: pd.DataFrame | None = None,
     results: str | Path | None = None,
 ) -> str:
     """The report as HTML text.
@@ -205,6 +206,7 @@ def render(
         figures: from `embed_figures`.
         evaluations: {name: the recorded quality of an embedded model}, or None.
         recommended: as of recommendation.recommend; None: under no limits but those of its own.
+        pairs: of every two methods, as of method_pairs.pairs_table; None: methods are compared with the baseline alone.
         results: the experiment's folder with the images; None: no images are shown.
     """
     folder, name = Path(template).parent, Path(template).name
@@ -231,7 +233,7 @@ def render(
         experiment=experiment,
         baseline=baseline,
         machine=machine(cells),
-        data=as_script({"groups": chart_groups(summary, parts), "images": pictures}),
+        data=as_script({"groups": chart_groups(summary, parts, pairs), "images": pictures}),
         fake=bool(summary["device_fake"].any()),
         estimated=any(value is True for value in summary["energy_estimated"]),
         answers=parts,

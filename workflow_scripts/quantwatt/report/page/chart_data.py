@@ -20,16 +20,20 @@ COSTS = {  # {column of the summary: title, of which {unit} is "image" or "infer
 VERDICTS = {"energy_ratio": "verdict", "latency_ratio": "latency_verdict"}
 
 
-def chart_groups(summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def chart_groups(
+    summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]], pairs: pd.DataFrame | None = None
+) -> list[dict[str, Any]]:
     """One mapping per model, sampling and device.
 
     Args:
         answers: as of `answer.answers`, which say what is taken.
+        pairs: as of `method_pairs.pairs_table`, or None.
     Returns:
         list of {"title", "baseline", "unit", "costs": [{"key", "title"}], "metrics": [{"key", "title", "unit",
         "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "real":
         whether it was measured, "taken", "base", "values": {key: [value, low, high]}, "changes": {key of a metric: the
-        same of its difference from the baseline's}, "verdicts": {key: word}}]}.
+        same of its difference from the baseline's}, "verdicts": {key: word}}], "pairs": {"METHOD\\nOTHER": {key:
+        [[value, low, high], word]}}}; a pair's value is the difference of a metric, or a ratio.
         Only keys with values are listed; a
         metric of each image has no value for the baseline.
     """
@@ -55,6 +59,7 @@ def chart_groups(summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]]) ->
                 ],
                 "controls": _controls(rows),
                 "methods": [_method(row, keys, taken) for row in rows.to_dict("records")],
+                "pairs": {} if pairs is None else _pairs(pairs, rows.iloc[0], [metric.column for metric in metrics]),
             }
         )
     return found
@@ -84,6 +89,21 @@ def _values(row, key):
     if missing(row[key]):
         return None
     return [_rounded(row.get(f"{key}{end}")) for end in ("", "_low", "_high")]
+
+
+def _pairs(pairs, first, metrics):
+    """The pairs of the first row's model and sampling; ratios only of pairs that were measured on one device."""
+    columns = {column: (f"{column}_difference", f"{column}_verdict") for column in metrics}
+    columns |= {key: (key, f"{key.removesuffix('_ratio')}_verdict") for key in VERDICTS}
+    chosen = pairs[(pairs["model"] == first["model"]) & (pairs["sampling"] == first["sampling"])]
+    return {
+        f"{row['method']}\n{row['other']}": {
+            key: [values, _text(row[verdict])]
+            for key, (column, verdict) in columns.items()
+            if column in row and (values := _values(row, column))
+        }
+        for row in chosen.to_dict("records")
+    }
 
 
 def _controls(rows):
