@@ -23,7 +23,7 @@ VERDICTS = {"energy_ratio": "verdict", "latency_ratio": "latency_verdict"}
 def chart_groups(
     summary: pd.DataFrame, answers: Sequence[Mapping[str, Any]], pairs: pd.DataFrame | None = None
 ) -> list[dict[str, Any]]:
-    """One mapping per model, sampling and device.
+    r"""One mapping per model, sampling and device.
 
     Args:
         answers: as of `answer.answers`, which say what is taken.
@@ -32,7 +32,7 @@ def chart_groups(
         list of {"title", "baseline", "unit", "costs": [{"key", "title"}], "metrics": [{"key", "title", "unit",
         "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "real":
         whether it was measured, "taken", "base", "values": {key: [value, low, high]}, "changes": {key of a metric: the
-        same of its difference from the baseline's}, "verdicts": {key: word}}], "pairs": {"METHOD\\nOTHER": {key:
+        same of its difference from the baseline's}, "verdicts": {key: word}}], "pairs": {"METHOD\nOTHER": {key:
         [[value, low, high], word]}}}; a pair's value is the difference of a metric, or a ratio.
         Only keys with values are listed; a
         metric of each image has no value for the baseline.

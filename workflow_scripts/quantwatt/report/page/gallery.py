@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from quantwatt.artifacts import layout
@@ -14,7 +15,7 @@ from quantwatt.report import tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.figures.image_grid import choose_prompts
 
-TYPICAL, WORST = 8, 1  # prompts of a model and sampling; and of each method
+TYPICAL = 8  # prompts of a model and sampling, beside the worst of each method
 LARGEST = 2_500_000  # bytes of all pictures of a page, of which base64 makes a third more
 EXACT = 160  # pixels: an image of at most this side is embedded as it is
 SIDES = (512, 384, 256, 192)  # of larger ones, tried in turn until all fit
@@ -74,31 +75,32 @@ def _gallery(results, cells, most):
             "title": metric.title,
             "unit": metric.unit,
             "higher": metric.higher_is_better,
-            "values": [[values[cell.method][number] if cell.method in values else None for number in chosen]
-                       for cell in cells],
+            "values": [[_value(values.get(cell.method), number) for number in chosen] for cell in cells],
         },
     }  # fmt: skip
 
 
 def _values(cells):
-    """(Metric, {method: value of each image}) of the first metric whose scores hold them; (None, {})."""
+    """(Metric, {method: value of each image, float64 [n]}) of the first metric whose scores hold them; (None, {})."""
     for name, metric in tables.METRICS.items():
-        found = {
-            cell.method: cell.scores[name]["values"] for cell in cells if (cell.scores.get(name) or {}).get("values")
-        }
+        scores = {cell.method: cell.scores.get(name) or {} for cell in cells}
+        found = {method: score["values"] for method, score in scores.items() if score.get("values") is not None}
         if metric.paired and found:
             return metric, found
     return None, {}
+
+
+def _value(values, number):
+    return None if values is None or not np.isfinite(values[number]) else round(float(values[number]), 4)
 
 
 def _worst(cells, metric, values):
     """{number of an image: the methods whose worst it is}."""
     found: dict[int, list[str]] = {}
     for cell in cells:
-        known = [(value, number) for number, value in enumerate(values.get(cell.method, ())) if value is not None]
-        known.sort(key=lambda pair: (pair[0] if metric.higher_is_better else -pair[0], pair[1]))
-        for _, number in known[:WORST]:
-            found.setdefault(number, []).append(cell.method)
+        if cell.method in values and np.isfinite(values[cell.method]).any():
+            badness = -values[cell.method] if metric.higher_is_better else values[cell.method]
+            found.setdefault(int(np.nanargmax(badness)), []).append(cell.method)
     return found
 
 
