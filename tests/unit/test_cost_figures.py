@@ -100,6 +100,16 @@ def test_a_ratio_far_off_does_not_squeeze_the_others(verdicts):
     assert "40.0 [38.0, 42.0] worse" in [text.get_text() for text in axes.texts]
 
 
+def test_a_ratio_without_an_interval_is_a_dot_without_a_verdict(verdicts):
+    summary = verdicts.summary.copy()
+    names = [f"{name}_{end}" for name in ("energy_ratio", "latency_ratio") for end in ("low", "high")]
+    summary[[*names, "verdict", "latency_verdict"]] = np.nan
+    axes = cost_ratios.draw(figures.Inputs(summary), narrow=False).axes[0]
+    assert {"rtn-w8a8", "nf4"} < set(rows_in(axes)) and "0.600" in [text.get_text() for text in axes.texts]
+    dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_color() == figures.GREY]
+    assert sorted(line.get_xdata()[0] for line in dots) == pytest.approx([0.6, 0.9, 1.0, 1.01, 1.9])
+
+
 def test_estimated_energy_is_marked(tmp_path, inputs):
     estimated = tree(tmp_path, meter="estimate")
     assert cost_ratios.draw(estimated, narrow=False).axes[0].get_xlabel() == "energy ratio (log), estimated"

@@ -475,6 +475,13 @@ def test_names_of_budgets_do_not_overlap(mixed, narrow):
     assert cut(figure) == []
 
 
+def test_a_budget_far_worse_stands_at_the_edge_and_its_hull_keeps_its_slope(mixed):
+    axes = budget.draw(figures.Inputs(mixed.summary.assign(psnr_db=np.nan)), narrow=False).axes[0]
+    assert axes.get_ylim()[0] < 60 and {"naive-w4a8: 359", "naive-w8a8: 104"} < {t.get_text() for t in axes.texts}
+    own = mixed.summary.set_index("method").loc[["naive-w4a8", "bos-w8a8"], ["weight_bits", "fid"]].to_numpy()
+    assert any(line.get_xydata().shape == own.shape and np.allclose(line.get_xydata(), own) for line in axes.lines)
+
+
 def test_layers_alone_over_the_bits_that_methods_gave_them(mixed):
     quality, strips, content, _ = sensitivity.draw(mixed, narrow=False).axes
     assert "tried: 48 quality layers, each alone" in quality.get_title()

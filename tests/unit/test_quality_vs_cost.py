@@ -97,6 +97,8 @@ def test_the_best_and_the_baseline_are_never_at_the_edge():
     assert clipping.worst_shown(np.arange(9.0), np.arange(9.0)) == np.inf
     low, high = np.array([1, 1, 1, 1, 1, 30, 60, 81.0]), np.array([1, 2, 3, 4, 4, 30, 60, 81.0])
     assert clipping.worst_shown(low, high) == 4
+    one_after_another = np.array([-33, -31, -29.7, -29.5, -29, -28, -27.4, -26.9, -22, -19.3, -12])
+    assert clipping.worst_shown(one_after_another, one_after_another) == np.inf
     two_groups = np.array([1, 1.1, 1.2, 9, 9.5])
     assert clipping.worst_shown(two_groups, two_groups) == np.inf
     swept = np.array([1.1, 1.12, 2.9, 96, 60, 1.11, 1.6, 14])

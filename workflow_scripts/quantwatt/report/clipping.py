@@ -14,7 +14,8 @@ MOST = 3 / 8  # of the points: with more of them apart, there are two groups, an
 def worst_shown(low: np.ndarray, high: np.ndarray, kept: Collection[int] = ()) -> float:
     """The end of what is drawn in its place; worse points belong at the edge. Infinite where all have room.
 
-    Of points that are left, again the worst go to the edge as long as they leave the others less than LEAST.
+    Of points that are left, again the worst go to the edge as long as they leave the others less than LEAST, and are as
+    far from them as these are wide: where points lie one after another, none stands apart.
 
     Args:
         low, high: [n] ends of the points' intervals on the axis' scale; larger is worse.
@@ -27,7 +28,8 @@ def worst_shown(low: np.ndarray, high: np.ndarray, kept: Collection[int] = ()) -
         if set(worst) & set(kept):
             break
         most, least = high[others].max(), low[others].min()
-        if low[worst].min() > most and most - least < LEAST * span:
+        apart = low[worst].min() - most
+        if apart > 0 and most - least <= min(apart, LEAST * span):
             end, span = float(most), most - least
     return end
 

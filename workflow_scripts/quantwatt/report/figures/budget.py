@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from quantwatt.report import labels, marks
+from quantwatt.report import labels, marks, scales
 from quantwatt.report.comparisons import hull, with_mixed
 from quantwatt.report.figures import GREY, GRID, NARROW, Inputs, axes_at, quality_title, sentence, solver_colours
 from quantwatt.report.marks import bars, colour_of, marker
@@ -82,24 +82,29 @@ def _key(rows_by_cost, metric, colours):
 
 def _panel(axes, rows, cost, metric, colours):
     """Draw one scatter plot; better is up and to the left."""
-    x, y = rows[cost].to_numpy(float), rows[metric.column].to_numpy(float)
-    _limits(axes, rows, cost, metric)
-    boxes = [
-        box for i in range(len(rows)) for box in bars(axes, rows.iloc[i], cost, metric.column, x[i], y[i], colours)
-    ]
+    x, (y, beyond) = rows[cost].to_numpy(float), scales.quality(axes, rows, metric)
+    _limits(axes, rows[rows.columns.intersection([cost, f"{cost}_low", f"{cost}_high"])].to_numpy(float))
+    boxes = []
+    for i, (_, row) in enumerate(rows.iterrows()):
+        if not beyond[i]:
+            boxes += bars(axes, row, cost, metric.column, x[i], y[i], colours)
+        marker(axes, row, x[i], y[i], colours)
+        scales.arrow(axes, (x[i], y[i]), (False, beyond[i]), colour_of(row, colours))
     for corners, stroke in _hulls(rows, metric, cost):
-        axes.plot(x[corners], y[corners], color=GREY, linewidth=1, linestyle=stroke, alpha=0.8, zorder=2)
-        boxes += _along(x[corners], y[corners])
-    for (_, row), px, py in zip(rows.iterrows(), x, y, strict=True):
-        marker(axes, row, px, py, colours)
-    on_hull = {int(i) for corners, _ in _hulls(rows, metric, cost) for i in corners}
-    important = [i for i, (_, row) in enumerate(rows.iterrows()) if row["allocation"] == "mixed" or i in on_hull]
-    rest = [i for i in range(len(rows)) if i not in important]
-    named = [rows.iloc[i] for i in important + rest]
-    needed = len(rows) if len(rows) <= NAMED else len(important)
-    points = np.column_stack([x, y])[important + rest]
-    inks = [colour_of(row, colours) for row in named]
-    labels.place(axes, points, [row["method"] for row in named], inks, boxes, size=7.5, needed=needed)
+        height = rows[metric.column].to_numpy(float)[corners]  # of points at the edge, too: its slope says something
+        axes.plot(x[corners], height, color=GREY, linewidth=1, linestyle=stroke, alpha=0.8, zorder=2)
+        boxes += _along(x[corners], height)
+    important = beyond | (rows["allocation"] == "mixed").to_numpy()
+    for corners, _ in _hulls(rows, metric, cost):
+        important[corners] = True
+    order = np.argsort(~important, kind="stable")
+    names = [
+        f"{name}: {labels.digits(value)}" if is_beyond else name
+        for name, value, is_beyond in zip(rows["method"], rows[metric.column], beyond, strict=True)
+    ]
+    inks = [colour_of(row, colours) for _, row in rows.iterrows()]
+    labels.place(axes, np.column_stack([x, y])[order], [names[i] for i in order], [inks[i] for i in order], boxes,
+                 size=7.5, needed=len(rows) if len(rows) <= NAMED else int(important.sum()))  # fmt: skip
     estimated = ", estimated" if cost == "energy_j" and (rows["energy_estimated"] == True).any() else ""  # noqa: E712
     axes.set_xlabel(COSTS[cost].format(unit=rows["unit"].iloc[0]) + estimated)
     quality_title(axes, metric, rows)
@@ -132,16 +137,9 @@ def _along(x, y):
     ]
 
 
-def _limits(axes, rows, cost, metric):
-    """Set the axes' limits with room for labels around points and intervals."""
-    for column, set_limits, locate, room in (
-        (cost, axes.set_xlim, axes.xaxis, 0.18),
-        (metric.column, axes.set_ylim, axes.yaxis, 0.15),
-    ):
-        values = rows[rows.columns.intersection([column, f"{column}_low", f"{column}_high"])].to_numpy(float)
-        low, high = np.nanmin(values), np.nanmax(values)
-        span = (high - low) or abs(high) * 0.1 or 1.0
-        set_limits(low - room * span, high + room * span)
-        locate.set_major_locator(ticker.MaxNLocator(6))
-    if not metric.higher_is_better:
-        axes.invert_yaxis()
+def _limits(axes, values):
+    """Set the limits of x with room for labels around points and intervals."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    span = (high - low) or abs(high) * 0.1 or 1.0
+    axes.set_xlim(low - 0.18 * span, high + 0.18 * span)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))

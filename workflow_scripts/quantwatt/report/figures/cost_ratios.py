@@ -60,9 +60,9 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
 
 
 def _ordered(rows, ratios):
-    """The measured rows with a verdict by rising ratio, those that were too noisy behind, the baseline last."""
-    verdicts = rows[[verdict for _, verdict in COSTS.values()]].notna().any(axis=1)
-    rows = rows[is_real(rows) & verdicts]
+    """The measured rows with a ratio by its rising value, those that were too noisy behind, the baseline last."""
+    told = rows[[*ratios, *(verdict for _, verdict in COSTS.values())]].notna().any(axis=1)  # no interval, no verdict
+    rows = rows[is_real(rows) & told]
     return rows.sort_values(["baseline", *ratios], kind="stable", na_position="last")
 
 

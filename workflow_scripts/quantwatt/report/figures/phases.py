@@ -23,7 +23,7 @@ def draw(inputs: Inputs, narrow: bool) -> Figure:
     found, names, colours = [], {}, method_colours(inputs.summary)
     for title, rows in groups(first_samplings(inputs.summary)):
         cells = [(row, _phases(inputs.results, row)) for _, row in rows[is_real(rows)].iterrows()]
-        cells = [(row, phases, apart) for row, (phases, apart) in cells if phases]
+        cells = [(row, phases, apart) for row, (phases, apart) in cells if phases and _known(phases, "latency_s")]
         if cells:
             found.append((title, cells))
             names |= dict.fromkeys(name for _, phases, _ in cells for name in phases)

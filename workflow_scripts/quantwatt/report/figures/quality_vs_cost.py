@@ -8,21 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from quantwatt.config.metric_entries import Metric
-from quantwatt.report import labels, lanes, marks
-from quantwatt.report.clipping import worst_shown
+from quantwatt.report import labels, lanes, marks, scales
 from quantwatt.report.comparisons import pareto
 from quantwatt.report.figures import (
     GREY,
     GRID,
     NARROW,
-    PALE,
     Inputs,
     method_colours,
-    plain_log_ticks,
     quality_title,
     sentence,
     solver_colours,
@@ -34,7 +30,6 @@ LEFT, RIGHT, ABOVE, BELOW, TITLE = 0.62, 0.14, 0.34, 0.5, 0.35  # inches: margin
 COST = {"energy_j": ("energy per {unit}", "J"), "latency_s": ("time per {unit}", "s")}
 SIZE = {"size_mb": ("size of the quantized weights", "MB")}
 NAMED = 10  # of more points, those on the Pareto front and the baseline are named, others where there is room
-DOTS = (0, (1, 2))
 CONTINUED = 8  # methods of one kind that the note names
 
 
@@ -142,23 +137,24 @@ def _note(rows, panels):
 def _draw(axes, panel, colours, narrow):
     """Draw one scatter plot of quality over cost; better is up and to the left."""
     rows, column = panel.rows, panel.metric.column
-    places = _Places(axes, panel)
-    x, y = places.x, places.y
+    y, beyond_y = scales.quality(axes, rows, panel.metric)
+    x, beyond_x = scales.cost(axes, rows, panel.cost)
+    beyond = np.column_stack([beyond_x, beyond_y])
     front = panel.front()
     axes.step(x[front], y[front], where="post", color=GREY, linewidth=1, alpha=0.7, zorder=2)
     steps = list(zip(x[front], y[front], x[front][1:], y[front][1:], strict=False))
     boxes = [(x0, y0, x1, y0) for x0, y0, x1, _ in steps] + [(x1, y0, x1, y1) for _, y0, x1, y1 in steps]
     for i, (_, row) in enumerate(rows.iterrows()):
-        if not places.beyond[i].any():
+        if not beyond[i].any():
             boxes += marks.bars(axes, row, panel.cost, column, x[i], y[i], colours)
         marks.marker(axes, row, x[i], y[i], colours)
-        places.arrow(i, marks.colour_of(row, colours))
+        scales.arrow(axes, (x[i], y[i]), beyond[i], marks.colour_of(row, colours))
     order = [int(i) for i in np.flatnonzero(rows["baseline"])] + list(front) + list(range(len(rows)))
     named = set(order) if len(rows) <= NAMED else {*np.flatnonzero(rows["baseline"]), *front}
-    named |= set(np.flatnonzero(places.beyond.any(axis=1)))
+    named |= set(np.flatnonzero(beyond.any(axis=1)))
     order = sorted(dict.fromkeys(order), key=lambda i: i not in named)
     points = np.column_stack([x, y])[order]
-    names = [_label(panel, rows.iloc[i], places.beyond[i]) for i in order]
+    names = [_label(panel, rows.iloc[i], beyond[i]) for i in order]
     inks = [marks.colour_of(rows.iloc[i], colours) for i in order]
     labels.place(axes, points, names, inks, boxes, size=7.5 if not narrow else 8, needed=len(named))
     name, unit = (COST | SIZE)[panel.cost]
@@ -168,82 +164,6 @@ def _draw(axes, panel, colours, narrow):
     axes.tick_params(labelsize=8)
     axes.grid(color=GRID, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
-
-
-class _Places:
-    """Where the points of a panel stand; the axes' limits and ticks are set with room for their labels.
-
-    A baseline without a value of the metric stands on a dashed line above all values; a method that is so much worse
-    than the others that these would shrink to a dot, behind a dotted line at the edge.
-    """
-
-    def __init__(self, axes, panel):
-        self.axes = axes
-        self.y, beyond_y = self._quality(axes, panel)
-        self.x, beyond_x = self._cost(axes, panel)
-        self.beyond = np.column_stack([beyond_x, beyond_y])  # [points, (cost, quality)]
-
-    @staticmethod
-    def _quality(axes, panel):
-        """(y, whether at the edge) [points]; `bad` is -sign * y: whatever the metric, more of it is worse."""
-        rows, sign, scored = panel.rows, panel.sign, panel.scored
-        bad, *ends = (-sign * values for values in _triple(rows, panel.metric.column))
-        low, high = np.fmin(*ends), np.fmax(*ends)
-        kept = np.flatnonzero(rows["baseline"].to_numpy()[scored])
-        start, end, worst = _span(low[scored], high[scored], kept)
-        span = (end - start) or abs(end) * 0.1 or 1.0
-        beyond = scored & (bad > worst)
-        ceiling, best = start - 0.28 * span, start - 0.15 * span
-        gutter, last = end, end + 0.15 * span
-        first_tick, last_tick = best, last
-        if not scored.all():
-            best, first_tick = ceiling - 0.14 * span, ceiling + 0.1 * span
-            axes.axhline(-sign * ceiling, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        if beyond.any():
-            last, last_tick = end + 0.42 * span, end + 0.1 * span
-            ranks = np.argsort(np.argsort(bad[beyond]))  # so that no mark hides another one of the same cost
-            gutter = np.full(len(bad), end)
-            gutter[beyond] += span * (0.2 + 0.12 * ranks / max(len(ranks) - 1, 1))
-            axes.axhline(-sign * last_tick, color=GREY, linewidth=0.8, linestyle=DOTS, zorder=1)
-        axes.set_ylim(-sign * last, -sign * best)
-        ticks = ticker.MaxNLocator(6).tick_values(*sorted((-sign * start, -sign * end)))
-        axes.yaxis.set_major_locator(ticker.FixedLocator([t for t in ticks if first_tick < -sign * t < last_tick]))
-        return -sign * np.where(beyond, gutter, np.where(scored, bad, ceiling)), beyond
-
-    @staticmethod
-    def _cost(axes, panel):
-        """(x, whether at the edge) [points], on a logarithmic axis."""
-        cost, low, high = _triple(panel.rows, panel.cost)
-        cost, low, high = np.log(cost), np.log(np.maximum(low, cost / 10)), np.log(high)  # an interval may reach 0
-        start, end, worst = _span(low, high, np.flatnonzero(panel.rows["baseline"]))
-        beyond, room = cost > worst, max(0.22 * (end - start), np.log(1.08))
-        axes.set_xscale("log")
-        axes.set_xlim(np.exp(start - room), np.exp(end + (2.1 if beyond.any() else 1) * room))
-        plain_log_ticks(axes, np.exp(end + 0.7 * room) if beyond.any() else np.inf)
-        if beyond.any():
-            axes.axvline(np.exp(end + 0.7 * room), color=GREY, linewidth=0.8, linestyle=DOTS, zorder=1)
-        return np.exp(np.where(beyond, end + 1.3 * room, cost)), beyond
-
-    def arrow(self, i, colour):
-        """Point from a point at the edge to where it belongs."""
-        ways = self.beyond[i] * [1, -1]
-        if ways.any():
-            style = {"arrowstyle": "<-", "color": colour, "shrinkA": 0, "shrinkB": 4}
-            self.axes.annotate("", (self.x[i], self.y[i]), ways * 17, textcoords="offset points", arrowprops=style)
-
-
-def _triple(rows, column):
-    """Value, low and high [n] of a column; the value where there is no interval."""
-    value = rows[column].to_numpy(float)
-    ends = [rows[name].to_numpy(float) if name in rows else value for name in (f"{column}_low", f"{column}_high")]
-    return value, *(np.where(np.isnan(end), value, end) for end in ends)
-
-
-def _span(low, high, kept):
-    """(start, end of what is drawn in its place, what is worse than a point there), on a scale where less is better."""
-    worst = worst_shown(low, high, kept)
-    inside = low <= worst
-    return low[inside].min(), high[inside].max(), worst
 
 
 def _label(panel, row, beyond):
