@@ -14,7 +14,7 @@ import compare as compare_rule
 import tables as tables_rule
 from quantwatt.artifacts import feature_files
 from quantwatt.artifacts.errors import DataError
-from quantwatt.report import change, comparison, result_folder, tables, two_methods
+from quantwatt.report import change, comparison, method_pairs, result_folder, tables, two_methods
 from quantwatt.report.change import GAINED, LOST, NOT_COMPARED, Change
 from quantwatt.report.comparison import NO_REGRESSION, REGRESSION, UNDECIDED
 from quantwatt.report.tables import BETTER, EQUAL, WORSE
@@ -459,14 +459,14 @@ def changes_of(z, error, tolerated=0.0):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("n_figures", [1, 20, 200])
-def test_where_nothing_changed_a_regression_is_told_in_five_of_a_hundred_at_most(n_figures):
-    rng, trials = np.random.default_rng(1), 1000
+@pytest.mark.parametrize(("n_figures", "trials"), [(1, 2000), (20, 1000), (200, 400)])
+def test_where_nothing_changed_a_regression_is_told_in_five_of_a_hundred_at_most(n_figures, trials):
+    rng = np.random.default_rng(1)
     told = sum(
         any(one.regression for one in change.with_regressions(changes_of(0.1 * rng.standard_normal(n_figures), 0.1)))
         for _ in range(trials)
     )
-    assert 0.03 <= told / trials <= 0.068  # 5 %, and the noise of the simulation
+    assert 0.025 <= told / trials <= 0.072  # 5 %, and the noise of the simulation
 
 
 def test_a_change_at_what_is_tolerated_is_a_regression_in_five_of_a_hundred():
@@ -474,6 +474,20 @@ def test_a_change_at_what_is_tolerated_is_a_regression_in_five_of_a_hundred():
     values = -0.5 + 0.1 * rng.standard_normal(trials)
     told = sum(change.with_regressions([one])[0].regression for one in changes_of(values, 0.1, tolerated=0.5))
     assert 0.035 <= told / trials <= 0.065
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_images_that_are_alike_are_a_regression_in_five_of_a_hundred(n, monkeypatch):
+    """Values of single images whose distribution is skewed, as errors are: few of them are a little more often."""
+    monkeypatch.setattr(method_pairs, "RESAMPLES", 1000)
+    rng, trials, told = np.random.default_rng(5), 1000, 0
+    for _ in range(trials):
+        sides = [{"values": np.log(rng.gamma(4, size=n))} for _ in range(2)]
+        interval = comparison.difference_of_images(*sides)
+        [one] = changes_of([0.0], 0.1)
+        one = change.told(one, interval, -1, 0.0, 0.0, n - 1, drawn=True)
+        told += change.with_regressions([one])[0].regression
+    assert 0.03 <= told / trials <= 0.072
 
 
 def test_two_measurements_of_one_method_are_told_apart_by_cost_in_five_of_a_hundred():

@@ -48,6 +48,7 @@ def told(
     margin: float,
     tolerated: float | None,
     degrees: float = independent.MANY,
+    drawn: bool = False,
 ) -> Change:
     """The Change with its interval, its verdict and its chance.
 
@@ -57,6 +58,7 @@ def told(
         margin: largest difference, or distance of a ratio from 1, that is called EQUAL.
         tolerated: change for the worse, in the same way, that is no regression; None: it does not count.
         degrees: of freedom of the interval.
+        drawn: whether it is a bootstrap's, which is as narrow as a normal distribution's however few values there are.
     """
     value, low, high = (float(bound) for bound in interval)
     change = replace(change, value=value if math.isfinite(value) else None)
@@ -78,7 +80,7 @@ def told(
     if tolerated is None:
         return change
     bound = math.log1p(tolerated) if change.is_ratio else tolerated
-    error = independent.standard_error(scale(low), scale(high), degrees)
+    error = independent.standard_error(scale(low), scale(high), independent.MANY if drawn else degrees)
     return replace(change, chance=float(independent.p_above(worse * scale(value), bound, error, degrees)))
 
 

@@ -138,7 +138,7 @@ def _qualities(key, rows, cells, bases, tolerated) -> Iterator[Change]:
         worse = -1 if metric.higher_is_better else 1
         degrees = independent.MANY if paired is None else len(cells[0].scores[name]["values"]) - 1
         apart = paired or independent.difference(found[1], found[0])
-        yield change.told(one, apart, worse, margin, tolerated.get(name, 0.0), degrees)
+        yield change.told(one, apart, worse, margin, tolerated.get(name, 0.0), degrees, drawn=paired is not None)
 
 
 def _one_sided(one, reasons):
