@@ -172,7 +172,15 @@ def test_nothing_is_fetched(page):
 
 
 def test_the_first_page_comes_in_order(page):
-    order = ['class="answer"', 'class="cards"', "Figure 1.", "Figure 2.", "Table 1.", "What failed, and why", "Evidence"]
+    order = [
+        'class="answer"',
+        'class="cards"',
+        "Figure 1.",
+        "Figure 2.",
+        "Table 1.",
+        "What failed, and why",
+        "Evidence",
+    ]
     order += ["What these figures rest on", "What each method is", "Where time and energy go", "Errors of the layers"]
     order += ["evaluated on their own", "How to make this page again"]
     assert [page.index(text) for text in order] == sorted(page.index(text) for text in order)
