@@ -78,14 +78,15 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 	PYTHONPATH=workflow_scripts $(BIN)/lint-imports
 
-# README's figures and what they are drawn from, from the results of `make report`, of the two studies' small forms, and
+# README's figures (of the page in Chromium) and what they are drawn from, from the results of `make report`, of the two studies' small forms, and
 # of `make bench-solvers`, `bench-kernels`, `bench-measure` and `bench-intervals`.
 STUDIES := embedded-mixdq embedded-digits
-readme-figure: results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png results/benchmarks/kernels.png \
+readme-figure: results/embedded/report.html results/embedded/figures/quality_vs_cost.png results/benchmarks/solvers.png results/benchmarks/kernels.png \
 		results/benchmarks/measure.png results/benchmarks/intervals.png \
 		results/embedded-mixdq/figures/budget.png results/embedded-digits/figures/steps.png
 	mkdir -p resources/readme resources/measurements
-	cp $^ resources/readme/
+	$(BIN)/python tests/browser/screenshot.py $< resources/readme/report.png
+	cp $(filter %.png,$^) resources/readme/
 	cp results/embedded/tables/summary.csv results/benchmarks/*.json resources/measurements/
 	for study in $(STUDIES); do cp results/$$study/tables/summary.csv resources/measurements/$$study.csv; done
 

@@ -698,3 +698,7 @@ def test_the_trust_box_tells_what_was_done_to_models_and_inputs(tmp_path):
     facts = dict(report_page.trust(read_cells(tmp_path, cells, []), "bf16")[0][1])
     assert facts["Left out in reading"] == "2 blank lines left out" and facts["Safety checker"] == "not loaded"
     assert facts["Drawn twice"] == "the same images; images of a PSNR of 71.2 dB to the first"
+
+
+def test_equal_results_make_equal_pages(tmp_path):
+    assert page_of(tmp_path / "one") == page_of(tmp_path / "two")

@@ -162,12 +162,14 @@ if (explorer) {
 
   function drawScatter(one) {
     const box = part("scatter");
+    for (const select of [x, y]) select.closest("label").hidden = !one.metrics.length;
+    part("legend").hidden = !one.metrics.length;
     const rows = points(one), both = rows.filter((row) => row.x && row.y);
     const metric = one.metrics.find(({ key }) => key === y.value);
     const cost = one.costs.find(({ key }) => key === x.value);
     if (!metric || !cost || !both.length) {
-      box.replaceChildren(element("p", { class: "note" }, metric && cost
-        ? "No method that is shown has both figures." : "Nothing was scored, so that there is no quality to draw."));
+      const why = metric && cost ? "No method that is shown has both figures." : "Nothing was scored, so that no quality is drawn.";
+      box.replaceChildren(element("p", { class: "note" }, why));
       return;
     }
     const reference = rows.find((row) => row.base && row.x && !row.y);
