@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
     pairs = method_pairs.pairs_table(records, grid["baseline"], grid["margin"])
     tables.write_table(args.pairs or folder / "pairs.csv", pairs)
+    for sentence in method_pairs.left_out(records):
+        print(sentence)
 
 
 if __name__ == "__main__":

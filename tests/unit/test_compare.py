@@ -373,7 +373,7 @@ def test_the_exit_code_says_the_outcome_where_asked(earlier, tmp_path, capsys):
     codes = {name: compare_tool.main([str(earlier), str(side), "--fail-on-regression"]) for name, side in sides.items()}
     assert codes == {"same": 0, "slower": 1, "gpu": 2}
     assert compare_tool.main([str(earlier), str(sides["slower"])]) == 0
-    assert "quantwatt comparison: regression** (4 regression" in capsys.readouterr().out
+    assert "quantwatt comparison: regression** (4 regressions, " in capsys.readouterr().out
 
 
 def test_the_rules_script_writes_what_the_tool_does(earlier, tmp_path, capsys):

@@ -188,6 +188,14 @@ def test_every_pair_of_every_sampling_and_no_baseline():
     assert [tuple(row) for row in found[["sampling", "method", "other"]].itertuples(index=False)] == asked
 
 
+def test_more_methods_than_a_table_of_pairs_holds_are_left_out_with_a_word(monkeypatch):
+    cells = [cell(name, 0.8, sampling=sampling) for sampling, names in (("s", "abcd"), ("t", "ab")) for name in names]
+    monkeypatch.setattr(method_pairs, "MOST_METHODS", 3)
+    assert set(method_pairs.pairs_table(cells, "bf16")["sampling"]) == {"t"}
+    [sentence] = method_pairs.left_out(cells)
+    assert "m, s: 4 methods are too many" in sentence and "at most 3" in sentence
+
+
 def test_the_degrees_of_freedom_of_a_ratio():
     assert independent.degrees_of(8) == 7 and independent.degrees_of(8, 40, 3) == 7
     assert independent.degrees_of(1, 20, 4) == 15 and independent.degrees_of(1, 4, 4) == 3

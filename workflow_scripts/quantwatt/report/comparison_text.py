@@ -21,7 +21,7 @@ HEADS = ("", "model", "sampling", "method", "figure", "earlier", "now", "change"
 def comparison(found: Comparison) -> str:
     """The whole comparison."""
     counts = Counter("regression" if one.regression else one.verdict for one in found.changes)
-    told = ", ".join(f"{n} {what}" for what, n in counts.items()) or "nothing"
+    told = ", ".join(f"{n} {what}{'s' * (what == 'regression' and n > 1)}" for what, n in counts.items()) or "nothing"
     lines = [
         f"**quantwatt comparison: {found.outcome}** ({told})",
         "",

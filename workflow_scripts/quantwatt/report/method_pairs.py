@@ -27,6 +27,7 @@ from quantwatt.report.tables import BETTER, EQUAL, UNDECIDED, WORSE
 
 CONTROL_OF_TWO = math.sqrt(2)  # a ratio of two ratios strays so much farther than one, on the logarithmic scale
 DRAWN, LEAST_RESAMPLES = 2 * 10**7, 1000  # images drawn for all resamples: a few seconds for each sampling
+MOST_METHODS = 200  # of one model and sampling: 20,000 pairs
 PAIRS_AT_ONCE = 64  # of which resampled differences are in memory
 OTHER_DEVICE = "they were measured on different devices"
 NO_RATIO = "{} has no ratio to the baseline"
@@ -55,6 +56,8 @@ def _verdict(figure):
 def pairs_table(cells: Sequence[Cell], baseline: str, margin: float = tables.MARGIN) -> pd.DataFrame:
     """One row for every model, sampling and unordered pair of methods of which a figure can be compared.
 
+    Of more methods than MOST_METHODS there are no rows: `left_out` says so.
+
     Args:
         cells: as of `cells.read_cells`, with the values of images; baseline: name of the unquantized method.
         margin: largest difference from 1 of a ratio that is called EQUAL.
@@ -62,11 +65,27 @@ def pairs_table(cells: Sequence[Cell], baseline: str, margin: float = tables.MAR
         columns of `columns()`. Differences are `method` minus `other`, ratios `method` over `other`; device is empty
         where the two were measured on different ones.
     """
+    few = (group for group in _groups(cells) if len(group) <= MOST_METHODS)
+    rows = [row for group in few for row in _group(group, baseline, margin)]
+    return pd.DataFrame(rows, columns=columns())
+
+
+def left_out(cells: Sequence[Cell]) -> list[str]:
+    """Sentences on what the table leaves out, because it would have millions of rows."""
+    return [
+        f"tables/pairs.csv: {group[0].model}, {group[0].sampling}: {len(group):,} methods are too many for a table of "
+        f"all pairs (at most {MOST_METHODS}); tools/compare.py compares any two."
+        for group in _groups(cells)
+        if len(group) > MOST_METHODS
+    ]  # fmt: skip
+
+
+def _groups(cells):
+    """The cells of each model and sampling."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.model, cell.sampling), []).append(cell)
-    rows = [row for group in groups.values() for row in _group(group, baseline, margin)]
-    return pd.DataFrame(rows, columns=columns())
+    return groups.values()
 
 
 def _group(cells, baseline, margin):
