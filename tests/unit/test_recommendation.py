@@ -98,6 +98,15 @@ def test_where_nothing_pays_the_answer_says_so():
     assert "b (costs no less than bf16)" in others
 
 
+def test_a_machine_too_noisy_is_no_reason_against_a_method():
+    row = method("a", size=16) | {"verdict": tables.TOO_NOISY, "latency_verdict": tables.TOO_NOISY}
+    sentence, others = told(row)
+    assert sentence == (
+        "No energy could be compared. Nothing to take: the machine was too noisy to tell."
+    ) and others.startswith("Not: a (too noisy to tell).")
+    assert "make kernels" in others
+
+
 def test_equal_costs_are_worth_smaller_weights_only():
     rows = method("same-size", 1.0, 1.0, size=16, psnr=60), method("small", 1.0, 1.01, size=4, psnr=45)
     group = recommended(*rows)

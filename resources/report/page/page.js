@@ -81,7 +81,8 @@ if (explorer) {
   function chooseGroup() {
     const one = current();
     hidden = new Set();
-    options(x, one.costs.map(({ key, title }) => [key, title]), one.costs[0] && one.costs[0].key);
+    const drawn = one.costs.find(({ key }) => one.methods.some(({ base, values }) => !base && values[key])) ?? one.costs[0];
+    options(x, one.costs.map(({ key, title }) => [key, title]), drawn?.key);
     options(y, one.metrics.map(({ key, title, unit }) => [key, unit ? `${title} (${unit})` : title]),
       one.metrics[0] && one.metrics[0].key);
     options(against, one.methods.map(({ name }) => [name, name]), one.baseline);

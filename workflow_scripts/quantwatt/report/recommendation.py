@@ -288,6 +288,9 @@ def _why(row, base, asked, checks, outcome):
         straddling = [asked[name][0] for name, told in checks.items() if told == UNSURE]
         return "holds", "holds the limits" + (f", for sure but for: {'; '.join(straddling)}" if straddling else "")
     if outcome["saves"] not in COSTS:
+        told = {row[verdict] for _, verdict in COSTS.values() if pd.notna(row[verdict])}
+        if told == {TOO_NOISY}:
+            return "too noisy to tell", TOO_NOISY
         return (f"costs no less than {base['method']}",) * 2
     told = str(row[COSTS[outcome["saves"]][1]])
     if told.startswith(BETTER):

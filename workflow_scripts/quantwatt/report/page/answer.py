@@ -23,7 +23,7 @@ from quantwatt.report.tables import (
 )
 
 NAMED = 4  # methods that share a reason: more are counted
-Segments = list[tuple[str, str]]  # (text, style): style "strong", "em" or ""
+Segments = list[tuple[str, str]]  # (text, style): style "strong", "em", "code" or ""
 
 
 def answers(summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -161,7 +161,11 @@ def _others(rows, group, reasons):
         segments += [("" if place else "Not: ", ""), (listed(few), "strong")]
         segments.append((f" ({reason})" + ("; " if place < len(reasons) - 1 else "."), ""))
     if group["take"] is None:
-        segments.append((" `make kernels` tells how fast each format is on this machine, by the number of tokens.", ""))
+        segments += [
+            (" ", ""),
+            ("make kernels", "code"),
+            (" tells how fast each format is here, by the number of tokens.", ""),
+        ]
     return segments
 
 
