@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quantwatt.artifacts.manifest import atomic_path, write_json
 from quantwatt.jobs import command
-from quantwatt.report import comparison, comparison_text, result_folder
+from quantwatt.report.compare import comparison, result_folder, text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     found = comparison.compare(result_folder.read(args.earlier), result_folder.read(args.results))
     with atomic_path(args.markdown or args.results / "tables/comparison.md") as temporary:
-        temporary.write_text(comparison_text.comparison(found), encoding="utf-8")
+        temporary.write_text(text.comparison(found), encoding="utf-8")
     write_json(args.json or args.results / "tables/comparison.json", found.as_json())
 
 

@@ -1,7 +1,7 @@
 import pytest
 import synthetic_results as synthetic
 
-from quantwatt.report import comparisons, tables
+from quantwatt.report import mixed_precision, tables
 from quantwatt.report.cells import read_cells
 
 PSNR = tables.METRICS["psnr"]
@@ -11,13 +11,13 @@ PSNR = tables.METRICS["psnr"]
 def rows(tmp_path_factory):
     results = tmp_path_factory.mktemp("budgets")
     cells = read_cells(results, synthetic.write_mixed(results, with_images=False), ["psnr"])
-    [(title, metric, rows)] = comparisons.with_mixed(tables.summary_table(cells, "fp16"))
+    [(title, metric, rows)] = mixed_precision.with_mixed(tables.summary_table(cells, "fp16"))
     assert title.startswith("few-step · step-1") and metric == PSNR
     return rows
 
 
 def counterpart(rows, method):
-    other = comparisons.counterpart(rows[rows["method"] == method].iloc[0], rows, PSNR)
+    other = mixed_precision.counterpart(rows[rows["method"] == method].iloc[0], rows, PSNR)
     return other if other is None else other["method"]
 
 
@@ -42,13 +42,13 @@ def test_fewer_bits_are_no_counterpart(rows):
     fewer.loc[fewer["method"] == "mixdq-w4", "activation_bits"] = 16.6
     assert counterpart(fewer, "mixdq-w4") is None
     [verdict] = [
-        better for row, other, better in comparisons.against_uniform(fewer, PSNR) if row["method"] == "mixdq-w4"
+        better for row, other, better in mixed_precision.against_uniform(fewer, PSNR) if row["method"] == "mixdq-w4"
     ]
     assert verdict is False
 
 
 def test_better_are_those_whose_intervals_lie_apart(rows):
-    verdicts = {row["method"]: better for row, _, better in comparisons.against_uniform(rows, PSNR)}
+    verdicts = {row["method"]: better for row, _, better in mixed_precision.against_uniform(rows, PSNR)}
     assert verdicts == {
         "sqnr-w8a8": False,  # 26.9 and 27.4, each 0.4 to either side
         "mixdq-w8a8": True,
@@ -60,15 +60,15 @@ def test_better_are_those_whose_intervals_lie_apart(rows):
 
 
 def test_without_a_mixed_method_there_is_nothing_to_compare(rows):
-    assert comparisons.with_mixed(rows[rows["allocation"] != "mixed"]) == []
-    assert comparisons.with_mixed(rows.assign(psnr_db=rows["psnr_db"].where(rows["allocation"] != "mixed"))) == []
+    assert mixed_precision.with_mixed(rows[rows["allocation"] != "mixed"]) == []
+    assert mixed_precision.with_mixed(rows.assign(psnr_db=rows["psnr_db"].where(rows["allocation"] != "mixed"))) == []
 
 
 def test_pareto():
-    assert comparisons.pareto([[1, 5], [2, 4], [2, 7], [3, 7], [4, float("inf")]]) == [0, 2, 4]
+    assert mixed_precision.pareto([[1, 5], [2, 4], [2, 7], [3, 7], [4, float("inf")]]) == [0, 2, 4]
 
 
 def test_the_hull_rises_and_bends_downwards_only():
     points = [[4, 10], [2, 0], [3, 3], [8, 12], [5, 9], [6, 11], [9, 11]]
-    assert comparisons.hull(points) == [1, 0, 3]  # (3, 3) lies below, (6, 11) on a line between two
-    assert comparisons.hull([[1, 1]]) == [0]
+    assert mixed_precision.hull(points) == [1, 0, 3]  # (3, 3) lies below, (6, 11) on a line between two
+    assert mixed_precision.hull([[1, 1]]) == [0]

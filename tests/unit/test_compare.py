@@ -14,9 +14,10 @@ import compare as compare_rule
 import tables as tables_rule
 from quantwatt.artifacts import feature_files
 from quantwatt.artifacts.errors import DataError
-from quantwatt.report import change, comparison, method_pairs, result_folder, tables, two_methods
-from quantwatt.report.change import GAINED, LOST, NOT_COMPARED, Change
-from quantwatt.report.comparison import NO_REGRESSION, REGRESSION, UNDECIDED
+from quantwatt.report import method_pairs, tables
+from quantwatt.report.compare import change, comparison, result_folder, two_methods
+from quantwatt.report.compare.change import GAINED, LOST, NOT_COMPARED, Change
+from quantwatt.report.compare.comparison import NO_REGRESSION, REGRESSION, UNDECIDED
 from quantwatt.report.tables import BETTER, EQUAL, WORSE
 from quantwatt.score.metrics import kid
 from tools import compare as compare_tool

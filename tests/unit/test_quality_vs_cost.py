@@ -7,8 +7,8 @@ import synthetic_results as synthetic
 from figure_inputs import colliding, inputs_of
 
 from quantwatt.report import clipping, figures, marks
-from quantwatt.report.comparisons import pareto
 from quantwatt.report.figures import quality_vs_cost
+from quantwatt.report.mixed_precision import pareto
 
 SOLVERS = ("rtn", "gptq", "hqq", "qronos", "brecq")
 

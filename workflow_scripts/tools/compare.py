@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import atomic_path, write_json
 from quantwatt.jobs import command
-from quantwatt.report import comparison, comparison_text, result_folder, two_methods
+from quantwatt.report.compare import comparison, result_folder, text, two_methods
 
 CODES = {comparison.NO_REGRESSION: 0, comparison.REGRESSION: 1, comparison.UNDECIDED: 2}
 
@@ -71,16 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.results is not None or args.now is None:
         parser.error("name two results, EARLIER NOW, or --results FOLDER --methods A B")
     try:
-        outcome, text, found = _methods(args) if args.methods else _results(args)
+        outcome, written, found = _methods(args) if args.methods else _results(args)
         if args.json:
             write_json(args.json, found)
         if args.markdown:
             with atomic_path(args.markdown) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(written, encoding="utf-8")
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return command.NO_VERDICT
-    print(text, end="")
+    print(written, end="")
     return CODES[outcome] if args.fail_on_regression else 0
 
 
@@ -88,14 +88,14 @@ def _results(args):
     """(outcome, text, JSON) of two results."""
     sides = result_folder.read(args.earlier), result_folder.read(args.now)
     found = comparison.compare(*sides, tolerated=dict(args.tolerate), absolute=args.absolute)
-    return found.outcome, comparison_text.comparison(found), found.as_json()
+    return found.outcome, text.comparison(found), found.as_json()
 
 
 def _methods(args):
     """The same of two methods, without an outcome: neither of them is the earlier one."""
     found = two_methods.compare(result_folder.read(args.results), *args.methods)
-    text = comparison_text.methods(found, args.results, *args.methods)
-    return None, text, {"results": args.results, "methods": args.methods, "changes": list(map(asdict, found))}
+    written = text.methods(found, args.results, *args.methods)
+    return None, written, {"results": args.results, "methods": args.methods, "changes": list(map(asdict, found))}
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from quantwatt.report import labels, marks, scales
-from quantwatt.report.comparisons import hull, with_mixed
 from quantwatt.report.figures import GREY, GRID, NARROW, Inputs, axes_at, quality_title, sentence, solver_colours
 from quantwatt.report.marks import bars, colour_of, marker
+from quantwatt.report.mixed_precision import hull, with_mixed
 from quantwatt.report.tables import is_real
 
 WIDTH, HEIGHT = 10.6, 3.7  # inches: the figure's width, a row's height

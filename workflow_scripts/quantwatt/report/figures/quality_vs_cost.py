@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from quantwatt.config.metric_entries import Metric
 from quantwatt.report import labels, lanes, marks, scales
-from quantwatt.report.comparisons import pareto
 from quantwatt.report.figures import (
     GREY,
     GRID,
@@ -23,6 +22,7 @@ from quantwatt.report.figures import (
     sentence,
     solver_colours,
 )
+from quantwatt.report.mixed_precision import pareto
 from quantwatt.report.tables import METRICS, first_samplings, groups, is_real
 
 WIDTH, HEIGHT, HEIGHT_NARROW = 10.6, 3.5, 3.3  # inches: the figure's width, a panel's height

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from quantwatt.report.comparisons import against_uniform, with_mixed
+from quantwatt.report.mixed_precision import against_uniform, with_mixed
 from quantwatt.report.page.numbers import listed
 
 

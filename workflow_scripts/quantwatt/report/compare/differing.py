@@ -8,7 +8,7 @@ import pandas as pd
 
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.report.cells import Cell
-from quantwatt.report.result_folder import Key, Row
+from quantwatt.report.compare.result_folder import Key, Row
 
 HASH = 12  # digits of a hash that are shown
 OF_IMAGES = "seed steps guidance height width n_images n_items texts kernel compute".split()

@@ -19,11 +19,12 @@ import pandas as pd
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import metric_entries
-from quantwatt.report import change, differing, independent, method_pairs, tables
+from quantwatt.report import independent, method_pairs, tables
 from quantwatt.report.cells import Cell
-from quantwatt.report.change import GAINED, LOST, NOT_COMPARED, Change
-from quantwatt.report.differing import Difference
-from quantwatt.report.result_folder import Key, Result, Row, interval, number
+from quantwatt.report.compare import change, differing
+from quantwatt.report.compare.change import GAINED, LOST, NOT_COMPARED, Change
+from quantwatt.report.compare.differing import Difference
+from quantwatt.report.compare.result_folder import Key, Result, Row, interval, number
 
 REGRESSION, NO_REGRESSION, UNDECIDED = "regression", "no regression", "undecided"
 UNKNOWN = (NOT_COMPARED, LOST, tables.TOO_NOISY)  # verdicts that leave open whether a figure got worse

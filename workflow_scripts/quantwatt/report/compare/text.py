@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from quantwatt.report import markdown, tables
-from quantwatt.report.change import NOT_COMPARED, Change
-from quantwatt.report.comparison import Comparison
-from quantwatt.report.result_folder import Key
+from quantwatt.report.compare.change import NOT_COMPARED, Change
+from quantwatt.report.compare.comparison import Comparison
+from quantwatt.report.compare.result_folder import Key
 
 QUIET = (tables.EQUAL, tables.UNDECIDED)  # verdicts that are folded away
 REFUSED = {

@@ -12,11 +12,12 @@ from quantwatt import registry
 from quantwatt.artifacts import feature_files, layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import metric_entries
-from quantwatt.report import change, method_pairs, tables
+from quantwatt.report import method_pairs, tables
 from quantwatt.report.cells import Cell
-from quantwatt.report.change import NOT_COMPARED, Change
-from quantwatt.report.comparison import EXACT, RATIOS, same_images
-from quantwatt.report.result_folder import Result, number
+from quantwatt.report.compare import change
+from quantwatt.report.compare.change import NOT_COMPARED, Change
+from quantwatt.report.compare.comparison import EXACT, RATIOS, same_images
+from quantwatt.report.compare.result_folder import Result, number
 from quantwatt.score.metrics import Undefined
 
 EXTRACTION = ("extractor", "weights_sha256", "resize")  # equal in features that are compared
