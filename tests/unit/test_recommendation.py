@@ -95,7 +95,7 @@ def test_where_nothing_pays_the_answer_says_so():
     assert (group["take"], group["saves"]) == (None, None)
     sentence, others = told(method("a", 1.4, 1.5), method("b", 1.2, 1.3))
     assert sentence.startswith("No measured method saves energy: the cheapest, b, uses 20.0 % [19.0, 21.0] more energy")
-    assert "b (costs no less than bf16)" in others
+    assert "Not: a and b (no cheaper)." in others
 
 
 def test_a_machine_too_noisy_is_no_reason_against_a_method():

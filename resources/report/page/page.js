@@ -152,6 +152,10 @@ if (explorer) {
     return kept.sort((a, b) => a - b);
   }
 
+  const tickFormat = (value) => String(Number(value.toPrecision(4))).replace("-", MINUS);
+  // An axis with all its ticks named: on a logarithmic scale d3 leaves out names that it finds too many.
+  const axis = (kind, { type, domain }, most, options) =>
+    type === "log" ? Plot[kind](logTicks(domain, most), { ...options, text: tickFormat }) : Plot[kind]({ ...options, ticks: most, tickFormat });
   const ticks = ({ type, domain }, most) => (type === "log" ? logTicks(domain, most) : most);
 
   // One picture with a name for screen readers, which find the figures in the tables.
@@ -174,7 +178,7 @@ if (explorer) {
       return;
     }
     const reference = rows.find((row) => row.base && row.x && !row.y);
-    const best = front(both, metric.higher), named = new Set(both.length > MANY ? best.map(({ name }) => name) : both.map(({ name }) => name));
+    const best = front(both, metric.higher);
     const interval = (axis) => both.filter((row) => row[axis][1] !== null);
     const control = one.controls[x.value];
     const tip = (row) => `${row.name}${row.taken ? ` (${row.taken === "first" ? "take" : "second"})` : ""}\n` +
@@ -189,10 +193,11 @@ if (explorer) {
       ariaLabel: `${metric.title} of ${both.length} methods against ${cost.title}`,
       ariaDescription: "The same figures are in the table below.",
       color: { ...colours(one, both), legend: true },
-      x: { label: `${cost.title} →`, labelOffset: 40, ...across, ticks: ticks(across, wide < 500 ? 5 : 9), tickFormat: "~g" },
-      y: { label: `↑ ${metric.title}${metric.unit ? ` (${metric.unit})` : ""}${metric.higher ? "" : ", less is better"}`,
-        ...up, ticks: ticks(up, 6), reverse: !metric.higher, tickFormat: "~g" },
+      x: across,
+      y: { ...up, reverse: !metric.higher },
       marks: [
+        axis("axisX", across, wide < 500 ? 5 : 9, { label: `${cost.title} →`, labelOffset: 40 }),
+        axis("axisY", up, 6, { label: `↑ ${metric.title}${metric.unit ? ` (${metric.unit})` : ""}${metric.higher ? "" : ", less is better"}` }),
         control ? Plot.rect([control], { x1: "0", x2: "1", fill: "currentColor", fillOpacity: 0.1 }) : null,
         Plot.gridX({ ticks: ticks(across, wide < 500 ? 5 : 9), stroke: "currentColor", strokeOpacity: 0.12 }),
         Plot.gridY({ ticks: ticks(up, 6), stroke: "currentColor", strokeOpacity: 0.12 }),
@@ -208,15 +213,17 @@ if (explorer) {
       r: { type: "identity" }, symbol: { type: "identity" },
     });
     place(box, chart);
-    label(chart, both.filter(({ name }) => named.has(name)), both, wide);
+    label(chart, best, both.filter((row) => !best.includes(row)), wide);
     if (reference) nameReference(chart, reference, wide);
   }
 
-  // Names beside points, each where it covers neither a point nor another name; one without such a place is left out.
-  function label(figure, rows, all, wide) {
+  // Names beside points, each where it covers neither a point nor another name; one without such a place is left out. Those
+  // of the front come first and may stand farther off; of many points, the others only get a place that is close.
+  function label(figure, front, others, wide) {
     const svg = [...figure.querySelectorAll("svg")].pop() ?? figure;
     const [sx, sy] = ["x", "y"].map((axis) => figure.scale(axis).apply);
-    const taken = all.map((row) => ({ x: sx(row.x[0]) - 6, y: sy(row.y[0]) - 6, w: 12, h: 12 }));
+    const rows = [...front, ...others], distances = rows.length > MANY ? [10] : [10, 18, 30];
+    const taken = rows.map((row) => ({ x: sx(row.x[0]) - 6, y: sy(row.y[0]) - 6, w: 12, h: 12 }));
     const meets = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
     const ns = "http://www.w3.org/2000/svg";
     const height = Number(svg.getAttribute("height"));
@@ -228,7 +235,7 @@ if (explorer) {
       svg.append(text);
       const w = text.getComputedTextLength(), h = 14, px = sx(row.x[0]), py = sy(row.y[0]);
       const places = [];
-      for (const far of [10, 18, 30]) {
+      for (const far of front.includes(row) ? [10, 18, 30] : distances) {
         places.push([px + far, py - 7], [px - far - w, py - 7], [px - w / 2, py - far - h], [px - w / 2, py + far],
           [px + far * 0.7, py - far * 0.7 - h], [px - far * 0.7 - w, py - far * 0.7 - h], [px + far * 0.7, py + far * 0.7], [px - far * 0.7 - w, py + far * 0.7]);
       }
@@ -277,11 +284,12 @@ if (explorer) {
       style: { background: "transparent", fontSize: "13px" },
       ariaLabel: `Ratios of ${order.length} methods to ${one.baseline}, with intervals`,
       ariaDescription: "The same figures are in the table below.",
-      x: { ...across, label: `ratio to ${one.baseline}: less is cheaper →`, labelOffset: 42, tickFormat: "~g", ticks: ticks(across, narrow ? 5 : 6) },
+      x: across,
       y: { domain: order, label: null, tickFormat: (name) => (name.length * 7.4 > left - 14 ? `${name.slice(0, Math.floor(left / 7.4) - 3)}…` : name) },
       ...(narrow ? { fy: { domain: keys.map((key) => facets[key]), label: null } } : { fx: { domain: keys.map((key) => facets[key]), label: null } }),
       color: colours(one, rows),
       marks: [
+        axis("axisX", across, narrow ? 5 : 6, { label: `ratio to ${one.baseline}: less is cheaper →`, labelOffset: 42 }),
         Plot.rect(floors, { x1: "low", x2: "high", [narrow ? "fy" : "fx"]: "what", fill: "currentColor", fillOpacity: 0.13 }),
         Plot.ruleX([1], { stroke: "currentColor", strokeOpacity: 0.6 }),
         Plot.ruleY(rows.filter(({ ratio }) => ratio[1] !== null), { y: "name", x1: (row) => row.ratio[1], x2: (row) => row.ratio[2], [narrow ? "fy" : "fx"]: "what", stroke: "solver", strokeWidth: 2 }),
@@ -299,6 +307,8 @@ if (explorer) {
     const other = one.methods.find(({ name }) => name === against.value);
     const keys = [...one.metrics.map(({ key, title, unit }) => [key, title, `${unit ? `${unit}, ` : ""}difference`]),
       ["energy_ratio", "energy", "ratio"], ["latency_ratio", "time", "ratio"]];
+    // Each image's distance from the baseline's is shown as it is, as the baseline has none to subtract.
+    for (const entry of keys) if (other.base && !isRatio(entry[0]) && !other.values[entry[0]]) entry[2] = "of its images to the others";
     const rows = one.methods.filter(({ name }) => name !== against.value && !hidden.has(name));
     const known = keys.filter(([key]) => rows.some((row) => pairOf(one, row, other, key)));
     part("pairs-none").hidden = known.length > 0;
@@ -318,7 +328,7 @@ if (explorer) {
   // [[value, low, high], verdict] of a method against another; of a pair the data hold one direction.
   function pairOf(one, row, other, key) {
     if (other.base) {
-      const values = isRatio(key) ? row.values[key] : row.changes[key];
+      const values = isRatio(key) || !other.values[key] ? row.values[key] : row.changes[key];
       return values ? [values, row.verdicts[key]] : null;
     }
     const pairs = one.pairs ?? {};

@@ -291,16 +291,16 @@ def _why(row, base, asked, checks, outcome):
         told = {row[verdict] for _, verdict in COSTS.values() if pd.notna(row[verdict])}
         if told == {TOO_NOISY}:
             return "too noisy to tell", TOO_NOISY
-        return (f"costs no less than {base['method']}",) * 2
-    told = str(row[COSTS[outcome["saves"]][1]])
+        return "no cheaper", f"costs no less than {base['method']}"
+    saves, base = outcome["saves"], base["method"]
+    told = str(row[COSTS[saves][1]])
     if told.startswith(BETTER):
-        return (f"saves no more {outcome['saves']} than {outcome['take']}",) * 2
+        return f"no more {saves} saved than by {outcome['take']}", f"saves no more {saves} than {outcome['take']}"
     if told == EQUAL:
-        return (f"takes as much {outcome['saves']} as {base['method']}",) * 2
+        return f"as much {saves}", f"takes as much {saves} as {base}"
     if told.startswith(tables.WORSE):
-        return (f"takes more {outcome['saves']} than {base['method']}",) * 2
-    why = f"its {outcome['saves']} is not told apart from that of {base['method']}"
-    return f"{outcome['saves']} not told apart from that of {base['method']}", why
+        return f"more {saves}", f"takes more {saves} than {base}"
+    return f"{saves} not told apart", f"its {saves} is not told apart from that of {base}"
 
 
 def _title(limit):

@@ -154,7 +154,7 @@ def _others(rows, group, reasons):
         second = rows[rows["method"] == group["second"]].iloc[0]
         kind = group["saves"] if group["saves"] in COSTS else "energy"
         if not missing(second[COSTS[kind][0]]):
-            segments.append((f" ({_noun(kind)} {_change(second, kind)}{_quality(second)})", ""))
+            segments.append((f", {_noun(kind)} {_change(second, kind)}{_quality(second)}", ""))
         segments.append((". ", ""))
     for place, (reason, names) in enumerate(reasons.items()):
         few = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} more"]

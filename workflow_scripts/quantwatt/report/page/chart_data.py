@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from quantwatt.report import tables
+from quantwatt.report.figures import family
 from quantwatt.report.page.numbers import missing
 
 COSTS = {  # {column of the summary: title, of which {unit} is "image" or "inference"}
@@ -71,7 +72,7 @@ def _method(row, keys, taken):
     bits = [row[key] for key in ("weight_bits", "activation_bits")]
     return {
         "name": str(row["method"]),
-        "solver": "unquantized" if row["baseline"] else _text(row["solver"]) or "none",
+        "solver": "unquantized" if row["baseline"] else _text(family(row)) or "none",
         "bits": "" if any(map(missing, bits)) else f"{bits[0]:.4g} / {bits[1]:.4g} bits",
         "note": note,
         "real": row["status"] == "ok" and row["compute"] != "simulated",
