@@ -160,14 +160,17 @@ def test_a_dot_tells_its_figures(opened, ten):
 
 def test_the_limit_moves_the_answer(opened, ten):
     page = opened(ten)
-    assert "Take rtn-w8a8" in shown(page, ".answer")[0]
-    limit = page.get_by_label("Move this limit")
+    card, limit = page.locator(".card[data-method=rtn-w8a8]"), page.get_by_label("Limit of the PSNR")
+    back = page.get_by_role("button", name="Back to the limit")
+    assert "Take rtn-w8a8" in shown(page, ".answer")[0] and "take" in card.inner_text()
     limit.fill("50")
     [answer] = shown(page, ".answer")
     assert "Nothing to take: no measured method holds the limits. Nearest is rtn-w8a8" in answer
-    assert "The limit was moved" in page.locator(".moved").inner_text()
-    limit.fill("30")
-    assert "Take rtn-w8a8" in shown(page, ".answer")[0] and not page.locator(".moved").is_visible()
+    assert card.get_attribute("class") == "card" and not card.locator(".role").is_visible()
+    assert page.evaluate("data.groups[0].methods.every(({ taken }) => taken === null)")
+    back.click()
+    assert "Take rtn-w8a8" in shown(page, ".answer")[0] and not back.is_visible()
+    assert card.get_attribute("class") == "card first" and card.locator(".role").inner_text() == "take"
 
 
 def test_two_methods_are_compared(opened, ten):
@@ -196,6 +199,12 @@ def test_tables_sort_and_filter(opened, ten):
     assert [synthetic.METHODS[name].size_mb for name in methods()] == sizes[::-1]
     page.get_by_label("Filter").fill("gptq")
     assert set(methods()) == {name for name in before if name.startswith("gptq")}
+    page.get_by_label("Filter").fill("no such method")
+    assert methods() == [] and page.get_by_text("No row matches.").is_visible()
+    page.get_by_label("Filter").fill("")
+    table.get_by_role("button", name="PSNR").click()
+    known = [synthetic.METHODS[name].psnr for name in methods() if synthetic.METHODS[name].psnr]
+    assert known == sorted(known) and methods()[-1] == "bf16"  # a missing figure is last
 
 
 def test_images_of_two_methods_are_laid_over_each_other(opened, ten):
@@ -215,11 +224,12 @@ def test_images_of_two_methods_are_laid_over_each_other(opened, ten):
     viewer.locator("[data-part=prompt]").select_option(label=worst)
     viewer.get_by_role("checkbox").check()
     viewer.get_by_text("times as strong").wait_for()
+    assert not slider.is_visible()
     canvas = viewer.locator("[data-part=canvas]")
     read = "one => [...one.getContext('2d').getImageData(0, 0, one.width, one.height).data]"
     assert canvas.is_visible() and max(value for i, value in enumerate(canvas.evaluate(read)) if i % 4 < 3) > 200
     viewer.locator("[data-part=right]").select_option(label="bf16")
-    page.wait_for_function("!document.querySelector('[data-part=times]').textContent.includes('largest is ' + 255)")
+    viewer.get_by_text("The two images are identical.").wait_for()
 
 
 def test_the_worst_images_are_shown_first_to_last(opened, ten):

@@ -39,25 +39,41 @@ function options(select, entries, chosen) {
     element("option", { value: String(value), selected: String(value) === String(chosen) }, title)));
 }
 
-// The limit of quality
+// The limit of quality: the answers under every limit stand in the page, one of them is shown
 
-for (const article of document.querySelectorAll("[data-answer]")) {
+let redraw = () => {};
+document.querySelectorAll("[data-answer]").forEach((article, place) => {
   const input = article.querySelector("input.limit");
-  if (!input) continue;
-  const steps = [...article.querySelectorAll("[data-step]")];
-  const milder = input.dataset.milder === "true";
-  const said = article.querySelector(".moved");
-  const first = input.value;
-  input.addEventListener("input", () => {
-    const limit = Number(input.value);
-    if (input.value === "" || Number.isNaN(limit)) return;
+  if (!input) return;
+  const steps = [...article.querySelectorAll("[data-step]")], milder = input.dataset.milder === "true";
+  const reset = article.querySelector(".reset"), first = input.value;
+
+  function move() {
+    const limit = Number(input.value === "" ? first : input.value);
     const holds = ({ dataset: { step } }) => step === "" || (milder ? Number(step) <= limit : Number(step) >= limit);
     const shown = steps.find(holds);
     for (const step of steps) step.hidden = step !== shown;
-    said.hidden = Number(first) === limit;
+    reset.hidden = limit === Number(first);
+    const { take, second } = shown.dataset;
+    for (const card of article.querySelectorAll(".card")) {
+      const { method, role } = card.dataset, old = ["take", "second"].includes(role) ? "" : role;
+      const badge = card.querySelector(".role");
+      badge.textContent = method === take ? "take" : method === second ? "second" : reset.hidden ? role : old;
+      badge.hidden = badge.textContent === "";
+      card.classList.toggle("first", method === take);
+    }
+    const group = data.groups.find(({ title }) => title === data.answers[place]);
+    for (const method of group?.methods ?? []) method.taken = method.name === take ? "first" : method.name === second ? "second" : null;
+    redraw();
+  }
+
+  input.addEventListener("input", move);
+  reset.addEventListener("click", () => {
+    input.value = first;
+    move();
   });
-  article.querySelector(".limits").hidden = false;
-}
+  for (const part of article.querySelectorAll(".limits")) part.hidden = part.tagName === "SPAN";
+});
 
 // Quality against cost, and ratios
 
@@ -70,10 +86,10 @@ if (explorer) {
   group.closest("label").hidden = data.groups.length < 2;
 
   const current = () => data.groups[group.value];
-  // Colours of the solvers, each the same in every chart; `rows`: those that are drawn.
+  // Colours of the solvers, each the same in every chart and in the static figures; `rows`: those that are drawn.
   const colours = (one, rows) => {
-    const solvers = [...new Set(one.methods.map((method) => method.solver))].filter((name) => name !== "unquantized");
-    const colour = new Map(solvers.map((name, place) => [name, `var(--c${place % 9})`])).set("unquantized", "currentColor");
+    const solvers = [...new Set(data.groups.flatMap(({ methods }) => methods.map(({ solver }) => solver)))].filter((name) => name !== "unquantized").sort();
+    const colour = new Map(solvers.map((name, place) => [name, `var(--c${place % 14})`])).set("unquantized", "currentColor");
     const domain = [...colour.keys()].filter((name) => rows.some(({ solver }) => solver === name));
     return { domain, range: domain.map((name) => colour.get(name)) };
   };
@@ -98,6 +114,7 @@ if (explorer) {
     draw();
   }
 
+  redraw = draw;
   function draw() {
     drawScatter(current());
     drawRatios(current());
@@ -169,6 +186,8 @@ if (explorer) {
     const box = part("scatter");
     for (const select of [x, y]) select.closest("label").hidden = !one.metrics.length;
     part("legend").hidden = !one.metrics.length;
+    part("absolute").hidden = !["energy_j", "latency_s"].includes(x.value);
+    part("pointed").textContent = "";
     const rows = points(one), both = rows.filter((row) => row.x && row.y);
     const metric = one.metrics.find(({ key }) => key === y.value);
     const cost = one.costs.find(({ key }) => key === x.value);
@@ -208,11 +227,13 @@ if (explorer) {
         ...[true, false].map((real) => Plot.dot(both.filter((row) => row.real === real), { x: (row) => row.x[0], y: (row) => row.y[0],
           fill: real ? "solver" : "var(--page)", stroke: "solver", strokeWidth: 2, r: (row) => (row.taken === "first" ? 8 : 5),
           symbol: (row) => (row.base ? "star" : "circle") })),
-        Plot.tip(both, Plot.pointer({ x: (row) => row.x[0], y: (row) => row.y[0], title: tip, fontSize: 13, maxRadius: 60 })),
+        wide < 560 ? Plot.dot(both, Plot.pointer({ x: (row) => row.x[0], y: (row) => row.y[0], r: 10, stroke: "currentColor", maxRadius: 60 }))
+          : Plot.tip(both, Plot.pointer({ x: (row) => row.x[0], y: (row) => row.y[0], title: tip, fontSize: 13, maxRadius: 60 })),
       ],
       r: { type: "identity" }, symbol: { type: "identity" },
     });
     place(box, chart);
+    if (wide < 560) chart.addEventListener("input", () => { part("pointed").textContent = chart.value ? tip(chart.value).replaceAll("\n", " · ") : ""; });
     label(chart, best, both.filter((row) => !best.includes(row)), wide);
     if (reference) nameReference(chart, reference, wide);
   }
@@ -280,18 +301,19 @@ if (explorer) {
     const left = Math.min(longest * 7.4 + 14, narrow ? 150 : 260);
     const across = scale([[1], ...rows.map(({ ratio }) => ratio), ...floors.map(({ low, high }) => [low, high])], true, 0.05);
     const chart = Plot.plot({
-      width: wide, height: (narrow ? keys.length : 1) * (order.length * 22) + 84 + (narrow ? 30 * keys.length : 0), marginLeft: left, marginRight: narrow ? 56 : 20, marginTop: 34, marginBottom: 50,
+      width: wide, height: (narrow ? keys.length : 1) * (order.length * 22) + 84 + (narrow ? 30 * keys.length : 0), marginLeft: left, marginRight: 20, marginTop: 34, marginBottom: 50,
       style: { background: "transparent", fontSize: "13px" },
       ariaLabel: `Ratios of ${order.length} methods to ${one.baseline}, with intervals`,
       ariaDescription: "The same figures are in the table below.",
       x: across,
       y: { domain: order, label: null, tickFormat: (name) => (name.length * 7.4 > left - 14 ? `${name.slice(0, Math.floor(left / 7.4) - 3)}…` : name) },
-      ...(narrow ? { fy: { domain: keys.map((key) => facets[key]), label: null } } : { fx: { domain: keys.map((key) => facets[key]), label: null } }),
+      ...(narrow ? { fy: { domain: keys.map((key) => facets[key]), axis: null, padding: 0.2 } } : { fx: { domain: keys.map((key) => facets[key]), label: null } }),
       color: colours(one, rows),
       marks: [
         axis("axisX", across, narrow ? 5 : 6, { label: `ratio to ${one.baseline}: less is cheaper →`, labelOffset: 42 }),
         Plot.rect(floors, { x1: "low", x2: "high", [narrow ? "fy" : "fx"]: "what", fill: "currentColor", fillOpacity: 0.13 }),
         Plot.ruleX([1], { stroke: "currentColor", strokeOpacity: 0.6 }),
+        narrow ? Plot.text(keys.map((key) => ({ what: facets[key] })), { fy: "what", text: "what", frameAnchor: "top-left", dy: -16 }) : null,
         Plot.ruleY(rows.filter(({ ratio }) => ratio[1] !== null), { y: "name", x1: (row) => row.ratio[1], x2: (row) => row.ratio[2], [narrow ? "fy" : "fx"]: "what", stroke: "solver", strokeWidth: 2 }),
         Plot.dot(rows, { y: "name", x: (row) => row.ratio[0], [narrow ? "fy" : "fx"]: "what", fill: "solver", r: 4.5 }),
         Plot.tip(rows, Plot.pointerY({ y: "name", x: (row) => row.ratio[0], [narrow ? "fy" : "fx"]: "what", fontSize: 13,
@@ -403,7 +425,7 @@ if (viewer) {
 
   async function drawDifference() {
     canvas.hidden = !difference.checked;
-    part("line").hidden = above.hidden = difference.checked;
+    part("line").hidden = above.hidden = slider.hidden = difference.checked;
     if (!difference.checked) return;
     await Promise.all([below.decode(), above.decode()]);
     const { naturalWidth: wide, naturalHeight: high } = below;
@@ -415,16 +437,16 @@ if (viewer) {
       return context.getImageData(0, 0, wide, high);
     });
     const [first, second] = pixels;
-    let largest = 1;
+    let largest = 0;
     for (let i = 0; i < first.data.length; i += 1) {
       if (i % 4 < 3) largest = Math.max(largest, Math.abs(first.data[i] - second.data[i]));
     }
-    const times = Math.max(1, Math.floor(255 / largest));
+    const times = Math.max(1, Math.floor(255 / Math.max(largest, 1)));
     for (let i = 0; i < first.data.length; i += 1) {
       first.data[i] = i % 4 < 3 ? Math.min(255, times * Math.abs(first.data[i] - second.data[i])) : 255;
     }
     context.putImageData(first, 0, 0);
-    part("times").textContent = `Difference, ${times} times as strong; the largest is ${largest === 1 && times === 255 ? "at most 1" : largest} of 255.`;
+    part("times").textContent = largest === 0 ? "The two images are identical." : `Difference, ${times} times as strong; the largest is ${largest} of 255.`;
   }
 
   group.addEventListener("change", chooseGroup);
@@ -485,6 +507,8 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
         }
       }
     }
+    const left = [...table.tBodies].some((body) => [...body.rows].some((row) => !row.hidden && !row.classList.contains("group")));
+    document.getElementById(`${table.id}-none`).hidden = left;
   });
 }
 

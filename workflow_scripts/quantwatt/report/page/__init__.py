@@ -153,11 +153,18 @@ def answer_parts(
         shown = [
             card
             | {"settings": methods.short(settings.get(card["row"]["method"])),
-               "pictures": gallery.samples(pictures, card["row"])}
+               "pictures": gallery.samples(pictures, card["row"], base[0]["method"] if base else ""),
+               "worst": gallery.worst_value(pictures, card["row"])}
             for card in cards(rows, one["group"])
         ]  # fmt: skip
         parts.append(one | {"base": base[0] if base else None, "cards": shown})
     return parts
+
+
+def _titles(shown, parts):
+    """Of the group of rows that each answer is about, as the page's script names it."""
+    titles = {rows.index[0]: title for title, rows in tables.groups(shown)}
+    return [titles[part["rows"].index[0]] for part in parts]
 
 
 def machine(cells: Iterable[Cell]) -> str:
@@ -176,7 +183,17 @@ def machine(cells: Iterable[Cell]) -> str:
         ram = f", {numbers.number(known['ram_mb'] / 1000, 2)} GB of memory" if known.get("ram_mb") else ""
         where.append(name + (f" ({cores} cores{ram})" if cores else ram))
     date = f" {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}" if days else ""
-    return f"Measured{date}{took} on {numbers.listed(where)}."
+    drawn = {(c.images["n_images"], c.images["width"], c.images["height"]) for c in cells if c.images.get("n_images")}
+    images = "; ".join(f"{n} images of {width} × {height} pixels by each method" for n, width, height in sorted(drawn))
+    return f"Measured{date}{took} on {numbers.listed(where)}{f', with {images}' if len(drawn) == 1 else ''}."
+
+
+def wattages(cells: Iterable[Cell]) -> str:
+    """Those of an estimate: " (10 and 65 W)"; empty where nothing was estimated or machines differ."""
+    devices = [cell.measurement.get("device") or {} for cell in cells if cell.measurement.get("estimated")]
+    found = {(device.get("idle_w"), device.get("full_w")) for device in devices}
+    idle, full = found.pop() if len(found) == 1 else (None, None)
+    return f" ({numbers.compact(idle)} and {numbers.compact(full)} W)" if idle is not None and full is not None else ""
 
 
 def render(
@@ -233,8 +250,11 @@ def render(
         experiment=experiment,
         baseline=baseline,
         machine=machine(cells),
-        data=as_script({"groups": chart_groups(summary, parts, pairs), "images": pictures}),
+        data=as_script(
+            {"groups": chart_groups(summary, parts, pairs), "images": pictures, "answers": _titles(shown, parts)}
+        ),
         fake=bool(summary["device_fake"].any()),
+        wattages=wattages(cells),
         estimated=any(value is True for value in summary["energy_estimated"]),
         answers=parts,
         galleries=[one | {"worst": gallery.worst(one, baseline)} for one in pictures],

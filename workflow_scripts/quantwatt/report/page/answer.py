@@ -22,6 +22,7 @@ from quantwatt.report.tables import (
     paired_with_value,
 )
 
+TOLD = 0.05  # of the baseline's peak memory: a smaller difference is that of two processes
 NAMED = 4  # methods that share a reason: more are counted
 Segments = list[tuple[str, str]]  # (text, style): style "strong", "em", "code" or ""
 
@@ -35,8 +36,8 @@ def answers(summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | No
         list of {"title", "rows": of the summary, "group": of `recommended` or None, "limits": in words, "quality",
         "steps"}.
         "quality" is None or {"title", "unit", "limit", "is_margin", "milder": whether a larger limit excludes less};
-        "steps" are {"strictest": as of `by_limit`, "shown": whether it is the answer under the limit given, "sentence",
-        "others": what is second and what not to take}.
+        "steps" are {"strictest", "take", "second": as of `by_limit`, "shown": whether it is the answer under the limit
+        given, "sentence", "others": how sure that is, what is second and what not to take}.
     """
     recommended = recommend(summary) if recommended is None else recommended
     shown = first_samplings(summary)
@@ -57,7 +58,8 @@ def _steps(rows, group):
     by_limit = group and group["by_limit"]
     if not by_limit or len(by_limit["steps"]) < 2:
         told = group and reasons(group["methods"])
-        step = {"strictest": None, "shown": True, "sentence": answer(rows, group), "others": _others(rows, group, told)}
+        step = {"strictest": None, "shown": True, "sentence": answer(rows, group), "others": _others(rows, group, told),
+                **{key: group and group[key] for key in ("take", "second")}}  # fmt: skip
         return {"limits": _limits(group, None), "quality": None, "steps": [step]}
     metric = METRICS[by_limit["metric"]]
     milder = by_limit["is_margin"] or not metric.higher_is_better  # a larger limit excludes less
@@ -65,7 +67,8 @@ def _steps(rows, group):
     for step in by_limit["steps"]:
         moved = group | step
         sentence, others = answer(rows, moved), _others(rows, moved, step["reasons"])
-        steps.append({"strictest": step["strictest"], "shown": False, "sentence": sentence, "others": others})
+        taken = {key: step[key] for key in ("strictest", "take", "second")}
+        steps.append({**taken, "shown": False, "sentence": sentence, "others": others})
     holding = (
         step for step in steps
         if step["strictest"] is None
@@ -105,8 +108,8 @@ def answer(rows: pd.DataFrame, group: Mapping[str, Any] | None) -> Segments:
         smaller = f"{megabytes(best['size_mb'])} instead of {megabytes(measured_base.iloc[0]['size_mb'])}"
         told = f"it saves no energy or time that can be told, but its weights take {smaller}"
         return [*lead, ("Take ", ""), (best["method"], "strong"), (f": {told}", ""), *_ending(best, measured_base)]
-    cost = _cost_segments(best, group["saves"], measured_base)
-    return [*lead, ("Take ", ""), (best["method"], "strong"), (": it ", ""), *cost, *_ending(best, measured_base)]
+    cost, ending = _cost_segments(best, group["saves"], measured_base), _ending(best, measured_base)
+    return [*lead, ("Take ", ""), (best["method"], "strong"), (": it ", ""), *cost, *ending]
 
 
 def _nothing(real, group, measured_base):
@@ -145,16 +148,19 @@ def _cheapest(real):
 
 
 def _others(rows, group, reasons):
-    """What is second, and what not to take and why."""
+    """How sure the answer is, what is second, and what not to take and why."""
     if group is None or not group["methods"]:
         return []
-    segments = []
+    taken = rows[rows["method"] == group["take"]]
+    segments = _certainty(taken.iloc[0], group["saves"]) if len(taken) and group["saves"] in COSTS else []
     if group["second"]:
         segments += [("Second: ", ""), (group["second"], "strong")]
         second = rows[rows["method"] == group["second"]].iloc[0]
         kind = group["saves"] if group["saves"] in COSTS else "energy"
         if not missing(second[COSTS[kind][0]]):
             segments.append((f", {_noun(kind)} {_change(second, kind)}{_quality(second)}", ""))
+        if not missing(second["size_mb"]):
+            segments.append((f", weights of {megabytes(second['size_mb'])}", ""))
         segments.append((". ", ""))
     for place, (reason, names) in enumerate(reasons.items()):
         few = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} more"]
@@ -226,9 +232,7 @@ def _cost_segments(best, kind, measured_base):
     start = [(("uses" if kind == "energy" else "takes") + (" an " if estimated else " "), "")]
     start += [("estimated", "em"), (" ", "")] if estimated else []
     doubt = ""
-    if verdict.endswith(WITHIN_CONTROL):
-        doubt = ", though that model against itself differs as much on this machine"
-    elif verdict.endswith(UNCONTROLLED):
+    if verdict.endswith(UNCONTROLLED):
         doubt = ", which no measurement of that model against itself confirms"
     size = "less" if cheaper else "more"
     return [*start, (saved, "strong"), (f" {size} {_noun(kind)} per {best['unit']} than {model}{doubt}", "")]
@@ -253,7 +257,7 @@ def _quality(row):
         change = f"{metric.column}_change"
         if not metric.paired and not missing(row[change]):
             text = with_bounds(row[change], row[f"{change}_low"], row[f"{change}_high"], signed=True)
-            figures.append(f"{metric.name} changed by {text}")
+            figures.append(f"{metric.title} {text}")
             break
     if not figures:
         return ", at a quality that was not scored"
@@ -261,12 +265,35 @@ def _quality(row):
 
 
 def _memory(row, base):
-    """The words ", and y GB less memory" (or more, or as much), or that the memory is unknown."""
-    if missing(row["memory_mb"]) or missing(base["memory_mb"]):
-        text = ", with no memory figure"
-    else:
-        saved = base["memory_mb"] - row["memory_mb"]
-        text = f", and {megabytes(abs(saved))} {'less' if saved > 0 else 'more'} peak memory"
+    """The words ", and weights of 4.21 MB instead of 14.1 MB", with the peak memory where that differs by more."""
+    texts = []
     if not missing(row["size_mb"]) and not missing(base["size_mb"]):
-        text += f" (weights: {megabytes(row['size_mb'])} instead of {megabytes(base['size_mb'])})"
-    return text
+        texts = [f"weights of {megabytes(row['size_mb'])} instead of {megabytes(base['size_mb'])}"]
+    if not missing(row["memory_mb"]) and not missing(base["memory_mb"]):
+        saved = base["memory_mb"] - row["memory_mb"]
+        if abs(saved) > TOLD * base["memory_mb"]:
+            texts.append(f"{megabytes(abs(saved))} {'less' if saved > 0 else 'more'} peak memory")
+    return f", and {listed(texts)}" if texts else ""
+
+
+def _certainty(best, kind):
+    """How sure a saving is, against what the baseline shows against itself; nothing where no control tells."""
+    ratio, cost = COSTS[kind][0], COSTS[kind][0].removesuffix("_ratio")
+    control = [best[f"{cost}_control{end}"] for end in ("", "_low", "_high")]
+    if any(map(missing, control)) or missing(best[f"{ratio}_high"]):
+        return []
+    floor = f"what the unquantized model shows against itself, {with_bounds(*control)}"
+    verdict = str(best[COSTS[kind][1]])
+    if not verdict.startswith(BETTER):
+        return []
+    if verdict.endswith(WITHIN_CONTROL):
+        sure, why = "Not sure", f"lies within {floor}"
+    elif best[f"{ratio}_high"] < control[1]:
+        sure, why = "Sure", f"lies wholly below {floor}"
+    else:
+        sure, why = "Fairly sure", f"lies below {floor}, in which its interval ends"
+    return [(sure, "strong"), (f": the ratio of {_noun(kind)}, {_ratio(best, ratio)}, {why}. ", "")]
+
+
+def _ratio(row, column):
+    return with_bounds(*(row[f"{column}{end}"] for end in ("", "_low", "_high")))

@@ -47,7 +47,7 @@ def _chosen(others, group, metric):
         best = values.idxmax() if metric.higher_is_better else values.idxmin()
         chosen.setdefault(candidates.loc[best, "method"], "best quality")
     if candidates["size_mb"].notna().any():
-        chosen.setdefault(candidates.loc[candidates["size_mb"].idxmin(), "method"], "smallest")
+        chosen.setdefault(candidates.loc[candidates["size_mb"].idxmin(), "method"], "smallest within the limit")
     return dict(list(chosen.items())[:MOST_CARDS])
 
 

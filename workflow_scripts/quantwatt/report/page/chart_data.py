@@ -82,8 +82,19 @@ def _method(row, keys, taken):
         "changes": {
             key: values for key in keys if f"{key}_change" in row and (values := _values(row, f"{key}_change"))
         },
-        "verdicts": {key: row[name] for key, name in VERDICTS.items() if isinstance(row[name], str)},
+        "verdicts": {key: row[name] for key, name in VERDICTS.items() if isinstance(row[name], str)}
+        | {m.column: told for m in tables.METRICS.values() if not m.paired and (told := _change_told(row, m))},
     }
+
+
+def _change_told(row, metric):
+    """The verdict on a metric's change from the baseline, by its interval; None without one."""
+    low, high = (row.get(f"{metric.column}_change{end}") for end in ("_low", "_high"))
+    if missing(low) or missing(high):
+        return None
+    if low <= 0 <= high:
+        return tables.UNDECIDED
+    return tables.BETTER if (low > 0) == metric.higher_is_better else tables.WORSE
 
 
 def _values(row, key):

@@ -152,15 +152,31 @@ def worst(gallery: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["value"] if gallery["quality"]["higher"] else -one["value"])
 
 
-def samples(galleries: Iterable[Mapping[str, Any]], row: Mapping[str, Any], n: int = 2) -> list[dict[str, Any]]:
-    """The first typical pictures of a row of the summary: [{"uri", "text", "exact"}]."""
+def samples(galleries: Iterable[Mapping[str, Any]], row: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
+    """The first typical picture by the baseline and by a row of the summary: [{"uri", "method", "text", "exact"}]."""
+    return [
+        {"uri": gallery["pictures"][gallery["methods"].index(method)][0], "method": method,
+         "text": gallery["prompts"][0]["text"], "exact": gallery["exact"]}
+        for gallery in galleries
+        if _is_of(gallery, row)
+        for method in (baseline, row["method"])
+        if method in gallery["methods"]
+    ]  # fmt: skip
+
+
+def worst_value(galleries: Iterable[Mapping[str, Any]], row: Mapping[str, Any]) -> float | None:
+    """The metric of the worst image of a row of the summary; None where no score holds single values."""
     for gallery in galleries:
-        if (gallery["model"], gallery["sampling"]) == (row["model"], row["sampling"]) and (
-            row["method"] in gallery["methods"]
-        ):
-            pictures = gallery["pictures"][gallery["methods"].index(row["method"])]
-            return [
-                {"uri": uri, "text": prompt["text"], "exact": gallery["exact"]}
-                for uri, prompt in zip(pictures[:n], gallery["prompts"], strict=False)
-            ]
-    return []
+        if _is_of(gallery, row) and gallery["quality"]:
+            known = gallery["quality"]["values"][gallery["methods"].index(row["method"])]
+            return next(
+                (value for value, prompt in zip(known, gallery["prompts"], strict=True)
+                 if row["method"] in prompt["worst_of"]), None,
+            )  # fmt: skip
+    return None
+
+
+def _is_of(gallery, row):
+    return (gallery["model"], gallery["sampling"]) == (row["model"], row["sampling"]) and row["method"] in gallery[
+        "methods"
+    ]
