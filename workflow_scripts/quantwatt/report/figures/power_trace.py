@@ -13,6 +13,7 @@ FIRST_S = 60  # seconds of the process that are drawn at most
 SHADED = 24  # blocks that are drawn at most: of short blocks, a minute would be a barcode
 SHADES = {"method": "#e3edf6", "baseline": "#f4f6f8"}
 PHASE = "#f6eee3"
+MEAN_S = 1  # of an estimate
 LEAST_WIDTH = 0.02  # share of the axis from which on a phase's name has room
 
 
@@ -63,6 +64,8 @@ def _trace(results, row):
         raise DataError(f"{path}: the column {min(missing)} is missing; it has {', '.join(samples)}.")
     samples = samples[(samples["process"] == 0) & ~samples["block"].str.startswith("idle")]
     samples = samples.dropna(subset=["watts"]).sort_values("t_s", kind="stable")
+    if row["meter"] == "estimate":
+        samples = _smoothed(samples)
     if samples.empty:
         return None
     seconds, is_phase = samples["t_s"] - samples["t_s"].iloc[0], ~samples["block"].str.isdigit()
@@ -74,6 +77,15 @@ def _trace(results, row):
     ][:SHADED]
     shown = (seconds <= spans[-1][2]).to_numpy()
     return seconds.to_numpy()[shown], samples["watts"].to_numpy()[shown], spans
+
+
+def _smoothed(samples):
+    """The mean of a second around each sample: in milliseconds there is a tick of processor time too many or few."""
+    gaps = samples["t_s"].diff()
+    samples = samples[~(gaps < gaps.median() / 2)]
+    times = pd.to_timedelta(samples["t_s"], unit="s")
+    means = samples["watts"].set_axis(pd.TimedeltaIndex(times)).rolling(f"{MEAN_S}s", center=True).mean()
+    return samples.assign(watts=means.to_numpy())
 
 
 def _draw_trace(axes, seconds, watts):
