@@ -9,6 +9,7 @@ In memory, a scale is the product of both, float32. Values are multiplied by its
 in the libraries' order, because 1 / (product) may differ in its last bit, which decides ties.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -48,7 +49,7 @@ def _as_e4m3(scale, rounding):
     if rounding == "nearest":
         return nearest
     code = E4M3.encode(scale) + (nearest < scale)
-    return torch.where(scale.isnan(), scale, E4M3.values(scale.device)[code.int()])
+    return E4M3.values(scale.device)[code.int()]
 
 
 def reciprocal(blocks: torch.Tensor, tensor_scale: torch.Tensor) -> torch.Tensor:
@@ -88,6 +89,9 @@ class Format(FloatFormat):
         tensor_scale = self._bound_scale()
         return _as_e4m3(scale / tensor_scale, "nearest") * tensor_scale
 
+    def snap(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+        return E2M1.round(values * _reciprocal_again(scale, self._bound_scale())).mul_(scale)
+
     def scaled(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         tensor_scale = self._bound_scale()
         return values * reciprocal(_of_block(scale, tensor_scale), tensor_scale)
@@ -116,6 +120,11 @@ def _of_block(scale, tensor_scale):
     quotient = scale / tensor_scale  # one of them, but for its last bits
     high = quotient * SPLIT
     return high - (high - quotient)
+
+
+@functools.lru_cache(maxsize=1)  # GPTQ rounds the 16 columns of a block with one tensor of scales
+def _reciprocal_again(scale, tensor_scale):
+    return reciprocal(_of_block(scale, tensor_scale), tensor_scale)
 
 
 @dataclass(frozen=True)
