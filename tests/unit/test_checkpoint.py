@@ -212,6 +212,22 @@ KINDS = {
         "transforms": [{"name": "smoothing"}, {"name": "low-rank", "rank": 2, "iterations": 1}],
     },
     "nf4-gptq": {"solver": {"name": "gptq"}, "weights": {"format": "nf4"}},
+    "nvfp4-gptq": {
+        "solver": {"name": "gptq"},
+        "weights": {"format": "nvfp4"},
+        "activations": {"format": "nvfp4", "dynamic": False},
+        "transforms": [{"name": "smoothing"}],
+    },
+    "float8-qronos": {
+        "solver": {"name": "qronos"},
+        "weights": {"format": "float8", "granularity": "block"},
+        "activations": {"format": "mxfp8"},
+    },
+    "mxfp6-brecq": {
+        "solver": {"name": "brecq", "iterations": 3, "batch_size": 2, "activation_iterations": 2},
+        "weights": {"format": "mxfp6"},
+        "activations": {"format": "float8", "granularity": "tensor", "dynamic": False},
+    },
     "llm-int8": {"weights": {"format": "bitsandbytes-int8"}},
     "torchao": {"weights": {"format": "torchao", "configuration": "int8-weight-only"}},
     "quanto": {"weights": {"format": "quanto", "weights": "qint4"}},

@@ -497,6 +497,8 @@ REFUSALS = {
     "activations-gptq": ("gptq", integer(4), ACTIVATIONS, None, (LAYERS[0], "activations")),
     "activations-bitsandbytes": ("bitsandbytes", block("nf4"), ACTIVATIONS, None, (LAYERS[0], "activations")),
     "activations-torchao": ("torchao", W8, {**ACTIVATIONS, "granularity": "tensor"}, None, ("per token",)),
+    "floats-torchao": ("torchao", W8, {"format": "mxfp8", "bits": 8, "dynamic": True}, None, ("per token",)),
+    "nvfp4-gptq": ("gptq", {"format": "nvfp4", "bits": 4, "scale_rounding": "up"}, None, None, ("not nvfp4",)),
     "group-gptq": ("gptq", integer(4, 96), None, None, (LAYERS[0], "96", "128 inputs")),
     "format-gptq": ("gptq", block("nf4"), None, None, ("2, 3, 4 or 8 bits", "nf4")),
     "format-bitsandbytes": ("bitsandbytes", integer(4), None, None, ("integer",)),

@@ -73,9 +73,9 @@ class Format(FloatFormat):
         return cls(settings["scale_rounding"])
 
     def bound(self, weight: torch.Tensor) -> Self:
-        return (
-            self if self.tensor_scale is not None else replace(self, tensor_scale=tensor_scale_of(weight.abs().amax()))
-        )
+        if self.tensor_scale is not None:
+            return self
+        return replace(self, tensor_scale=tensor_scale_of(weight.abs().amax()))
 
     def group_width(self, columns: int) -> int:
         return min(BLOCK, columns)
