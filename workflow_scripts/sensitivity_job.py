@@ -15,6 +15,7 @@ from typing import Any
 from quantwatt.allocate.allocation import tried
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
 from quantwatt.artifacts.provenance import provenance
+from quantwatt.config import methods
 from quantwatt.config.objectives import metric_of
 from quantwatt.data import prompts
 from quantwatt.jobs import command, dependencies, gpus
@@ -30,7 +31,7 @@ def depends_on(
     device: str,
 ) -> str:
     """Hash everything that a job's rows depend on, including the prompts, the code and the device."""
-    formats = {settings["weights"]["format"] for settings in entry["candidates"].values() if settings.get("weights")}
+    formats = methods.formats_of(entry["candidates"].values())
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
     code = dependencies.digest(Path(__file__).name, tuple(plugins))
     contents = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,

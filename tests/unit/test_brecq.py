@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.activations import ActivationFormat, IntegerActivations
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.inference.linear import SimulatedLinear
 from quantwatt.models.families import load_family
@@ -203,7 +203,7 @@ def test_the_exponent_falls_in_a_line_after_the_warm_up():
 
 def static(bits, symmetric, inputs):
     """(activation format, its calibrated grid as a plan has it)."""
-    activation_format = ActivationFormat(bits, "tensor", dynamic=False, symmetric=symmetric)
+    activation_format = IntegerActivations(bits, "tensor", dynamic=False, symmetric=symmetric)
     scale, zero = activation_format.grid(inputs.amin(), inputs.amax())
     return activation_format, {"activation_scale": scale[None], "activation_zero": zero[None]}
 
@@ -267,7 +267,7 @@ def test_learned_steps_lower_the_error_of_static_activations(joint):
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_what_is_trained_is_what_a_checkpoint_computes(dynamic):
     inputs = random(5, 7, 16, seed=1)
-    activation_format, grid = (ActivationFormat(8), {}) if dynamic else static(8, False, inputs)
+    activation_format, grid = (IntegerActivations(8), {}) if dynamic else static(8, False, inputs)
     activations = {key: getattr(activation_format, key) for key in ("bits", "granularity", "dynamic", "symmetric")}
     plan = Plan(
         random(12, 16), weights("nf4"), activation_format, bias=random(12, seed=2),

@@ -80,9 +80,10 @@ WEIGHTS = "methods/rtn-w8a8/weights/format"
     ("path", "value", "end"),
     [
         (WEIGHTS, "int4", "; write {format: integer, bits: 4}."),
-        (WEIGHTS, "fp8", "configuration: float8-weight-only}."),
+        (WEIGHTS, "fp8", "; write float8."),
+        (WEIGHTS, "mxfp8_e5m2", "; write {format: mxfp8}, with element: e4m3 or e5m2."),
         (WEIGHTS, "NF4", "; write nf4."),
-        (WEIGHTS, "nvfp4", "not built; fp4 is bitsandbytes' codebook."),
+        (WEIGHTS, "NVFP4", "; write nvfp4."),
         ("methods/rtn-w8a8/weights/bits", 16, "; leave 'weights' out: what is not quantized has 16 bits."),
         ("methods/rtn-w8a8/weights/wbits", 8, "unknown key 'wbits'; write 'bits'."),
         ("methods/rtn-w8a8/solver", {"name": "smoothquant"}, "a transform: transforms: [{name: smoothing}]."),

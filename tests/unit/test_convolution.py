@@ -71,11 +71,11 @@ def test_a_manifest_keeps_the_geometry(geometry):
 
 
 def test_one_grid_per_image_where_a_linear_layer_has_one_per_token():
-    from quantwatt.formats.activations import ActivationFormat
+    from quantwatt.formats.activations import IntegerActivations
 
     inputs = random(2, 8, 4, 4)
     inputs[1] *= 100
-    activations = ActivationFormat(4, "token")
+    activations = IntegerActivations(4, "token")
     found = convolution.rounded(inputs, activations, None, Convolution.of(layer_of({"kernel_size": 1})))
     for image, own in zip(inputs, found, strict=True):
         assert torch.equal(own, activations.fake_quantize(image.reshape(1, -1)).reshape(image.shape))

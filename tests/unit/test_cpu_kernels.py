@@ -58,6 +58,12 @@ WEIGHT_ONLY = {
     "w8-groups": integer(8, "group", 8, symmetric=False),
     "nf4": {"format": "nf4", "bits": 4, "group_size": 64},
     "fp4": {"format": "fp4", "bits": 4, "group_size": 48},
+    "mxfp8": {"format": "mxfp8", "element": "e5m2", "scale_rounding": "up"},
+    "mxfp6": {"format": "mxfp6", "element": "e2m3", "scale_rounding": "even"},
+    "mxfp4": {"format": "mxfp4", "element": "e2m1", "scale_rounding": "floor"},
+    "nvfp4": {"format": "nvfp4", "scale_rounding": "nearest"},
+    "float8": {"format": "float8", "element": "e4m3", "granularity": "channel"},
+    "float8-blocks": {"format": "float8", "element": "e4m3", "granularity": "block"},
 }
 
 
@@ -394,11 +400,15 @@ def test_int8_convolution_agrees_with_the_dequantized_layer(passes, name, activa
         assert torch.equal(*both(unpacked, WEIGHT_ONLY["w4"], None, weight, inputs, bias, geometry))
 
 
+FLOAT_BITS = {"mxfp8": 8.25, "mxfp6": 6.25, "mxfp4": 4.25, "nvfp4": 4.5, "float8-blocks": 8}
+
+
 def test_a_layer_holds_its_weight_in_the_formats_size():
     weight, rows, columns = torch.randn(256, 512), 256, 512
     for kernel, weights, activations, most in (
         (unpacked, integer(3), None, 3 / 8),
         (unpacked, integer(4, "group", 128), None, 1 / 2),
+        *((unpacked, WEIGHT_ONLY[name], None, bits / 8) for name, bits in FLOAT_BITS.items()),
         (onednn_int8, integer(4), inputs_of(8), 1),
         *(
             [(int8_in_c, integer(8), inputs_of(8), 1), (int8_in_c, integer(3), inputs_of(8), 1 / 2)]

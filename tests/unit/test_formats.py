@@ -393,6 +393,7 @@ def whole_weight():
         first_output=normal(1, 10)[0],
         activation_scale=torch.rand(1),
         activation_zero=torch.tensor([7.0]),
+        tensor_scale=torch.rand(1),
     )
 
 

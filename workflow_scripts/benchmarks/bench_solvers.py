@@ -24,14 +24,19 @@ LAYERS = {  # name: (columns, rows of each layer that shares the input)
     "6144 to 1536": (6144, (1536,)),
     "q+k+v": (1536, (1536, 1536, 1536)),
 }
-IMPLEMENTATIONS = {  # name: (environment, solver)
-    "quantwatt": (None, "gptq"),
-    "quantwatt qronos": (None, "qronos"),
-    "auto-gptq": ("auto-gptq", "gptq"),
-    "gptqmodel": ("gptqmodel", "gptq"),
+BITS, GROUP, DAMPING, SEQUENCE = 4, 128, 0.01, 1024
+INTEGER = {"format": "integer", "bits": BITS, "granularity": "group", "group_size": GROUP, "symmetric": False}
+IMPLEMENTATIONS = {  # name: (environment, solver, format)
+    "quantwatt": (None, "gptq", INTEGER),
+    "quantwatt qronos": (None, "qronos", INTEGER),
+    "quantwatt groups of 32": (None, "gptq", {**INTEGER, "group_size": 32}),
+    "quantwatt mxfp4": (None, "gptq", {"format": "mxfp4", "element": "e2m1", "scale_rounding": "up", "group_size": 32}),
+    "quantwatt groups of 16": (None, "gptq", {**INTEGER, "group_size": 16}),
+    "quantwatt nvfp4": (None, "gptq", {"format": "nvfp4", "scale_rounding": "nearest", "group_size": 16}),
+    "auto-gptq": ("auto-gptq", "gptq", INTEGER),
+    "gptqmodel": ("gptqmodel", "gptq", INTEGER),
 }
 REFERENCE = "auto-gptq"
-BITS, GROUP, DAMPING, SEQUENCE = 4, 128, 0.01, 1024
 
 
 def layer(columns, rows, tokens, device):
@@ -55,7 +60,7 @@ def layer(columns, rows, tokens, device):
     return [weight.to(device) for weight in weights], inputs.to(device), reference.to(device)
 
 
-def quantwatt_run(clock, weights, inputs, reference, solver):
+def quantwatt_run(clock, weights, inputs, reference, solver, settings):
     """(seconds of the Hessian, seconds of the solve, dequantized weights)."""
     import torch
 
@@ -63,7 +68,6 @@ def quantwatt_run(clock, weights, inputs, reference, solver):
     from quantwatt.quantize.observers import Observers
     from quantwatt.quantize.solvers import load_solver
 
-    settings = {"format": "integer", "bits": BITS, "granularity": "group", "group_size": GROUP, "symmetric": False}
     given = {"damping": DAMPING} if solver == "gptq" else {"alpha": 1e-6}
     chosen = load_solver({"name": solver, **given, "act_order": True, "static_groups": False, "block_size": 128})
     weight_format = load_format(settings)
@@ -78,8 +82,8 @@ def quantwatt_run(clock, weights, inputs, reference, solver):
     return middle - start, stop - middle, dequantized
 
 
-def library_run(clock, weights, inputs, reference, environment):
-    """Like `quantwatt_run`, for a library, which solves layers that share an input one by one."""
+def library_run(clock, weights, inputs, reference, environment, settings):
+    """Like `quantwatt_run`, for a library and groups of integers; it solves layers that share an input one by one."""
     import torch
 
     if environment == "auto-gptq":
@@ -132,7 +136,7 @@ def work(name, threads, device):
     """Run a worker: answer each line of stdin, {"layer", "tokens"} as JSON, with one repetition as JSON."""
     import torch
 
-    environment, solver = IMPLEMENTATIONS[name]
+    environment, solver, settings = IMPLEMENTATIONS[name]
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     answers, current = os.fdopen(os.dup(sys.stdout.fileno()), "w"), None
@@ -150,7 +154,7 @@ def work(name, threads, device):
             weights, inputs, reference = layer(*LAYERS[task["layer"]], task["tokens"], device)
             current = task
         run = library_run if environment else quantwatt_run
-        hessian_s, solve_s, dequantized = run(clock, weights, inputs, reference, environment or solver)
+        hessian_s, solve_s, dequantized = run(clock, weights, inputs, reference, environment or solver, settings)
         x, y = inputs.float(), reference.float()
         target = y if solver == "qronos" else x  # what the solver minimizes the distance to
         missed = sum((target @ w.T - x @ q.T).square().sum().item() for w, q in zip(weights, dequantized, strict=True))
@@ -193,10 +197,11 @@ def measure(threads, layers, tokens, repetitions, device):
             total = {key: row["hessian_s"] + row["solve_s"] for key, row in medians.items()}
             for implementation, row in medians.items():
                 ratio = total[REFERENCE] / total[implementation] if REFERENCE in total else None
-                rows.append({"implementation": implementation, "solver": IMPLEMENTATIONS[implementation][1],
+                _, solver, settings = IMPLEMENTATIONS[implementation]
+                rows.append({"implementation": implementation, "solver": solver, "format": settings["format"],
                              "layer": name, "threads": threads, **row, "ratio_to_auto_gptq": ratio,
                              "clock": "cpu" if threads == 1 and device == "cpu" else "wall", "tokens": tokens,
-                             "bits": BITS, "group": GROUP, "repetitions": repetitions})  # fmt: skip
+                             "bits": BITS, "group": settings["group_size"], "repetitions": repetitions})  # fmt: skip
     return rows
 
 

@@ -20,6 +20,8 @@ INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "s
 GROUPS = {"granularity": "group", "group_size": 128}
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 STATIC = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": True}
+MXFP8 = {"format": "mxfp8", "bits": 8, "element": "e4m3", "scale_rounding": "up"}
+NVFP4 = {"format": "nvfp4", "bits": 4, "scale_rounding": "nearest"}
 FORMATS = {  # name: (weights, activations)
     "W8A8": ({**INTEGER, "bits": 8}, TOKEN),
     "W8A8 per tensor": ({**INTEGER, "bits": 8}, {**TOKEN, "granularity": "tensor"}),
@@ -36,6 +38,13 @@ FORMATS = {  # name: (weights, activations)
     "W2A16 group 128": ({**INTEGER, **GROUPS, "bits": 2}, None),
     "nf4": ({"format": "nf4", "bits": 4, "group_size": 64}, None),
     "fp4": ({"format": "fp4", "bits": 4, "group_size": 64}, None),
+    "float8 W8A16": ({"format": "float8", "bits": 8, "element": "e4m3", "granularity": "channel"}, None),
+    "mxfp8 W8A16": (MXFP8, None),
+    "mxfp6 W6A16": ({"format": "mxfp6", "bits": 6, "element": "e2m3", "scale_rounding": "up"}, None),
+    "mxfp4 W4A16": ({"format": "mxfp4", "bits": 4, "element": "e2m1", "scale_rounding": "up"}, None),
+    "nvfp4 W4A16": (NVFP4, None),
+    "mxfp8 W8A8": (MXFP8, {**MXFP8, "dynamic": True}),
+    "nvfp4 W4A4": (NVFP4, {**NVFP4, "dynamic": True}),
 }
 ROUNDS, TURN_S = 7, 0.2
 LIMIT_S = 20  # seconds of a call: a layer that takes longer is called once

@@ -7,6 +7,8 @@ from quantwatt.config.methods import is_external, is_library, is_mixed, is_quant
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
 from quantwatt.registry import schema
 
+INTEGER = "integer"  # the format of an entry of activations that names none
+
 
 def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str, Any]:
     """Complete one method; an entry without `weights` is unquantized, unless its allocation is mixed."""
@@ -20,6 +22,7 @@ def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str
         return method
     method["solver"] = complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
     method["weights"] = complete_weights(method["weights"], file, f"{where}.weights")
+    method["activations"] = complete_activations(method["activations"], file, f"{where}.activations")
     method["transforms"] = complete_transforms(method["transforms"], file, f"{where}.transforms")
     method["allocation"] = complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
     for pattern, changed in method["allocation"].get("overrides", {}).items():
@@ -41,7 +44,7 @@ def complete_weights(weights: Mapping[str, Any] | None, file: str, where: str) -
         raise ConfigurationError(
             f"{file}: {where}.group_size: missing, and granularity 'group' needs it (64 or 128 are usual)."
         )
-    if weights.get("granularity", "group") != "group" and weights["group_size"] is not None:
+    if weights.get("granularity", "group") != "group" and weights.get("group_size") is not None:
         raise ConfigurationError(
             f"{file}: {where}.group_size: only granularity 'group' has groups; set it or drop the key."
         )
@@ -52,14 +55,34 @@ def complete_weights(weights: Mapping[str, Any] | None, file: str, where: str) -
     return weights
 
 
+def complete_activations(activations: Mapping[str, Any] | None, file: str, where: str) -> dict[str, Any] | None:
+    """Complete how inputs are quantized; None is 16 bit.
+
+    Integers need no `format`, and their completed entry has none, as before there were others.
+    """
+    if activations is None:
+        return None
+    entry = complete_plugin({"format": INTEGER, **activations}, "activations", "format", file, where)
+    if entry["format"] == INTEGER:
+        del entry["format"]
+    check_static(entry, file, where)
+    return entry
+
+
 def _complete_override(method, changed, file, where):
-    """Complete an override of some layers' formats; missing keys are taken from the method."""
+    """Complete an override of some layers' formats; keys that are missing are taken from the method's same format."""
     if "weights" in changed:
-        changed["weights"] = complete_weights({**method["weights"], **changed["weights"]}, file, f"{where}.weights")
+        weights = _over(method["weights"], changed["weights"])
+        changed["weights"] = complete_weights(weights, file, f"{where}.weights")
     if changed.get("activations"):
-        activations = {**(method["activations"] or {}), **changed["activations"]}
-        settings = schema("method")["properties"]["activations"]
-        changed["activations"] = complete(activations, settings, file, f"{where}.activations")
+        activations = _over(method["activations"] or {}, changed["activations"])
+        changed["activations"] = complete_activations(activations, file, f"{where}.activations")
+
+
+def _over(settings, changed):
+    """Lay changed keys over the settings of a format; another format begins anew."""
+    own = settings.get("format", INTEGER)
+    return {**(settings if changed.get("format", own) == own else {}), **changed}
 
 
 def _check_combination(method, file, where):
@@ -90,11 +113,10 @@ def _check_combination(method, file, where):
     for name in names[:-1]:
         if reason := schema(f"transforms/{name}").get("x-last"):
             raise ConfigurationError(f"{file}: {where}.transforms: '{name}' {reason}; put it last.")
-    check_static(activations, file, f"{where}.activations")
 
 
-def check_static(activations: Mapping[str, Any] | None, file: str, where: str) -> None:
-    if activations and not activations["dynamic"] and activations["granularity"] != "tensor":
+def check_static(activations: Mapping[str, Any], file: str, where: str) -> None:
+    if not activations["dynamic"] and activations.get("granularity", "tensor") != "tensor":
         raise ConfigurationError(
             f"{file}: {where}.granularity: a static grid (dynamic: false) is one per tensor; set 'tensor'."
         )

@@ -1,6 +1,6 @@
 """Properties of a completed method entry, from its keys and from the schemas of its parts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantwatt.registry import schema
@@ -24,6 +24,12 @@ def is_library(method: Mapping[str, Any]) -> bool:
 def is_external(method: Mapping[str, Any]) -> bool:
     """Whether the solver runs in a separate environment ("x-external" in the solver's schema)."""
     return bool(method["solver"]) and schema(f"solvers/{method['solver']['name']}").get("x-external", False)
+
+
+def formats_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The formats of weights and activations, by name, of entries that may have both; integer activations name none."""
+    sides = [entry.get(side) for entry in entries for side in ("weights", "activations")]
+    return list(dict.fromkeys(settings["format"] for settings in sides if settings and "format" in settings))
 
 
 def needs_calibration(method: Mapping[str, Any]) -> bool:

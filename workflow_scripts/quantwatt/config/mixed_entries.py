@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantwatt import registry
-from quantwatt.config.method_entries import check_static, complete_transforms, complete_weights
+from quantwatt.config.method_entries import complete_activations, complete_transforms, complete_weights
 from quantwatt.config.programs import names_of
 from quantwatt.config.programs import sides as sides_of
 from quantwatt.config.schemas import ConfigurationError, complete, lookup
@@ -18,16 +18,13 @@ def complete_sensitivity(entry: Mapping[str, Any], file: str, where: str) -> dic
     for name, candidate in entry["candidates"].items():
         place = f"{where}.candidates.{name}"
         formats = {"weights": None, "activations": None} | candidate
-        if formats["activations"]:
-            settings = schema("method")["properties"]["activations"]
-            formats["activations"] = complete(formats["activations"], settings, file, f"{place}.activations")
+        formats["activations"] = complete_activations(formats["activations"], file, f"{place}.activations")
         formats["weights"] = complete_weights(formats["weights"], file, f"{place}.weights")
         if formats["weights"] and schema(f"formats/{formats['weights']['format']}").get("x-library", False):
             raise ConfigurationError(
                 f"{file}: {place}.weights.format: '{formats['weights']['format']}' is stored by its library, and a "
                 f"candidate is rounded here; use {_rounded_here()}."
             )
-        check_static(formats["activations"], file, f"{place}.activations")
         entry["candidates"][name] = {side: formats[side] for side in candidate}
     entry["transforms"] = complete_transforms(entry["transforms"], file, f"{where}.transforms")
     known = _untried(registry.names("transforms"))

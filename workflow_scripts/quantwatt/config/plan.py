@@ -127,10 +127,11 @@ class Plan:
         """The formats that a method's layers may have, or that a sensitivity tries."""
         if "method" in names:
             method = self.entry("method", names)
-            entries = [method, *method["allocation"].get("candidates", {}).values()]
+            allocation = method["allocation"]
+            entries = [method, *allocation.get("overrides", {}).values(), *allocation.get("candidates", {}).values()]
         else:
             entries = self.entry("sensitivity", names)["candidates"].values()
-        return list(dict.fromkeys(entry["weights"]["format"] for entry in entries if entry.get("weights")))
+        return methods.formats_of(entries)
 
     def _solvers(self, names):
         solver = self.entry("method", names)["solver"]

@@ -110,7 +110,12 @@ def rounded(
     grid: StaticGrid | None,
     geometry: Convolution | None,
 ) -> torch.Tensor:
-    """Fake-quantize inputs with an activation format; a "token" of a convolution is an image."""
+    """Fake-quantize inputs with an activation format; a "token" of a convolution is an image.
+
+    Blocks are of neighbouring channels of a position, which the product sums over.
+    """
     if geometry is None:
         return activation_format.fake_quantize(inputs, grid)
+    if activation_format.block_size is not None:
+        return activation_format.fake_quantize(inputs.movedim(1, -1), grid).movedim(-1, 1)
     return activation_format.fake_quantize(inputs.flatten(1), grid).reshape(inputs.shape)

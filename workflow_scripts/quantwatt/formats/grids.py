@@ -31,8 +31,9 @@ class Grids:
         return self.scale[group], self.zero[group]
 
     def of(self, groups: torch.Tensor) -> Grid:
-        """Return the grids of the groups [n], as [n, rows]."""
-        chosen = [self[group] for group in groups.tolist()]
+        """Return the grids of the groups [n], as [n, rows]; of one group as [1, rows], which broadcasts."""
+        numbers = groups.tolist()
+        chosen = [self[group] for group in (numbers if len(set(numbers)) > 1 else numbers[:1])]
         zero = None if self.zero_dtype is None else torch.stack([zero for _, zero in chosen if zero is not None])
         return torch.stack([scale for scale, _ in chosen]), zero
 

@@ -40,6 +40,10 @@ class Format(WeightFormat):
         )
 
     @property
+    def of_one_layer(self) -> bool:
+        return self.granularity == "tensor"
+
+    @property
     def float_zero(self) -> bool:
         """Whether the zero point is a float, which may lie between codes."""
         return not self.symmetric and self.zero_point == "float"

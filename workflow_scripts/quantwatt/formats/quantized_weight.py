@@ -22,7 +22,7 @@ class QuantizedWeight:
     """Codes of a weight, their grid, and the other tensors of its layer.
 
     codes:  [rows, columns] uint8
-    scale:  [rows, groups] in the format's scale type
+    scale:  [rows, groups] float32; stored as `pack_scale` of the format makes it
     zero:   [rows, groups] in the format's zero type, or None if the format has no zero point
     input_factor: [columns], by which the layer's input is multiplied first, or None
     group_index:  [columns] int32, each column's group, or None if it is column // group size
@@ -31,6 +31,7 @@ class QuantizedWeight:
     first_output: [rows], the layer's output for the first token of every sample, without bias, which replaces the
                   product; or None if the first token is computed like all others
     activation_scale, activation_zero: [1] each, the input's static grid, or None
+    tensor_scale: [1] float32, the factor that all of a format's scales share, and which they hold already; or None
     """
 
     codes: torch.Tensor
@@ -43,6 +44,7 @@ class QuantizedWeight:
     first_output: torch.Tensor | None = None
     activation_scale: torch.Tensor | None = None
     activation_zero: torch.Tensor | None = None
+    tensor_scale: torch.Tensor | None = None
 
     def dequantize(self, weight_format: WeightFormat) -> torch.Tensor:
         """Return [rows, columns] float32 from the codes only, without branch and input factor."""
@@ -82,6 +84,7 @@ class QuantizedWeight:
         """Return the tensors for a checkpoint: on the CPU, without shared memory, codes packed to the format's bits."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         state["codes"] = pack(self.codes.cpu(), weight_format.bits)
+        state["scale"] = weight_format.pack_scale(self.scale, self.tensor_scale)
         return {
             part: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for part, tensor in state.items()
@@ -92,7 +95,9 @@ class QuantizedWeight:
     def from_state(cls, state: Mapping[str, torch.Tensor], weight_format: WeightFormat, columns: int) -> Self:
         """The inverse of `state`."""
         parts: dict[str, Any] = {field.name: state.get(field.name) for field in fields(cls)}
-        return cls(**{**parts, "codes": unpack(state["codes"], weight_format.bits, columns)})
+        codes = unpack(state["codes"], weight_format.bits, columns)
+        scale = weight_format.unpack_scale(state["scale"], len(codes), state.get("tensor_scale"))
+        return cls(**{**parts, "codes": codes, "scale": scale})
 
 
 def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> QuantizedWeight:
@@ -103,24 +108,29 @@ def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> Qu
     Returns:
         QuantizedWeight.
     """
+    weight_format = weight_format.bound(weight)
     scale, zero = fit_groups(weight, weight_format)
     column_group = torch.arange(weight.shape[1], device=weight.device) // weight_format.group_width(weight.shape[1])
     codes = weight_format.encode(weight, scale[:, column_group], None if zero is None else zero[:, column_group])
-    return QuantizedWeight(codes, scale, zero)
+    return QuantizedWeight(codes, scale, zero, tensor_scale=weight_format.tensor_scale)
 
 
 def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
     """Fit the grids of all groups of a weight: (scale, zero), each [rows, groups]; the last group may be narrower."""
+    weight_format = weight_format.bound(weight)
     return join_grids([weight_format.fit(part) for part in split_groups(weight, weight_format)], len(weight))
 
 
 def split_groups(weight: torch.Tensor, weight_format: WeightFormat) -> list[torch.Tensor]:
     """Reshape a weight [rows, columns] to one row per group: [[rows * whole groups, width]], and [rows, narrower].
 
-    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one.
+    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one. If rows share
+    scales, every group is a tensor, [rows, width], so that its rows stay together.
     """
     columns = weight.shape[1]
     width = weight_format.group_width(columns)
+    if weight_format.shares_rows:
+        return list(weight.split(width, dim=1))
     whole = columns - columns % width
     parts = [weight[:, :whole].reshape(-1, width)]
     return parts if whole == columns else [*parts, weight[:, whole:]]
@@ -140,12 +150,11 @@ def join_grids(grids: Iterable[Grid], rows: int) -> Grid:
 def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
     """Return the average bits per weight: packed codes (rows padded to whole bytes), and all scales and zero points.
 
-    With a grid per tensor, too, every row stores its scale. The group_index of a solver, the input factor and 16-bit
-    branch of a transform, and a static activation grid are not part of the format and are not counted.
+    With an integer grid per tensor, too, every row stores its scale. The group_index of a solver, the input factor and
+    16-bit branch of a transform, and a static activation grid are not part of the format and are not counted.
     """
-    groups = -(-columns // weight_format.group_width(columns))
-    grid_bits = 8 * sum(dtype.itemsize for dtype in (weight_format.scale_dtype, weight_format.zero_dtype) if dtype)
-    return (8 * packed_bytes(columns, weight_format.bits) + groups * grid_bits) / columns
+    grid_bits = weight_format.grid_bits(rows, columns) / rows
+    return (8 * packed_bytes(columns, weight_format.bits) + grid_bits) / columns
 
 
 def wide_groups(allocation: Mapping[str, Mapping[str, Any]], columns: Mapping[str, int]) -> str | None:

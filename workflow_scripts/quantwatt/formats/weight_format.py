@@ -24,6 +24,8 @@ class WeightFormat(ABC):
 
     bits: int  # of one code
     scale_dtype: ClassVar[torch.dtype] = torch.float32  # type in which a group's scale is stored
+    tensor_scale: torch.Tensor | None = None  # [1] float32, a factor of all scales, of a format `bound` to a weight
+    shares_rows: bool = False  # rows share scales, so `fit` needs all rows of a group at once
     codebook: ClassVar[torch.Tensor | None] = None  # [2**bits] float32, value of each code at scale 1; or None
     middle: int = 0  # the code of 0 if there is no zero point
 
@@ -31,6 +33,11 @@ class WeightFormat(ABC):
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Create the format from a completed `weights` entry of a method."""
+
+    @property
+    def of_one_layer(self) -> bool:
+        """Whether a scale depends on more than its row, so that layers must not be stacked."""
+        return self.shares_rows
 
     @property
     @abstractmethod
@@ -69,3 +76,23 @@ class WeightFormat(ABC):
 
         A float zero point is fitted alone; otherwise the scale, and an integer zero point if there is one.
         """
+
+    def bound(self, weight: torch.Tensor) -> Self:
+        """Return the format with what it fixes once for a whole weight; a format that is bound returns itself.
+
+        Solvers get a bound format, or bind it to the weight [rows, columns] that they get, before they fit any group.
+        """
+        return self
+
+    def pack_scale(self, scale: torch.Tensor, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Return scales [rows, groups] float32 as they are stored."""
+        return scale
+
+    def unpack_scale(self, stored: torch.Tensor, rows: int, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """The inverse of `pack_scale`: [rows, groups] float32."""
+        return stored
+
+    def grid_bits(self, rows: int, columns: int) -> int:
+        """Return the bits of all scales and zero points of a weight."""
+        groups = -(-columns // self.group_width(columns))
+        return 8 * rows * groups * sum(dtype.itemsize for dtype in (self.scale_dtype, self.zero_dtype) if dtype)

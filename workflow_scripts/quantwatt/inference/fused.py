@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from quantwatt.formats.activations import ActivationFormat, StaticGrid
+from quantwatt.formats.activations import IntegerActivations, StaticGrid
 from quantwatt.formats.quantized_weight import QuantizedWeight, unpack
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.inference.native import address, library
@@ -20,7 +20,7 @@ PER_THREAD = 1 << 19  # products with a packed weight that take one thread as lo
 
 def quantize(
     inputs: torch.Tensor,
-    activation_format: ActivationFormat,
+    activation_format: IntegerActivations,
     static: StaticGrid | None = None,
     halves: bool = False,
     padding: tuple[int, int] = (0, 0),

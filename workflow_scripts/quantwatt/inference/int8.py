@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from quantwatt.formats.activations import ActivationFormat, StaticGrid
+from quantwatt.formats.activations import IntegerActivations, StaticGrid
 from quantwatt.inference.native import address, library
 
 PANEL, STEP = 16, 8  # as in native/int8.c
@@ -147,7 +147,7 @@ class Product:
         rows: int,
         columns: int,
         group: int,
-        inputs: ActivationFormat,
+        inputs: IntegerActivations,
         path: int,
     ):
         by_row, symmetric = inputs.granularity == "token", inputs.symmetric
@@ -184,7 +184,7 @@ class Product:
 
 def linear(
     inputs: torch.Tensor, weight: Weight, bias: torch.Tensor | None, static: StaticGrid | None, rows: int, columns: int,
-    group: int, activation_format: ActivationFormat, path: int,
+    group: int, activation_format: IntegerActivations, path: int,
 ) -> torch.Tensor:  # fmt: skip
     """`Product` as an operator of PyTorch, which torch.compile takes into its graphs."""
     return torch.ops.quantwatt.int8_linear(
@@ -205,7 +205,7 @@ OPERATORS.define(
 def _int8_linear(inputs, packed, zero, scale, sums, bias, static_scale, static_zero, rows, columns, group, *settings):
     *inputs_format, path = settings
     static = None if static_scale is None else (static_scale, static_zero)
-    arguments = (bias, static, rows, columns, group, ActivationFormat(*inputs_format), path)
+    arguments = (bias, static, rows, columns, group, IntegerActivations(*inputs_format), path)
     return Product(Weight(packed, zero, scale, sums), *arguments)(inputs)
 
 

@@ -12,17 +12,20 @@ from typing import Any
 from quantwatt import registry
 from quantwatt.inference.kernels import Kernel
 
+FLOATS = ("float8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
 # Kernels of each weight format, in order of preference: the first kernel that accepts a layer computes it.
 KERNELS = {
     "cpu": {
         "integer": ["int8_in_c", "onednn_int8", "onednn_convolution", "unpacked"],
         "nf4": ["unpacked", "bitsandbytes_four_bit"],
         "fp4": ["unpacked", "bitsandbytes_four_bit"],
+        **{name: ["unpacked"] for name in FLOATS},
     },
     "cuda": {
         "integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm", "unpacked"],
         "nf4": ["bitsandbytes_four_bit", "unpacked"],
         "fp4": ["bitsandbytes_four_bit", "unpacked"],
+        **{name: ["unpacked"] for name in FLOATS},
     },
 }
 
@@ -33,6 +36,8 @@ def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str 
     Yields:
         (module of the kernel, why it cannot compute the layer or None).
     """
+    if "format" in (layer["activations"] or {}):
+        return  # inputs as floats: no kernel takes them yet
     for name in KERNELS[device].get(layer["weights"]["format"], []):
         kernel: Any = registry.load("kernels", name)
         if kernel.refusal(layer, device):
@@ -100,9 +105,13 @@ def describe(layer: Mapping[str, Any]) -> str:
     if weights.get("granularity"):
         words.append(f"per {weights['granularity']}")
     if activations:
-        kind = "dynamic" if activations["dynamic"] else "static"
-        symmetry = "symmetric" if activations["symmetric"] else "asymmetric"
-        words.append(f"with {kind} {symmetry} inputs per {activations['granularity']}")
+        words += ["with", "dynamic" if activations["dynamic"] else "static"]
+        if "format" in activations:
+            words += [activations["format"], "inputs"]
+        else:
+            words += ["symmetric" if activations["symmetric"] else "asymmetric", "inputs"]
+        if activations.get("granularity"):
+            words.append(f"per {activations['granularity']}")
     if "kernel_size" in layer:
         words.append("by convolution")
     return " ".join(words)

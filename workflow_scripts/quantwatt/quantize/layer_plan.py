@@ -59,6 +59,11 @@ class LayerPlan:
         (bias,) = self.biases.values()
         return bias
 
+    @property
+    def bound_format(self) -> WeightFormat:
+        """Return the weight's format with what it fixes once for the weight as transformed."""
+        return self.weight_format.bound(self.weight)
+
     @functools.cached_property
     def plain(self) -> QuantizedWeight:
         """Return the original weight rounded to nearest, a QuantizedWeight; callers must not change it."""
@@ -148,6 +153,8 @@ class LayerPlan:
         added = {"input_factor": self.input_factor, "down": self.down, "up": self.up, "first_output": self.first_output}
         if weight.activation_scale is None:
             added |= {"activation_scale": self.activation_scale, "activation_zero": self.activation_zero}
+        if weight.tensor_scale is None:
+            added["tensor_scale"] = self.bound_format.tensor_scale
         parts = vars(weight) | added
         return replace(
             weight, **{key: None if part is None else part.cpu().contiguous() for key, part in parts.items()}

@@ -217,8 +217,9 @@ class SequentialQuantizer:
         parts = {}
         for name in group:
             formats, layer = self.allocation[block.layers[name]], block.module.get_submodule(name)
+            of_one_layer = load_format(formats["weights"]).of_one_layer
             geometry = Convolution.of(layer)
-            alone = separate or formats["weights"].get("granularity") == "tensor" or (geometry and geometry.groups > 1)
+            alone = separate or of_one_layer or (geometry and geometry.groups > 1)
             key = json.dumps(formats, sort_keys=True), geometry, name if alone else None
             parts.setdefault(key, []).append(name)
         return list(parts.values())
@@ -335,10 +336,15 @@ class SequentialQuantizer:
         if not isinstance(self.solver, LayerSolver):
             raise TypeError(f"{self.solver} does not solve layers")
         if len(plan.groups) == 1 or statistics is None:
-            return self.solver.solve(plan.weight, plan.weight_format, statistics and statistics[0])
+            return self.solver.solve(plan.weight, plan.bound_format, statistics and statistics[0])
+        if plan.weight_format.shares_rows:
+            raise DataError(
+                f"layer {block.layers[next(iter(plan.names))]}: this solver takes each group of a convolution apart, "
+                f"and the scales of its {plan.settings['weights']['format']} span groups; set granularity: channel."
+            )
         solver = self.solver.of_channel_groups()
         parts = [
-            solver.solve(plan.weight[rows], plan.weight_format, observers)
+            solver.solve(plan.weight[rows], plan.bound_format, observers)
             for rows, observers in zip(plan.groups, statistics, strict=True)
         ]
         worst = max(parts, key=lambda part: (part.fallback is not None, part.damping or 0))

@@ -86,6 +86,6 @@ def _configuration(layer):
         raise NotExpressible("torchao's integer grid is symmetric with 8 bits per output channel")
     if activations is None:
         return "int8-weight-only"
-    if {key: activations.get(key, value) for key, value in TOKEN.items()} != TOKEN:
+    if "format" in activations or {key: activations.get(key, value) for key, value in TOKEN.items()} != TOKEN:
         raise NotExpressible("torchao's quantized activations are symmetric with 8 bits per token, and dynamic")
     return "int8-dynamic"

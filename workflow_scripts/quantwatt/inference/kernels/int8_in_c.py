@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.activations import IntegerActivations
 from quantwatt.formats.quantized_weight import QuantizedWeight, load_format
 from quantwatt.inference import fused, int8, kernel_times
 from quantwatt.inference.kernels import onednn_int8
@@ -32,7 +32,7 @@ def refusal(layer: Mapping[str, Any], device: str) -> str | None:
 
 
 class Layer(QuantizedLinear):
-    activation_format: ActivationFormat
+    activation_format: IntegerActivations
     order: torch.Tensor | None
     packed: torch.Tensor
     zero: torch.Tensor | None

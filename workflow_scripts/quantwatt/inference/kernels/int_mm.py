@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from quantwatt.formats.activations import ActivationFormat, StaticGrid
+from quantwatt.formats.activations import IntegerActivations, StaticGrid
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "torch._int_mm", "torch", 1e-3
@@ -34,9 +34,9 @@ def refusal(layer: Mapping[str, Any], device: str) -> str | None:
 
 
 def quantize(
-    activation_format: ActivationFormat, inputs: torch.Tensor, static_grid: StaticGrid | None
+    activation_format: IntegerActivations, inputs: torch.Tensor, static_grid: StaticGrid | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return the codes of inputs [tokens, columns] and their grid, as ActivationFormat.encode does."""
+    """Return the codes of inputs [tokens, columns] and their grid, as IntegerActivations.encode does."""
     return activation_format.encode(inputs, static_grid)
 
 
@@ -64,7 +64,7 @@ def rescale(
 
 
 class Layer(QuantizedLinear):
-    activation_format: ActivationFormat
+    activation_format: IntegerActivations
     codes: torch.Tensor
     scale: torch.Tensor
     sums: torch.Tensor

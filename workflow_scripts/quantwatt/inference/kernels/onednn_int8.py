@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from quantwatt.formats.activations import ActivationFormat
+from quantwatt.formats.activations import IntegerActivations
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.inference import fused
@@ -49,7 +49,7 @@ def signed(quantized: QuantizedWeight, weight_format: WeightFormat) -> torch.Ten
 class Int8Layer(QuantizedLinear):
     """What `hold` sets, and the packed weight."""
 
-    activation_format: ActivationFormat
+    activation_format: IntegerActivations
     scale: torch.Tensor
     sums: torch.Tensor
     offset: torch.Tensor | None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from quantwatt.formats.activations import ActivationFormat, StaticGrid
+from quantwatt.formats.activations import IntegerActivations, StaticGrid
 from quantwatt.formats.quantized_weight import pack
 from quantwatt.inference.linear import QuantizedLinear
 
@@ -32,7 +32,7 @@ def refusal(layer: Mapping[str, Any], device: str) -> str | None:
 
 
 def quantize(
-    activation_format: ActivationFormat,
+    activation_format: IntegerActivations,
     inputs: torch.Tensor,
     static_grid: StaticGrid | None,
     order: torch.Tensor | None,
@@ -58,7 +58,7 @@ fused_quantize = torch.compile(quantize, dynamic=True)
 
 
 class Layer(QuantizedLinear):
-    activation_format: ActivationFormat
+    activation_format: IntegerActivations
     order: torch.Tensor | None
     codes: torch.Tensor
     scale: torch.Tensor

@@ -28,7 +28,8 @@ def refusal(layer: Mapping[str, Any], device: str) -> str | None:
 class Layer(QuantizedLinear):
     weight_format: WeightFormat
     codes: torch.Tensor
-    scale: torch.Tensor
+    scale: torch.Tensor  # as the format stores it
+    tensor_scale: torch.Tensor | None
     zero: torch.Tensor | None
     group_index: torch.Tensor | None
     few_tokens_in_c: bool
@@ -36,20 +37,26 @@ class Layer(QuantizedLinear):
     def _hold(self, quantized, weight_format, dtype):
         self.weight_format = weight_format
         self._buffer("codes", pack(quantized.codes, weight_format.bits), torch.uint8)
-        self._buffer("scale", quantized.scale.contiguous(), weight_format.scale_dtype)
+        packed_scale = weight_format.pack_scale(quantized.scale, quantized.tensor_scale)
+        self._buffer("scale", packed_scale.contiguous(), weight_format.scale_dtype)
+        self._buffer("tensor_scale", quantized.tensor_scale, torch.float32)
         self._buffer("zero", quantized.zero, weight_format.zero_dtype)
         self._buffer("group_index", quantized.group_index, torch.int32)
         self.few_tokens_in_c = self.geometry is None and fused.few_tokens_in_c(quantized)
 
     def _quantized(self):
-        return QuantizedWeight(self.codes, self.scale, self.zero, group_index=self.group_index)
+        scale = self.weight_format.unpack_scale(self.scale, self.out_features, self.tensor_scale)
+        return QuantizedWeight(self.codes, scale, self.zero, group_index=self.group_index)
 
     def _product(self, inputs):
         few = 0 < inputs.numel() <= FEW * self.in_features
         if few and self.few_tokens_in_c and inputs.is_cpu and inputs.dtype in fused.TYPES_IN_C:
-            if self.call is None:
-                self.call = fused.FewTokens(self._quantized(), self.weight_format, self.in_features, self.bias)
-            return self.call(inputs)
+            call = self.call
+            if call is None:
+                call = fused.FewTokens(self._quantized(), self.weight_format, self.in_features, self.bias)
+                # Scales of 8 bits are unpacked at every call: kept as float32 they would take the memory of four.
+                self.call = call if self.scale.dtype == torch.float32 else None
+            return call(inputs)
         quantized = self._quantized()
         rows = max(1, PART // self.in_features) if self.geometry is None else self.out_features
         if rows >= self.out_features:

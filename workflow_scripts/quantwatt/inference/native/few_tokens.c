@@ -1,7 +1,7 @@
 /* Multiply few tokens by a packed weight that is dequantized on the fly, one or a few rows of it at a time.
 
    With few tokens, reading the weight takes most of the time. A weight is its code minus the group's zero point, or the
-   code's value in a table of 16, times the group's scale. AVX-512 reads codes of 2, 4 and 8 bits from the packed words;
+   code's value in a table, times the group's scale. AVX-512 reads codes of 2, 4 and 8 bits from the packed words;
    any others, and AVX2, unpack a row to bytes first. */
 
 #include <stdlib.h>
@@ -17,10 +17,17 @@ typedef struct {
     int64_t rows, columns, groups, group;
     int64_t bits;
     const uint8_t *packed;
-    const float *values;  /* [16], or NULL: a code minus its zero point is its value */
+    const float *values;  /* [1 << bits], or NULL: a code minus its zero point is its value */
     const float *scale, *zero, *bias; /* [rows, groups], the same or NULL, [rows] or NULL */
     float middle;         /* the zero point where `zero` is NULL */
 } Weight;
+
+/* Looks 8 codes up: a table of up to 16 values lies in two registers, where the fourth bit of a code selects one. */
+static inline __m256 looked_up(const float *values, int64_t bits, __m256i code, __m256 first, __m256 second) {
+    if (bits > 4) return _mm256_i32gather_ps(values, code, sizeof *values);
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, code), _mm256_permutevar8x32_ps(second, code),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
 
 /* Multiplies up to FEW tokens by one row of codes in bytes. */
 static inline __attribute__((always_inline)) void row_with(const Weight *weight, int64_t row, const float *inputs,
@@ -42,10 +49,7 @@ static inline __attribute__((always_inline)) void row_with(const Weight *weight,
             for (int w = 0; w < ways; w++) {
                 __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + k + 8 * w)));
                 __m256 value = _mm256_sub_ps(_mm256_cvtepi32_ps(code), offset);
-                if (values) /* the fourth bit of a code selects the half of the table */
-                    value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, code),
-                                             _mm256_permutevar8x32_ps(second, code),
-                                             _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+                if (values) value = looked_up(values, weight->bits, code, first, second);
                 for (int t = 0; t < tokens; t++) {
                     __m256 input = _mm256_loadu_ps(inputs + t * columns + k + 8 * w);
                     sums[w * tokens + t] = _mm256_add_ps(sums[w * tokens + t], _mm256_mul_ps(input, value));

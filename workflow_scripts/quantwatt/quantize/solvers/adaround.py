@@ -39,12 +39,13 @@ class RoundedLinear(torch.nn.Module):
     def __init__(self, plan: LayerPlan):
         super().__init__()
         self.plan, self.activation_format = plan, plan.activation_format
-        self.scale, self.zero = fit_groups(plan.weight, plan.weight_format)
+        weight_format = plan.weight_format.bound(plan.weight)
+        self.scale, self.zero = fit_groups(plan.weight, weight_format)
         column = torch.arange(plan.weight.shape[1], device=plan.weight.device)
-        group = column // plan.weight_format.group_width(len(column))
+        group = column // weight_format.group_width(len(column))
         grid = self.scale[:, group], None if self.zero is None else self.zero[:, group]
-        self.codes = plan.weight_format.bracket(plan.weight, *grid)  # (low, high), [rows, columns] each
-        self.low, high = (plan.weight_format.decode(codes, *grid) for codes in self.codes)
+        self.codes = weight_format.bracket(plan.weight, *grid)  # (low, high), [rows, columns] each
+        self.low, high = (weight_format.decode(codes, *grid) for codes in self.codes)
         self.gap = high - self.low
         # Beyond the ends of the grid both neighbours are equal: there is no choice, and 0/0 must be avoided.
         fraction = ((plan.weight - self.low) / torch.where(self.gap == 0, 1, self.gap)).clamp(0, 1)
@@ -83,7 +84,7 @@ class RoundedLinear(torch.nn.Module):
         step = self.log_step.exp()
         level = self._rounded(inputs, (step.detach(), self.plan.activation_zero)) / step.detach()  # code - zero
         ratio = inputs / step
-        inside = (level - ratio.detach()).abs() <= 0.5 + 1e-3
+        inside = self.activation_format.inside(ratio.detach(), level)
         return (level + inside * (ratio - ratio.detach())) * step
 
     def _rounded(self, inputs, grid=None):

@@ -127,6 +127,7 @@ def diffuse(
     Returns:
         QuantizedWeight.
     """
+    weight_format = weight_format.bound(weight)
     columns, pushed = len(source), first is not None
     width = weight_format.group_width(columns)
     place = torch.arange(columns, device=order.device)

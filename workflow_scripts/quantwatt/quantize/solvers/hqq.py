@@ -40,6 +40,7 @@ class Solver(LayerSolver):
             weight_format: the weight's format.
             statistics: not used.
         """
+        weight_format = weight_format.bound(weight)
         parts = split_groups(weight, weight_format)  # [groups, width] each
         grids = [weight_format.fit(part) for part in parts]
         beta, least = self.beta, float("inf")

@@ -4,7 +4,7 @@ The migration strength is an exponent alpha, set by hand or searched per layer a
 deepcompressor).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -80,6 +80,4 @@ def _rounded_inputs(inputs, activation_format):
     """Fake-quantize inputs [tokens, columns] as the layer does; a static grid is calibrated on these tokens."""
     if activation_format is None:
         return inputs
-    if not activation_format.dynamic:
-        activation_format = replace(activation_format, granularity="tensor", dynamic=True)
-    return activation_format.fake_quantize(inputs)
+    return activation_format.at_run_time().fake_quantize(inputs)

@@ -1,0 +1,6 @@
+"""MXFP6 (OCP MX 1.0): E2M3 or E3M2 elements, four in three bytes, in blocks of 32 with a power of two as scale."""
+
+from quantwatt.formats.microscaling import MicroscalingActivations as Activations
+from quantwatt.formats.microscaling import MicroscalingFormat as Format
+
+__all__ = ["Activations", "Format"]
