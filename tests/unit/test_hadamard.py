@@ -126,7 +126,9 @@ def layer(kind=SimulatedLinear, columns=256, activations=TOKEN, weights=W8, dtyp
     before = rotation.random_signs(columns, signs)
     quantized = quantize_to_nearest(rotation.folded(weight, 128, before, None), weight_format)
     quantized.input_factor, quantized.rotation = before, torch.tensor([128], dtype=torch.int32)
-    return kind.build(quantized, weight_format, activations, None, dtype), weight
+    built = kind.build(quantized, weight_format, activations, None, dtype)
+    hadamard.attach(built)
+    return built, weight
 
 
 @pytest.mark.parametrize("kind", ["simulated", "int8", "unpacked"])
@@ -139,7 +141,11 @@ def test_layers_of_every_kind_rotate_their_inputs(kind, dtype):
     inputs = random(20, 256, seed=5).to(dtype)
     for some in (inputs, inputs[:1]):  # kernels compute few tokens in another way
         expected = some.float() @ weight.T
-        assert (built(some).float() - expected).norm() < 0.02 * expected.norm()
+        found = built(some)
+        assert (found.float() - expected).norm() < 0.02 * expected.norm()
+        built.rotate = rotation.rotated  # as while a model is quantized
+        assert torch.equal(built(some), found)
+        hadamard.attach(built)
 
 
 def test_layers_of_one_input_rotate_it_once(monkeypatch):

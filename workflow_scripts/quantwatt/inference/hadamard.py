@@ -9,6 +9,8 @@ import functools
 import hashlib
 import threading
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -53,7 +55,7 @@ def rotate(
     before, after = (None if factor is None else factor.float().contiguous() for factor in (before, after))
     outputs = torch.empty_like(flat)
     threads = min(torch.get_num_threads(), 1 + flat.numel() // PER_THREAD)
-    library().hadamard(  # ty: ignore[missing-attribute]  (there are paths)
+    library().hadamard(  # ty: ignore[missing-union-attribute]  (there are paths)
         *(address(flat), flat.dtype is torch.bfloat16, flat.numel() // max(columns, 1), columns, block, block**-0.5),
         *(address(before), address(after), address(outputs), paths()[-1] if path is None else path, threads),
     )
@@ -62,6 +64,9 @@ def rotate(
 
 class _Kept(threading.local):
     """The inputs that this thread rotated last, as long as they live, and what they became."""
+
+    inputs: Callable[[], torch.Tensor | None]
+    outputs: torch.Tensor | None
 
     def __init__(self) -> None:
         self.forget()
@@ -73,18 +78,24 @@ class _Kept(threading.local):
 _KEPT = _Kept()
 
 
-def name_of(block: int, before: torch.Tensor | None, after: torch.Tensor | None) -> str:
-    """Return a name that rotations share if they are equal."""
-    digest = hashlib.sha256(str(block).encode())
-    for factor in (before, after):
-        digest.update(b"none" if factor is None else factor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def attach(layer: Any) -> None:
+    """Let a QuantizedLinear whose inputs are rotated do that here, once for all layers that rotate them alike."""
+    if layer.block is not None:
+        factors = (layer.input_factor, layer.rotated_factor)
+        digest = hashlib.sha256(str(layer.block).encode())
+        for factor in factors:
+            digest.update(b"none" if factor is None else factor.cpu().numpy().tobytes())
+        layer.rotate = functools.partial(rotate_once, digest.hexdigest())
 
 
 def rotate_once(
-    inputs: torch.Tensor, name: str, block: int, before: torch.Tensor | None, after: torch.Tensor | None
+    name: str, inputs: torch.Tensor, block: int, before: torch.Tensor | None, after: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return `rotate`'s result, which callers must not change: the same tensor for the same inputs and name."""
+    """Return `rotate`'s result, which callers must not change: the same tensor for the same inputs and name.
+
+    Args:
+        name: equal for equal block, before and after.
+    """
     if torch.compiler.is_compiling() or inputs.is_inference() or (torch.is_grad_enabled() and inputs.requires_grad):
         return rotate(inputs, block, before, after)
     kept = _KEPT

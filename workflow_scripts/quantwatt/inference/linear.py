@@ -3,16 +3,15 @@
 The layers that compute in a format are in quantwatt.inference.kernels; kernel_choice.py chooses among them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 
-from quantwatt.formats import convolution
+from quantwatt.formats import convolution, rotation
 from quantwatt.formats.activations import ActivationFormat, StaticGrid
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.inference import hadamard
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -35,7 +34,9 @@ class QuantizedLinear(torch.nn.Module):
     input_factor: torch.Tensor | None
     block: int | None  # of the rotation of inputs
     rotated_factor: torch.Tensor | None
-    rotation_name: str
+    rotate: Callable[
+        ..., torch.Tensor
+    ]  # as `rotation.rotated`; a checkpoint's layers have quantwatt.inference.hadamard's
     down: torch.Tensor | None
     up: torch.Tensor | None
     first_output: torch.Tensor | None
@@ -68,10 +69,9 @@ class QuantizedLinear(torch.nn.Module):
         layer._buffer("bias", bias, dtype)
         before, after = quantized.input_factor, quantized.rotated_factor
         layer.block = None if quantized.rotation is None else int(quantized.rotation)
-        layer.rotation_name = ""
+        layer.rotate = rotation.rotated
         if layer.block is not None:
             before, after = (None if factor is None else factor.float() for factor in (before, after))
-            layer.rotation_name = hadamard.name_of(layer.block, before, after)
         layer._buffer("input_factor", before, dtype if layer.block is None else torch.float32)
         layer._buffer("rotated_factor", after, torch.float32)
         layer._buffer("down", quantized.down, dtype)
@@ -122,8 +122,7 @@ class QuantizedLinear(torch.nn.Module):
         if self.first_output is not None:
             inputs = inputs[:, 1:]
         if self.block is not None:
-            factors = self.input_factor, self.rotated_factor
-            inputs = hadamard.rotate_once(inputs, self.rotation_name, self.block, *factors)
+            inputs = self.rotate(inputs, self.block, self.input_factor, self.rotated_factor)
         elif self.input_factor is not None:
             inputs = inputs * self.input_factor
         outputs = self._product(inputs)

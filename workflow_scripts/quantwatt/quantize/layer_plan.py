@@ -12,7 +12,6 @@ from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import QuantizedWeight, quantize_to_nearest
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.inference import hadamard
 from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.transforms import Transform
 
@@ -95,7 +94,7 @@ class LayerPlan:
     def scaled(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs multiplied by the factors of the transforms, and rotated; differentiable."""
         if self.block is not None:
-            return hadamard.rotate(inputs, *self.map)
+            return rotation.rotated(inputs, self.block, self.input_factor, self.rotated_factor)
         return inputs if self.input_factor is None else inputs * self.input_factor.to(inputs.dtype)
 
     @property
