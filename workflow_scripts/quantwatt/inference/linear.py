@@ -34,9 +34,7 @@ class QuantizedLinear(torch.nn.Module):
     input_factor: torch.Tensor | None
     block: int | None  # of the rotation of inputs
     rotated_factor: torch.Tensor | None
-    rotate: Callable[
-        ..., torch.Tensor
-    ]  # as `rotation.rotated`; a checkpoint's layers have quantwatt.inference.hadamard's
+    rotate: Callable[..., torch.Tensor]  # `rotation.rotated`, or what computes it faster
     down: torch.Tensor | None
     up: torch.Tensor | None
     first_output: torch.Tensor | None
