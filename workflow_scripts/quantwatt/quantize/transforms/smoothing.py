@@ -6,6 +6,7 @@ rounding changes them less. The strength is an exponent alpha, set by hand or se
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -21,14 +22,16 @@ from quantwatt.quantize.transforms import Transformed
 class Transform(transforms.Transform):
     """Factors per input column that make activations easier to quantize, and weights harder."""
 
+    NEEDS: ClassVar = ("maximum",)
+
     alpha: float | str  # 0: equal maxima of weight columns; 1: of activation columns; or "search"
     grid: int  # of a search: alpha = i / grid for 0 < i < grid, and no smoothing
     rule: str = "smoothquant"  # or "awq"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        observer = "mean" if self.rule == "awq" else "maximum"
-        return (observer, "tokens") if self.alpha == "search" else (observer,)
+        needs = ("mean",) if self.rule == "awq" else self.NEEDS
+        return (*needs, "tokens") if self.alpha == "search" else needs
 
     def apply(
         self,
