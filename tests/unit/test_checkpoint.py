@@ -211,6 +211,12 @@ KINDS = {
         "activations": {"bits": 8, "granularity": "tensor", "dynamic": False},
         "transforms": [{"name": "smoothing"}, {"name": "low-rank", "rank": 2, "iterations": 1}],
     },
+    "rotated": {
+        "solver": {"name": "gptq"},
+        "weights": {**INTEGER, "granularity": "group", "group_size": 64},
+        "activations": {"bits": 8},
+        "transforms": [{"name": "smoothing"}, {"name": "hadamard"}, {"name": "low-rank", "rank": 2, "iterations": 1}],
+    },
     "nf4-gptq": {"solver": {"name": "gptq"}, "weights": {"format": "nf4"}},
     "nvfp4-gptq": {
         "solver": {"name": "gptq"},

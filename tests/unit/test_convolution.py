@@ -315,6 +315,25 @@ def test_the_first_token_is_computed_in_float_and_left_out_of_the_grid(solver):
     assert scales[1] < scales[0] / 10
 
 
+@pytest.mark.parametrize("order", [("bos", "hadamard"), ("hadamard", "bos")])
+def test_a_rotation_leaves_convolutions_and_the_first_token(order, capsys):
+    activations = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": False}
+    transforms, samples, denoiser = [{"name": name} for name in order], conditioned_samples(), conditioned()
+    method = method_of("rtn", bits=8, transforms=transforms, activations=activations)
+    states, reports = walk(denoiser, CrossAttention(), method, samples)
+    geometries = {name: "kernel_size" in report for name, report in reports.items()}
+    assert {name for name, state in states.items() if "rotation" not in state} == {
+        n for n, c in geometries.items() if c
+    }
+    counts = f"hadamard leaves {sum(geometries.values())} of {len(geometries)} layers as they are (convolutions: "
+    assert counts in capsys.readouterr().err
+    name, text = CrossAttention().first_token(conditioned())[0], samples["encoder_hidden_states"]
+    outputs, truth = denoiser.get_submodule(name)(text), conditioned().get_submodule(name)(text)
+    assert torch.allclose(outputs[:, 0], truth[:, 0], rtol=1e-4, atol=1e-4)
+    assert (outputs - truth)[:, 1:].norm() < 0.05 * truth[:, 1:].norm()
+    assert (denoiser(**samples).sample - conditioned()(**samples).sample).norm() < 0.1 * truth.norm()
+
+
 def test_a_first_token_that_differs_between_prompts_is_refused():
     method = method_of("rtn", transforms=[{"name": "bos"}])
     samples = conditioned_samples()

@@ -473,7 +473,7 @@ def attach(**parts):
     def change(name, weight):
         rows, columns = weight.codes.shape
         shapes = {"input_factor": (columns,), "down": (4, columns), "up": (rows, 4), "activation_scale": (1,),
-                  "activation_zero": (1,), "group_index": (columns,)}  # fmt: skip
+                  "activation_zero": (1,), "group_index": (columns,), "rotation": (1,)}  # fmt: skip
         for part in parts if name == LAYERS[1] else ():
             setattr(weight, part, torch.zeros(shapes[part], dtype=torch.int32))
 
@@ -489,6 +489,7 @@ REFUSALS = {
     "smoothing-gptq": ("gptq", integer(4), None, attach(input_factor=1), (LAYERS[1], "input is scaled")),
     "smoothing-bitsandbytes": ("bitsandbytes", block("nf4"), None, attach(input_factor=1), (LAYERS[1], "scaled")),
     "smoothing-torchao": ("torchao", W8, None, attach(input_factor=1), (LAYERS[1], "input is scaled")),
+    "rotation-gptq": ("gptq", integer(4), None, attach(input_factor=1, rotation=1), (LAYERS[1], "input is rotated")),
     "branch-gptq": ("gptq", integer(4), None, attach(down=1, up=1), (LAYERS[1], "low-rank")),
     "branch-bitsandbytes": ("bitsandbytes", block("fp4"), None, attach(down=1, up=1), (LAYERS[1], "low-rank")),
     "branch-torchao": ("torchao", W8, None, attach(down=1, up=1), (LAYERS[1], "low-rank")),

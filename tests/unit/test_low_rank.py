@@ -1,5 +1,7 @@
 """SVDQuant's low-rank branch against the singular values, and against a plain loop over its definition."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -108,6 +110,16 @@ def test_iterations_follow_the_definition_and_the_best_is_kept():
     # Factors in bfloat16 start the next iteration a little elsewhere.
     assert found == pytest.approx([min(errors[:n]) for n in (1, 3, 12)], rel=0.01)
     assert found[0] > found[1] >= found[2]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_more_iterations_never_grow_the_error(bits):
+    weight, inputs = layer()
+    weight_format = load_format({**INTEGER, "bits": bits})
+    branches = [branch(weight, inputs, weight_format, iterations=n, early_stop=False) for n in range(1, 16)]
+    errors = [output_error(found, weight, inputs, weight_format) for found in branches]
+    assert all(later <= earlier * (1 + 1e-5) for earlier, later in itertools.pairwise(errors))
+    assert errors[-1] < 0.99 * errors[0]
 
 
 def test_early_stop_ends_at_the_first_iteration_that_brings_nothing(monkeypatch):

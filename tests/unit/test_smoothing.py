@@ -161,3 +161,43 @@ def test_schema_takes_a_number_or_search(alpha, valid):
     else:
         with pytest.raises(experiment.ConfigurationError, match=r"m\.alpha: give a number from 0 to 1, or 'search'"):
             schemas.complete({"name": "smoothing", "alpha": alpha}, schema, "f", "m")
+
+
+def awq_search(weight, inputs, weight_format, grid):
+    """AWQ's search as its code has it (llm-awq, auto_scale.py), on all tokens: (scales, error)."""
+    outputs, mean = inputs @ weight.T, inputs.abs().mean(dim=0)
+    best = None
+    for step in range(grid):
+        scales = mean.pow(step / grid).clamp(min=1e-4)
+        scales = scales / (scales.max() * scales.min()).sqrt()
+        rounded = rtn.Solver().solve(weight * scales, weight_format).weight.dequantize(weight_format) / scales
+        error = (inputs @ rounded.T - outputs).square().mean().item()
+        if best is None or error < best[1]:
+            best = scales, error
+    return best
+
+
+def test_awqs_rule_finds_the_scales_of_its_own_code():
+    weight, inputs = layer()
+    inputs[:, 40] = 0.01 * inputs[:, 40]
+    grouped = load_format({**INT8, "bits": 3, "granularity": "group", "group_size": 32})
+    scales, error = awq_search(weight, inputs, grouped, 20)
+    found = smooth(weight, inputs, {**SEARCH, "rule": "awq"}, grouped)
+    assert torch.allclose(1 / found.input_factor, scales, rtol=2**-7)  # rounded to bfloat16
+    stored = output_error(found, weight, inputs, grouped, None) / (300 * 32)
+    assert stored == pytest.approx(error, rel=0.05)
+    plain = smooth(weight, inputs, {"alpha": 1e-6, "rule": "awq"}, grouped)
+    assert stored < 0.5 * output_error(plain, weight, inputs, grouped, None) / (300 * 32)
+
+
+def test_awqs_rule_reads_the_mean_and_leaves_unused_columns():
+    transform = smoothing.Transform(alpha=0.5, grid=20, rule="awq")
+    assert transform.needs == ("mean",) and smoothing.Transform(**SEARCH, rule="awq").needs == ("mean", "tokens")
+    weight, inputs = layer()
+    inputs[:, 7], inputs[:, 9] = 0, torch.inf
+    found = smooth(weight, inputs, {"alpha": 0.5, "rule": "awq"})
+    assert found.input_factor[7] == found.input_factor[9] == 1 and found.input_factor.isfinite().all()
+    inputs[:, 9] = 0
+    assert torch.allclose((inputs * found.input_factor) @ found.weight.T, inputs @ weight.T, rtol=1e-3, atol=1e-2)
+    nothing = smooth(weight, torch.zeros_like(inputs), {"alpha": 0.5, "rule": "awq"})
+    assert torch.equal(nothing.weight, weight)

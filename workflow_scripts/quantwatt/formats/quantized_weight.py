@@ -25,9 +25,12 @@ class QuantizedWeight:
     scale:  [rows, groups] float32; stored as `pack_scale` of the format makes it
     zero:   [rows, groups] in the format's zero type, or None if the format has no zero point
     input_factor: [columns], by which the layer's input is multiplied first, or None
+    rotation: [1] int32, the block of a Walsh-Hadamard transform of the input after that (quantwatt.formats.rotation),
+              or None
+    rotated_factor: [columns], by which the transformed input is multiplied, or None
     group_index:  [columns] int32, each column's group, or None if it is column // group size
-    down, up:     [rank, columns] and [rows, rank], a 16-bit low-rank branch that adds
-                  (x * input_factor) @ down.T @ up.T to the output, or None
+    down, up:     [rank, columns] and [rows, rank], a 16-bit low-rank branch that adds x @ down.T @ up.T to the output,
+                  where x is the input after factors and transform, or None
     first_output: [rows], the layer's output for the first token of every sample, without bias, which replaces the
                   product; or None if the first token is computed like all others
     activation_scale, activation_zero: [1] each, the input's static grid, or None
@@ -38,6 +41,8 @@ class QuantizedWeight:
     scale: torch.Tensor
     zero: torch.Tensor | None
     input_factor: torch.Tensor | None = None
+    rotation: torch.Tensor | None = None
+    rotated_factor: torch.Tensor | None = None
     group_index: torch.Tensor | None = None
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
@@ -47,7 +52,7 @@ class QuantizedWeight:
     tensor_scale: torch.Tensor | None = None
 
     def dequantize(self, weight_format: WeightFormat) -> torch.Tensor:
-        """Return [rows, columns] float32 from the codes only, without branch and input factor."""
+        """Return [rows, columns] float32 from the codes only, without branch, factors and rotation."""
         columns = self.codes.shape[1]
         group = self.group_index
         if group is None:
@@ -150,7 +155,7 @@ def join_grids(grids: Iterable[Grid], rows: int) -> Grid:
 def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
     """Return the average bits per weight: packed codes (rows padded to whole bytes), and all scales and zero points.
 
-    With an integer grid per tensor, too, every row stores its scale. The group_index of a solver, the input factor and
+    With an integer grid per tensor, too, every row stores its scale. The group_index of a solver, the input factors and
     16-bit branch of a transform, and a static activation grid are not part of the format and are not counted.
     """
     grid_bits = weight_format.grid_bits(rows, columns) / rows

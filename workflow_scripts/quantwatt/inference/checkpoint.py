@@ -163,7 +163,7 @@ def _layer(layer, state, dtype, device, simulate):
     from quantwatt.formats.convolution import Convolution
     from quantwatt.formats.library import library_of
     from quantwatt.formats.quantized_weight import QuantizedWeight, load_format
-    from quantwatt.inference import linear
+    from quantwatt.inference import hadamard, linear
 
     bias = state.pop("bias", None)
     if library := library_of(layer["weights"]):
@@ -172,7 +172,9 @@ def _layer(layer, state, dtype, device, simulate):
     quantized = QuantizedWeight.from_state(state, weight_format, layer["in_features"])
     kind = linear.SimulatedLinear if simulate else kernel_choice.kernel_for(layer, device)[0].Layer  # ty: ignore
     geometry = Convolution.from_settings(layer)
-    return kind.build(quantized, weight_format, layer["activations"], bias, dtype, geometry).to(device)
+    built = kind.build(quantized, weight_format, layer["activations"], bias, dtype, geometry).to(device)
+    hadamard.attach(built)
+    return built
 
 
 class QuantizedPipeline:

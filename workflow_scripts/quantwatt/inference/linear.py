@@ -3,12 +3,12 @@
 The layers that compute in a format are in quantwatt.inference.kernels; kernel_choice.py chooses among them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 
-from quantwatt.formats import convolution
+from quantwatt.formats import convolution, rotation
 from quantwatt.formats.activations import ActivationFormat, StaticGrid
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.formats.weight_format import WeightFormat
@@ -17,8 +17,8 @@ from quantwatt.formats.weight_format import WeightFormat
 class QuantizedLinear(torch.nn.Module):
     """Base class of quantized layers: everything except the product.
 
-    It scales the input before the product, adds the low-rank branch after it, and inserts the stored output of the
-    first token.
+    It scales and rotates the input before the product, adds the low-rank branch after it, and inserts the stored output
+    of the first token.
 
     A subclass stores the weight (`_hold`), multiplies by it and adds the bias (`_product`).
     """
@@ -32,6 +32,9 @@ class QuantizedLinear(torch.nn.Module):
     absent_weight: torch.nn.Parameter
     bias: torch.Tensor | None
     input_factor: torch.Tensor | None
+    block: int | None  # of the rotation of inputs
+    rotated_factor: torch.Tensor | None
+    rotate: Callable[..., torch.Tensor]  # `rotation.rotated`, or what computes it faster
     down: torch.Tensor | None
     up: torch.Tensor | None
     first_output: torch.Tensor | None
@@ -62,7 +65,13 @@ class QuantizedLinear(torch.nn.Module):
         layer.in_features, layer.out_features = quantized.codes.shape[1], quantized.codes.shape[0]
         layer.activation_format = ActivationFormat.from_settings(activations)
         layer._buffer("bias", bias, dtype)
-        layer._buffer("input_factor", quantized.input_factor, dtype)
+        before, after = quantized.input_factor, quantized.rotated_factor
+        layer.block = None if quantized.rotation is None else int(quantized.rotation)
+        layer.rotate = rotation.rotated
+        if layer.block is not None:
+            before, after = (None if factor is None else factor.float() for factor in (before, after))
+        layer._buffer("input_factor", before, dtype if layer.block is None else torch.float32)
+        layer._buffer("rotated_factor", after, torch.float32)
         layer._buffer("down", quantized.down, dtype)
         layer._buffer("up", quantized.up, dtype)
         first = quantized.first_output
@@ -73,7 +82,8 @@ class QuantizedLinear(torch.nn.Module):
         layer._buffer("activation_zero", quantized.activation_zero, torch.float32)
         # Models read a module's dtype and device from its first parameter, so the layer needs one.
         layer.absent_weight = torch.nn.Parameter(torch.tensor(torch.nan, dtype=dtype), requires_grad=False)
-        layer.product_only = all(part is None for part in (layer.first_output, layer.input_factor, layer.down))
+        extras = layer.first_output, layer.input_factor, layer.block, layer.down
+        layer.product_only = all(part is None for part in extras)
         layer._hold(quantized, weight_format, dtype)
         return layer
 
@@ -109,7 +119,9 @@ class QuantizedLinear(torch.nn.Module):
             return self._product(inputs)
         if self.first_output is not None:
             inputs = inputs[:, 1:]
-        if self.input_factor is not None:
+        if self.block is not None:
+            inputs = self.rotate(inputs, self.block, self.input_factor, self.rotated_factor)
+        elif self.input_factor is not None:
             inputs = inputs * self.input_factor
         outputs = self._product(inputs)
         if self.down is not None:

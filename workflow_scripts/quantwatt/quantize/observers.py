@@ -135,6 +135,22 @@ class Maximum:
         self.value = torch.maximum(self.value, inputs.abs().amax(dim=0).float())
 
 
+class Mean:
+    """Mean magnitude of every input column over all tokens, [columns] float32."""
+
+    def __init__(self, columns: int, device: str | torch.device = "cpu"):
+        self.sum = torch.zeros(columns, device=device)
+        self.tokens = 0
+
+    def observe(self, inputs: torch.Tensor, reference: torch.Tensor | None = None) -> None:
+        self.tokens += len(inputs)
+        self.sum += inputs.float().abs().sum(dim=0)
+
+    @property
+    def value(self) -> torch.Tensor:
+        return self.sum / max(self.tokens, 1)
+
+
 class Range:
     """Running minimum and maximum of every input column, [columns] float32; each batch has the weight 1 - MOMENTUM.
 
@@ -189,6 +205,7 @@ KINDS = {
     "hessian": Hessian,
     "cross": Cross,
     "maximum": Maximum,
+    "mean": Mean,
     "range": Range,
     "tokens": Tokens,
     "count": Count,
@@ -203,6 +220,7 @@ class Observers(SimpleNamespace):
     hessian: Any = None
     cross: Any = None
     maximum: Any = None
+    mean: Any = None
     range: Any = None
     tokens: Any = None
     count: Any = None

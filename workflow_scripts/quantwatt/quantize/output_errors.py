@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from quantwatt.artifacts.manifest import finite
+from quantwatt.formats import rotation
 from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.observers import Observers
 
 
 def stands_for(plan: LayerPlan, weight: QuantizedWeight) -> torch.Tensor:
-    """Return the matrix [rows, columns] float32 that multiplies the scaled input: dequantized codes plus branch."""
+    """Return the matrix [rows, columns] float32 that multiplies the mapped input: dequantized codes plus branch."""
     branch = 0 if plan.down is None or plan.up is None else plan.up.float() @ plan.down.float()
     return weight.dequantize(plan.weight_format).to(plan.original.device) + branch
 
@@ -29,11 +30,10 @@ def relative(
         plan: LayerPlan; values: as `stands_for` returns.
         statistics: list of Observers, one per group of a convolution, or None.
     """
-    factor = _factor(plan)
-    nearest = plan.plain.dequantize(plan.weight_format) / factor
-    target = plan.original / factor  # the float weight for the scaled inputs
+    nearest = rotation.folded(plan.plain.dequantize(plan.weight_format), *plan.map)
+    target = rotation.folded(plan.original, *plan.map)  # the float weight for the scaled and rotated inputs
     parts = [
-        _squared(target[rows], (nearest[rows], values[rows]), factor, observers)
+        _squared(target[rows], (nearest[rows], values[rows]), plan.map, observers)
         for rows, observers in zip(plan.groups, statistics or [None] * len(plan.groups), strict=True)
     ]
     norm, before, after = (torch.cat(errors) for errors in zip(*(part[1:] for part in parts), strict=True))  # [rows]
@@ -58,7 +58,7 @@ def held_out(
         plan: LayerPlan; candidates: as `stands_for` returns.
         samples: list of observers.HeldOut, one per group of a convolution.
     """
-    target = plan.original / _factor(plan)
+    target = rotation.folded(plan.original, *plan.map)
     parts = []
     for rows, sample in zip(plan.groups, samples, strict=True):
         inputs = sample.inputs.value
@@ -70,18 +70,15 @@ def held_out(
     return {name: tuple(_relative(error[rows], norm[rows]) for error in errors) for name, rows in plan.names.items()}
 
 
-def _factor(plan):
-    return 1 if plan.input_factor is None else plan.input_factor
-
-
 def _relative(errors, norm):
     return finite((errors.sum().clamp(min=0) / norm.sum()).sqrt()) if norm.sum() != 0 else 0.0
 
 
-def _squared(target, candidates, factor, statistics):
+def _squared(target, candidates, inputs_map, statistics):
     """Return (compared quantity, target's squared norm [rows], each candidate's squared distance [rows], ...)."""
     if statistics is None or statistics.hessian is None:
-        return "weights", *((part * factor).square().sum(dim=1) for part in (target, *(c - target for c in candidates)))
+        parts = (rotation.unfolded(part, *inputs_map) for part in (target, *(c - target for c in candidates)))
+        return "weights", *(part.square().sum(dim=1) for part in parts)
     if statistics.cross is not None:
         inputs, references = statistics.cross.inputs.value, statistics.cross.references.value
         return "float outputs", *_on_tokens(target, candidates, inputs, references)

@@ -34,7 +34,7 @@ from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, LayerSolver, Solution, load_solver
 from quantwatt.quantize.streams import Block, BlockActivations
-from quantwatt.quantize.transforms import load_transform
+from quantwatt.quantize.transforms import load_transform, rounds
 
 
 def _convert(denoiser, allocation):
@@ -102,8 +102,9 @@ def quantize(
         block, or "weights"), damping, fallback, tokens and held-out errors (`hold_out.report`), and spans of
         transforming and solving: (start, stop, the layer's share) by time.perf_counter.
     Raises:
-        DataError: a group_size is larger than all layers, a weight is not finite, the external solver has not solved a
-            layer, or a forward pass calls a block twice and the solver compares with the float model.
+        DataError: a group_size is larger than all layers, a transform applies to no layer, a weight is not finite, the
+            external solver has not solved a layer, or a forward pass calls a block twice and the solver compares with
+            the float model.
     """
     states, reports = _convert(denoiser, allocation)
     allocation = {name: formats for name, formats in allocation.items() if name not in states}
@@ -113,6 +114,7 @@ def quantize(
     if warning := wide_groups(allocation, columns):
         print(f"warning: {warning}", file=sys.stderr)
     quantizer = SequentialQuantizer(family, allocation, method, device, solved)
+    _say_left_out(quantizer.transforms, denoiser, columns)
     streams = None
     if quantizer.calibrated:
         if samples is None or batch is None:
@@ -144,6 +146,17 @@ def quantize(
     return states, reports
 
 
+def _say_left_out(transforms, denoiser, columns):
+    """Count in the log the layers that a transform leaves as they are; columns are {layer: number of its inputs}."""
+    linear = {
+        name: 0 if isinstance(denoiser.get_submodule(name), torch.nn.Conv2d) else count
+        for name, count in columns.items()
+    }
+    for transform in transforms:
+        if sentence := transform.left_out(linear):
+            print(sentence, file=sys.stderr)
+
+
 class SequentialQuantizer:
     """Quantizes the blocks of a denoiser, one after another, by one method."""
 
@@ -158,11 +171,11 @@ class SequentialQuantizer:
         self.family, self.allocation, self.device, self.solved = family, allocation, device, solved
         self.solver = load_solver(method["solver"])
         self.transforms = [load_transform(settings) for settings in method["transforms"]]
-        self.prepared = {need for transform in self.transforms for need in transform.needs}
-        if any(formats["activations"] and not formats["activations"]["dynamic"] for formats in allocation.values()):
-            self.prepared.add("range")
         self.solving = set(self.solver.NEEDS)
         self.by_block = isinstance(self.solver, BlockSolver)
+        static = any(f["activations"] and not f["activations"]["dynamic"] for f in allocation.values())
+        self.rounds = rounds(self.transforms, static, self.by_block)
+        self.prepared = set().union(*(needs for _, needs in self.rounds))
         self.paired = "cross" in self.solving or self.by_block
         self.calibrated = bool(self.prepared or self.solving or self.by_block)
         self.share = self.solver.held_out
@@ -298,12 +311,13 @@ class SequentialQuantizer:
         return copied
 
     def _transform(self, block, plans, streams, spans):
-        prepared = [None] * len(plans)
-        if self.prepared:
-            prepared = streams.observe(block.module, plans, self.prepared, raw=True)
-        for plan, statistics, plan_spans in zip(plans, prepared, spans, strict=True):
-            with _span(plan_spans):
-                plan.transform(self.transforms, statistics)
+        for transforms, needs in self.rounds:
+            prepared = [None] * len(plans)
+            if needs:
+                prepared = streams.observe(block.module, plans, needs, raw=True)
+            for plan, statistics, plan_spans in zip(plans, prepared, spans, strict=True):
+                with _span(plan_spans):
+                    plan.transform(transforms, statistics, last=transforms is self.rounds[-1][0])
 
     def _layer(self, plan, name, weight):
         """Build the simulated (fake-quantized) layer of one of a plan's names."""

@@ -208,7 +208,7 @@ class BlockActivations:
 
         Args:
             needs: names of observers.
-            raw: observe the activations in the block instead of the inputs that the plan's product will get.
+            raw: observe what the transforms that are still to come get, instead of the inputs of the plan's product.
             reference: the float block, if observers compare with the float model's inputs.
         Returns:
             one list of Observers per plan: one per group of a convolution; for raw inputs a single one.
@@ -225,9 +225,9 @@ class BlockActivations:
             def observe(name, inputs, float_inputs=float_inputs, real=real, held=held):
                 plan, observers = plans[firsts.index(name)], statistics[firsts.index(name)]
                 if "first_token" in needs and plan.settings.get("first_token"):
-                    observers[0].first_token.see(inputs)
+                    observers[0].first_token.see(plan.scaled(inputs))
                 inputs = plan.rest(inputs)
-                parts = plan.tokens(inputs if raw else plan.seen(inputs), real, raw)
+                parts = plan.tokens(plan.scaled(inputs) if raw else plan.seen(inputs), real, raw)
                 float_parts = [None] * len(parts)
                 if name in float_inputs:
                     float_parts = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from quantwatt.formats.weight_format import WeightFormat
 
 REASONS = {
+    "rotation": "its input is rotated first",
     "input_factor": "its input is scaled first",
     "down": "it has a 16-bit low-rank branch",
     "activation_scale": "its activations have a static grid",
@@ -137,8 +138,9 @@ def _check(module, name, layer, state, denoiser, transposed):
         raise NotExpressible("it is not a linear layer of the model")
     if name in transposed and not module.CONV1D:
         raise NotExpressible("it is transformers' Conv1D, and readers of the format accept only linear layers")
-    if unknown := sorted(state.keys() - module.PARTS):
-        raise NotExpressible(REASONS.get(unknown[0], f"the format has no place for its '{unknown[0]}'"))
+    if unknown := state.keys() - module.PARTS:
+        known = (reason for part, reason in REASONS.items() if part in unknown)
+        raise NotExpressible(next(known, f"the format has no place for its '{min(unknown)}'"))
 
 
 def _skipped(denoiser, layers):

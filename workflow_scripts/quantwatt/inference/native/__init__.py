@@ -27,6 +27,8 @@ ARGUMENTS = {
     "rescale": "pi" + "qqq" + "ppippp" + "ipi",
     "unpack": "pi" + "qq" + "ppp" + "qqp" + "ipi",
     "multiply_packed": "ppiqpi",
+    "hadamard_paths": "",
+    "hadamard": "pi" + "qqq" + "f" + "ppp" + "ii",
     "int8_paths": "",
     "int8_multiply": "pi" + "piq" + "ppi" + "pi",
 }

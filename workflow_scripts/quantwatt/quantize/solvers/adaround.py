@@ -57,9 +57,7 @@ class RoundedLinear(torch.nn.Module):
         self.fallback: str | None = None
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        plan, inputs = self.plan, self.plan.rest(inputs)
-        if plan.input_factor is not None:
-            inputs = inputs * plan.input_factor
+        plan, inputs = self.plan, self.plan.scaled(self.plan.rest(inputs))
         outputs = convolution.product(self._quantize(inputs), self._weight(), self.bias, plan.geometry)
         if plan.down is not None and plan.up is not None:
             down, up = (part.to(plan.dtype).float() for part in (plan.down, plan.up))

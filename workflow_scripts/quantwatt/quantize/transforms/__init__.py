@@ -13,11 +13,12 @@ also declares the properties that other code reads without running the transform
                                      does, for a method with it
 
 Convolutions are not transformed. Transforms run in order: each gets the weight from the transform before it, and
-observers of that weight's inputs, which are already multiplied by all earlier factors.
+observers of that weight's inputs, which are already multiplied by all earlier factors, and rotated. After a transform
+that rotates inputs (MIXES_COLUMNS) they are observed anew, because a column's maximum does not tell those of sums.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -34,14 +35,16 @@ class Transformed:
 
     weight: [rows, columns] float32.
     input_factor: [columns] by which the layer's input is multiplied first, or None.
-    down, up: [rank, columns] and [rows, rank] of a branch in 16 bit that adds (x * input_factor) @ down.T @ up.T to
-        the output, or None.
+    block: length of the Walsh-Hadamard transforms of that product's blocks, or None (quantwatt.formats.rotation).
+    down, up: [rank, columns] and [rows, rank] of a branch in 16 bit that adds x @ down.T @ up.T to the output, where x
+        is the input after factor and transform; or None.
     first_output: [rows], the layer's product with the first token, or None.
     report: {figure: value} for the layer's entry in the checkpoint's manifest.
     """
 
     weight: torch.Tensor
     input_factor: torch.Tensor | None = None
+    block: int | None = None
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
     first_output: torch.Tensor | None = None
@@ -59,6 +62,7 @@ class Transform(ABC):
 
     NEEDS: ClassVar[tuple[str, ...]] = ()  # names of the observers that it reads (quantwatt/quantize/observers.py)
     MARK: ClassVar[str | None] = None  # only layers with this key in their entry of the allocation are transformed
+    MIXES_COLUMNS: ClassVar[bool] = False  # whether it rotates inputs
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -69,6 +73,16 @@ class Transform(ABC):
     def needs(self) -> tuple[str, ...]:
         """Names of the observers that the transform reads with its settings."""
         return self.NEEDS
+
+    def left_out(self, columns: Mapping[str, int]) -> str | None:
+        """Return a sentence about the layers that the transform leaves as they are, or None.
+
+        Args:
+            columns: {layer: number of its inputs}; 0 for a convolution.
+        Raises:
+            DataError: these are all layers.
+        """
+        return None
 
     @abstractmethod
     def apply(
@@ -85,6 +99,25 @@ class Transform(ABC):
             weight_format, activation_format: the layer's formats.
             statistics: observers.Observers with the names in `needs`; None if `needs` is empty.
         """
+
+
+def rounds(transforms: Sequence[Transform], static: bool, by_block: bool) -> list[tuple[list[Transform], set[str]]]:
+    """Divide transforms where inputs have to be observed anew: return [(transforms, names of their observers)].
+
+    Args:
+        static: whether a layer has a static activation grid, for which the last round observes the range.
+        by_block: whether the error of rounding without transforms is measured, for which the first round does, too.
+    """
+    divided = [[]]
+    for transform in transforms:
+        divided[-1].append(transform)
+        if transform.MIXES_COLUMNS:
+            divided.append([])
+    needs = [{need for transform in part for need in transform.needs} for part in divided]
+    if static:
+        needs[-1].add("range")
+        needs[0] |= {"range"} if by_block else set()
+    return list(zip(divided, needs, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
