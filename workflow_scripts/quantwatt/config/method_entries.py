@@ -53,9 +53,11 @@ def complete_weights(weights: Mapping[str, Any] | None, file: str, where: str) -
 
 
 def _complete_override(method, changed, file, where):
-    """Complete an override of some layers' formats; missing keys are taken from the method."""
+    """Complete an override of some layers' formats; missing keys are the method's, unless it names another format."""
     if "weights" in changed:
-        changed["weights"] = complete_weights({**method["weights"], **changed["weights"]}, file, f"{where}.weights")
+        other = changed["weights"].get("format", method["weights"]["format"]) != method["weights"]["format"]
+        weights = changed["weights"] if other else {**method["weights"], **changed["weights"]}
+        changed["weights"] = complete_weights(weights, file, f"{where}.weights")
     if changed.get("activations"):
         activations = {**(method["activations"] or {}), **changed["activations"]}
         settings = schema("method")["properties"]["activations"]

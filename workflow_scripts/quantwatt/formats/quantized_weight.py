@@ -8,8 +8,9 @@ import torch
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
-from quantwatt.formats.packing import pack, packed_bytes, unpack
 from quantwatt.formats.weight_format import Grid, WeightFormat
+
+WEIGHT = ("codes", "scale", "zero")  # what a format packs
 
 
 def load_format(settings: Mapping[str, Any]) -> WeightFormat:
@@ -80,8 +81,9 @@ class QuantizedWeight:
 
     def state(self, weight_format: WeightFormat) -> dict[str, torch.Tensor]:
         """Return the tensors for a checkpoint: on the CPU, without shared memory, codes packed to the format's bits."""
-        state = {field.name: getattr(self, field.name) for field in fields(self)}
-        state["codes"] = pack(self.codes.cpu(), weight_format.bits)
+        state: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        codes, scale, zero = (state.pop(name) for name in WEIGHT)
+        state |= weight_format.pack(codes.cpu(), scale.cpu(), None if zero is None else zero.cpu())
         return {
             part: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for part, tensor in state.items()
@@ -91,8 +93,11 @@ class QuantizedWeight:
     @classmethod
     def from_state(cls, state: Mapping[str, torch.Tensor], weight_format: WeightFormat, columns: int) -> Self:
         """The inverse of `state`."""
-        parts: dict[str, Any] = {field.name: state.get(field.name) for field in fields(cls)}
-        return cls(**{**parts, "codes": unpack(state["codes"], weight_format.bits, columns)})
+        codes, scale, zero = weight_format.unpack(state, columns)
+        others: dict[str, Any] = {
+            field.name: state.get(field.name) for field in fields(cls) if field.name not in WEIGHT
+        }
+        return cls(codes, scale, zero, **others)
 
 
 def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> QuantizedWeight:
@@ -103,10 +108,9 @@ def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> Qu
     Returns:
         QuantizedWeight.
     """
-    scale, zero = fit_groups(weight, weight_format)
-    column_group = torch.arange(weight.shape[1], device=weight.device) // weight_format.group_width(weight.shape[1])
-    codes = weight_format.encode(weight, scale[:, column_group], None if zero is None else zero[:, column_group])
-    return QuantizedWeight(codes, scale, zero)
+    codes, *grids = zip(*(weight_format.quantize(part) for part in split_groups(weight, weight_format)), strict=True)
+    grid = join_grids(zip(*grids, strict=True), len(weight))
+    return QuantizedWeight(join_groups(codes, len(weight)), *grid)
 
 
 def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
@@ -117,10 +121,11 @@ def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
 def split_groups(weight: torch.Tensor, weight_format: WeightFormat) -> list[torch.Tensor]:
     """Reshape a weight [rows, columns] to one row per group: [[rows * whole groups, width]], and [rows, narrower].
 
-    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one.
+    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one. Groups whose
+    grids are stored together stay together.
     """
     columns = weight.shape[1]
-    width = weight_format.group_width(columns)
+    width = weight_format.fit_width(columns)
     whole = columns - columns % width
     parts = [weight[:, :whole].reshape(-1, width)]
     return parts if whole == columns else [*parts, weight[:, whole:]]
@@ -143,9 +148,7 @@ def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
     With a grid per tensor, too, every row stores its scale. The group_index of a solver, the input factor and 16-bit
     branch of a transform, and a static activation grid are not part of the format and are not counted.
     """
-    groups = -(-columns // weight_format.group_width(columns))
-    grid_bits = 8 * sum(dtype.itemsize for dtype in (weight_format.scale_dtype, weight_format.zero_dtype) if dtype)
-    return (8 * packed_bytes(columns, weight_format.bits) + groups * grid_bits) / columns
+    return 8 * weight_format.row_bytes(columns) / columns
 
 
 def wide_groups(allocation: Mapping[str, Mapping[str, Any]], columns: Mapping[str, int]) -> str | None:
