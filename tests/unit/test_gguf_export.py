@@ -20,9 +20,14 @@ from test_exports import (
     relative,
 )
 
-from quantwatt.artifacts import manifest
+from quantwatt.allocate.allocation import allocate
+from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError
+from quantwatt.config.experiment import complete_method
+from quantwatt.formats import convolution
+from quantwatt.inference import checkpoint, exports
 from quantwatt.models.families import load_family
+from quantwatt.quantize import sequential
 
 gguf = pytest.importorskip("gguf")
 FAMILY = load_family("sd3")
@@ -161,6 +166,31 @@ def test_mixed_types_are_named_by_the_most_frequent(tmp_path):
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert types["joint_blocks.0.x_block.mlp.fc1.weight"] == "Q4_0" and types["final_layer.linear.weight"] == "BF16"
     assert reader.get_field("general.file_type").contents() == gguf.LlamaFileType.MOSTLY_Q8_0
+
+
+@pytest.mark.parametrize("solver", ["rtn", "hqq"])
+def test_a_method_goes_from_its_entry_to_diffusers(tmp_path, solver, capsys):
+    """Allocated with fallbacks, quantized, loaded as a checkpoint, exported."""
+    entry = {"solver": {"name": solver}, "weights": {"format": "q4_k"}, "allocation": {"name": "uniform"}}
+    method = complete_method(entry, "test", "q4")
+    denoiser = FAMILY.load_denoiser(FLOAT32, LOCATION)
+    names = FAMILY.quantizable(denoiser)
+    described = {name: convolution.describe(denoiser.get_submodule(name)) for name in names}
+    allocated = allocate(described, method, "q4")
+    narrow = {name for name, layer in described.items() if layer["in_features"] % 256}
+    assert narrow and narrow == {name for name in names if allocated[name]["weights"]["format"] == "q5_0"}
+    assert f"{len(narrow)} of {len(names)} layers have q5_0 weights instead of q4_k" in capsys.readouterr().err
+    states, reports = sequential.quantize(denoiser, FAMILY, allocated, method)
+    bits = {report["weights"]["format"]: report["weight_bits"] for report in reports.values()}
+    assert bits == {"q4_k": 4.5, "q5_0": 5.5}
+    details = {"status": "ok", "reason": None, "model_settings": FLOAT32, "location": LOCATION, "settings": method}
+    checkpoint_files.save(tmp_path / "made", denoiser, states, reports, details)
+    loaded = checkpoint.load_pipeline(tmp_path / "made", simulate=True)
+    assert loaded.compute == "simulated"
+    exports.export(tmp_path / "made", "gguf", tmp_path / "out")
+    expected = outputs(denoiser)
+    assert torch.equal(outputs(FAMILY.denoiser(loaded.pipeline)), expected)
+    assert relative(outputs(load(tmp_path / "out")), expected) < 5e-3
 
 
 Q4, Q8 = format_of("q4_0"), format_of("q8_0")

@@ -6,6 +6,8 @@ another number, and could prefer another grid. So sums here run over the values 
 once.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -70,7 +72,7 @@ def affine(
         error, scale, low = (
             torch.where(better, new, old) for new, old in ((new_error, error), (new_scale, scale), (new_low, low))
         )
-        codes = torch.where(better, tried, codes)
+        codes += (tried - codes) * better.float()  # `where` is slow with a broadcast condition
     scale, codes = torch.where(flat, 0.0, scale), torch.where(flat, 0.0, codes)
     return scale, low, codes.T
 
@@ -98,7 +100,7 @@ def symmetric(values: torch.Tensor, middle: int) -> tuple[torch.Tensor, torch.Te
         new = sum_lx / sum_l2
         better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
         scale, best = torch.where(better, new, scale), torch.where(better, new * sum_lx, best)
-        codes = torch.where(better, tried, codes)
+        codes += (tried - codes) * better.float()
     codes = torch.where(empty, 0.0, codes + middle)
     return torch.where(empty, 0.0, scale), codes.T
 
@@ -126,23 +128,23 @@ def coordinate(values: torch.Tensor, middle: int) -> tuple[torch.Tensor, torch.T
     return torch.where(empty, 0.0, scale), torch.where(empty, 0.0, codes + middle).T
 
 
-def of_codebook(values: torch.Tensor, codebook: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
-    """Search value = scale * codebook[code], errors weighted by the squared value (quantize_row_iq4_nl_impl).
+def of_codebook(values: torch.Tensor, end: float, nearest: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Search value = scale * level of a codebook, errors weighted by the squared value (quantize_row_iq4_nl_impl).
 
     Args:
         values: [groups, count] float32.
-        codebook: ascending; borders: between neighbours.
+        end: the lowest level; nearest: a function that returns the levels nearest to any values.
     Returns:
         scale [groups].
     """
     x = values.T.contiguous()
     largest = extreme(x)
     empty = largest.abs() < TINY
-    largest, end = torch.where(empty, 1.0, largest), codebook[0].item()
+    largest = torch.where(empty, 1.0, largest)
     w, scale, best = x * x, torch.zeros_like(largest), torch.full_like(largest, -1.0)
     for i in (None, *range(-7, 8)):
         inverse = 1 / (-largest / end) if i is None else quotient(i + end, largest)
-        levels = codebook[torch.bucketize(inverse * x, borders, right=True)]
+        levels = nearest(inverse * x)
         sum_qx, sum_q2 = in_order(w * levels * x), in_order(w * levels * levels)
         new = sum_qx / sum_q2
         better = (sum_q2 > 0) & (sum_qx * sum_qx > best * sum_q2)

@@ -1,5 +1,6 @@
 """Blocks of 32 inputs with a float16 scale: q8_0, q4_0, q5_0; with a minimum q4_1, q5_1; iq4_nl with its codebook."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,6 +10,8 @@ import torch
 from quantwatt.formats.gguf import search
 from quantwatt.formats.gguf.block_format import BlockFormat, half
 from quantwatt.formats.weight_format import Grid
+
+REACH = 256  # beyond twice the largest magnitude of a codebook of signed bytes
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,17 @@ class CodebookFormat(SimpleFormat):
     middle = 0
 
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
-        codebook, borders = self._tables(values.device)
-        scale = search.of_codebook(values, codebook, borders)[:, None]
-        codes = torch.bucketize((values * _inverse(scale)).contiguous(), borders, right=True)
-        return codes, self.stored_grid(scale, None)
-
-    def _tables(self, device):
-        codebook = self.codebook.to(device)
-        return codebook, (codebook[1:] + codebook[:-1]) / 2
+        codes, levels = _nearest(type(self), values.device)
+        scale = search.of_codebook(values, self.codebook[0].item(), lambda places: _look_up(levels, places))[:, None]
+        return _look_up(codes, values * _inverse(scale)), self.stored_grid(scale, None)
 
     def encode(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
-        _, borders = self._tables(values.device)
-        return torch.bucketize(self._place(values, scale, zero).contiguous(), borders, right=True).to(torch.uint8)
+        codes, _ = _nearest(type(self), values.device)
+        return _look_up(codes, self._place(values, scale, zero))
 
     def snap(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
-        return self.decode(self.encode(values, scale, zero), scale, zero)
+        _, levels = _nearest(type(self), values.device)
+        return _look_up(levels, self._place(values, scale, zero)).mul_(scale)
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | float, zero: torch.Tensor | None) -> torch.Tensor:
         return self.codebook.to(codes.device)[codes.int()] * scale
@@ -90,8 +89,8 @@ class CodebookFormat(SimpleFormat):
     def bracket(
         self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        codebook, _ = self._tables(values.device)
-        places, down = self._place(values, scale, zero), scale < 0
+        codebook = self.codebook.to(values.device)
+        places, down = self._place(values, scale, zero).contiguous(), scale < 0
         last = len(codebook) - 1
         upper = torch.where(
             down, torch.bucketize(places, codebook), torch.bucketize(places, codebook, right=True)
@@ -99,6 +98,23 @@ class CodebookFormat(SimpleFormat):
         near, far = (upper - 1).clamp(min=0), upper.clamp(max=last)
         low, high = torch.where(down, far, near), torch.where(down, near, far)
         return low.to(torch.uint8), high.to(torch.uint8)
+
+
+@functools.cache
+def _nearest(kind, device):
+    """Return tables of the nearest codes and levels from -REACH / 2 on, in steps of 1/2, [2 * REACH] each.
+
+    A codebook holds whole numbers, so its borders are multiples of 1/2. On a border the upper code is taken.
+    """
+    codebook = kind.codebook.to(device)
+    places, borders = torch.arange(-REACH, REACH, device=device) / 2, (codebook[1:] + codebook[:-1]) / 2
+    codes = torch.bucketize(places, borders, right=True)
+    return codes.to(torch.uint8), codebook[codes]
+
+
+def _look_up(table, places):
+    halves = (2 * places).floor_().clamp_(-REACH, REACH - 1).add_(REACH).int()
+    return table.index_select(0, halves.flatten()).view(places.shape)
 
 
 def _inverse(scale):
