@@ -1,4 +1,4 @@
-"""Export a quantized checkpoint in the format of another library: GPTQ, bitsandbytes or torchao."""
+"""Export a quantized checkpoint in the format of another library: GPTQ, bitsandbytes, torchao or GGUF."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder with 
 
 from quantwatt.jobs import command
 
-FORMS = ("gptq", "gptq-v2", "bitsandbytes", "torchao")
+FORMS = ("gptq", "gptq-v2", "bitsandbytes", "torchao", "gguf")
 
 
 def main(argv=None):

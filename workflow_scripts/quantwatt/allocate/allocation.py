@@ -1,10 +1,12 @@
 """Assign a format to every layer."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from quantwatt import registry
+from quantwatt.allocate import blocks
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import methods
 from quantwatt.registry import schema
@@ -20,7 +22,8 @@ def allocate(layers: Layers, method: Mapping[str, Any], method_name: str, **foun
         method: a completed method.
         found: results of the integer programs of a mixed allocation (quantwatt/allocate/allocations/mixed.py).
     Returns:
-        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. A layer NAME
+        {name: {"weights": settings, "activations": settings or None}}; empty for the unquantized method. Layers that
+        the blocks of the method's format do not fit have another one (blocks.py), and a warning says so. A layer NAME
         that a transform splits is replaced by its parts NAME.0, NAME.1, ...; the parts of a convolution have "skips",
         the channels of each part. Layers whose first token is computed separately have "first_token".
     Raises:
@@ -41,6 +44,9 @@ def allocate(layers: Layers, method: Mapping[str, Any], method_name: str, **foun
         kept.append(mark)
     module = registry.load("allocations", method["allocation"]["name"])
     formats = module.allocate(layers, method, method_name, **found)
+    formats, note = blocks.fit_all(formats, layers, f"methods.{method_name}")
+    if note:
+        print(f"warning: {note}", file=sys.stderr)
     return {
         name: {**layer_formats, **{key: layers[name][key] for key in kept if key in layers[name]}}
         for name, layer_formats in formats.items()
@@ -52,10 +58,15 @@ def tried(layers: Layers, sensitivity: Mapping[str, Any], name: str) -> dict[str
 
     Args:
         layers: from the model manifest; sensitivity: a completed entry; name: the entry's name, for messages.
+    Raises:
+        DataError: a pattern matches no layer, or a candidate does not fit a layer.
     """
     layers = taken_apart(layers, [transform["name"] for transform in sensitivity["transforms"]])
     excluded = matching(layers, sensitivity["exclude"], f"sensitivities.{name}.exclude")
-    return {layer: description for layer, description in layers.items() if layer not in excluded}
+    measured = {layer: description for layer, description in layers.items() if layer not in excluded}
+    for candidate, formats in sensitivity["candidates"].items():
+        blocks.check_candidate(formats.get("weights"), measured, f"sensitivities.{name}.candidates.{candidate}")
+    return measured
 
 
 def first_tokens(layers: Layers, sensitivity: Mapping[str, Any]) -> set[str]:

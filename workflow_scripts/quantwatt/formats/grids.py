@@ -17,15 +17,16 @@ class Grids:
     @classmethod
     def fitted(cls, weight: torch.Tensor, weight_format: WeightFormat) -> Self:
         grids = cls()
-        for part in weight.split(weight_format.group_width(weight.shape[1]), dim=1):
+        for part in weight.split(weight_format.fit_width(weight.shape[1]), dim=1):
             grids.append(weight_format.fit(part))
         return grids
 
     def append(self, grid: Grid) -> None:
-        scale, zero = grid  # [rows, 1]
+        scale, zero = grid  # [rows, groups fitted together]
         self.zero_dtype = None if zero is None else zero.dtype
-        self.scale.append(scale[:, 0].contiguous())
-        self.zero.append(None if zero is None else zero[:, 0].float())
+        for group in range(scale.shape[1]):
+            self.scale.append(scale[:, group].contiguous())
+            self.zero.append(None if zero is None else zero[:, group].float())
 
     def __getitem__(self, group):
         return self.scale[group], self.zero[group]

@@ -8,8 +8,9 @@ import torch
 
 from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
-from quantwatt.formats.packing import pack, packed_bytes, unpack
 from quantwatt.formats.weight_format import Grid, WeightFormat
+
+WEIGHT = ("codes", "scale", "zero")  # what a format packs
 
 
 def load_format(settings: Mapping[str, Any]) -> WeightFormat:
@@ -87,9 +88,11 @@ class QuantizedWeight:
 
     def state(self, weight_format: WeightFormat) -> dict[str, torch.Tensor]:
         """Return the tensors for a checkpoint: on the CPU, without shared memory, codes packed to the format's bits."""
-        state = {field.name: getattr(self, field.name) for field in fields(self)}
-        state["codes"] = pack(self.codes.cpu(), weight_format.bits)
-        state["scale"] = weight_format.pack_scale(self.scale, self.tensor_scale)
+        state: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        codes, scale, zero = (state.pop(name) for name in WEIGHT)
+        state |= weight_format.pack(
+            codes.cpu(), scale.cpu(), None if zero is None else zero.cpu(), state["tensor_scale"]
+        )
         return {
             part: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for part, tensor in state.items()
@@ -99,10 +102,11 @@ class QuantizedWeight:
     @classmethod
     def from_state(cls, state: Mapping[str, torch.Tensor], weight_format: WeightFormat, columns: int) -> Self:
         """The inverse of `state`."""
-        parts: dict[str, Any] = {field.name: state.get(field.name) for field in fields(cls)}
-        codes = unpack(state["codes"], weight_format.bits, columns)
-        scale = weight_format.unpack_scale(state["scale"], len(codes), state.get("tensor_scale"))
-        return cls(**{**parts, "codes": codes, "scale": scale})
+        codes, scale, zero = weight_format.unpack(state, columns)
+        others: dict[str, Any] = {
+            field.name: state.get(field.name) for field in fields(cls) if field.name not in WEIGHT
+        }
+        return cls(codes, scale, zero, **others)
 
 
 def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> QuantizedWeight:
@@ -114,10 +118,9 @@ def quantize_to_nearest(weight: torch.Tensor, weight_format: WeightFormat) -> Qu
         QuantizedWeight.
     """
     weight_format = weight_format.bound(weight)
-    scale, zero = fit_groups(weight, weight_format)
-    column_group = torch.arange(weight.shape[1], device=weight.device) // weight_format.group_width(weight.shape[1])
-    codes = weight_format.encode(weight, scale[:, column_group], None if zero is None else zero[:, column_group])
-    return QuantizedWeight(codes, scale, zero, tensor_scale=weight_format.tensor_scale)
+    codes, *grids = zip(*(weight_format.quantize(part) for part in split_groups(weight, weight_format)), strict=True)
+    grid = join_grids(zip(*grids, strict=True), len(weight))
+    return QuantizedWeight(join_groups(codes, len(weight)), *grid, tensor_scale=weight_format.tensor_scale)
 
 
 def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
@@ -129,11 +132,12 @@ def fit_groups(weight: torch.Tensor, weight_format: WeightFormat) -> Grid:
 def split_groups(weight: torch.Tensor, weight_format: WeightFormat) -> list[torch.Tensor]:
     """Reshape a weight [rows, columns] to one row per group: [[rows * whole groups, width]], and [rows, narrower].
 
-    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one. If rows share
-    scales, every group is a tensor, [rows, width], so that its rows stay together.
+    All whole groups are one tensor. The second tensor holds the narrower last group, if there is one. Groups whose
+    grids are stored together stay together. If rows share scales, every group is a tensor, [rows, width], so that its
+    rows stay together.
     """
     columns = weight.shape[1]
-    width = weight_format.group_width(columns)
+    width = weight_format.fit_width(columns)
     if weight_format.shares_rows:
         return list(weight.split(width, dim=1))
     whole = columns - columns % width
@@ -158,8 +162,7 @@ def stored_bits(rows: int, columns: int, weight_format: WeightFormat) -> float:
     With an integer grid per tensor, too, every row stores its scale. The group_index of a solver, the input factors and
     16-bit branch of a transform, and a static activation grid are not part of the format and are not counted.
     """
-    grid_bits = weight_format.grid_bits(rows, columns) / rows
-    return (8 * packed_bytes(columns, weight_format.bits) + grid_bits) / columns
+    return weight_format.row_bits(rows, columns) / columns
 
 
 def wide_groups(allocation: Mapping[str, Mapping[str, Any]], columns: Mapping[str, int]) -> str | None:

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from quantwatt.formats.packing import pack, packed_bytes, unpack
+
 Grid = tuple[torch.Tensor, torch.Tensor | None]  # scale and zero point, each [rows, 1] for one group, or broadcastable
 
 
@@ -48,9 +50,18 @@ class WeightFormat(ABC):
     def group_width(self, columns: int) -> int:
         """Return how many inputs share a scale."""
 
+    def fit_width(self, columns: int) -> int:
+        """Return how many inputs `fit` takes: those of one group, or of several whose grids are stored together."""
+        return self.group_width(columns)
+
     @abstractmethod
     def fit(self, values: torch.Tensor) -> Grid:
-        """Fit the grid to each row's range: [rows, width] -> [rows, 1] each."""
+        """Fit the grid to each row's range: [rows, width] -> [rows, groups in this width] each, mostly [rows, 1]."""
+
+    def quantize(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Fit grids as `fit` and round to them: return (codes [rows, width], scale, zero)."""
+        grid = self.fit(values)
+        return self.encode(values, *spread(grid, values.shape[1])), *grid
 
     @abstractmethod
     def encode(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
@@ -96,3 +107,33 @@ class WeightFormat(ABC):
         """Return the bits of all scales and zero points of a weight."""
         groups = -(-columns // self.group_width(columns))
         return 8 * rows * groups * sum(dtype.itemsize for dtype in (self.scale_dtype, self.zero_dtype) if dtype)
+
+    def row_bits(self, rows: int, columns: int) -> float:
+        """Return the bits of a stored row: packed codes (padded to whole bytes), and its share of the rows' grids."""
+        return 8 * packed_bytes(columns, self.bits) + self.grid_bits(rows, columns) / rows
+
+    def pack(
+        self,
+        codes: torch.Tensor,
+        scale: torch.Tensor,
+        zero: torch.Tensor | None,
+        tensor_scale: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor | None]:
+        """Return {part of a checkpoint: tensor} of codes [rows, columns] and their grids [rows, groups]."""
+        return {"codes": pack(codes, self.bits), "scale": self.pack_scale(scale, tensor_scale), "zero": zero}
+
+    def unpack(
+        self, parts: Mapping[str, torch.Tensor], columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Invert `pack`: return (codes, scale, zero)."""
+        codes = unpack(parts["codes"], self.bits, columns)
+        return codes, self.unpack_scale(parts["scale"], len(codes), parts.get("tensor_scale")), parts.get("zero")
+
+
+def spread(grid: Grid, width: int) -> Grid:
+    """Repeat the grids [rows, groups] of a part to its columns, [rows, width]; a single one, [rows, 1], stays."""
+    scale, zero = grid
+    if scale.shape[1] == 1:
+        return grid
+    repeats = width // scale.shape[1]
+    return scale.repeat_interleave(repeats, dim=1), None if zero is None else zero.repeat_interleave(repeats, dim=1)

@@ -10,7 +10,8 @@ import math
 import torch
 
 from quantwatt.formats.activations import IntegerActivations, StaticGrid
-from quantwatt.formats.quantized_weight import QuantizedWeight, unpack
+from quantwatt.formats.packing import unpack
+from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.inference.native import address, library
 

@@ -8,10 +8,11 @@ tensors(name, layer, state, dtype)        {tensor name: tensor} of one layer, wi
 configuration(details, skipped)           the `quantization_config`; skipped: names of linear layers left in 16 bits
 file_name(denoiser)                       name of the file with the weights
 finish(folder, tensors, configuration)    (tensors, metadata) for the file; may write more files, or be `plain`
+save(path, tensors, metadata)             writes the file; `safetensors` for all but GGUF
 
 `tensors` and `configuration` raise NotExpressible if the format cannot express something that the checkpoint holds:
 nothing is left out silently. All the rest is written as the model's library stores it: unquantized weights, biases,
-norms and embeddings keep their layout and names, and config.json only gets the quantization_config.
+norms and embeddings keep their layout and names, and config.json only gets the quantization_config, if there is one.
 """
 
 import contextlib
@@ -80,12 +81,14 @@ def export(checkpoint: str | Path, form: str, output: str | Path) -> None:
         raise DataError(f"{path}: cannot be written as {form}: {error}.") from error
     tensors = _tensors(module, form, path, details, denoiser, family.transposed(location))
     with _folder(Path(output)) as folder:
-        config = {**_original_config(denoiser, location), "quantization_config": configuration}
-        manifest.write_json(folder / "config.json", config)
+        config = {"quantization_config": configuration} if configuration else {}
+        manifest.write_json(folder / "config.json", {**_original_config(denoiser, location), **config})
         metadata = {"format": "pt"}
-        tensors, format_metadata = module.finish(folder, tensors, configuration)
-        metadata |= format_metadata
-        _save_tensors(folder / module.file_name(denoiser), tensors, metadata)
+        try:
+            tensors, format_metadata = module.finish(folder, tensors, configuration)
+        except NotExpressible as error:
+            raise DataError(f"{path}: cannot be written as {form}: {error}.") from error
+        module.save(folder / module.file_name(denoiser), tensors, metadata | format_metadata)
 
 
 def weight_of(layer: Mapping[str, Any], state: "Mapping[str, torch.Tensor]") -> "tuple[WeightFormat, QuantizedWeight]":
@@ -159,12 +162,17 @@ def _original_config(denoiser, location):
     return manifest.read_json(folder / "config.json")
 
 
-def _save_tensors(path, tensors, metadata):
+def safetensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
     except SafetensorError as error:  # safetensors raises it for a failed write
         raise OSError(str(error)) from error
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from quantwatt.formats.quantized_weight import pack
-from quantwatt.inference.exports import NotExpressible, model_file, plain, weight_of
+from quantwatt.formats.packing import pack
+from quantwatt.inference.exports import NotExpressible, model_file, plain, safetensors, weight_of
 
 if TYPE_CHECKING:
     from quantwatt.formats.codebook import CodebookFormat
@@ -19,7 +19,7 @@ PARTS = {"codes", "scale"}
 CONV1D = True
 FORMATS = ("nf4", "fp4", "bitsandbytes-int8")
 
-file_name, finish = model_file, plain
+file_name, finish, save = model_file, plain, safetensors
 
 
 def tensors(

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from quantwatt.artifacts import manifest
-from quantwatt.inference.exports import NotExpressible, weight_of
+from quantwatt.inference.exports import NotExpressible, safetensors, weight_of
 
+save = safetensors
 PARTS = {"codes", "scale", "zero", "group_index"}
 CONV1D = True
 BITS = (2, 3, 4, 8)

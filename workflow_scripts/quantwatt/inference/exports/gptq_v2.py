@@ -7,7 +7,8 @@ import torch
 
 from quantwatt.inference.exports import gptq
 
-PARTS, CONV1D, file_name, finish = gptq.PARTS, gptq.CONV1D, gptq.file_name, gptq.finish
+PARTS, CONV1D = gptq.PARTS, gptq.CONV1D
+file_name, finish, save = gptq.file_name, gptq.finish, gptq.save
 
 
 def tensors(

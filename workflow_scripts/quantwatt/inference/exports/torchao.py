@@ -14,13 +14,13 @@ import torch
 
 from quantwatt import registry
 from quantwatt.formats.library import library_of
-from quantwatt.inference.exports import NotExpressible, model_file, weight_of
+from quantwatt.inference.exports import NotExpressible, model_file, safetensors, weight_of
 
 PARTS = {"codes", "scale", "qdata", "zero_point", "attributes"}
 CONV1D = False
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 
-file_name = model_file
+file_name, save = model_file, safetensors
 
 
 def tensors(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from quantwatt.formats.quantized_weight import pack
+from quantwatt.formats.packing import pack
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "bitsandbytes matmul_4bit", "bitsandbytes", 1e-2

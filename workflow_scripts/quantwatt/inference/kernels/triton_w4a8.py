@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from quantwatt.formats.activations import IntegerActivations, StaticGrid
-from quantwatt.formats.quantized_weight import pack
+from quantwatt.formats.packing import pack
 from quantwatt.inference.linear import QuantizedLinear
 
 NAME, PACKAGE, BOUND = "Triton W4A8", "triton", 1e-3

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from quantwatt.formats import convolution
-from quantwatt.formats.quantized_weight import QuantizedWeight, pack
+from quantwatt.formats.packing import pack
+from quantwatt.formats.quantized_weight import QuantizedWeight
 from quantwatt.formats.weight_format import WeightFormat
 from quantwatt.inference import fused
 from quantwatt.inference.linear import QuantizedLinear

@@ -129,21 +129,21 @@ def diffuse(
     """
     weight_format = weight_format.bound(weight)
     columns, pushed = len(source), first is not None
-    width = weight_format.group_width(columns)
+    width, together = weight_format.group_width(columns), weight_format.fit_width(columns)
     place = torch.arange(columns, device=order.device)
-    static = solver.static_groups or width == columns
+    static = solver.static_groups or together == columns
     grids = Grids.fitted(weight, weight_format) if static else Grids()
     group = (order if static else place) // width  # group of each column, in the order of quantization
     # feedback[j, k] = U[k, j]: the fraction of the error of column k < j that is added to column j.
     feedback = (lower / lower.diagonal()).T.flip(0, 1).tril_(-1)
     error = torch.empty_like(source)
     codes = torch.empty(source.shape, dtype=torch.uint8, device=source.device)
-    step = solver.block_size if static else width
+    step = solver.block_size if static else together
     for start in range(0, columns, step):
         stop = min(start + step, columns)
         block = feedback[start:stop, :start] @ error[:start]
         if not static:
-            # Unquantized values of this group as GPTQ reaches it, with corrections between the columns of the group.
+            # Unquantized values as GPTQ reaches this group (or those fitted together), with corrections inside it.
             within = feedback[start:stop, start:stop]
             inverse = torch.linalg.solve_triangular(
                 within, torch.eye(stop - start, device=within.device), upper=False, unitriangular=True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from quantwatt.formats.quantized_weight import QuantizedWeight, join_grids, join_groups, split_groups
-from quantwatt.formats.weight_format import WeightFormat
+from quantwatt.formats.weight_format import WeightFormat, spread
 from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import LayerSolver, Solution
 
@@ -47,14 +47,17 @@ class Solver(LayerSolver):
         for _ in range(self.iterations):
             error = 0.0
             for i, part in enumerate(parts):
-                codes = weight_format.encode(part, *grids[i])
-                residual = part - weight_format.decode(codes, *grids[i])
+                grid = spread(grids[i], part.shape[1])
+                codes = weight_format.encode(part, *grid)
+                residual = part - weight_format.decode(codes, *grid)
                 error += residual.abs().sum().item()
                 grids[i] = weight_format.refit(codes, part - shrink(residual, beta, self.p), *grids[i])
             if not error < least:
                 break
             beta, least = beta * self.growth, error
-        codes = [weight_format.encode(part, *grid) for part, grid in zip(parts, grids, strict=True)]
+        codes = [
+            weight_format.encode(part, *spread(grid, part.shape[1])) for part, grid in zip(parts, grids, strict=True)
+        ]
         return Solution(QuantizedWeight(join_groups(codes, len(weight)), *join_grids(grids, len(weight))))
 
 
