@@ -394,6 +394,8 @@ def whole_weight():
         activation_scale=torch.rand(1),
         activation_zero=torch.tensor([7.0]),
         tensor_scale=torch.rand(1),
+        rotation=torch.tensor([32], dtype=torch.int32),
+        rotated_factor=torch.rand(128),
     )
 
 

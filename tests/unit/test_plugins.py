@@ -358,7 +358,7 @@ def test_a_metric_stands_in_figures_and_report(scored):
     page = (results / "report.html").read_text()
     assert '<th scope="col">MAE<small>levels</small></th>' in page
     assert re.search(r"MAE compares? with the\s+unquantized model's images of the same seeds", page)
-    assert re.search(r"an MAE to the unquantized model&#39;s images of [\d.]+ levels \[", page)
+    assert re.search(r"at a quality of MAE [\d.]+ levels \[", page)
 
 
 def codes():
