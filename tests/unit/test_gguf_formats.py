@@ -19,8 +19,10 @@ from quantwatt.formats.quantized_weight import (
     quantize_to_nearest,
     stored_bits,
 )
+from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.solvers import gptq, hqq, qronos, rtn
+from quantwatt.quantize.solvers.adaround import RoundedLinear
 
 TYPES = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl"]
 BITS = {"q8_0": 8.5, "q4_0": 4.5, "q4_1": 5, "q5_0": 5.5, "q5_1": 6, "q2_k": 2.625, "q3_k": 3.4375, "q4_k": 4.5,
@@ -248,6 +250,21 @@ def test_hqq_keeps_to_grids_that_blocks_store(name):
     assert torch.equal(restored.dequantize(weight_format), solved.dequantize(weight_format))
     errors = [(q.dequantize(weight_format) - weight).abs().sum() for q in (solved, rounded)]
     assert errors[0] < 1.25 * errors[1]
+
+
+@EVERY_TYPE
+def test_trained_rounding_starts_from_the_nearest_values(name):
+    """BRECQ's layers: between the neighbours at the weight, and rounded to the nearer."""
+    weight_format, weight = format_of(name), normal(6, 512, seed=10)
+    rows = {"layer": slice(0, 6)}
+    plan = LayerPlan(rows, {"layer": None}, {}, None, weight_format, None, weight, weight, torch.float32)
+    layer = RoundedLinear(plan)
+    scale, zero = (None if part is None else part.repeat_interleave(weight_format.GROUP, 1)
+                   for part in fit_groups(weight, weight_format))  # fmt: skip
+    inside = weight.clamp(layer.low, layer.low + layer.gap)
+    torch.testing.assert_close(layer._weight(), inside, atol=1e-5, rtol=0)
+    layer.fix_rounding()
+    assert (layer.weight - weight_format.snap(weight, scale, zero)).abs().max() < 1e-6
 
 
 # Layers that blocks do not divide
