@@ -289,6 +289,27 @@ def test_few_tokens_carry_what_is_not_finite():
     assert outputs[0].isfinite().all() and outputs[1].isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "weights", "activations"),
+    [
+        (unpacked, WEIGHT_ONLY["w4-groups"], None),
+        (unpacked, WEIGHT_ONLY["nf4"], None),
+        (unpacked, WEIGHT_ONLY["mxfp4"], None),
+        (unpacked, WEIGHT_ONLY["nvfp4"], None),
+        (onednn_int8, integer(8), inputs_of(8)),
+    ],
+)
+def test_a_compiled_layer_computes_the_same(kernel, weights, activations):
+    torch.manual_seed(0)
+    weight, bias, weight_format = torch.randn(16, 64), torch.randn(16), load_format(weights)
+    quantized = quantize_to_nearest(weight, weight_format)
+    layer = kernel.Layer.build(quantized, weight_format, activations, bias, torch.float32)
+    with torch.no_grad():
+        for tokens in (unpacked.FEW + 9, 2):
+            inputs = torch.randn(tokens, 64)
+            assert torch.allclose(torch.compile(layer, backend="aot_eager")(inputs), layer(inputs), atol=1e-4)
+
+
 def test_a_large_weight_is_unpacked_in_parts(passes, monkeypatch):
     monkeypatch.setattr(unpacked, "PART", 4 * 131 + 7)  # four rows
     inputs, made, unpack = torch.randn(unpacked.FEW + 1, 131), [], fused.dequantize

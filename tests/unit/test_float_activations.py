@@ -167,6 +167,20 @@ def test_an_override_may_have_another_format():
     assert formats_of([method, *found.values()]) == ["mxfp8", "mxfp4", "nvfp4", "nf4"]
 
 
+@pytest.mark.parametrize(
+    ("method", "override"),
+    [
+        ({"weights": WEIGHTS}, {"format": "torchao", "configuration": "int8-weight-only"}),
+        ({"weights": {"format": "bitsandbytes-int8"}}, {"format": "nvfp4"}),
+        ({"weights": {"format": "integer", "bits": 4}, "solver": {"name": "auto-gptq"}}, {"format": "mxfp4"}),
+    ],
+)
+def test_an_override_leaves_a_library_its_format(method, override):
+    allocation = {"name": "uniform", "overrides": {"a": {"weights": override}}}
+    with pytest.raises(ConfigurationError, match="overrides.a.weights.format: where a library rounds or stores"):
+        complete_method({**method, "allocation": allocation}, "mine.yaml", "methods.m")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_computes_with_float_inputs_is_told_to_be_simulated(kind):
     for weights in ({"format": "mxfp8"}, {"format": "integer", "bits": 8, "symmetric": True}):

@@ -264,6 +264,16 @@ def test_the_plugins_of_a_job(name, rule, names, modules):
     assert set(plan(name).plugins(rule, names)) == modules
 
 
+def test_a_job_loads_the_formats_of_inputs_and_of_overrides():
+    def change(entries):
+        overrides = {"*.norm1*": {"weights": {"format": "float8"}}}
+        floats = {"weights": {"format": "mxfp4"}, "activations": {"format": "nvfp4"}}
+        entries["methods"]["floats"] = floats | {"allocation": {"name": "uniform", "overrides": overrides}}
+
+    found = set(plan_of("embedded", change).plugins("generate", CELL | {"method": "floats"}))
+    assert found == {"families/sd3", "kernels/unpacked", *(f"formats/{name}" for name in ("mxfp4", "nvfp4", "float8"))}
+
+
 @pytest.mark.parametrize(
     ("meter", "modules"), [("estimate", {"estimate", "none"}), ("none", {"none"}), ("nvml", {"nvml", "rapl", "none"})]
 )

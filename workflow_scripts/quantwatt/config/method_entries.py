@@ -74,6 +74,13 @@ def _complete_override(method, changed, file, where):
     if "weights" in changed:
         weights = _over(method["weights"], changed["weights"])
         changed["weights"] = complete_weights(weights, file, f"{where}.weights")
+        formats = {method["weights"]["format"], changed["weights"]["format"]}
+        by_library = any(schema(f"formats/{name}").get("x-library", False) for name in formats)
+        if len(formats) > 1 and (by_library or is_external(method)):
+            raise ConfigurationError(
+                f"{file}: {where}.weights.format: where a library rounds or stores weights, layers have one format; "
+                "drop the key."
+            )
     if changed.get("activations"):
         activations = _over(method["activations"] or {}, changed["activations"])
         changed["activations"] = complete_activations(activations, file, f"{where}.activations")

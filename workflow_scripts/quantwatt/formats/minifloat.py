@@ -76,7 +76,7 @@ class Minifloat:
         if self.dtype is not None:
             return values.clamp(-self.largest, self.largest).to(self.dtype).view(torch.uint8)
         # The nearest value is one of E4M3's, too, whose codes torch's cast gives.
-        wider = self.round(values.nan_to_num(0.0)).copysign_(values).to(E4M3.dtype).view(torch.uint8)
+        wider = self.round(values).copysign_(values).to(E4M3.dtype).view(torch.uint8)
         return _of_wider(self, values.device).index_select(0, wider.flatten().int()).view(values.shape)
 
     def bracket(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -104,7 +104,8 @@ class Format(FloatFormat):
     def unpack_scale(self, stored: torch.Tensor, rows: int, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
         if tensor_scale is None:
             raise ValueError("an NVFP4 weight is stored with the scale of its tensor")
-        return stored.view(torch.float8_e4m3fn).float() * tensor_scale
+        blocks = E4M3.values(stored.device).index_select(0, stored.flatten().int())  # torch's cast is slower
+        return blocks.view(stored.shape).mul_(tensor_scale)
 
     def grid_bits(self, rows: int, columns: int) -> int:
         return super().grid_bits(rows, columns) + 32  # the scale of the tensor

@@ -182,5 +182,6 @@ def _zeros(quantized, weight_format):
 
 
 def _library_for(tensor, dtype):
-    supported = tensor.device.type == "cpu" and dtype in TYPES_IN_C
+    # torch.compile would trace the calls of C on tensors without memory, and leave the results uninitialized.
+    supported = tensor.device.type == "cpu" and dtype in TYPES_IN_C and not torch.compiler.is_compiling()
     return library() if supported else None

@@ -50,7 +50,7 @@ class Layer(QuantizedLinear):
         return QuantizedWeight(self.codes, scale, self.zero, group_index=self.group_index)
 
     def _product(self, inputs):
-        few = 0 < inputs.numel() <= FEW * self.in_features
+        few = 0 < inputs.numel() <= FEW * self.in_features and not torch.compiler.is_compiling()  # as in fused.py
         if few and self.few_tokens_in_c and inputs.is_cpu and inputs.dtype in fused.TYPES_IN_C:
             call = self.call
             if call is None:
