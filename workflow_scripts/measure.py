@@ -16,12 +16,11 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from quantwatt.artifacts import csv_files, manifest
-from quantwatt.artifacts.provenance import provenance
+from quantwatt.artifacts.provenance import provenance, this_minute
 from quantwatt.jobs import command, gpus
 from quantwatt.measuring import fresh_process, summary
 from quantwatt.measuring.meters import neighbours
@@ -113,7 +112,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
         "crosscheck": None,
     }
     rounds: list[Result] = []
-    began, start = datetime.now(UTC), time.monotonic()
+    began, start = this_minute(), time.monotonic()
     details = manifest.read_json(args.checkpoint)
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
@@ -125,7 +124,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
             record.update(summary.summarize(rounds, peak, settings) | fields)
     if record["status"] != "ok":
         record["energy_reason"] = record["reason"]
-    record["measured"] = {"at": f"{began:%Y-%m-%d %H:%M} UTC", "seconds": round(time.monotonic() - start, 1)}
+    record["measured"] = {"at": began, "seconds": round(time.monotonic() - start, 1)}
     packages = ("torch", "diffusers", "transformers", "nvidia-ml-py")
     record["provenance"] = {
         **provenance(packages),

@@ -1,6 +1,7 @@
 """Record the commit, machine and versions that produced a result."""
 
 import contextlib
+import datetime
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -30,6 +31,11 @@ def provenance(packages: Iterable[str] = ("torch", "diffusers", "transformers"))
         "cpu": cpu_name(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def this_minute() -> str:
+    """The date and time in UTC, "2026-11-30 13:20 UTC": for readers, as no figure may depend on the wall clock."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def cpu_name() -> str | None:
