@@ -27,7 +27,7 @@ help:
 	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
 	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
-	@echo "make test                        every check: ten minutes; make test-unit: no runs of the workflow"
+	@echo "make test                        every check: ten to eighteen minutes; make test-unit: no runs of the workflow"
 	@echo "make test-all                    also those with libraries of their own"
 	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
 
@@ -56,7 +56,7 @@ plan: .venv/installed
 doctor: .venv/installed
 	$(BIN)/python workflow_scripts/tools/doctor.py --experiment $(EXPERIMENT) --config $(GIVEN_DEVICE)
 
-# Ten minutes on two cores, one for each of WORKERS.
+# Ten to eighteen minutes on two cores, one for each of WORKERS.
 test: .venv/installed lint
 	$(PYTEST) -m "not slow"
 

@@ -124,8 +124,10 @@ def test_no_rule_of_accessibility_is_broken_and_nothing_overflows(opened, path, 
 def test_axes_move_the_chart(opened, ten):
     page = opened(ten)
     chart = page.locator("[data-part=scatter] svg[role=img]")
-    assert chart.get_attribute("aria-label") == "PSNR of 2 methods against energy, ratio to bf16"
+    assert chart.get_attribute("aria-label") == "PSNR of 2 methods against energy, ratio to bf16, estimated"
     first = chart.inner_html()
+    assert "energy, estimated" in page.locator("[data-part=ratios]").inner_text()
+    assert "estimated" in page.locator("#methods-table thead").inner_text()
     page.locator("[data-part=x]").select_option(label="weights (MB)")
     assert chart.get_attribute("aria-label") == "PSNR of 9 methods against weights (MB)" and chart.inner_html() != first
     page.locator("[data-part=y]").select_option(label="FID")

@@ -87,7 +87,7 @@ if (explorer) {
 
   const current = () => data.groups[group.value];
   // Colours of the solvers, each the same in every chart and in the static figures; `rows`: those that are drawn.
-  const colours = (one, rows) => {
+  const colours = (rows) => {
     const solvers = [...new Set(data.groups.flatMap(({ methods }) => methods.map(({ solver }) => solver)))].filter((name) => name !== "unquantized").sort();
     const colour = new Map(solvers.map((name, place) => [name, `var(--c${place % 14})`])).set("unquantized", "currentColor");
     const domain = [...colour.keys()].filter((name) => rows.some(({ solver }) => solver === name));
@@ -144,7 +144,7 @@ if (explorer) {
   // leaves these apart; intervals that reach below 0 ask for a linear one.
   function scale(values, log, room = 0.08) {
     const known = values.flat().filter((value) => value !== null && value !== undefined);
-    let [low, high] = [Math.min(...known), Math.max(...known)];
+    const [low, high] = [Math.min(...known), Math.max(...known)];
     if (low > 0 && (log || high / low > 20)) {
       const by = Math.max((high / low) ** room, 1.05);
       return { type: "log", domain: [low / by, high * by] };
@@ -211,7 +211,7 @@ if (explorer) {
       style: { background: "transparent", fontSize: "13px", overflow: "visible" },
       ariaLabel: `${metric.title} of ${both.length} methods against ${cost.title}`,
       ariaDescription: "The same figures are in the table below.",
-      color: { ...colours(one, both), legend: true },
+      color: { ...colours(both), legend: true },
       x: across,
       y: { ...up, reverse: !metric.higher },
       marks: [
@@ -286,7 +286,7 @@ if (explorer) {
 
   function drawRatios(one) {
     const box = part("ratios");
-    const facets = { energy_ratio: "energy", latency_ratio: "time" };
+    const facets = { energy_ratio: one.estimated ? "energy, estimated" : "energy", latency_ratio: "time" };
     const keys = Object.keys(facets).filter((key) => one.methods.some(({ values }) => values[key]));
     const rows = one.methods.filter(({ name, base }) => !base && !hidden.has(name)).flatMap((method) =>
       keys.filter((key) => method.values[key]).map((key) => ({ ...method, what: facets[key], ratio: method.values[key], verdict: method.verdicts[key] })));
@@ -308,7 +308,7 @@ if (explorer) {
       x: across,
       y: { domain: order, label: null, tickFormat: (name) => (name.length * 7.4 > left - 14 ? `${name.slice(0, Math.floor(left / 7.4) - 3)}…` : name) },
       ...(narrow ? { fy: { domain: keys.map((key) => facets[key]), axis: null, padding: 0.2 } } : { fx: { domain: keys.map((key) => facets[key]), label: null } }),
-      color: colours(one, rows),
+      color: colours(rows),
       marks: [
         axis("axisX", across, narrow ? 5 : 6, { label: `ratio to ${one.baseline}: less is cheaper →`, labelOffset: 42 }),
         Plot.rect(floors, { x1: "low", x2: "high", [narrow ? "fy" : "fx"]: "what", fill: "currentColor", fillOpacity: 0.13 }),
@@ -328,7 +328,7 @@ if (explorer) {
   function drawPairs(one) {
     const other = one.methods.find(({ name }) => name === against.value);
     const keys = [...one.metrics.map(({ key, title, unit }) => [key, title, `${unit ? `${unit}, ` : ""}difference`]),
-      ["energy_ratio", "energy", "ratio"], ["latency_ratio", "time", "ratio"]];
+      ["energy_ratio", "energy", one.estimated ? "ratio, estimated" : "ratio"], ["latency_ratio", "time", "ratio"]];
     // Each image's distance from the baseline's is shown as it is, as the baseline has none to subtract.
     for (const entry of keys) if (other.base && !isRatio(entry[0]) && !other.values[entry[0]]) entry[2] = "of its images to the others";
     const rows = one.methods.filter(({ name }) => name !== against.value && !hidden.has(name));

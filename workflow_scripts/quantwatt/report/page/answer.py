@@ -292,7 +292,8 @@ def _certainty(best, kind):
         sure, why = "Sure", f"lies wholly below {floor}"
     else:
         sure, why = "Fairly sure", f"lies below {floor}, in which its interval ends"
-    return [(sure, "strong"), (f": the ratio of {_noun(kind)}, {_ratio(best, ratio)}, {why}. ", "")]
+    estimated = "estimated " if _is_estimated(best, kind) else ""
+    return [(sure, "strong"), (f": the {estimated}ratio of {_noun(kind)}, {_ratio(best, ratio)}, {why}. ", "")]
 
 
 def _ratio(row, column):

@@ -30,13 +30,13 @@ def chart_groups(
         answers: as of `answer.answers`, which say what is taken.
         pairs: as of `method_pairs.pairs_table`, or None.
     Returns:
-        list of {"title", "baseline", "unit", "costs": [{"key", "title"}], "metrics": [{"key", "title", "unit",
-        "higher"}], "controls": {key of a cost: [low, high]}, "methods": [{"name", "solver", "bits", "note", "real":
-        whether it was measured, "taken", "base", "values": {key: [value, low, high]}, "changes": {key of a metric: the
-        same of its difference from the baseline's}, "verdicts": {key: word}}], "pairs": {"METHOD\nOTHER": {key:
-        [[value, low, high], word]}}}; a pair's value is the difference of a metric, or a ratio.
-        Only keys with values are listed; a
-        metric of each image has no value for the baseline.
+        list of {"title", "baseline", "unit", "estimated": whether energy is, "costs": [{"key", "title"}],
+        "metrics": [{"key", "title", "unit", "higher"}], "controls": {key of a cost: [low, high]}, "methods":
+        [{"name", "solver", "bits", "note", "real": whether it was measured, "taken", "base", "values": {key:
+        [value, low, high]}, "changes": {key of a metric: the same of its difference from the baseline's},
+        "verdicts": {key: word}}], "pairs": {"METHOD\nOTHER": {key: [[value, low, high], word]}}}; a pair's
+        value is the difference of a metric, or a ratio. Only keys with values are listed; a metric of each image has
+        no value for the baseline.
     """
     found = []
     groups = {key: one["group"] for one in answers if one["group"] for key in one["rows"].index}
@@ -48,13 +48,22 @@ def chart_groups(
         metrics = [metric for metric in tables.METRICS.values() if rows[metric.column].notna().any()]
         costs = [key for key in COSTS if rows[key].notna().any()]
         keys = [*costs, *(metric.column for metric in metrics)]
+        estimated = any(not missing(told) and bool(told) for told in rows["energy_estimated"])
         taken = {method["method"]: method["taken"] for method in group["methods"]} if group else {}
         found.append(
             {
                 "title": title,
                 "baseline": baseline,
                 "unit": unit,
-                "costs": [{"key": key, "title": COSTS[key].format(unit=unit, baseline=baseline)} for key in costs],
+                "estimated": estimated,
+                "costs": [
+                    {
+                        "key": key,
+                        "title": COSTS[key].format(unit=unit, baseline=baseline)
+                        + (", estimated" if estimated and key.startswith("energy") else ""),
+                    }
+                    for key in costs
+                ],
                 "metrics": [
                     {"key": m.column, "title": m.title, "unit": m.unit, "higher": m.higher_is_better} for m in metrics
                 ],
