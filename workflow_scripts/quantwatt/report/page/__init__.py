@@ -21,7 +21,7 @@ from quantwatt.report.page import gallery, methods, numbers, widths
 from quantwatt.report.page.answer import answers
 from quantwatt.report.page.budget import budget_comparisons
 from quantwatt.report.page.cards import cards
-from quantwatt.report.page.chart_data import as_script, chart_groups
+from quantwatt.report.page.chart_data import as_script, chart_groups, layer_groups
 from quantwatt.report.page.evaluation import evaluation_sections
 from quantwatt.report.page.failures import failures
 from quantwatt.report.page.steps import step_tables
@@ -247,6 +247,7 @@ def render(
     published = {metric.published_features for metric in compared}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
+    by_layer = layer_groups(layers)
     is_text = summary["unit"].iloc[0] != "image"
     return environment.get_template(name).render(
         source=lambda name: (folder / name).read_text(encoding="utf-8"),
@@ -254,7 +255,12 @@ def render(
         baseline=baseline,
         machine=machine(cells),
         data=as_script(
-            {"groups": chart_groups(summary, parts, pairs), "images": pictures, "answers": _titles(shown, parts)}
+            {
+                "groups": chart_groups(summary, parts, pairs),
+                "images": pictures,
+                "answers": _titles(shown, parts),
+                "layers": by_layer,
+            }
         ),
         fake=bool(summary["device_fake"].any()),
         wattages=wattages(cells),
@@ -285,6 +291,7 @@ def render(
         trust=trust(cells, baseline),
         evaluation=evaluation_sections(evaluations or {}),
         errors=error_summary(layers),
+        layer_groups=by_layer,
         quantizing=quantizing_rows(summary, layers),
         failures=failures(cells),
         figures=figures,
