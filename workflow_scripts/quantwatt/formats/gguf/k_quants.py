@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from quantwatt.formats.gguf import search
+from quantwatt.formats.gguf import compiled_search, search
 from quantwatt.formats.gguf.block_format import BlockFormat, half
 from quantwatt.formats.weight_format import Grid, spread
 
@@ -44,7 +44,8 @@ class MinimaFormat(KQuant):
             mean = search.in_order((groups * groups).T.contiguous()) / self.GROUP
             # By way of float64: on CPUs torch's root of float32 may be off in the last bit.
             weights = mean.double().sqrt().float()[:, None] + weights
-        scale, low, codes = search.affine(groups, weights, 2**self.bits - 1, self.FIRST, self.STEPS, self.ABSOLUTE)
+        settings = 2**self.bits - 1, self.FIRST, self.STEPS, self.ABSOLUTE
+        scale, low, codes = compiled_search.affine(groups, weights, *settings)
         shape = (len(values), -1)
         grid = self.stored_grid(scale.reshape(shape), low.reshape(shape))
         return self._codes(values, *grid, codes.reshape(shape)), grid
@@ -88,7 +89,7 @@ class SymmetricFormat(KQuant):
 
     def _search_groups(self, groups):
         """Return (scale [groups], codes [groups, GROUP])."""
-        return search.symmetric(groups, self.middle)
+        return compiled_search.symmetric(groups, self.middle)
 
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         scale, codes = self._search_groups(values.reshape(-1, self.GROUP))
