@@ -22,7 +22,9 @@ class KQuant(BlockFormat):
     BLOCK = 256
     EXTREME: ClassVar[int]  # the code of the largest scale
 
-    def _codes(self, values, scale, zero, found):
+    def rounded_again(
+        self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, found: torch.Tensor
+    ) -> torch.Tensor:
         """Round to the stored grid; groups without steps keep the codes of the search, as in ggml."""
         scale, zero = spread((scale, zero), self.BLOCK)
         return torch.where(scale == 0, found, self.encode(values, scale, zero).float())
@@ -48,7 +50,7 @@ class MinimaFormat(KQuant):
         scale, low, codes = compiled_search.affine(groups, weights, *settings)
         shape = (len(values), -1)
         grid = self.stored_grid(scale.reshape(shape), low.reshape(shape))
-        return self._codes(values, *grid, codes.reshape(shape)), grid
+        return codes.reshape(shape), grid
 
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         if zero is None:
@@ -94,7 +96,7 @@ class SymmetricFormat(KQuant):
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         scale, codes = self._search_groups(values.reshape(-1, self.GROUP))
         grid = self.stored_grid(scale.reshape(len(values), -1), None)
-        return self._codes(values, *grid, codes.reshape(len(values), -1)), grid
+        return codes.reshape(len(values), -1), grid
 
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         inverse = search.quotient(self.EXTREME, search.extreme(scale.T)[:, None])
