@@ -64,8 +64,8 @@ def measure(names, layers, tokens, repetitions, device):
 
 def row_of(layer, tokens, name, solver, taken):
     """The medians of the turns [((whole, solve) of the format, of the integers)]."""
-    (whole, solve), (integer_whole, integer_solve) = (
-        (statistics.median(one[side][part] for one in taken) for part in (0, 1)) for side in (0, 1)
+    whole, solve, integer_whole, integer_solve = (
+        statistics.median(one[side][part] for one in taken) for side in (0, 1) for part in (0, 1)
     )
     ratios = [one[0][0] / one[1][0] for one in taken]
     return {
