@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from quantwatt import intervals
 from quantwatt.config.experiment import complete_method
 from quantwatt.report import equal_bits, holm, method_pairs, tables
 from quantwatt.report.cells import Cell
@@ -59,7 +60,7 @@ def ranked():
 
 @pytest.fixture(scope="module")
 def changes():
-    return made()[1].set_index(["method", "other"])
+    return made()[1].set_index(["before", "after", "activation_bits"])
 
 
 def test_a_group_has_equal_bits_of_weights_and_inputs_and_is_in_order(ranked):
@@ -80,19 +81,29 @@ def test_each_is_held_against_the_best_of_all_and_of_its_solver(ranked):
 
 
 def test_a_change_is_of_one_part_and_of_formats_near_in_size(changes):
-    parts = dict(changes["part"].items())
-    assert parts["gptq-mx", "rtn-mx"] == parts["gptq-int", "rtn-int"] == "solver"
-    assert parts["rtn-mx-rotated", "rtn-mx"] == "transforms"
-    assert parts["rtn-nv", "rtn-mx"] == parts["rtn-nv-a4", "rtn-mx-a4"] == "format"
-    assert not {("gptq-int", "rtn-mx"), ("rtn-mx-a4", "rtn-mx"), ("rtn-nv", "rtn-mx-rotated")} & set(parts)
-    row = changes.loc["rtn-nv-a4", "rtn-mx-a4"]
-    assert (row["before"], row["after"], row["verdict"]) == ("mxfp4 / mxfp4", "nvfp4 / nvfp4", BETTER)
-    assert changes.loc["gptq-mx", "rtn-mx"]["difference"] == pytest.approx(3, abs=0.2)
+    assert dict(changes["part"].items()) == {
+        ("mxfp4", "int4 g128 symmetric", 16): "format", ("mxfp4", "nvfp4", 16): "format",
+        ("int4 g128 symmetric", "nvfp4", 16): "format", ("mxfp4 / mxfp4", "nvfp4 / nvfp4", 4): "format",
+        ("rtn", "gptq", 16): "solver", ("", "hadamard", 16): "transforms",
+    }  # fmt: skip
+    pairs = {key: row for key, *row in changes[["pairs", "better", "worse", "undecided"]].itertuples(name=None)}
+    assert pairs["mxfp4", "int4 g128 symmetric", 16] == [2, 1, 0, 1] and pairs["rtn", "gptq", 16] == [2, 2, 0, 0]
+    assert pairs["mxfp4 / mxfp4", "nvfp4 / nvfp4", 4] == pairs["", "hadamard", 16] == [1, 1, 0, 0]
+
+
+def test_a_changes_difference_is_the_mean_of_its_pairs_over_images(changes):
+    row = changes.loc["rtn", "gptq", 16]
+    values = {cell.method: cell.scores["psnr"]["values"] for cell in CELLS}
+    mean = np.mean([values["gptq-mx"] - values["rtn-mx"], values["gptq-int"] - values["rtn-int"]], axis=0)
+    found = row[["difference", "difference_low", "difference_high"]].tolist()
+    assert found == pytest.approx(intervals.bootstrap_mean(mean), rel=1e-6) and row["verdict"] == BETTER
+    assert changes.loc["mxfp4", "int4 g128 symmetric", 16]["difference"] == pytest.approx(1, abs=0.2)
 
 
 def test_a_lower_metric_is_better_where_its_schema_says_so():
     metric = tables.METRICS["perplexity"]
-    tested = equal_bits._tested({("a", "b"): (-1.0, -1.2, -0.8), ("b", "a"): (1.0, 0.8, 1.2)}, [("a", "b")], metric)
+    found = {("a", "b"): (-1.0, -1.2, -0.8), ("b", "a"): (1.0, 0.8, 1.2)}
+    tested = equal_bits._tested(found, list(found), metric)
     assert (tested["a", "b"]["verdict"], tested["b", "a"]["verdict"]) == (BETTER, WORSE)
 
 
@@ -119,7 +130,7 @@ def test_where_all_methods_are_alike_hardly_any_group_tells_one_apart():
             (one, other): (gap := means[one] - means[other], gap - 1.96 * 2**0.5, gap + 1.96 * 2**0.5)
             for one, other in itertools.permutations(names, 2)
         }
-        verdicts = {told["verdict"] for told in equal_bits._tested(found, pairs, metric).values()}
+        verdicts = {one["verdict"] for one in equal_bits._tested(found, pairs, metric).values()}
         told.append(verdicts != {UNDECIDED})
     assert 0.01 < np.mean(told) < 0.08
 
@@ -141,9 +152,8 @@ def test_the_page_has_a_row_for_each_format_and_says_which_are_not_told_apart(tm
     assert cells["int4 g128 symmetric"][2] is None and cells["mxfp4"][2]["verdict"] == "best"
     assert "Not told apart from it: gptq-" in part["sentence"] and part["sentence"].endswith("the other 3 are worse.")
     solver = page.changes(changes, ["s"])["solver"]
-    assert [(row["before"], row["after"], row["pairs"], row["counts"][BETTER]) for row in solver] == [
-        ("rtn", "gptq", 2, 2)
-    ]
+    assert [(row["before"], row["after"], row["pairs"], row["better"]) for row in solver] == [("rtn", "gptq", 2, 2)]
+    assert page.changes(changes, ["s"])["transforms"][0]["before"] == "none"
     assert page.equal_bits(formats, []) == [] and page.changes(changes, []) == {}
 
 

@@ -13,21 +13,19 @@ all changes of one part together, at 5 %.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from quantwatt import registry
 from quantwatt.artifacts.manifest import canonical_json
-from quantwatt.report import holm, independent, tables
+from quantwatt.report import holm, independent, method_pairs, method_words, tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.tables import BETTER, EQUAL, UNDECIDED, WORSE
 
 ALPHA = 0.05
 STEPS = 8  # stored bits are rounded to one over this
-NEAR = 0.25  # bits a weight by which two formats may differ and are still compared
+NEAR = 0.26  # bits a weight by which two formats may differ and are still compared: a quarter, and a scale per tensor
 BEST = "best"
 PARTS = ("format", "solver", "transforms")
 OTHERS = ("allocation", "dtype", "autocast", "compile")  # settings that must be equal in a change
@@ -39,7 +37,7 @@ RANKED = [
     "best_of_solver", *(f"solver_{name}" for name in _DIFFERENCE),
 ]  # fmt: skip
 CHANGES = [
-    *"model sampling activation_bits metric part before after method other".split(), *_DIFFERENCE
+    *"model sampling activation_bits metric part before after pairs better worse undecided".split(), *_DIFFERENCE
 ]  # fmt: skip
 
 
@@ -52,7 +50,7 @@ def formats_table(cells: Sequence[Cell], summary: pd.DataFrame, pairs: pd.DataFr
         differences are `method` minus the best, in the metric of the row. The best has none, and the verdict BEST.
     """
     rows = []
-    for names, metric, methods, differences in _compared(cells, summary, pairs):
+    for names, metric, methods, differences, _ in _compared(cells, summary, pairs):
         for _, group in methods.groupby(["bits", "activation_bits"], sort=True):
             if group["format"].nunique() > 1:
                 group = group.sort_values("value", ascending=not metric.higher_is_better, kind="stable")
@@ -62,7 +60,7 @@ def formats_table(cells: Sequence[Cell], summary: pd.DataFrame, pairs: pd.DataFr
 
 def _ranked(group, metric, differences):
     """The rows of one group, which is in order, each held against the best of all and of its solver."""
-    tested = _tested(differences, list(itertools.combinations(group["method"], 2)), metric)
+    tested = _tested(differences, list(itertools.combinations(group["method"][::-1], 2)), metric)
     best, best_of_solver = group["method"].iloc[0], {}
     for rank, row in enumerate(group.to_dict("records"), 1):
         name = row["method"]
@@ -77,29 +75,54 @@ def _held(tested, name, best):
 
 
 def changes_table(cells: Sequence[Cell], summary: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """What changing one part of a method does, one row per two methods that differ in it alone; columns CHANGES.
+    """What changing one part does, over all pairs of methods that differ in it alone; columns CHANGES.
 
     Formats are compared where their stored bits differ by NEAR at most, and their inputs have as many bits.
 
     Args:
         cells, summary, pairs: as of `formats_table`.
     Returns:
-        differences are `method`, which has `after`, minus `other`, which has `before`; of formats and solvers, `before`
-        is the one that the experiment names first, of transforms the shorter list.
+        one row per change, with the number of its pairs, and of those that are better, worse or not told apart after.
+        The difference is the mean over the pairs, after minus before, with an interval over images; p-values and
+        verdicts hold for all rows of a part. Of formats and solvers, `before` is the one that the experiment names
+        first, of transforms the shorter list.
     """
     rows = []
-    for names, metric, methods, differences in _compared(cells, summary, pairs):
+    for names, metric, methods, differences, scores in _compared(cells, summary, pairs):
         found = [change for pair in itertools.combinations(methods.to_dict("records"), 2) if (change := _change(*pair))]
         for part in PARTS:
             changed = [(after, before) for name, before, after in found if name == part]
-            tested = _tested(differences, [(after["method"], before["method"]) for after, before in changed], metric)
-            rows += [
-                {**names, "activation_bits": before["activation_bits"], "part": part, "before": before[part],
-                 "after": after[part], "method": after["method"], "other": before["method"],
-                 **tested.get((after["method"], before["method"]), {})}
-                for after, before in changed
-            ]  # fmt: skip
+            rows += [{**names, "part": part, **row} for row in _changed(part, changed, scores, differences, metric)]
     return pd.DataFrame(rows, columns=CHANGES)
+
+
+def _changed(part, changed, scores, differences, metric):
+    """The rows of one part, from its pairs [(method after, method before)]."""
+    tested = _tested(differences, [(after["method"], before["method"]) for after, before in changed], metric)
+    groups: dict[tuple, list[tuple[str, str]]] = {}
+    for after, before in changed:
+        key = (before[part], after[part], before["activation_bits"])
+        groups.setdefault(key, []).append((after["method"], before["method"]))
+    pooled = {key: _pooled(*([scores[name] for name in side] for side in zip(*named, strict=True)))
+              for key, named in groups.items()}  # fmt: skip
+    told = _tested(pooled, list(pooled), metric)
+    for key, named in groups.items():
+        verdicts = [tested.get(pair, {}).get("verdict") for pair in named]
+        yield {
+            **dict(zip(("before", "after", "activation_bits"), key, strict=True)), "pairs": len(named),
+            "better": verdicts.count(BETTER), "worse": verdicts.count(WORSE),
+            "undecided": verdicts.count(UNDECIDED) + verdicts.count(EQUAL), **told.get(key, {}),
+        }  # fmt: skip
+
+
+def _pooled(after, before):
+    """(mean difference of two lists of scores, low, high), in pairs of images; NaN where images are not the same."""
+    if len({len(score["values"]) for score in (*after, *before)}) > 1:
+        return (np.nan,) * 3
+    values = np.stack([np.mean([score["values"] for score in side], axis=0) for side in (after, before)], axis=1)
+    weights = after[0].get("weights")
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    return method_pairs.difference_of(values, weights, bool(after[0].get("log_values")))
 
 
 def _change(one, other):
@@ -115,28 +138,32 @@ def _change(one, other):
 
 
 def _compared(cells, summary, pairs):
-    """(names, Metric, methods, differences) of each model and sampling with differences of a metric."""
+    """(names, Metric, methods, differences, scores) of each model and sampling with differences of a metric."""
     settings = {(cell.model, cell.method): cell.checkpoint.get("settings") or {} for cell in cells}
     for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
         here = pairs[(pairs["model"] == model) & (pairs["sampling"] == sampling)]
-        metric = next((metric for metric in tables.METRICS.values()
-                       if here[f"{metric.column}_difference"].notna().any()), None)  # fmt: skip
-        if metric is None:
+        name = next((name for name, metric in tables.METRICS.items()
+                     if here[f"{metric.column}_difference"].notna().any()), None)  # fmt: skip
+        if name is None:
             continue
+        metric = tables.METRICS[name]
         rows = rows[(rows["allocation"] == "uniform") & rows[metric.column].notna() & rows["weight_bits"].notna()]
         described = [_method(row, settings[model, row["method"]], metric) for row in rows.to_dict("records")]
         if described:
+            scores = {c.method: c.scores.get(name) for c in cells if (c.model, c.sampling) == (model, sampling)}
             names = {"model": model, "sampling": sampling, "metric": metric.title}
-            yield names, metric, pd.DataFrame(described), _differences(here, metric)
+            yield names, metric, pd.DataFrame(described), _differences(here, metric), scores
 
 
 def _method(row, settings, metric):
     """A row of the summary with the parts of its method, as words and as they are set."""
     inputs = settings.get("activations")
     words = {
-        "format": " / ".join(filter(None, [format_words(settings["weights"]), inputs and format_words(inputs, True)])),
-        "solver": _words("solvers", settings["solver"]),
-        "transforms": ", ".join(_words("transforms", entry) for entry in settings.get("transforms") or []),
+        "format": " / ".join(map(method_words.format_words, filter(None, [settings["weights"], inputs]))),
+        "solver": method_words.plugin_words("solvers", settings["solver"]),
+        "transforms": ", ".join(
+            method_words.plugin_words("transforms", entry) for entry in settings.get("transforms") or []
+        ),
     }
     kept = {"format": [settings["weights"], inputs], "solver": settings["solver"],
             "transforms": settings.get("transforms") or []}  # fmt: skip
@@ -150,36 +177,6 @@ def _method(row, settings, metric):
     }  # fmt: skip
 
 
-def format_words(entry: Mapping[str, Any], of_inputs: bool = False) -> str:
-    """A format in a few words, what is not a default last: "int4 g128 symmetric", "nf4", "mxfp4".
-
-    Args:
-        entry: `weights` or, `of_inputs`, `activations` of a completed method.
-    """
-    name, known = entry.get("format", "integer"), {"format", "bits", "group_size"}
-    short = f"int{entry['bits']}" if name == "integer" else name
-    size, granularity = entry.get("group_size"), entry.get("granularity")
-    properties = registry.schema(f"{'activations' if of_inputs else 'formats'}/{name}")["properties"]
-    if size and properties["group_size"].get("default") != size:
-        short, known = f"{short} g{size}", known | ({"granularity"} if granularity == "group" else set())
-    return " ".join([short, *_unusual(entry, properties, known)])
-
-
-def _words(kind, entry):
-    """A solver or transform by its name, and what is not a default."""
-    properties = registry.schema(f"{kind}/{entry['name']}")["properties"]
-    return " ".join([entry["name"], *_unusual(entry, properties, {"name"})])
-
-
-def _unusual(entry, properties, known):
-    """Words on the settings that are not their schema's defaults."""
-    for key, value in entry.items():
-        if key in known or value == properties.get(key, {}).get("default", value):
-            continue
-        name = key.replace("_", " ")
-        yield str(value) if isinstance(value, str) else name if value is True else f"{name} {value}".lower()
-
-
 def _differences(pairs, metric):
     """{(method, other): (difference, low, high)} of the pairs' table, each pair in both orders."""
     column = f"{metric.column}_difference"
@@ -191,19 +188,15 @@ def _differences(pairs, metric):
 
 
 def _tested(differences, pairs, metric):
-    """{(method, other): {column of _DIFFERENCE: value}}, each pair in both orders; of what has an interval.
-
-    P-values are adjusted for all of `pairs`.
-    """
+    """{pair: {column of _DIFFERENCE: value}} of the pairs with an interval; p-values are adjusted for all of these."""
     known = [pair for pair in pairs if np.isfinite(differences.get(pair, np.nan)).all()]
     value, low, high = np.array([differences[pair] for pair in known]).reshape(-1, 3).T
     error = independent.standard_error(low, high, independent.MANY)
-    chances = np.minimum(1.0, 2 * independent.p_above(np.abs(value), 0.0, error, independent.MANY))
+    chances = holm.adjusted(np.minimum(1.0, 2 * independent.p_above(np.abs(value), 0.0, error, independent.MANY)))
     return {
-        ordered: dict(zip(_DIFFERENCE, (*differences[ordered], chance, _verdict(differences[ordered], chance, metric)),
-                          strict=True))
-        for pair, chance in zip(known, holm.adjusted(chances), strict=True)
-        for ordered in (pair, pair[::-1])
+        pair: dict(zip(_DIFFERENCE, (*differences[pair], chance, _verdict(differences[pair], chance, metric)),
+                       strict=True))
+        for pair, chance in zip(known, chances, strict=True)
     }  # fmt: skip
 
 

@@ -8,9 +8,8 @@ import pandas as pd
 from quantwatt.report import tables
 from quantwatt.report.equal_bits import ALPHA, BEST, PARTS
 from quantwatt.report.page.numbers import compact, listed, with_bounds
-from quantwatt.report.tables import BETTER, EQUAL, UNDECIDED, WORSE
+from quantwatt.report.tables import EQUAL, UNDECIDED
 
-VERDICTS = (BETTER, WORSE, UNDECIDED, EQUAL)
 LEVEL = f"{100 * ALPHA:g} %"
 MOST_NAMED = 8  # methods of a sentence
 
@@ -75,23 +74,6 @@ def _sentence(group, metric):
 
 
 def changes(table: pd.DataFrame, samplings: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """{part: rows} of what changing it does, of the parts that change.
-
-    Args:
-        table: `report.equal_bits.changes_table`.
-    Returns:
-        rows of {"model", "before", "after", "inputs": bits, "metric", "pairs": how many, "counts": {verdict: how many},
-        "median", "least", "most": of the differences}.
-    """
-    shown = table[table["sampling"].isin(samplings) & table["difference"].notna()].fillna({"before": "", "after": ""})
-    keys = ["model", "part", "before", "after", "activation_bits"]
-    found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    for (model, part, before, after, inputs), rows in shown.groupby(keys, sort=False):
-        counted, differences = rows["verdict"].value_counts(), rows["difference"]
-        found[part].append({
-            "model": model, "before": before or "none", "after": after or "none", "inputs": inputs,
-            "metric": rows["metric"].iloc[0], "pairs": len(rows),
-            "counts": {verdict: int(counted.get(verdict, 0)) for verdict in VERDICTS},
-            "median": differences.median(), "least": differences.min(), "most": differences.max(),
-        })  # fmt: skip
-    return {part: rows for part, rows in found.items() if rows}
+    """{part: rows of `report.equal_bits.changes_table`}, of the parts that change; an empty name is "none"."""
+    shown = table[table["sampling"].isin(samplings)].fillna({"before": "none", "after": "none"})
+    return {part: rows for part in PARTS if (rows := shown[shown["part"] == part].to_dict("records"))}
