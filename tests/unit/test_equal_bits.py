@@ -145,10 +145,10 @@ def test_the_page_has_a_row_for_each_format_and_says_which_are_not_told_apart(tm
         tables.write_table(tmp_path / f"{name}.csv", table)
     formats, changes = (tables.read_table(tmp_path / f"{name}.csv") for name in ("formats", "changes"))
     [part] = page.equal_bits(formats, ["s"])
-    assert part["title"] == "4.25 bits a weight, inputs of 16 bits"
-    assert part["columns"] == [("gptq", ""), ("rtn", ""), ("rtn", "hadamard")]
+    assert part["title"] == "4.25 bits a weight, weights alone"
+    assert part["columns"] == [("rtn", ""), ("gptq", ""), ("rtn", "hadamard")]
     cells = {name: cells for name, _, cells in part["rows"]}
-    assert [None if c is None else c["method"] for c in cells["mxfp4"]] == ["gptq-mx", "rtn-mx", "rtn-mx-rotated"]
+    assert [None if c is None else c["method"] for c in cells["mxfp4"]] == ["rtn-mx", "gptq-mx", "rtn-mx-rotated"]
     assert cells["int4 g128 symmetric"][2] is None and cells["mxfp4"][2]["verdict"] == "best"
     assert "Not told apart from it: gptq-" in part["sentence"] and part["sentence"].endswith("the other 3 are worse.")
     solver = page.changes(changes, ["s"])["solver"]

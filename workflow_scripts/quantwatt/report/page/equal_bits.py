@@ -12,6 +12,7 @@ from quantwatt.report.tables import EQUAL, UNDECIDED
 
 LEVEL = f"{100 * ALPHA:g} %"
 MOST_NAMED = 8  # methods of a sentence
+WHOLE = 16  # bits of inputs that are not quantized, or more
 
 
 def equal_bits(formats: pd.DataFrame, samplings: Sequence[str]) -> list[dict[str, Any]]:
@@ -31,12 +32,15 @@ def equal_bits(formats: pd.DataFrame, samplings: Sequence[str]) -> list[dict[str
     for (model, sampling, bits, inputs), group in shown.groupby(keys, sort=False):
         metric = next(metric for metric in tables.METRICS.values() if metric.title == group["metric"].iloc[0])
         group = group.assign(transforms=group["transforms"].fillna(""))
-        columns = list(dict.fromkeys(sorted(group[["transforms", "solver"]].itertuples(index=False, name=None))))
+        columns = list(dict.fromkeys(group[["transforms", "solver"]].itertuples(index=False, name=None)))
+        columns = sorted(columns[::-1], key=lambda column: column[0])  # the one with the worst methods first
         rows = [
             (name, compact(of_format["weight_bits"].iloc[0]), [_cell(of_format, *column) for column in columns])
             for name, of_format in group.groupby("format", sort=False)
         ]
-        title = f"{compact(bits)} bits a weight, inputs of {compact(inputs)} bits"
+        title = (
+            f"{compact(bits)} bits a weight, {'weights alone' if inputs >= WHOLE else f'inputs of {compact(inputs)}'}"
+        )
         parts.append({
             "title": title if shown[["model", "sampling"]].drop_duplicates().shape[0] == 1
                      else f"{model} · {sampling}: {title}",
