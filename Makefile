@@ -106,9 +106,11 @@ kernels: .venv/installed
 bench-kernels: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_kernels.py --device $(DEVICE)
 
-# Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png.
+# Times GPTQ and Qronos against the libraries: results/benchmarks/solvers.json and .png; and in each format against
+# integers: solver_formats.json.
 bench-solvers: .venv/installed backends
 	$(BIN)/python workflow_scripts/benchmarks/bench_solvers.py
+	$(BIN)/python workflow_scripts/benchmarks/bench_solver_formats.py
 
 # What reading the GPU's power costs the measured program, how long methods take to measure how closely, and how many
 # intervals of the baseline against itself hold 1: results/benchmarks/measure.json and .png. 25 minutes on two cores, alone.

@@ -7,6 +7,8 @@ rule tables:
         layers=plan.pattern("layers"),
         sensitivity=plan.pattern("sensitivities"),
         pairs=plan.pattern("pairs"),
+        formats=plan.pattern("formats"),
+        changes=plan.pattern("changes"),
     log:
         plan.log("tables"),
     benchmark:
@@ -26,7 +28,8 @@ rule tables:
         run(
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
-            "--sensitivity {output.sensitivity} --pairs {output.pairs} --grid - <<< {params.grid:q}",
+            "--sensitivity {output.sensitivity} --pairs {output.pairs} --formats {output.formats}",
+            "--changes {output.changes} --grid - <<< {params.grid:q}",
         )
 
 

@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=Path, help="input (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path, help="input (default: RESULTS/tables/sensitivity.csv)")
     parser.add_argument("--pairs", type=Path, help="input (default: RESULTS/tables/pairs.csv)")
+    parser.add_argument("--formats", type=Path, help="input (default: RESULTS/tables/formats.csv)")
+    parser.add_argument("--changes", type=Path, help="input (default: RESULTS/tables/changes.csv)")
     parser.add_argument("--recommendation", type=Path, help="input (default: RESULTS/tables/recommendation.json)")
     parser.add_argument("--figures", type=Path, help="folder of the figures (default: RESULTS/figures)")
     parser.add_argument(
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sensitivity=tables.read_table(args.sensitivity or folder / "sensitivity.csv"),
         figures=report_page.embed_figures(args.figures or args.results / "figures", images=not is_text),
         pairs=tables.read_table(args.pairs or folder / "pairs.csv"),
+        formats=tables.read_table(args.formats or folder / "formats.csv"),
+        changes=tables.read_table(args.changes or folder / "changes.csv"),
         results=args.results,
         recommended=read_json(args.recommendation or folder / "recommendation.json"),
         blocks=widths.read(args.benchmarks),

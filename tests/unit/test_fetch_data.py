@@ -164,7 +164,9 @@ def test_an_archive_that_holds_something_else(monkeypatch, tmp_path, content, wo
 
 def test_what_a_licence_reserves_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert refused("data/imagenet/train") == f"data/imagenet/train: {datasets.YOURS['imagenet/train']}"
+    assert refused("data/imagenet/train") == f"data/imagenet/train: {datasets.YOURS['imagenet/train'].sentence}"
+    prompts = "data/mjhq-30k/prompts-5000.txt"
+    assert refused(prompts).startswith(f"{prompts}: MJHQ-30K is yours to bring: ") and datasets.entries(prompts) == 5000
     assert "nothing is known of it (known: data/sst2/SST-2.zip, " in refused("data/sst3/dev.tsv")
 
 

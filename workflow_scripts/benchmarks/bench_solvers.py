@@ -29,10 +29,6 @@ INTEGER = {"format": "integer", "bits": BITS, "granularity": "group", "group_siz
 IMPLEMENTATIONS = {  # name: (environment, solver, format)
     "quantwatt": (None, "gptq", INTEGER),
     "quantwatt qronos": (None, "qronos", INTEGER),
-    "quantwatt groups of 32": (None, "gptq", {**INTEGER, "group_size": 32}),
-    "quantwatt mxfp4": (None, "gptq", {"format": "mxfp4", "element": "e2m1", "scale_rounding": "up", "group_size": 32}),
-    "quantwatt groups of 16": (None, "gptq", {**INTEGER, "group_size": 16}),
-    "quantwatt nvfp4": (None, "gptq", {"format": "nvfp4", "scale_rounding": "nearest", "group_size": 16}),
     "auto-gptq": ("auto-gptq", "gptq", INTEGER),
     "gptqmodel": ("gptqmodel", "gptq", INTEGER),
 }
@@ -132,6 +128,18 @@ def library_run(clock, weights, inputs, reference, environment, settings):
     return hessian_s, solve_s, dequantized
 
 
+def clock_of(threads, device):
+    """A clock: CPU time for one thread on the CPU, wall time for several threads and on a GPU."""
+    import torch
+
+    def clock():
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if threads == 1 and device == "cpu" else time.perf_counter()
+
+    return clock
+
+
 def work(name, threads, device):
     """Run a worker: answer each line of stdin, {"layer", "tokens"} as JSON, with one repetition as JSON."""
     import torch
@@ -142,12 +150,7 @@ def work(name, threads, device):
     answers, current = os.fdopen(os.dup(sys.stdout.fileno()), "w"), None
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print to stdout
 
-    def clock():
-        if device == "cuda":
-            torch.cuda.synchronize()
-        # CPU time for one thread, wall time for several threads.
-        return time.process_time() if threads == 1 and device == "cpu" else time.perf_counter()
-
+    clock = clock_of(threads, device)
     for line in sys.stdin:
         task = json.loads(line)
         if task != current:

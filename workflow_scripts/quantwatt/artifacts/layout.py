@@ -37,6 +37,8 @@ FILES = {  # below results/EXPERIMENT/
     "layers": "tables/layers.csv",
     "sensitivities": "tables/sensitivity.csv",
     "pairs": "tables/pairs.csv",
+    "formats": "tables/formats.csv",
+    "changes": "tables/changes.csv",
     "recommendation": "tables/recommendation.json",
     "recommendation_table": "tables/recommendation.csv",
     "gate": "tables/gate.json",

@@ -39,6 +39,14 @@ class Extract:
     unit: str
 
 
+@dataclass(frozen=True)
+class Yours:
+    """Data that only the user can provide; entries: of a file of prompts."""
+
+    sentence: str
+    entries: int | None = None
+
+
 def _as_it_is(content, entries):
     return content
 
@@ -111,9 +119,18 @@ EXTRACTS = {
     "coco-2017/captions-train-32.txt": _coco("train", 32),
 }
 YOURS = {
-    "imagenet/train": (
+    "imagenet/train": Yours(
         "ImageNet may not be passed on: put its training images there yourself, as PNG or JPEG files of any size, in "
         "folders or not (ILSVRC 2012, from https://image-net.org/download)."
+    ),
+    "mjhq-30k/images": Yours(
+        "MJHQ-30K is yours to bring: put the images of its prompts there, in folders or not "
+        "(mjhq30k_imgs.zip of https://huggingface.co/datasets/playgroundai/MJHQ-30K)."
+    ),
+    "mjhq-30k/prompts-5000.txt": Yours(
+        "MJHQ-30K is yours to bring: write 5,000 of its prompts there, one a line (meta_data.json of "
+        "https://huggingface.co/datasets/playgroundai/MJHQ-30K).",
+        entries=5_000,
     ),
 }
 
@@ -135,7 +152,7 @@ def absent(path: str | PurePath, names: Collection[str]) -> str:
     """
     name = name_of(path) or ""
     if name in YOURS:
-        raise DataError(f"{path}: {YOURS[name]}")
+        raise DataError(f"{path}: {YOURS[name].sentence}")
     if name not in names:
         known = ", ".join(f"{FOLDER}/{name}" for name in names)
         raise DataError(f"{path}: nothing is known of it (known: {known}).")
@@ -146,8 +163,9 @@ def absent(path: str | PurePath, names: Collection[str]) -> str:
 
 def entries(path: str | PurePath) -> int | None:
     """The number of entries of a file that may not exist yet; None for an unknown file."""
-    extract = EXTRACTS.get(name_of(path) or "")
-    return extract.entries if extract else None
+    name = name_of(path) or ""
+    known = EXTRACTS.get(name) or YOURS.get(name)
+    return known.entries if known else None
 
 
 def missing(names: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from quantwatt.formats.gguf import search
+from quantwatt.formats.gguf import compiled_search
 from quantwatt.formats.gguf.k_quants import SymmetricFormat
 from quantwatt.formats.gguf.layout import Bits, Half
 
@@ -20,4 +20,4 @@ class Format(SymmetricFormat):
     )
 
     def _search_groups(self, groups):
-        return search.coordinate(groups, self.middle)
+        return compiled_search.coordinate(groups, self.middle)

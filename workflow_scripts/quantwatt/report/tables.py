@@ -38,7 +38,8 @@ TOO_NOISY = "not measured: the machine was too noisy"
 NOISY_FACTOR = 4
 MARGIN = 0.05  # of EQUAL, as config.yaml's default
 # Columns that are read as text.
-TEXTS = "model method other sampling replicate_of steps_of layer candidate sensitivity device_id".split()
+TEXTS = """model method other best best_of_solver before after sampling replicate_of steps_of layer candidate
+sensitivity device_id""".split()
 
 
 def _with_bounds(name):

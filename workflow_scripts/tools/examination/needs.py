@@ -71,7 +71,7 @@ def data(experiment):
     yours = [name for name in absent if datasets.name_of(name) in datasets.YOURS]
     lost = [name for name in absent if datasets.name_of(name) is None]
     if yours:
-        return MISSING, f"{yours[0]} is not there", datasets.YOURS[datasets.name_of(yours[0])]
+        return MISSING, f"{yours[0]} is not there", datasets.YOURS[datasets.name_of(yours[0])].sentence
     if lost:
         return MISSING, f"{', '.join(lost)}: not there", "correct the path in the experiment"
     if absent:

@@ -48,7 +48,16 @@ class BlockFormat(WeightFormat):
 
     @abstractmethod
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
-        """Return (codes [blocks, BLOCK] float32, grid [blocks, groups]) of finite values, as ggml does."""
+        """Return (codes [blocks, BLOCK] float32, grid [blocks, groups]) of finite values, as ggml does.
+
+        The codes are those of the search, which `rounded_again` may change.
+        """
+
+    def rounded_again(
+        self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, found: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the codes [blocks, BLOCK] float32 that ggml stores with a grid, from those that its search found."""
+        return found
 
     @abstractmethod
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
@@ -73,21 +82,27 @@ class BlockFormat(WeightFormat):
         Raises:
             DataError: a row's last block is not whole.
         """
+        codes, scale, zero = zip(*self._searched(values, with_codes=True), strict=True)
+        return torch.cat(codes), torch.cat(scale), torch.cat(zero) if self.minima else None
+
+    def fit(self, values: torch.Tensor) -> Grid:  # [rows, BLOCK] -> [rows, groups]
+        _, scale, zero = zip(*self._searched(values, with_codes=False), strict=True)
+        return torch.cat(scale), torch.cat(zero) if self.minima else None
+
+    def _searched(self, values, with_codes):
+        """Yield (codes or None, scale, zero) of some blocks at a time."""
         if values.shape[1] != self.BLOCK:
             raise DataError(
                 f"{self.TYPE} stores blocks of {self.BLOCK} inputs, and {values.shape[1]} are left of a row."
             )
-        found = []
         for part in values.split(CHUNK // self.BLOCK):
             broken = part.isnan().any(dim=1, keepdim=True)
-            codes, (scale, zero) = self.search(torch.where(broken, 0.0, part))
-            found.append((codes.to(torch.uint8), torch.where(broken, torch.nan, scale), zero))
-        codes, scale, zero = zip(*found, strict=True)
-        return torch.cat(codes), torch.cat(scale), torch.cat(zero) if self.minima else None
-
-    def fit(self, values: torch.Tensor) -> Grid:  # [rows, BLOCK] -> [rows, groups]
-        _, scale, zero = self.quantize(values)
-        return scale, zero
+            if broken.any():
+                part = torch.where(broken, 0.0, part)
+            codes, (scale, zero) = self.search(part)
+            if with_codes:
+                codes = self.rounded_again(part, scale, zero, codes).to(torch.uint8)
+            yield codes if with_codes else None, torch.where(broken, torch.nan, scale), zero
 
     def _place(self, values, scale, zero):
         """Return where values stand on the axis of codes minus `middle`; a grid without steps has one point, 0."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from quantwatt.formats.gguf import search
+from quantwatt.formats.gguf import compiled_search, search
 from quantwatt.formats.gguf.block_format import BlockFormat, half
 from quantwatt.formats.weight_format import Grid, spread
 
@@ -22,7 +22,9 @@ class KQuant(BlockFormat):
     BLOCK = 256
     EXTREME: ClassVar[int]  # the code of the largest scale
 
-    def _codes(self, values, scale, zero, found):
+    def rounded_again(
+        self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, found: torch.Tensor
+    ) -> torch.Tensor:
         """Round to the stored grid; groups without steps keep the codes of the search, as in ggml."""
         scale, zero = spread((scale, zero), self.BLOCK)
         return torch.where(scale == 0, found, self.encode(values, scale, zero).float())
@@ -44,10 +46,11 @@ class MinimaFormat(KQuant):
             mean = search.in_order((groups * groups).T.contiguous()) / self.GROUP
             # By way of float64: on CPUs torch's root of float32 may be off in the last bit.
             weights = mean.double().sqrt().float()[:, None] + weights
-        scale, low, codes = search.affine(groups, weights, 2**self.bits - 1, self.FIRST, self.STEPS, self.ABSOLUTE)
+        settings = 2**self.bits - 1, self.FIRST, self.STEPS, self.ABSOLUTE
+        scale, low, codes = compiled_search.affine(groups, weights, *settings)
         shape = (len(values), -1)
         grid = self.stored_grid(scale.reshape(shape), low.reshape(shape))
-        return self._codes(values, *grid, codes.reshape(shape)), grid
+        return codes.reshape(shape), grid
 
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         if zero is None:
@@ -88,12 +91,12 @@ class SymmetricFormat(KQuant):
 
     def _search_groups(self, groups):
         """Return (scale [groups], codes [groups, GROUP])."""
-        return search.symmetric(groups, self.middle)
+        return compiled_search.symmetric(groups, self.middle)
 
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         scale, codes = self._search_groups(values.reshape(-1, self.GROUP))
         grid = self.stored_grid(scale.reshape(len(values), -1), None)
-        return self._codes(values, *grid, codes.reshape(len(values), -1)), grid
+        return codes.reshape(len(values), -1), grid
 
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         inverse = search.quotient(self.EXTREME, search.extreme(scale.T)[:, None])

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 TINY = 1e-15  # GROUP_MAX_EPS: a smaller group is treated as zero
+AROUND = [0, *range(-9, 0), *range(1, 10)]  # tenths of a code by which `symmetric` shifts its grids
+SHIFTS = range(-7, 8)  # codes by which `of_codebook` does
 
 
 def extreme(values: torch.Tensor) -> torch.Tensor:
@@ -93,7 +95,7 @@ def symmetric(values: torch.Tensor, middle: int) -> tuple[torch.Tensor, torch.Te
     largest = torch.where(empty, 1.0, largest)
     wx, scale, codes = x * x * x, torch.zeros_like(largest), torch.zeros_like(x)
     best = torch.full_like(largest, -1.0)  # what the fit explains of the weighted squares
-    for i in (0, *range(-9, 0), *range(1, 10)):
+    for i in AROUND:
         inverse = quotient(-(np.float32(middle) + np.float32(0.1) * np.float32(i)).item(), largest)
         tried = _rounded(inverse * x, -middle, middle - 1)
         sum_lx, sum_l2 = in_order(wx * tried), in_order(x * x * tried * tried)
@@ -142,7 +144,7 @@ def of_codebook(values: torch.Tensor, end: float, nearest: Callable[[torch.Tenso
     empty = largest.abs() < TINY
     largest = torch.where(empty, 1.0, largest)
     w, scale, best = x * x, torch.zeros_like(largest), torch.full_like(largest, -1.0)
-    for i in (None, *range(-7, 8)):
+    for i in (None, *SHIFTS):
         inverse = 1 / (-largest / end) if i is None else quotient(i + end, largest)
         levels = nearest(inverse * x)
         sum_qx, sum_q2 = in_order(w * levels * x), in_order(w * levels * levels)

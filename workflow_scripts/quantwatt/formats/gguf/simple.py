@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from quantwatt.formats.gguf import search
+from quantwatt.formats.gguf import compiled_search, search
 from quantwatt.formats.gguf.block_format import BlockFormat, half
 from quantwatt.formats.weight_format import Grid
 
@@ -72,7 +72,9 @@ class CodebookFormat(SimpleFormat):
 
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         codes, levels = _nearest(type(self), values.device)
-        scale = search.of_codebook(values, self.codebook[0].item(), lambda places: _look_up(levels, places))[:, None]
+        scale = compiled_search.of_codebook(
+            values, self.codebook[0].item(), levels, lambda places: _look_up(levels, places)
+        )[:, None]
         return _look_up(codes, values * _inverse(scale)), self.stored_grid(scale, None)
 
     def encode(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from quantwatt.report import independent, tables
+from quantwatt.report import holm, independent, tables
 from quantwatt.report.tables import BETTER, EQUAL, UNDECIDED, WORSE
 
 LOST, GAINED, NOT_COMPARED = "lost", "gained", "not compared"
@@ -91,10 +89,9 @@ def with_regressions(changes: Iterable[Change], alpha: float = ALPHA) -> list[Ch
     `alpha`, however many figures there are and however they depend on each other.
     """
     changes = list(changes)
-    tested = [i for i, change in enumerate(changes) if change.chance is not None and 0 < change.chance < 1]
-    order = sorted(tested, key=lambda i: changes[i].chance)
-    limits = alpha / np.arange(len(order), 0, -1)
-    kept = [changes[i].chance <= limit for i, limit in zip(order, limits, strict=True)]
-    first = kept.index(False) if False in kept else len(kept)
-    marked = set(order[:first]) | {i for i, change in enumerate(changes) if change.chance == 0}
+    chances = {i: change.chance for i, change in enumerate(changes) if change.chance is not None and change.chance < 1}
+    marked = {i for i, chance in chances.items() if chance == 0}
+    tested = {i: chance for i, chance in chances.items() if chance > 0}
+    left = holm.adjusted(list(tested.values()))
+    marked |= {i for i, chance in zip(tested, left, strict=True) if chance <= alpha}
     return [replace(change, regression=change.regression or i in marked) for i, change in enumerate(changes)]

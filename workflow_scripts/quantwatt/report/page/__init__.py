@@ -16,8 +16,9 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.report import tables
 from quantwatt.report.cells import Cell
+from quantwatt.report.equal_bits import BEST
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
-from quantwatt.report.page import gallery, methods, numbers, widths
+from quantwatt.report.page import equal_bits, gallery, methods, numbers, widths
 from quantwatt.report.page.answer import answers
 from quantwatt.report.page.budget import budget_comparisons
 from quantwatt.report.page.cards import cards
@@ -211,6 +212,8 @@ def render(
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     recommended: Sequence[Mapping[str, Any]] | None = None,
     pairs: pd.DataFrame | None = None,
+    formats: pd.DataFrame | None = None,
+    changes: pd.DataFrame | None = None,
     results: str | Path | None = None,
     blocks: widths.Blocks | None = None,
 ) -> str:
@@ -226,6 +229,7 @@ def render(
         evaluations: {name: the recorded quality of an embedded model}, or None.
         recommended: as of recommendation.recommend; None: under no limits but those of its own.
         pairs: of every two methods, as of method_pairs.pairs_table; None: methods are compared with the baseline alone.
+        formats, changes: as of equal_bits.formats_table and changes_table; None: there is no section on equal bits.
         results: the experiment's folder with the images; None: no images are shown.
         blocks: speeds of whole blocks by their width, as of `widths.read`; None: unknown.
     """
@@ -278,6 +282,10 @@ def render(
         seeds=seed_tables(summary),
         steps=step_tables(summary),
         budgets=budget_comparisons(summary),
+        equal_bits=[] if formats is None else equal_bits.equal_bits(formats, list(shown["sampling"])),
+        changes={} if changes is None else equal_bits.changes(changes, list(shown["sampling"])),
+        level=equal_bits.LEVEL,
+        best_verdict=BEST,
         sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
         features=[f for f in summary["features"].dropna().unique() if {f} != published],
         unit=summary["unit"].iloc[0],
