@@ -72,8 +72,9 @@ def compute_of(layers: Mapping[str, Mapping[str, Any]], device: str) -> tuple[st
         layers: {name: layer} of a checkpoint manifest; empty for the baseline.
     Returns:
         ("real" | "simulated" | "unsupported", {kernel name: number of layers it computes} or None, why it is not real
-        or None). A layer with other formats in other steps counts once for each. One layer without a kernel makes the whole checkpoint simulated. Layers that a library stores can only be computed by that library: if it
-        cannot, the checkpoint is unsupported.
+        or None). A layer with other formats in other steps counts once for each. One layer without a kernel makes the
+        whole checkpoint simulated. Layers that a library stores can only be computed by that library: if it cannot, the
+        checkpoint is unsupported.
     """
     computed, without = Counter(), {}
     for name, layer in layer_variants.flat(layers):
