@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         manifest.write_json(args.output, {"unsupported": str(error)})
         return
     summed = [
-        {**choice, "layers": counted(choice["ranges"]), "scores": json.dumps(choice["scores"])} for choice in choices
+        {key: choice.get(key) for key in COLUMNS}
+        | {"layers": counted(choice["ranges"]), "scores": json.dumps(choice["scores"])}
+        for choice in choices
     ]
     csv_files.write(args.table, COLUMNS, summed)
     manifest.write_json(args.output, choices)
