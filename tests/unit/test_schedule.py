@@ -311,7 +311,7 @@ def test_a_compiled_layer_switches():
     assert (layer.in_features, layer.weight.shape) == (2, (3, 2))  # as pipelines read them
     denoiser.compile(backend="eager")
     for index in (0, 1, 2, 0):
-        scheduled.enter(denoiser, index)
+        scheduled.enter(scheduled.layers_of(denoiser), index)
         assert torch.equal(denoiser(inputs), variants[layer.ranges[index]](inputs))
     copied = copy.deepcopy(layer)
     copied.enter(1)

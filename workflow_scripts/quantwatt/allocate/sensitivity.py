@@ -122,7 +122,7 @@ class Probe:
     def _enter(self, span):
         """Let all layers compute as in a range of steps."""
         self.span = span
-        scheduled.enter(self.denoiser, span)
+        scheduled.enter(scheduled.layers_of(self.denoiser), span)
 
     @contextlib.contextmanager
     def _calls(self, keep=None):

@@ -86,7 +86,8 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         from quantwatt.inference import scheduled
 
         ranges = [entry["steps"] for entry in details["schedule"]]
-        scheduled.follow(pipeline.scheduler, ranges, functools.partial(scheduled.enter, denoiser))
+        switched = scheduled.layers_of(denoiser)
+        scheduled.follow(pipeline.scheduler, ranges, functools.partial(scheduled.enter, switched))
     if _is_compiled(details):
         denoiser.compile(**COMPILE[device])
     autocast = details.get("settings", {}).get("autocast")

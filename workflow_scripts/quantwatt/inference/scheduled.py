@@ -42,11 +42,15 @@ class ScheduledLayer(torch.nn.Module):
             return getattr(self.__dict__["active"], name)
 
 
-def enter(denoiser: torch.nn.Module, index: int) -> None:
-    """Let all layers of a denoiser compute in their variants of a range."""
-    for layer in denoiser.modules():
-        if isinstance(layer, ScheduledLayer):
-            layer.enter(index)
+def layers_of(denoiser: torch.nn.Module) -> list[ScheduledLayer]:
+    """Return the layers of a denoiser that have variants."""
+    return [layer for layer in denoiser.modules() if isinstance(layer, ScheduledLayer)]
+
+
+def enter(layers: Iterable[ScheduledLayer], index: int) -> None:
+    """Let some layers compute in their variants of a range."""
+    for layer in layers:
+        layer.enter(index)
 
 
 def follow(scheduler: Any, ranges: Sequence[int | None], enter: Callable[[int], object]) -> None:
