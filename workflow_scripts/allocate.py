@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from quantwatt import registry
-from quantwatt.allocate.allocation import allocate
+from quantwatt.allocate.ranges import allocate_ranges
 from quantwatt.artifacts import manifest
 from quantwatt.jobs import command
 
@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
     parser.add_argument("--candidates", help="JSON file from candidates.py, for a mixed allocation")
     parser.add_argument("--trials", help="CSV file from trials.py, if the programs have several choices")
-    parser.add_argument("--output", required=True, help="JSON file to write: {layer: {weights, activations}}")
+    written = "{layer: {weights, activations}}, or with a schedule [{steps, layers: {...}}]"
+    parser.add_argument("--output", required=True, help=f"JSON file to write: {written}")
     args = parser.parse_args(argv)
     layers, results = manifest.read_json(args.model)["layers"], {}
     if args.candidates:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "unsupported" in results["solved"]:
             manifest.write_json(args.output, results["solved"])
             return
-    manifest.write_json(args.output, allocate(layers, args.method, args.method_name, **results))
+    manifest.write_json(args.output, allocate_ranges(layers, args.method, args.method_name, **results))
 
 
 if __name__ == "__main__":

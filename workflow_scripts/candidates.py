@@ -16,10 +16,13 @@ from quantwatt.jobs import command
 COLUMNS = ("program", "number", "target", "split", "cost", "unit", "scores", "layers")
 
 
-def counted(layers: Mapping[str, str | None]) -> str:
-    """Count the layers of each candidate, such as "w4 12, w8 3"."""
-    named = ["16 bit" if candidate is None else candidate for candidate in layers.values()]
-    return ", ".join(f"{name} {named.count(name)}" for name in sorted(set(named)))
+def counted(ranges: Sequence[Mapping[str, str | None]]) -> str:
+    """Count the layers of each candidate in each range of steps, such as "w4 12, w8 3"; ranges by "; "."""
+    counts = []
+    for layers in ranges:
+        named = ["16 bit" if candidate is None else candidate for candidate in layers.values()]
+        counts.append(", ".join(f"{name} {named.count(name)}" for name in sorted(set(named))))
+    return "; ".join(counts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,17 +36,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", required=True, help=f"CSV file to write: {', '.join(COLUMNS)}")
     args = parser.parse_args(argv)
     model = manifest.read_json(args.model)
-    table = sensitivity_table.by_layer(sensitivity_table.read(args.sensitivity))
+    tables = sensitivity_table.by_range(sensitivity_table.read(args.sensitivity))
     costs = args.costs and sensitivity_table.by_layer(sensitivity_table.read(args.costs, sensitivity_table.COSTS))
     layers = taken_apart(model["layers"], [transform["name"] for transform in args.method["transforms"]])
     try:
-        choices = programs.solve(layers, table, costs, args.method, args.method_name, model["settings"]["dtype"])
+        choices = programs.solve(layers, tables, costs, args.method, args.method_name, model["settings"]["dtype"])
     except programs.BudgetInfeasible as error:
         csv_files.write(args.table, COLUMNS, [])
         manifest.write_json(args.output, {"unsupported": str(error)})
         return
     summed = [
-        {**choice, "layers": counted(choice["layers"]), "scores": json.dumps(choice["scores"])} for choice in choices
+        {key: choice.get(key) for key in COLUMNS}
+        | {"layers": counted(choice["ranges"]), "scores": json.dumps(choice["scores"])}
+        for choice in choices
     ]
     csv_files.write(args.table, COLUMNS, summed)
     manifest.write_json(args.output, choices)

@@ -1,15 +1,17 @@
 """Quantize a model's denoiser with one method, and measure the time and energy of quantization."""
 
 import argparse
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantwatt.artifacts import checkpoint_files, manifest
+from quantwatt.artifacts import checkpoint_files, layer_variants, manifest
 from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.provenance import provenance
+from quantwatt.config import methods
 from quantwatt.jobs import command, gpus, machine
 from quantwatt.measuring.meters import Metering
 
@@ -48,15 +50,21 @@ def in_type(
     return {name: tensor.to(dtype) if tensor.dtype == stored else tensor for name, tensor in samples.items()}
 
 
-def unsupported(allocation: Mapping[str, Any], device: str) -> str | None:
+def layer_formats(allocation: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return (layer, its formats) of an allocation, of each range of steps if it has a schedule."""
+    ranges = [entry["layers"] for entry in allocation] if isinstance(allocation, list) else [allocation]
+    return [item for layers in ranges for item in layers.items()]
+
+
+def unsupported(allocation: Mapping[str, Any] | Sequence[Mapping[str, Any]], device: str) -> str | None:
     """Return why an allocation is unsupported, or a library's format in it on this device; else None."""
     if "unsupported" in allocation:
-        return allocation["unsupported"]
+        return allocation["unsupported"]  # ty: ignore[invalid-argument-type]  (a mapping)
     if not allocation:  # the baseline, which needs no torch
         return None
     from quantwatt.formats.library import library_of
 
-    different = {json.dumps(formats["weights"], sort_keys=True) for formats in allocation.values()}
+    different = {json.dumps(formats["weights"], sort_keys=True) for _, formats in layer_formats(allocation)}
     for weights in map(json.loads, sorted(different)):
         library = library_of(weights)
         if library and (reason := library.unsupported(device)):
@@ -64,7 +72,9 @@ def unsupported(allocation: Mapping[str, Any], device: str) -> str | None:
     return None
 
 
-def check_agreement(allocation: Mapping[str, Mapping[str, Any]], method: Mapping[str, Any], where: str | Path) -> None:
+def check_agreement(
+    allocation: Mapping[str, Any] | Sequence[Mapping[str, Any]], method: Mapping[str, Any], where: str | Path
+) -> None:
     """Refuse an allocation with formats that the method does not have, as the checkpoint's manifest would be wrong.
 
     Args:
@@ -72,15 +82,44 @@ def check_agreement(allocation: Mapping[str, Mapping[str, Any]], method: Mapping
     Raises:
         DataError: a layer has a format that the method does not have.
     """
-    chosen = method.get("allocation") or {}
-    entries = [method, *chosen.get("overrides", {}).values(), *chosen.get("candidates", {}).values()]
+    entries = methods.with_formats(method)
     for side in ("weights", "activations"):
         known = [entry[side] for entry in entries if side in entry] + [None]
-        if other := next((name for name, formats in allocation.items() if formats[side] not in known), None):
+        of_layers = [(name, formats[side]) for name, formats in layer_formats(allocation)]
+        if other := next(((name, formats) for name, formats in of_layers if formats not in known), None):
             raise DataError(
-                f"{where}: layer {other}: the method has no such {side} ({json.dumps(allocation[other][side])}); pass "
-                "the file that allocate.py has written for this method."
+                f"{where}: layer {other[0]}: the method has no such {side} ({json.dumps(other[1])}); pass the file "
+                "that allocate.py has written for this method."
             )
+
+
+def over_ranges(
+    layers: Mapping[str, Mapping[str, Any]],
+    reports: Mapping[str, Mapping[str, Any]],
+    schedule: Sequence[Mapping[str, Any]],
+    dtype: str,
+) -> dict[str, Any]:
+    """Return the schedule of a checkpoint's manifest, with the average bits of each range, and the bits that it stores.
+
+    Args:
+        layers: of the model's manifest; reports: as `quantwatt.quantize.scheduled.quantize` returns.
+        schedule: [{"steps"}] of the ranges.
+    Returns:
+        {"schedule", "stored_bits": per weight, "weight_bits" and "activation_bits": None, as they are known of a
+        drawing alone, whose steps the ranges share}.
+    """
+    ranges = []
+    for index, entry in enumerate(schedule):
+        computing = {name: layer_variants.computing(report, index) for name, report in reports.items()}
+        quantized = {name: report for name, report in computing.items() if report is not None}
+        ranges.append({"steps": entry["steps"], **average_bits(layers, quantized, dtype)})
+    total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
+    stored = 8.0 * BYTES[dtype]
+    for report in reports.values():
+        kept = 0 if layer_variants.keeps_weight(report) else -8 * BYTES[dtype]
+        bits = sum(v["weight_bits"] for v in layer_variants.variants(report) if "codes" not in v.get("shares", {}))
+        stored += report["in_features"] * report["out_features"] / total * (bits + kept)
+    return {"schedule": ranges, "stored_bits": round(stored, 4), "weight_bits": None, "activation_bits": None}
 
 
 def write_without_weights(
@@ -140,31 +179,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     from quantwatt.measuring import meters
     from quantwatt.models import splits
     from quantwatt.models.families import load_family
-    from quantwatt.quantize import calibration, sequential
+    from quantwatt.quantize import calibration, scheduled, sequential
 
     torch.set_num_threads(args.threads)
     family = load_family(settings["family"])
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
-    denoiser = family.load_denoiser(settings, location)
-    splits.split(denoiser, splits.of_layers(model["layers"], allocation))
+
+    def load():
+        denoiser = family.load_denoiser(settings, location)
+        splits.split(denoiser, splits.of_layers(model["layers"], dict(layer_formats(allocation))))
+        return denoiser
+
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
     samples = samples and in_type(samples, *(getattr(torch, entry["dtype"]) for entry in (model["settings"], settings)))
     batch = calibrated["calibration"]["batch_size"] if calibrated else None
     origins = [row.get("prompt", row.get("item")) for row in calibrated["samples"]] if calibrated else None
     solved = args.solved and Path(args.solved).parent
-    try:
-        (states, reports), cost, trace = meters.metered(
-            lambda: sequential.quantize(
-                denoiser, family, allocation, args.method, samples, batch, args.device, solved, origins
-            ),
-            args.metering,
-            args.device,
+    if isinstance(allocation, list):
+        recorded = None
+        if samples and calibrated:
+            of_set = calibrated["calibration"]
+            recorded = scheduled.CalibrationSet(samples, calibrated["samples"], of_set["batch_size"], of_set["steps"])
+        run = functools.partial(scheduled.quantize, load, family, allocation, args.method, recorded, args.device)
+    else:
+        denoiser = load()
+        run = functools.partial(
+            sequential.quantize, denoiser, family, allocation, args.method, samples, batch, args.device, solved, origins
         )
+    try:
+        (states, reports), cost, trace = meters.metered(run, args.metering, args.device)
     except Unsupported as error:
         write_without_weights(args.output, details, model, "unsupported", str(error))
         return
-    for report in reports.values():
+    for report in (own for layer in reports.values() for own in layer.get("variants", [layer])):
         spans = report.pop("spans")
         report["seconds"] = sum(share * (stop - start) for start, stop, share in spans)
         joules = [trace.energy_between(start, stop) for start, stop, _ in spans]
@@ -179,12 +227,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         reason = f"solved in the environment of {args.method['solver']['name']}, without a meter"
         cost |= {"seconds": seconds, "energy_j": None, "reason": reason}
         calibrated = external["calibration"]
+    if isinstance(allocation, list):
+        bits, denoiser = over_ranges(model["layers"], reports, allocation, settings["dtype"]), load()
+    else:
+        bits = average_bits(model["layers"], reports, settings["dtype"])
     checkpoint_files.save(
         Path(args.output).parent,
         denoiser,
         states,
         reports,
-        {**details, **average_bits(model["layers"], reports, settings["dtype"]), "quantize": cost,
+        {**details, **bits, "quantize": cost,
          "calibration": calibrated,
          "provenance": provenance(PACKAGES)},
     )  # fmt: skip

@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     layers = tried(manifest.read_json(args.model)["layers"], args.sensitivity, args.sensitivity_name)
     tables = [args.jobs / f"job-{job}.csv" for job in range(args.sensitivity["jobs"])]
-    rows = sensitivity_table.gathered(tables, layers, args.sensitivity["candidates"])
+    ranges = sensitivity_table.ranges_of(args.sensitivity)
+    rows = sensitivity_table.gathered(tables, layers, args.sensitivity["candidates"], ranges)
     csv_files.write(args.output, sensitivity_table.COLUMNS, rows)
 
 

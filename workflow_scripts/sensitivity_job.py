@@ -1,5 +1,7 @@
 """Quantize each of some layers alone in each of several formats, and measure the loss of images and outputs.
 
+Where the sensitivity has ranges of steps, a layer is quantized in the steps of one range at a time.
+
 A layer is scored only by the metrics that the objectives use for its group; other metrics are empty. Images take
 longest and are generated only for layers with an image metric.
 An interrupted run resumes: finished rows are kept next to the table until the table is complete.
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = {
         name: {metric_of(objective, name, layer, where) for objective in entry["objectives"]} for name, layer in layers
     }
-    wanted = [(name, candidate) for name, _ in layers for candidate in entry["candidates"]]
+    spans = sensitivity_table.ranges_of(entry)
+    wanted = [(name, candidate, span) for name, _ in layers for candidate in entry["candidates"] for span in spans]
     sampling = Sampling.from_settings(entry)
     texts = prompts.read_and_say(sampling.prompts)[: sampling.images]
     key = depends_on(model, entry, layers, texts, args.device)
@@ -75,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         family: Any = load_family(model["settings"]["family"])  # of images: of texts no sensitivity is planned
         probe = Probe(family, model, entry, dict(layers), args.device)
         probe.draw_float(texts)
-        for name, candidate in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
-            done.add(probe.row(name, candidate, entry["candidates"][candidate], metrics[name]))
+        for name, candidate, span in progress(wanted[len(done.rows) :], description="trying layers", unit="format"):
+            done.add(probe.row(name, candidate, entry["candidates"][candidate], metrics[name], span))
     csv_files.write(args.output, sensitivity_table.COLUMNS, done.rows)
     done.path.unlink()
 

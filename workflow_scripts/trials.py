@@ -30,7 +30,8 @@ def try_choices(
         for choice in (
             progress(options, description=f"trying program {index}", unit="choice") if len(options) > 1 else ()
         ):
-            probe.replace_all(mixed.formats_of(method, [*chosen, choice["layers"]]))
+            for span, layers in zip(probe.spans, choice["ranges"], strict=True):
+                probe.replace_all(mixed.formats_of(method, [*(ranges[span or 0] for ranges in chosen), layers]), span)
             scores = probe.scores(("psnr",))
             tried[index, choice["number"]] = scores["image_error"]
             yield {
@@ -38,7 +39,7 @@ def try_choices(
                 "number": choice["number"],
                 **{key: scores[key] for key in ("image_error", "psnr")},
             }
-        chosen.append(mixed.best(options, tried)["layers"])
+        chosen.append(mixed.best(options, tried)["ranges"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     manifest.verify_files(args.model, model["files"], manifest.PROJECT / model["location"])
     descriptions = taken_apart(model["layers"], [transform["name"] for transform in entry["transforms"]])
-    layers = {name: descriptions[name] for name in choices[0]["layers"]}
+    layers = {name: descriptions[name] for name in choices[0]["ranges"][0]}
     family: Any = load_family(model["settings"]["family"])  # of images: of texts no sensitivity is planned
     probe = Probe(family, model, entry, layers, args.device)
     probe.draw_float(prompts.read_and_say(probe.sampling.prompts)[: probe.sampling.images])

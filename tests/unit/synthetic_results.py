@@ -227,7 +227,7 @@ def write_mixed(results, blocks=2, decoupled=True, **settings):
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow("layer candidate ssim psnr sqnr noise inputs megabytes".split())
+        table.writerow("layer candidate range ssim psnr sqnr noise inputs megabytes".split())
         for name in layers:
             weak = rng.lognormal(0, 0.6) * (6 if name.endswith("attn2.to_k") else 1)
             for candidate in CANDIDATES:
@@ -235,7 +235,7 @@ def write_mixed(results, blocks=2, decoupled=True, **settings):
                     continue
                 noise = 0.3 * 4.0 ** -int(candidate[1]) * weak * (3 if candidate[0] == "a" else 1)
                 table.writerow(
-                    [name, candidate, 1 / (1 + noise), 30 - noise, -10 * np.log10(noise), noise, 4096, 0.004]
+                    [name, candidate, "", 1 / (1 + noise), 30 - noise, -10 * np.log10(noise), noise, 4096, 0.004]
                 )
     return cells
 

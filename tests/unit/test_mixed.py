@@ -63,7 +63,7 @@ def method_of(*own, **entry):
 
 
 def solve(*own, measured=None, layers=LAYERS, scores=None, **entry):
-    return programs.solve(layers, scores or table(), measured, method_of(*own, **entry), "m", "float32")
+    return programs.solve(layers, [scores or table()], measured, method_of(*own, **entry), "m", "float32")
 
 
 def weights_of(names):
@@ -78,7 +78,7 @@ def average(layers):
 def test_average_bits_are_met_and_noise_is_least():
     choices = solve({"targets": 1, "tolerance": 0.3})
     (choice,) = choices
-    bits = average(choice["layers"])
+    bits = average(choice["ranges"][0])
     assert choice["target"] == 4  # one target is the budget
     assert choice["cost"] == pytest.approx(bits) and abs(bits - 4) <= 0.3 and choice["unit"] == "bits"
     least = min(
@@ -94,7 +94,7 @@ def test_targets_lie_below_the_budget_and_equal_choices_stand_once():
     targets = [choice["target"] for choice in choices]
     assert all(3.7 - 1e-9 <= target <= 4 + 1e-9 for target in targets) and targets == sorted(targets)
     assert [choice["number"] for choice in choices] == list(range(len(choices)))
-    different = {tuple(choice["layers"].items()) for choice in choices}
+    different = {tuple(choice["ranges"][0].items()) for choice in choices}
     assert 1 <= len(different) == len(choices) < 10
 
 
@@ -111,10 +111,10 @@ def test_the_groups_share_the_average_as_the_paper_has_it():
         k = choice["split"]
         of_quality = 5 * (1 + ratio) / (k * ratio + 1)
         for names, aim in ((quality, of_quality), (content, k * of_quality)):
-            assert abs(average({name: choice["layers"][name] for name in names}) - aim) <= 0.8 + 1e-4
-        assert all(choice["layers"][name] != "w2" for name in quality)
-        ssim = sum(table()[name][choice["layers"][name]]["ssim"] for name in content)
-        sqnr = sum(table()[name][choice["layers"][name]]["sqnr"] for name in quality)
+            assert abs(average({name: choice["ranges"][0][name] for name in names}) - aim) <= 0.8 + 1e-4
+        assert all(choice["ranges"][0][name] != "w2" for name in quality)
+        ssim = sum(table()[name][choice["ranges"][0][name]]["ssim"] for name in content)
+        sqnr = sum(table()[name][choice["ranges"][0][name]]["sqnr"] for name in quality)
         assert choice["scores"] == {"content": pytest.approx(ssim), "quality": pytest.approx(sqnr)}
 
 
@@ -129,9 +129,9 @@ def test_default_splits_are_mixdqs():
 def test_activations_count_by_the_elements_of_their_inputs_and_the_most_sensitive_stay_in_16_bit():
     program = {"candidates": [*A], "budget": {"bits": 6}, "protect": 0.01, "targets": 1, "below": 0, "tolerance": 0.5}
     (choice,) = solve(program)
-    assert choice["layers"]["conv_out"] is None  # the noisiest with 8 bits, and one layer at least
+    assert choice["ranges"][0]["conv_out"] is None  # the noisiest with 8 bits, and one layer at least
     inputs = {name: 100 * index for index, name in enumerate(LAYERS, start=1)}
-    bits = {name: 16 if candidate is None else int(candidate[1:]) for name, candidate in choice["layers"].items()}
+    bits = {name: 16 if candidate is None else int(candidate[1:]) for name, candidate in choice["ranges"][0].items()}
     mean = sum(bits[name] * inputs[name] for name in LAYERS) / sum(inputs.values())
     assert choice["cost"] == pytest.approx(mean)
     free = [name for name in LAYERS if name != "conv_out"]  # MixDQ's budget: the protected layer comes on top
@@ -142,7 +142,7 @@ def test_a_protected_layer_leaves_the_others_their_whole_budget():
     program = {"candidates": [*A], "objective": DECOUPLED, "budget": {"bits": 8}, "protect": 0.01, "targets": 1,
                "below": 0, "split": {"low": 1, "high": 1, "count": 1}}  # fmt: skip
     (choice,) = solve(program)
-    assert sorted(str(candidate) for candidate in choice["layers"].values()) == ["None", "None", "a8", "a8", "a8"]
+    assert sorted(str(candidate) for candidate in choice["ranges"][0].values()) == ["None", "None", "a8", "a8", "a8"]
     assert choice["cost"] == pytest.approx((16 * (200 + 500) + 8 * (100 + 300 + 400)) / 1500)
 
 
@@ -150,7 +150,7 @@ def test_each_group_protects_its_own():
     program = {"candidates": [*A], "objective": DECOUPLED, "budget": {"bits": 10}, "protect": 0.01, "targets": 1,
                "below": 0, "split": {"low": 1, "high": 1, "count": 1}, "tolerance": 4}  # fmt: skip
     (choice,) = solve(program)
-    assert [name for name, candidate in choice["layers"].items() if candidate is None] == ["attn2.to_k", "conv_out"]
+    assert [name for name, candidate in choice["ranges"][0].items() if candidate is None] == ["attn2.to_k", "conv_out"]
 
 
 def test_an_infeasible_average_names_the_nearest():
@@ -196,9 +196,9 @@ def costs(**own):
 def test_a_budget_of_measured_time_is_a_part_of_the_baselines():
     budget = {"milliseconds": 0.6, "of": "baseline"}
     (choice,) = solve({"candidates": [*BOTH], "budget": budget}, measured=costs())
-    assert "nf4" not in choice["layers"].values()  # nothing is known of its time
+    assert "nf4" not in choice["ranges"][0].values()  # nothing is known of its time
     assert choice["cost"] <= 0.6 * 15 + 1e-4 and choice["unit"] == "milliseconds" and choice["target"] == 9
-    slow = [name for name, candidate in choice["layers"].items() if candidate == "float"]
+    slow = [name for name, candidate in choice["ranges"][0].items() if candidate == "float"]
     possible = [
         sum(table()[name]["int8"]["noise"] for name in LAYERS if name not in kept)
         for size in range(6)
@@ -223,7 +223,7 @@ def test_measured_budgets_that_cannot_be_met_name_the_nearest():
 
 def test_megabytes_need_no_measurement():
     (choice,) = solve({"candidates": [*BOTH], "budget": {"megabytes": 4.5}})
-    named = [*choice["layers"].values()]  # int8 takes 1 MB and nf4 0.5: one layer must be nf4, the least noisy one
+    named = [*choice["ranges"][0].values()]  # int8 takes 1 MB and nf4 0.5: one layer must be nf4, the least noisy one
     assert named == ["nf4", "int8", "int8", "int8", "int8"] and choice["cost"] == 4.5
     (part,) = solve({"candidates": [*BOTH], "budget": {"megabytes": 1000, "of": "baseline"}})
     assert part["target"] == pytest.approx(1000 * 4 * weights_of(LAYERS) / 1e6)
@@ -234,7 +234,7 @@ def test_a_score_that_is_not_finite_is_never_chosen():
     for own in scores.values():
         own["w2"]["noise"] = None
     choices = solve({"tolerance": 0.5}, scores=scores)
-    assert choices and all("w2" not in choice["layers"].values() for choice in choices)
+    assert choices and all("w2" not in choice["ranges"][0].values() for choice in choices)
 
 
 def test_a_layer_that_breaks_in_every_candidate_is_the_most_sensitive():
@@ -244,7 +244,7 @@ def test_a_layer_that_breaks_in_every_candidate_is_the_most_sensitive():
     program = {"candidates": [*A], "budget": {"bits": 8}, "protect": 0.01}
     choices = solve(program, scores=scores)
     assert all(
-        [n for n, candidate in choice["layers"].items() if candidate is None] == ["conv_in"] for choice in choices
+        [n for n, candidate in choice["ranges"][0].items() if candidate is None] == ["conv_in"] for choice in choices
     )
     with pytest.raises(DataError) as caught:
         solve(program | {"protect": 0}, scores=scores)
@@ -264,9 +264,9 @@ def test_a_model_without_groups_wants_one_objective():
 def test_two_programs_make_one_allocation(tmp_path):
     act = {"candidates": [*A], "budget": {"bits": 8}, "protect": 0.01, "tolerance": 0.5}
     method = method_of({"tolerance": 0.3}, act)
-    solved = programs.solve(LAYERS, table(), None, method, "m", "float32")
+    solved = programs.solve(LAYERS, [table()], None, method, "m", "float32")
     errors = {(choice["program"], choice["number"]): 1 / (1 + choice["number"]) for choice in solved}
-    last = [[choice for choice in solved if choice["program"] == p][-1]["layers"] for p in (0, 1)]
+    last = [[choice for choice in solved if choice["program"] == p][-1]["ranges"][0] for p in (0, 1)]
     found = allocation.allocate(LAYERS, method, "m", solved=solved, tried=errors)
     assert found == {
         name: {
@@ -284,7 +284,7 @@ def test_two_programs_make_one_allocation(tmp_path):
 def test_what_no_program_decides_is_as_the_method_has_it():
     method = method_of({"candidates": [*A], "budget": {"bits": 8}}, weights={"format": "nf4"})
     layers = dict.fromkeys(LAYERS, "a8")
-    found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "layers": layers}])
+    found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "ranges": [layers]}])
     assert {formats["weights"]["format"] for formats in found.values()} == {"nf4"}
     assert {formats["activations"]["bits"] for formats in found.values()} == {8}
 
@@ -292,12 +292,12 @@ def test_what_no_program_decides_is_as_the_method_has_it():
 def test_layers_of_16_bit_weights_are_left_out_and_activations_may_stay_alone():
     method = method_of({"candidates": [*BOTH], "budget": {"megabytes": 6.0}})
     layers = dict(zip(LAYERS, ["float", "nf4", "int8", "float", "nf4"], strict=True))
-    found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "layers": layers}])
+    found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "ranges": [layers]}])
     assert list(found) == ["attn2.to_k", "conv_in", "conv_out"]
     assert found["attn2.to_k"] == {"weights": {"format": "nf4"}, "activations": None}
     method = method_of({"candidates": [*A], "budget": {"bits": 8}}, weights={"format": "nf4"})
     own = dict.fromkeys(LAYERS, "a4") | {"ff.0": None}
-    found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "layers": own}])
+    found = allocation.allocate(LAYERS, method, "m", solved=[{"program": 0, "number": 0, "ranges": [own]}])
     assert found["ff.0"]["activations"] is None and found["ff.0"]["weights"]["format"] == "nf4"
     assert found["conv_in"]["activations"]["bits"] == 4
 

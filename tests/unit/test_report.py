@@ -455,13 +455,13 @@ def test_more_steps_are_judged_by_a_metric_with_intervals_that_compares_with_not
 
 
 def test_sections_that_do_not_apply_are_left_out(page, swept, mixed):
-    for title, where in (("with more steps", swept), ("Formats chosen layer by layer", mixed)):
+    for title, where in (("with more steps", swept), ("Formats chosen by layer or by step", mixed)):
         assert [title in text for text in (page, swept, mixed)] == [where is text for text in (page, swept, mixed)]
     assert "The same with more steps" not in page and "most sensitive" not in swept
 
 
 def test_mixed_methods_are_held_against_uniform_ones(mixed):
-    text = section(mixed, "Formats chosen layer by layer")
+    text = section(mixed, "Formats chosen by layer or by step")
     assert (
         "mixdq-w8a8, mixdq-w5a8 and mixdq-w4a8 are significantly better (intervals apart) in PSNR to the unquantized "
         "image than the best uniform method with as many average bits, or the next larger number; sqnr-w8a8, "
@@ -490,7 +490,7 @@ def test_a_sentence_on_mixed_methods(tmp_path, methods, text):
 
 
 def test_the_most_sensitive_layers_are_named_group_by_group(mixed):
-    text = plain(section(mixed, "Formats chosen layer by layer"))
+    text = plain(section(mixed, "Formats chosen by layer or by step"))
     assert "the 5 most sensitive of 30 content layersfew-step · tried: SSIM of images" in text
     assert "the 5 most sensitive of 48 quality layersfew-step · tried: SQNR of the denoiser&#39;s output (dB)" in text
     layer = (

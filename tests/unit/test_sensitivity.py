@@ -108,7 +108,9 @@ def test_scores_are_those_of_images_and_of_outputs_on_the_float_trajectory():
 
     denoiser, missed, whole, alike, peaks, squares = Denoiser(), 0.0, 0.0, [], [], []
     rounded = Denoiser()
-    rounded.to_out = RoundedLayer(rounded.to_out, {"weights": probe.formats["to_out"]["weights"], "activations": None})
+    rounded.to_out = RoundedLayer(
+        rounded.to_out, {"weights": probe.formats["to_out"][0]["weights"], "activations": None}
+    )
     for first in (0, 2, 4):
         prompts = PROMPTS[first : first + 2]
         seeds = [1000000 + first + i for i in range(len(prompts))]
@@ -243,11 +245,11 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
     whole = sensitivity_table.read(model(0, "whole.csv"))
     tried, real = [], Probe.row
 
-    def row(self, name, candidate, formats, metrics):
+    def row(self, name, candidate, *asked):
         if len(tried) == 3:
             raise KeyboardInterrupt
         tried.append((name, candidate))
-        return real(self, name, candidate, formats, metrics)
+        return real(self, name, candidate, *asked)
 
     monkeypatch.setattr(Probe, "row", row)
     with pytest.raises(KeyboardInterrupt):
@@ -264,10 +266,10 @@ def test_an_interrupted_job_goes_on_where_it_was(model, monkeypatch, tmp_path):
 def test_a_job_starts_anew_with_other_prompts(model, monkeypatch, tmp_path):
     real = Probe.row
 
-    def row(self, name, candidate, formats, metrics):
+    def row(self, name, candidate, *asked):
         if (name, candidate) == ("conv_in", "w2"):
             raise KeyboardInterrupt
-        return real(self, name, candidate, formats, metrics)
+        return real(self, name, candidate, *asked)
 
     monkeypatch.setattr(Probe, "row", row)
     with pytest.raises(KeyboardInterrupt):
@@ -313,7 +315,7 @@ def test_choices_are_tried_one_program_after_another():
     method["allocation"]["candidates"] = candidates
     named = [(0, 0, dict.fromkeys(LAYERS, "w2")), (0, 1, dict.fromkeys(LAYERS, "w4")),
              (1, 0, dict.fromkeys(LAYERS, "a4")), (1, 1, dict.fromkeys(LAYERS, "a4") | {"to_k": None})]  # fmt: skip
-    choices = [{"program": program, "number": number, "layers": layers} for program, number, layers in named]
+    choices = [{"program": program, "number": number, "ranges": [layers]} for program, number, layers in named]
     rows = list(trials.try_choices(probe_of(), method, choices))
     assert [(row["program"], row["number"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert rows[1]["image_error"] < rows[0]["image_error"]

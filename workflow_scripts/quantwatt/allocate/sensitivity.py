@@ -3,6 +3,9 @@
 The float model generates its images first, while observers record the range of every layer's input. Then layers are
 replaced by simulated (fake-quantized) ones and the same images are generated again. Results depend neither on which
 layers a process measures nor on their order.
+
+Where the sensitivity has ranges of steps, a layer is replaced in one range at a time. The noise of the denoiser's
+outputs then adds up over ranges to that of all steps, because every call has the inputs of the float trajectory.
 """
 
 import contextlib
@@ -20,9 +23,11 @@ from quantwatt.allocate.rounding import RoundedLayer, megabytes
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import finite
-from quantwatt.artifacts.sensitivity_table import METRICS
+from quantwatt.artifacts.sensitivity_table import METRICS, ranges_of
 from quantwatt.formats import convolution
 from quantwatt.formats.convolution import Convolution
+from quantwatt.inference import scheduled
+from quantwatt.inference.scheduled import ScheduledLayer
 from quantwatt.models import offload, splits
 from quantwatt.models.sampling import Sampling
 from quantwatt.quantize.observers import Range
@@ -40,7 +45,8 @@ LEAST_NOISE = 2.0**-48  # lower bound of the noise, about float32's rounding: an
 class Batch:
     """Prompts of one batch, and the float model's images and denoiser calls.
 
-    images: uint8 [images, height, width, 3]; calls: [(args, kwargs)] of the denoiser; targets: [output] of each call.
+    images: uint8 [images, height, width, 3]; calls: [(args, kwargs)] of the denoiser; targets: [output] of each call;
+    spans: [range of steps] of each call.
     """
 
     prompts: Sequence[str]
@@ -48,6 +54,7 @@ class Batch:
     images: np.ndarray | None = None
     calls: list[tuple[Any, Any]] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
+    spans: list[int] = field(default_factory=list)
 
 
 class Probe:
@@ -56,6 +63,7 @@ class Probe:
     family: the model's family; model: its manifest; entry: a completed sensitivity; layers: {name: description} of the
         layers to measure, as `quantwatt.allocate.allocation.tried` returns.
     inputs: {layer: elements of its input for one image and call}, filled by `draw_float`.
+    spans: the ranges of steps of the table's column `range`; span: the range of the step that is computed.
     """
 
     def __init__(
@@ -75,7 +83,10 @@ class Probe:
         self.denoiser = denoiser.eval()
         self.keep_first = first_tokens(layers, entry)
         self.floats: dict[str, Any] = {name: denoiser.get_submodule(name) for name in layers}
-        self.formats: dict[str, Mapping[str, Any]] = {name: {} for name in layers}
+        self.spans, self.span = ranges_of(entry), 0
+        if entry["ranges"]:
+            scheduled.follow(self.pipeline.scheduler, entry["ranges"], self._enter)
+        self.formats: dict[str, list[Mapping[str, Any]]] = {name: [{} for _ in self.spans] for name in layers}
         self.ranges, self.inputs, self.batches = {}, {}, []
 
     def draw_float(self, prompts: Sequence[str]) -> None:
@@ -92,8 +103,7 @@ class Probe:
                 batch = Batch(texts, [seed + first + i for i in range(len(texts))])
                 with self._calls() as calls:
                     batch.images = self._images(batch)
-                batch.calls = [call for call, _ in calls]
-                batch.targets = [output for _, output in calls]
+                batch.calls, batch.targets, batch.spans = (list(part) for part in zip(*calls, strict=True))
                 self.batches.append(batch)
         if unseen := [name for name in self.layers if name not in self.inputs]:
             raise DataError(f"layer {unseen[0]}: generating images does not use it; exclude it from the sensitivity.")
@@ -109,14 +119,19 @@ class Probe:
 
         return watch
 
+    def _enter(self, span):
+        """Let all layers compute as in a range of steps."""
+        self.span = span
+        scheduled.enter(scheduled.layers_of(self.denoiser), span)
+
     @contextlib.contextmanager
     def _calls(self, keep=None):
-        """Collect ((args, kwargs), output) of the first `keep` calls of the denoiser, or of all, on the CPU."""
+        """Collect ((args, kwargs), output, range) of the first `keep` calls of the denoiser, or of all, on the CPU."""
         calls = []
 
         def note(module, args, kwargs, output):
             if keep is None or len(calls) < keep:
-                calls.append((moved((args, kwargs), "cpu"), moved(plain(output), "cpu")))
+                calls.append((moved((args, kwargs), "cpu"), moved(plain(output), "cpu"), self.span))
 
         with hooks([self.denoiser.register_forward_hook(note, with_kwargs=True)]):
             yield calls
@@ -126,8 +141,13 @@ class Probe:
         images = self.family.generate(self.pipeline, batch.prompts, batch.seeds, self.sampling)
         return (np.nan_to_num(images, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 
-    def scores(self, metrics: Collection[str] = METRICS) -> dict[str, float | None]:
+    def scores(self, metrics: Collection[str] = METRICS, span: int | None = None) -> dict[str, float | None]:
         """Score the current denoiser against the float model: {metric: value}, None for all other METRICS.
+
+        Args:
+            metrics: names.
+            span: the only range of steps in which it differs from the float model; None: any.
+
 
         ssim, psnr: means over images; image_error: mean squared error of images in 0..1, computed with either of them.
         noise: sum (p - t)^2 / sum t^2 of the denoiser's outputs p and the float outputs t, on the inputs of the float
@@ -145,7 +165,7 @@ class Probe:
             scores["ssim"] = float(np.mean([ssim(*pair) for pair in images])) if "ssim" in metrics else None
             scores["image_error"] = float(np.mean([np.square((a.astype(float) - b) / 255).mean() for a, b in images]))
         if {"sqnr", "noise"}.intersection(metrics):
-            scores["noise"] = finite(self._noise(drawn))
+            scores["noise"] = finite(self._noise(drawn, span))
             scores["sqnr"] = None if scores["noise"] is None else -10 * math.log10(max(scores["noise"], LEAST_NOISE))
         return scores
 
@@ -155,48 +175,81 @@ class Probe:
         return self.scores()
 
     @torch.no_grad()
-    def _noise(self, drawn):
-        """Return sum (p - t)^2 / sum t^2 over all calls; `drawn`: the output of each batch's first call, or None."""
+    def _noise(self, drawn, only):
+        """Return sum (p - t)^2 / sum t^2 over all calls.
+
+        Args:
+            drawn: the output of each batch's first call, or None.
+            only: the range of steps whose calls differ from the float model's; None: any.
+        """
         missed = whole = 0.0
         for batch, first in zip(self.batches, drawn, strict=True):
-            for index, (call, target) in enumerate(zip(batch.calls, batch.targets, strict=True)):
-                output = first if index == 0 and first is not None else self._run(call)
+            for index, (call, target, span) in enumerate(zip(batch.calls, batch.targets, batch.spans, strict=True)):
+                if only not in (None, span):
+                    output = target
+                else:
+                    output = first if index == 0 and first is not None else self._run(call, span)
                 for actual, expected in zip(tensors(output), tensors(target), strict=True):
                     missed += (actual.double() - expected.double()).square().sum().item()
                     whole += expected.double().square().sum().item()
         return missed / whole
 
-    def _run(self, call):
+    def _run(self, call, span):
+        self._enter(span)
         args, kwargs = moved(call, self.device)
         return moved(plain(self.denoiser(*args, **kwargs)), "cpu")
 
-    def replace(self, name: str, formats: Mapping[str, Any]) -> None:
-        """Replace a layer of the denoiser by its rounding in some formats, or, without formats, by the float layer."""
-        layer, self.formats[name] = self.floats[name], formats
-        if any(formats.values()):
-            layer = RoundedLayer(layer, formats, self.ranges[name], name in self.keep_first)
-        self.denoiser.set_submodule(name, layer)
+    def replace(self, name: str, formats: Mapping[str, Any], span: int | None = None) -> None:
+        """Replace a layer of the denoiser by its rounding in some formats, or, without formats, by the float layer.
 
-    def replace_all(self, formats: Mapping[str, Mapping[str, Any]]) -> None:
+        Args:
+            span: the range of steps in which it has these formats; None: all.
+        """
+        self.formats[name] = [formats if span in (None, index) else f for index, f in enumerate(self.formats[name])]
+        layers = []
+        for index, of_span in enumerate(self.formats[name]):
+            known = self.formats[name].index(of_span)
+            layers.append(layers[known] if known < index else self._layer(name, of_span))
+        alike = all(layer is layers[0] for layer in layers)
+        self.denoiser.set_submodule(name, layers[0] if alike else ScheduledLayer(layers, range(len(layers))))
+
+    def _layer(self, name, formats):
+        """Return a layer in some formats; without formats the float layer."""
+        layer = self.floats[name]
+        return (
+            RoundedLayer(layer, formats, self.ranges[name], name in self.keep_first) if any(formats.values()) else layer
+        )
+
+    def replace_all(self, formats: Mapping[str, Mapping[str, Any]], span: int | None = None) -> None:
         """Replace several layers, {layer: formats}; layers that have these formats already are skipped."""
         for name, layer_formats in formats.items():
-            if layer_formats != self.formats[name]:
-                self.replace(name, layer_formats)
+            if layer_formats != self.formats[name][span or 0]:
+                self.replace(name, layer_formats, span)
 
     def row(
-        self, name: str, candidate: str, formats: Mapping[str, Any], metrics: Collection[str] = METRICS
+        self,
+        name: str,
+        candidate: str,
+        formats: Mapping[str, Any],
+        metrics: Collection[str] = METRICS,
+        span: int | None = None,
     ) -> dict[str, Any]:
-        """Return a row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics."""
+        """Return a row of the sensitivity table: one layer alone in a candidate's formats, scored by some metrics.
+
+        Args:
+            span: the range of steps in which it has these formats; None: all.
+        """
         formats = {"weights": None, "activations": None, **formats}
         if any(formats.values()):
-            self.replace(name, formats)
-            scores = self.scores(metrics)
+            self.replace(name, formats, span)
+            scores = self.scores(metrics, span)
             self.replace(name, {})
         else:
             scores = self.unchanged
         return {
             "layer": name,
             "candidate": candidate,
+            "range": span,
             **{metric: scores[metric] if metric in metrics else None for metric in METRICS},
             "inputs": self.inputs[name],
             "megabytes": megabytes(self.floats[name].weight, formats["weights"]),

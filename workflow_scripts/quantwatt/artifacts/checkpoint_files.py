@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantwatt.artifacts import manifest, shards
+from quantwatt.artifacts import layer_variants, manifest, shards
 
 if TYPE_CHECKING:
     import torch
@@ -35,13 +35,18 @@ def save(
     state = {
         name: tensor
         for name, tensor in _stored_once(denoiser.state_dict()).items()
-        if not any(name.startswith(f"{layer}.") and name != f"{layer}.bias" for layer in states)
+        if not any(name.startswith(f"{layer}.") and not _stays(name, layer, reports[layer]) for layer in states)
     }
     for name, parts in states.items():
         state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
     files = manifest.describe_files(folder, shards.write(folder, state, shard_bytes))
     size = sum(file["bytes"] for file in files.values())
     manifest.write_json(folder / "manifest.json", {**details, "size_bytes": size, "files": files, "layers": reports})
+
+
+def _stays(name, layer, report):
+    """Whether a tensor of a quantized layer is stored as it is: its bias, and a weight that some steps compute with."""
+    return name == f"{layer}.bias" or (name == f"{layer}.weight" and layer_variants.keeps_weight(report))
 
 
 def _stored_once(state):

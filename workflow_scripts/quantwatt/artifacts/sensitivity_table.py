@@ -1,4 +1,8 @@
-"""Read and gather sensitivity tables: per layer and candidate, the errors with only that layer in these formats."""
+"""Read and gather sensitivity tables: per layer and candidate, the errors with only that layer in these formats.
+
+Where a sensitivity has ranges of steps, the layer is in these formats in the steps of one range only, and `range` is
+its number, from 0.
+"""
 
 import csv
 import json
@@ -10,7 +14,7 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 
 METRICS = ("ssim", "psnr", "sqnr", "noise")
-COLUMNS = ("layer", "candidate", *METRICS, "inputs", "megabytes")
+COLUMNS = ("layer", "candidate", "range", *METRICS, "inputs", "megabytes")
 COSTS = ("layer", "candidate", "megabytes", "milliseconds", "joules", "kernel", "reason")
 TRIALS = ("program", "number", "image_error", "psnr")
 WORDS = {"layer", "candidate", "kernel", "reason"}  # columns without numbers
@@ -36,23 +40,35 @@ def read(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, A
 def _value(column, text):
     if text == "":
         return None
+    if column == "range":
+        return int(text)
     return text if column in WORDS else float(text)
 
 
-def gathered(tables: Iterable[str | Path], names: Iterable[str], candidates: Collection[str]) -> list[dict[str, Any]]:
+def ranges_of(sensitivity: Mapping[str, Any]) -> list[int | None]:
+    """The values of the column `range` for a completed sensitivity: None where a layer is tried in all steps."""
+    return list(range(len(sensitivity["ranges"]))) if sensitivity["ranges"] else [None]
+
+
+def gathered(
+    tables: Iterable[str | Path],
+    names: Iterable[str],
+    candidates: Collection[str],
+    ranges: Collection[int | None] = (None,),
+) -> list[dict[str, Any]]:
     """Merge the rows of several jobs, in the model's order of layers.
 
     Raises:
-        DataError: a row of a layer and candidate is missing, or two tables have it.
+        DataError: a row of a layer, candidate and range is missing, or two tables have it.
     """
     merged = {}
     for path in tables:
         for row in read(path):
-            key = row["layer"], row["candidate"]
+            key = row["layer"], row["candidate"], row["range"]
             if key in merged:
                 raise DataError(f"{path}: layer {key[0]} in {key[1]} stands in another job's table, too; delete both.")
             merged[key] = row
-    wanted = [(name, candidate) for name in names for candidate in candidates]
+    wanted = [(name, candidate, span) for name in names for candidate in candidates for span in ranges]
     if lacking := [key for key in wanted if key not in merged]:
         raise DataError(f"no job has tried layer {lacking[0][0]} in {lacking[0][1]}; delete the jobs' tables.")
     return [merged[key] for key in wanted]
@@ -64,6 +80,14 @@ def by_layer(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[s
     for row in rows:
         table.setdefault(row["layer"], {})[row["candidate"]] = row
     return table
+
+
+def by_range(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, dict[str, Mapping[str, Any]]]]:
+    """[{layer: {candidate: row}}] of each range of steps; of one, where layers were tried in all steps."""
+    parts = {}
+    for row in rows:
+        parts.setdefault(row["range"] or 0, []).append(row)
+    return [by_layer(parts[span]) for span in sorted(parts)]
 
 
 class Unfinished:

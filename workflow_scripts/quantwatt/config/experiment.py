@@ -18,6 +18,7 @@ from quantwatt.config.methods import is_mixed
 from quantwatt.config.mixed_entries import check_mixed, complete_sensitivity
 from quantwatt.config.objectives import objectives
 from quantwatt.config.policy_file import load_policy
+from quantwatt.config.schedule_entries import check_steps, complete_schedule
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin, lookup, plugin
 from quantwatt.config.suggestions import nearest
 from quantwatt.config.yaml_files import parse, read_yaml
@@ -211,7 +212,8 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
         for name, entry in experiment["models"].items()
     }
     experiment["methods"] = {
-        name: complete_method(entry or {}, file, f"methods.{name}") for name, entry in experiment["methods"].items()
+        name: complete_schedule(complete_method(entry or {}, file, f"methods.{name}"), file, f"methods.{name}")
+        for name, entry in experiment["methods"].items()
     }
     kind = experiment["kind"] = _kind(experiment["models"], file)
     for name, method in experiment["methods"].items() if kind == "text" else ():
@@ -234,6 +236,7 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     for name, method in experiment["methods"].items():
         if is_mixed(method):
             check_mixed(method, experiment["sensitivities"], file, f"methods.{name}")
+    check_steps(experiment, file)
     for name, entry in experiment["sensitivities"].items():
         entry["objectives"] = objectives(experiment["methods"].values(), name)
     experiment["metrics"] = {

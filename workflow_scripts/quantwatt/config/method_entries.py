@@ -14,7 +14,7 @@ def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str
     """Complete one method; an entry without `weights` is unquantized, unless its allocation is mixed."""
     method = complete(entry, schema("method"), file, where)
     if not is_quantized(method):
-        for key in ("solver", "activations", "transforms"):
+        for key in ("solver", "activations", "transforms", "schedule"):
             if method[key]:
                 raise ConfigurationError(
                     f"{file}: {where}.{key}: there is nothing to quantize with it, because {where}.weights is missing."
@@ -27,7 +27,7 @@ def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str
     method["allocation"] = complete_plugin(method["allocation"], "allocations", "name", file, f"{where}.allocation")
     for pattern, changed in method["allocation"].get("overrides", {}).items():
         _complete_override(method, changed, file, f"{where}.allocation.overrides.{pattern}")
-    _check_combination(method, file, where)
+    check_combination(method, file, where)
     return method
 
 
@@ -92,7 +92,7 @@ def _over(settings, changed):
     return {**(settings if changed.get("format", own) == own else {}), **changed}
 
 
-def _check_combination(method, file, where):
+def check_combination(method: Mapping[str, Any], file: str, where: str) -> None:
     """Refuse combinations of solver, format, transforms and activations that cannot work together."""
     solver, weights, activations = method["solver"], method["weights"], method["activations"]
     library = is_library(method)

@@ -26,6 +26,17 @@ def is_external(method: Mapping[str, Any]) -> bool:
     return bool(method["solver"]) and schema(f"solvers/{method['solver']['name']}").get("x-external", False)
 
 
+def with_formats(method: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of an entry that may have weights and activations: itself, and what changes them for layers or steps.
+
+    Args:
+        method: completed; a mixed one with its candidates.
+    """
+    allocation = method["allocation"]
+    parts = [*allocation.get("overrides", {}).values(), *allocation.get("candidates", {}).values()]
+    return [method, *parts, *(method["schedule"] or ())]
+
+
 def formats_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """The formats of weights and activations, by name, of entries that may have both; integer activations name none."""
     sides = [entry.get(side) for entry in entries for side in ("weights", "activations")]
@@ -34,11 +45,7 @@ def formats_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def needs_calibration(method: Mapping[str, Any]) -> bool:
     """Whether static activations, a transform or the solver need calibration ("x-needs-calibration" in schemas)."""
-    changed = [
-        *method["allocation"].get("overrides", {}).values(),
-        *method["allocation"].get("candidates", {}).values(),
-    ]
-    inputs = [method["activations"], *(formats.get("activations") for formats in changed)]
+    inputs = [entry.get("activations") for entry in with_formats(method)]
     if any(activations and not activations["dynamic"] for activations in inputs):
         return True
     plugins = [f"transforms/{transform['name']}" for transform in method["transforms"]]

@@ -7,6 +7,7 @@ from quantwatt import registry
 from quantwatt.config.method_entries import complete_activations, complete_transforms, complete_weights
 from quantwatt.config.programs import names_of
 from quantwatt.config.programs import sides as sides_of
+from quantwatt.config.schedule_entries import complete_ranges, of_sensitivity
 from quantwatt.config.schemas import ConfigurationError, complete, lookup
 from quantwatt.config.suggestions import nearest
 from quantwatt.registry import schema
@@ -15,6 +16,7 @@ from quantwatt.registry import schema
 def complete_sensitivity(entry: Mapping[str, Any], file: str, where: str) -> dict[str, Any]:
     """Complete a sensitivity: the candidates that are tried on one layer at a time."""
     entry = complete(entry, schema("sensitivity"), file, where)
+    complete_ranges(entry, file, where)
     for name, candidate in entry["candidates"].items():
         place = f"{where}.candidates.{name}"
         formats = {"weights": None, "activations": None} | candidate
@@ -52,8 +54,8 @@ def _rounded_here():
     return f"{', '.join(most)} or {last}"
 
 
-def check_mixed(method: Mapping[str, Any], sensitivities: Mapping[str, Any], file: str, where: str) -> None:
-    """Check the programs of a mixed method, and add the candidates that they name to its allocation."""
+def check_mixed(method: dict[str, Any], sensitivities: Mapping[str, Any], file: str, where: str) -> None:
+    """Check the programs of a mixed method, and add their candidates and ranges of steps to it."""
     allocation, where = method["allocation"], f"{where}.allocation"
     try:
         sensitivity = lookup(sensitivities, allocation["sensitivity"], "entry of sensitivities", file)
@@ -85,6 +87,7 @@ def check_mixed(method: Mapping[str, Any], sensitivities: Mapping[str, Any], fil
             "give the method weights, or add a program."
         )
     _check_same_transforms(method, sensitivity, allocation["sensitivity"], file, f"{where}.sensitivity")
+    of_sensitivity(method, sensitivity, allocation["sensitivity"], file, where.removesuffix(".allocation"))
     allocation["candidates"] = candidates
 
 

@@ -126,9 +126,7 @@ class Plan:
     def _formats(self, names):
         """The formats that a method's layers may have, or that a sensitivity tries."""
         if "method" in names:
-            method = self.entry("method", names)
-            allocation = method["allocation"]
-            entries = [method, *allocation.get("overrides", {}).values(), *allocation.get("candidates", {}).values()]
+            entries = methods.with_formats(self.entry("method", names))
         else:
             entries = self.entry("sensitivity", names)["candidates"].values()
         return methods.formats_of(entries)

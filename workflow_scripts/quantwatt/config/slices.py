@@ -59,7 +59,8 @@ def but(entry: str, *keys: str) -> Slice:
     return Slice(entry, without=keys)
 
 
-FORMATS = ("weights", "activations", "transforms", "allocation")  # keys of a method without its solver's settings
+# Keys of a method without its solver's settings.
+FORMATS = ("weights", "activations", "transforms", "allocation", "schedule")
 # A job writes its time and energy into its manifest; a changed meter or wattage must not rerun it.
 METERING_KEYS = ("meter", "gpus", "interval_ms", "idle_w", "full_w")  # the keys of `measuring` that a meter reads
 METERING = Slice("measuring", METERING_KEYS, watched=False)
@@ -72,7 +73,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "sensitivity_job": {"sensitivity": TRYING},
     "sensitivity": {"sensitivity": TRYING},
     "layer_costs": {  # costs depend neither on the objectives nor on the number of images and jobs
-        "sensitivity": but("sensitivity", "jobs", "images", "batch_size", "objectives"),
+        "sensitivity": but("sensitivity", "jobs", "images", "batch_size", "objectives", "ranges"),
         "measuring": only("measuring", "images_per_batch", "warmup_s", *METERING_KEYS),
     },
     "candidates": {"method": only("method", *FORMATS)},

@@ -6,6 +6,7 @@ images = pipeline.generate(["a large red circle on a white background"], seeds=[
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantwatt import registry
-from quantwatt.artifacts import manifest, shards
+from quantwatt.artifacts import layer_variants, manifest, shards
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.inference import kernel_choice
 from quantwatt.models import offload
@@ -81,6 +82,12 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
     how = f"simulated, {reason}" if computed is None else _shares(computed, denoiser, details)
     print(f"{path.parent} on {device}: {how}", file=sys.stderr)
     pipeline = offload.place(family.load(model, location, denoiser), model, device)
+    if details.get("schedule"):
+        from quantwatt.inference import scheduled
+
+        ranges = [entry["steps"] for entry in details["schedule"]]
+        switched = scheduled.layers_of(denoiser)
+        scheduled.follow(pipeline.scheduler, ranges, functools.partial(scheduled.enter, switched))
     if _is_compiled(details):
         denoiser.compile(**COMPILE[device])
     autocast = details.get("settings", {}).get("autocast")
@@ -95,7 +102,7 @@ def check_settings(layers: Mapping[str, Mapping[str, Any]], path: str | Path) ->
     Raises:
         DataError: a layer has a key that its format's schema does not define, or lacks `bits` or `group_size`.
     """
-    for layer in layers.values():
+    for _, layer in layer_variants.flat(layers):
         weights = layer["weights"]
         known = registry.schema(f"formats/{weights['format']}")["properties"]
         if other := sorted(weights.keys() - known) + sorted({"bits", "group_size"} & known.keys() - weights.keys()):
@@ -113,7 +120,10 @@ def _shares(computed, denoiser, details):
     import torch
 
     kinds, quantized = (torch.nn.Linear, torch.nn.Conv2d), details["layers"]
-    others = sum(isinstance(m, kinds) and name not in quantized for name, m in denoiser.named_modules())
+    others = sum(
+        isinstance(m, kinds) and name.partition(".variants.")[0] not in quantized
+        for name, m in denoiser.named_modules()
+    )
     shares = [f"{count} {'layers' if count > 1 else 'layer'} by {kernel}" for kernel, count in computed.items()]
     shares = [*shares, f"{others} unquantized in {dtype}"] if others else shares
     return ", ".join(shares) + (", compiled" if _is_compiled(details) else "")
@@ -128,6 +138,7 @@ def _load_denoiser(family, path, details, location, device, simulate):
         return None
     import torch
 
+    from quantwatt.inference import scheduled
     from quantwatt.models import splits
 
     manifest.verify_files(path, details["files"])
@@ -140,13 +151,25 @@ def _load_denoiser(family, path, details, location, device, simulate):
     for name, layer in layers.items():
         shape = (layer["out_features"], layer["in_features"])
         fits = name in modules and tuple(modules[name].weight.flatten(1).shape) == shape
-        if not fits or not stored.path.keys() >= {f"{name}.{part}" for part in layer["parts"]}:
+        parts = layer_variants.parts(layer)
+        kept = {"weight": "weight"} if layer_variants.keeps_weight(layer) else {}
+        bias = {"bias": "bias"} if f"{name}.bias" in stored.path else {}
+        named = {f"{name}.{part}" for part in {**kept, **bias}}.union(
+            *({f"{name}.{part}" for part in of_variant.values()} for of_variant in parts)
+        )
+        if not fits or not stored.path.keys() >= named:
             raise DataError(f"{path.parent}: not this model's weights (at {name}).")
-        parts = [*layer["parts"], *(["bias"] if f"{name}.bias" in stored.path else [])]
-        # The tensors read get no name: a variable would keep them in memory while the next layer is read.
-        built = _layer(layer, {part: stored.read(f"{name}.{part}") for part in parts}, dtype, device, simulate)
-        denoiser.set_submodule(name, built)
-        rest -= {f"{name}.{part}" for part in parts}
+        built = []
+        for variant, of_variant in zip(layer_variants.variants(layer), parts, strict=True):
+            # The tensors read get no name: a variable would keep them in memory while the next layer is read.
+            built.append(_layer(variant, _read(stored, name, of_variant | bias), dtype, device, simulate))
+        if kept:
+            modules[name].load_state_dict(_read(stored, name, kept | bias, device), assign=True)
+            built.append(modules[name].requires_grad_(False))
+        if "ranges" in layer:
+            built = [scheduled.ScheduledLayer(built, [-1 if used is None else used for used in layer["ranges"]])]
+        denoiser.set_submodule(name, built[0])
+        rest -= named
     rest = {name: stored.read(name, device) for name in sorted(rest)}
     missing, unexpected = denoiser.load_state_dict(rest, strict=False, assign=True)
     missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in layers)]
@@ -156,6 +179,11 @@ def _load_denoiser(family, path, details, location, device, simulate):
     if missing or unexpected:
         raise DataError(f"{path.parent}: not this model's weights (at {(missing + unexpected)[0]}).")
     return denoiser.eval()
+
+
+def _read(stored, name, parts, device="cpu"):
+    """Read a layer's tensors, {part: its name behind the layer's}."""
+    return {part: stored.read(f"{name}.{key}", device) for part, key in parts.items()}
 
 
 def _layer(layer, state, dtype, device, simulate):

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from quantwatt import registry
+from quantwatt.artifacts import layer_variants
 from quantwatt.inference.kernels import Kernel
 
 FLOATS = ("float8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
@@ -71,11 +72,12 @@ def compute_of(layers: Mapping[str, Mapping[str, Any]], device: str) -> tuple[st
         layers: {name: layer} of a checkpoint manifest; empty for the baseline.
     Returns:
         ("real" | "simulated" | "unsupported", {kernel name: number of layers it computes} or None, why it is not real
-        or None). One layer without a kernel makes the whole checkpoint simulated. Layers that a library stores can only
-        be computed by that library: if it cannot, the checkpoint is unsupported.
+        or None). A layer with other formats in other steps counts once for each. One layer without a kernel makes the
+        whole checkpoint simulated. Layers that a library stores can only be computed by that library: if it cannot, the
+        checkpoint is unsupported.
     """
     computed, without = Counter(), {}
-    for name, layer in layers.items():
+    for name, layer in layer_variants.flat(layers):
         if layer.get("library"):
             from quantwatt.formats.library import library_of  # imports torch
 

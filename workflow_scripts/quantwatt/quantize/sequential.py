@@ -82,6 +82,7 @@ def quantize(
     device: str = "cpu",
     solved: str | Path | None = None,
     origins: Sequence[Any] | None = None,
+    solved_layers: Mapping[str, torch.nn.Module] | None = None,
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, Any]]]:
     """Quantize every allocated layer; replace it in `denoiser` by a simulated (fake-quantized) or a library's layer.
 
@@ -95,6 +96,7 @@ def quantize(
         device: where blocks run, observers accumulate and solvers compute.
         solved: folder with the results of an external solver.
         origins: the origin of each sample, as for `hold_out.chosen`; None if all samples are independent.
+        solved_layers: {layer: what replaces it} of allocated layers that are not solved again.
     Returns:
         {layer: state} with the packed tensors of a checkpoint, and {layer: report}. A report has the format, bits,
         error_before (rounding to nearest without transforms), relative_error (the method), error_of (the compared
@@ -113,7 +115,7 @@ def quantize(
     columns = {name: denoiser.get_parameter(f"{name}.weight")[0].numel() for name in allocation}
     if warning := wide_groups(allocation, columns):
         print(f"warning: {warning}", file=sys.stderr)
-    quantizer = SequentialQuantizer(family, allocation, method, device, solved)
+    quantizer = SequentialQuantizer(family, allocation, method, device, solved, solved_layers)
     _say_left_out(quantizer.transforms, denoiser, columns)
     quantizer.prepare(denoiser)
     streams = None
@@ -140,7 +142,7 @@ def quantize(
             block.put_back()
             done.add(name)
             bar.update()
-    if unseen := allocation.keys() - states.keys():
+    if unseen := allocation.keys() - states.keys() - quantizer.solved_layers.keys():
         raise DataError(f"layer {min(unseen)}: the calibration data never reach it; exclude it in the allocation.")
     if warning := hold_out.few_tokens(reports):
         print(f"warning: {warning}", file=sys.stderr)
@@ -168,8 +170,10 @@ class SequentialQuantizer:
         method: Mapping[str, Any],
         device: str,
         solved: str | Path | None,
+        solved_layers: Mapping[str, torch.nn.Module] | None = None,
     ):
         self.family, self.allocation, self.device, self.solved = family, allocation, device, solved
+        self.solved_layers = solved_layers or {}
         self.solver = load_solver(method["solver"])
         self.transforms = [load_transform(settings) for settings in method["transforms"]]
         self.solving = set(self.solver.NEEDS)
@@ -203,7 +207,12 @@ class SequentialQuantizer:
     ) -> Iterator[tuple[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]]:
         """Yield (layer, (state, report)) of one block, then advance all batches to the next block."""
         reference = copy.deepcopy(block.module) if self.paired else None
-        names = list(block.layers)
+        names = []
+        for name, layer in block.layers.items():
+            if layer in self.solved_layers:
+                block.module.set_submodule(name, self.solved_layers[layer].to(self.device))
+            else:
+                names.append(name)
         groups = [[name] for name in names] if streams is None else streams.sharing(block.module, names)
         targets = None
         if streams is not None and reference is not None and self.by_block:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from quantwatt.artifacts import layer_variants, step_ranges
 from quantwatt.artifacts.errors import DataError
 from quantwatt.report.cells import Cell
 
@@ -14,6 +15,7 @@ COLUMNS = [
     *"damping fallback seconds energy_j value_bits".split(),  # value_bits: bits of a weight, without scales
     # Calibration tokens that the solver used, the layer's input size, and errors on tokens held out of the fit.
     *"tokens in_features held_out_error held_out_rounding".split(),
+    "ranges",  # numbers of the ranges of steps in which the layer has these formats, from 0; empty: all
 ]
 NUMBERS = [
     *"weight_bits value_bits activation_bits error_before relative_error damping seconds energy_j".split(),
@@ -28,7 +30,8 @@ ERRORS = {
     "block outputs": "whole block's outputs",
     "weights": "weights",
 }
-SENSITIVITY_COLUMNS = "model sensitivity layer group candidate metric value ssim psnr sqnr noise".split()
+# steps: those of a range, in words, in which alone the layer was quantized; range: its number.
+SENSITIVITY_COLUMNS = "model sensitivity layer group candidate metric value ssim psnr sqnr noise range steps".split()
 SENSITIVITIES = {  # effect of quantizing one layer, on images or the denoiser's output; less is better for noise only
     "ssim": "SSIM of images",
     "psnr": "PSNR of images (dB)",
@@ -38,16 +41,27 @@ SENSITIVITIES = {  # effect of quantizing one layer, on images or the denoiser's
 
 
 def layers_table(cells: Iterable[Cell]) -> pd.DataFrame:
-    """Table with columns COLUMNS: one row per layer of each (model, method), shared by all samplings."""
+    """Table with columns COLUMNS: one row per layer of each (model, method), shared by all samplings.
+
+    A layer with other formats in other steps has a row for each.
+    """
     checkpoints = {(cell.model, cell.method): cell.checkpoint for cell in cells}
     rows = [  # value_bits: without scales; a library's format states only the bits that it stores
         {"model": model, "method": method, "layer": name}
         | {key: layer.get(key) for key in COLUMNS[3:]}
-        | {"value_bits": (layer.get("weights") or {}).get("bits")}
+        | {"value_bits": (layer.get("weights") or {}).get("bits"), "ranges": ranges}
         for (model, method), checkpoint in checkpoints.items()
-        for name, layer in (checkpoint.get("layers") or {}).items()
+        for name, layer, ranges in _variants(checkpoint.get("layers") or {})
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))  # a missing value is NaN
+
+
+def _variants(layers):
+    """(layer, entry, numbers of the ranges in which it computes as text or None) of every variant of every layer."""
+    for name, layer in layers.items():
+        for number, variant in enumerate(layer_variants.variants(layer)):
+            ranges = layer_variants.ranges_of(layer, number)
+            yield name, variant, None if ranges is None else " ".join(map(str, ranges))
 
 
 def by_error(layers: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -124,7 +138,8 @@ def sensitivity_table(
     Raises:
         DataError: no mixed method uses one of the sensitivities.
     """
-    objectives, tables = _objectives(cells), [pd.DataFrame(columns=SENSITIVITY_COLUMNS)]
+    cells, tables = list(cells), [pd.DataFrame(columns=SENSITIVITY_COLUMNS)]
+    objectives, steps = _objectives(cells), _steps(cells)
     for model, sensitivity, table, groups in tried:
         if (model, sensitivity) not in objectives:
             raise DataError(f"{model}: no mixed method among the cells chooses by the sensitivity {sensitivity!r}.")
@@ -136,6 +151,7 @@ def sensitivity_table(
                 group, metric = None, pd.Series(objective, table.index)
             value = [row[name] for name, (_, row) in zip(metric, table.iterrows(), strict=True)]
             part = table.assign(model=model, sensitivity=sensitivity, group=group, metric=metric, value=value)
+            part["steps"] = part["range"].map(dict(enumerate(steps.get((model, sensitivity), ()))))
             tables.append(part[SENSITIVITY_COLUMNS])
     return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
 
@@ -152,12 +168,26 @@ def _objectives(cells):
     return objectives
 
 
+def _steps(cells):
+    """{(model, sensitivity): the steps of each range in words} of the sensitivities with ranges of steps."""
+    named = {}
+    for cell in cells:
+        settings = cell.checkpoint.get("settings") or {}
+        sensitivity = (settings.get("allocation") or {}).get("sensitivity")
+        if sensitivity and settings.get("schedule"):
+            named[cell.model, sensitivity] = step_ranges.words([entry["steps"] for entry in settings["schedule"]])
+    return named
+
+
 def by_group(sensitivity: pd.DataFrame) -> list[tuple[str, str, str | None, str, pd.DataFrame]]:
     """[(model, sensitivity, group or None, metric, rows)] of layers compared by one metric, in the table's order.
 
-    A candidate whose score is the same for every layer is left out: it leaves the layers in 16 bit.
+    Where layers were tried in ranges of steps, the sensitivity is named with the steps of each. A candidate whose score
+    is the same for every layer is left out: it leaves the layers in 16 bit.
     """
-    columns = [sensitivity[key] for key in ("model", "sensitivity", "group", "metric")]
+    steps = [None if pd.isna(steps) else f", {steps}" for steps in sensitivity["steps"]]
+    named = [name + (steps or "") for name, steps in zip(sensitivity["sensitivity"], steps, strict=True)]
+    columns = [sensitivity["model"], named, sensitivity["group"], sensitivity["metric"]]
     keys = [tuple(None if pd.isna(part) else part for part in key) for key in zip(*columns, strict=True)]
     keys = pd.Series(keys, sensitivity.index, dtype=object)
     return [(*key, _differing(sensitivity[keys == key])) for key in dict.fromkeys(keys)]

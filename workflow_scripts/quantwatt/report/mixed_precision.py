@@ -43,6 +43,28 @@ def against_uniform(rows: pd.DataFrame, metric: Metric) -> list[tuple[pd.Series,
     return [(row, other, other is not None and compare(row, other, metric) == BETTER) for row, other in pairs]
 
 
+def at_equal_joules(rows: pd.DataFrame, metric: Metric) -> list[tuple[pd.Series, pd.Series | None, str | None]]:
+    """Compare mixed methods with the best uniform method that takes as many joules or fewer.
+
+    Joules are compared as ratios to the baseline, which cancel what drifts; fewer or as many are those whose interval
+    does not lie above the mixed method's. The methods' own intervals of the metric decide.
+
+    Returns:
+        [(mixed row, uniform row or None, verdict of `compare` or None)] of the mixed rows whose energy was measured.
+    """
+    measured = rows[rows["energy_ratio_high"].notna() & rows[metric.column].notna()]
+    mixed, uniform = (measured[measured["allocation"] == name] for name in ("mixed", "uniform"))
+    compared = []
+    for _, row in mixed.iterrows():
+        affordable = uniform[uniform["energy_ratio_low"] <= row["energy_ratio_high"]][metric.column]
+        if affordable.empty:
+            compared.append((row, None, None))
+            continue
+        other = rows.loc[affordable.idxmax() if metric.higher_is_better else affordable.idxmin()]
+        compared.append((row, other, compare(row, other, metric)))
+    return compared
+
+
 def pareto(points: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
     """Indices of the points on the Pareto front, by rising cost.
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from quantwatt.artifacts import csv_files
+from quantwatt.artifacts import csv_files, layer_variants, step_ranges
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import metric_entries
@@ -39,7 +39,7 @@ NOISY_FACTOR = 4
 MARGIN = 0.05  # of EQUAL, as config.yaml's default
 # Columns that are read as text.
 TEXTS = """model method other best best_of_solver before after sampling replicate_of steps_of layer candidate
-sensitivity device_id""".split()
+sensitivity device_id ranges""".split()
 
 
 def _with_bounds(name):
@@ -124,8 +124,8 @@ def _row(cell, reference, margin):
         "reason": reason,
         "compute": measured.get("compute") or cell.images.get("compute"),
         "kernel": measured.get("kernel"),
-        "weight_bits": checkpoint.get("weight_bits") if quantized else None,
-        "activation_bits": checkpoint.get("activation_bits") if quantized else None,
+        "weight_bits": _bits(cell, "weight_bits") if quantized else None,
+        "activation_bits": _bits(cell, "activation_bits") if quantized else None,
         "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
         "solver": _solver(checkpoint),
         "seed": cell.images.get("seed"),
@@ -147,23 +147,37 @@ def _row(cell, reference, margin):
     return row
 
 
+def _bits(cell, key):
+    """Average bits of a checkpoint; where they depend on the step, over the steps of the cell's drawings."""
+    checkpoint, steps = cell.checkpoint, cell.images.get("steps")
+    schedule = checkpoint.get("schedule")
+    if not schedule or not steps:
+        return checkpoint.get(key)
+    taken = step_ranges.counts([entry["steps"] for entry in schedule], steps)
+    return round(step_ranges.average([entry[key] for entry in schedule], taken), 4)
+
+
 def _solver(checkpoint):
     """The solver, or the library if it quantized all layers itself."""
-    libraries = {layer.get("library") for layer in (checkpoint.get("layers") or {}).values()}
+    libraries = {layer.get("library") for _, layer in layer_variants.flat(checkpoint.get("layers") or {})}
     return libraries.pop() if len(libraries) == 1 and None not in libraries else checkpoint.get("solver")
 
 
 def _allocation(checkpoint):
-    """The allocation, "uniform" or "mixed", and the sensitivity of a mixed one; None where not quantized."""
+    """The allocation, "uniform" or "mixed", and the sensitivity of a mixed one; None where not quantized.
+
+    A method whose formats depend on the step is mixed, too.
+    """
     settings = checkpoint.get("settings") or {}
     chosen = settings.get("allocation") if settings.get("solver") else None
-    return {"allocation": chosen and chosen["name"], "sensitivity": chosen and chosen.get("sensitivity")}
+    name = "mixed" if chosen and settings.get("schedule") else chosen and chosen["name"]
+    return {"allocation": name, "sensitivity": chosen and chosen.get("sensitivity")}
 
 
 def _weight_format(settings):
-    """The weights' format: int4, nf4, torchao; None where not quantized, or where each layer has its own."""
+    """The weights' format: int4, nf4, torchao; None where not quantized, or where layers or steps have their own."""
     weights, allocation = settings.get("weights"), settings.get("allocation") or {}
-    if not weights or allocation.get("name") == "mixed":
+    if not weights or allocation.get("name") == "mixed" or settings.get("schedule"):
         return None
     return f"int{weights['bits']}" if weights["format"] == "integer" else weights["format"]
 

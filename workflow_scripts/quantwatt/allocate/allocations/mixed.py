@@ -16,6 +16,7 @@ def allocate(
     method_name: str,
     solved: Sequence[Mapping[str, Any]],
     tried: Mapping[tuple[int, int], float] | None = None,
+    of_range: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """As `quantwatt.allocate.allocation.allocate`, from the results of the integer programs.
 
@@ -24,11 +25,13 @@ def allocate(
     Args:
         solved: the choices that `quantwatt.allocate.programs.solve` returned.
         tried: {(program, number): image error} of each choice of a program with several choices.
+        of_range: the range of steps, where the programs chose for each.
     """
     choices = []
     for program in range(len(method["allocation"]["programs"])):
         of_program = [choice for choice in solved if choice["program"] == program]
-        choices.append(best(of_program, tried or {})["layers"])
+        ranges = best(of_program, tried or {})["ranges"]
+        choices.append(ranges[of_range if len(ranges) > 1 else 0])
     return {name: formats for name, formats in formats_of(method, choices).items() if formats["weights"]}
 
 

@@ -69,6 +69,8 @@ def export(checkpoint: str | Path, form: str, output: str | Path) -> None:
     details = manifest.read_json(path)
     if details["status"] != "ok" or not details["layers"]:
         raise DataError(f"{path}: holds no quantized layers.")
+    if details.get("schedule"):
+        raise DataError(f"{path}: its formats depend on the step of a drawing, which {form} cannot express.")
     check_settings(details["layers"], path)
     manifest.verify_files(path, details["files"])
     module = registry.load("exports", form)

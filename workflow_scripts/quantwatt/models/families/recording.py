@@ -1,5 +1,6 @@
 """Record denoiser inputs along the unquantized model's trajectory, for all families of diffusers pipelines."""
 
+import bisect
 import functools
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -76,6 +77,18 @@ def evaluation_of(step: int, steps: int, timesteps: Sequence[float]) -> int:
         return step
     distinct = list(dict.fromkeys(timesteps))
     return timesteps.index(distinct[round(step * (len(distinct) - 1) / max(steps - 1, 1))])
+
+
+def steps_of(timesteps: Sequence[float], steps: int) -> list[int]:
+    """Return the step of each evaluation that a scheduler plans, the inverse of `evaluation_of`.
+
+    Evaluations at one timestep are of one step, and those between two steps' timesteps are of the earlier step.
+    """
+    if len(timesteps) == steps:
+        return list(range(steps))
+    distinct = list(dict.fromkeys(timesteps))
+    places = [distinct.index(timesteps[evaluation_of(step, steps, timesteps)]) for step in range(steps)]
+    return [max(bisect.bisect_right(places, distinct.index(timestep)) - 1, 0) for timestep in timesteps]
 
 
 class _Called(Exception):

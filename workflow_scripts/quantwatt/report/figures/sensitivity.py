@@ -65,20 +65,27 @@ def strips(
 ) -> list[tuple[str, str, dict[str, float]]]:
     """[(method, label, {layer: bits})] of a part's mixed methods: weights; activations only if their bits differ.
 
-    A layer that is not quantized in the checkpoint counts as 16 bit. Bits are those of the values, without scales.
+    A layer that is not quantized in the checkpoint counts as 16 bit. Bits are those of the values, without scales. Of a
+    part with the rows of one range of steps, they are those of this range.
     """
-    model, name, _, _, values = part
-    rows = inputs.summary[(inputs.summary["model"] == model) & (inputs.summary["sensitivity"] == name)]
-    labelled_strips = []
+    model, _, _, _, values = part
+    rows = inputs.summary[inputs.summary["model"] == model]
+    rows = rows[rows["sensitivity"].isin(values["sensitivity"])]
+    labelled_strips, span = [], values["range"].iloc[0]
     for method in dict.fromkeys(rows["method"]):
-        table = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)].set_index(
-            "layer"
-        )
+        table = inputs.layers[(inputs.layers["model"] == model) & (inputs.layers["method"] == method)]
+        serves = np.array([_serves(ranges, span) for ranges in table["ranges"]], dtype=bool)
+        table = table[serves].set_index("layer")
         for side, word in SIDES.items() if len(table) else ():
             bits = table[side].reindex(values["layer"].unique()).fillna(FLOAT_BITS).clip(upper=FLOAT_BITS)
             if side == "value_bits" or bits.nunique() > 1:
                 labelled_strips.append((method, f"{method} {word}", bits.to_dict()))
     return labelled_strips
+
+
+def _serves(ranges, span):
+    """Whether a layer has a row's formats in a range of steps; empty ranges are all."""
+    return pd.isna(ranges) or pd.isna(span) or str(int(span)) in str(ranges).split()
 
 
 def _dots(axes, values, layers, metric, colours, size):

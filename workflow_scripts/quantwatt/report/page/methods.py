@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from quantwatt.artifacts import step_ranges
 from quantwatt.report.cells import Cell
 
 NAMES = {"rtn": "rounding to nearest", "gptq": "GPTQ", "hqq": "HQQ", "brecq": "BRECQ", "qronos": "Qronos"}
@@ -28,7 +29,9 @@ def short(settings: Mapping[str, Any] | None) -> str:
         return ""
     words = _words(settings)
     inputs = f"; inputs: {words['activations']}" if words["activations"] else ""
-    return f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
+    steps = "; other formats in some steps" if settings.get("schedule") else ""
+    formats = f", {words['weights']}{inputs}{steps}"
+    return words["solver"].partition(":")[0] + formats if words["weights"] else words["solver"] + steps
 
 
 def _words(settings):
@@ -37,6 +40,8 @@ def _words(settings):
     allocation = settings.get("allocation") or {}
     if allocation.get("name") not in (None, "uniform") or allocation.get("overrides") or allocation.get("exclude"):
         also.append(f"allocation {_named(allocation)}")
+    if settings.get("schedule"):
+        also.append(_ranges(settings["schedule"], settings["allocation"]))
     also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
     return {
         "solver": _named(solver) if solver else "not quantized",
@@ -44,6 +49,24 @@ def _words(settings):
         "activations": _grid(settings.get("activations")),
         "also": "; ".join(also),
     }
+
+
+def _ranges(schedule, allocation):
+    """The formats of each range of steps: "steps 1-3: unquantized; steps 4 to the last: as above"."""
+    named = step_ranges.words([entry["steps"] for entry in schedule])
+    usual = "as allocated" if allocation["name"] == "mixed" else "as above"
+    words = [_of_range(entry) or usual for entry in schedule]
+    return "; ".join(f"{steps}: {formats}" for steps, formats in zip(named, words, strict=True))
+
+
+def _of_range(entry):
+    """The formats that a range of steps has of its own; "" where they are the method's."""
+    if "weights" in entry and entry["weights"] is None:
+        return "unquantized"
+    weights, inputs = _grid(entry.get("weights")), _grid(entry.get("activations"))
+    if "activations" in entry and not inputs:
+        inputs = "16 bits"
+    return ", ".join(filter(None, [weights, inputs and f"inputs of {inputs}"]))
 
 
 def _named(entry):
