@@ -76,9 +76,7 @@ class Cache:
         """Put the hooks on the denoiser, in place of those of another drawing."""
         from diffusers.hooks import HookRegistry
 
-        for module in self.denoiser.modules():
-            for name in list(_hooks(module)):
-                HookRegistry.check_if_exists_or_initialize(module).remove_hook(name, recurse=False)
+        remove_hooks(self.denoiser)
         self.plugin.apply(self.denoiser, self.settings, self.place)
         placed = [
             (hook, module)
@@ -102,6 +100,15 @@ class Cache:
             return forward(*args, **kwargs)
 
         return counted
+
+
+def remove_hooks(denoiser: torch.nn.Module) -> None:
+    """Take a cache off a denoiser."""
+    from diffusers.hooks import HookRegistry
+
+    for module in denoiser.modules():
+        for name in reversed(list(_hooks(module))):
+            HookRegistry.check_if_exists_or_initialize(module).remove_hook(name, recurse=False)
 
 
 def _hooks(module):

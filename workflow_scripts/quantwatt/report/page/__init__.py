@@ -14,7 +14,7 @@ import pandas as pd
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.report import tables
+from quantwatt.report import drawing, tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
 from quantwatt.report.page import gallery, methods, numbers
@@ -270,6 +270,7 @@ def render(
         steps=step_tables(summary),
         budgets=budget_comparisons(summary),
         sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
+        drawn=drawing.words,
         features=[f for f in summary["features"].dropna().unique() if {f} != published],
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),

@@ -28,7 +28,8 @@ def short(settings: Mapping[str, Any] | None) -> str:
         return ""
     words = _words(settings)
     inputs = f"; inputs: {words['activations']}" if words["activations"] else ""
-    return f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
+    what = f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
+    return "; ".join([what, *_drawing(settings)])
 
 
 def _words(settings):
@@ -38,12 +39,20 @@ def _words(settings):
     if allocation.get("name") not in (None, "uniform") or allocation.get("overrides") or allocation.get("exclude"):
         also.append(f"allocation {_named(allocation)}")
     also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
+    also += _drawing(settings)
     return {
         "solver": _named(solver) if solver else "not quantized",
         "weights": _grid(settings.get("weights")),
         "activations": _grid(settings.get("activations")),
         "also": "; ".join(also),
     }
+
+
+def _drawing(settings):
+    """A cache and steps of its own: ["cache first-block: threshold 0.1", "5 steps"]."""
+    steps = settings.get("steps")
+    cache = [f"cache {_named(settings['cache'])}"] if settings.get("cache") else []
+    return cache + ([f"{steps} {'step' if steps == 1 else 'steps'}"] if steps else [])
 
 
 def _named(entry):
