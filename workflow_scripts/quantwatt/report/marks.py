@@ -1,8 +1,7 @@
 """The marks of methods in scatter plots: colour by solver, shape by the bits of a weight, and the key to both.
 
-Around the mark a ring is a cache, and a bar through it fewer steps than its sampling's. Filled is measured here, hollow
-is not. A mixed allocation, which has no one number of bits, is a diamond, and the
-unquantized baseline a star.
+A ring around the mark is a cache, a diamond around it steps of its own. Filled is measured here, hollow is not. A mixed
+allocation, which has no one number of bits, is a diamond, and the unquantized baseline a star.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,8 @@ NAMES = {16: "not quantized"}  # of SHAPES, else their bits
 SHAPES = {2: ("v", 6.8), 3: ("^", 6.8), 4: ("s", 5.8), 8: ("o", 6.5), 16: ("P", 7.0)}  # {least bits: (marker, size)}
 STAR, MIXED = ("*", 12.0), ("D", 6.0)
 DRAWN = {  # {text of the key: (whether a row has it, (marker around the shape, points wider))}
-    "ring: with a cache": (drawing.has_cache, ("o", 6.5)),
-    "bar: fewer steps": (drawing.has_steps, ("_", 9.5)),
+    "in a ring: cached": (drawing.has_cache, ("o", 6.5)),
+    "in a diamond: own steps": (drawing.has_steps, ("D", 4.5)),
 }
 KEY = 0.155  # inches: a line of the key
 
