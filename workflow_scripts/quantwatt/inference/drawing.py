@@ -17,19 +17,22 @@ class Place:
     """Where a drawing is: `step` counts from 0, `branch` the denoiser's calls in this step; `asked`: its Drawing."""
 
     def __init__(self, scheduler: Any):
-        self.scheduler, self.asked = scheduler, Drawing()
-        self.step = self.branch = 0
+        self.scheduler = scheduler
+        self.begin(Drawing())
 
     def begin(self, asked: Drawing) -> None:
         self.asked, self.step, self.branch = asked, 0, 0
+        self.read: int | None = None  # the timestep, once it is asked for
 
     def next_step(self) -> None:
-        self.step, self.branch = self.step + 1, 0
+        self.step, self.branch, self.read = self.step + 1, 0, None
 
     def timestep(self) -> int:
         """The scheduler's timestep, which falls from its number of training timesteps to 0."""
-        timesteps = self.scheduler.timesteps
-        return int(timesteps[min(self.step, len(timesteps) - 1)])
+        if self.read is None:  # once a step: a GPU is waited for
+            timesteps = self.scheduler.timesteps
+            self.read = int(timesteps[min(self.step, len(timesteps) - 1)])
+        return self.read
 
 
 class Cache:
@@ -49,6 +52,7 @@ class Cache:
         if reason := self.plugin.refusal(denoiser, settings):
             raise Unsupported(f"cache {settings['name']}: {type(denoiser).__name__} {reason}.")
         self.place = Place(pipeline.scheduler)
+        self.stateful: list[tuple[Any, torch.nn.Module]] = []  # (hook, its module)
         self.made_for: tuple[int | None, float | None] | None = None  # steps and guidance that the hooks were made for
         self.calls = {"unit": self.plugin.UNIT, "asked": 0, "skipped": 0}
 
