@@ -9,6 +9,8 @@ rule quantize:
         plan.log("quantize"),
     benchmark:
         plan.benchmark("quantize")
+    wildcard_constraints:
+        method=one_of(name for name in EXPERIMENT["methods"] if name not in plan.weights_of),
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["quantize"]
@@ -25,5 +27,48 @@ rule quantize:
             "quantize",
             "--model {input.model} --allocation {input.allocation} {params.inputs} --method-name {wildcards.method}",
             "--method {params.method:q} --metering {params.metering:q} --device {params.device} --threads {threads}",
+            "--output {output.manifest}",
+        )
+
+
+use rule quantize as quantize_apart with:
+    output:
+        manifest=plan.pattern("shared"),
+    log:
+        plan.log("quantize_apart"),
+    benchmark:
+        plan.benchmark("quantize_apart")
+    wildcard_constraints:
+        method=one_of(plan.weights_of),
+    params:
+        **parameters("quantize_apart"),
+        inputs=ask(inputs.arguments, plan, "quantize_apart"),
+        device=DEVICE,
+    message:
+        "Quantize {wildcards.model} for what draws as {wildcards.method} does"
+
+
+rule share_weights:
+    input:
+        unpack(ask(inputs.files, plan, "share_weights")),
+    output:
+        manifest=plan.pattern("checkpoint"),
+    log:
+        plan.log("share_weights"),
+    wildcard_constraints:
+        method=one_of(plan.weights_of),
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("share_weights"),
+    message:
+        "Share weights: {wildcards.model}, {wildcards.method}"
+    shell:
+        run(
+            "share_weights",
+            "--weights {input.weights} --method-name {wildcards.method} --method {params.method:q}",
             "--output {output.manifest}",
         )

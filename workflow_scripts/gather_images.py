@@ -12,7 +12,9 @@ from quantwatt.artifacts.manifest import read_json, write_json
 from quantwatt.jobs import command
 
 # Fields that may differ between parts; only the first part may have repeat_psnr (a batch generated twice).
-OF_A_PART = ("status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr")
+OF_A_PART = (
+    "status", "reason", "n_images", "prompts_sha256", "seconds", "provenance", "images", "repeat_psnr", "calls",
+)  # fmt: skip
 
 
 def gather(folder: str | Path, starts: Iterable[int]) -> dict[str, Any]:
@@ -49,12 +51,19 @@ def _joined(parts):
         "n_images": len(images),
         "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
         "seconds": sum(part["seconds"] for part in parts.values()),
+        **_calls([part["calls"] for part in parts.values() if part.get("calls")]),
         "parts": [
             {"file": name, **{key: part[key] for key in ("n_images", "seconds", "provenance")}}
             for name, part in parts.items()
         ],
         "images": images,
     }
+
+
+def _calls(counts):
+    """{"calls": of all parts}, what their cache has skipped; {} without one."""
+    sums = {key: sum(one[key] for one in counts) for key in ("asked", "skipped")}
+    return {"calls": counts[0] | sums} if counts else {}
 
 
 def _check(folder, parts):

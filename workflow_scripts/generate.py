@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from quantwatt.artifacts import failures, image_parts, images, manifest, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
+from quantwatt.config import methods
 from quantwatt.data import prompts
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
@@ -29,6 +30,19 @@ def batches(pipeline: Any, part: range, sampling: Sampling, description: str) ->
             batch, seeds = asked[first : numbers.stop], [sampling.seed + number for number in numbers]
             yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
             bar.update(len(batch))
+
+
+def counted(drawn: Iterable[Batch], pipeline: Any, fields: dict[str, Any]) -> Iterator[Batch]:
+    """Yield the batches of `drawn`; fields["calls"] is set to what the pipeline's cache has skipped in them."""
+    drawn, fields["calls"] = iter(drawn), {**pipeline.calls, "asked": 0, "skipped": 0}
+    while True:
+        before = pipeline.calls
+        batch = next(drawn, None)
+        if batch is None:
+            return
+        for key in ("asked", "skipped"):
+            fields["calls"][key] += pipeline.calls[key] - before[key]
+        yield batch
 
 
 def repeated(
@@ -61,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="manifest.json or part-FIRST.json; PNG shards go next to it")
     args = parser.parse_args(argv)
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
+    method = checkpoint.get("settings", {})
     part = range(*args.part) if args.part else None
     if part is not None:
         image_parts.check_start(part, sampling.batch_size)
@@ -69,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "method": checkpoint["method"],
         "sampling": args.sampling_name,
         **{key: getattr(sampling, key) for key in ("seed", "steps", "guidance")},
+        **{key: method[key] for key in methods.DRAWING if key in method},
         "provenance": provenance(("torch", "diffusers", "transformers", "bitsandbytes")),
     }
     if checkpoint["status"] != "ok":
@@ -94,11 +110,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
+            drawn = counted(drawn, pipeline, fields) if pipeline.cache else drawn
             if not checkpoint["layers"] and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)
             images.write_images(folder, drawn, fields, part)
     except failures.ExpectedFailure as failure:
-        if failure.status == "degenerate" and not checkpoint["layers"]:
+        if failure.status == "degenerate" and not checkpoint["layers"] and not methods.draws_its_own_way(method):
             # The unquantized model itself is broken: no comparison with it would be meaningful.
             raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)

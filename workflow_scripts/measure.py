@@ -21,6 +21,7 @@ from typing import Any
 
 from quantwatt.artifacts import csv_files, manifest
 from quantwatt.artifacts.provenance import provenance, this_minute
+from quantwatt.config import methods
 from quantwatt.jobs import command, gpus
 from quantwatt.measuring import fresh_process, summary
 from quantwatt.measuring.meters import neighbours
@@ -91,6 +92,7 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
         "compute": None,
         "kernel": None,
         "images_per_batch": settings.images_per_batch,
+        "calls": None,
         "latency_s": None,
         "energy_j": None,
         "energy_reason": None,
@@ -114,6 +116,8 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
     rounds: list[Result] = []
     began, start = this_minute(), time.monotonic()
     details = manifest.read_json(args.checkpoint)
+    drawn = details.get("settings", {})
+    record |= {key: drawn[key] for key in methods.DRAWING if key in drawn}
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
     else:
@@ -139,8 +143,8 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
     """Measure the memory of the method, then rounds of pairs until the ratios are known.
 
     Returns:
-        (peak memory, [result of each round], fields of measurement.json: "compute" and "kernel", status and reason of a
-        method that is not measured, "in_pairs", and "ratio_reason" of a baseline that cannot run).
+        (peak memory, [result of each round], fields of measurement.json: "compute", "kernel" and "calls", status and
+        reason of a method that is not measured, "in_pairs", and "ratio_reason" of a baseline that cannot run).
     """
     settings = args.measuring
     task = {
@@ -151,7 +155,7 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
     }
     paths = {METHOD: str(args.checkpoint.resolve()), BASELINE: str(args.baseline.resolve())}
     peak = run.fresh({**task, "memory": True, "asked": not args.not_asked, "checkpoints": {METHOD: paths[METHOD]}})
-    fields: dict[str, Any] = {key: peak.get(key) for key in ("compute", "kernel")}
+    fields: dict[str, Any] = {key: peak.get(key) for key in ("compute", "kernel", "calls")}
     if peak["status"] != "ok":
         return {}, [], fields | {"status": peak["status"], "reason": peak["reason"]}
     rounds: list[Result] = []

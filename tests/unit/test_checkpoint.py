@@ -1,5 +1,6 @@
 """Quantize the embedded model, save it, load it to compute with its formats' kernels, and damage its files."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model as model_rule
+import share_weights
 from quantwatt.allocate.allocation import allocate
 from quantwatt.artifacts import checkpoint_files, manifest
 from quantwatt.artifacts.errors import DataError, Unsupported
@@ -279,6 +281,30 @@ def test_fresh_process_gives_the_same_bits_in_three_lines(family, layers, tmp_pa
     subprocess.run([preloaded.jobs().python, program], check=True, env=environment, capture_output=True)
     here = checkpoint.load_pipeline(path).generate(PROMPTS, [0, 1], SAMPLING)
     assert np.array_equal(np.load(out), here)
+
+
+def test_a_cached_method_draws_with_the_weights_of_another_and_they_take_no_place(family, layers, tmp_path):
+    made = manifest.read_json(save(tmp_path / "made", *quantize("rtn-w8a8", family, layers)))
+    manifest.write_json(tmp_path / "made/manifest.json", made | {"method": "plain", "settings": METHODS["rtn-w8a8"]})
+    images = {}
+    for threshold in (0, 100):
+        entry = {"cache": {"name": "first-block", "threshold": threshold}, "steps": 3}
+        method, output = METHODS["rtn-w8a8"] | entry, tmp_path / "cached/manifest.json"
+        share_weights.main(
+            ["--weights", str(tmp_path / "made/manifest.json"), "--method-name", "cached", "--method",
+             json.dumps(method), "--output", str(output)]
+        )  # fmt: skip
+        assert manifest.read_json(output) == made | {"method": "cached", "settings": method}
+        assert (tmp_path / "cached" / WEIGHTS).samefile(tmp_path / "made" / WEIGHTS)
+        loaded = checkpoint.load_pipeline(output)
+        images[threshold] = loaded.generate(PROMPTS, [0, 1], SAMPLING)
+        blocks = 3 * len(family.blocks(loaded.pipeline.transformer))
+        assert loaded.calls == {"unit": "blocks", "asked": blocks, "skipped": threshold and blocks - blocks // 3 - 2}
+        assert loaded.compute == "real"
+    plain = checkpoint.load_pipeline(tmp_path / "made").generate(PROMPTS, [0, 1], replace(SAMPLING, steps=3))
+    assert np.array_equal(images[0], plain) and not np.array_equal(images[100], plain)
+    with pytest.raises(DataError, match="was quantized otherwise than cached"):
+        share_weights.share(tmp_path / "made/manifest.json", "cached", METHODS["rtn-w4"], output)
 
 
 def test_a_layer_without_a_kernel_is_named_with_what_it_would_take():

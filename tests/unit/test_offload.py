@@ -1,5 +1,6 @@
 """Text encoders that are offloaded; the device here is the CPU under another name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
+from quantwatt.inference import drawing
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Drawing
@@ -54,6 +56,16 @@ def test_encoders_are_on_the_device_only_while_they_encode(pipeline, monkeypatch
     assert np.array_equal(images, expected)
     assert seen == [["cpu", "cpu", "cpu:0", "cpu:0"]] * 2
     assert places["text_encoder"].moves > 2 and places["text_encoder_2"].moves > 2  # to the device, and back
+
+
+def test_a_cache_skips_what_it_skips_without(pipeline):
+    asked, drawn = replace(SAMPLING, steps=3), []
+    for place in (lambda: pipeline, lambda: offload.without_text_encoders(pipeline, DEVICE)):
+        cache = drawing.Cache(place(), pipeline.transformer, {"name": "first-block", "threshold": 100})
+        with cache.drawing(asked):
+            drawn.append(FAMILY.generate(pipeline, PROMPTS, [0, 1], asked))
+        assert 0 < cache.calls["skipped"] < cache.calls["asked"]
+    assert np.array_equal(*drawn)
 
 
 def test_embeddings_that_are_there_move_nothing(pipeline, monkeypatch):

@@ -150,6 +150,23 @@ def test_the_key_has_what_is_drawn_and_nothing_else(tmp_path):
     assert {"hollow: not measured here", "2 bit weights", "3 bit weights"} < set(keys_of(figure))
 
 
+def test_a_ring_is_a_cache_and_a_diamond_steps_of_its_own(tmp_path):
+    _, figure = drawn(tmp_path, synthetic.DRAWN, metrics=["psnr"])
+    marked = {"in a ring: cached", "in a diamond: own steps"}
+    assert keys_of(figure) == [
+        "unquantized", "not quantized", "8 bit weights", "4 bit weights", "in a ring: cached",
+        "in a diamond: own steps", "rtn", "Pareto front",
+    ]  # fmt: skip
+    axes = figure.axes[0]
+    for column, shape in (("cache", "o"), ("steps", "D")):
+        wide = max(size for _, size in marks.SHAPES.values())
+        found = [line for line in axes.lines if line.get_marker() == shape and line.get_markersize() > wide]
+        assert {line.get_markerfacecolor() for line in found} == {"none"}
+        assert len(found) == sum(getattr(numbers, column) is not None for numbers in synthetic.DRAWN.values()) == 3
+    plain = {name: numbers for name, numbers in synthetic.DRAWN.items() if not (numbers.cache or numbers.steps)}
+    assert not marked & set(keys_of(drawn(tmp_path / "plain", plain, metrics=["psnr"])[1]))
+
+
 @pytest.mark.parametrize(
     ("fields", "bits"),
     [

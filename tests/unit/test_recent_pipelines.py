@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
+from diffusers.hooks.hooks import StateManager
 
 import model
 from quantwatt.allocate.allocation import allocate
 from quantwatt.artifacts import checkpoint_files
-from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.images import to_uint8
 from quantwatt.config import experiment
-from quantwatt.inference import checkpoint, kernel_choice
+from quantwatt.inference import checkpoint, drawing, kernel_choice
 from quantwatt.models.denoiser_inputs import nested
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Calibration, Drawing
@@ -25,6 +26,7 @@ BATCHED = ["z-image", "qwen-image", "flux2-klein"]
 TEXTS = ["a red circle", "a small blue square", "x"]
 SEEDS = [5, 6, 7]
 SAMPLING = Drawing(steps=2, guidance=4.0, height=16, width=16)
+BROADCAST = {"name": "pyramid-attention", "every": 2, "cross_every": 2, "timesteps": [0, 1001]}
 CALIBRATION = Calibration(**SAMPLING.to_settings(), prompts="", timesteps=2, timesteps_per_prompt=1, seed=7)
 
 
@@ -113,6 +115,27 @@ def test_an_output_of_another_name_is_drawn_and_texts_without_a_mask_go_one_by_o
     assert pipeline.transformer(**one)[0].shape == one["hidden_states"].shape
     with pytest.raises(DataError, match=r"encoder_hidden_states: differs between samples .*batch_size: 1"):
         calibration.record(FAMILY, pipeline, TEXTS, replace(CALIBRATION, batch_size=2))
+
+
+def test_branches_in_turns_have_states_of_their_own_or_no_cache(pipelines, monkeypatch):
+    """Qwen-Image computes both branches of guidance one after the other, Kandinsky does not say which is which."""
+    seen, asked, state = [], replace(SAMPLING, steps=3), StateManager.get_state
+    monkeypatch.setattr(StateManager, "get_state", lambda own: seen.append(own.context.name) or state(own))
+    for name, told in (("qwen-image", True), ("kandinsky5", False)):
+        pipeline, cache = pipelines[name], {"name": "mag", "ratios": [1.0], "threshold": 9, "most_in_a_row": 1}
+        pipeline.resolutions = [(16, 16)]
+        cached = drawing.Cache(pipeline, pipeline.transformer, cache | {"first_share": 0})
+        plain = FAMILY.generate(pipeline, TEXTS[:1], [5], asked)
+        with cached.drawing(asked):
+            drawn = FAMILY.generate(pipeline, TEXTS[:1], [5], asked)
+        assert set(seen) == ({"cond", "uncond"} if told else {"branch 1", "branch 2"})
+        assert len({*map(seen.count, seen)}) == 1 and not seen.clear()  # each as often
+        assert cached.calls["skipped"] * 3 == cached.calls["asked"] and 0 < np.abs(drawn - plain).max() < 0.5
+        shared = drawing.Cache(pipeline, pipeline.transformer, BROADCAST)
+        with pytest.raises(Unsupported, match="computes the branches of guidance in turns"), shared.drawing(asked):
+            FAMILY.generate(pipeline, TEXTS[:1], [5], asked)
+        drawing.remove_hooks(pipeline.transformer)
+        np.testing.assert_array_equal(FAMILY.generate(pipeline, TEXTS[:1], [5], asked), plain)
 
 
 def test_distilled_guidance_that_changes_nothing_is_refused(pipelines):

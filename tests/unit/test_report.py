@@ -13,7 +13,7 @@ from quantwatt.artifacts import layout
 from quantwatt.report import layer_table, tables
 from quantwatt.report import page as report_page
 from quantwatt.report.cells import read_cells
-from quantwatt.report.page import numbers
+from quantwatt.report.page import methods, numbers
 from quantwatt.report.page.evaluation import EVALUATION_TITLES, evaluation_sections
 
 MODELS = Path(__file__).parents[2] / "resources" / "models"
@@ -504,6 +504,28 @@ def test_the_most_sensitive_layers_are_named_group_by_group(mixed):
 def test_an_ablation_keeps_the_experiments_order(mixed):
     rows = re.findall(r'<th scope="row">([\w.-]+)', section(mixed, "Table 1"))
     assert rows == 2 * list(synthetic.MIXED)  # in seven columns, and in all
+
+
+# --- methods that draw their own way
+
+
+def test_a_cache_and_own_steps_stand_beside_the_method_in_its_card_and_in_what_was_done(tmp_path):
+    page = page_of(tmp_path, methods=synthetic.DRAWN)
+    told = {"cached": "first-block cache (33 % skipped)", "steps-10": "10 steps"}
+    told |= {"rtn-w8a8-both": "first-block cache (33 % skipped), 10 steps"}
+    for method, words in told.items():
+        assert f"<small>{words}</small>" in row_of(page, method)
+    assert "<small>" not in row_of(page, "rtn-w8a8")
+    assert "cached: 40 of 120 calls of blocks; rtn-w8a8-cached: 40 of 120 calls of blocks" in page
+    assert '"bits":"8 / 8 bits, first-block cache (33 % skipped), 10 steps"' in page
+    assert "The same methods with more steps" not in page  # a method's own steps are no sweep of samplings
+    cells, summary = summary_of(tmp_path / "again", methods=synthetic.DRAWN)
+    assert tables.by_steps(summary) == []
+    by_name = {cell.method: cell.checkpoint["settings"] for cell in cells}
+    assert methods.short(by_name["rtn-w8a8-both"]).endswith("; cache first-block: threshold 0.2; 10 steps")
+    assert methods.short(by_name["cached"]) == "not quantized; cache first-block: threshold 0.2"
+    rows = {row["method"]: row["also"] for row in methods.method_rows(cells)}
+    assert rows["steps-10"] == "10 steps" and rows["rtn-w8a8-cached"] == "cache first-block: threshold 0.2"
 
 
 # --- the rest of the page

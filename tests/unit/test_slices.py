@@ -10,7 +10,7 @@ import pytest
 from plans import plan, plan_of, raw, setting
 
 from quantwatt.artifacts import layout
-from quantwatt.config import methods, slices, targets
+from quantwatt.config import inputs, methods, slices, targets
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.inference.kernel_choice import KERNELS
 from quantwatt.registry import PACKAGES
@@ -51,6 +51,11 @@ def jobs(plan):
             if rule in ("candidates", "trials") and not methods.is_mixed(method):
                 continue
             if rule == "solve_layers" and not methods.is_external(method):
+                continue
+            shared = plan.weights_of.get(job.get("method"))
+            if (rule == "quantize" and shared) or (rule == "share_weights" and not shared):
+                continue
+            if rule == "quantize_apart" and shared != ("shared", job["method"]):
                 continue
             found.append((rule, job))
     return found
@@ -111,11 +116,16 @@ def test_a_rules_command_takes_all_that_it_reads():
 
 METHOD = {"weights", "activations", "transforms", "allocation"}
 DRAWN = {"prompts", "steps", "guidance", "height", "width", "batch_size", "seed", "negative_prompt", "cycle"}
+FIRST_BLOCK = {"name": "first-block", "threshold": 0.2}
+DRAWN_ITS_OWN_WAY = {"cache": FIRST_BLOCK, "steps": 10}  # the method "cached" of the experiment "drawn"
 HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some that it must not)
     ("embedded", "model", "settings", {"model": "tiny-sd3"}, {"family", "path", "dtype"}, {"methods"}),
     ("embedded", "calibrate", "settings", {"model": "tiny-sd3"}, {"prompts", "timesteps"}, {"device", "meter"}),
     ("embedded", "quantize", "method", {"method": "gptq-w4a8"}, METHOD | {"solver", "dtype", "compile"}, {"meter"}),
     ("embedded", "allocate", "method", {"method": "gptq-w4a8"}, METHOD | {"solver"}, {"dtype", "compile"}),
+    ("drawn", "quantize", "method", {"method": "cached"}, METHOD | {"solver"}, {"cache", "steps"}),
+    ("drawn", "quantize_apart", "method", {"method": "cached"}, METHOD | {"solver"}, {"cache", "steps"}),
+    ("drawn", "share_weights", "method", {"method": "cached"}, METHOD | {"cache", "steps"}, {"meter"}),
     ("embedded", "generate", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN | {"images"}, set()),
     ("embedded", "generate_part", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
     ("embedded", "measure", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
@@ -145,18 +155,20 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
 
 @pytest.mark.parametrize(("name", "rule", "parameter", "names", "held", "absent"), HELD)
 def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
-    found = json.loads(plan(name).slice(rule, parameter, names))
+    own = plan_of("embedded", setting("methods/cached", DRAWN_ITS_OWN_WAY)) if name == "drawn" else plan(name)
+    found = json.loads(own.slice(rule, parameter, names))
     assert held <= found.keys() and not absent & found.keys()
 
 
 def test_every_slice_is_looked_at():
     tried = {(rule, parameter) for _, rule, parameter, *_ in HELD}
     alike = {("sensitivity", "sensitivity"), ("calibrate", "metering"), ("quantize", "metering"), ("trials", "method"),
-             ("report", "grid"), ("study", "grid"), ("gate", "policy")}  # fmt: skip
+             ("quantize_apart", "metering"), ("report", "grid"), ("study", "grid"), ("gate", "policy")}  # fmt: skip
     assert tried | alike == {(rule, own) for rule, reads in slices.READS.items() for own in reads}
     reads = slices.READS
     assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["study"] == reads["figure"]
     assert reads["trials"]["method"] == reads["candidates"]["method"]
+    assert reads["quantize_apart"] == reads["quantize"]
 
 
 def test_an_allocation_reads_of_a_solver_its_name_alone():
@@ -296,7 +308,8 @@ def test_every_figure_is_a_plugin_and_every_plugin_a_figure():
 
 
 STAGES = {  # words of the table: the rules that they stand for
-    r"quantize\b": {"quantize"},
+    r"quantize\b": {"quantize", "quantize_apart"},
+    r"linked": {"share_weights"},
     r"generate\b": {"generate", "generate_part", "gather_images", "predict"},
     r"measure\b|measurements": {"measure"},
     r"costs of layers": {"layer_costs"},
@@ -316,6 +329,9 @@ BESIDE = {  # edges of the graph of rules beside those that README draws, of exp
     ("sensitivity_job", "sensitivity"), ("sensitivity", "candidates"), ("layer_costs", "candidates"),
     ("candidates", "trials"), ("candidates", "allocate"), ("trials", "allocate"),
     ("export_layers", "solve_layers"), ("allocate", "solve_layers"), ("solve_layers", "quantize"),
+    ("allocate", "quantize_apart"), ("solve_layers", "quantize_apart"), ("quantize", "share_weights"),
+    ("quantize_apart", "share_weights"), ("share_weights", "generate"), ("share_weights", "measure"),
+    ("share_weights", "generate_part"),
     ("quantize", "generate_part"), ("quantize", "predict"), ("generate_part", "gather_images"),
     ("gather_images", "features"), ("gather_images", "score"), ("predict", "score"), ("score", "study"),
 }  # fmt: skip
@@ -403,6 +419,7 @@ MODULES = [  # (change in README's table, experiment, plugin)
 MARGIN = "`margin`"
 POLICY = "`gate`, what its policy says"
 EARLIER = "`baseline_results`, the tables of that result"
+DRAWS = "one method's `cache` or `steps`"
 LIMITS = "`max_energy_j`, `max_latency_s`, `max_memory_mb`, `max_size_mb`, `min_quality`"
 SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
@@ -427,6 +444,47 @@ def test_readme_says_what_another_module_reruns(row, name, module):
     loads = {rule for rule, names in jobs(own) if module in own.plugins(rule, names)}
     loads |= set(re.findall(r"`(\w+)\.py`", row))
     assert stages(followed(loads, name)) == told(rows()[row], name)
+
+
+QUANTIZED = {"weights": CHANNEL, "cache": FIRST_BLOCK}
+
+
+@pytest.mark.parametrize("change", [{"steps": 5}, {"cache": {"name": "taylorseer"}}, {"cache": None, "steps": 4}])
+def test_readme_says_that_another_way_to_draw_quantizes_nothing(change):
+    before, after = (
+        read(plan_of("embedded", setting("methods/cached", entry))) for entry in (QUANTIZED, QUANTIZED | change)
+    )
+    rules = {rule for rule, names in before if before[rule, names] != after[rule, names]}
+    assert "share_weights" in rules and not rules & {"allocate", "quantize", "quantize_apart", "candidates"}
+    words = stages(rules | followed({"share_weights"}, "embedded"))
+    assert words | stages({"features"}) == told(rows()[DRAWS], "embedded")
+
+
+def test_methods_that_quantize_alike_are_quantized_once():
+    def change(entries):
+        entries["methods"] |= {
+            "alone": {"steps": 5},
+            "cached": QUANTIZED,
+            "fewer": {"weights": CHANNEL, "steps": 5},
+            "w4-fewer": {**entries["methods"]["rtn-w4"], "steps": 5},
+        }
+
+    own = plan_of("embedded", change)
+    assert own.weights_of == {
+        "alone": ("checkpoint", "float32"),
+        "cached": ("shared", "cached"),
+        "fewer": ("shared", "cached"),
+        "w4-fewer": ("checkpoint", "rtn-w4"),
+    }
+    names = {"model": "tiny-sd3", "method": "fewer"}
+    made = {"weights": "results/embedded/checkpoints/tiny-sd3/cached/shared/manifest.json"}
+    assert inputs.files(own, "share_weights", names) == made
+
+
+def test_a_cache_is_loaded_by_what_draws_with_it_alone():
+    own = plan_of("embedded", setting("methods/cached", QUANTIZED))
+    found = {rule for rule, names in jobs(own) if "caches/first-block" in own.plugins(rule, names)}
+    assert found == {"generate", "generate_part", "measure"}
 
 
 def test_readme_says_what_another_word_for_a_metric_reruns():
@@ -469,7 +527,8 @@ def test_readme_says_that_another_result_reruns_the_comparison(tmp_path):
 
 
 def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
-    assert {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS, POLICY, EARLIER} | OTHERS == rows().keys()
+    told = {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS, POLICY, EARLIER, DRAWS} | OTHERS
+    assert told == rows().keys()
 
 
 def test_more_images_draw_no_full_part_anew_and_measure_nothing():

@@ -16,6 +16,7 @@ SCHEMAS = PROJECT / "resources" / "schemas"
 
 PACKAGES = {  # {kind of plugin: its package, relative to quantwatt}
     "allocations": "allocate.allocations",
+    "caches": "inference.caches",
     "exports": "inference.exports",
     "extractors": "score.extractors",
     "families": "models.families",

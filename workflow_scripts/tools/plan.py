@@ -125,7 +125,8 @@ def predict(jobs, experiment, images_per_job, results, folder):
     def requested(model, method, sampling, part=None):
         entry = experiment["samplings"][sampling]
         sizes = {image_parts.part_name(p.start): len(p) for p in image_parts.parts(entry, images_per_job)}
-        return sizes[f"{part}.json"] if part else entry["images"], entry["steps"]
+        steps = experiment["methods"][method].get("steps", entry["steps"])
+        return sizes[f"{part}.json"] if part else entry["images"], steps
 
     known, rows = rates(results), {}
     for rule, benchmark, gpus in jobs:

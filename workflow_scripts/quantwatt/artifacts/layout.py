@@ -22,6 +22,7 @@ FILES = {  # below results/EXPERIMENT/
     "exchange": "exchange/{model}/manifest.json",
     "solved": "solved/{backend}/{model}/{method}/manifest.json",
     "checkpoint": "checkpoints/{model}/{method}/manifest.json",
+    "shared": "checkpoints/{model}/{method}/shared/manifest.json",  # for methods with a cache or steps of their own
     "images": "images/{model}/{method}/{sampling}/manifest.json",
     "part": "images/{model}/{method}/{sampling}/part-{first}.json",
     "predictions": "predictions/{model}/{method}/{sampling}/manifest.json",
@@ -81,6 +82,8 @@ JOBS = {  # {rule: path of its log below logs/ and of its benchmark below benchm
     "export_layers": "export_layers/{model}",
     "solve_layers": "{backend}/{model}/{method}",
     "quantize": "quantize/{model}/{method}",
+    "quantize_apart": "quantize_apart/{model}/{method}",
+    "share_weights": "share_weights/{model}/{method}",
     "generate": "generate/{model}/{method}/{sampling}",
     "generate_part": "generate/{model}/{method}/{sampling}/part-{first}",
     "gather_images": "gather_images/{model}/{method}/{sampling}",

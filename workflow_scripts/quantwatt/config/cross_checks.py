@@ -7,7 +7,7 @@ from typing import Any
 
 from quantwatt.artifacts import text_files
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config.methods import is_external, is_quantized, needs_calibration
+from quantwatt.config.methods import DRAWING, is_external, is_quantized, needs_calibration
 from quantwatt.config.metric_entries import compares_with_reference, features_of
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.config.suggestions import near, nearest
@@ -24,6 +24,7 @@ LOCAL_JUDGE = "local-dir:"  # open_clip's prefix for a model in a local folder
 def check_references(experiment: Mapping[str, Any], file: str) -> None:
     """Refuse an entry that refers to a missing entry or names a missing or invalid file."""
     _check_baseline(experiment["baseline"], experiment["methods"], file)
+    _check_drawing(experiment, file)
     _check_calibration(experiment, file)
     sources = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
     sources |= {f"sensitivities.{name}": entry for name, entry in experiment["sensitivities"].items()}
@@ -49,6 +50,46 @@ def _check_baseline(name, methods, file):
         raise ConfigurationError(f"{file}: baseline: there is no method '{name}'{nearest(name, methods)}.")
     if is_quantized(methods[name]):
         raise ConfigurationError(f"{file}: baseline: method '{name}' is quantized; the baseline must not be.")
+    for key in DRAWING:
+        if key in methods[name]:
+            raise ConfigurationError(f"{file}: methods.{name}.{key}: the baseline draws as its sampling says; drop it.")
+
+
+def _check_drawing(experiment, file):
+    """Refuse a cache or steps of text models, and a cache for a denoiser or a sampling that has no use for it."""
+    for name, method in experiment["methods"].items():
+        where = f"{file}: methods.{name}"
+        if experiment["kind"] == "text" and (keys := [key for key in DRAWING if key in method]):
+            raise ConfigurationError(f"{where}.{keys[0]}: text models take no denoising steps; drop the key.")
+        if cache := method.get("cache"):
+            _check_cache(cache["name"], experiment, f"{where}.cache.name")
+
+
+def _check_cache(name, experiment, where):
+    settings = schema(f"caches/{name}")
+    for model, entry in experiment["models"].items() if settings.get("x-blocks") else ():
+        if schema(f"families/{entry['family']}").get("x-unet") or _is_unet(entry):
+            raise ConfigurationError(
+                f"{where}: '{name}' skips blocks of a transformer, and model '{model}' has a UNet; leave the cache "
+                "out, or put the model into an experiment of its own."
+            )
+    for sampling, entry in experiment["samplings"].items() if settings.get("x-guidance") else ():
+        if entry["guidance"] <= 1:
+            raise ConfigurationError(
+                f"{where}: '{name}' estimates the second branch of guidance, and sampling '{sampling}' has none "
+                f"(guidance {entry['guidance']})."
+            )
+
+
+def _is_unet(model):
+    """Whether a model in a local folder is known to have a UNet."""
+    index = ROOT / (model.get("path") or "") / model_folder.PIPELINE
+    if not model.get("path") or not index.is_file():
+        return False
+    try:
+        return any("UNet" in kind for _, kind in model_folder.listed_parts(index.parent, model).values())
+    except DataError:
+        return False  # `_check_models` says what is wrong
 
 
 def _check_calibration(experiment, file):

@@ -47,6 +47,12 @@ def _quantize(plan, names):
     return inputs
 
 
+def _share_weights(plan, names):
+    """The checkpoint whose weights a method with a cache or steps of its own shares."""
+    file, method = plan.weights_of[names["method"]]
+    return {"weights": plan.path(file, names | {"method": method})}
+
+
 def _gather_images(plan, names):
     """The manifests of all parts of an image set."""
     return {"parts": [plan.path("part", names | {"first": first}) for first in plan.parts_of(names)]}
@@ -77,6 +83,8 @@ _FILES = {
     "candidates": _candidates,
     "allocate": _allocate,
     "quantize": _quantize,
+    "quantize_apart": _quantize,
+    "share_weights": _share_weights,
     "gather_images": _gather_images,
     "reference": _reference,
     "score": _score,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantwatt.config.methods import is_external, is_library, is_mixed, is_quantized
+from quantwatt.config.methods import DRAWING, is_external, is_library, is_mixed, is_quantized
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
 from quantwatt.registry import schema
 
@@ -13,6 +13,7 @@ INTEGER = "integer"  # the format of an entry of activations that names none
 def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str, Any]:
     """Complete one method; an entry without `weights` is unquantized, unless its allocation is mixed."""
     method = complete(entry, schema("method"), file, where)
+    _complete_drawing(method, file, where)
     if not is_quantized(method):
         for key in ("solver", "activations", "transforms", "schedule"):
             if method[key]:
@@ -29,6 +30,20 @@ def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str
         _complete_override(method, changed, file, f"{where}.allocation.overrides.{pattern}")
     check_combination(method, file, where)
     return method
+
+
+def _complete_drawing(method, file, where):
+    """Complete how a method draws; keys without a value are left out."""
+    for key in DRAWING:
+        if method.get(key) is None:
+            method.pop(key, None)
+    if "cache" in method:
+        method["cache"] = complete_plugin(method["cache"], "caches", "name", file, f"{where}.cache")
+        if method["compile"]:
+            raise ConfigurationError(
+                f"{file}: {where}.compile: a cache decides at every step what to skip, and a compiled denoiser cannot; "
+                "drop one of the two."
+            )
 
 
 def complete_transforms(entries: Iterable[Mapping[str, Any]], file: str, where: str) -> list[dict[str, Any]]:

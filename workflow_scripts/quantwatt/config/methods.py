@@ -5,6 +5,8 @@ from typing import Any
 
 from quantwatt.registry import schema
 
+DRAWING = ("cache", "steps")  # keys of how a method draws, not of what it quantizes; absent where it has none
+
 
 def is_mixed(method: Mapping[str, Any]) -> bool:
     """Whether the method's allocation is mixed: layers may have different formats."""
@@ -14,6 +16,16 @@ def is_mixed(method: Mapping[str, Any]) -> bool:
 def is_quantized(method: Mapping[str, Any]) -> bool:
     """Whether the method quantizes any layer."""
     return method["weights"] is not None or is_mixed(method)
+
+
+def draws_its_own_way(method: Mapping[str, Any]) -> bool:
+    """Whether the method has a cache, or steps of its own."""
+    return any(key in method for key in DRAWING)
+
+
+def quantization(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The method without how it draws: methods that are equal in this have equal weights."""
+    return {key: value for key, value in method.items() if key not in DRAWING}
 
 
 def is_library(method: Mapping[str, Any]) -> bool:

@@ -123,6 +123,10 @@ class Plan:
         """The plugins that a job loads, as modules: "solvers/gptq"."""
         return [f"{kind}/{name}" for kind in slices.PLUGINS.get(rule, ()) for name in _LOADED[kind](self, names)]
 
+    def _caches(self, names):
+        cache = self.entry("method", names).get("cache") if "method" in names else None
+        return [cache["name"]] if cache else []
+
     def _formats(self, names):
         """The formats that a method's layers may have, or that a sensitivity tries."""
         if "method" in names:
@@ -164,6 +168,23 @@ class Plan:
     def of_cells(self, file: str, **names: str) -> list[str]:
         """A file of every cell of the experiment: an explicit list, never a glob."""
         return [self.path(file, names | cell) for cell in self.experiment["cells"]]
+
+    @functools.cached_property
+    def weights_of(self) -> dict[str, tuple[str, str]]:
+        """{method with a cache or steps of its own: (file, method) of the checkpoint whose weights it shares}.
+
+        It is the first method that quantizes alike and draws as its sampling says. Where there is none, the first of
+        those that quantize alike is quantized once, in a folder of its own.
+        """
+        entries, made = self.experiment["methods"], {}
+        for name, method in sorted(entries.items(), key=lambda item: methods.draws_its_own_way(item[1])):
+            own = methods.draws_its_own_way(method)
+            made.setdefault(canonical_json(methods.quantization(method)), ("shared" if own else "checkpoint", name))
+        return {
+            name: made[canonical_json(methods.quantization(method))]
+            for name, method in entries.items()
+            if methods.draws_its_own_way(method)
+        }
 
     @functools.cached_property
     def cell_files(self) -> list[str]:
@@ -248,6 +269,7 @@ _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     ),
 }
 _LOADED = {  # for `Plan.plugins`: {kind: function of plan and wildcards, which returns names}
+    "caches": Plan._caches,
     "families": lambda plan, names: [plan.entry("model", names)["family"]],
     "formats": Plan._formats,
     "kernels": lambda plan, names: [name for weights in plan._formats(names) for name in plan.kernels.get(weights, ())],

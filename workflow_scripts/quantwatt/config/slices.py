@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantwatt.artifacts.manifest import canonical_json
+from quantwatt.config.methods import DRAWING
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     },
     "allocate": {"method": only("method", *FORMATS, "solver.name")},
     "solve_layers": {"solver": whole("solver")},  # the method's other keys are in its allocation file
-    "quantize": {"method": whole("method"), "metering": METERING},
+    "quantize": {"method": but("method", *DRAWING), "metering": METERING},
+    "quantize_apart": {"method": but("method", *DRAWING), "metering": METERING},
+    "share_weights": {"method": whole("method")},
     "generate": {"sampling": whole("sampling")},
     "generate_part": {"sampling": but("sampling", "images")},  # full parts are kept when a set grows
     "predict": {"sampling": whole("sampling")},
@@ -98,7 +101,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "study": {"grid": whole("grid")},
 }
 
-_QUANTIZED = ("families", "formats", "kernels")  # plugins for running a quantized model
+_QUANTIZED = ("caches", "families", "formats", "kernels")  # plugins for running a quantized model
 PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rule that is missing here loads none
     "fetch_weights": ("extractors",),
     "model": ("families",),
@@ -110,6 +113,7 @@ PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rul
     "export_layers": ("families",),
     "solve_layers": ("formats", "transforms", "solvers"),
     "quantize": ("families", "formats", "transforms", "solvers"),
+    "quantize_apart": ("families", "formats", "transforms", "solvers"),
     "generate": _QUANTIZED,
     "generate_part": _QUANTIZED,
     "predict": _QUANTIZED,
@@ -132,6 +136,7 @@ SHOWING_METRICS = (
 
 _SCRIPTS = {  # {rule: script}, for rules that share the script of another rule
     "generate_part": "generate",
+    "quantize_apart": "quantize",
     "reference_features": "features",
 }
 

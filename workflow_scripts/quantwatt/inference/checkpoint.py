@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from quantwatt import registry
 from quantwatt.artifacts import layer_variants, manifest, shards
 from quantwatt.artifacts.errors import DataError, Unsupported
-from quantwatt.inference import kernel_choice
+from quantwatt.inference import drawing, kernel_choice
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Drawing, Reading
@@ -60,8 +60,8 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         QuantizedPipeline.
     Raises:
         DataError: a file is missing, truncated or corrupted, or the checkpoint holds no model.
-        Unsupported: the library that stored the checkpoint cannot compute on this device, or a layer has no kernel and
-            `simulate` is False.
+        Unsupported: the library that stored the checkpoint cannot compute on this device, a layer has no kernel and
+            `simulate` is False, or the method's cache does not work with this denoiser.
     """
     path = Path(checkpoint)
     path = path / "manifest.json" if path.is_dir() else path
@@ -90,8 +90,14 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         scheduled.follow(pipeline.scheduler, ranges, functools.partial(scheduled.enter, switched))
     if _is_compiled(details):
         denoiser.compile(**COMPILE[device])
-    autocast = details.get("settings", {}).get("autocast")
-    return QuantizedPipeline(pipeline, family, compute, _names(computed, details), reason, device, autocast)
+    method = details.get("settings", {})
+    cache = None
+    if "cache" in method:  # of an image family
+        cache = drawing.Cache(pipeline, family.denoiser(pipeline), method["cache"])  # ty: ignore[missing-attribute]
+    return QuantizedPipeline(
+        pipeline, family, compute, _names(computed, details), reason, device, method.get("autocast"), cache,
+        method.get("steps"),
+    )  # fmt: skip
 
 
 def check_settings(layers: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
@@ -212,6 +218,7 @@ class QuantizedPipeline:
     compute: "real" where every quantized layer computes in its format, else "simulated".
     kernel: names of the kernels, or None.
     reason: why it is simulated, or None.
+    steps: the method's own number of steps, or None.
     """
 
     def __init__(
@@ -223,15 +230,23 @@ class QuantizedPipeline:
         reason: str | None,
         device: str = "cpu",
         autocast: str | None = None,
+        cache: drawing.Cache | None = None,
+        steps: int | None = None,
     ):
         self.pipeline, self.family = pipeline, family
         self.compute, self.kernel, self.reason = compute, kernel, reason
         self.device, self.autocast = device, autocast
+        self.cache, self.steps = cache, steps
 
     @property
     def censor(self) -> str | None:
         """State of the safety checker, which blackens images: None (there is none), "not loaded" or "loaded"."""
         return getattr(self.pipeline, "censor", None)
+
+    @property
+    def calls(self) -> dict[str, Any] | None:
+        """{"unit", "asked", "skipped"}: how many calls the cache has skipped so far; None without a cache."""
+        return dict(self.cache.calls) if self.cache else None
 
     def modules(self) -> "list[torch.nn.Module]":
         """Return the pipeline's networks: one of a text model, several of an image pipeline."""
@@ -242,7 +257,7 @@ class QuantizedPipeline:
 
     def predict(self, texts: Sequence[str], sampling: Reading) -> list[dict[str, Any]]:
         """Return a text model's predictions: one mapping per sentence or window, as its family's `predict` does."""
-        with self._computing():
+        with self._computing(sampling):
             return self.family.predict(self.pipeline, texts, sampling)
 
     def batches(self, texts: Sequence[str], sampling: Reading, size: int, count: int) -> "list[tuple[Batch, None]]":
@@ -252,28 +267,34 @@ class QuantizedPipeline:
 
     def prepare(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Drawing | Reading) -> "Run":
         """Return a function that computes one batch and leaves the result on the device, for timing."""
-        with self._computing():
-            return self._within(self.family.prepare(self.pipeline, prompts, seeds, self._completed(sampling)))
+        asked = self._completed(sampling)
+        with self._computing(asked):
+            return self._within(self.family.prepare(self.pipeline, prompts, seeds, asked), asked)
 
     def phases(self, prompts: "Batch", seeds: Sequence[int] | None, sampling: Drawing | Reading) -> "dict[str, Run]":
         """Return {name: function that computes this phase of a batch alone}, in order."""
-        with self._computing():
-            runs = self.family.phases(self.pipeline, prompts, seeds, self._completed(sampling))
-        return {name: self._within(run) for name, run in runs.items()}
+        asked = self._completed(sampling)
+        with self._computing(asked):
+            runs = self.family.phases(self.pipeline, prompts, seeds, asked)
+        return {name: self._within(run, asked) for name, run in runs.items()}
 
-    def _within(self, run):
+    def _within(self, run, asked):
         def within():
-            with self._computing():
+            with self._computing(asked):
                 return run()
 
         return within
 
     @contextlib.contextmanager
-    def _computing(self):
+    def _computing(self, asked):
         import torch
 
-        with torch.no_grad(), self._autocasting():  # not inference_mode: quanto's tensors cannot compute in it
+        # not inference_mode: quanto's tensors cannot compute in it
+        with torch.no_grad(), self._autocasting(), self._caching(asked):
             yield
+
+    def _caching(self, asked):
+        return self.cache.drawing(asked) if self.cache else contextlib.nullcontext()
 
     def _autocasting(self):
         import torch
@@ -293,7 +314,8 @@ class QuantizedPipeline:
         Args:
             sampling: `quantwatt.models.sampling.Drawing`, such as a sampling of an experiment.
             first: number of the first image in a larger set, for messages.
-            options: steps, guidance, height, width, negative_prompt as keywords, which override `sampling`.
+            options: steps, guidance, height, width, negative_prompt as keywords, which override `sampling` and the
+                method's steps.
         Returns:
             [n, height, width, 3] uint8.
         Raises:
@@ -301,13 +323,15 @@ class QuantizedPipeline:
         """
         from quantwatt.artifacts.images import to_uint8
 
-        sampling = self._completed(replace(sampling or Drawing(), **options))
-        with self._autocasting():
-            images = self.family.generate(self.pipeline, prompts, seeds, sampling)
+        asked = replace(self._completed(sampling or Drawing()), **options)
+        with self._autocasting(), self._caching(asked):
+            images = self.family.generate(self.pipeline, prompts, seeds, asked)
         return to_uint8(images, first)
 
     def _completed(self, sampling):
-        """Complete a drawing with the family's defaults and the pipeline's image size; text models have neither."""
+        """A drawing with the method's steps, the family's defaults and the pipeline's image size, where it has them."""
+        if self.steps is not None:
+            sampling = replace(sampling, steps=self.steps)
         defaults = dict(self.family.DEFAULTS)
         if hasattr(self.pipeline, "default_sample_size"):
             size = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor

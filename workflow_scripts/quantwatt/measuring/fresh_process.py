@@ -103,7 +103,7 @@ def computed_by(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def memory(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Load one checkpoint, run every batch, and return the peak memory of this process.
+    """Load one checkpoint, run every batch, and return the peak memory of this process, and what a cache has skipped.
 
     What the loading has imported is printed, for `serve` to import it meanwhile.
 
@@ -121,7 +121,7 @@ def memory(task: Mapping[str, Any]) -> dict[str, Any]:
     protocol.warm_up(protocol.Cycle(runs), 0, instruments.synchronize_of(device), least=max(2, len(runs)))
     peak = instruments.memory_of(device, pipeline)()
     peak["available_mb"] = available and available / 1e6
-    return {"status": "ok", "reason": None, "memory": peak}
+    return {"status": "ok", "reason": None, "memory": peak, "calls": pipeline.calls}
 
 
 def measure(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,6 +141,10 @@ class ImageFamily(Family):
     """Generates one image for each prompt and seed."""
 
     @abstractmethod
+    def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
+        """The denoiser of a loaded pipeline."""
+
+    @abstractmethod
     def generate(
         self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> np.ndarray:

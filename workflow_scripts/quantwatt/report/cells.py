@@ -15,6 +15,7 @@ import numpy as np
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
+from quantwatt.config import methods
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,14 @@ def _check(path, record, cell):
 
 def _settings_of(part, cell, entries):
     """{key: value} of the experiment's settings that a file of a cell (a key of `cell_paths`) should record."""
+    method = entries["methods"][cell["method"]]
     if part == "checkpoint":
-        return {"settings": entries["methods"][cell["method"]]}
+        return {"settings": method}
+    drawn = {key: method[key] for key in methods.DRAWING if key in method}
     sampling = entries["samplings"][cell["sampling"]]
     texts = sampling.get("texts")
     of_model = {"texts": texts[cell["model"]]} if isinstance(texts, dict) else {}
-    return {**sampling, **of_model} if part == "images" else {}
+    return {"images": {**sampling, **of_model, **drawn}, "measurement": drawn}.get(part, {})
 
 
 def _check_settings(path, record, asked):

@@ -1,7 +1,7 @@
 """The marks of methods in scatter plots: colour by solver, shape by the bits of a weight, and the key to both.
 
-Filled is measured here, hollow is not. A mixed allocation, which has no one number of bits, is a diamond, and the
-unquantized baseline a star.
+A ring around the mark is a cache, a diamond around it steps of its own. Filled is measured here, hollow is not. A mixed
+allocation, which has no one number of bits, is a diamond, and the unquantized baseline a star.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from quantwatt.report import drawing
 from quantwatt.report.figures import GREY, INK, family
 
+NAMES = {16: "not quantized"}  # of SHAPES, else their bits
 SHAPES = {2: ("v", 6.8), 3: ("^", 6.8), 4: ("s", 5.8), 8: ("o", 6.5), 16: ("P", 7.0)}  # {least bits: (marker, size)}
 STAR, MIXED = ("*", 12.0), ("D", 6.0)
+DRAWN = {  # {text of the key: (whether a row has it, (marker around the shape, points wider))}
+    "in a ring: cached": (drawing.has_cache, ("o", 6.5)),
+    "in a diamond: own steps": (drawing.has_steps, ("D", 4.5)),
+}
 KEY = 0.155  # inches: a line of the key
 
 
@@ -46,6 +52,9 @@ def marker(axes: Axes, row: pd.Series, x: float, y: float, colours: Mapping[str,
     """Draw a method's mark at a point."""
     (shape, size), colour = _shape(row), colour_of(row, colours)
     hollow = row["status"] != "ok" and not row["baseline"]
+    for ring, wider in [mark for has, mark in DRAWN.values() if has(row)]:
+        axes.plot(x, y, marker=ring, markersize=size + wider, markeredgewidth=1.1, markeredgecolor=colour, zorder=4,
+                  markerfacecolor="none")  # fmt: skip
     axes.plot(x, y, marker=shape, markersize=size, markeredgewidth=0 if row["baseline"] else 1.3,
               markeredgecolor=colour, zorder=4, markerfacecolor="white" if hollow else colour)  # fmt: skip
 
@@ -71,9 +80,14 @@ def key_of(rows: pd.DataFrame, colours: Mapping[str, str], lines: Mapping[str, A
     others = rows[~rows["baseline"].astype(bool)]
     bits = {least for _, row in others.iterrows() if (least := bits_of(row)) is not None}
     shapes = [(STAR, INK, INK, "unquantized")] if len(others) < len(rows) else []
-    shapes += [(SHAPES[least], GREY, GREY, f"{least} bit weights") for least in sorted(bits, reverse=True)]
+    shapes += [
+        (SHAPES[least], GREY, GREY, NAMES.get(least, f"{least} bit weights")) for least in sorted(bits, reverse=True)
+    ]
     if (others["allocation"] == "mixed").any():
         shapes.append((MIXED, GREY, GREY, "mixed bits"))
+    for text, (has, (shape, wider)) in DRAWN.items():
+        if any(has(row) for _, row in others.iterrows()):
+            shapes.append(((shape, 4 + wider), GREY, "none", text))
     if (others["status"] != "ok").any():
         shapes.append((SHAPES[8], GREY, "white", "hollow: not measured here"))
     used = {family(row) for _, row in others.iterrows()}

@@ -27,6 +27,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import metric_entries
 from quantwatt.config.metric_entries import Metric
+from quantwatt.report import drawing
 from quantwatt.report.cells import Cell
 
 METRICS = metric_entries.shown()  # the first with values is drawn against cost and compared over seeds
@@ -39,7 +40,7 @@ NOISY_FACTOR = 4
 MARGIN = 0.05  # of EQUAL, as config.yaml's default
 # Columns that are read as text.
 TEXTS = """model method other best best_of_solver before after sampling replicate_of steps_of layer candidate
-sensitivity device_id ranges""".split()
+sensitivity device_id ranges cache""".split()
 
 
 def _with_bounds(name):
@@ -69,6 +70,7 @@ SUMMARY_COLUMNS = [
     *"carbon_g seed replicate_of steps steps_of allocation sensitivity".split(),
     *"quantize_s quantize_energy_j quantize_energy_estimated quantize_energy_reason break_even_images".split(),
     "weight_format",
+    *drawing.COLUMNS,
 ]
 
 
@@ -132,6 +134,7 @@ def _row(cell, reference, margin):
         "steps": cell.images.get("steps"),
         **_allocation(checkpoint),
         "weight_format": _weight_format(checkpoint.get("settings") or {}),
+        **drawing.columns(cell),
         "unit": "inference" if "texts" in cell.images else "image",
         "n_images": cell.images.get("n_images", cell.images.get("n_items")),
         "baseline": cell is reference,
@@ -416,9 +419,10 @@ def by_steps(summary: pd.DataFrame) -> list[tuple[str, str, list[Metric], pd.Dat
         methods in the given order.
     """
     rows = first_seeds(summary)
+    rows = rows[rows["method_steps"].isna()]  # a method's own steps are the same in all samplings
     sweeps, first = [], rows["steps_of"].fillna(rows["sampling"])
     order = metric_entries.shown(first="place_across_steps").values()
-    for (model, sampling), sweep in rows.groupby(["model", first], sort=False):  # ty: ignore[not-iterable]
+    for (model, sampling), sweep in rows.groupby(["model", first], sort=False):
         sweep = sweep[sweep["steps"].notna()].sort_values("steps", kind="stable")
         metrics = [metric for metric in order if sweep[metric.column].notna().any()]
         if sweep["steps"].nunique() > 1 and metrics:

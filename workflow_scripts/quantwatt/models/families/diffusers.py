@@ -58,6 +58,9 @@ class Family(ImageFamily):
         with init_empty_weights():
             return kind.from_config(config).eval()
 
+    def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
+        return _denoiser(pipeline)
+
     def generate(
         self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing
     ) -> np.ndarray:

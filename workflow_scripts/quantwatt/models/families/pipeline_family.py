@@ -35,7 +35,6 @@ class PipelineFamily(ImageFamily):
         return pipelines.meta_denoiser(*self.DENOISER, location)
 
     def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
-        """The denoiser of a loaded pipeline."""
         return getattr(pipeline, self.DENOISER[0])
 
     def record(

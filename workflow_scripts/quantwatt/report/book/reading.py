@@ -20,7 +20,7 @@ from quantwatt.report.book import MOST_CELLS, archive, parsing, pictures
 NEEDED = "model method sampling status compute baseline size_mb energy_j latency_s memory_mb".split()
 TEXTS = (
     "model method sampling status reason compute meter device unit solver features kernel device_id memory_source "
-    "replicate_of steps_of allocation sensitivity weight_format"
+    "replicate_of steps_of allocation sensitivity weight_format cache"
 ).split()
 TRUTHS = ("baseline", "device_fake", "energy_estimated", "in_pairs", "known", "quantize_energy_estimated")
 POSITIVE = ("latency_s", "energy_j", "memory_mb", "size_mb", "energy_ratio", "latency_ratio", "energy_control",

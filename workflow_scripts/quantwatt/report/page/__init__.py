@@ -14,7 +14,7 @@ import pandas as pd
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.report import tables
+from quantwatt.report import drawing, tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.equal_bits import BEST
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
@@ -287,6 +287,7 @@ def render(
         level=equal_bits.LEVEL,
         best_verdict=BEST,
         sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
+        drawn=drawing.words,
         features=[f for f in summary["features"].dropna().unique() if {f} != published],
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from quantwatt.report import tables
+from quantwatt.report import drawing, tables
 from quantwatt.report.figures import family
 from quantwatt.report.layer_table import ERRORS, by_error
 from quantwatt.report.page.numbers import missing
@@ -80,10 +80,11 @@ def _method(row, keys, taken):
     estimated = not missing(row["energy_estimated"]) and bool(row["energy_estimated"])
     note = {"ok": "energy estimated" if estimated else ""}.get(row["status"], row["status"])
     bits = [row[key] for key in ("weight_bits", "activation_bits")]
+    told = "" if any(map(missing, bits)) else f"{bits[0]:.4g} / {bits[1]:.4g} bits"
     return {
         "name": str(row["method"]),
         "solver": "unquantized" if row["baseline"] else _text(family(row)) or "none",
-        "bits": "" if any(map(missing, bits)) else f"{bits[0]:.4g} / {bits[1]:.4g} bits",
+        "bits": ", ".join(filter(None, [told, drawing.words(row)])),
         "note": note,
         "real": row["status"] == "ok" and row["compute"] != "simulated",
         "taken": taken.get(row["method"]),

@@ -29,9 +29,9 @@ def short(settings: Mapping[str, Any] | None) -> str:
         return ""
     words = _words(settings)
     inputs = f"; inputs: {words['activations']}" if words["activations"] else ""
-    steps = "; other formats in some steps" if settings.get("schedule") else ""
-    formats = f", {words['weights']}{inputs}{steps}"
-    return words["solver"].partition(":")[0] + formats if words["weights"] else words["solver"] + steps
+    what = f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
+    steps = ["other formats in some steps"] if settings.get("schedule") else []
+    return "; ".join([what, *steps, *_drawing(settings)])
 
 
 def _words(settings):
@@ -43,6 +43,7 @@ def _words(settings):
     if settings.get("schedule"):
         also.append(_ranges(settings["schedule"], settings["allocation"]))
     also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
+    also += _drawing(settings)
     return {
         "solver": _named(solver) if solver else "not quantized",
         "weights": _grid(settings.get("weights")),
@@ -67,6 +68,13 @@ def _of_range(entry):
     if "activations" in entry and not inputs:
         inputs = "16 bits"
     return ", ".join(filter(None, [weights, inputs and f"inputs of {inputs}"]))
+
+
+def _drawing(settings):
+    """A cache and steps of its own: ["cache first-block: threshold 0.1", "5 steps"]."""
+    steps = settings.get("steps")
+    cache = [f"cache {_named(settings['cache'])}"] if settings.get("cache") else []
+    return cache + ([f"{steps} {'step' if steps == 1 else 'steps'}"] if steps else [])
 
 
 def _named(entry):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from quantwatt.measuring.protocol import STEADY_SLOPE
+from quantwatt.report import drawing
 from quantwatt.report.cells import Cell
 from quantwatt.report.page.numbers import compact, listed, number, percent, span, with_bounds
 from quantwatt.report.tables import TOO_NOISY, control_of, device_key, floor_of, is_noisy, metric_of
@@ -282,6 +283,7 @@ def _study_facts(cells):
         ("Texts", _distinct(_texts_text(s) for s in sets if "texts_sha256" in s)),
         ("Left out in reading", _distinct(note for s in sets for note in s.get("reading") or ())),
         ("Seeds", _seeds_text(sets)),
+        ("Skipped by caches", drawing.skipped_text(cells)),
         ("Drawn twice", _distinct(_repeat_text(s) for s in sets if "repeat_psnr" in s)),
         ("Safety checker", _distinct(s.get("safety_checker") for s in sets)),
         *((metric_of(name).title, _distinct(_score_text(s) for s in scores if s["metric"] == name))
