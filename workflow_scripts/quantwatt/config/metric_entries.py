@@ -42,6 +42,7 @@ class Metric:
     acceptable: the value from which on a method is recommended, or, of a metric that is not paired, how much worse than
         the baseline's it may be; None: not recommended by this metric unless the configuration says so.
     words: [[least value, what it looks like]], the best first, of a metric that says what is seen.
+    scale: (worst, best) value, the ends of a bar; None: the metric has no scale of its own, and no bar.
     """
 
     column: str
@@ -53,6 +54,7 @@ class Metric:
     published_features: str | None = None
     acceptable: float | None = None
     words: tuple[tuple[float, str], ...] = ()
+    scale: tuple[float, float] | None = None
 
 
 def compared_with(metric: str) -> str:
@@ -116,6 +118,7 @@ def _metric(name, entry):
     fields: dict[str, Any] = {"column": name.replace("-", "_"), "higher_is_better": higher_is_better(name)}
     fields |= {key: value for key, value in entry.items() if not key.startswith("place")}
     fields["words"] = tuple(map(tuple, entry.get("words", ())))
+    fields["scale"] = tuple(entry["scale"]) if "scale" in entry else None
     try:
         return Metric(**fields, paired=compared_with(name) == "baseline")
     except TypeError as error:  # "missing 1 required positional argument: 'title'"
