@@ -119,7 +119,7 @@ def tensors_of(image: np.ndarray, prompts: Sequence[str | None], extractor: Any)
     """The arrays for `feature_files.write_features`, from the images' features [n, d] and their prompts."""
     tensors = {"image": image}
     if None not in prompts and (text := extractor.text(prompts)) is not None:
-        tensors["text"] = text
+        tensors |= {"text": text, "quality": extractor.quality()}
     if (seen := extractor.classes(image)) is not None:
         tensors["classes"] = seen
         numbers = [int(prompt) for prompt in prompts if prompt is not None and prompt.strip().isdecimal()]

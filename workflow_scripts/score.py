@@ -19,6 +19,12 @@ from quantwatt.jobs import command
 from quantwatt.score import metrics, predictions
 
 EXTRACTION = ("extractor", "weights_sha256", "resize")  # must be equal in two sets of features that are compared
+PAIRING = (*EXTRACTION, "n_images", "prompts_sha256")  # ... image by image
+OWN_ARRAYS = {  # {value of "x-compared-with": (array of the features, what is needed where it is not there)}
+    "text": ("text", "the features of the prompts, which {extractor} does not give; take the judge or clip"),
+    "classes": ("asked", "a classifier, and class numbers as prompts"),
+    "quality": ("quality", "features of texts, which {extractor} does not give; delete the file and run again"),
+}
 
 
 def score_against_baseline(
@@ -122,42 +128,39 @@ def score_features(
     if features["status"] != "ok":
         return result
     result |= {"features": features["extractor"], "resize": features["resize"]}
-    scored = metric_entries.array_of(metric)
-    compared_with, baseline = metric_entries.compared_with(metric), None
+    scored, baseline, of_baseline = metric_entries.array_of(metric), None, {}
     if baseline_path is not None:
-        baseline, baseline_tensors = feature_files.read_features(baseline_path)
+        baseline, of_baseline = feature_files.read_features(baseline_path)
+    compared_with = metric_entries.compared_with(metric)
     if compared_with == "baseline":
-        if scored != "image":  # numbers of pairs
-            of_baseline, compared = features["baseline"], None
-        elif baseline is None or baseline["status"] != "ok":
+        if not features.get("baseline") and (baseline is None or baseline["status"] != "ok"):
             return result | {"status": "unsupported", "reason": "the baseline has no images."}
-        else:
-            _check_same(features_path, features, baseline_path, baseline, (*EXTRACTION, "n_images", "prompts_sha256"))
-            of_baseline, compared = baseline, baseline_tensors["image"]
-        result |= {"reference": of_baseline["method"], "reference_sha256": of_baseline["images_sha256"]}
-        return result | _scored(module, settings, tensors[scored], compared)
-    if compared_with == "text":
-        if "text" not in tensors:
-            raise DataError(
-                f"{features_path}: {metric} needs the features of the prompts, which {features['extractor']} "
-                "does not give; take the judge or clip."
-            )
-        compared = tensors["text"]
-    elif compared_with == "classes":
-        if "asked" not in tensors:
-            raise DataError(f"{features_path}: {metric} needs a classifier, and class numbers as prompts.")
-        compared = tensors["asked"]
-    elif compared_with == "nothing":
-        compared = None
-    else:
+        partner: Any = features.get("baseline") or baseline  # numbers of pairs name their own
+        if partner is baseline:
+            _check_same(features_path, features, baseline_path, baseline, PAIRING)
+        result |= {"reference": partner["method"], "reference_sha256": partner["images_sha256"]}
+        return result | _scored(module, settings, tensors[scored], of_baseline.get("image"))
+    if compared_with in metric_entries.WITH_REFERENCE:
         reference, compared = _reference(compared_with, reference_path)
         _check_same(features_path, features, reference_path, reference, EXTRACTION)
         result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
+    else:
+        compared = _array_compared_with(compared_with, metric, features_path, features, tensors)
     result |= _scored(module, settings, tensors[scored], compared)
     if baseline is None or result["status"] != "ok" or baseline["status"] != "ok":
         return result
-    _check_same(features_path, features, baseline_path, baseline, (*EXTRACTION, "n_images", "prompts_sha256"))
-    return result | {"change": _change(module, settings, tensors[scored], baseline_tensors[scored], compared)}
+    _check_same(features_path, features, baseline_path, baseline, PAIRING)
+    return result | {"change": _change(module, settings, tensors[scored], of_baseline[scored], compared)}
+
+
+def _array_compared_with(compared_with, metric, path, features, tensors):
+    """The array of the features themselves that a metric compares with; None for "nothing"."""
+    if compared_with == "nothing":
+        return None
+    name, needed = OWN_ARRAYS[compared_with]
+    if name not in tensors:
+        raise DataError(f"{path}: {metric} needs {needed.format(**features)}.")
+    return tensors[name]
 
 
 def _reference(compared_with, path):
@@ -276,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "text": ["features"],
         "classes": ["features"],
         "nothing": ["features"],
+        "quality": ["features"],
         "reference": ["features", "reference_features"],
         "moments": ["features", "reference_features"],
     }[compared_with]

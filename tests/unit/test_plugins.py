@@ -414,7 +414,7 @@ def test_a_metrics_memory_is_what_its_schema_says(schemas):
 
 
 def test_every_metric_describes_itself():
-    compared = {"baseline", "predictions", "text", "classes", "reference", "moments", "nothing"}
+    compared = {"baseline", "predictions", "text", "classes", "reference", "moments", "quality", "nothing"}
     for name in registry.names("metrics"):
         schema, module = registry.schema(f"metrics/{name}"), registry.load("metrics", name)
         assert module.UNIT and module.PACKAGE and metric_entries.compared_with(name) in compared

@@ -25,7 +25,7 @@ def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[
 
     Args:
         path: the JSON file; the arrays are written next to it.
-        arrays: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d],
+        arrays: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d] and "quality" [2, d],
             for classifiers "classes" int64 [n], predicted from the images, and "asked" [n], where prompts are class
             numbers; or numbers of every image [n] by other names of small letters. Empty for a cell without images:
             then only the JSON file is written.

@@ -6,7 +6,8 @@ A schema of resources/schemas/metrics/ has, in addition to its settings,
     "x-compared-with": WORD     what `score` compares with: "baseline" (the unquantized model's images),
                                 "predictions" (of the unquantized text model), "text" (features of the prompts),
                                 "classes" (the requested classes), "reference" (features of real images), "moments"
-                                (of the features of real images) or "nothing"
+                                (of the features of real images), "quality" (features
+                                of texts that call an image good and bad) or "nothing"
     "x-features": WORD          the extractor of the image features that `score` reads: "judge", "classifier", an entry
                                 of the experiment's `extractors`, or "distance" for the extractor that the experiment
                                 uses for distances; missing: `score` reads images or predictions

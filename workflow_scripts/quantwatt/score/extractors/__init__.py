@@ -57,6 +57,13 @@ class Extractor(Network):
         """Features of texts, float32 [n, d]; None if the extractor does not read texts."""
         return None
 
+    def quality(self) -> np.ndarray:
+        """Features of a text that calls an image good and of one that calls it bad, float32 [2, d].
+
+        An extractor that reads texts defines it.
+        """
+        raise NotImplementedError
+
     def classes(self, features: np.ndarray) -> np.ndarray | None:
         """Predicted class of each image from its features [n, d], int64 [n]; None if the extractor has no classes."""
         return None
