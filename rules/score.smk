@@ -23,8 +23,7 @@ rule reference:
 
 rule features:
     input:
-        images=plan.pattern("images"),
-        weights=plan.pattern("extractor"),
+        unpack(ask(inputs.files, plan, "features")),
     output:
         plan.pattern("features"),
     log:
@@ -39,13 +38,15 @@ rule features:
         gpu=GPUS,
     params:
         **parameters("features"),
+        partner=ask(inputs.partner, plan),
         device=DEVICE,
     message:
         "Extract {wildcards.extractor} features: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
     shell:
         run(
             "features",
-            "--images {input.images} --weights {input.weights} --device {params.device} --output {output}",
+            "--images {input.images} {params.partner} --weights {input.weights}",
+            "--device {params.device} --output {output}",
         )
 
 

@@ -21,8 +21,7 @@ def extract(path: str | Path, part: datasets.Extract, archive: str | Path) -> No
         DataError: the archive is broken, or the extracted file is not as expected.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
-            content = opened.read(part.member)
+        content = _content(archive, part.member)
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{archive}: not a readable ZIP archive; delete it to have it fetched again.") from error
     except KeyError as error:
@@ -33,9 +32,17 @@ def extract(path: str | Path, part: datasets.Extract, archive: str | Path) -> No
             entries = part.count(temporary)
         except DataError as error:
             reason = str(error).removeprefix(f"{temporary}: ")
-            raise DataError(f"{archive}: {part.member}: {reason}") from error
+            raise DataError(f"{archive}: {part.member or 'the file'}: {reason}") from error
         if entries != part.entries:
-            raise DataError(f"{archive}: {part.member} has {entries} {part.unit}, and should have {part.entries}.")
+            member = part.member or "the file"
+            raise DataError(f"{archive}: {member} has {entries} {part.unit}, and should have {part.entries}.")
+
+
+def _content(archive, member):
+    if member is None:
+        return Path(archive).read_bytes()
+    with zipfile.ZipFile(archive) as opened:
+        return opened.read(member)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,20 +10,28 @@ import numpy as np
 
 from quantwatt import registry
 from quantwatt.artifacts import feature_files, images
-from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.manifest import PROJECT, read_json, verify_files
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.jobs import command, gpus
 from quantwatt.jobs.progress import progress
+from quantwatt.score.extractors import Rater
 
 CHUNK = 256  # images per update of the progress bar
 
 
-def extract(images_path: str | Path, weights_path: str | Path, device: str, output: str | Path) -> None:
-    """Extract and write the features of an image set.
+def extract(
+    images_path: str | Path,
+    weights_path: str | Path,
+    device: str,
+    output: str | Path,
+    baseline_path: str | Path | None = None,
+) -> None:
+    """Extract and write the features of an image set, or the numbers that a network gives its images.
 
     Args:
         images_path: manifest.json of the images (generated or reference).
+        baseline_path: manifest.json of the baseline's images, for a network that reads pairs.
         weights_path: EXTRACTOR.json of fetch_weights.py, with the extractor's settings and the location of its weights.
         device: a torch device.
         output: EXTRACTOR.json; arrays (features, a reference's moments) go to EXTRACTOR-NAME.npy in the same folder.
@@ -33,7 +41,11 @@ def extract(images_path: str | Path, weights_path: str | Path, device: str, outp
     manifest, fetched = read_json(images_path), read_json(weights_path)
     name = fetched["extractor"]
     fields = {"status": manifest["status"], "reason": manifest["reason"], "extractor": name}
-    if manifest["status"] != "ok":
+    baseline = read_json(baseline_path) if baseline_path else None
+    if manifest["status"] == "ok" and baseline and baseline["status"] != "ok":
+        reason = f"the baseline has no images ({baseline['status']}: {baseline['reason']})"
+        fields |= {"status": "unsupported", "reason": reason}
+    if fields["status"] != "ok":
         feature_files.write_features(output, {}, fields)
         return
     files = images.image_files(images_path)
@@ -46,13 +58,22 @@ def extract(images_path: str | Path, weights_path: str | Path, device: str, outp
         "images_sha256": images.images_sha256(manifest),
         "prompts_sha256": manifest["prompts_sha256"],
         "reference": manifest.get("reference"),
+        "method": manifest.get("method"),
+        "baseline": baseline and {"method": baseline.get("method"), "images_sha256": images.images_sha256(baseline)},
         "device": device,
         "provenance": provenance(("torch", "torchvision", "clean-fid", "open_clip_torch", "pillow")),
     }
     Path(output).parent.mkdir(parents=True, exist_ok=True)
+    prompts = [entry["prompt"] for entry in manifest["images"]]
+    if isinstance(extractor, Rater):
+        others = prompts if baseline_path is None else images.paired_files(images_path, baseline_path)
+        try:
+            feature_files.write_features(output, rated(files, others, extractor, name), fields)
+        except Unsupported as error:
+            feature_files.write_features(output, {}, fields | {"status": "unsupported", "reason": str(error)})
+        return
     with tempfile.TemporaryFile(dir=Path(output).parent) as file:
-        image, prompts = features_of(files, extractor, name, file), [entry["prompt"] for entry in manifest["images"]]
-        tensors = tensors_of(image, prompts, extractor)
+        tensors = tensors_of(features_of(files, extractor, name, file), prompts, extractor)
         fields["prompts_cut"] = extractor.cut  # number of truncated prompts
         feature_files.write_features(output, tensors, fields)
 
@@ -73,6 +94,15 @@ def check_weights(path: str | Path, fetched: Mapping[str, Any]) -> None:
     verify_files(path, fetched["files"], folder)
 
 
+def rated(files: Sequence[Path], others: Sequence[Any], rater: Any, name: str) -> dict[str, np.ndarray]:
+    """The numbers [n] that a Rater gives image files together with prompts or the baseline's files."""
+    parts = [
+        rater.rate(files[first : first + CHUNK], others[first : first + CHUNK])
+        for first in progress(range(0, len(files), CHUNK), description=f"{name} of images")
+    ]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
 def features_of(files: Sequence[Path], extractor: Any, name: str, scratch: IO[bytes]) -> np.ndarray:
     """Features [n, d] float32 of image files, memory-mapped from `scratch`: a million images take ten gigabytes."""
     for first in progress(range(0, len(files), CHUNK), description=f"{name} features"):
@@ -89,7 +119,7 @@ def tensors_of(image: np.ndarray, prompts: Sequence[str | None], extractor: Any)
     """The arrays for `feature_files.write_features`, from the images' features [n, d] and their prompts."""
     tensors = {"image": image}
     if None not in prompts and (text := extractor.text(prompts)) is not None:
-        tensors["text"] = text
+        tensors |= {"text": text, "quality": extractor.quality()}
     if (seen := extractor.classes(image)) is not None:
         tensors["classes"] = seen
         numbers = [int(prompt) for prompt in prompts if prompt is not None and prompt.strip().isdecimal()]
@@ -106,12 +136,13 @@ def tensors_of(image: np.ndarray, prompts: Sequence[str | None], extractor: Any)
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", required=True, help="manifest.json of the image set")
+    parser.add_argument("--baseline", help="manifest.json of the baseline's images, for a network that reads pairs")
     parser.add_argument("--weights", required=True, help="EXTRACTOR.json of fetch_weights.py")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--output", required=True, help="EXTRACTOR.json; EXTRACTOR-NAME.npy go to the same folder")
     args = parser.parse_args(argv)
     gpus.claim(args.device)
-    extract(args.images, args.weights, args.device, args.output)
+    extract(args.images, args.weights, args.device, args.output, args.baseline)
 
 
 if __name__ == "__main__":

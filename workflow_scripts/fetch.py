@@ -38,6 +38,7 @@ def fetch(path: str | Path, archive: datasets.Archive, addresses: Iterable[str] 
             try:
                 sha256 = _download(address, temporary)
                 if sha256 == archive.sha256:
+                    print(f"{path}: its licence: {archive.licence or 'see its publisher'}")
                     return
                 refusals.append(f"{shown(address)} (its sha256 is {sha256[:12]}..., not {archive.sha256[:12]}...)")
             except Refused as error:

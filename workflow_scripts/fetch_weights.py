@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=json.loads,
         help='JSON: judge {"model": "local-dir:PATH" or a hub name, "pretrained": TAG, "batch": 64}; '
         'classifier {"network": "digits" or torchvision\'s name, "path": PATH, "batch": 64}; '
-        'inception {"weights": PATH or "download", "batch": 32}',
+        'inception {"weights": PATH or "download", "batch": 32}; '
+        'others {"weights": PATH, or the name of a repository with "revision": COMMIT, "batch": 16}',
     )
     parser.add_argument("--output", required=True, help="EXTRACTOR.json to write")
     args = parser.parse_args(argv)

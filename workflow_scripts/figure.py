@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     paths = layout.tables(args.results, args.figure)
-    table_inputs = {path.stem: tables.read_table(getattr(args, path.stem) or path) for path in paths}
+    readers = {path: tables.read_summary if path.stem == "summary" else tables.read_table for path in paths}
+    table_inputs = {path.stem: read(getattr(args, path.stem) or path) for path, read in readers.items()}
     listed = cells.read_grid(args.grid)["cells"] if args.grid else ()
     inputs = figures.Inputs(**table_inputs, results=args.results, cells=tuple(listed))
     figures.draw(args.figure, inputs, args.output or args.results / "figures" / args.figure)

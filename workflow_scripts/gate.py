@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     folder, policy = args.results / "tables", gate.DEFAULTS | args.policy
-    checks = gate.judge(tables.read_table(args.summary or folder / "summary.csv"), policy, "--policy")
+    checks = gate.judge(tables.read_summary(args.summary or folder / "summary.csv"), policy, "--policy")
     with atomic_path(args.markdown or folder / "gate.md") as temporary:
         temporary.write_text(gate.as_markdown(checks, policy), encoding="utf-8")
     write_json(args.json or folder / "gate.json", gate.as_json(checks, policy))

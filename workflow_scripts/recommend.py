@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError(f"--limits: {wrong}")
 
     folder = args.results / "tables"
-    groups = recommendation.recommend(tables.read_table(args.summary or folder / "summary.csv"), args.limits)
+    groups = recommendation.recommend(tables.read_summary(args.summary or folder / "summary.csv"), args.limits)
     csv_files.write(args.csv or folder / "recommendation.csv", recommendation.COLUMNS, recommendation.lines(groups))
     write_json(args.json or folder / "recommendation.json", groups)
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells=cells.read_cells(args.results, grid["cells"], grid["metrics"]),
         metrics=grid["metrics"],
         baseline=grid["baseline"],
-        summary=tables.read_table(args.summary or folder / "summary.csv"),
+        summary=tables.read_summary(args.summary or folder / "summary.csv"),
         layers=tables.read_table(args.layers or folder / "layers.csv"),
         sensitivity=tables.read_table(args.sensitivity or folder / "sensitivity.csv"),
         figures=report_page.embed_figures(args.figures or args.results / "figures", images=not is_text),

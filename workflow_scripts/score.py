@@ -19,6 +19,12 @@ from quantwatt.jobs import command
 from quantwatt.score import metrics, predictions
 
 EXTRACTION = ("extractor", "weights_sha256", "resize")  # must be equal in two sets of features that are compared
+PAIRING = (*EXTRACTION, "n_images", "prompts_sha256")  # ... image by image
+OWN_ARRAYS = {  # {value of "x-compared-with": (array of the features, what is needed where it is not there)}
+    "text": ("text", "the features of the prompts, which {extractor} does not give; take the judge or clip"),
+    "classes": ("asked", "a classifier, and class numbers as prompts"),
+    "quality": ("quality", "features of texts, which {extractor} does not give; delete the file and run again"),
+}
 
 
 def score_against_baseline(
@@ -28,7 +34,7 @@ def score_against_baseline(
     baseline_path: str | Path | None,
     is_baseline: bool = False,
 ) -> dict[str, Any]:
-    """Score by a metric that compares each image with the baseline's.
+    """Score by a metric that compares the pixels of each image with the baseline's.
 
     Args:
         metric: name of the metric.
@@ -102,15 +108,17 @@ def score_features(
     reference_path: str | Path | None = None,
     baseline_path: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Score of features against a reference or the prompts, and its change from the baseline's score.
+    """Score of features against a reference, the prompts or the baseline's, and its change from the baseline's score.
 
     Args:
         metric, settings: as for `score_against_baseline`.
         features_path: EXTRACTOR.json of the image set.
         reference_path: EXTRACTOR.json of the reference images; None for a metric without a reference.
-        baseline_path: EXTRACTOR.json of the baseline's images; None if the baseline itself is scored.
+        baseline_path: EXTRACTOR.json of the baseline's images; None if the baseline itself is scored, and for numbers
+            of pairs, which the features are.
     Returns:
-        The object of METRIC.json; `change` as in `score_predictions`.
+        The object of METRIC.json; `change` as in `score_predictions`, None for a metric that compares with the
+        baseline.
     Raises:
         DataError: a file is corrupted, or two sets of features have different extractors or prompts.
     """
@@ -120,31 +128,39 @@ def score_features(
     if features["status"] != "ok":
         return result
     result |= {"features": features["extractor"], "resize": features["resize"]}
-    scored = "image"
+    scored, baseline, of_baseline = metric_entries.array_of(metric), None, {}
+    if baseline_path is not None:
+        baseline, of_baseline = feature_files.read_features(baseline_path)
     compared_with = metric_entries.compared_with(metric)
-    if compared_with == "text":
-        if "text" not in tensors:
-            raise DataError(
-                f"{features_path}: {metric} needs the features of the prompts, which {features['extractor']} "
-                "does not give; take the judge or clip."
-            )
-        compared = tensors["text"]
-    elif compared_with == "classes":
-        if "asked" not in tensors:
-            raise DataError(f"{features_path}: {metric} needs a classifier, and class numbers as prompts.")
-        compared, scored = tensors["asked"], "classes"
-    else:
+    if compared_with == "baseline":
+        if not features.get("baseline") and (baseline is None or baseline["status"] != "ok"):
+            return result | {"status": "unsupported", "reason": "the baseline has no images."}
+        partner: Any = features.get("baseline") or baseline  # numbers of pairs name their own
+        if partner is baseline:
+            _check_same(features_path, features, baseline_path, baseline, PAIRING)
+        result |= {"reference": partner["method"], "reference_sha256": partner["images_sha256"]}
+        return result | _scored(module, settings, tensors[scored], of_baseline.get("image"))
+    if compared_with in metric_entries.WITH_REFERENCE:
         reference, compared = _reference(compared_with, reference_path)
         _check_same(features_path, features, reference_path, reference, EXTRACTION)
         result |= {"reference": reference["reference"], "reference_sha256": reference["images_sha256"]}
+    else:
+        compared = _array_compared_with(compared_with, metric, features_path, features, tensors)
     result |= _scored(module, settings, tensors[scored], compared)
-    if baseline_path is None or result["status"] != "ok":
+    if baseline is None or result["status"] != "ok" or baseline["status"] != "ok":
         return result
-    baseline, baseline_tensors = feature_files.read_features(baseline_path)
-    if baseline["status"] != "ok":
-        return result
-    _check_same(features_path, features, baseline_path, baseline, (*EXTRACTION, "n_images", "prompts_sha256"))
-    return result | {"change": _change(module, settings, tensors[scored], baseline_tensors[scored], compared)}
+    _check_same(features_path, features, baseline_path, baseline, PAIRING)
+    return result | {"change": _change(module, settings, tensors[scored], of_baseline[scored], compared)}
+
+
+def _array_compared_with(compared_with, metric, path, features, tensors):
+    """The array of the features themselves that a metric compares with; None for "nothing"."""
+    if compared_with == "nothing":
+        return None
+    name, needed = OWN_ARRAYS[compared_with]
+    if name not in tensors:
+        raise DataError(f"{path}: {metric} needs {needed.format(**features)}.")
+    return tensors[name]
 
 
 def _reference(compared_with, path):
@@ -197,7 +213,7 @@ def _unscored(metric, module, source):
         "values": None,  # of single images or items in the manifest's order; None where the score is no mean of them
         "weights": None,  # of the values in the mean; None: all alike
         "log_values": False,  # whether they are logarithms, and the score is exp(mean)
-        "provenance": provenance(("numpy", "scipy", "scikit-image", "clean-fid")),
+        "provenance": provenance(dict.fromkeys(("numpy", "scipy", module.PACKAGE))),
     }
 
 
@@ -256,18 +272,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     compared_with = metric_entries.compared_with(args.metric)
+    of_pixels = metric_entries.features_of(args.metric) is None
     needed = {
-        "baseline": ["images"] if args.is_baseline else ["images", "baseline"],
+        "baseline": ["images", *([] if args.is_baseline else ["baseline"])] if of_pixels else ["features"],
         "predictions": ["predictions"] if args.is_baseline else ["predictions", "baseline"],
         "text": ["features"],
         "classes": ["features"],
+        "nothing": ["features"],
+        "quality": ["features"],
         "reference": ["features", "reference_features"],
         "moments": ["features", "reference_features"],
     }[compared_with]
+    if compared_with == "baseline" and args.is_baseline:  # it is known without features
+        needed, of_pixels = ["images"], True
     missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(args, name) is None]
     if missing:
         parser.error(f"{args.metric} needs {' and '.join(missing)}")
-    if compared_with == "baseline":
+    if compared_with == "baseline" and of_pixels:
         result = score_against_baseline(args.metric, args.settings, args.images, args.baseline, args.is_baseline)
     elif compared_with == "predictions":
         result = score_predictions(args.metric, args.settings, args.predictions, args.baseline, args.is_baseline)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = cells.read_cells(args.results, grid["cells"], grid["metrics"], grid if "methods" in grid else None)
     folder = args.results / "tables"
     summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon, grid["margin"])
-    tables.write_table(args.summary or folder / "summary.csv", summary)
+    tables.write_summary(args.summary or folder / "summary.csv", summary)
     tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(records))
     sensitivity = layer_table.sensitivity_table(records, tried_in(args.results, grid["sensitivities"]))
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)

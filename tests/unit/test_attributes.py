@@ -9,7 +9,7 @@ import torch
 
 from quantwatt.data import scenes
 from quantwatt.data.scenes import Scene, Shape
-from training import attributes
+from quantwatt.score import attribute_classifier as attributes
 
 SAVED = Path(__file__).parents[2] / "resources" / "models" / "attributes"
 ONE = Scene((Shape("small", "green", "cross"),), None, "black")

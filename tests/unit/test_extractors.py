@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import features
 import fetch_weights
+import score
 from quantwatt import registry
 from quantwatt.artifacts import feature_files, images
 from quantwatt.artifacts.errors import DataError
@@ -300,3 +301,27 @@ def test_prompts_beyond_what_the_judge_reads_are_counted(clip_folder, capsys):
     assert judge.cut == 2
     expected = "2 of 3 prompts are longer than 16 tokens: the judge truncates them.\n"
     assert capsys.readouterr().err == expected
+
+
+def test_clip_iqa_and_hpsv2_are_open_clips_own_arithmetic(image_set, clip_folder, tmp_path):
+    """CLIP-IQA by two texts, HPSv2 as the cosine with the prompt; both of a network of random weights."""
+    manifest, found = image_set
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{clip_folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip_folder}")
+    with torch.no_grad():
+        image = model.encode_image(
+            torch.stack([preprocess(Image.fromarray(picture)) for picture in found]), normalize=True
+        )
+        texts = model.encode_text(tokenizer([*PROMPTS, "Good photo.", "Bad photo."]), normalize=True)
+    cosines = image @ texts.T
+    for metric, name, settings, expected in (
+        ("clip-iqa", "judge", {"model": f"local-dir:{clip_folder}"}, (100 * cosines[:, 3:]).softmax(1)[:, 0]),
+        ("hpsv2", "hpsv2", {"weights": str(clip_folder), "revision": None, "batch": 2}, 100 * cosines.diagonal()),
+    ):
+        features_path, output = tmp_path / f"{name}.json", tmp_path / f"{metric}-score.json"
+        run(manifest, name, settings, features_path)
+        arguments = ["--features", features_path, "--baseline-features", features_path, "--output", output]
+        score.main(list(map(str, ["--metric", metric, *arguments])))
+        scored = read_json(output)
+        assert scored["values"] == pytest.approx(expected.tolist(), rel=1e-4)
+        assert scored["change"] == {"value": 0, "low": 0, "high": 0} and scored["features"] == name

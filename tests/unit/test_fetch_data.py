@@ -13,7 +13,7 @@ import dataset
 import fetch
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment
-from quantwatt.data import captions, datasets, sources
+from quantwatt.data import captions, datasets, prompt_sets, prompts, sources
 
 SST2 = fetched_from.archive(fetched_from.SST2)
 
@@ -186,6 +186,35 @@ def test_one_caption_of_an_image_whatever_else_is_there():
     assert captions.draw(annotations(range(200)), 20) == some != captions.draw(annotations(range(200)), 20, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("make", "content"),
+    [
+        (
+            prompt_sets.parti,
+            'Prompt\tCategory\tChallenge\tNote\na "red" cat\tAnimals\tBasic\t\nbond\tAbstract\tBasic\tx\n',
+        ),
+        (
+            prompt_sets.geneval,
+            '{"tag": "Animals", "prompt": "a \\"red\\"  cat"}\n{"tag": "Abstract", "prompt": "bond"}\n',
+        ),
+    ],
+)
+def test_prompts_come_with_their_category(tmp_path, make, content):
+    path = tmp_path / "prompts.tsv"
+    path.write_bytes(make(content.encode(), 2))
+    assert path.read_text() == 'prompt\tcategory\na "red" cat\tAnimals\nbond\tAbstract\n'
+    assert prompts.read(path)[0] == ['a "red" cat', "bond"]
+    for wrong, words in ((b"a,b\n1,2\n", "these are not"), (content.encode(), "2 prompts, and 3 are asked for")):
+        with pytest.raises(DataError, match=words):
+            make(wrong, 3)
+
+
+def test_a_subset_is_the_same_everywhere():
+    rows = [(str(number), "x") for number in range(1000)]
+    chosen = [int(text) for text, _ in prompt_sets.drawn(rows, 5)]
+    assert chosen == sorted(chosen) == [210, 449, 614, 845, 945] != [int(t) for t, _ in prompt_sets.drawn(rows, 5, 1)]
+
+
 def test_captions_that_are_none():
     with pytest.raises(DataError, match="of 3 images, and 4 are asked for"):
         captions.draw(annotations(range(3)), 4)
@@ -197,7 +226,7 @@ def test_captions_that_are_none():
 def test_every_address_and_hash_has_its_form():
     for name, archive in datasets.ARCHIVES.items():
         assert re.fullmatch("[0-9a-f]{64}", archive.sha256) and archive.addresses, name
-        assert all(re.match(r"https?://[^/]+/.*\.zip$", address) for address in archive.addresses)
+        assert all(re.match(r"https?://[^/]+/.*\.(zip|tsv|jsonl)$", address) for address in archive.addresses)
     assert {part.archive for part in datasets.EXTRACTS.values()} <= set(datasets.ARCHIVES)
 
 

@@ -165,7 +165,7 @@ def test_clip_score():
     assert found.low < found.value < found.high
     with pytest.raises(DataError, match="different shapes"):
         clip_score.score(image, text[:3])
-    with pytest.raises(Undefined, match="prompt 2 is zero"):
+    with pytest.raises(Undefined, match="image 2, or of its partner, is zero"):
         clip_score.score(image, text * np.array([[1], [1], [0], [1]]))
 
 

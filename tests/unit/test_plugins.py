@@ -312,7 +312,7 @@ for cell in cells:
     )
 grid = synthetic.write_grid(results, cells, metrics=["mae"])
 tables.main(["--results", str(results), "--grid", grid])
-summary = tables.tables.read_table(results / "tables/summary.csv")
+summary = tables.tables.read_summary(results / "tables/summary.csv")
 figure = registry.load("figures", "quality_vs_cost").draw(figures.Inputs(summary), narrow=False)
 (results / "figures").mkdir()
 for name in FIGURES:
@@ -414,12 +414,13 @@ def test_a_metrics_memory_is_what_its_schema_says(schemas):
 
 
 def test_every_metric_describes_itself():
-    compared = {"baseline", "predictions", "text", "classes", "reference", "moments"}
+    compared = {"baseline", "predictions", "text", "classes", "reference", "moments", "quality", "nothing"}
     for name in registry.names("metrics"):
         schema, module = registry.schema(f"metrics/{name}"), registry.load("metrics", name)
         assert module.UNIT and module.PACKAGE and metric_entries.compared_with(name) in compared
-        takes_features = metric_entries.features_of(name) in ("distance", "judge", "classifier")
-        assert takes_features == (metric_entries.compared_with(name) not in ("baseline", "predictions"))
+        known = (None, "distance", "judge", "classifier", *registry.names("extractors"))
+        assert (features := metric_entries.features_of(name)) in known
+        assert features or metric_entries.compared_with(name) in ("baseline", "predictions")
         assert (schema.get("x-kind") == "text") == (metric_entries.compared_with(name) == "predictions")
         assert hasattr(module, "change") != metric_entries.shown()[name].paired
     assert len(set(tables.SUMMARY_COLUMNS)) == len(tables.SUMMARY_COLUMNS)

@@ -407,8 +407,16 @@ SETTINGS = [  # (change in README's table, experiment, how it changes)
         "embedded-mixdq",
         setting("measuring", {"warmup_s": 9}),
     ),
-    ("another judge or classifier", "embedded", setting("judge", {"model": "ViT-B-32", "pretrained": "openai"})),
-    ("another judge or classifier", "embedded-digits", setting("classifier/path", "resources/models/judge")),
+    (
+        "another judge, classifier or entry of `extractors`",
+        "embedded",
+        setting("judge", {"model": "ViT-B-32", "pretrained": "openai"}),
+    ),
+    (
+        "another judge, classifier or entry of `extractors`",
+        "embedded-digits",
+        setting("classifier/path", "resources/models/judge"),
+    ),
 ]
 MODULES = [  # (change in README's table, experiment, plugin)
     (SOLVER, "embedded", "solvers/gptq"),

@@ -28,7 +28,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(tree):
-    return tables.read_table(tree[0] / "tables" / "summary.csv")
+    return tables.read_summary(tree[0] / "tables" / "summary.csv")
 
 
 def row(summary, method):
@@ -43,9 +43,20 @@ def small_tree(results, **settings):
 
 def test_one_row_per_cell_in_order_with_every_column(summary):
     assert list(summary["method"]) == list(synthetic.METHODS)
-    assert list(summary.columns) == tables.SUMMARY_COLUMNS
+    assert set(summary.columns) == set(tables.SUMMARY_COLUMNS)
     for name in (*(metric.column for metric in tables.METRICS.values()), "latency_s", "energy_j", "memory_mb"):
         assert {name, f"{name}_low", f"{name}_high"} <= set(summary.columns)
+
+
+def test_the_file_has_no_columns_of_metrics_that_were_not_scored(tree, summary):
+    """So that a metric added changes no summary of experiments without it, and older ones are read."""
+    written = tables.read_table(tree[0] / "tables" / "summary.csv")
+    scored = [metric for name, metric in tables.METRICS.items() if name in synthetic.METRICS]
+    absent = {column for metric in tables.METRICS.values() if metric not in scored
+              for column in (metric.column, f"{metric.column}_reason")}  # fmt: skip
+    assert absent and not absent.intersection(written.columns)
+    assert {metric.column for metric in scored} <= set(written.columns)
+    assert summary[sorted(absent)].isna().all(axis=None)
 
 
 def test_every_metric_of_the_schemas_has_a_column():

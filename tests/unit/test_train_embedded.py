@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from training import attributes, classifier, loop, stages, train_embedded
+from quantwatt.score import attribute_classifier as attributes
+from training import classifier, loop, stages, train_embedded
 
 
 def test_unknown_stage_is_refused(capsys):

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         policy = load_policy(args.policy, str(args.policy))
-        checks = gate.judge(tables.read_table(args.results / "tables/summary.csv"), policy, str(args.policy))
+        checks = gate.judge(tables.read_summary(args.results / "tables/summary.csv"), policy, str(args.policy))
     except (ConfigurationError, DataError) as error:
         print(error, file=sys.stderr)
         return command.NO_VERDICT

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from quantwatt.data import scenes
-from training import attributes, loop
-from training.attributes import AttributeClassifier
+from quantwatt.score import attribute_classifier as attributes
+from quantwatt.score.attribute_classifier import AttributeClassifier
+from training import loop
 
 RECIPE = loop.Recipe(steps=2500, batch=64, learning_rate=2e-3, warmup=100, decay=0.8, weight_decay=0.05, average=0.995)
 NOISE = 0.06  # largest standard deviation of noise added to pictures in [-1, 1]: robust to faint noise

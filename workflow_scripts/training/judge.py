@@ -12,7 +12,8 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from quantwatt.data import scenes
-from training import attributes, loop
+from quantwatt.score import attribute_classifier as attributes
+from training import loop
 from training import tokenizer as captions_tokenizer
 
 RECIPE = loop.Recipe(steps=4000, batch=64, learning_rate=1.5e-3, muon=True, warmup=200, decay=0.6, average=0.997)

@@ -35,7 +35,8 @@ from quantwatt.data import scenes
 from quantwatt.jobs.progress import progress
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Sampling
-from training import attributes, classifier, flow, judge, loop, stages, tokenizer, vae
+from quantwatt.score import attribute_classifier as attributes
+from training import classifier, flow, judge, loop, stages, tokenizer, vae
 
 FAMILY = load_family("sd3")
 

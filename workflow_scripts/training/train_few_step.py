@@ -26,7 +26,8 @@ from quantwatt.artifacts.images import to_uint8
 from quantwatt.jobs.progress import progress
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Drawing
-from training import attributes, few_step, judge, loop, stages
+from quantwatt.score import attribute_classifier as attributes
+from training import few_step, judge, loop, stages
 from training import vae as autoencoder
 
 FAMILY = load_family("sdxl")

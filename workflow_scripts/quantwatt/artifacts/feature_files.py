@@ -4,6 +4,7 @@ Features of a million images take ten gigabytes, so they are written and read wi
 reference's features are stored in separate small files.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from quantwatt.artifacts.manifest import atomic_path, describe_files, read_json,
 from quantwatt.artifacts.moments import Moments, moments
 
 CHUNK = 65_536  # number of features that are checked at once
-FEATURES = ("image", "text", "classes", "asked")  # arrays, each in EXTRACTOR-NAME.npy
 MOMENTS = ("mean", "covariance")
 TYPES = ("<f4", "<f8", "<i8")
 
@@ -25,9 +25,10 @@ def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[
 
     Args:
         path: the JSON file; the arrays are written next to it.
-        arrays: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d],
+        arrays: {"image": float32 [n, d]} and, for extractors that read text too, "text" [n, d] and "quality" [2, d],
             for classifiers "classes" int64 [n], predicted from the images, and "asked" [n], where prompts are class
-            numbers. Empty for a cell without images: then only the JSON file is written.
+            numbers; or numbers of every image [n] by other names of small letters. Empty for a cell without images:
+            then only the JSON file is written.
         fields: further entries of the JSON file, including `status` and `reason`; and `reference`, the reference's
             name, if these are features of reference images.
     Raises:
@@ -35,8 +36,9 @@ def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[
     """
     path = Path(path)
     path.unlink(missing_ok=True)
-    for name in (*FEATURES, *MOMENTS):
-        _file(path, name).unlink(missing_ok=True)
+    for earlier in path.parent.glob(f"{path.stem}-*.npy"):
+        if _array(path, earlier.name):
+            earlier.unlink()
     for name, values in arrays.items():
         if not all(np.isfinite(values[first : first + CHUNK]).all() for first in range(0, len(values), CHUNK)):
             raise DataError(f"{path}: {name} features have NaN or infinite values; check the extractor's weights.")
@@ -47,7 +49,7 @@ def write_features(path: str | Path, arrays: Mapping[str, Any], fields: Mapping[
     for name, values in stored.items():
         with atomic_path(_file(path, name)) as temporary, temporary.open("wb") as file:
             np.save(file, values, allow_pickle=False)
-    n, dims = arrays["image"].shape if arrays else (0, None)
+    n, dims = len(next(iter(arrays.values()), ())), arrays["image"].shape[1] if "image" in arrays else None
     files = describe_files(path.parent, [_file(path, name).name for name in stored])
     write_json(path, {**fields, "n_images": n, "dims": dims, "files": files})
 
@@ -56,12 +58,14 @@ def read_features(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarra
     """Read the features that `write_features` wrote.
 
     Returns:
-        (fields, arrays): arrays {"image": [n, d], ...}, memory-mapped; empty where the status is not "ok".
+        (fields, arrays): arrays {"image": [n, d], ...} without moments, memory-mapped; empty where the status is not
+        "ok".
     Raises:
         DataError: a file is missing, truncated or corrupted, or is not an array.
     """
-    fields, arrays = _read(path, FEATURES)
-    if fields["status"] == "ok" and "image" not in arrays:
+    listed = filter(None, (_array(path, name) for name in read_json(path)["files"]))
+    fields, arrays = _read(path, [name for name in listed if name not in MOMENTS])
+    if fields["status"] == "ok" and not arrays:
         raise DataError(f"{path}: it lists no features of images; delete it and run again.")
     return fields, arrays
 
@@ -78,6 +82,12 @@ def read_moments(path: str | Path) -> tuple[dict[str, Any], Moments]:
     if not arrays:
         raise DataError(f"{path}: it lists no moments, as features of reference images do; delete it and run again.")
     return fields, Moments(arrays["mean"], arrays["covariance"], fields["n_images"])
+
+
+def _array(path, name):
+    """The NAME of a file EXTRACTOR-NAME.npy; None of other files, also of an extractor whose name begins alike."""
+    found = re.fullmatch(rf"{re.escape(Path(path).stem)}-([a-z]+)\.npy", name)
+    return found and found[1]
 
 
 def _file(path, name):

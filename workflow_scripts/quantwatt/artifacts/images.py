@@ -192,14 +192,18 @@ def _checked(manifest_path):
     return checked
 
 
-def paired_images(
-    manifest_path: str | Path, baseline_path: str | Path
-) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-    """Two iterators over uint8 [h, w, 3], image i of both from the same prompt and seed.
+def paired_files(manifest_path: str | Path, baseline_path: str | Path) -> list[Path]:
+    """The image files of a baseline, image i from the same prompt and seed as image i of another set.
 
     Raises:
         DataError: the sets differ in size, in a prompt or in a seed; see also `image_files`.
     """
+    _check_pairs(manifest_path, baseline_path)
+    return image_files(baseline_path)
+
+
+def _check_pairs(manifest_path, baseline_path):
+    """Refuse sets that differ in size, in a prompt or in a seed."""
     manifest, reference = read_json(manifest_path), read_json(baseline_path)
     for key in ("n_images", "height", "width"):
         if manifest[key] != reference[key]:
@@ -213,6 +217,17 @@ def paired_images(
                     f"{manifest_path}: image {i} has {key} {image[key]!r}, but {baseline[key]!r} in its "
                     f"baseline {baseline_path}; delete the older of both manifests and run again."
                 )
+
+
+def paired_images(
+    manifest_path: str | Path, baseline_path: str | Path
+) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """Two iterators over uint8 [h, w, 3], image i of both from the same prompt and seed.
+
+    Raises:
+        DataError: as `paired_files`.
+    """
+    _check_pairs(manifest_path, baseline_path)
     return iterate_images(manifest_path), iterate_images(baseline_path)
 
 

@@ -15,7 +15,7 @@ from quantwatt.data import datasets, prompts
 from quantwatt.data.sources import read_running_text, read_sentences
 from quantwatt.jobs.fingerprints import ROOT
 from quantwatt.models import model_folder
-from quantwatt.registry import schema
+from quantwatt.registry import names, schema
 
 READERS = {"sentences": read_sentences, "running": read_running_text}  # {x-texts of a family's schema: reader}
 LOCAL_JUDGE = "local-dir:"  # open_clip's prefix for a model in a local folder
@@ -34,6 +34,8 @@ def check_references(experiment: Mapping[str, Any], file: str) -> None:
     for name in experiment["metrics"]:
         _check_metric(name, experiment, file)
     _check_kinds(experiment, file)
+    for name, entry in experiment["extractors"].items():
+        _check_weights(name, entry, file)
     for entry, path in (files | _other_files(experiment)).items():
         _check_file(entry, path, file)
     _check_models(experiment["models"], file)
@@ -104,11 +106,34 @@ def _check_metric(name, experiment, file):
     """Refuse a metric without its reference or classifier, or of the other kind of models."""
     if compares_with_reference(name) and experiment["reference"] is None:
         raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
-    if features_of(name) == "classifier" and experiment["classifier"] is None:
+    extractor = features_of(name)
+    if extractor in names("extractors") and extractor not in experiment["extractors"]:
+        raise ConfigurationError(
+            f"{file}: extractors.{extractor}: missing, and metric '{name}' needs its 'weights'. To get them: "
+            f"{schema(f'extractors/{extractor}')['x-where']}."
+        )
+    if extractor == "classifier" and experiment["classifier"] is None:
         raise ConfigurationError(f"{file}: classifier: missing, and metric '{name}' needs one that reads the images.")
     if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
         raise ConfigurationError(
             f"{file}: metrics.{name}: a metric of {_other_kind(experiment)}, and this experiment has none."
+        )
+
+
+def _check_weights(name, entry, file):
+    """Refuse weights of a network that are not on this machine, or no safetensors."""
+    where, path = f"{file}: extractors.{name}.weights: '{entry['weights']}'", ROOT / entry["weights"]
+    if entry["revision"]:
+        return
+    if not path.exists():
+        raise ConfigurationError(
+            f"{where} does not exist; a repository of the Hugging Face Hub needs its 'revision', too. To get a file: "
+            f"{schema(f'extractors/{name}')['x-where']}."
+        )
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ConfigurationError(
+            f"{where} is no safetensors file, the only kind that jobs read; make one: python "
+            f"workflow_scripts/tools/convert_weights.py {entry['weights']} {path.stem}.safetensors."
         )
 
 

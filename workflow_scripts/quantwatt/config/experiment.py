@@ -239,6 +239,12 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     check_steps(experiment, file)
     for name, entry in experiment["sensitivities"].items():
         entry["objectives"] = objectives(experiment["methods"].values(), name)
+    experiment["extractors"] = {
+        name: complete(
+            entry, schema(f"extractors/{plugin('extractors', name, file, 'extractors')}"), file, f"extractors.{name}"
+        )
+        for name, entry in experiment["extractors"].items()
+    }
     experiment["metrics"] = {
         name: complete(
             entry or {}, schema(f"metrics/{plugin('metrics', name, file, 'metrics')}"), file, f"metrics.{name}"

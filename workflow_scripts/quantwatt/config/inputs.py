@@ -64,16 +64,31 @@ def _reference(plan, names):
     return {"images": [folder] if folder and datasets.name_of(folder) else []}
 
 
+def _features(plan, names):
+    """The images and the weights, and the baseline's images for a network that reads pairs."""
+    inputs = {"images": plan.path("images", names), "weights": plan.path("extractor", names)}
+    if metric_entries.reads_pairs(names["extractor"]):
+        inputs["baseline"] = plan.path("images", names | {"method": plan.baseline})
+    return inputs
+
+
+def _reads_outputs(plan, names):
+    """Whether a score reads images or predictions, as all of the baseline do that compare with the baseline."""
+    is_baseline = names["method"] == plan.baseline
+    compared_with = metric_entries.compared_with(names["metric"])
+    return plan.extractor_of(names["metric"]) is None or (is_baseline and compared_with == "baseline")
+
+
 def _score(plan, names):
     """The features of a cell, the reference and the baseline, or the outputs of the cell and the baseline."""
     plan.entry("metric", names)
     baseline, extractor = names | {"method": plan.baseline}, plan.extractor_of(names["metric"])
-    if extractor is None:
+    if _reads_outputs(plan, names):
         return {plan.outputs: plan.path(plan.outputs, names), "baseline": plan.path(plan.outputs, baseline)}
     inputs = {"features": plan.path("features", names | {"extractor": extractor})}
     if metric_entries.compares_with_reference(names["metric"]):
         inputs["reference_features"] = plan.path("reference_features", {"extractor": extractor})
-    if names["method"] != plan.baseline:
+    if names["method"] != plan.baseline and not metric_entries.reads_pairs(extractor):
         inputs["baseline_features"] = plan.path("features", baseline | {"extractor": extractor})
     return inputs
 
@@ -87,6 +102,7 @@ _FILES = {
     "share_weights": _share_weights,
     "gather_images": _gather_images,
     "reference": _reference,
+    "features": _features,
     "score": _score,
 }
 
@@ -107,9 +123,15 @@ def files(plan: Plan, rule: str, names: dict[str, str]) -> dict[str, str | list[
 def arguments(plan: Plan, rule: str, names: dict[str, str]) -> str:
     """The command-line arguments for the files of `files`, as one string."""
     words = [f"--{name.replace('_', '-')} {path}" for name, path in files(plan, rule, names).items()]
-    if rule == "score" and names["method"] == plan.baseline and not plan.extractor_of(names["metric"]):
+    if rule == "score" and names["method"] == plan.baseline and _reads_outputs(plan, names):
         words.append("--is-baseline")
     return " ".join(words)
+
+
+def partner(plan: Plan, names: dict[str, str]) -> str:
+    """`features.py`'s argument for the baseline's images, which a network of pairs reads too; else nothing."""
+    pairs = metric_entries.reads_pairs(names["extractor"])
+    return f"--baseline {plan.path('images', names | {'method': plan.baseline})}" if pairs else ""
 
 
 def part(plan: Plan, names: dict[str, str]) -> str:
@@ -154,7 +176,9 @@ def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
     if names["extractor"] == "judge":
         local = entry["model"].startswith(LOCAL_JUDGE)
         return _content(entry["model"].removeprefix(LOCAL_JUDGE)) if local else None
-    return _content(entry["weights"] if names["extractor"] == "inception" else entry["path"])
+    if entry.get("revision"):  # of a repository
+        return None
+    return _content(entry["path"] if names["extractor"] == "classifier" else entry["weights"])
 
 
 def _content(path):

@@ -5,11 +5,14 @@ A schema of resources/schemas/metrics/ has, in addition to its settings,
     "x-kind": "text"            the kind of experiments with this metric; default: "image"
     "x-compared-with": WORD     what `score` compares with: "baseline" (the unquantized model's images),
                                 "predictions" (of the unquantized text model), "text" (features of the prompts),
-                                "classes" (the requested classes), "reference" (features of real images) or "moments"
-                                (of the features of real images)
-    "x-features": WORD          the extractor of the image features that `score` reads: "judge", "classifier", or
-                                "distance" for the extractor that the experiment uses for distances; missing: `score`
-                                reads images or predictions
+                                "classes" (the requested classes), "reference" (features of real images), "moments"
+                                (of the features of real images), "quality" (features
+                                of texts that call an image good and bad) or "nothing"
+    "x-features": WORD          the extractor of the image features that `score` reads: "judge", "classifier", an entry
+                                of the experiment's `extractors`, or "distance" for the extractor that the experiment
+                                uses for distances; missing: `score` reads images or predictions
+    "x-array": WORD             which of the extractor's arrays `score` reads; default: "image", the features; of
+                                classes "classes"
     "x-higher-is-better": true or false
     "x-pairs": {"matrices": N, "most_images": N}
                                 number of float64 matrices of all pairs of images in memory, up to this many images
@@ -42,6 +45,7 @@ class Metric:
     acceptable: the value from which on a method is recommended, or, of a metric that is not paired, how much worse than
         the baseline's it may be; None: not recommended by this metric unless the configuration says so.
     words: [[least value, what it looks like]], the best first, of a metric that says what is seen.
+    scale: (worst, best) value, the ends of a bar; None: the metric has no scale of its own, and no bar.
     """
 
     column: str
@@ -53,6 +57,7 @@ class Metric:
     published_features: str | None = None
     acceptable: float | None = None
     words: tuple[tuple[float, str], ...] = ()
+    scale: tuple[float, float] | None = None
 
 
 def compared_with(metric: str) -> str:
@@ -70,12 +75,23 @@ def compares_with_reference(metric: str) -> bool:
 
 
 def features_of(metric: str) -> str | None:
-    """The extractor of the compared features: "judge", "classifier", or "distance" for the experiment's choice.
+    """The extractor of the compared features: its name, or "distance" for the experiment's choice.
 
     Returns:
         None for a metric that reads images or predictions.
     """
     return schema(f"metrics/{metric}").get("x-features")
+
+
+def array_of(metric: str) -> str:
+    """The extractor's array that the metric scores."""
+    default = "classes" if compared_with(metric) == "classes" else "image"
+    return schema(f"metrics/{metric}").get("x-array", default)
+
+
+def reads_pairs(extractor: str) -> bool:
+    """Whether an extractor reads images together with the baseline's."""
+    return extractor in names("extractors") and schema(f"extractors/{extractor}").get("x-reads") == "pairs"
 
 
 def higher_is_better(metric: str) -> bool:
@@ -116,6 +132,7 @@ def _metric(name, entry):
     fields: dict[str, Any] = {"column": name.replace("-", "_"), "higher_is_better": higher_is_better(name)}
     fields |= {key: value for key, value in entry.items() if not key.startswith("place")}
     fields["words"] = tuple(map(tuple, entry.get("words", ())))
+    fields["scale"] = tuple(entry["scale"]) if "scale" in entry else None
     try:
         return Metric(**fields, paired=compared_with(name) == "baseline")
     except TypeError as error:  # "missing 1 required positional argument: 'title'"

@@ -89,7 +89,7 @@ class Plan:
 
     def _extractor(self, names):
         known = {key: self.experiment[key] for key in ("judge", "classifier")}
-        known["inception"] = {"weights": self.config["inception_weights"]}
+        known |= {"inception": {"weights": self.config["inception_weights"]}, **self.experiment["extractors"]}
         return lookup(known, names["extractor"], "extractor", self.file)
 
     def _grid(self, *settings):

@@ -10,29 +10,33 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.data import captions, prompts, sources
+from quantwatt.data import captions, prompt_sets, prompts, sources
 
 FOLDER = "data"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published ZIP archive; all addresses serve the same bytes."""
+    """A published ZIP archive, or a single file; all addresses serve the same bytes.
+
+    licence: the publisher's, where it states one.
+    """
 
     addresses: tuple[str, ...]
     sha256: str
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
 class Extract:
-    """A file that is extracted from one member of an archive.
+    """A file that is made of one member of an archive, or of a single published file (member None).
 
     make: converts the member's bytes and `entries` to the file's bytes.
     count: returns the number of entries of the file at a path; raises DataError for an invalid file.
     """
 
     archive: str
-    member: str
+    member: str | None
     make: Callable[[bytes, int], bytes]
     count: Callable[[str | Path], int]
     entries: int
@@ -81,6 +85,10 @@ def _wikitext(split, entries):
     return Extract(archive, member, _as_it_is, _lines, entries, "lines")
 
 
+def _prompt_set(archive, make, entries):
+    return Extract(archive, None, make, _prompts, entries, "prompts")
+
+
 def _coco(split, entries):
     archive, member = "coco-2017/annotations_trainval2017.zip", f"annotations/captions_{split}2017.json"
     return Extract(archive, member, _captions, _prompts, entries, "captions")
@@ -104,6 +112,22 @@ ARCHIVES = {
         tuple(f"{place}/annotations/annotations_trainval2017.zip" for place in _COCO),
         "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     ),
+    "parti/PartiPrompts.tsv": Archive(
+        (
+            "https://raw.githubusercontent.com/google-research/parti/5a657978134374ce28973948331b319adef164bd/"
+            "PartiPrompts.tsv",
+        ),
+        "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb",
+        "Apache 2.0",
+    ),
+    "geneval/evaluation_metadata.jsonl": Archive(
+        (
+            "https://raw.githubusercontent.com/djghosh13/geneval/af4902f24d3ca90ebbb446dd9891a59e0f82725f/prompts/"
+            "evaluation_metadata.jsonl",
+        ),
+        "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
+        "MIT",
+    ),
     "coco-2017/val2017.zip": Archive(  # 5,000 images
         tuple(f"{place}/zips/val2017.zip" for place in _COCO),
         "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
@@ -117,6 +141,9 @@ EXTRACTS = {
     "coco-2017/captions-5000.txt": _coco("val", 5_000),  # one caption per validation image
     "coco-2017/captions-train-64.txt": _coco("train", 64),  # for calibration
     "coco-2017/captions-train-32.txt": _coco("train", 32),
+    "parti/prompts.tsv": _prompt_set("parti/PartiPrompts.tsv", prompt_sets.parti, 1_632),
+    "parti/prompts-200.tsv": _prompt_set("parti/PartiPrompts.tsv", prompt_sets.parti, 200),
+    "geneval/prompts.tsv": _prompt_set("geneval/evaluation_metadata.jsonl", prompt_sets.geneval, 553),
 }
 YOURS = {
     "imagenet/train": Yours(

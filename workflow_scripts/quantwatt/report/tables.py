@@ -47,6 +47,12 @@ def _with_bounds(name):
     return [name, f"{name}_low", f"{name}_high"]
 
 
+def _columns_of(metric):
+    """The columns of the summary that one metric has."""
+    change = [] if metric.paired else _with_bounds(f"{metric.column}_change")
+    return [*_with_bounds(metric.column), f"{metric.column}_reason", *change]
+
+
 SUMMARY_COLUMNS = [
     *"model method sampling status reason compute weight_bits activation_bits size_mb".split(),
     *(column for metric in METRICS.values() for column in _with_bounds(metric.column)),
@@ -81,7 +87,7 @@ def summary_table(
     carbon_g_per_kwh: float | None = None,
     margin: float = MARGIN,
 ) -> pd.DataFrame:
-    """The summary table: one row per cell in the given order, columns SUMMARY_COLUMNS.
+    """The summary table: one row per cell in the given order, columns SUMMARY_COLUMNS, also of metrics not scored.
 
     Args:
         cells: list of cells.Cell.
@@ -480,6 +486,23 @@ def _field(value):
     if isinstance(value, (bool, np.bool_)):
         return str(value).lower()
     return f"{value:.8g}" if isinstance(value, float) else value
+
+
+def write_summary(path: str | Path, summary: pd.DataFrame) -> None:
+    """Write a summary without the columns of metrics that were not scored, so that a new metric changes no old file."""
+    unscored = [metric for metric in METRICS.values() if summary[_columns_of(metric)].isna().to_numpy().all()]
+    write_table(path, summary.drop(columns=[column for metric in unscored for column in _columns_of(metric)]))
+
+
+def read_summary(path: str | Path) -> pd.DataFrame:
+    """Read a table written by `write_summary`; metrics that it does not have get empty columns.
+
+    Raises:
+        DataError: as `read_table`.
+    """
+    table = read_table(path)
+    missing = [name for metric in METRICS.values() for name in _columns_of(metric) if name not in table]
+    return table.join(pd.DataFrame(index=table.index, columns=missing, dtype=float))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

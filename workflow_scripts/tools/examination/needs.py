@@ -80,18 +80,21 @@ def data(experiment):
 
 
 def weights(config, experiment):
-    """Check the weights of the networks that score images: judge, classifier, Inception."""
+    """Check the weights of the networks that score images: judge, classifier, Inception, and `extractors`."""
     judge, classifier = experiment["judge"]["model"], experiment["classifier"]
     places = {
         "judge": judge.removeprefix("local-dir:") if judge.startswith("local-dir:") else None,
         "classifier": classifier and classifier["path"],
         "inception": config["inception_weights"] if config["inception_weights"] != "download" else None,
     }
+    networks = experiment["extractors"].items()
+    places |= {name: None if entry["revision"] else entry["weights"] for name, entry in networks}
     absent = [f"{name} {path}" for name, path in places.items() if path and not (ROOT / path).exists()]
     if absent:
         return MISSING, f"{', '.join(absent)}: not there", "correct the path"
     remote = [] if judge.startswith("local-dir:") else [f"the judge {judge}"]
     remote += ["Inception"] if config["inception_weights"] == "download" else []
+    remote += [f"{name} {entry['weights']}" for name, entry in networks if entry["revision"]]
     if remote:
         return NOTE, f"{' and '.join(remote)}: fetched where not cached", "run once where there is a network"
     return OK, ", ".join(f"{name} {path}" for name, path in places.items() if path), ""

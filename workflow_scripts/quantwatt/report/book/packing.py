@@ -56,7 +56,7 @@ def read_result(folder: Path, name: str, experiment: Mapping[str, Any] | None) -
     path = layout.path(folder, "summary")
     if not path.exists():
         raise DataError(f"{path}: the file does not exist; run the experiment to its end first.")
-    summary = tables.read_table(path)
+    summary = tables.read_summary(path)
     if missing := [column for column in tables.SUMMARY_COLUMNS if column not in summary]:
         raise DataError(f"{path}: the column {missing[0]} is missing; run snakemake again, so that it is made anew.")
     if not 0 < len(summary) <= MOST_CELLS:

@@ -10,7 +10,6 @@ from quantwatt.report import tables
 from quantwatt.report.page.numbers import missing
 
 MOST_CARDS = 4
-BEST = 60.0  # dB: of a bar of the PSNR, which has no largest value
 REACH = (0.5, 2.0)  # of bars of ratios, on a logarithmic scale
 
 
@@ -54,10 +53,11 @@ def _chosen(others, group, metric):
 def _quality(row, metric):
     if missing(row[metric.column]):
         return None
-    if metric.unit != "dB":  # no scale of its own
+    if metric.scale is None:
         return {"metric": metric, "bar": None}
+    worst, best = metric.scale
     value, low, high = (row[f"{metric.column}{end}"] for end in ("", "_low", "_high"))
-    return {"metric": metric, "bar": _bar(lambda v: v / BEST, value, low, high, None)}
+    return {"metric": metric, "bar": _bar(lambda v: (v - worst) / (best - worst), value, low, high, None)}
 
 
 def _costs(row):

@@ -17,6 +17,7 @@ from quantwatt.score.extractors import Extractor
 if TYPE_CHECKING:
     import torch
 
+QUALITY = ["Good photo.", "Bad photo."]
 LOCAL_WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -129,6 +130,13 @@ class Clip(Extractor):
             print(f"{self.cut} of {len(prompts)} prompts are longer than {length} tokens: the judge truncates them.",
                   file=sys.stderr)  # fmt: skip
         return np.concatenate(features)
+
+    def quality(self) -> np.ndarray:
+        """Features [2, d] of CLIP-IQA's two texts (arXiv 2207.12396)."""
+        import torch
+
+        with torch.no_grad():
+            return self.model.encode_text(self.tokenizer(QUALITY).to(self.device)).float().cpu().numpy()
 
     def _embed(self, images):  # float [b, 3, h, w] in [0, 255], on the device
         import torch

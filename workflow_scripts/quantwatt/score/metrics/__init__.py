@@ -3,9 +3,12 @@
 The schema of a metric defines its inputs and how it is shown: see `quantwatt.config.metric_entries`.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from quantwatt.intervals import RESAMPLES, bootstrap_mean
 
 
 class OfItems(NamedTuple):
@@ -54,6 +57,18 @@ class Metric(Protocol):
 
         A metric whose `score` already compares with the baseline does not define it.
         """
+
+
+def mean_over_images(values: Sequence[float] | np.ndarray, resamples: int | None = None, seed: int = 0) -> Score:
+    """The score that is the mean of one value per image, with a bootstrap over images.
+
+    Args:
+        values: [n], finite.
+        resamples: bootstrap resamples (10000).
+    """
+    resamples = RESAMPLES if resamples is None else resamples
+    values = np.asarray(values, np.float64)
+    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(values))
 
 
 class Undefined(Exception):

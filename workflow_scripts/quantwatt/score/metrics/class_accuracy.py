@@ -3,8 +3,7 @@
 import numpy as np
 
 from quantwatt.artifacts.errors import DataError
-from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import OfItems, Score
+from quantwatt.score.metrics import Score, mean_over_images
 
 UNIT = "1"
 PACKAGE = "numpy"
@@ -20,19 +19,14 @@ def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = Non
     Raises:
         DataError: the two arrays have different shapes.
     """
-    return _mean(_right(samples, compared), resamples, seed)
+    return mean_over_images(_right(samples, compared), resamples, seed)
 
 
 def change(
     samples: np.ndarray, baseline: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0
 ) -> Score:
     """The share minus the baseline's on the same classes and seeds, with a paired bootstrap; arguments as `score`."""
-    return _mean(_right(samples, compared) - _right(baseline, compared), resamples, seed)
-
-
-def _mean(values, resamples, seed):
-    resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(values))
+    return mean_over_images(_right(samples, compared) - _right(baseline, compared), resamples, seed)
 
 
 def _right(seen, asked):

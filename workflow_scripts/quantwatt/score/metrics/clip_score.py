@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from quantwatt.artifacts.errors import DataError
-from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import OfItems, Score, Undefined
+from quantwatt.score.cosines import cosines
+from quantwatt.score.metrics import Score, mean_over_images
 
 UNIT = "100 x cosine"
 PACKAGE = "numpy"
@@ -24,27 +23,12 @@ def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = Non
         DataError: the two arrays have different shapes.
         Undefined: an embedding is zero.
     """
-    return _mean(_cosines(samples, compared), resamples, seed)
+    return mean_over_images(100 * cosines(samples, compared), resamples, seed)
 
 
 def change(
     samples: np.ndarray, baseline: np.ndarray, compared: np.ndarray, resamples: int | None = None, seed: int = 0
 ) -> Score:
     """CLIP score minus the baseline's on the same prompts and seeds, with a paired bootstrap; arguments as `score`."""
-    return _mean(_cosines(samples, compared) - _cosines(baseline, compared), resamples, seed)
-
-
-def _mean(cosines, resamples, seed):
-    resamples = RESAMPLES if resamples is None else resamples
-    values = 100 * cosines
-    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(values))
-
-
-def _cosines(samples, compared):
-    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
-    if samples.shape != compared.shape:
-        raise DataError(f"image and text features have different shapes: {samples.shape} and {compared.shape}.")
-    lengths = np.linalg.norm(samples, axis=1) * np.linalg.norm(compared, axis=1)
-    if not lengths.all():
-        raise Undefined(f"the embedding of image or prompt {int(lengths.argmin())} is zero.")
-    return (samples * compared).sum(axis=1) / lengths
+    difference = cosines(samples, compared) - cosines(baseline, compared)
+    return mean_over_images(100 * difference, resamples, seed)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from quantwatt.intervals import bootstrap_statistic
 from quantwatt.score.metrics import Score, Undefined
+from quantwatt.score.mmd import Discrepancy
 
 UNIT = "squared MMD"
 PACKAGE = "clean-fid"  # whose distance it is; fid.py says why its function is repeated
@@ -35,13 +35,7 @@ def score(samples: np.ndarray, compared: np.ndarray, resamples: int | None = Non
     value, reason = _clean_fid(samples, compared, seed), _no_interval(samples, compared, resamples)
     if reason:
         return Score(value, math.nan, math.nan, 0, reason)
-    resamples = RESAMPLES if resamples is None else resamples
-    reference = _draws_of_reference(len(compared), resamples, seed)
-    compared = np.asarray(compared, np.float64)
-    of_reference = _mean_of_pairs(reference @ _without_diagonal(_kernel(compared, compared)), reference)
-    of_samples = _of_samples(samples, compared, reference)
-    return _bootstrap(value, lambda counts, draw: of_reference[draw] + of_samples(counts, draw), len(samples),
-                      resamples, seed)  # fmt: skip
+    return _shifted(value, KERNEL_DISTANCE.bootstrap, (samples, compared), resamples, seed)
 
 
 def change(
@@ -51,11 +45,14 @@ def change(
     value = _clean_fid(samples, compared, seed) - _clean_fid(baseline, compared, seed)
     if reason := _no_interval(samples, compared, resamples):
         return Score(value, math.nan, math.nan, 0, reason)
+    return _shifted(value, KERNEL_DISTANCE.change, (samples, baseline, compared), resamples, seed)
+
+
+def _shifted(value, bootstrap, sides, resamples, seed):
+    """The interval, shifted from the estimate on both complete samples to clean-fid's value."""
     resamples = RESAMPLES if resamples is None else resamples
-    reference = _draws_of_reference(len(compared), resamples, seed)  # its own term cancels
-    ours, theirs = (_of_samples(side, compared, reference) for side in (samples, baseline))
-    return _bootstrap(value, lambda counts, draw: ours(counts, draw) - theirs(counts, draw), len(samples), resamples,
-                      seed)  # fmt: skip
+    whole, low, high = bootstrap(*sides, resamples, seed)
+    return Score(value, value + low - whole, value + high - whole, resamples)
 
 
 def _no_interval(samples, compared, resamples):
@@ -67,43 +64,12 @@ def _no_interval(samples, compared, resamples):
     return f"no interval: it needs {needed}, not {resamples}, {n} and {m}."
 
 
-def _draws_of_reference(m, resamples, seed):
-    """Counts of each reference image per draw [1 + resamples, m]: the original sample, then the resamples."""
-    draws = np.random.default_rng([seed, 1]).multinomial(m, np.full(m, 1 / m), size=resamples)
-    return np.concatenate([np.ones((1, m)), draws])
-
-
-def _of_samples(samples, compared, reference):
-    """Return a function of the samples' counts and the reference's draw: the terms of the distance with samples."""
-    samples, compared = np.asarray(samples, np.float64), np.asarray(compared, np.float64)
-    across = _kernel(samples, compared) @ reference.T / len(compared)  # [n, 1 + resamples]
-    within = _without_diagonal(_kernel(samples, samples))
-    return lambda counts, draw: _mean_of_pairs(counts @ within, counts) - 2 * (counts @ across[:, draw]) / len(samples)
-
-
-def _bootstrap(value, distance, n, resamples, seed):
-    """The bootstrap interval of `distance` over images and reference, shifted to clean-fid's value."""
-    draw = iter(range(1 + resamples))
-
-    def of_index(index):
-        return distance(np.bincount(index, minlength=n).astype(np.float64), next(draw))
-
-    whole, low, high = bootstrap_statistic(of_index, n, resamples, seed)
-    return Score(value, value + low - whole, value + high - whole, resamples)
-
-
-def _mean_of_pairs(weighted, counts):  # weighted: counts @ kernel; the mean over pairs of different images
-    return (weighted * counts).sum(axis=-1) / (counts.sum(axis=-1) ** 2 - (counts**2).sum(axis=-1))
-
-
-def _without_diagonal(kernel):
-    np.fill_diagonal(kernel, 0)
-    return kernel
-
-
 def _kernel(x, y):  # [n, d], [m, d] -> [n, m]
     base = x @ y.T / x.shape[1] + 1
     return base * base * base  # numpy's ** 3 of float64 is much slower
+
+
+KERNEL_DISTANCE = Discrepancy(_kernel, distinct=True)
 
 
 def _clean_fid(samples, compared, seed):

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import OfItems, Score
+from quantwatt.score.metrics import Score, mean_over_images
 
 UNIT = "dB"
 PACKAGE = "numpy"
@@ -31,5 +30,4 @@ def score(
         resamples: bootstrap resamples over images (10000).
     """
     values = [psnr(image, baseline) for image, baseline in zip(samples, compared, strict=True)]
-    resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(np.array(values)))
+    return mean_over_images(values, resamples, seed)

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quantwatt.intervals import RESAMPLES, bootstrap_mean
-from quantwatt.score.metrics import OfItems, Score, Undefined
+from quantwatt.score.metrics import Score, Undefined, mean_over_images
 
 UNIT = "1"
 PACKAGE = "scikit-image"
@@ -46,5 +45,4 @@ def score(
         if min(height, width) < WINDOW:
             raise Undefined(f"SSIM's window is {WINDOW} x {WINDOW} pixels, and images are {height} x {width}.")
         values.append(ssim(image, baseline))
-    resamples = RESAMPLES if resamples is None else resamples
-    return Score(*bootstrap_mean(values, resamples, seed), resamples, of_items=OfItems(np.array(values)))
+    return mean_over_images(values, resamples, seed)

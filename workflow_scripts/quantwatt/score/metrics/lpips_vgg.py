@@ -1,0 +1,5 @@
+"""LPIPS by VGG16."""
+
+from quantwatt.score.metrics.lpips import PACKAGE, UNIT, score
+
+__all__ = ["PACKAGE", "UNIT", "score"]
