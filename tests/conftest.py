@@ -7,7 +7,7 @@ FIRST = ("workflow", "nvml")  # folders whose tests take longest: no worker shal
 # They look at one run of the workflow, which is the longest of all.
 SMOKE = {f"tests/workflow/test_{name}.py" for name in ("end_to_end", "faults", "invalidation", "mistakes", "parts")}
 # They run programs in forks of one server of preloaded.py.
-FORKING = {f"tests/unit/test_{name}.py" for name in ("bench_transformers", "checkpoint", "cpu_kernels", "exports",
+FORKING = {f"tests/unit/test_{name}.py" for name in ("checkpoint", "cpu_kernels", "exports", "gpu_evidence",
                                                      "library_formats", "security")}  # fmt: skip
 
 
@@ -21,6 +21,11 @@ def pytest_collection_modifyitems(items):
         return (FIRST.index(folder) if folder in FIRST else len(FIRST), file_of(item.nodeid) not in SMOKE)
 
     items.sort(key=place)
+    if not torch.cuda.is_available():
+        without = pytest.mark.skip(reason="there is no GPU")
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(without)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt is
 
 from benchmarks.gpu import stages
+from benchmarks.gpu.denoisers import CONFIGURATIONS, DENOISERS
 from quantwatt.jobs import command, machine
 
 
@@ -24,14 +25,16 @@ def main(argv=None):
     if args.wheels:
         from benchmarks.gpu import wheels
 
-        print(wheels.fetch(args.wheels))
+        print(wheels.fetch(args.wheels, args.there))
         return None
     machine.require(args.device)
     meter = machine.resolve_meter(args.meter, args.device)
     options = ["--output", str(args.output), "--device", args.device, "--size", args.size, "--meter", meter]
     if args.stage:
-        stages.run_stage(stages.Record(args.stage, args.output, args.device, args.size, meter, args.seconds))
+        chosen = args.denoisers, args.configurations
+        stages.run_stage(stages.Record(args.stage, args.output, args.device, args.size, meter, args.seconds, *chosen))
         return None
+    options += ["--denoisers", *args.denoisers, "--configurations", *args.configurations]
     found = stages.run_all(args.stages, args.output, args.minutes, [sys.executable, __file__, *options], args.least_s)
     print(f"{args.output}: " + ", ".join(f"{stage} {status}" for stage, status in found.items()))
     if any(status in ("partial", "not begun") for status in found.values()):
@@ -51,6 +54,9 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--wheels", type=Path, metavar="FOLDER", help="download what else a bare machine needs, and end"
     )
+    parser.add_argument("--denoisers", nargs="*", default=[], choices=DENOISERS, help="to measure (default: all)")
+    parser.add_argument("--configurations", nargs="*", default=[], choices=CONFIGURATIONS, help="likewise, beside bf16")
+    parser.add_argument("--there", nargs="*", default=[], metavar="PACKAGE", help="with --wheels: not to be downloaded")
     parser.add_argument("--stage", choices=stages.MODULES, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=60, help=argparse.SUPPRESS)
     parser.add_argument("--least-s", type=float, default=stages.LEAST_S, help=argparse.SUPPRESS)

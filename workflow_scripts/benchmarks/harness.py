@@ -41,7 +41,7 @@ class Worker:
         Raises:
             DataError: the worker ended before it answered.
         """
-        with contextlib.suppress(OSError):  # it has ended: the answer is empty
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or was: the answer is empty
             print(json.dumps(task), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:

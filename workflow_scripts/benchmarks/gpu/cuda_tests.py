@@ -18,6 +18,8 @@ SHOWN = 2000  # characters of a failure
 def run(record) -> None:
     """The stage: counts of outcomes, and what failed."""
     files = sorted(path for path in (PROJECT / "tests").rglob("test_*.py") if MARK.search(path.read_text()))
+    if not files:
+        raise DataError("no test is marked cuda")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "-p", "no:xdist",

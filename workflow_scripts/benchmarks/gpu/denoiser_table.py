@@ -28,6 +28,7 @@ ROUNDS, LEAST_ROUNDS = {True: 6, False: 4}, 3
 BLOCK_S = {"true": 2.0, "tiny": 0.3}
 LEAST_S = {"true": 120.0, "tiny": 1.0}  # of a session that is begun
 PREPARING = 0.6  # share of the time left that may go into preparing
+PATIENCE_S = 180.0  # a worker that is not prepared in as much time is a result; in less, it is tried again
 SHARE = {"integer8": 0.5, "4": 0.28, "16": 1.0}  # of bfloat16's memory, to plan which workers fit side by side
 BESIDE_MB = 4000  # of a worker for each image: its CUDA context and intermediate tensors
 
@@ -41,7 +42,8 @@ def key(name: str, images: int, compiled: bool) -> str:
 def run(record) -> None:
     """The stage: sessions while there is time; what is in the record's file already is not measured again."""
     record.keep(rows=record.found.get("rows", []), cells=record.found.get("cells", {}))
-    for name, images in SESSIONS:
+    sessions = [each for each in SESSIONS if not record.denoisers or each[0] in record.denoisers]
+    for name, images in sessions:
         wanted = [mode for mode in MODES if record.found["cells"].get(key(name, images, mode)) != "complete"]
         if wanted and record.left() < LEAST_S[record.size]:
             record.partial(f"the time was over before {key(name, images, wanted[0])}")
@@ -55,7 +57,8 @@ def run(record) -> None:
 def session(record, name: str, images: int, modes: list[bool]) -> None:
     """Measure all configurations of one denoiser at one number of images, as many side by side as memory holds."""
     complete = dict.fromkeys(modes, True)
-    parts = groups(DENOISERS[name].parameters, images, instruments.available_bytes(record.device))
+    names = [each for each in CONFIGURATIONS if each == BASELINE or each in (record.configurations or CONFIGURATIONS)]
+    parts = groups(names, DENOISERS[name].parameters, images, instruments.available_bytes(record.device))
     for index, names in enumerate(parts):
         commands = {
             each: [sys.executable, "-m", "benchmarks.gpu.denoiser_worker", name, record.size, each, record.device,
@@ -67,16 +70,16 @@ def session(record, name: str, images: int, modes: list[bool]) -> None:
                 prepared = prepare(record, ask, images, compiled)
                 ready = {each: ask[each] for each in names if prepared[each]["status"] == "ok"}
                 turns, whole = take_turns(record, ready, images, compiled)
-                complete[compiled] &= whole
+                complete[compiled] &= whole and not any(answer.get("hurried") for answer in prepared.values())
                 done = complete[compiled] and index == len(parts) - 1
                 keep(record, (name, images, compiled), rows_of(prepared, turns), done)
 
 
-def groups(billions: float, images: int, free_bytes: int | None) -> list[list[str]]:
+def groups(names: list[str], billions: float, images: int, free_bytes: int | None) -> list[list[str]]:
     """Configurations that fit into the memory side by side; each group has the baseline, and the first the control."""
     if free_bytes is None:
-        return [list(CONFIGURATIONS)]
-    others = [name for name in CONFIGURATIONS if name != BASELINE]
+        return [names]
+    others = [name for name in names if name != BASELINE]
     others.sort(key=lambda name: name != AGAIN)
     needed, found = megabytes(BASELINE, billions, images), []
     group, used = [BASELINE], needed
@@ -103,7 +106,8 @@ def prepare(record, ask: Mapping[str, Any], images: int, compiled: bool) -> dict
     begun = {pool.submit(run, do="prepare", images=images, compiled=compiled): name for name, run in ask.items()}
     done, late = concurrent.futures.wait(begun, limit_s)
     pool.shutdown(wait=False, cancel_futures=True)
-    too_long = {"status": "failed", "reason": f"it was not prepared (built, compiled, tuned) within {limit_s:.0f} s"}
+    too_long = {"status": "failed", "reason": f"it was not prepared (built, compiled, tuned) within {limit_s:.0f} s",
+                "hurried": limit_s < PATIENCE_S}  # fmt: skip
     for each in late:
         ask[begun[each]].end(0)  # else it would disturb those that are measured
     answers = {begun[each]: too_long for each in late} | {begun[each]: answer_of(each) for each in done}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import denoisers, sensor
+from benchmarks.gpu import random_denoiser, sensor
 from benchmarks.layer_speed import own_words
 from quantwatt.inference import checkpoint
 from quantwatt.measuring import instruments, protocol
@@ -35,7 +35,7 @@ class Worker:
         self.name, self.size, self.device = name, size, device
         self.synchronize = instruments.synchronize_of(device)
         self.meter, self.energy_reason = instruments.choose_meter(Metering(meter), None, device)
-        self.model, self.kernel, blocks = denoisers.build(name, size, configuration, device)
+        self.model, self.kernel, blocks = random_denoiser.build(name, size, configuration, device)
         self.weights_mb = module_memory_bytes([self.model]) / 1e6
         plain = {block: self.model.get_submodule(block) for block in blocks}
         self.blocks = {False: plain}  # {compiled: {name of a block: how it is called}}
@@ -56,7 +56,7 @@ class Worker:
         for name, block in self.blocks[compiled].items():
             self.model.set_submodule(name, block)
         if images not in self.inputs:
-            self.inputs = {images: denoisers.inputs_of(self.name, self.size, self.model, images, self.device)}
+            self.inputs = {images: random_denoiser.inputs_of(self.name, self.size, self.model, images, self.device)}
         inputs = self.inputs[images]
 
         def run():

@@ -40,6 +40,9 @@ def run(record) -> None:
     if process.returncode:
         raise DataError(f"snakemake ended with {process.returncode}; the stage's file has what it said last.")
     record.keep(summary_csv=summary.read_text())
+    bundle = [sys.executable, str(PROJECT / "workflow_scripts/tools/bundle.py"), "--results", str(summary.parents[1]),
+              "--output", str(record.path.with_name(f"{name}.zip"))]  # fmt: skip
+    subprocess.run(bundle, cwd=PROJECT, check=True)
 
 
 def steps(said: str) -> list[int] | None:

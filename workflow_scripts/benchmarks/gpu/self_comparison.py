@@ -2,7 +2,8 @@
 
 import torch
 
-from benchmarks.gpu import denoisers
+from benchmarks.gpu import random_denoiser
+from benchmarks.gpu.denoisers import BASELINE
 from quantwatt.measuring.callables import measure
 
 DENOISER = "sd35-medium"
@@ -15,8 +16,8 @@ SETTINGS = {
 
 def run(record) -> None:
     """The stage."""
-    model, _, _ = denoisers.build(DENOISER, record.size, denoisers.BASELINE, record.device)
-    inputs = denoisers.inputs_of(DENOISER, record.size, model, 1, record.device)
+    model, _, _ = random_denoiser.build(DENOISER, record.size, BASELINE, record.device)
+    inputs = random_denoiser.inputs_of(DENOISER, record.size, model, 1, record.device)
 
     def call():
         with torch.no_grad():

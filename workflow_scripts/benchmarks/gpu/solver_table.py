@@ -11,7 +11,8 @@ import time
 import torch
 
 from benchmarks import bench_solvers
-from benchmarks.gpu import denoisers
+from benchmarks.gpu import random_denoiser
+from benchmarks.gpu.denoisers import BASELINE, DENOISERS
 from quantwatt.config.experiment import complete_method
 from quantwatt.measuring import instruments, meters
 from quantwatt.models.families import load_family
@@ -51,11 +52,11 @@ def run(record) -> None:
 def whole_denoiser(name: str, record) -> dict:
     """{"solver", "seconds", "energy_j", "reason", "peak_mb", "layers", "fallbacks", "tokens", ...} of one run."""
     device, images = record.device, IMAGES[record.size]
-    model, _, _ = denoisers.build(DENOISER, record.size, denoisers.BASELINE, device)
-    arguments = denoisers.inputs_of(DENOISER, record.size, model, images, device)
+    model, _, _ = random_denoiser.build(DENOISER, record.size, BASELINE, device)
+    arguments = random_denoiser.inputs_of(DENOISER, record.size, model, images, device)
     samples = {key: value.cpu() for key, value in arguments.items() if isinstance(value, torch.Tensor)}
     model = model.cpu()  # where the solvers expect it
-    family = load_family(denoisers.DENOISERS[DENOISER].family)
+    family = load_family(DENOISERS[DENOISER].family)
     settings = {"name": name}
     if name == "brecq":
         settings |= {"iterations": ITERATIONS[record.size], "batch_size": BATCH}

@@ -37,14 +37,22 @@ PACKAGES = ("torch", "triton", "diffusers", "transformers", "torchao", "bitsandb
 class Record:
     """The file of a stage, and how much time the stage has left."""
 
-    def __init__(self, stage: str, output: str | Path, device: str, size: str, meter: str, seconds: float):
+    def __init__(
+        self, stage: str, output: str | Path, device: str, size: str, meter: str, seconds: float,
+        denoisers: Sequence[str] = (), configurations: Sequence[str] = (),
+    ):  # fmt: skip
         """Read what an earlier run has found, if it was of the same device and size.
+
+        Args:
+            size: "true" or "tiny"; seconds: that the stage has.
+            denoisers, configurations: those to measure; empty: all.
 
         Raises:
             DataError: the file is of another device or size.
         """
         self.path = path_of(output, stage)
         self.device, self.size, self.meter = device, size, meter
+        self.denoisers, self.configurations = denoisers, configurations
         self.begin, self.until = time.monotonic(), time.monotonic() + seconds
         self.found = read(output, stage)
         self.spent = self.found.get("seconds", 0.0)
