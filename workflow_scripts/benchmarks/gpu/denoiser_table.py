@@ -24,8 +24,8 @@ SESSIONS = (  # (denoiser, images a call), the most telling first
     ("flux1-dev", 4), ("z-image", 1), ("qwen-image", 1), ("sdxl", 4),
 )  # fmt: skip
 MODES = (True, False)  # compiled, eager
-ROUNDS, LEAST_ROUNDS = {True: 6, False: 4}, 3
-BLOCK_S = {"true": 2.0, "tiny": 0.3}
+ROUNDS, LEAST_ROUNDS = {True: 6, False: 4}, 3  # {compiled: rounds}; a rehearsal has the least
+BLOCK_S = {"true": 2.0, "tiny": 0.05}
 LEAST_S = {"true": 120.0, "tiny": 1.0}  # of a session that is begun
 PREPARING = 0.6  # share of the time left that may go into preparing
 PATIENCE_S = 180.0  # a worker that is not prepared in as much time is a result; in less, it is tried again
@@ -129,7 +129,7 @@ def take_turns(record, ask: Mapping[str, Any], images: int, compiled: bool) -> t
     round_s = len(ask) * (BLOCK_S[record.size] + 0.3)
     if record.left() < LEAST_ROUNDS * round_s:
         return turns, False
-    for index in range(ROUNDS[compiled]):
+    for index in range(LEAST_ROUNDS if record.size == "tiny" else ROUNDS[compiled]):
         if index >= LEAST_ROUNDS and record.left() < 1.2 * round_s:
             return turns, False
         start = time.perf_counter()

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import random_denoiser, sensor
+from benchmarks.gpu import random_denoiser, sensor, stages
 from benchmarks.layer_speed import own_words
 from quantwatt.inference import checkpoint
 from quantwatt.measuring import instruments, protocol
-from quantwatt.measuring.meters import Metering
 from quantwatt.measuring.module_memory import module_memory_bytes
 
 RECOMPILES = 64  # blocks of one class that differ, and numbers of images
@@ -34,7 +33,7 @@ class Worker:
         """
         self.name, self.size, self.device = name, size, device
         self.synchronize = instruments.synchronize_of(device)
-        self.meter, self.energy_reason = instruments.choose_meter(Metering(meter), None, device)
+        self.meter, self.energy_reason = instruments.choose_meter(stages.metering(meter), None, device)
         self.model, self.kernel, blocks = random_denoiser.build(name, size, configuration, device)
         self.weights_mb = module_memory_bytes([self.model]) / 1e6
         plain = {block: self.model.get_submodule(block) for block in blocks}

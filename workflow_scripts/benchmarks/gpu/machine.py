@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from benchmarks import peak
+from benchmarks.gpu import stages
 from quantwatt.measuring import instruments, protocol
-from quantwatt.measuring.meters import Metering, open_meter
+from quantwatt.measuring.meters import open_meter
 
 # NVML's fields of power and energy, and the parts of a module that they are read of.
 FIELDS = {83: "total energy, mJ", 185: "average power, mW", 186: "instant power, mW", 187: "least limit, mW",
@@ -19,7 +20,7 @@ COPIED = {"true": 2**32, "tiny": 2**20}  # bytes
 def run(record) -> None:
     """The stage."""
     record.keep(torch=torch_of(record.device), environment=settings())
-    with contextlib.closing(open_meter(Metering(record.meter), device=record.device)) as meter:
+    with contextlib.closing(open_meter(stages.metering(record.meter), device=record.device)) as meter:
         record.keep(meter=meter.provenance(), fields=fields() if record.meter == "nvml" else [])
     sizes = (256,) if record.size == "tiny" else peak.SIZES
     record.keep(peak_gops=peak.rates(record.device, sizes), copy_gb_per_s=copy_rate(record.device, record.size))

@@ -6,6 +6,7 @@ learnt, so that random weights draw the same work.
 
 import copy
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ def build(name: str, size: str, configuration: str, device: str) -> tuple[torch.
     """The denoiser with random weights on the device, its linear layers rounded to nearest.
 
     Layers are made and rounded one by one: no more than one of them is in memory in 16 bits. Layers of one shape have
-    the same values, each in memory of its own, because rounding every layer would take minutes and change no figure.
+    the same values, each in memory of its own, because rounding every layer would take minutes and change no figure;
+    and so that the same model is drawn from in every configuration.
 
     Returns:
         (the module, names of its kernels, names of its blocks of several layers).
@@ -51,7 +53,6 @@ def build(name: str, size: str, configuration: str, device: str) -> tuple[torch.
     for module in model.modules():  # before there are buffers of quantized layers, which have types of their own
         for buffer, values in module._buffers.items():
             module._buffers[buffer] = values.to(device, DTYPE if values.dtype == torch.float32 else None)
-    torch.manual_seed(0)
     kernels: set[str] = set()
     if weights is not None:
         made: dict[Any, Callable[[], torch.nn.Module]] = {}
@@ -69,11 +70,12 @@ def build(name: str, size: str, configuration: str, device: str) -> tuple[torch.
 
 
 def fill(model: torch.nn.Module, device: str) -> None:
-    """Give every parameter that has no memory random values on the device."""
+    """Give every parameter that has no memory random values on the device, those of its shape."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is None or not parameter.is_meta:
                 continue
+            torch.manual_seed(zlib.crc32(str(tuple(parameter.shape)).encode()))
             values = torch.empty(parameter.shape, dtype=DTYPE, device=device)
             if parameter.ndim >= 2:
                 values.normal_(0, 1 / math.sqrt(parameter[0].numel()))

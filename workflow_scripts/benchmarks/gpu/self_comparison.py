@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.gpu import random_denoiser
+from benchmarks.gpu import random_denoiser, stages
 from benchmarks.gpu.denoisers import BASELINE
 from quantwatt.measuring.callables import measure
 
@@ -24,7 +24,8 @@ def run(record) -> None:
             model(**inputs)
 
     limit = {} if record.size == "tiny" else {"limit_s": max(record.left() - 15, 20)}
-    wattages = {"idle_w": 5, "full_w": 20} if record.meter == "estimate" else {}
+    metering = stages.metering(record.meter)
+    wattages = {"idle_w": metering.idle_w, "full_w": metering.full_w}
     found = measure(call, call, record.meter, record.device, 1, **SETTINGS[record.size], **limit, **wattages)
     ratios = {"seconds": found.latency_ratio, "energy_j": found.energy_ratio}
     record.keep(

@@ -9,8 +9,9 @@ import time
 import numpy as np
 import torch
 
+from benchmarks.gpu import stages
 from quantwatt.measuring import instruments, protocol
-from quantwatt.measuring.meters import Metering, open_meter
+from quantwatt.measuring.meters import open_meter
 from quantwatt.measuring.meters.trace import Trace
 
 LEAST_UPDATES = 5  # of the counter, from which a power is computed
@@ -114,7 +115,7 @@ def run(record) -> None:
     product, synchronize = load(record.device, record.size)
     busy(product, synchronize, 0.5 if record.size == "tiny" else 2.0)
     idle_s, load_s = (0.6, 0.8) if record.size == "tiny" else (5.0, 10.0)
-    settings = Metering(record.meter, INTERVAL_MS)
+    settings = stages.metering(record.meter, INTERVAL_MS)
     with contextlib.closing(open_meter(settings, device=record.device)) as meter:
         record.keep(device=meter.provenance())
         phases = {

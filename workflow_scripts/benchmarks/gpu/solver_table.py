@@ -11,7 +11,7 @@ import time
 import torch
 
 from benchmarks import bench_solvers
-from benchmarks.gpu import random_denoiser
+from benchmarks.gpu import random_denoiser, stages
 from benchmarks.gpu.denoisers import BASELINE, DENOISERS
 from quantwatt.config.experiment import complete_method
 from quantwatt.measuring import instruments, meters
@@ -70,7 +70,7 @@ def whole_denoiser(name: str, record) -> dict:
         torch.cuda.reset_peak_memory_stats()
     (_, reports), cost, _ = meters.metered(
         lambda: sequential.quantize(model, family, allocation, method, samples, BATCH, device),
-        meters.Metering(record.meter, idle_w=5, full_w=20), device,
+        stages.metering(record.meter), device,
     )  # fmt: skip
     return {"solver": name, "denoiser": DENOISER, "samples": len(samples["timestep"]), "settings": method["solver"],
             "weights": method["weights"], **{key: cost[key] for key in ("seconds", "energy_j", "meter", "reason")},

@@ -19,6 +19,7 @@ from typing import Any
 from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
+from quantwatt.measuring.meters import Metering
 
 MODULES = {  # stage: module of this package
     "machine": "machine", "sensor": "sensor", "tests": "cuda_tests", "pairs": "self_comparison",
@@ -83,6 +84,11 @@ class Record:
         """The environment variable by which a process that the stage starts finds the project's modules."""
         scripts = str(manifest.PROJECT / "workflow_scripts")
         return {"PYTHONPATH": os.pathsep.join(filter(None, [scripts, os.environ.get("PYTHONPATH")]))}
+
+
+def metering(meter: str, interval_ms: float | None = None) -> Metering:
+    """Settings of a meter; the wattages of an estimate, which is for rehearsals alone, are made up."""
+    return Metering(meter, interval_ms, idle_w=5, full_w=20)
 
 
 def path_of(output: str | Path, stage: str) -> Path:

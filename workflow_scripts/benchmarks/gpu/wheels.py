@@ -19,8 +19,9 @@ PYTHON = "3.12"
 GLIBC = (17, 24, 27, 28, 31, 34, 35)  # pip takes the version 2.N of a wheel word by word
 MOST_MB = 60
 REQUIREMENTS = PROJECT / "envs" / "requirements.txt"
-NEEDED = """diffusers torchao bitsandbytes importlib_metadata zipp lazy-importer requests urllib3 charset-normalizer
-jsonschema jsonschema-specifications attrs referencing rpds-py greenlet pytest iniconfig pluggy""".split()
+NEEDED = """diffusers torchao bitsandbytes importlib_metadata zipp lazy-importer requests urllib3 certifi
+charset-normalizer jsonschema jsonschema-specifications attrs referencing rpds-py greenlet pytest iniconfig
+pluggy""".split()
 # Of the stage "experiment": Snakemake, and the metrics.
 WORKFLOW = """snakemake conda-inject connection_pool docutils dpath smart_open ConfigArgParse
 snakemake-interface-common snakemake-interface-executor-plugins snakemake-interface-logger-plugins
