@@ -11,13 +11,14 @@ BIN := .venv/bin
 REQUIREMENTS := envs/requirements.txt
 TRITON := triton==3.7.1
 WORKERS ?= 2
+MINUTES ?= 9
 # tests/conftest.py says what one worker runs; its threads would wait for those of the other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install report book test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
-.PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-transformers bench-scale
+.PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-scale gpu-evidence gpu-tables
 
 help:
 	@echo "make install                     everything into .venv: about 2 GB"
@@ -27,6 +28,7 @@ help:
 	@echo "make plan [EXPERIMENT=smoke]     how many jobs are left, and how long they take"
 	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
+	@echo "make gpu-evidence [MINUTES=9]    what only a GPU shows: kernels, sensor, denoisers, solvers; goes on when run again"
 	@echo "make test                        every check: ten to eighteen minutes; make test-unit: no runs of the workflow"
 	@echo "make test-all                    also those with libraries of their own"
 	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
@@ -122,9 +124,13 @@ bench-measure: .venv/installed
 bench-intervals: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python workflow_scripts/benchmarks/bench_intervals.py
 
-# Stable Diffusion 3.5's transformers, of random weights, in every format on a GPU: results/benchmarks/transformers.json.
-bench-transformers: .venv/installed
-	$(BIN)/python workflow_scripts/benchmarks/bench_transformers.py
+# What only a GPU shows, in stages: results/gpu-evidence/STAGE.json. The same command goes on where the last one stopped.
+gpu-evidence: .venv/installed
+	$(BIN)/python workflow_scripts/benchmarks/gpu_evidence.py --minutes $(MINUTES)
+
+# Adds them to resources/measurements/gpu/, and makes README's table and figure.
+gpu-tables: .venv/installed
+	$(BIN)/python workflow_scripts/benchmarks/gpu_tables.py --add results/gpu-evidence
 
 # Memory and time of writing, features and scores of 1,000, 4,000 and 16,000 images: results/benchmarks/scale.json.
 bench-scale: .venv/installed

@@ -8,7 +8,7 @@ FIRST = ("workflow", "nvml")  # folders whose tests take longest: no worker shal
 SMOKE = {f"tests/workflow/test_{name}.py" for name in ("end_to_end", "decisions", "faults", "invalidation", "mistakes",
                                                        "parts")}  # fmt: skip
 # They run programs in forks of one server of preloaded.py.
-FORKING = {f"tests/unit/test_{name}.py" for name in ("bench_transformers", "checkpoint", "cpu_kernels", "exports",
+FORKING = {f"tests/unit/test_{name}.py" for name in ("checkpoint", "cpu_kernels", "exports", "gpu_evidence",
                                                      "library_formats", "security")}  # fmt: skip
 
 
@@ -28,6 +28,11 @@ def pytest_collection_modifyitems(items):
     if strays := {file_of(item.nodeid) for item in items if looks(item)} - SMOKE:
         raise pytest.UsageError(f"{', '.join(sorted(strays))}: looks at the one run of the workflow; add it to SMOKE.")
     items.sort(key=place)
+    if not torch.cuda.is_available():
+        without = pytest.mark.skip(reason="there is no GPU")
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(without)
 
 
 @pytest.hookimpl(optionalhook=True)

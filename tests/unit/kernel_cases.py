@@ -24,8 +24,8 @@ def inputs_of(kind, columns, generator):
     return torch.randn(*shape, columns, generator=generator)
 
 
-def pair(kernel, weights, activations, shape, dtype=torch.float32, bias=True, act_order=False):
-    """(the kernel's layer, the dequantized one) of random weights of a shape (rows, columns)."""
+def pair(kernel, weights, activations, shape, dtype=torch.float32, bias=True, act_order=False, device="cpu"):
+    """(the kernel's layer, the dequantized one) of random weights of a shape (rows, columns), on a device."""
     generator = torch.Generator().manual_seed(0)
     rows, columns = shape
     weight_format = load_format(weights)
@@ -37,14 +37,15 @@ def pair(kernel, weights, activations, shape, dtype=torch.float32, bias=True, ac
         quantized.activation_scale, quantized.activation_zero = torch.tensor([0.03]), torch.tensor([-9.0])
     values = torch.randn(rows, generator=generator) if bias else None
     arguments = (quantized, weight_format, activations, values, dtype)
-    return kernel.Layer.build(*arguments), SimulatedLinear.build(*arguments)
+    return kernel.Layer.build(*arguments).to(device), SimulatedLinear.build(*arguments).to(device)
 
 
 @torch.no_grad()
 def error(layers, kind, dtype=torch.float32):
     """Norm of the difference of two layers' outputs, relative to the second's; 0 where both are empty alike."""
     own, reference = layers
-    inputs = inputs_of(kind, own.in_features, torch.Generator().manual_seed(1)).to(dtype)
+    device = next(reference.buffers()).device
+    inputs = inputs_of(kind, own.in_features, torch.Generator().manual_seed(1)).to(device, dtype)
     found, expected = own(inputs), reference(inputs)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
     if found.numel() == 0:

@@ -10,6 +10,8 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 
+ENDING_S = 60  # after which a worker that was told to end is killed
+
 
 def write(output, rows, packages, machine=None):
     """Write OUTPUT.json with the rows, and OUTPUT.machine.json with the machine and versions that they come from.
@@ -24,36 +26,56 @@ def write(output, rows, packages, machine=None):
     manifest.write_json(Path(output).with_suffix(".machine.json"), described)
 
 
-@contextlib.contextmanager
-def workers(commands, variables=None):
-    """Worker processes that answer tasks one at a time: {name: function(**task) -> answer}.
+class Worker:
+    """A worker process that answers tasks one at a time: worker(**task) -> answer."""
 
-    Args:
-        commands: {name: [argument]} of programs that answer each line of JSON on stdin with one line of JSON on stdout.
-        variables: environment variables, in addition to those of this process.
+    def __init__(self, command, environment):
+        """Start the program; it answers each line of JSON on stdin with one line of JSON on stdout."""
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
-    Raises:
-        DataError: a worker ended before it answered.
-    """
-    environment = {**os.environ, **(variables or {})}
-    processes = {
-        name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        for name, command in commands.items()
-    }
+    def __call__(self, **task):
+        """Answer a task.
 
-    def ask(process, **task):
-        print(json.dumps(task), file=process.stdin, flush=True)
-        answer = process.stdout.readline()
+        Raises:
+            DataError: the worker ended before it answered.
+        """
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or was: the answer is empty
+            print(json.dumps(task), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
         if not answer:
-            raise DataError(f"a worker of the benchmark ended before it answered: {' '.join(map(str, process.args))}.")
+            called = " ".join(map(str, self.process.args))
+            raise DataError(f"a worker of the benchmark ended before it answered: {called}.")
         return json.loads(answer)
 
+    def end(self, seconds):
+        """Tell it to end, and kill it if it has not ended after `seconds`: it may compile or wait for a driver."""
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def workers(commands, variables=None, ending_s=ENDING_S):
+    """Worker processes: {name: Worker}.
+
+    Args:
+        commands: {name: [argument]} of programs, as for Worker.
+        variables: environment variables, in addition to those of this process.
+        ending_s: seconds that each has to end.
+    """
+    environment = {**os.environ, **(variables or {})}
+    started = {name: Worker(command, environment) for name, command in commands.items()}
     try:
-        yield {name: lambda process=process, **task: ask(process, **task) for name, process in processes.items()}
+        yield started
     finally:
-        for process in processes.values():
-            process.stdin.close()
-            process.wait()
+        for worker in started.values():
+            worker.end(ending_s)
 
 
 @contextlib.contextmanager
