@@ -152,6 +152,7 @@ REFUSED = {
     "FluxControlPipeline": "needs 'control_image'",
     "StableDiffusionControlNetPipeline": "needs 'image'",
     "KandinskyV22Pipeline": "needs 'image_embeds'",
+    "KandinskyV22CombinedPipeline": "joins several pipelines",
     "NoSuchPipeline": r"names NoSuchPipeline, which is no pipeline of diffusers \d",
     "UNet2DModel": "names UNet2DModel, which is no pipeline",
 }

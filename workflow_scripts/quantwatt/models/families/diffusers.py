@@ -69,7 +69,7 @@ class Family(ImageFamily):
             DataError: the pipeline does not support a key of the sampling.
         """
         with effects.checked(pipeline, _denoiser(pipeline), drawing, len(prompts)):
-            images = pipelines.arrays(_call(pipeline, prompts, seeds, drawing))
+            images = pipelines.arrays(_call(pipeline, prompts, seeds, drawing, _image_type(pipeline)))
         for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
             if (asked := getattr(drawing, key)) not in (None, drawn):
                 raise DataError(f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {asked} are asked for.")
@@ -145,8 +145,21 @@ def _denoiser_of(classes, where):
     return candidates[0] if len(candidates) == 1 else usual[0]
 
 
-def _call(pipeline, prompts, seeds, drawing):
-    """Call the pipeline with the keys of a sampling that its signature takes: images [n, channels, height, width]."""
+def _image_type(pipeline):
+    """How to ask a pipeline for images in 0..1.
+
+    Some that read prompts leave tensors as their decoder gives them, in -1..1 (Kandinsky 3). Some that read none make
+    arrays of the model's dtype, and numpy has no bfloat16 (DDPM).
+    """
+    return "np" if "prompt" in _parameters(pipeline) else "pt"
+
+
+def _call(pipeline, prompts, seeds, drawing, image_type="pt"):
+    """Call the pipeline with the keys of a sampling that its signature takes.
+
+    Returns:
+        images, as the pipeline's `output_type` gives them: by default a tensor [n, channels, height, width].
+    """
     takes, guidance = _parameters(pipeline), _guidance_name(pipeline)
     wanted = {
         "num_inference_steps": drawing.steps,
@@ -167,7 +180,7 @@ def _call(pipeline, prompts, seeds, drawing):
             **_subjects(pipeline, takes, prompts),
             **{name: value for name, value in wanted.items() if name in takes and value is not None}
             | pipeline.arguments,
-            output_type="pt",
+            output_type=image_type,
         )
     )
 

@@ -46,6 +46,8 @@ def check(kind: type, location: str | Path) -> None:
     Raises:
         DataError: names what the class generates or needs instead.
     """
+    if kind._load_connected_pipes:
+        raise DataError(f"{location}: {kind.__name__} joins several pipelines, and one alone can be quantized.")
     takes, fields = inspect.signature(kind.__call__).parameters, output_fields(kind)
     if others := ["videos" for field in fields if field in ("frames", "videos")] or [
         output for name, output in OTHERS.items() if name in takes

@@ -130,7 +130,7 @@ def draw(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> Any:
         return pipeline(generator=generators, **arguments)
 
 
-def pictures(output: Any) -> torch.Tensor:
+def pictures(output: Any) -> torch.Tensor | np.ndarray:
     """The images of a pipeline's output, from whichever of IMAGE_FIELDS it has.
 
     Raises:
@@ -142,11 +142,16 @@ def pictures(output: Any) -> torch.Tensor:
     raise DataError(f"the pipeline gives {', '.join(output.keys())}, and no images.")
 
 
-def arrays(images: torch.Tensor) -> np.ndarray:
-    """Convert images [n, channels, height, width] of any dtype and device to [n, height, width, 3] float32.
+def arrays(images: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Convert images to [n, height, width, 3] float32; grey ones repeat their channel.
 
-    Grey images repeat their channel. Pipelines are called with tensors as output: some would convert to an array of the
-    model's dtype, and numpy has no bfloat16.
+    Args:
+        images: a tensor [n, channels, height, width] of any dtype and device, or an array [n, height, width, channels].
+    Raises:
+        DataError: pixels lie outside of 0..1.
     """
-    pixels = images.float().cpu().permute(0, 2, 3, 1).numpy()
+    pixels = images if isinstance(images, np.ndarray) else images.float().cpu().permute(0, 2, 3, 1).numpy()
+    if (pixels < 0).any() or (pixels > 1).any():  # False for NaN
+        low, high = np.nanmin(pixels), np.nanmax(pixels)
+        raise DataError(f"the pipeline gives pixels from {low:.2f} to {high:.2f}, and not from 0 to 1.")
     return pixels.repeat(3, axis=-1) if pixels.shape[-1] == 1 else pixels
