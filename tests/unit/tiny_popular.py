@@ -158,9 +158,8 @@ def _unet(**options):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
-        cross_attention_dim=WIDTH, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **options,
+        sample_size=8, block_out_channels=(16,), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
+        cross_attention_dim=WIDTH, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("UpBlock2D",), **options,
     )  # fmt: skip
 
 
