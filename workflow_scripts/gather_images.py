@@ -47,7 +47,7 @@ def _joined(parts):
     return {
         **{key: value for key, value in first.items() if key != "images"},
         "n_images": len(images),
-        "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
+        "prompts_sha256": prompts_sha256(images),
         "seconds": sum(part["seconds"] for part in parts.values()),
         "parts": [
             {"file": name, **{key: part[key] for key in ("n_images", "seconds", "provenance")}}

@@ -1,15 +1,17 @@
-"""Each text-to-image class of README's table goes from load through calibration and three methods to images."""
+"""Each class of README's table of models goes from load through calibration and three methods to images."""
 
 import numpy as np
 import pytest
 import tiny_pipelines
 import tiny_popular
 import torch
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 
 import model
 from quantwatt.allocate.allocation import allocate
 from quantwatt.artifacts import checkpoint_files
 from quantwatt.artifacts.images import to_uint8
+from quantwatt.artifacts.instructions import pictures
 from quantwatt.config import experiment
 from quantwatt.inference import checkpoint, kernel_choice
 from quantwatt.models.denoiser_inputs import nested
@@ -18,11 +20,15 @@ from quantwatt.models.sampling import Calibration, Drawing
 from quantwatt.quantize import calibration, sequential
 
 FAMILY = load_family("diffusers")
-DRAWS = {**tiny_pipelines.BUILDERS, **tiny_pipelines.RECENT, **tiny_popular.POPULAR}
+DRAWS = {**tiny_pipelines.BUILDERS, **tiny_pipelines.RECENT, **tiny_popular.POPULAR, **tiny_popular.EDITS}
 ARGUMENTS = tiny_pipelines.ARGUMENTS | tiny_popular.ARGUMENTS
 UNGUIDED = {"flux-schnell"}
 LARGE = {"kandinsky3"}  # 420 layers, however narrow
-ALONE = {"kandinsky5", "cogview4"}  # texts of several lengths without a mask: calibrated one by one
+ALONE = {
+    "kandinsky5",
+    "cogview4",
+    *tiny_popular.EDITS,
+}  # texts of several lengths without a mask: calibrated one by one
 TEXTS, SEEDS = ["a large red circle on the left", "a small blue square"], [5, 6]
 METHODS = {
     "rtn-w8a8": {"weights": {"format": "integer", "bits": 8}, "activations": {"bits": 8}},
@@ -54,7 +60,10 @@ def drawing(name):
 
 
 @pytest.fixture
-def prompts(name):
+def prompts(name, tmp_path, monkeypatch):
+    if name in tiny_popular.EDITS:
+        monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: (64, 64, None))
+        return tiny_popular.instructions(TEXTS, tmp_path)
     return ["3", "7"] if name == "dit" else TEXTS
 
 
@@ -66,7 +75,12 @@ def folder(name, tmp_path):
 def draw(pipeline, prompts, drawing):
     if hasattr(pipeline, "resolutions"):
         pipeline.resolutions = [(16, 16)]  # Kandinsky 5, as if it had been trained with them
-    return to_uint8(FAMILY.generate(pipeline, prompts, SEEDS, drawing)).astype(float)
+    if not pictures(prompts):
+        return to_uint8(FAMILY.generate(pipeline, prompts, SEEDS, drawing)).astype(float)
+    pairs = zip(prompts, SEEDS, strict=True)
+    return np.concatenate([to_uint8(FAMILY.generate(pipeline, [p], [seed], drawing)) for p, seed in pairs]).astype(
+        float
+    )
 
 
 def recorded(pipeline, prompts, drawing, batch_size):

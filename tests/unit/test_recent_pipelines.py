@@ -113,11 +113,11 @@ REFUSED = {
     "AudioLDMPipeline": "draws sound",
     "LLaDA2Pipeline": "gives sequences, texts",
     "KandinskyV22PriorPipeline": "gives image_embeds",
-    "StableDiffusionImg2ImgPipeline": "needs 'image'",
     "StableDiffusionXLInpaintPipeline": "needs 'image'",
-    "StableDiffusionInstructPix2PixPipeline": "needs 'image'",
     "FluxFillPipeline": "needs 'image'",
-    "QwenImageEditPipeline": "needs 'image'",
+    "QwenImageEditInpaintPipeline": "needs 'mask_image'",
+    "StableDiffusionControlNetImg2ImgPipeline": "needs 'control_image'",
+    "StableDiffusionUpscalePipeline": "needs 'image'",
     "FluxControlPipeline": "needs 'control_image'",
     "StableDiffusionControlNetPipeline": "needs 'image'",
     "KandinskyV22Pipeline": "needs 'image_embeds'",
@@ -126,7 +126,7 @@ REFUSED = {
     "UNet2DModel": "names UNet2DModel, which is no pipeline",
 }
 DRAWS = ["FluxPipeline", "Flux2Pipeline", "FluxKontextPipeline", "OmniGenPipeline", "StableDiffusionXLPipeline",
-         "DreamLitePipeline", "StableDiffusion3PAGPipeline", "DDPMPipeline", "HunyuanDiTPipeline"]  # fmt: skip
+         "StableDiffusionImg2ImgPipeline", "StableDiffusionInstructPix2PixPipeline", "QwenImageEditPipeline", "DreamLitePipeline", "StableDiffusion3PAGPipeline", "DDPMPipeline", "HunyuanDiTPipeline"]  # fmt: skip
 
 
 def test_a_class_that_draws_no_images_from_prompts_is_refused_from_its_index_alone(tmp_path):

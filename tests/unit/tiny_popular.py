@@ -1,9 +1,12 @@
 """Pipelines of random weights of the classes that people use, beside those of tiny_pipelines.py; see there."""
 
+import numpy as np
 import tiny_parts
 import torch
+from PIL import Image
 from tiny_parts import WIDTH
 
+from quantwatt.artifacts.instructions import Instruction
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
 
 
@@ -154,12 +157,86 @@ def kandinsky3(folder):
     return tiny_parts.saved(Kandinsky3Pipeline(tokenizer, t5, unet, DDPMScheduler(), _movq()), folder)
 
 
+def sdxl_img2img(folder):
+    """Stable Diffusion XL, image to image."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    clip, tokenizer = tiny_parts.clip()
+    unet = _unet(
+        cross_attention_dim=2 * WIDTH, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=WIDTH + 6 * 8,
+    )  # fmt: skip
+    projecting = CLIPTextModelWithProjection(clip.config).eval()
+    pipeline = StableDiffusionXLImg2ImgPipeline(
+        tiny_parts.vae(), clip, projecting, tokenizer, tokenizer, unet, EulerDiscreteScheduler(), add_watermarker=False
+    )
+    return tiny_parts.saved(pipeline, folder)
+
+
+def instruct_pix2pix(folder):
+    """InstructPix2Pix: the UNet sees the picture's latents; guidance has a branch for text and one for the picture."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
+
+    torch.manual_seed(0)
+    clip, tokenizer = tiny_parts.clip()
+    pipeline = StableDiffusionInstructPix2PixPipeline(
+        vae=tiny_parts.vae(), text_encoder=clip, tokenizer=tokenizer, unet=_unet(in_channels=8),
+        scheduler=EulerDiscreteScheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return tiny_parts.saved(pipeline, folder)
+
+
+def flux_kontext(folder):
+    """FLUX.1 Kontext: the picture's latents follow the image's."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+    )  # fmt: skip
+    clip, clip_tokenizer = tiny_parts.clip()
+    t5, t5_tokenizer = tiny_parts.t5()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipeline = FluxKontextPipeline(scheduler, tiny_parts.vae(), clip, clip_tokenizer, t5, t5_tokenizer, transformer)
+    return tiny_parts.saved(pipeline, folder)
+
+
+def qwen_image_edit(folder):
+    """Qwen-Image-Edit: the picture is read by the text encoder, and its latents follow the image's."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImageEditPipeline,
+        QwenImageTransformer2DModel,
+    )
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    torch.manual_seed(0)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    tokenizer = tiny_parts.qwen_tokenizer()
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), tokenizer, Qwen2VLVideoProcessor())
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipeline = QwenImageEditPipeline(scheduler, vae, tiny_parts.qwen_vl(tokenizer), tokenizer, processor, transformer)
+    return tiny_parts.saved(pipeline, folder)
+
+
 def _unet(**options):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(16,), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
-        cross_attention_dim=WIDTH, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("UpBlock2D",), **options,
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("UpBlock2D",),
+        **{"cross_attention_dim": WIDTH, **options},
     )  # fmt: skip
 
 
@@ -172,10 +249,20 @@ def _movq():
     )  # fmt: skip
 
 
+def instructions(texts, folder):
+    """The texts, each with an input picture of random pixels that is put into the folder."""
+    pixels = np.random.default_rng(0).integers(0, 255, (len(texts), 24, 40, 3), dtype=np.uint8)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    return [Instruction(text, folder / f"{i}.png") for i, text in enumerate(texts)]
+
+
 ARGUMENTS = {
     "chroma": {"max_sequence_length": 12},
     "flux-schnell": {"max_sequence_length": 12},
     "aura-flow": {"max_sequence_length": 12},
+    "sdxl-img2img": {"strength": 0.5},
+    "flux-kontext": {"max_sequence_length": 12},
 }
 POPULAR = {
     "stable-diffusion-2": stable_diffusion_2,
@@ -187,4 +274,10 @@ POPULAR = {
     "aura-flow": aura_flow,
     "cogview4": cogview4,
     "kandinsky3": kandinsky3,
+}
+EDITS = {
+    "sdxl-img2img": sdxl_img2img,
+    "instruct-pix2pix": instruct_pix2pix,
+    "flux-kontext": flux_kontext,
+    "qwen-image-edit": qwen_image_edit,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import instructions, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs import lean_imports, torchvision_ops  # noqa: F401  (the second before diffusers)
 from quantwatt.models import model_folder, seeding
@@ -124,7 +124,12 @@ def draw(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> Any:
     every method, device and batch. Some schedulers do not get these generators (DDPM in DiT's pipeline, SD3's with
     `stochastic_sampling`) and draw from the global generators, which are seeded for every batch with a hash of its
     first seed: image i is then the same for every method, if the batch and the kind of device are the same.
+
+    Raises:
+        DataError: the prompts have input pictures that the arguments lack.
     """
+    if instructions.pictures(arguments.get("prompt", ())) and "image" not in arguments:
+        raise DataError(f"prompts: {type(pipeline).__name__} takes no input pictures, and these prompts have them.")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with seeding.seeded(seeds[0]):
         return pipeline(generator=generators, **arguments)
