@@ -5,7 +5,6 @@ import pytest
 import tiny_pipelines
 import tiny_popular
 import torch
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 
 import model
 from quantwatt.allocate.allocation import allocate
@@ -24,11 +23,8 @@ DRAWS = {**tiny_pipelines.BUILDERS, **tiny_pipelines.RECENT, **tiny_popular.POPU
 ARGUMENTS = tiny_pipelines.ARGUMENTS | tiny_popular.ARGUMENTS
 UNGUIDED = {"flux-schnell"}
 LARGE = {"kandinsky3"}  # 420 layers, however narrow
-ALONE = {
-    "kandinsky5",
-    "cogview4",
-    *tiny_popular.EDITS,
-}  # texts of several lengths without a mask: calibrated one by one
+# Calibrated one by one: texts of several lengths without a mask, and prompts with an input picture.
+ALONE = {"kandinsky5", "cogview4", *tiny_popular.EDITS}
 TEXTS, SEEDS = ["a large red circle on the left", "a small blue square"], [5, 6]
 METHODS = {
     "rtn-w8a8": {"weights": {"format": "integer", "bits": 8}, "activations": {"bits": 8}},
@@ -62,6 +58,8 @@ def drawing(name):
 @pytest.fixture
 def prompts(name, tmp_path, monkeypatch):
     if name in tiny_popular.EDITS:
+        from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
+
         monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: (64, 64, None))
         return tiny_popular.instructions(TEXTS, tmp_path)
     return ["3", "7"] if name == "dit" else TEXTS
@@ -75,12 +73,10 @@ def folder(name, tmp_path):
 def draw(pipeline, prompts, drawing):
     if hasattr(pipeline, "resolutions"):
         pipeline.resolutions = [(16, 16)]  # Kandinsky 5, as if it had been trained with them
-    if not pictures(prompts):
-        return to_uint8(FAMILY.generate(pipeline, prompts, SEEDS, drawing)).astype(float)
-    pairs = zip(prompts, SEEDS, strict=True)
-    return np.concatenate([to_uint8(FAMILY.generate(pipeline, [p], [seed], drawing)) for p, seed in pairs]).astype(
-        float
-    )
+    size = 1 if pictures(prompts) else len(prompts)
+    batches = [(prompts[i : i + size], SEEDS[i : i + size]) for i in range(0, len(prompts), size)]
+    drawn = [to_uint8(FAMILY.generate(pipeline, batch, seeds, drawing)) for batch, seeds in batches]
+    return np.concatenate(drawn).astype(float)
 
 
 def recorded(pipeline, prompts, drawing, batch_size):

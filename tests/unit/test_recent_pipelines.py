@@ -125,8 +125,11 @@ REFUSED = {
     "NoSuchPipeline": r"names NoSuchPipeline, which is no pipeline of diffusers \d",
     "UNet2DModel": "names UNet2DModel, which is no pipeline",
 }
-DRAWS = ["FluxPipeline", "Flux2Pipeline", "FluxKontextPipeline", "OmniGenPipeline", "StableDiffusionXLPipeline",
-         "StableDiffusionImg2ImgPipeline", "StableDiffusionInstructPix2PixPipeline", "QwenImageEditPipeline", "DreamLitePipeline", "StableDiffusion3PAGPipeline", "DDPMPipeline", "HunyuanDiTPipeline"]  # fmt: skip
+DRAWS = """
+    FluxPipeline Flux2Pipeline FluxKontextPipeline OmniGenPipeline StableDiffusionXLPipeline
+    StableDiffusionImg2ImgPipeline StableDiffusionInstructPix2PixPipeline QwenImageEditPipeline
+    DreamLitePipeline StableDiffusion3PAGPipeline DDPMPipeline HunyuanDiTPipeline
+""".split()
 
 
 def test_a_class_that_draws_no_images_from_prompts_is_refused_from_its_index_alone(tmp_path):
