@@ -1,5 +1,9 @@
 """Each class of README's table of models goes from load through calibration and three methods to images."""
 
+import inspect
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_pipelines
@@ -142,3 +146,10 @@ def test_a_layer_whose_weight_another_module_reads_is_left_in_16_bit(folder):
     pooler = {f"time_extra_emb.pooler.{part}_proj" for part in "qkvc"}
     linear = {name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)}
     assert pooler < linear and not pooler & set(FAMILY.quantizable(denoiser))
+
+
+def test_readmes_table_names_the_classes_that_are_tested():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme[readme.index("| class in diffusers |") :].split("\n\n")[0]
+    built = [re.search(r"\b(\w+Pipeline)\(", inspect.getsource(build))[1] for build in DRAWS.values()]
+    assert set(re.findall(r"`(\w+Pipeline)`", table)) == set(built)
