@@ -1,7 +1,7 @@
 rule sensitivity_job:
     input:
         model=plan.pattern("model"),
-        prompts=ask(plan.texts, "sensitivity_job"),
+        prompts=ask(plan.prompts, "sensitivity_job"),
     output:
         plan.pattern("sensitivity_job"),
     log:
@@ -55,7 +55,7 @@ rule sensitivity:
 rule layer_costs:
     input:
         model=plan.pattern("model"),
-        prompts=ask(plan.texts, "layer_costs"),
+        prompts=ask(plan.prompts, "layer_costs"),
     output:
         plan.pattern("costs"),
     log:
@@ -112,7 +112,7 @@ rule trials:
     input:
         model=plan.pattern("model"),
         candidates=plan.pattern("candidates"),
-        prompts=ask(plan.texts, "trials"),
+        prompts=ask(plan.prompts, "trials"),
     output:
         plan.pattern("trials"),
     log:

@@ -1,7 +1,7 @@
 rule calibrate:
     input:
         model=plan.pattern("model"),
-        prompts=ask(plan.texts, "calibrate"),
+        prompts=ask(plan.prompts, "calibrate"),
     output:
         manifest=plan.pattern("calibration"),
         samples=plan.pattern("calibration_samples"),

@@ -1,7 +1,7 @@
 rule generate:
     input:
         checkpoint=plan.pattern("checkpoint"),
-        prompts=ask(plan.texts, "generate"),
+        prompts=ask(plan.prompts, "generate"),
     output:
         manifest=plan.pattern("images"),
     log:

@@ -2,7 +2,7 @@ rule measure:
     input:
         checkpoint=plan.pattern("checkpoint"),
         baseline=plan.pattern("checkpoint", method=plan.baseline),
-        prompts=ask(plan.texts, "measure"),
+        prompts=ask(plan.prompts, "measure"),
     output:
         measurement=plan.pattern("measurement"),
         power=plan.pattern("power"),

@@ -49,7 +49,7 @@ def _joined(parts):
     return {
         **{key: value for key, value in first.items() if key != "images"},
         "n_images": len(images),
-        "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
+        "prompts_sha256": prompts_sha256(images),
         "seconds": sum(part["seconds"] for part in parts.values()),
         **_calls([part["calls"] for part in parts.values() if part.get("calls")]),
         "parts": [

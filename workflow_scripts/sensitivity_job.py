@@ -16,6 +16,7 @@ from typing import Any
 
 from quantwatt.allocate.allocation import tried
 from quantwatt.artifacts import csv_files, manifest, sensitivity_table
+from quantwatt.artifacts.instructions import described
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.config import methods
 from quantwatt.config.objectives import metric_of
@@ -37,6 +38,7 @@ def depends_on(
     plugins = [f"families/{model['settings']['family']}", *(f"formats/{name}" for name in sorted(formats))]
     code = dependencies.digest(Path(__file__).name, tuple(plugins))
     contents = {"files": model["files"], "settings": model["settings"], "entry": entry, "layers": layers, "code": code,
+                "pictures": [described(prompt) for prompt in prompts],
                 "prompts": prompts, "device": device, "versions": provenance()["versions"]}  # fmt: skip
     return hashlib.sha256(manifest.canonical_json(contents).encode()).hexdigest()
 

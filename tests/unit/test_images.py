@@ -172,11 +172,11 @@ def test_hashes_name_the_content_not_the_run(tmp_path):
     two = read_json(write(tmp_path / "two", pictures(3), method="b"))
     assert images.images_sha256(one) == images.images_sha256(two)
     assert images.images_sha256(one) != images.images_sha256(read_json(write(tmp_path / "three", pictures(3, 1))))
-    assert images.prompts_sha256(["a", "b"]) not in (
-        images.prompts_sha256(["b", "a"]),
-        images.prompts_sha256(["ab"]),
-    )
-    assert images.prompts_sha256([None, None]) is None
+    asked = [["a", "b"], ["b", "a"], ["ab"], [None, "a"]]
+    hashes = [images.prompts_sha256([{"prompt": prompt} for prompt in prompts]) for prompts in asked]
+    hashes += [images.prompts_sha256([{"prompt": "ab", "picture_sha256": sha}]) for sha in "01"]
+    assert len(set(hashes)) == 6 and None not in hashes
+    assert images.prompts_sha256([{"prompt": None}, {"prompt": None}]) is None
 
 
 def test_rendered_reference(tmp_path):

@@ -57,7 +57,7 @@ def test_psnr_against_the_baseline(cell):
     assert (found["status"], found["n_images"], found["unit"], found["resamples"]) == ("ok", 6, "dB", 50)
     assert found["reference"] == "bf16" and found["library"].startswith("numpy 2")
     assert found["reference_sha256"] == images.images_sha256(read_json(cell / "bf16" / "manifest.json"))
-    assert found["prompts_sha256"] == images.prompts_sha256([f"prompt {i}" for i in range(6)])
+    assert found["prompts_sha256"] == images.prompts_sha256({"prompt": f"prompt {i}"} for i in range(6))
     assert 0.9 < run("ssim", cell / "ssim.json", "--images", *manifests)["value"] < 1
 
 

@@ -8,7 +8,7 @@ import json
 import shutil
 
 import pytest
-import tiny_pipelines
+import tiny_parts
 import tiny_text
 import torch
 
@@ -45,14 +45,14 @@ def pipeline_of(folder, **parts):
 
 @pytest.fixture
 def clip(tmp_path):
-    return pipeline_of(tmp_path, tokenizer=("CLIPTokenizer", tiny_pipelines.CLIP_TOKENIZER, CLIP))
+    return pipeline_of(tmp_path, tokenizer=("CLIPTokenizer", tiny_parts.CLIP_TOKENIZER, CLIP))
 
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
     """The folder of a T5 tokenizer of a few words."""
     folder = tmp_path_factory.mktemp("t5")
-    tiny_pipelines.t5_tokenizer().save_pretrained(folder)
+    tiny_parts.t5_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -99,8 +99,8 @@ def test_tokenizers_of_every_kind_pass(tmp_path, t5, clip):
             GemmaTokenizer(vocab=letters, merges=[]),
             {"text_config": {"vocab_size": 64}},
         ),
-        tokenizer_4=("CLIPTokenizer", tiny_pipelines.CLIP_TOKENIZER, {**CLIP, "eos_token_id": 2}),
-        tokenizer_5=("PreTrainedTokenizerFast", tiny_pipelines.CLIP_TOKENIZER, CLIP),
+        tokenizer_4=("CLIPTokenizer", tiny_parts.CLIP_TOKENIZER, {**CLIP, "eos_token_id": 2}),
+        tokenizer_5=("PreTrainedTokenizerFast", tiny_parts.CLIP_TOKENIZER, CLIP),
     )
     tokenizers.check(SETTINGS, several, PROMPTS)
 
@@ -156,7 +156,7 @@ def test_a_tokenizer_that_knows_no_words_is_refused_in_a_sentence(clip, fault):
 
 
 def test_every_tokenizer_of_a_pipeline_is_tried_but_one_that_is_not_loaded(tmp_path, t5):
-    good = ("CLIPTokenizer", tiny_pipelines.CLIP_TOKENIZER, CLIP)
+    good = ("CLIPTokenizer", tiny_parts.CLIP_TOKENIZER, CLIP)
     folder = pipeline_of(
         tmp_path, tokenizer=good, tokenizer_2=good, tokenizer_3=("T5TokenizerFast", t5, {"vocab_size": 21})
     )

@@ -3,15 +3,11 @@
 Each builder takes a folder and returns it. The pipelines' images are 16 or 32 pixels wide, as SIZES says.
 """
 
-from pathlib import Path
-
+import tiny_parts
 import torch
+from tiny_parts import WIDTH
 
 from quantwatt.jobs import torchvision_ops  # noqa: F401  (before diffusers)
-
-CLIP_TOKENIZER = Path(__file__).parents[2] / "resources/models/tiny-sd3/tokenizer"
-WIDTH = 32  # of every denoiser and every text encoder
-WORDS = "a large small red green blue circle square triangle on the left right of white black background".split()
 
 
 def flux(folder):
@@ -24,13 +20,13 @@ def flux(folder):
         joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8),
         guidance_embeds=True,
     )  # fmt: skip
-    clip, clip_tokenizer = _clip()
-    t5, t5_tokenizer = _t5()
+    clip, clip_tokenizer = tiny_parts.clip()
+    t5, t5_tokenizer = tiny_parts.t5()
     pipeline = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=_vae(), text_encoder=clip, tokenizer=clip_tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=tiny_parts.vae(), text_encoder=clip, tokenizer=clip_tokenizer,
         text_encoder_2=t5, tokenizer_2=t5_tokenizer, transformer=transformer,
     )  # fmt: skip
-    return _saved(pipeline, folder)
+    return tiny_parts.saved(pipeline, folder)
 
 
 def pixart(folder):
@@ -42,15 +38,14 @@ def pixart(folder):
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=16, num_attention_heads=2, in_channels=4,
         out_channels=8, cross_attention_dim=WIDTH, caption_channels=WIDTH, use_additional_conditions=False,
     )  # fmt: skip
-    t5, tokenizer = _t5()
+    t5, tokenizer = tiny_parts.t5()
     scheduler = DPMSolverMultistepScheduler()
-    return _saved(PixArtSigmaPipeline(tokenizer, t5, _vae(), transformer, scheduler), folder)
+    return tiny_parts.saved(PixArtSigmaPipeline(tokenizer, t5, tiny_parts.vae(), transformer, scheduler), folder)
 
 
 def sana(folder):
     """SANA: linear attention, feed-forward of pointwise and depthwise convolutions; text by Gemma."""
     from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
-    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
     torch.manual_seed(0)
     transformer = SanaTransformer2DModel(
@@ -65,15 +60,9 @@ def sana(folder):
         decoder_layers_per_block=(1, 1, 1), encoder_qkv_multiscales=((), (), (5,)),
         decoder_qkv_multiscales=((), (), (5,)),
     )  # fmt: skip
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    vocabulary = {piece: i for i, piece in enumerate([*special, "▁", *"abcdefghijklmnopqrstuvwxyz"])}
-    config = Gemma2Config(
-        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1, head_dim=16,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[])
+    gemma, tokenizer = tiny_parts.gemma()
     scheduler = FlowMatchEulerDiscreteScheduler()
-    return _saved(SanaPipeline(tokenizer, Gemma2Model(config).eval(), vae, transformer, scheduler), folder)
+    return tiny_parts.saved(SanaPipeline(tokenizer, gemma, vae, transformer, scheduler), folder)
 
 
 def dit(folder):
@@ -84,7 +73,7 @@ def dit(folder):
     transformer = DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8
     )
-    return _saved(DiTPipeline(transformer, _vae(), DDIMScheduler()), folder)
+    return tiny_parts.saved(DiTPipeline(transformer, tiny_parts.vae(), DDIMScheduler()), folder)
 
 
 def stable_diffusion(folder, censored=False):
@@ -97,14 +86,14 @@ def stable_diffusion(folder, censored=False):
         cross_attention_dim=WIDTH, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    clip, tokenizer = _clip()
+    clip, tokenizer = tiny_parts.clip()
     scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
-    checker, extractor = _censor() if censored else (None, None)
+    checker, extractor = tiny_parts.censor() if censored else (None, None)
     pipeline = StableDiffusionPipeline(
-        vae=_vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=checker,
-        feature_extractor=extractor, requires_safety_checker=censored,
+        vae=tiny_parts.vae(), text_encoder=clip, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=checker, feature_extractor=extractor, requires_safety_checker=censored,
     )  # fmt: skip
-    return _saved(pipeline, folder)
+    return tiny_parts.saved(pipeline, folder)
 
 
 BUILDERS = {"flux": flux, "pixart": pixart, "sana": sana, "dit": dit, "stable-diffusion": stable_diffusion}
@@ -117,64 +106,6 @@ ARGUMENTS = {
     "pixart": {"max_sequence_length": 12, "use_resolution_binning": False, "clean_caption": False},
     "sana": {"max_sequence_length": 12, "use_resolution_binning": False, "complex_human_instruction": None},
 }
-
-
-def _saved(pipeline, folder):
-    pipeline.save_pretrained(folder)
-    return folder
-
-
-def _censor():
-    """A safety checker to which every image is as near as it takes, and what reads images for it."""
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig, CLIPImageProcessor
-
-    narrow = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    vision = {**narrow, "image_size": 16, "patch_size": 8}
-    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=narrow, vision_config=vision, projection_dim=8))
-    checker.concept_embeds_weights.data.fill_(-2)  # below every cosine
-    size = {"height": 16, "width": 16}
-    return checker.eval(), CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size)
-
-
-def _vae():
-    """An autoencoder of 4 channels that halves the resolution."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, shift_factor=0.1,
-    )  # fmt: skip
-
-
-def _clip(positions=None):
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(CLIP_TOKENIZER)
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=WIDTH, projection_dim=WIDTH,
-        num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=positions or tokenizer.model_max_length,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
-    )  # fmt: skip
-    return CLIPTextModel(config).eval(), tokenizer
-
-
-def t5_tokenizer():
-    """WORDS, each one piece."""
-    from transformers import T5Tokenizer
-
-    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>", "▁")]
-    return T5Tokenizer(vocab=pieces + [(f"▁{word}", -1.0 - i) for i, word in enumerate(WORDS)], extra_ids=0)
-
-
-def _t5():
-    from transformers import T5Config, T5EncoderModel
-
-    tokenizer = t5_tokenizer()
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=WIDTH, num_layers=1, num_heads=2, dropout_rate=0.0
-    )
-    return T5EncoderModel(config).eval(), tokenizer
 
 
 def z_image(folder):
@@ -190,10 +121,10 @@ def z_image(folder):
     with torch.no_grad():  # what trained weights would be
         transformer.x_pad_token.normal_()
         transformer.cap_pad_token.normal_()
-    tokenizer = _qwen_tokenizer()
-    text = Qwen3Model(Qwen3Config(**_qwen(tokenizer), num_hidden_layers=2)).eval()
+    tokenizer = tiny_parts.qwen_tokenizer()
+    text = Qwen3Model(Qwen3Config(**tiny_parts.qwen_sizes(tokenizer), num_hidden_layers=2)).eval()
     scheduler = FlowMatchEulerDiscreteScheduler()
-    return _saved(ZImagePipeline(scheduler, _vae(), text, tokenizer, transformer), folder)
+    return tiny_parts.saved(ZImagePipeline(scheduler, tiny_parts.vae(), text, tokenizer, transformer), folder)
 
 
 def qwen_image(folder):
@@ -214,9 +145,11 @@ def qwen_image(folder):
         base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     )  # fmt: skip
-    tokenizer = _qwen_tokenizer()
+    tokenizer = tiny_parts.qwen_tokenizer()
     scheduler = FlowMatchEulerDiscreteScheduler()
-    return _saved(QwenImagePipeline(scheduler, vae, _qwen_vl(tokenizer), tokenizer, transformer), folder)
+    return tiny_parts.saved(
+        QwenImagePipeline(scheduler, vae, tiny_parts.qwen_vl(tokenizer), tokenizer, transformer), folder
+    )
 
 
 def flux2_klein(folder):
@@ -239,16 +172,15 @@ def flux2_klein(folder):
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1,
         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
     )  # fmt: skip
-    tokenizer = _qwen_tokenizer()
-    text = Qwen3ForCausalLM(Qwen3Config(**_qwen(tokenizer), num_hidden_layers=3)).eval()
+    tokenizer = tiny_parts.qwen_tokenizer()
+    text = Qwen3ForCausalLM(Qwen3Config(**tiny_parts.qwen_sizes(tokenizer), num_hidden_layers=3)).eval()
     scheduler = FlowMatchEulerDiscreteScheduler()
-    return _saved(Flux2KleinPipeline(scheduler, vae, text, tokenizer, transformer), folder)
+    return tiny_parts.saved(Flux2KleinPipeline(scheduler, vae, text, tokenizer, transformer), folder)
 
 
 def kandinsky5(folder):
     """Kandinsky 5: the output is called `image`, and texts of several lengths have no mask."""
     from diffusers import (
-        AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
         Kandinsky5T2IPipeline,
         Kandinsky5Transformer3DModel,
@@ -264,45 +196,19 @@ def kandinsky5(folder):
         for name, parameter in transformer.named_parameters():
             if "modulation" in name:
                 parameter.normal_(std=0.5)
-    vae = AutoencoderKL(
-        block_out_channels=(4,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4,
-    )  # fmt: skip
-    clip, clip_tokenizer = _clip(positions=77)
-    tokenizer = _qwen_tokenizer()
+    clip, clip_tokenizer = tiny_parts.clip(positions=77)
+    tokenizer = tiny_parts.qwen_tokenizer()
     processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), tokenizer, Qwen2VLVideoProcessor())
     pipeline = Kandinsky5T2IPipeline(
-        transformer, vae, _qwen_vl(tokenizer), processor, clip, clip_tokenizer, FlowMatchEulerDiscreteScheduler()
+        transformer,
+        tiny_parts.vae(levels=4),
+        tiny_parts.qwen_vl(tokenizer),
+        processor,
+        clip,
+        clip_tokenizer,
+        FlowMatchEulerDiscreteScheduler(),
     )
-    return _saved(pipeline, folder)
+    return tiny_parts.saved(pipeline, folder)
 
 
 RECENT = {"z-image": z_image, "qwen-image": qwen_image, "flux2-klein": flux2_klein, "kandinsky5": kandinsky5}
-
-
-def _qwen_tokenizer():
-    """One token a byte, and a template of conversations."""
-    from tokenizers import pre_tokenizers
-    from transformers import Qwen2Tokenizer
-
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
-    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
-    tokenizer.chat_template = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
-    return tokenizer
-
-
-def _qwen(tokenizer):
-    return {
-        "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "head_dim": 16,
-    }  # fmt: skip
-
-
-def _qwen_vl(tokenizer):
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
-    text = {**_qwen(tokenizer), "num_hidden_layers": 1, "rope_parameters": rope}
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from quantwatt.artifacts import instructions
 from quantwatt.artifacts.errors import DataError, DegenerateImages
 from quantwatt.artifacts.image_parts import image_name, part_name
 from quantwatt.artifacts.manifest import (
@@ -58,11 +59,14 @@ def to_uint8(images: np.ndarray, first: int = 0) -> np.ndarray:
     return (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
 
 
-def prompts_sha256(prompts: Sequence[str | None]) -> str | None:
-    """Hash of a list of prompts in its order; None where the images have none."""
-    if all(prompt is None for prompt in prompts):
+def prompts_sha256(images: Iterable[Mapping[str, Any]]) -> str | None:
+    """Hash of the prompts of a manifest's images in their order, with their input pictures; None without prompts."""
+    asked = [
+        [image["prompt"], image["picture_sha256"]] if "picture_sha256" in image else image["prompt"] for image in images
+    ]
+    if all(prompt is None for prompt in asked):
         return None
-    return hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(asked).encode()).hexdigest()
 
 
 def images_sha256(manifest: Mapping[str, Any]) -> str:
@@ -128,7 +132,7 @@ def write_images(
                 name = image_name(first + len(images))
                 with atomic_path(folder / name) as temporary:
                     Image.fromarray(pixels).save(temporary)
-                images.append({"file": name, "prompt": prompt, "seed": seed})
+                images.append({"file": name, "prompt": prompt, "seed": seed, **instructions.described(prompt)})
         if not images:
             raise DataError(f"{folder}: an image set needs at least one image.")
         seconds = time.perf_counter() - started
@@ -138,7 +142,7 @@ def write_images(
             "reason": None,
             **fields,
             "n_images": len(images),
-            "prompts_sha256": prompts_sha256([image["prompt"] for image in images]),
+            "prompts_sha256": prompts_sha256(images),
             "height": shape[0],
             "width": shape[1],
             "seconds": seconds,

@@ -32,7 +32,7 @@ def read_column(path: str | Path, names: Collection[str], labels: Collection[str
 
     Args:
         names: possible headings of the column, in lower case.
-        labels: possible headings of an optional column of labels.
+        labels: possible headings of an optional second column, such as labels.
     Returns:
         Column.
     Raises:

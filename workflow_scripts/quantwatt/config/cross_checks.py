@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantwatt.artifacts import text_files
+from quantwatt.artifacts import instructions, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.methods import DRAWING, is_external, is_quantized, needs_calibration
 from quantwatt.config.metric_entries import compares_with_reference, features_of
@@ -41,7 +41,7 @@ def check_references(experiment: Mapping[str, Any], file: str) -> None:
     _check_models(experiment["models"], file)
     for where, entry in sources.items():
         if experiment["kind"] == "image":
-            _check_prompts(where, entry, file)
+            _check_prompts(where, entry, experiment["models"], file)
         else:
             _check_texts(where, entry, experiment["models"], file)
 
@@ -177,19 +177,36 @@ def _check_file(entry, path, file):
         raise ConfigurationError(f"{file}: {entry}: '{path}' does not exist{_way_out(path, entry, file)}.")
 
 
-def _check_prompts(where, entry, file):
+def _check_prompts(where, entry, models, file):
     """Refuse an unreadable file of prompts, and too few prompts, also in a known file that is not fetched yet."""
     path = entry["prompts"]
     if (ROOT / path).exists():
         texts, notes = _read(prompts.read, path, f"{file}: {where}.prompts")
         text_files.say(path, notes)
         lines = len(texts)
+        if instructions.pictures(texts):
+            _check_pictures(where, entry, models, file)
     else:
         lines = datasets.entries(path) or 0
     if lines < (1 if entry.get("cycle") else entry.get("images", 1)):
         raise ConfigurationError(
             f"{file}: {where}.images: {entry['images']} images need as many prompts, and {path} has {lines} (cycle: "
             "true takes them again from the first)."
+        )
+
+
+def _check_pictures(where, entry, models, file):
+    """Refuse prompts with input pictures where a model's family takes none, or where they are drawn in batches."""
+    for name, settings in models.items():
+        if not schema(f"families/{settings['family']}").get("x-pictures"):
+            raise ConfigurationError(
+                f"{file}: {where}.prompts: {entry['prompts']} names input pictures, and models.{name} is of family "
+                f"'{settings['family']}', which takes none (diffusers does)."
+            )
+    if entry.get("batch_size", 1) > 1:
+        raise ConfigurationError(
+            f"{file}: {where}.batch_size: images with an input picture are drawn one by one; set 1, not "
+            f"{entry['batch_size']}."
         )
 
 

@@ -7,12 +7,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from quantwatt.artifacts import image_parts, layout
+from quantwatt.artifacts import image_parts, instructions, layout
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import limits, methods, metric_entries, slices, targets
 from quantwatt.config.experiment import for_model
 from quantwatt.config.policy_file import load_policy
 from quantwatt.config.schemas import ConfigurationError, lookup
+from quantwatt.data import prompts
 from quantwatt.jobs import dependencies
 from quantwatt.jobs.fingerprints import ROOT
 
@@ -111,6 +112,11 @@ class Plan:
         kind = next(part.entry for part in slices.READS[rule].values() if part.entry in WITH_TEXTS)
         entry = self.entry(kind, names)
         return entry.get("prompts") or entry["texts"]
+
+    def prompts(self, rule: str, names: dict[str, str]) -> list[str]:
+        """The file of prompts that a rule's entry names, and the input pictures that the file names."""
+        path = self.texts(rule, names)
+        return [path, *(_pictures(path) if self.outputs == "images" else [])]
 
     # Plugins and code
 
@@ -248,6 +254,14 @@ class Plan:
     def parts_of(self, names: dict[str, str]) -> dict[str, range]:
         """{digits in a part's name: range of images} of a set that several jobs generate."""
         return {image_parts.part_number(part.start): part for part in self.parts[names["sampling"]]}
+
+
+@functools.cache
+def _pictures(path):
+    """The input pictures that a file of prompts names; paths in the project are relative to it."""
+    asked = prompts.read(ROOT / path)[0] if (ROOT / path).is_file() else []
+    found = dict.fromkeys(instructions.pictures(asked))
+    return [str(picture.relative_to(ROOT) if picture.is_relative_to(ROOT) else picture) for picture in found]
 
 
 _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}

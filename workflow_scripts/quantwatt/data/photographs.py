@@ -98,14 +98,14 @@ def opened(source: str | Path) -> Generator[tuple[list[str], Callable[[str], IO[
         yield names, archive.open, record
 
 
-def read(open_file: Callable[[str], IO[bytes]], name: str, size: tuple[int, int], record: Record) -> np.ndarray:
+def read(open_file: Callable[[str], IO[bytes]], name: str, size: tuple[int, int] | None, record: Record) -> np.ndarray:
     """Read one image, uint8 [height, width, 3].
 
     The image is scaled by PIL's bicubic filter to cover `size` and cropped at the centre.
 
     Args:
         open_file, name: as `opened` yields them.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels; None: as it is stored.
         record: the `Record` that counts the image.
     Raises:
         DataError: the file is not a readable image, has more pixels than Pillow opens, or values of unknown range.
@@ -119,6 +119,7 @@ def read(open_file: Callable[[str], IO[bytes]], name: str, size: tuple[int, int]
                 raise ValueError("the file is empty")
             file.seek(0)
             with Image.open(file) as image:
+                size = size or image.size
                 kinds = _kinds(image, size)
                 pixels = np.asarray(ImageOps.fit(_rgb(image), size, Image.Resampling.BICUBIC))
                 if _is_plain(pixels):
@@ -137,6 +138,11 @@ def read(open_file: Callable[[str], IO[bytes]], name: str, size: tuple[int, int]
         ) from error
     record.add(name, kinds)
     return pixels
+
+
+def picture(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """Read one image file, as `read` does; raises as `read`."""
+    return read(lambda name: _open(path.parent / name), path.name, size, Record(path.parent))
 
 
 def _pictures(names, record):

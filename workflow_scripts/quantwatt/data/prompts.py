@@ -1,12 +1,14 @@
-"""Read files of prompts: one per line."""
+"""Read files of prompts: one per line, or a table, whose prompts may have an input picture each."""
 
 import itertools
 from pathlib import Path
 
 from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
+from quantwatt.artifacts.instructions import Instruction
 
 HEADINGS = ("prompt", "prompts", "caption", "captions", "text")
+PICTURES = ("input_image", "input_picture")  # headings of the input pictures; captions have a column `image`, too
 EMPTY = '""'  # a line with only this is the empty prompt, for unconditional images
 
 
@@ -14,17 +16,28 @@ def read(path: str | Path) -> tuple[list[str], list[str]]:
     """Read the prompts of a file: a list, or a table with a column of prompts (`quantwatt.artifacts.text_tables`).
 
     Blank lines are not prompts: an accidental blank line would silently move every later prompt to another seed. A line
-    with only two quotation marks is the empty prompt.
+    with only two quotation marks is the empty prompt. Paths of input pictures are relative to the file's folder.
 
     Returns:
-        (list of str, notes of the reader).
+        (list of str, of `Instruction` where there are input pictures; notes of the reader).
     Raises:
-        DataError: the file cannot be read, is empty, is not a text, or is a table without a column of prompts.
+        DataError: the file cannot be read, is empty, is not a text, is a table without a column of prompts, or names a
+            picture that does not exist.
     """
-    column = text_tables.read_column(path, HEADINGS)
+    column = text_tables.read_column(path, HEADINGS, PICTURES)
     if not column.texts:
         raise DataError(f"{path}: there is no prompt in it.")
-    return ["" if text == EMPTY else text for text in column.texts], column.notes
+    texts = ["" if text == EMPTY else text for text in column.texts]
+    if column.labels is None:
+        return texts, column.notes
+    for name, number in zip(column.labels, column.numbers, strict=True):
+        if not name or not (Path(path).parent / name).is_file():
+            raise DataError(
+                f"{path}: line {number}: there is no picture '{name}' (beside this file, if it is relative)."
+            )
+    return [
+        Instruction(text, Path(path).parent / name) for text, name in zip(texts, column.labels, strict=True)
+    ], column.notes
 
 
 def read_and_say(path: str | Path) -> list[str]:

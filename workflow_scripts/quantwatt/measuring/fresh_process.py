@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantwatt.artifacts import failures, manifest
+from quantwatt.artifacts import failures, instructions, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import prompts
 from quantwatt.jobs import command, lean_imports
@@ -298,6 +298,10 @@ def batches_of(
         raise DataError(
             f"{sampling.prompts}: {len(asked)} prompts are too few for images_per_batch: {n_images} and "
             f"prompts: {n_batches}."
+        )
+    if n_images > 1 and instructions.pictures(asked):
+        raise DataError(
+            f"{sampling.prompts}: images with an input picture are drawn one by one; set images_per_batch: 1."
         )
     starts = range(0, needed, n_images)
     return [(asked[i : i + n_images], [sampling.seed + i + j for j in range(n_images)]) for i in starts]

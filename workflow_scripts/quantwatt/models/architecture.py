@@ -5,6 +5,10 @@ transformer block, a residual block, an attention module of a UNet. A layer outs
 projection between blocks, a downsampling convolution) is a block by itself.
 """
 
+import functools
+import inspect
+import re
+
 import torch
 
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
@@ -19,12 +23,31 @@ MODULATIONS = {
     "SD35AdaLayerNormZeroX": 9,
     "CogView3PlusAdaLayerNormZeroTextImage": 12,
 }
+# A weight that a module's code reads, and not only its dtype or device.
+WEIGHT = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape))")
 LEAST = 2  # layers of a block: a member with a single layer (such as a GEGLU activation) is part of a larger block
 
 
 def quantizable(denoiser: torch.nn.Module) -> list[str]:
-    """Names of all linear layers and two-dimensional convolutions, in the order of the module tree."""
-    return [name for name, module in denoiser.named_modules() if isinstance(module, LAYERS)]
+    """Names of all linear layers and two-dimensional convolutions that are called, in the order of the module tree.
+
+    A module may multiply by a layer's weight itself (attention pooling by torch's `multi_head_attention_forward`, as
+    HunyuanDiT's): such a layer is never called, so none that computes in a format can take its place.
+    """
+    modules = dict(denoiser.named_modules())
+    read = {f"{name}.{part}".removeprefix(".") for name, m in modules.items() for part in _weights_read(type(m))}
+    return [name for name, module in modules.items() if isinstance(module, LAYERS) and name not in read]
+
+
+@functools.cache
+def _weights_read(kind):
+    """The parts of a class of modules whose weights its `forward` reads."""
+    if kind.__module__.startswith("torch.nn.modules.container"):
+        return []
+    try:
+        return WEIGHT.findall(inspect.getsource(kind.forward))
+    except (OSError, TypeError):  # code without a file
+        return []
 
 
 def blocks(denoiser: torch.nn.Module) -> list[str]:

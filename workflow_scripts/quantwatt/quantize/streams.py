@@ -149,6 +149,7 @@ class BlockActivations:
             held: [samples] bool, the samples hidden from solvers, as `hold_out.chosen` returns; None for none.
         """
         self.denoiser, self.family, self.device = denoiser, family, device
+        self.calls: dict[str, int] = {}  # of each layer in one pass of a block, as `sharing` has counted
         self.blocks = family.blocks(denoiser)
         parts = range(0, len(next(iter(samples.values()))), batch)
         inputs = [nested({name: tensor[first : first + batch] for name, tensor in samples.items()}) for first in parts]
@@ -182,19 +183,22 @@ class BlockActivations:
         return [suspended.inputs for suspended in self.float_passes]
 
     def sharing(self, block: torch.nn.Module, names: Iterable[str]) -> list[list[str]]:
-        """Group layers of a block that have the same input tensor, in execution order."""
-        fed = {}
+        """Group layers of a block that have the same input tensors, in the order of their first calls."""
+        fed, alive = {}, []
 
         def note(name):
             def hook(module, args):
-                # The tensor is kept alive, so that no other tensor gets its address.
-                fed.setdefault((args[0].data_ptr(), tuple(args[0].shape)), (args[0], []))[1].append(name)
+                alive.append(args[0])  # so that no other tensor gets its address
+                fed.setdefault(name, []).append((args[0].data_ptr(), tuple(args[0].shape)))
 
             return hook
 
         with hooks(block.get_submodule(name).register_forward_pre_hook(note(name)) for name in names):
             run(block, moved(self.batches[0], self.device))
-        return [members for _, members in fed.values()]
+        self.calls, groups = {name: len(inputs) for name, inputs in fed.items()}, {}
+        for name, inputs in fed.items():
+            groups.setdefault(tuple(inputs), []).append(name)
+        return list(groups.values())
 
     def observe(
         self,
@@ -216,9 +220,10 @@ class BlockActivations:
         statistics = [plan.statistics(needs, raw) for plan in plans]
         firsts = [next(iter(plan.names)) for plan in plans]
         for index, batch in enumerate(self.batches):
-            float_inputs, real = {}, self.family.real_tokens(batch)
+            float_inputs, real = {name: [] for name in firsts}, self.family.real_tokens(batch)
             if reference is not None and "cross" in needs:
-                self.watch(reference, firsts, self.float_passes[index].inputs, float_inputs.__setitem__)
+                of_floats = self.float_passes[index].inputs
+                self.watch(reference, firsts, of_floats, lambda name, x, of=float_inputs: of[name].append(x))
 
             held = self.held[index] if "held_out" in needs else None
 
@@ -229,8 +234,8 @@ class BlockActivations:
                 inputs = plan.rest(inputs)
                 parts = plan.tokens(plan.scaled(inputs) if raw else plan.seen(inputs), real, raw)
                 float_parts = [None] * len(parts)
-                if name in float_inputs:
-                    float_parts = plan.tokens(plan.scaled(plan.rest(float_inputs.pop(name))), real)
+                if float_inputs[name]:
+                    float_parts = plan.tokens(plan.scaled(plan.rest(float_inputs[name].pop(0))), real)
                 of_samples = real if plan.geometry is None else None
                 for observer, tokens, float_tokens in zip(observers, parts, float_parts, strict=True):
                     held_tokens = None if held is None else hold_out.rows_of(held, len(tokens), of_samples)
@@ -246,14 +251,14 @@ class BlockActivations:
         batch: Mapping[str, Any],
         see: Callable[[str, torch.Tensor], object],
     ) -> None:
-        """Call see(name, input) for some layers, and stop the pass at the last of them."""
-        missing = set(names)
+        """Call see(name, input) at each call of some layers, and stop the pass at the last."""
+        left = {name: self.calls.get(name, 1) for name in names}
 
         def watch(name):
             def hook(module, args):
                 see(name, args[0])
-                missing.discard(name)
-                if not missing:
+                left[name] -= 1
+                if max(left.values()) <= 0:
                     raise Stop
 
             return hook

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import instructions, manifest
 from quantwatt.artifacts.errors import DataError
+from quantwatt.data import photographs
 from quantwatt.models import architecture, denoiser_inputs
 from quantwatt.models.families import effects, pipeline_classes, pipelines, recording
 from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
@@ -17,7 +19,7 @@ from quantwatt.models.sampling import Drawing
 USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
 # Further arguments of a call, unless the model's `arguments` override them: images have exactly the requested size, and
 # prompts are used unchanged, whether or not a library that rewrites them is installed.
-AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False}
+AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False, "_auto_resize": False}
 
 
 class Family(ImageFamily):
@@ -66,20 +68,30 @@ class Family(ImageFamily):
     ) -> np.ndarray:
         """See ImageFamily; class-conditional pipelines take class numbers as prompts. Grey images repeat their channel.
 
-        Noise comes from one CPU generator per prompt. Keys that are None get the pipeline's defaults.
+        Noise comes from one CPU generator per prompt. Keys that are None get the pipeline's defaults. A prompt's input
+        picture is scaled and cropped to the image's size.
 
         Raises:
-            DataError: the pipeline does not support a key of the sampling.
+            DataError: the pipeline does not support a key of the sampling, or there are several input pictures: some
+                pipelines would take them all for each prompt.
         """
+        if len(instructions.pictures(prompts)) > 1:
+            raise DataError(
+                f"prompts: {type(pipeline).__name__} is given one input picture at a time; set batch_size: 1."
+            )
+        return self._draw(pipeline, prompts, seeds, drawing)
+
+    def _draw(self, pipeline, prompts, seeds, drawing):
         with effects.checked(pipeline, _denoiser(pipeline), drawing, len(prompts)):
-            images = pipelines.arrays(_call(pipeline, prompts, seeds, drawing))
+            call = _call(pipeline, prompts, seeds, drawing, _image_type(pipeline))
+            images = pipelines.arrays(call())
         for key, drawn in (("height", images.shape[1]), ("width", images.shape[2])):
             if (asked := getattr(drawing, key)) not in (None, drawn):
                 raise DataError(f"{key}: {type(pipeline).__name__} draws {drawn} pixels, and {asked} are asked for.")
         return images
 
     def prepare(self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing) -> Run:
-        return lambda: _call(pipeline, batch, seeds, drawing)
+        return _call(pipeline, batch, seeds, drawing)
 
     def phases(
         self, pipeline: Pipeline, batch: Sequence[str], seeds: Sequence[int], drawing: Drawing
@@ -90,7 +102,7 @@ class Family(ImageFamily):
     def record(
         self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, steps: set[int]
     ) -> Recorded:
-        return recording.record(pipeline, _denoiser(pipeline), self.generate, prompts, seeds, drawing, steps)
+        return recording.record(pipeline, _denoiser(pipeline), self._draw, prompts, seeds, drawing, steps)
 
     def blocks(self, denoiser: torch.nn.Module) -> list[str]:
         return architecture.blocks(denoiser)
@@ -148,14 +160,29 @@ def _denoiser_of(classes, where):
     return candidates[0] if len(candidates) == 1 else usual[0]
 
 
-def _call(pipeline, prompts, seeds, drawing):
-    """Call the pipeline with the keys of a sampling that its signature takes: images [n, channels, height, width]."""
+def _image_type(pipeline):
+    """How to ask a pipeline for images in 0..1.
+
+    Some that read prompts leave tensors as their decoder gives them, in -1..1 (Kandinsky 3). Some that read none make
+    arrays of the model's dtype, and numpy has no bfloat16 (DDPM).
+    """
+    return "np" if "prompt" in _parameters(pipeline) else "pt"
+
+
+def _call(pipeline, prompts, seeds, drawing, image_type="pt"):
+    """A function that calls the pipeline with the keys of a sampling that its signature takes.
+
+    Returns:
+        a function of nothing; it returns images as the pipeline's `output_type` gives them: by default a tensor
+        [n, channels, height, width].
+    """
     takes, guidance = _parameters(pipeline), _guidance_name(pipeline)
     wanted = {
         "num_inference_steps": drawing.steps,
         guidance: drawing.guidance,
         "height": drawing.height,
         "width": drawing.width,
+        "max_area": drawing.height and drawing.width and drawing.height * drawing.width,
         "negative_prompt": [drawing.negative_prompt] * len(prompts),
         **AS_WRITTEN,
     }
@@ -163,16 +190,9 @@ def _call(pipeline, prompts, seeds, drawing):
         raise DataError(f"guidance: {type(pipeline).__name__} has none, and {wanted[guidance]} is asked for.")
     if "negative_prompt" not in takes and any(wanted["negative_prompt"]):
         raise DataError(f"negative_prompt: {type(pipeline).__name__} takes none.")
-    return pipelines.pictures(
-        pipelines.draw(
-            pipeline,
-            seeds,
-            **_subjects(pipeline, takes, prompts),
-            **{name: value for name, value in wanted.items() if name in takes and value is not None}
-            | pipeline.arguments,
-            output_type="pt",
-        )
-    )
+    asked = {name: value for name, value in wanted.items() if name in takes and value is not None}
+    asked |= _subjects(pipeline, takes, prompts) | _input_picture(pipeline, prompts, drawing) | pipeline.arguments
+    return lambda: pipelines.pictures(pipelines.draw(pipeline, seeds, **asked, output_type=image_type))
 
 
 def _guidance_name(pipeline):
@@ -196,6 +216,21 @@ def _subjects(pipeline, takes, prompts):
     if unread := [prompt for prompt in prompts if not prompt.strip().isdecimal()]:
         raise DataError(f"prompts: {type(pipeline).__name__} takes numbers of classes, and '{unread[0]}' is none.")
     return {"class_labels": [int(prompt) for prompt in prompts]}
+
+
+def _input_picture(pipeline, prompts, drawing):
+    """The argument of the pipeline's call with the prompts' input pictures; {} for prompts without."""
+    kind, paths = type(pipeline), instructions.pictures(prompts)
+    if not pipeline_classes.takes_picture("image", kind):
+        return {}
+    if not paths and pipeline_classes.is_needed("image", kind):
+        raise DataError(
+            f"prompts: {kind.__name__} changes a picture; give the prompts as a table with the columns prompt and "
+            "input_image."
+        )
+    size = None if None in (drawing.width, drawing.height) else (drawing.width, drawing.height)
+    pictures = [Image.fromarray(photographs.picture(path, size)) for path in paths]
+    return {"image": pictures if len(pictures) > 1 else pictures[0]} if pictures else {}
 
 
 def _parameters(pipeline):

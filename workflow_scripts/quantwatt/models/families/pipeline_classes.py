@@ -1,4 +1,4 @@
-"""Which classes of diffusers pipelines generate images from only prompts or classes, judged by their signatures."""
+"""Which classes of diffusers pipelines generate images from prompts, classes or pictures, judged by signatures."""
 
 import dataclasses
 import inspect
@@ -17,6 +17,8 @@ SAID_BY_SAMPLING = {"prompt", "class_labels", "batch_size", "negative_prompt", "
 OTHERS = {"num_frames": "videos", "video_length": "videos", "audio_length_in_s": "sound"}
 # Image arguments of calls. Such an argument is required if its default is None and its annotation excludes None.
 PICTURES = ("image", "mask_image", "control_image", "example_image", "hint", "video", "control_video")
+# Names of pipelines that make an image from one input picture, their argument `image`, and a prompt.
+FROM_A_PICTURE = re.compile("Img2Img|InstructPix2Pix|Edit|Kontext")
 # Names of pipelines that edit an image, though their signatures declare it optional.
 CHANGING = re.compile("Img2Img|Inpaint|Edit|Fill|Refiner|Layered|Upscale|Variation")
 
@@ -41,11 +43,13 @@ def of_folder(location: str | Path) -> type:
 
 
 def check(kind: type, location: str | Path) -> None:
-    """Refuse a class of pipelines that cannot generate images from only prompts or classes.
+    """Refuse a class of pipelines that cannot generate images from prompts, classes or one picture with each prompt.
 
     Raises:
         DataError: names what the class generates or needs instead.
     """
+    if getattr(kind, "_load_connected_pipes", False):
+        raise DataError(f"{location}: {kind.__name__} joins several pipelines, and one alone can be quantized.")
     takes, fields = inspect.signature(kind.__call__).parameters, output_fields(kind)
     if others := ["videos" for field in fields if field in ("frames", "videos")] or [
         output for name, output in OTHERS.items() if name in takes
@@ -53,13 +57,21 @@ def check(kind: type, location: str | Path) -> None:
         raise DataError(f"{location}: {kind.__name__} draws {others[0]}; quantwatt compares images.")
     if fields and not set(fields) & set(IMAGE_FIELDS):
         raise DataError(f"{location}: {kind.__name__} gives {', '.join(fields)}; quantwatt compares images.")
-    if needed := [name for name, parameter in takes.items() if _is_needed(name, parameter, kind)]:
+    if needed := [name for name in takes if is_needed(name, kind) and not takes_picture(name, kind)]:
         raise DataError(
-            f"{location}: {kind.__name__} needs '{needed[0]}', and draws nothing from prompts or classes alone."
+            f"{location}: {kind.__name__} needs '{needed[0]}', and draws nothing from prompts, classes or one picture."
         )
 
 
-def _is_needed(name, parameter, kind):
+def takes_picture(name: str, kind: type) -> bool:
+    """Whether an argument of a class's call is the input picture of a prompt."""
+    takes = inspect.signature(kind.__call__).parameters
+    return name == "image" and name in takes and FROM_A_PICTURE.search(kind.__name__) is not None
+
+
+def is_needed(name: str, kind: type) -> bool:
+    """Whether a class's call cannot do without an argument that no sampling sets."""
+    parameter = inspect.signature(kind.__call__).parameters[name]
     if name in SAID_BY_SAMPLING or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
         return False
     if parameter.default is parameter.empty:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantwatt.artifacts import manifest
+from quantwatt.artifacts import instructions, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.jobs import lean_imports, torchvision_ops  # noqa: F401  (the second before diffusers)
 from quantwatt.models import model_folder, seeding
@@ -124,13 +124,18 @@ def draw(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> Any:
     every method, device and batch. Some schedulers do not get these generators (DDPM in DiT's pipeline, SD3's with
     `stochastic_sampling`) and draw from the global generators, which are seeded for every batch with a hash of its
     first seed: image i is then the same for every method, if the batch and the kind of device are the same.
+
+    Raises:
+        DataError: the prompts have input pictures that the arguments lack.
     """
+    if instructions.pictures(arguments.get("prompt", ())) and "image" not in arguments:
+        raise DataError(f"prompts: {type(pipeline).__name__} takes no input pictures, and these prompts have them.")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with seeding.seeded(seeds[0]):
         return pipeline(generator=generators, **arguments)
 
 
-def pictures(output: Any) -> torch.Tensor:
+def pictures(output: Any) -> torch.Tensor | np.ndarray:
     """The images of a pipeline's output, from whichever of IMAGE_FIELDS it has.
 
     Raises:
@@ -142,11 +147,16 @@ def pictures(output: Any) -> torch.Tensor:
     raise DataError(f"the pipeline gives {', '.join(output.keys())}, and no images.")
 
 
-def arrays(images: torch.Tensor) -> np.ndarray:
-    """Convert images [n, channels, height, width] of any dtype and device to [n, height, width, 3] float32.
+def arrays(images: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Convert images to [n, height, width, 3] float32; grey ones repeat their channel.
 
-    Grey images repeat their channel. Pipelines are called with tensors as output: some would convert to an array of the
-    model's dtype, and numpy has no bfloat16.
+    Args:
+        images: a tensor [n, channels, height, width] of any dtype and device, or an array [n, height, width, channels].
+    Raises:
+        DataError: pixels lie outside of 0..1.
     """
-    pixels = images.float().cpu().permute(0, 2, 3, 1).numpy()
+    pixels = images if isinstance(images, np.ndarray) else images.float().cpu().permute(0, 2, 3, 1).numpy()
+    if (pixels < 0).any() or (pixels > 1).any():  # False for NaN
+        low, high = np.nanmin(pixels), np.nanmax(pixels)
+        raise DataError(f"the pipeline gives pixels from {low:.2f} to {high:.2f}, and not from 0 to 1.")
     return pixels.repeat(3, axis=-1) if pixels.shape[-1] == 1 else pixels

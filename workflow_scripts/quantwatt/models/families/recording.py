@@ -49,7 +49,7 @@ def record(
 
     def keep(module, args, kwargs):
         nonlocal shared
-        named, planned = arguments(module, args, kwargs), pipeline.scheduler.timesteps.tolist()
+        named, planned = arguments(module, args, kwargs), timesteps_of(pipeline)
         shared = denoiser_inputs.shared(named, one_more) if shared is None else shared
         for step in calls:
             if evaluations == evaluation_of(step, drawing.steps or len(planned), planned):
@@ -61,12 +61,18 @@ def record(
     return Recorded({step: _together(inputs) for step, inputs in calls.items()}, timesteps)
 
 
+def timesteps_of(pipeline: Pipeline) -> list[float]:
+    """The timesteps of a call that has begun; image-to-image begins behind the scheduler's first ones."""
+    planned = pipeline.scheduler.timesteps.tolist()
+    return planned[-(getattr(pipeline, "num_timesteps", None) or len(planned)) :]
+
+
 def evaluation_of(step: int, steps: int, timesteps: Sequence[float]) -> int:
     """Index of a step's first evaluation among a scheduler's timesteps.
 
     A higher-order scheduler has more evaluations than steps, twice at one timestep (Heun) or also between two timesteps
     (KDPM2, the Runge-Kutta steps of PNDM). Steps are then spread evenly over its distinct timesteps, from the first to
-    the last.
+    the last. So they are where image-to-image has fewer evaluations than steps.
 
     Args:
         step: number of a step, from 0.
