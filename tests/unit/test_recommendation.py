@@ -118,6 +118,12 @@ def test_equal_costs_are_worth_smaller_weights_only():
     assert (group["take"], group["saves"]) == ("small", "weights")
     sentence, _ = told(*rows)
     assert sentence.startswith("Take small: it saves no energy or time that can be told, but its weights take 4.00 MB")
+    sentence, others = told(*rows, method("finer", 1.02, 1.02, size=4.02, psnr=50), method("slow", 1.2, 1.2, size=3))
+    assert sentence.startswith("Take finer: ") and sentence.count("4.02 MB instead of 16.0 MB") == 1
+    assert "Second: small" in others and "Not: same-size and slow (no cheaper)" in others
+    undecided = method("a", 1.0, 1.0, size=4, width=0.4), method("b", 1.0, 1.0, size=8, psnr=60, width=0.4)
+    third = method("c", 1.0, 1.0, size=9, psnr=40, width=0.4)
+    assert "Not: c (no smaller or better)" in told(*undecided, third)[1]
     assert recommended(rows[0])["take"] is None
     assert told(rows[0])[0].startswith(
         "Quantizing saves no energy: same-size equals the unquantized model (bf16) within 5 % in energy per"
@@ -294,8 +300,8 @@ def test_the_rule_writes_both_files(tmp_path):
 
 def test_unknown_limits_are_refused_by_name(tmp_path):
     assert limits.wrong({"max_joules": 3}).startswith("max_joules: no such limit; one of max_energy_j")
-    with pytest.raises(ConfigurationError, match="config.yaml: min_quality: 'lpips' is no metric; one of psnr"):
-        experiment.load_config({"min_quality": {"lpips": 0.1}})
+    with pytest.raises(ConfigurationError, match="config.yaml: min_quality: 'sharpness' is no metric; one of psnr"):
+        experiment.load_config({"min_quality": {"sharpness": 0.1}})
     with pytest.raises(ConfigurationError, match="min_quality.psnr: the unquantized model has no PSNR of its own"):
         experiment.load_config({"min_quality": {"psnr": {"margin": 1}}})
     with pytest.raises(DataError, match="--limits: max_joules: no such limit"):

@@ -7,6 +7,7 @@ of quality the first scored metric that has an acceptable level (x-shown in its 
 Of the methods that no limit excludes, that take less energy than the baseline, or else less time, and not more of the
 other, the cheapest is found; all methods whose interval overlaps its own are not told apart from it, and of these the
 best in quality is taken, then the smallest. So no method is taken because its measurement happened to be the lowest.
+Where none is told to save energy or time, the smallest of those that are not told to cost more is.
 """
 
 import math
@@ -18,7 +19,7 @@ import pandas as pd
 from quantwatt.config import metric_entries
 from quantwatt.config.metric_entries import Metric
 from quantwatt.report import tables
-from quantwatt.report.tables import BETTER, EQUAL, TOO_NOISY, UNCONTROLLED, WITHIN_CONTROL
+from quantwatt.report.tables import BETTER, EQUAL, TOO_NOISY, UNCONTROLLED, UNDECIDED, WITHIN_CONTROL
 
 MOST = {  # {limit: (column, what it is in words, unit)}
     "max_energy_j": ("energy_j", "energy", "J"),
@@ -29,6 +30,7 @@ MOST = {  # {limit: (column, what it is in words, unit)}
 HOLDS, UNSURE, FAILS, UNKNOWN = "holds", "not sure", "fails", "not known"
 COSTS = {"energy": ("energy_ratio", "verdict"), "time": ("latency_ratio", "latency_verdict")}
 ORDER = (BETTER, BETTER + WITHIN_CONTROL, BETTER + UNCONTROLLED)  # of verdicts that are worth taking a method for
+AS_SMALL = 1.01  # times the smallest weights: of these the best in quality is taken
 SMALLER = 0.9  # of the baseline's weights: less is worth taking a method for that saves nothing else
 AXES = {"energy": "energy_ratio", "time": "latency_ratio", "weights": "size_mb", "memory": "memory_mb"}
 
@@ -239,9 +241,11 @@ def _choose(rows, base, metric):
             if len(saving):
                 cheapest = saving.loc[saving[ratio].idxmin()]
                 return cost, best(saving[saving[f"{ratio}_low"] <= cheapest[f"{ratio}_high"]], ratio)
-    known = rows["verdict"].isin([EQUAL, tables.UNDECIDED]) | rows["latency_verdict"].isin([EQUAL, tables.UNDECIDED])
+    known = rows["verdict"].isin([EQUAL, UNDECIDED]) | rows["latency_verdict"].isin([EQUAL, UNDECIDED])
     smaller = rows[known & (rows["size_mb"] <= SMALLER * base["size_mb"])]
-    return ("weights", smaller.loc[smaller["size_mb"].idxmin()]["method"]) if len(smaller) else (None, None)
+    if smaller.empty:
+        return None, None
+    return "weights", best(smaller[smaller["size_mb"] <= AS_SMALL * smaller["size_mb"].min()], "energy_ratio")
 
 
 def _front(rows, column, metric):
@@ -288,10 +292,7 @@ def _why(row, base, asked, checks, outcome):
         straddling = [asked[name][0] for name, told in checks.items() if told == UNSURE]
         return "holds", "holds the limits" + (f", for sure but for: {'; '.join(straddling)}" if straddling else "")
     if outcome["saves"] not in COSTS:
-        told = {row[verdict] for _, verdict in COSTS.values() if pd.notna(row[verdict])}
-        if told == {TOO_NOISY}:
-            return "too noisy to tell", TOO_NOISY
-        return "no cheaper", f"costs no less than {base['method']}"
+        return _why_no_saving(row, base, outcome)
     saves, base = outcome["saves"], base["method"]
     told = str(row[COSTS[saves][1]])
     if told.startswith(BETTER):
@@ -301,6 +302,18 @@ def _why(row, base, asked, checks, outcome):
     if told.startswith(tables.WORSE):
         return f"more {saves}", f"takes more {saves} than {base}"
     return f"{saves} not told apart", f"its {saves} is not told apart from that of {base}"
+
+
+def _why_no_saving(row, base, outcome):
+    """As of `_why`, where nothing is told to save energy or time."""
+    told = {row[verdict] for _, verdict in COSTS.values() if pd.notna(row[verdict])}
+    if told == {TOO_NOISY}:
+        return "too noisy to tell", TOO_NOISY
+    if UNDECIDED not in told or any(str(verdict).startswith(tables.WORSE) for verdict in told):
+        return "no cheaper", f"costs no less than {base['method']}"
+    if outcome["take"]:
+        return "no smaller or better", f"its weights are no smaller, or no better, than {outcome['take']}'s"
+    return "not told cheaper", f"its cost is not told apart from that of {base['method']}"
 
 
 def _title(limit):

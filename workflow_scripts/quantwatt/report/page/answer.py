@@ -120,7 +120,8 @@ def answer(rows: pd.DataFrame, group: Mapping[str, Any] | None) -> Segments:
     if group["saves"] == "weights":
         smaller = f"{megabytes(best['size_mb'])} instead of {megabytes(measured_base.iloc[0]['size_mb'])}"
         told = f"it saves no energy or time that can be told, but its weights take {smaller}"
-        return [*lead, ("Take ", ""), (best["method"], "strong"), (f": {told}", ""), *_ending(best, measured_base)]
+        return [*lead, ("Take ", ""), (best["method"], "strong"), (f": {told}", ""),
+                *_ending(best, measured_base, weights=False)]  # fmt: skip
     cost, ending = _cost_segments(best, group["saves"], measured_base), _ending(best, measured_base)
     return [*lead, ("Take ", ""), (best["method"], "strong"), (": it ", ""), *cost, *ending]
 
@@ -249,8 +250,8 @@ def _percent(value, low, high):
     return with_bounds(100 * value, 100 * low, 100 * high, unit="%")
 
 
-def _ending(best, measured_base):
-    return [(_quality(best) + _memory(best, measured_base.iloc[0]) + ".", "")]
+def _ending(best, measured_base, weights=True):
+    return [(_quality(best) + _memory(best, measured_base.iloc[0], weights) + ".", "")]
 
 
 def _quality(row):
@@ -271,10 +272,10 @@ def _quality(row):
     return f", with {seen} ({'; '.join(figures)})" if seen else f", at a quality of {'; '.join(figures)}"
 
 
-def _memory(row, base):
+def _memory(row, base, weights):
     """The words ", and weights of 4.21 MB instead of 14.1 MB", with the peak memory where that differs by more."""
     texts = []
-    if not missing(row["size_mb"]) and not missing(base["size_mb"]):
+    if weights and not missing(row["size_mb"]) and not missing(base["size_mb"]):
         texts = [f"weights of {megabytes(row['size_mb'])} instead of {megabytes(base['size_mb'])}"]
     if not missing(row["memory_mb"]) and not missing(base["memory_mb"]):
         saved = base["memory_mb"] - row["memory_mb"]
