@@ -121,8 +121,8 @@ def check_steps(experiment: Mapping[str, Any], file: str) -> None:
             raise ConfigurationError(f"{file}: methods.{name}.schedule: text models have no steps; drop the key.")
         if any(transform.get("fold") for transform in method["transforms"]):
             raise ConfigurationError(
-                f"{file}: methods.{name}.schedule: a rotation that is folded changes layers in all steps, and also those "
-                "that stay unquantized; set fold: false."
+                f"{file}: methods.{name}.schedule: a rotation that is folded changes layers in all steps, and also "
+                "those that stay unquantized; set fold: false."
             )
         for where, steps in _drawings(experiment, method):
             try:
