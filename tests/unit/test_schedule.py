@@ -373,6 +373,8 @@ REFUSED = {
     "methods.m.schedule.0.weights: the allocation's overrides change the method's own formats; drop them, or leave "
     "the range those.": W4A8 | {"schedule": [{"steps": 1, **W8}, {}],
                                 "allocation": {"name": "uniform", "overrides": {"*": {"weights": {"bits": 8}}}}},
+    "methods.m.schedule: a rotation that is folded changes layers in all steps, and also those that stay unquantized; "
+    "set fold: false.": W4A8 | {"schedule": {"first": 1}, "transforms": [{"name": "hadamard", "fold": True}]},
     "methods.m.schedule.0: unknown key 'step'; did you mean 'steps'.": W4A8 | {"schedule": [{"step": 1}]},
 }  # fmt: skip
 

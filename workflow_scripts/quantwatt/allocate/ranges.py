@@ -16,7 +16,7 @@ def allocate_ranges(
 
     Args and errors as of `quantwatt.allocate.allocation.allocate`. In unquantized steps no layer has a format.
     """
-    if not method["schedule"]:
+    if not method.get("schedule"):
         return allocate(layers, method, method_name, **found)
     ranges = []
     for index, entry in enumerate(method["schedule"]):

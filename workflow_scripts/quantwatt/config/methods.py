@@ -44,9 +44,9 @@ def with_formats(method: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     Args:
         method: completed; a mixed one with its candidates.
     """
-    allocation = method["allocation"]
+    allocation = method.get("allocation") or {}
     parts = [*allocation.get("overrides", {}).values(), *allocation.get("candidates", {}).values()]
-    return [method, *parts, *(method["schedule"] or ())]
+    return [method, *parts, *(method.get("schedule") or ())]
 
 
 def formats_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -113,12 +113,17 @@ def complete_ranges(entry: dict[str, Any], file: str, where: str) -> None:
 
 
 def check_steps(experiment: Mapping[str, Any], file: str) -> None:
-    """Refuse schedules of models without steps, and those that do not fit into the steps of what is drawn."""
+    """Refuse schedules of models without steps, of folded rotations, and that do not fit into what is drawn."""
     for name, method in experiment["methods"].items():
         if not method["schedule"]:
             continue
         if experiment["kind"] == "text":
             raise ConfigurationError(f"{file}: methods.{name}.schedule: text models have no steps; drop the key.")
+        if any(transform.get("fold") for transform in method["transforms"]):
+            raise ConfigurationError(
+                f"{file}: methods.{name}.schedule: a rotation that is folded changes layers in all steps, and also "
+                "those that stay unquantized; set fold: false."
+            )
         for where, steps in _drawings(experiment, method):
             try:
                 step_ranges.counts([entry["steps"] for entry in method["schedule"]], steps)
