@@ -360,7 +360,7 @@ def _checkpoint(results, cell, numbers, status, reason, layers, objective):
             "size_bytes": None if status == "unsupported" else round(numbers.size_mb * 1e6),
             "files": {},
             "layers": quantized,
-            "quantize": None if status == "unsupported" else
+            "quantize": None if status == "unsupported" or (numbers.solver == "none" and _drawn(numbers)) else
             {"seconds": 4.2, "energy_j": 96.0, "meter": "estimate", "estimated": True, "reason": None},
             "provenance": _provenance(),
         },
