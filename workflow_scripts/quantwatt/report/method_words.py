@@ -5,6 +5,8 @@ from typing import Any
 
 from quantwatt import registry
 
+SAYING = ("granularity", "element", "configuration", "alpha")  # settings whose value says enough
+
 
 def format_words(entry: Mapping[str, Any]) -> str:
     """A format in a few words, what is not a default last: "int4 g128 symmetric", "nf4", "mxfp4".
@@ -29,9 +31,10 @@ def plugin_words(kind: str, entry: Mapping[str, Any]) -> str:
 
 
 def _unusual(entry, properties, known):
-    """Words on the settings that are not their schema's defaults."""
+    """Words on the settings that are not their schema's defaults, or have none."""
     for key, value in entry.items():
-        if key in known or value == properties.get(key, {}).get("default", value):
+        own = properties.get(key, {})
+        if key in known or value is None or ("default" in own and value == own["default"]):
             continue
         name = key.replace("_", " ")
-        yield str(value) if isinstance(value, str) else name if value is True else f"{name} {value}".lower()
+        yield str(value) if key in SAYING else name if value is True else f"{name} {str(value).lower()}"
