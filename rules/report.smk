@@ -7,6 +7,7 @@ rule tables:
         layers=plan.pattern("layers"),
         sensitivity=plan.pattern("sensitivities"),
         pairs=plan.pattern("pairs"),
+        categories=plan.pattern("categories"),
     log:
         plan.log("tables"),
     benchmark:
@@ -26,7 +27,8 @@ rule tables:
         run(
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
-            "--sensitivity {output.sensitivity} --pairs {output.pairs} --grid - <<< {params.grid:q}",
+            "--sensitivity {output.sensitivity} --pairs {output.pairs} --categories {output.categories}",
+            "--grid - <<< {params.grid:q}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Write tables/summary.csv, layers.csv, sensitivity.csv and pairs.csv from the JSON files of the listed cells.
+"""Write tables/summary.csv, layers.csv, sensitivity.csv, pairs.csv and categories.csv from the JSON files of cells.
 
 Example:
   python workflow_scripts/tables.py --results results/embedded --grid grid.json
@@ -16,7 +16,7 @@ from quantwatt.allocate.allocation import taken_apart
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs import command
-from quantwatt.report import cells, layer_table, method_pairs, tables
+from quantwatt.report import categories, cells, layer_table, method_pairs, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def tried_in(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read every listed cell and write the four tables."""
+    """Read every listed cell and write the five tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="the experiment's folder, results/EXPERIMENT")
     parser.add_argument(
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
     parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
     parser.add_argument("--pairs", type=Path, help="output (default: RESULTS/tables/pairs.csv)")
+    parser.add_argument("--categories", type=Path, help="output (default: RESULTS/tables/categories.csv)")
     args = parser.parse_args(argv)
 
     defaults = {"samplings": {}, "sensitivities": [], "margin": tables.MARGIN}
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
     pairs = method_pairs.pairs_table(records, grid["baseline"], grid["margin"])
     tables.write_table(args.pairs or folder / "pairs.csv", pairs)
+    of_categories = categories.categories_table(records, grid["samplings"])
+    tables.write_table(args.categories or folder / "categories.csv", of_categories)
     for sentence in method_pairs.left_out(records):
         print(sentence)
 

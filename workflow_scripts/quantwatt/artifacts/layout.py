@@ -37,6 +37,7 @@ FILES = {  # below results/EXPERIMENT/
     "layers": "tables/layers.csv",
     "sensitivities": "tables/sensitivity.csv",
     "pairs": "tables/pairs.csv",
+    "categories": "tables/categories.csv",
     "recommendation": "tables/recommendation.json",
     "recommendation_table": "tables/recommendation.csv",
     "gate": "tables/gate.json",

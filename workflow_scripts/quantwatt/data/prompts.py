@@ -7,6 +7,7 @@ from quantwatt.artifacts import text_files, text_tables
 from quantwatt.artifacts.errors import DataError
 
 HEADINGS = ("prompt", "prompts", "caption", "captions", "text")
+CATEGORIES = ("category", "categories", "tag")
 EMPTY = '""'  # a line with only this is the empty prompt, for unconditional images
 
 
@@ -25,6 +26,11 @@ def read(path: str | Path) -> tuple[list[str], list[str]]:
     if not column.texts:
         raise DataError(f"{path}: there is no prompt in it.")
     return ["" if text == EMPTY else text for text in column.texts], column.notes
+
+
+def categories(path: str | Path) -> list[str] | None:
+    """The category of each prompt of a file; None where it is a list, or has no such column. Raises as `read`."""
+    return text_tables.read_column(path, HEADINGS, CATEGORIES).labels
 
 
 def read_and_say(path: str | Path) -> list[str]:
