@@ -294,8 +294,8 @@ def test_the_rule_writes_both_files(tmp_path):
 
 def test_unknown_limits_are_refused_by_name(tmp_path):
     assert limits.wrong({"max_joules": 3}).startswith("max_joules: no such limit; one of max_energy_j")
-    with pytest.raises(ConfigurationError, match="config.yaml: min_quality: 'lpips' is no metric; one of psnr"):
-        experiment.load_config({"min_quality": {"lpips": 0.1}})
+    with pytest.raises(ConfigurationError, match="config.yaml: min_quality: 'sharpness' is no metric; one of psnr"):
+        experiment.load_config({"min_quality": {"sharpness": 0.1}})
     with pytest.raises(ConfigurationError, match="min_quality.psnr: the unquantized model has no PSNR of its own"):
         experiment.load_config({"min_quality": {"psnr": {"margin": 1}}})
     with pytest.raises(DataError, match="--limits: max_joules: no such limit"):
