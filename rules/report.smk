@@ -9,6 +9,7 @@ rule tables:
         pairs=plan.pattern("pairs"),
         formats=plan.pattern("formats"),
         changes=plan.pattern("changes"),
+        categories=plan.pattern("categories"),
     log:
         plan.log("tables"),
     benchmark:
@@ -29,7 +30,7 @@ rule tables:
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
             "--sensitivity {output.sensitivity} --pairs {output.pairs} --formats {output.formats}",
-            "--changes {output.changes} --grid - <<< {params.grid:q}",
+            "--changes {output.changes} --categories {output.categories} --grid - <<< {params.grid:q}",
         )
 
 

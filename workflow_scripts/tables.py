@@ -1,4 +1,4 @@
-"""Write summary, layers, sensitivity, pairs, formats and changes.csv of tables/ from the listed cells' JSON files.
+"""Write summary, layers, sensitivity, pairs, formats, changes and categories.csv of tables/ from cells' JSON files.
 
 Example:
   python workflow_scripts/tables.py --results results/embedded --grid grid.json
@@ -16,7 +16,7 @@ from quantwatt.allocate.allocation import taken_apart
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs import command
-from quantwatt.report import cells, equal_bits, layer_table, method_pairs, tables
+from quantwatt.report import categories, cells, equal_bits, layer_table, method_pairs, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=Path, help="output (default: RESULTS/tables/pairs.csv)")
     parser.add_argument("--formats", type=Path, help="output (default: RESULTS/tables/formats.csv)")
     parser.add_argument("--changes", type=Path, help="output (default: RESULTS/tables/changes.csv)")
+    parser.add_argument("--categories", type=Path, help="output (default: RESULTS/tables/categories.csv)")
     args = parser.parse_args(argv)
 
     defaults = {"samplings": {}, "sensitivities": [], "margin": tables.MARGIN}
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables.write_table(args.pairs or folder / "pairs.csv", pairs)
     tables.write_table(args.formats or folder / "formats.csv", equal_bits.formats_table(records, summary, pairs))
     tables.write_table(args.changes or folder / "changes.csv", equal_bits.changes_table(records, summary, pairs))
+    of_categories = categories.categories_table(records, grid["samplings"])
+    tables.write_table(args.categories or folder / "categories.csv", of_categories)
     for sentence in method_pairs.left_out(records):
         print(sentence)
 

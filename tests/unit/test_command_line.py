@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from quantwatt import registry
 from quantwatt.config import command_line, experiment, grid_size, targets, yaml_files
 from quantwatt.config.schemas import ConfigurationError
 
@@ -94,8 +95,8 @@ WEIGHTS = "methods/rtn-w8a8/weights/format"
         ("models/tiny-sd3/torch_dtype", "float32", "unknown key 'torch_dtype'; write 'dtype'."),
         ("samplings/steps-4/num_inference_steps", 4, "; write 'steps'."),
         ("samplings/steps-4/resolution", 64, "; write 'height' and 'width'."),
-        ("metrics/lpips", {}, "(known: accuracy, class-accuracy, clip-score, fid, kid, perplexity, psnr, ssim)."),
-        ("metrics/fvd", {}, "(known: accuracy, class-accuracy, clip-score, fid, kid, perplexity, psnr, ssim)."),
+        ("metrics/sharpness", {}, f"(known: {', '.join(registry.names('metrics'))})."),
+        ("metrics/fvd", {}, f"(known: {', '.join(registry.names('metrics'))})."),
         ("metrics/ClipScore", {}, "; write clip-score."),
     ],
 )

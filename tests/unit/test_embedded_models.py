@@ -14,8 +14,8 @@ from quantwatt.data import scenes
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Drawing
+from quantwatt.score import attribute_classifier as attributes
 from training import (
-    attributes,
     judge,  # before open_clip
     loop,  # before open_clip
     muon,  # before open_clip

@@ -83,8 +83,8 @@ def test_a_policy_may_name_methods():
     assert {check.method for check in judged(*rows, methods=["b"], cost={"size_mb": 9})} == {"b"}
     with pytest.raises(DataError, match="the policy: methods: there is no method 'c'; there are bf16, a, b"):
         judged(*rows, methods=["c"])
-    with pytest.raises(DataError, match="quality: 'lpips' is no metric"):
-        judged(*rows, quality={"lpips": {"limit": 1}})
+    with pytest.raises(DataError, match="quality: 'sharpness' is no metric"):
+        judged(*rows, quality={"sharpness": {"limit": 1}})
     with pytest.raises(DataError, match="the baseline has no PSNR of its own"):
         judged(*rows, quality={"psnr": {"margin": 1}})
 
@@ -229,7 +229,7 @@ def test_a_wrong_policy_is_refused_when_a_run_is_planned(tmp_path, text, words):
         ("models: [sd]\ncost: {energy: 1}", "models: there is no model 'sd'; there are tiny-sd3."),
         ("samplings: [s]\ncost: {energy: 1}", "samplings: there is no sampling 's'; there are steps-4."),
         ("methods: [float32]\ncost: {energy: 1}", "methods: 'float32' is what the others are held against"),
-        ("quality: {lpips: {limit: 1}}", "quality: 'lpips' is no metric; one of psnr"),
+        ("quality: {sharpness: {limit: 1}}", "quality: 'sharpness' is no metric; one of psnr"),
         ("quality: {accuracy: {limit: 1}}", "quality: accuracy is not scored; one of fid"),
     ],
 )

@@ -48,11 +48,17 @@ def test_a_metric_whose_weights_are_not_there_is_refused_before_any_job(tmp_path
             "is no safetensors file, .*convert_weights.py .*alexnet.pth alexnet",
         ),
         ({"lpips": {"weights": "a/b", "revision": "main"}}, "extractors.lpips.revision: 'main' does not fit"),
+        ({"lpips": {"weights": "download"}}, "'download': they are published as a pickle, which no job reads. To get"),
         ({"lpisp": {"weights": "a/b"}}, "'lpisp' is not known .*did you mean 'lpips'"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             plan_with(extractors, "lpips")
     assert plan_with({"lpips": {"weights": "a/b", "revision": REVISION}}, "lpips").extractor_of("lpips") == "lpips"
+
+
+def test_a_download_is_the_publishers_repository_at_a_commit():
+    entry = plan_with({"dinov2": {"weights": "download"}}, "fd-dinov2").experiment["extractors"]["dinov2"]
+    assert entry["weights"] == "facebook/dinov2-large" and len(entry["revision"]) == 40
 
 
 def test_every_network_says_where_its_weights_are():

@@ -40,6 +40,7 @@ FILES = {  # below results/EXPERIMENT/
     "pairs": "tables/pairs.csv",
     "formats": "tables/formats.csv",
     "changes": "tables/changes.csv",
+    "categories": "tables/categories.csv",
     "recommendation": "tables/recommendation.json",
     "recommendation_table": "tables/recommendation.csv",
     "gate": "tables/gate.json",

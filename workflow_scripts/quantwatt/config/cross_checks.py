@@ -9,6 +9,7 @@ from quantwatt.artifacts import instructions, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.methods import DRAWING, is_external, is_quantized, needs_calibration
 from quantwatt.config.metric_entries import compares_with_reference, features_of
+from quantwatt.config.network_entries import to_get
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.config.suggestions import near, nearest
 from quantwatt.data import datasets, prompts
@@ -34,8 +35,6 @@ def check_references(experiment: Mapping[str, Any], file: str) -> None:
     for name in experiment["metrics"]:
         _check_metric(name, experiment, file)
     _check_kinds(experiment, file)
-    for name, entry in experiment["extractors"].items():
-        _check_weights(name, entry, file)
     for entry, path in (files | _other_files(experiment)).items():
         _check_file(entry, path, file)
     _check_models(experiment["models"], file)
@@ -109,31 +108,13 @@ def _check_metric(name, experiment, file):
     extractor = features_of(name)
     if extractor in names("extractors") and extractor not in experiment["extractors"]:
         raise ConfigurationError(
-            f"{file}: extractors.{extractor}: missing, and metric '{name}' needs its 'weights'. To get them: "
-            f"{schema(f'extractors/{extractor}')['x-where']}."
+            f"{file}: extractors.{extractor}: missing, and metric '{name}' needs its 'weights'. {to_get(extractor)}"
         )
     if extractor == "classifier" and experiment["classifier"] is None:
         raise ConfigurationError(f"{file}: classifier: missing, and metric '{name}' needs one that reads the images.")
     if schema(f"metrics/{name}").get("x-kind", "image") != experiment["kind"]:
         raise ConfigurationError(
             f"{file}: metrics.{name}: a metric of {_other_kind(experiment)}, and this experiment has none."
-        )
-
-
-def _check_weights(name, entry, file):
-    """Refuse weights of a network that are not on this machine, or no safetensors."""
-    where, path = f"{file}: extractors.{name}.weights: '{entry['weights']}'", ROOT / entry["weights"]
-    if entry["revision"]:
-        return
-    if not path.exists():
-        raise ConfigurationError(
-            f"{where} does not exist; a repository of the Hugging Face Hub needs its 'revision', too. To get a file: "
-            f"{schema(f'extractors/{name}')['x-where']}."
-        )
-    if path.is_file() and path.suffix != ".safetensors":
-        raise ConfigurationError(
-            f"{where} is no safetensors file, the only kind that jobs read; make one: python "
-            f"workflow_scripts/tools/convert_weights.py {entry['weights']} {path.stem}.safetensors."
         )
 
 

@@ -16,6 +16,7 @@ from quantwatt.config.cross_checks import check_references
 from quantwatt.config.method_entries import complete_method
 from quantwatt.config.methods import is_mixed
 from quantwatt.config.mixed_entries import check_mixed, complete_sensitivity
+from quantwatt.config.network_entries import complete_network
 from quantwatt.config.objectives import objectives
 from quantwatt.config.policy_file import load_policy
 from quantwatt.config.schedule_entries import check_steps, complete_schedule
@@ -240,10 +241,7 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     for name, entry in experiment["sensitivities"].items():
         entry["objectives"] = objectives(experiment["methods"].values(), name)
     experiment["extractors"] = {
-        name: complete(
-            entry, schema(f"extractors/{plugin('extractors', name, file, 'extractors')}"), file, f"extractors.{name}"
-        )
-        for name, entry in experiment["extractors"].items()
+        name: complete_network(name, entry, file) for name, entry in experiment["extractors"].items()
     }
     experiment["metrics"] = {
         name: complete(

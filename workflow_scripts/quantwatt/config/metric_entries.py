@@ -14,6 +14,7 @@ A schema of resources/schemas/metrics/ has, in addition to its settings,
     "x-array": WORD             which of the extractor's arrays `score` reads; default: "image", the features; of
                                 classes "classes"
     "x-higher-is-better": true or false
+    "x-depends-on-count": true  the value depends on the number of images: only equal numbers are compared
     "x-pairs": {"matrices": N, "most_images": N}
                                 number of float64 matrices of all pairs of images in memory, up to this many images
     "x-shown": {...}            fields of `Metric`, and "place", the position in the report, which also decides which
@@ -92,6 +93,11 @@ def array_of(metric: str) -> str:
 def reads_pairs(extractor: str) -> bool:
     """Whether an extractor reads images together with the baseline's."""
     return extractor in names("extractors") and schema(f"extractors/{extractor}").get("x-reads") == "pairs"
+
+
+def depends_on_count(metric: str) -> bool:
+    """Whether the value depends on the number of images, so that only equal numbers can be compared."""
+    return schema(f"metrics/{metric}").get("x-depends-on-count", False)
 
 
 def higher_is_better(metric: str) -> bool:

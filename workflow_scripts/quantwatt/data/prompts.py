@@ -9,6 +9,7 @@ from quantwatt.artifacts.instructions import Instruction
 
 HEADINGS = ("prompt", "prompts", "caption", "captions", "text")
 PICTURES = ("input_image", "input_picture")  # headings of the input pictures; captions have a column `image`, too
+CATEGORIES = ("category", "categories", "tag")
 EMPTY = '""'  # a line with only this is the empty prompt, for unconditional images
 
 
@@ -38,6 +39,11 @@ def read(path: str | Path) -> tuple[list[str], list[str]]:
     return [
         Instruction(text, Path(path).parent / name) for text, name in zip(texts, column.labels, strict=True)
     ], column.notes
+
+
+def categories(path: str | Path) -> list[str] | None:
+    """The category of each prompt of a file; None where it is a list, or has no such column. Raises as `read`."""
+    return text_tables.read_column(path, HEADINGS, CATEGORIES).labels
 
 
 def read_and_say(path: str | Path) -> list[str]:

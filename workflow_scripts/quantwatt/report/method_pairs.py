@@ -13,7 +13,7 @@ The verdict is on the first method, by its own interval. Of 20 pairs that are al
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,9 @@ OTHER_DEVICE = "they were measured on different devices"
 NO_RATIO = "{} has no ratio to the baseline"
 
 
-def columns() -> list[str]:
-    """The columns of `pairs_table`."""
-    figures = [f"{metric.column}_difference" for metric in tables.METRICS.values()]
+def columns(metrics: Iterable[Metric]) -> list[str]:
+    """The columns of `pairs_table` of cells that were scored by these metrics."""
+    figures = [f"{metric.column}_difference" for metric in metrics]
     ratios = [f"{name}_ratio" for name, _ in tables.COSTS.values()]
     return [
         *"model sampling device device_id method other n_images".split(),
@@ -62,12 +62,13 @@ def pairs_table(cells: Sequence[Cell], baseline: str, margin: float = tables.MAR
         cells: as of `cells.read_cells`, with the values of images; baseline: name of the unquantized method.
         margin: largest difference from 1 of a ratio that is called EQUAL.
     Returns:
-        columns of `columns()`. Differences are `method` minus `other`, ratios `method` over `other`; device is empty
+        columns of `columns`. Differences are `method` minus `other`, ratios `method` over `other`; device is empty
         where the two were measured on different ones.
     """
     few = (group for group in _groups(cells) if len(group) <= MOST_METHODS)
     rows = [row for group in few for row in _group(group, baseline, margin)]
-    return pd.DataFrame(rows, columns=columns())
+    scored = {name for cell in cells for name in cell.scores}
+    return pd.DataFrame(rows, columns=columns(metric for name, metric in tables.METRICS.items() if name in scored))
 
 
 def left_out(cells: Sequence[Cell]) -> list[str]:

@@ -163,7 +163,7 @@ def _other_metric(name, cells, rows, bases):
     if tables.metric_of(name).published_features and extractors[0] != extractors[1] and not pd.isna(extractors).any():
         return f"other features: {extractors[0]}, now {extractors[1]}"
     numbers = [number(row, "n_images") for row in rows]
-    if metric_entries.compared_with(name) == "moments" and numbers[0] != numbers[1]:
+    if metric_entries.depends_on_count(name) and numbers[0] != numbers[1]:
         return f"it depends on the number of images: {numbers[0]:.0f}, now {numbers[1]:.0f}"
     return None
 
