@@ -158,3 +158,11 @@ def test_an_editing_model_goes_through_the_scripts(table, folder, tmp_path):
     (tmp_path / "0.png").write_bytes(Path(tmp_path / "1.png").read_bytes())
     run(generate, checkpoint=checkpoint, sampling=json.dumps(sampling), sampling_name="edits", output=made)
     assert manifest.read_json(made)["prompts_sha256"] != before
+
+
+def test_pixels_outside_of_0_to_1_are_refused_and_nan_is_left_to_be_told_as_such():
+    with pytest.raises(DataError, match=r"the pipeline gives pixels from -0.50 to 0.25, and not from 0 to 1"):
+        pipelines.arrays(torch.tensor([-0.5, 0.25]).reshape(1, 1, 1, 2))
+    grey = pipelines.arrays(torch.tensor([torch.nan, 1.0]).reshape(1, 1, 1, 2))
+    assert grey.shape == (1, 1, 2, 3) and np.isnan(grey[0, 0, 0]).all() and (grey[0, 0, 1] == 1).all()
+    assert np.array_equal(pipelines.arrays(np.zeros((1, 2, 2, 3))), np.zeros((1, 2, 2, 3)))

@@ -23,7 +23,7 @@ from pkgutil import resolve_name
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-# They read quantized weights, which quantwatt.models.model_folder refuses, process given images and compute losses.
+# They read quantized weights, which quantwatt.models.model_folder refuses, process images otherwise and compute losses.
 _OF_BOTH = ("bitsandbytes", "torchao", "torchvision", "sklearn")
 LEFT_OUT = {
     "transformers": (*_OF_BOTH, "scipy"),

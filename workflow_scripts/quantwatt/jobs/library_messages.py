@@ -12,7 +12,7 @@ HARMLESS = {  # {logger: regular expression that the message's start matches}
     # torchao has extensions for other GPUs, versions of Python and builds of torch; no format here needs them.
     "torchao": r"Failed to load \S*/torchao/_C|Skipping import of cpp extensions",
     "torch.utils._pytree": r"<enum '\w+'> is an Enum subclass and is now natively supported",
-    # In jobs, see lean_imports.py: no pipeline of the families that are imported so is given an image to process.
+    # In jobs, see lean_imports.py: the processor of Qwen-Image-Edit reads pictures all the same.
     "transformers.utils.import_utils": r"`\w+ImageProcessor` requires torchvision",
     "diffusers.quantizers.torchao.torchao_quantizer": r"Unable to import `torchao` Tensor objects",
 }

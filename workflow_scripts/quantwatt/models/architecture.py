@@ -42,8 +42,6 @@ def quantizable(denoiser: torch.nn.Module) -> list[str]:
 @functools.cache
 def _weights_read(kind):
     """The parts of a class of modules whose weights its `forward` reads."""
-    if kind.__module__.startswith("torch.nn.modules.container"):
-        return []
     try:
         return WEIGHT.findall(inspect.getsource(kind.forward))
     except (OSError, TypeError):  # code without a file
