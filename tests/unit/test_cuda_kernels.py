@@ -148,12 +148,11 @@ def test_the_w4a8_kernel_compiles_to_products_of_integers(capability, group, tmp
 
 
 def test_a_kernel_that_lacks_triton_leaves_its_layers_to_the_next(monkeypatch):
-    def version(package):
+    def distribution(package):
         if package == "triton":
             raise metadata.PackageNotFoundError(package)
-        return "1"
 
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "distribution", distribution)
     monkeypatch.setattr("quantwatt.inference.probe.failure", lambda name, layer, device: None)
     for weights, activations, name in (
         (cases.integer(8, True), cases.TOKEN, "int_mm"),

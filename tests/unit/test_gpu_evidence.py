@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_evidence, gpu_tables, harness
-from benchmarks.gpu import cuda_tests, denoiser_table, goals, random_denoiser, sensor, stages, wheels
+from benchmarks.gpu import denoiser_table, goals, random_denoiser, sensor, stages, wheels
 from benchmarks.gpu.denoisers import AGAIN, BASELINE, CONFIGURATIONS, DENOISERS
 from quantwatt import registry
 from quantwatt.artifacts import manifest
@@ -271,11 +271,13 @@ def test_a_worker_that_dies_or_is_late_is_a_configuration_that_failed(tmp_path):
     commands = {name: [sys.executable, "-c", ANSWER.format(does)] for name, does in programs.items()}
     record = stages.Record("denoisers", tmp_path, "cpu", "tiny", "none", 8)
     with harness.workers(commands, ending_s=0) as ask:
-        found = denoiser_table.prepare(record, ask, 1, False)
+        late = {}
+        found = denoiser_table.prepare(record, ask, 1, False, late)
         assert found["quick"] == {"status": "ok"}
         assert "ended before it answered" in found["dead"]["reason"]
         assert found["late"]["hurried"] and "was not prepared" in found["late"]["reason"]
         assert ask["late"].process.poll() is not None  # lest it disturb the others
+        assert set(late) == {"late"} and denoiser_table.prepare(record, ask, 4, False, late)["late"] == found["late"]
 
 
 def test_a_solver_that_was_cut_waits_for_a_longer_turn(tmp_path, monkeypatch):
@@ -293,12 +295,41 @@ def test_a_solver_that_was_cut_waits_for_a_longer_turn(tmp_path, monkeypatch):
     assert begun[2:] == ["gptq"] and found["status"] == "complete" and not found["cut"]
 
 
-def test_the_tests_of_a_gpu_are_counted_by_outcome():
-    report = """<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure>E  1 != 2</failure></testcase>
-    <testcase name="c"><skipped message="no bitsandbytes"/></testcase></testsuite></testsuites>"""
-    found = cuda_tests.outcomes(report)
-    assert found["n"] == 3 and found["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
-    assert found["failures"] == [{"test": "b", "message": "E  1 != 2"}] and found["skipped"] == {"no bitsandbytes": 1}
+OF_A_GPU = """
+import pytest, time
+pytestmark = pytest.mark.cuda
+def test_good(): pass
+def test_slow(): time.sleep({seconds})
+def test_bad(): assert 1 == {number}
+@pytest.mark.skip(reason="no library")
+def test_skipped(): pass
+"""
+
+
+def test_the_tests_of_a_gpu_are_kept_one_by_one_and_those_that_passed_not_run_again(tmp_path):
+    """In a process of its own, as pytest runs within pytest otherwise; the marked tests are those of a folder."""
+    code = (
+        "import pathlib, sys\nfrom benchmarks.gpu import cuda_tests, stages\n"
+        "cuda_tests.PROJECT = pathlib.Path(sys.argv[1])\n"
+        "stages.run_stage(stages.Record('tests', sys.argv[1], 'cpu', 'tiny', 'none', float(sys.argv[2])))"
+    )
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cuda\n")
+
+    def found(limit_s, **given):
+        (tmp_path / "tests/test_on_it.py").write_text(OF_A_GPU.format(**given))
+        environment = {**os.environ, "PYTHONPATH": str(manifest.PROJECT / "workflow_scripts")}
+        environment.pop("PYTEST_CURRENT_TEST", None)
+        subprocess.run([sys.executable, "-c", code, tmp_path, str(limit_s)], env=environment, check=True)
+        return stages.read(tmp_path, "tests")
+
+    first = found(2.5, seconds=3, number=2)
+    assert first["status"] == "partial" and first["counts"] == {"passed": 2}
+    second = found(60, seconds=0, number=2)
+    assert second["status"] == "failed" and "1 of 4 tests failed: tests/test_on_it.py::test_bad" in second["reason"]
+    assert "assert 1 == 2" in second["tests"]["tests/test_on_it.py::test_bad"]["said"]
+    third = found(60, seconds=0, number=1)
+    assert third["status"] == "complete" and third["counts"] == {"passed": 3, "skipped": 1}
 
 
 THERE = """torch triton transformers accelerate safetensors numpy pandas scipy matplotlib pillow nvidia-ml-py""".split()

@@ -2,52 +2,57 @@
 
 import collections
 import re
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from xml.etree import ElementTree as Xml
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import PROJECT
 
 MARK = re.compile(r"pytest\.mark\.cuda\b")
 SHOWN = 2000  # characters of a failure
+GOOD = ("passed", "skipped")
+
+
+class Outcomes:
+    """A plugin of pytest that keeps each outcome as it comes, and stops when the record's time is over."""
+
+    def __init__(self, record):
+        """Go on with what the record holds: tests that passed or were skipped are not run again."""
+        self.record = record
+        found = record.found.get("tests", {})
+        self.tests = {name: test for name, test in found.items() if test["outcome"] in GOOD}
+        self.complete = True
+
+    def pytest_collection_modifyitems(self, items):
+        """Leave out what is known."""
+        items[:] = [item for item in items if item.nodeid not in self.tests]
+
+    def pytest_runtest_protocol(self, item):
+        """Run no further test when the time is over: True says that the test was taken care of."""
+        if self.record.left() > 0:
+            return None
+        self.complete = False
+        return True
+
+    def pytest_runtest_logreport(self, report):
+        """Keep the outcome of a test: that of its call, unless it was not called."""
+        if report.when == "call" or report.outcome != "passed":
+            said = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            self.tests[report.nodeid] = {"outcome": report.outcome, "said": said[-SHOWN:]}
+            counts = collections.Counter(test["outcome"] for test in self.tests.values())
+            self.record.keep(tests=self.tests, counts=dict(counts))
 
 
 def run(record) -> None:
-    """The stage: counts of outcomes, and what failed."""
+    """The stage."""
+    import pytest
+
     files = sorted(path for path in (PROJECT / "tests").rglob("test_*.py") if MARK.search(path.read_text()))
-    if not files:
-        raise DataError("no test is marked cuda")
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "-p", "no:xdist",
-                   f"--junit-xml={report}", *map(str, files)]  # fmt: skip
-        said = ""
-        try:
-            done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=max(record.left(), 1))
-            said = (done.stdout + done.stderr)[-SHOWN:]
-        except subprocess.TimeoutExpired:
-            record.partial("the time was over within the tests")
-            return
-        if not report.exists():
-            raise DataError(f"pytest made no report: {said.splitlines()[-1] if said else 'it said nothing'}")
-        record.keep(**outcomes(report.read_text()))
-    if failed := record.found["counts"].get("failed"):
-        record.keep(status="failed", reason=f"{failed} of {record.found['n']} tests failed")
-
-
-def outcomes(report: str) -> dict:
-    """{"n", "counts": {outcome: number}, "failures": [{"test", "message"}], "skipped": {reason: number}}."""
-    counts, failures, skipped = collections.Counter(), [], collections.Counter()
-    cases = list(Xml.fromstring(report).iter("testcase"))
-    for case in cases:
-        kinds = {child.tag: child for child in case}
-        bad = kinds.get("failure", kinds.get("error"))
-        if bad is not None:
-            failures.append({"test": case.get("name"), "message": (bad.text or "")[-SHOWN:]})
-        elif "skipped" in kinds:
-            skipped[kinds["skipped"].get("message")] += 1
-        counts["failed" if bad is not None else "skipped" if "skipped" in kinds else "passed"] += 1
-    return {"n": len(cases), "counts": dict(counts), "failures": failures, "skipped": dict(skipped)}
+    outcomes = Outcomes(record)
+    options = ["-q", "-m", "cuda", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(PROJECT)]
+    code = pytest.main([*options, *map(str, files)], plugins=[outcomes])
+    if not outcomes.tests:
+        raise DataError(f"pytest ran no test, and ended with {code}: see what it said above.")
+    failed = [name for name, test in outcomes.tests.items() if test["outcome"] not in GOOD]
+    if not outcomes.complete:
+        record.partial("the time was over within the tests")
+    elif failed:
+        record.keep(status="failed", reason=f"{len(failed)} of {len(outcomes.tests)} tests failed: {failed[0]}")

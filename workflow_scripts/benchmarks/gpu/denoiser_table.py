@@ -6,6 +6,7 @@ to bfloat16 is that of the blocks of the same round. The same model in a second 
 """
 
 import concurrent.futures
+import os
 import statistics
 import sys
 import time
@@ -58,16 +59,19 @@ def session(record, name: str, images: int, modes: list[bool]) -> None:
     """Measure all configurations of one denoiser at one number of images, as many side by side as memory holds."""
     complete = dict.fromkeys(modes, True)
     names = [each for each in CONFIGURATIONS if each == BASELINE or each in (record.configurations or CONFIGURATIONS)]
-    parts = groups(names, DENOISERS[name].parameters, images, instruments.available_bytes(record.device))
+    free_bytes = instruments.available_bytes(record.device) if record.size == "true" else None
+    parts = groups(names, DENOISERS[name].parameters, images, free_bytes)
     for index, names in enumerate(parts):
         commands = {
             each: [sys.executable, "-m", "benchmarks.gpu.denoiser_worker", name, record.size, each, record.device,
                    record.meter]
             for each in names
         }  # fmt: skip
-        with harness.workers(commands, record.scripts_path(), ending_s=5) as ask:
+        variables = record.scripts_path() | {"TORCHINDUCTOR_COMPILE_THREADS": str(max(2, (os.cpu_count() or 1) // 4))}
+        with harness.workers(commands, variables, ending_s=5) as ask:
+            late: dict[str, dict[str, Any]] = {}
             for compiled in modes:
-                prepared = prepare(record, ask, images, compiled)
+                prepared = prepare(record, ask, images, compiled, late)
                 ready = {each: ask[each] for each in names if prepared[each]["status"] == "ok"}
                 turns, whole = take_turns(record, ready, images, compiled)
                 complete[compiled] &= whole and not any(answer.get("hurried") for answer in prepared.values())
@@ -99,18 +103,26 @@ def megabytes(configuration: str, billions: float, images: int) -> float:
     return 2000 * billions * SHARE[kind] + BESIDE_MB * (1 + images / 4)
 
 
-def prepare(record, ask: Mapping[str, Any], images: int, compiled: bool) -> dict[str, dict[str, Any]]:
-    """Let all workers prepare at once; a worker that takes too long is a configuration that failed."""
+def prepare(
+    record, ask: Mapping[str, Any], images: int, compiled: bool, late: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Let all workers prepare at once; a worker that takes too long is a configuration that failed.
+
+    Args:
+        late: {configuration: answer} of workers that were ended because they took too long, which is added to.
+    """
     limit_s = max(record.left() * PREPARING, 1.0)
     pool = concurrent.futures.ThreadPoolExecutor(len(ask))
-    begun = {pool.submit(run, do="prepare", images=images, compiled=compiled): name for name, run in ask.items()}
-    done, late = concurrent.futures.wait(begun, limit_s)
+    task = {"do": "prepare", "images": images, "compiled": compiled}
+    begun = {pool.submit(run, **task): name for name, run in ask.items() if name not in late}
+    done, waiting = concurrent.futures.wait(begun, limit_s)
     pool.shutdown(wait=False, cancel_futures=True)
     too_long = {"status": "failed", "reason": f"it was not prepared (built, compiled, tuned) within {limit_s:.0f} s",
                 "hurried": limit_s < PATIENCE_S}  # fmt: skip
-    for each in late:
+    for each in waiting:
         ask[begun[each]].end(0)  # else it would disturb those that are measured
-    answers = {begun[each]: too_long for each in late} | {begun[each]: answer_of(each) for each in done}
+        late[begun[each]] = too_long
+    answers = late | {begun[each]: answer_of(each) for each in done}
     for name, answer in answers.items():
         print(f"{name}: {answer}", file=sys.stderr)
     return {name: answers[name] for name in ask}

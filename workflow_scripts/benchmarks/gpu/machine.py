@@ -8,7 +8,7 @@ import torch
 from benchmarks import peak
 from benchmarks.gpu import stages
 from quantwatt.measuring import instruments, protocol
-from quantwatt.measuring.meters import open_meter
+from quantwatt.measuring.meters import Metering, nvml_boards
 
 # NVML's fields of power and energy, and the parts of a module that they are read of.
 FIELDS = {83: "total energy, mJ", 185: "average power, mW", 186: "instant power, mW", 187: "least limit, mW",
@@ -20,8 +20,11 @@ COPIED = {"true": 2**32, "tiny": 2**20}  # bytes
 def run(record) -> None:
     """The stage."""
     record.keep(torch=torch_of(record.device), environment=settings())
-    with contextlib.closing(open_meter(stages.metering(record.meter), device=record.device)) as meter:
-        record.keep(meter=meter.provenance(), fields=fields() if record.meter == "nvml" else [])
+    meter, reason = instruments.choose_meter(stages.metering(record.meter), None, record.device)
+    with contextlib.closing(meter):
+        record.keep(meter=meter.provenance(), energy_reason=reason)
+    if meter.name == "nvml":
+        record.keep(fields=fields(record.device))
     sizes = (256,) if record.size == "tiny" else peak.SIZES
     record.keep(peak_gops=peak.rates(record.device, sizes), copy_gb_per_s=copy_rate(record.device, record.size))
 
@@ -43,16 +46,16 @@ def settings() -> dict[str, Any]:
             "threads": torch.get_num_threads()}  # fmt: skip
 
 
-def fields() -> list[dict[str, Any]]:
+def fields(device: str) -> list[dict[str, Any]]:
     """[{"field", "name", "scope", "value" or None, "error": NVML's number of it or None, "timestamp_s"}]."""
     import pynvml
-    from pynvml import nvmlDeviceGetFieldValues, nvmlDeviceGetHandleByIndex
 
     from quantwatt.measuring.meters.nvml import VALUE_MEMBERS
 
     asked = [(number, scope) for number in FIELDS for scope in SCOPES]
     try:
-        values = nvmlDeviceGetFieldValues(nvmlDeviceGetHandleByIndex(0), asked)
+        board = nvml_boards.allocated(pynvml, Metering("nvml"), device)[0]
+        values = pynvml.nvmlDeviceGetFieldValues(board, asked)
     except pynvml.NVMLError as refused:
         return [{"field": None, "name": str(refused), "scope": None, "value": None, "error": refused.value}]
     found = []
