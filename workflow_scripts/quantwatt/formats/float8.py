@@ -13,6 +13,7 @@ import torch
 from quantwatt.formats.activations import StaticGrid, finite_range
 from quantwatt.formats.float_activations import FloatActivations
 from quantwatt.formats.float_format import FloatFormat
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.minifloat import ELEMENTS, Minifloat
 from quantwatt.formats.weight_format import Grid
 
@@ -81,6 +82,11 @@ class Format(FloatFormat):
     def unpack_scale(self, stored: torch.Tensor, rows: int, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
         size = self.block_rows(rows)
         return stored if size == 1 else stored.repeat_interleave(size, dim=0)[:rows]
+
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, None]:
+        return GroupNumbers(self.pack_scale(scale), rows=self.block_rows(len(scale))), None
 
     def grid_bits(self, rows: int, columns: int) -> int:
         return super().grid_bits(-(-rows // self.block_rows(rows)), columns)

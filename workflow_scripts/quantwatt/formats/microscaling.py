@@ -17,6 +17,7 @@ import torch
 
 from quantwatt.formats.float_activations import BlockActivations
 from quantwatt.formats.float_format import FloatFormat
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.minifloat import ELEMENTS, FLOAT32_MANTISSA, Minifloat
 from quantwatt.formats.weight_format import Grid
 
@@ -97,6 +98,11 @@ class MicroscalingFormat(FloatFormat):
 
     def unpack_scale(self, stored: torch.Tensor, rows: int, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
         return decode_e8m0(stored)
+
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, None]:
+        return GroupNumbers(self.pack_scale(scale).view(torch.float8_e8m0fnu)), None
 
 
 @dataclass(frozen=True)

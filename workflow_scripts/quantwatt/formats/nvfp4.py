@@ -19,6 +19,7 @@ import torch
 from quantwatt.formats.activations import StaticGrid, finite_range
 from quantwatt.formats.float_activations import BlockActivations
 from quantwatt.formats.float_format import FloatFormat
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.minifloat import E2M1, E4M3, Minifloat
 from quantwatt.formats.weight_format import Grid
 
@@ -106,6 +107,14 @@ class Format(FloatFormat):
             raise ValueError("an NVFP4 weight is stored with the scale of its tensor")
         blocks = E4M3.values(stored.device).index_select(0, stored.flatten().int())  # torch's cast is slower
         return blocks.view(stored.shape).mul_(tensor_scale)
+
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, None]:
+        if tensor_scale is None:
+            raise ValueError("an NVFP4 weight is held with the scale of its tensor")
+        blocks = self.pack_scale(scale, tensor_scale).view(torch.float8_e4m3fn)
+        return GroupNumbers(blocks, tensor_scale.reshape(1, 1)), None
 
     def grid_bits(self, rows: int, columns: int) -> int:
         return super().grid_bits(rows, columns) + 32  # the scale of the tensor

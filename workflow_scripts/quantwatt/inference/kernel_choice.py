@@ -12,6 +12,7 @@ from typing import Any
 from quantwatt import registry
 from quantwatt.inference.kernels import Kernel
 
+GGUF = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
 FLOATS = ("float8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
 # Kernels of each weight format, in order of preference: the first kernel that accepts a layer computes it.
 KERNELS = {
@@ -19,7 +20,7 @@ KERNELS = {
         "integer": ["int8_in_c", "onednn_int8", "onednn_convolution", "unpacked"],
         "nf4": ["unpacked", "bitsandbytes_four_bit"],
         "fp4": ["unpacked", "bitsandbytes_four_bit"],
-        **{name: ["unpacked"] for name in FLOATS},
+        **{name: ["unpacked"] for name in FLOATS + GGUF},
     },
     "cuda": {
         "integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm", "unpacked"],

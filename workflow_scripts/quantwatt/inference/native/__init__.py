@@ -25,8 +25,9 @@ TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "q": ctypes.c_int64, "f": ctyp
 ARGUMENTS = {
     "quantize": "pi" + "qqqqq" + "iiiiii" + "pppi",
     "rescale": "pi" + "qqq" + "ppippp" + "ipi",
-    "unpack": "pi" + "qq" + "ppp" + "qqp" + "ipi",
-    "multiply_packed": "ppiqpi",
+    "packed_paths": "",
+    "unpack": "piqqipi",
+    "multiply_packed": "pipiqpi",
     "hadamard_paths": "",
     "hadamard": "pi" + "qqq" + "f" + "ppp" + "ii",
     "int8_paths": "",
