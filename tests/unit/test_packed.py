@@ -24,7 +24,7 @@ FLOATS = {
 }
 EVERY = WEIGHT_ONLY | FLOATS | {name: {"format": name} for name in GGUF}
 EVERY_FORMAT = pytest.mark.parametrize("weights", EVERY.values(), ids=EVERY)
-SHAPES = [(29, 131), (16, 192), (9, 520), (2, 1100), (3, 7), (1, 1)]
+SHAPES = [(29, 131), (16, 192), (9, 520), (8, 1100), (3, 7), (1, 1)]
 BLOCKS = [(29, 256), (5, 1280)]  # that K-quants divide
 TOKENS = (1, 2, 3, 4, 6, unpacked.FEW)
 
@@ -53,11 +53,19 @@ def test_few_tokens_meet_the_packed_weight(path, monkeypatch, weights):
             for bias in (None, torch.randn(shape[0], generator=generator)):
                 arguments = (quantized, weight_format, None, bias, dtype)
                 layer, reference = unpacked.Layer.build(*arguments), linear.SimulatedLinear.build(*arguments)
-                torch.set_num_threads(1 if bias is None else 2)
-                monkeypatch.setattr(packed, "PER_THREAD", 1)
                 for tokens in TOKENS:
                     inputs = (torch.randn(tokens, shape[1], generator=generator) + 0.7).to(dtype)
                     assert agree(layer(inputs), reference(inputs)), (shape, dtype, tokens)
+
+
+def test_threads_share_the_rows(path, monkeypatch):
+    monkeypatch.setattr(packed, "PER_THREAD", 1)
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = torch.randn(3, 1280, generator=generator), torch.randn(37, 1280, generator=generator)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        for name in ("w4-groups", "mxfp8", "w2-odd-groups", "q5_k"):
+            assert agree(*both(unpacked, EVERY[name], None, weight, inputs, torch.randn(37, generator=generator)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -70,7 +78,6 @@ def test_every_path_unpacks_the_dequantized_weight_bit_for_bit(path, weights, dt
         layer = unpacked.Layer.build(quantized, weight_format, None, None, dtype)
         call = packed.PackedWeight(layer.held, weight_format, columns)
         expected = quantized.dequantize(weight_format).to(dtype)
-        torch.set_num_threads(2)
         assert torch.equal(call.unpacked(0, rows, dtype), expected)
         assert torch.equal(call.unpacked(rows // 2, rows, dtype), expected[rows // 2 :])
         assert torch.equal(layer._unpacked(rows // 2, rows, dtype), expected[rows // 2 :])  # without C

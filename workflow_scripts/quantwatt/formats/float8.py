@@ -118,15 +118,22 @@ class Activations(FloatActivations):
 
     def fake_quantize(self, inputs: torch.Tensor, static: StaticGrid | None = None) -> torch.Tensor:
         tokens = inputs.reshape(-1, inputs.shape[-1]).float()
+        scale = self._scale(tokens, static)
+        return self.elements.round(tokens / scale).mul_(scale).to(inputs.dtype).reshape(inputs.shape)
+
+    def encode(self, tokens: torch.Tensor, static: StaticGrid | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes uint8, scale [tokens, 1] or of all) of inputs [tokens, columns] float32."""
+        scale = self._scale(tokens, static)
+        return self.elements.encode(tokens / scale), scale
+
+    def _scale(self, tokens, static):
         if not self.dynamic:
             if static is None:
                 raise ValueError("a static format needs the grid that calibration has fixed")
-            scale = static[0]
-        elif self.granularity == "token":
-            scale = scale_of(tokens.abs().amax(dim=1, keepdim=True), self.elements)
-        else:
-            scale = scale_of(tokens.abs().amax(), self.elements)
-        return self.elements.round(tokens / scale).mul_(scale).to(inputs.dtype).reshape(inputs.shape)
+            return static[0]
+        if self.granularity == "token":
+            return scale_of(tokens.abs().amax(dim=1, keepdim=True), self.elements)
+        return scale_of(tokens.abs().amax(), self.elements)
 
     def inside(self, ratio: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         return ratio.abs() <= self.elements.largest

@@ -123,5 +123,13 @@ class MicroscalingActivations(BlockActivations):
         return ELEMENTS[self.element]
 
     def rounded(self, blocks: torch.Tensor, static: Any = None) -> torch.Tensor:
-        scale = block_scale(blocks.abs().amax(dim=-1, keepdim=True), self.elements, self.scale_rounding)
+        scale = self._scale(blocks)
         return self.elements.round(blocks / scale).mul_(scale)
+
+    def encode(self, blocks: torch.Tensor, static: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes uint8 in the shape of the blocks, scales [tokens, blocks of a token] E8M0)."""
+        scale = self._scale(blocks)
+        return self.elements.encode(blocks / scale), encode_e8m0(scale).squeeze(-1).view(torch.float8_e8m0fnu)
+
+    def _scale(self, blocks):
+        return block_scale(blocks.abs().amax(dim=-1, keepdim=True), self.elements, self.scale_rounding)

@@ -26,7 +26,7 @@ KERNELS = {
         "integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm", "unpacked"],
         "nf4": ["bitsandbytes_four_bit", "unpacked"],
         "fp4": ["bitsandbytes_four_bit", "unpacked"],
-        **{name: ["unpacked"] for name in FLOATS},
+        **{name: ["scaled_mm", "unpacked"] for name in FLOATS},
     },
 }
 
@@ -37,8 +37,8 @@ def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str 
     Yields:
         (module of the kernel, why it cannot compute the layer or None).
     """
-    if "format" in (layer["activations"] or {}):
-        return  # inputs as floats: no kernel takes them yet
+    if (layer["activations"] or {}).get("format", layer["weights"]["format"]) != layer["weights"]["format"]:
+        return  # inputs as floats: kernels take them with weights of the same format
     for name in KERNELS[device].get(layer["weights"]["format"], []):
         kernel: Any = registry.load("kernels", name)
         if kernel.refusal(layer, device):

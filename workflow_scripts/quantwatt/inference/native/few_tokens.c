@@ -92,7 +92,7 @@ static void multiply_words(const Weight *weight, const float *inputs, int64_t in
             int64_t row = share * FEW, end = row + FEW < weight->rows ? row + FEW : weight->rows;
             Grid grids[FEW];
             for (int64_t r = row; r < end; r++)
-                grids[r - row] = grid_with_values_of_zero(weight, r, room + (r - row) * size);
+                grids[r - row] = centered_grid(weight, r, center_of(weight), room + (r - row) * size);
             for (int64_t t = 0; t < tokens; t += FEW) {
                 int some = tokens - t < FEW ? tokens - t : FEW, together = FEW / some;
                 for (int64_t r = row; r < end;) {
@@ -129,7 +129,7 @@ static void prepare_inputs(const Weight *weight, const void *inputs, int bfloat1
         if (from != line) memcpy(line, from, columns * sizeof *line);
         memset(line + columns, 0, (stride - columns) * sizeof *line);
         for (int64_t g = 0; g < groups && weight->zero.stored; g++) {
-            float sum = 0;
+            double sum = 0;
             for (int64_t k = g * group; k < (g + 1) * group && k < columns; k++) sum += line[k];
             sums[t * groups + g] = sum;
         }

@@ -110,10 +110,11 @@ static const float *decoded_by_index(const Weight *weight, int64_t row, const Gr
 /* Writes `rows` rows from `start` on as floats [rows, columns]. */
 void unpack(const Weight *weight, int path, int64_t start, int64_t rows, int bfloat16, void *floats, int threads) {
     int64_t columns = weight->columns;
+    float center = weight->zero.stored ? 0 : weight->middle;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Piece piece;
-        prepare(weight, &piece);
+        prepare(weight, center, &piece);
         float *room = malloc((2 * weight->groups + 1) * sizeof *room);
 #pragma omp for
         for (int64_t row = 0; row < rows; row++) {
@@ -139,14 +140,15 @@ void multiply_rows(const Weight *weight, int path, const float *inputs, int64_t 
     int64_t bits = weight->bits, bytes = (columns * bits + 7) / 8, groups = weight->groups, group = weight->group;
     int scaled = groups > 1 && (group % lanes || PIECE % group); /* groups that do not fill vectors are scaled first */
     float factor = shifts(weight, path) && !scaled ? weight->shifted : 1, one = 1;
+    float center = !scaled ? center_of(weight) : weight->zero.stored ? 0 : weight->middle;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Piece piece;
-        prepare(weight, &piece);
+        prepare(weight, center, &piece);
         float *room = malloc((3 * groups + size + 1) * sizeof *room), *sums = room + 3 * groups;
 #pragma omp for
         for (int64_t row = 0; row < weight->rows; row++) {
-            Grid grid = scaled ? grid_of_row(weight, row, room) : grid_with_values_of_zero(weight, row, room);
+            Grid grid = scaled ? grid_of_row(weight, row, room) : centered_grid(weight, row, center, room);
             memset(sums, 0, size * sizeof *sums);
             for (int64_t first = 0; first < columns; first += PIECE) {
                 int64_t end = first + PIECE < columns ? first + PIECE : columns, count = end - first;

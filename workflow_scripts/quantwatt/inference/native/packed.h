@@ -99,12 +99,18 @@ static inline Grid grid_of_row(const Weight *weight, int64_t row, float *room) {
     return found;
 }
 
-/* The grid of a row with the values of code 0 as zeros. `room`: [3 * groups] floats. */
-static inline Grid grid_with_values_of_zero(const Weight *weight, int64_t row, float *room) {
+/* The code that products subtract from all codes: near the zero points, so that few digits cancel out. */
+static inline float center_of(const Weight *weight) {
+    return weight->values ? 0 : weight->zero.stored ? 1 << (weight->bits - 1) : weight->middle;
+}
+
+/* The grid of a row with the values of the code `center` as zeros. `room`: [3 * groups] floats. */
+static inline Grid centered_grid(const Weight *weight, int64_t row, float center, float *room) {
     Grid grid = grid_of_row(weight, row, room);
-    if (!grid.zero || weight->minima) return grid;
+    if (!grid.zero) return grid;
     float *zero = room + 2 * weight->groups;
-    for (int64_t g = 0; g < weight->groups; g++) zero[g] = -grid.zero[g] * grid.scale[g];
+    for (int64_t g = 0; g < weight->groups; g++)
+        zero[g] = weight->minima ? grid.zero[g] + center * grid.scale[g] : (center - grid.zero[g]) * grid.scale[g];
     grid.zero = zero;
     return grid;
 }

@@ -18,6 +18,7 @@ typedef struct {
     float table[64]; /* of codes of up to 6 bits, again and again; and its float16's bytes */
     uint8_t low[64], high[64];
     uint8_t order[64], starts[64]; /* of vbmi_looked_up */
+    float center;
 } Piece;
 
 enum { AHEAD = 2048 }; /* bytes before which memory is asked for packed codes */
@@ -36,16 +37,17 @@ static inline int shifts(const Weight *weight, int path) {
     return path >= AVX2 && weight->exponent && weight->bits > 4 && !looks_up_in_64(weight, path);
 }
 
-static inline float value_at_one(const Weight *weight, int code) {
-    if (weight->values) return weight->values[code];
-    return code - (weight->zero.stored ? 0 : weight->middle);
+
+static inline float value_at_one(const Weight *weight, int code, float center) {
+    return weight->values ? weight->values[code] : code - center;
 }
 
-/* Fills the tables of a piece, once for all rows. */
-static void prepare(const Weight *weight, Piece *piece) {
+/* Fills the tables of a piece, once for all rows. `center`: the code that is subtracted from codes without a table. */
+static void prepare(const Weight *weight, float center, Piece *piece) {
+    piece->center = center;
     for (int i = 0; i < 64 && weight->bits <= 6; i++) {
         uint32_t bits, half;
-        float value = piece->table[i] = value_at_one(weight, i & ((1 << weight->bits) - 1));
+        float value = piece->table[i] = value_at_one(weight, i & ((1 << weight->bits) - 1), center);
         float scaled = value * 0x1p-112f; /* has float16's exponent; its last bits are 0 where float16 is exact */
         memcpy(&bits, &scaled, 4);
         half = (bits >> 13 & 0x7fff) | (bits >> 16 & 0x8000);
@@ -58,12 +60,12 @@ static void prepare(const Weight *weight, Piece *piece) {
 }
 
 static void plain_values(const Weight *weight, const uint8_t *packed, int64_t columns, Piece *piece) {
-    float middle = weight->zero.stored ? 0 : weight->middle, *floats = piece->values.floats;
+    float *floats = piece->values.floats;
     line_of_codes(packed, columns, weight->bits, piece->codes);
     if (weight->values)
         for (int64_t k = 0; k < columns; k++) floats[k] = weight->values[piece->codes[k]];
     else
-        for (int64_t k = 0; k < columns; k++) floats[k] = piece->codes[k] - middle;
+        for (int64_t k = 0; k < columns; k++) floats[k] = piece->codes[k] - piece->center;
 }
 
 #ifdef __x86_64__
@@ -187,7 +189,7 @@ static int by_avx2(const Weight *weight, const uint8_t *packed, int64_t columns,
     if (shifted) avx2_shifted(weight, piece->codes, columns, piece->values.halves);
     else if (bits <= 4 && weight->half) avx2_looked_up(piece->codes, columns, piece);
     else if (bits <= 4) avx2_floats(piece->codes, columns, piece);
-    else for (int64_t k = 0; k < columns; k++) piece->values.floats[k] = value_at_one(weight, piece->codes[k]);
+    else for (int64_t k = 0; k < columns; k++) piece->values.floats[k] = value_at_one(weight, piece->codes[k], piece->center);
     return shifted || (bits <= 4 && weight->half);
 }
 #endif

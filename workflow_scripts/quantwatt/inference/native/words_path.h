@@ -7,7 +7,7 @@
    ADD_PRODUCTS(sums, inputs, weights)
    CASES(rows, tokens)                         CASE(bits, rows, tokens) for all bits that the path reads */
 
-/* Multiplies `tokens` ordered inputs by `rows` rows of words, as if the values of code 0 were 0 where there are zeros. */
+/* Multiplies `tokens` ordered inputs by `rows` rows of words, as if the center of codes had the value 0. */
 static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const Weight *weight, const Grid *grids,
                                                                           int64_t row, const INPUT *ordered,
                                                                           int64_t stride, const int bits,
@@ -17,15 +17,15 @@ static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const 
     int64_t chunk = LANES * 32 / bits, columns = weight->columns, bytes = (columns * bits + 7) / 8;
     int64_t groups = weight->groups, group = groups == 1 ? columns : weight->group;
     int many = chunk > group; /* groups in one chunk */
-    int zeros = weight->zero.stored != NULL;
+    float center = center_of(weight);
     float own[LANES];
     int32_t index[LANES];
     for (int i = 0; i < LANES; i++) { /* only the low bits of a code count, so a table repeats */
-        own[i] = (weight->values ? weight->values[i] : i & ((1 << bits) - 1)) - (zeros ? 0 : weight->middle);
+        own[i] = (weight->values ? weight->values[i] : i & ((1 << bits) - 1)) - center;
         index[i] = i * (32 / bits) / group;
     }
     TABLE_TYPE table = TABLE_OF(own);
-    __m512 middle = _mm512_set1_ps(zeros ? 0 : weight->middle), totals[FEW];
+    __m512 middle = _mm512_set1_ps(center), totals[FEW];
     __m512i of_lane = _mm512_loadu_si512(index);
     (void)middle;
 #pragma GCC unroll 4
