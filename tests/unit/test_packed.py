@@ -1,4 +1,4 @@
-"""Packed weights that C multiplies and unpacks: every format, path and edge-case shape against the dequantized layer."""
+"""Packed weights that C multiplies and unpacks: every format, path and edge-case shape against the dequantized one."""
 
 import pytest
 import torch
@@ -92,13 +92,16 @@ def test_every_code_of_eight_bits_keeps_its_value(path, element):
         layer = unpacked.Layer.build(quantized, weight_format, None, None, torch.float32)
         call = packed.PackedWeight(layer.held, weight_format, kept.shape[1])
         assert torch.equal(
-            call.unpacked(0, 1, torch.float32).nan_to_num(nan=1.5), quantized.dequantize(weight_format).nan_to_num(nan=1.5)
+            call.unpacked(0, 1, torch.float32).nan_to_num(nan=1.5),
+            quantized.dequantize(weight_format).nan_to_num(nan=1.5),
         )
         for place in (3, 126 if kept is codes else 100):
             inputs = torch.zeros(1, kept.shape[1])
             inputs[0, place] = 2.0
             found, expected = layer(inputs), inputs @ quantized.dequantize(weight_format).T
-            assert torch.equal(found.isnan(), expected.isnan()) and (found.isnan().all() or torch.equal(found, expected))
+            assert torch.equal(found.isnan(), expected.isnan()) and (
+                found.isnan().all() or torch.equal(found, expected)
+            )
 
 
 def test_scales_of_every_type_are_read_exactly(path):

@@ -91,7 +91,7 @@ class PackedWeight:
             *(weight_format.middle, 1.0 if elements is None else 2.0 ** (HALF_BIAS - elements.bias)),
         )
         self.at, self.path, compiled = ctypes.addressof(self.weight), paths()[-1], library()
-        self._multiply, self._unpack = compiled.multiply_packed, compiled.unpack  # ty: ignore[unresolved-attribute]
+        self._multiply, self._unpack = compiled.multiply_packed, compiled.unpack  # ty: ignore[missing-union-attribute]
 
     def multiply(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return [..., rows] of float32 or bfloat16 inputs [..., columns]; of a weight without group_index."""
@@ -108,9 +108,7 @@ class PackedWeight:
         """Return the rows from `start` to `stop`, [rows, columns] float32 or bfloat16."""
         weight = torch.empty(stop - start, self.columns, dtype=dtype)
         threads = torch.get_num_threads()
-        self._unpack(
-            self.at, self.path, start, stop - start, dtype is torch.bfloat16, weight.data_ptr(), threads
-        )
+        self._unpack(self.at, self.path, start, stop - start, dtype is torch.bfloat16, weight.data_ptr(), threads)
         return weight
 
 

@@ -31,8 +31,7 @@ class KQuant(BlockFormat):
     def held_grid(
         self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
     ) -> tuple[GroupNumbers, GroupNumbers | None]:
-        scale, zero = (None if part is None else self._held(part) for part in (scale, zero))
-        return scale, zero  # ty: ignore[invalid-return-type]  (no scale is None)
+        return self._held(scale), None if zero is None else self._held(zero)
 
     def _held(self, numbers):
         """Hold numbers [rows, groups] as whole numbers of a byte and a float16 of each block."""

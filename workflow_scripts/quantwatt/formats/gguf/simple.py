@@ -49,8 +49,7 @@ class SimpleFormat(BlockFormat):
     def held_grid(
         self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
     ) -> tuple[GroupNumbers, GroupNumbers | None]:
-        scale, zero = (None if part is None else GroupNumbers(part.to(torch.float16)) for part in (scale, zero))
-        return scale, zero  # ty: ignore[invalid-return-type]  (no scale is None)
+        return GroupNumbers(scale.half()), None if zero is None else GroupNumbers(zero.half())
 
     @property
     def counts(self) -> dict[str, int]:

@@ -54,6 +54,7 @@ def in_pairs(codes: torch.Tensor) -> torch.Tensor:
 
 
 class Layer(QuantizedLinear):
+    activation_format: Any  # of float8, MX or NVFP4
     codes: torch.Tensor
     scale: torch.Tensor
     tensor_scale: torch.Tensor | None

@@ -45,7 +45,11 @@ class Layer(QuantizedLinear):
         scale, zero = weight_format.held_grid(quantized.scale, quantized.zero, quantized.tensor_scale)
         self.rows_of_scale = scale.rows
         held = {"codes": pack(quantized.codes, weight_format.bits), "scale": scale.stored, "scale_factor": scale.factor}
-        held |= {"zero": zero and zero.stored, "zero_factor": zero and zero.factor, "group_index": quantized.group_index}
+        held |= {
+            "zero": zero and zero.stored,
+            "zero_factor": zero and zero.factor,
+            "group_index": quantized.group_index,
+        }
         for name, tensor in held.items():
             self.register_buffer(name, None if tensor is None else tensor.contiguous(), persistent=False)
 
@@ -78,11 +82,15 @@ class Layer(QuantizedLinear):
     def _part(self, inputs, packed, start, stop):
         """Multiply by the rows from `start` to `stop`."""
         bias = None if self.bias is None else self.bias[start:stop]
-        weight = self._unpacked(start, stop, inputs.dtype) if packed is None else packed.unpacked(start, stop, inputs.dtype)
+        weight = (
+            self._unpacked(start, stop, inputs.dtype) if packed is None else packed.unpacked(start, stop, inputs.dtype)
+        )
         return convolution.product(inputs, weight, bias, self.geometry)
 
     def _unpacked(self, start, stop, dtype):
         """Return rows [rows, columns] of the weight, by PyTorch."""
         held, codes = self.held, unpack(self.codes[start:stop], self.weight_format.bits, self.in_features)
         scale, zero = (numbers and numbers.expanded(start, stop) for numbers in (held.scale, held.zero))
-        return QuantizedWeight(codes, scale, zero, group_index=self.group_index).dequantize(self.weight_format).to(dtype)
+        return (
+            QuantizedWeight(codes, scale, zero, group_index=self.group_index).dequantize(self.weight_format).to(dtype)
+        )
