@@ -22,7 +22,6 @@ typedef void Total(const float *sums, int tokens, float *totals);
 #define STORE(address, vector) (*(Unaligned *)(address) = (Unaligned)(vector))
 #define SPREAD(value) spread_to_four(value)
 #define KEPT(vector) __asm__("" : "+m"(vector))
-#define WIDENED(halves) spread_to_four(0) /* not reached */
 typedef float Four __attribute__((vector_size(16)));
 typedef float Unaligned __attribute__((vector_size(16), aligned(4), may_alias));
 static inline Four spread_to_four(float value) { return (Four){value, value, value, value}; }
