@@ -13,7 +13,7 @@ import torch
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.convolution import Convolution
 from quantwatt.formats.quantized_weight import load_format, quantize_to_nearest
-from quantwatt.inference import fused, int8, kernel_choice, linear
+from quantwatt.inference import fused, int8, kernel_choice, linear, packed
 from quantwatt.inference.kernels import int8_in_c, onednn_convolution, onednn_int8, unpacked
 
 SCRIPTS = Path(__file__).parents[2] / "workflow_scripts"
@@ -267,28 +267,6 @@ def test_unpacked_weight_is_the_dequantized_one_bit_for_bit(passes, weights, dty
     assert torch.equal(found, expected)
 
 
-@NEEDS_C
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 6, unpacked.FEW])
-@pytest.mark.parametrize("shape", [(29, 131), (16, 192), (9, 520), (3, 7), (1, 1)], ids=str)
-@pytest.mark.parametrize("weights", WEIGHT_ONLY.values(), ids=WEIGHT_ONLY)
-def test_few_tokens_meet_the_packed_weight(monkeypatch, weights, shape, tokens):
-    monkeypatch.setattr(fused, "dequantize", None)  # no float weight is made
-    torch.manual_seed(0)
-    for dtype in DTYPES:
-        inputs, weight = torch.randn(tokens, shape[1], dtype=dtype) + 0.7, torch.randn(shape)
-        assert agree(*both(unpacked, weights, None, weight, inputs, None))
-        torch.set_num_threads(3)
-        assert agree(*both(unpacked, weights, None, weight, inputs, torch.randn(shape[0])))
-
-
-@NEEDS_C
-def test_few_tokens_carry_what_is_not_finite():
-    inputs = torch.randn(2, 64)
-    inputs[1, 5] = torch.nan
-    outputs, _ = both(unpacked, integer(4), None, torch.randn(16, 64), inputs, None)
-    assert outputs[0].isfinite().all() and outputs[1].isnan().all()
-
-
 @pytest.mark.parametrize(
     ("kernel", "weights", "activations"),
     [
@@ -312,8 +290,10 @@ def test_a_compiled_layer_computes_the_same(kernel, weights, activations):
 
 def test_a_large_weight_is_unpacked_in_parts(passes, monkeypatch):
     monkeypatch.setattr(unpacked, "PART", 4 * 131 + 7)  # four rows
-    inputs, made, unpack = torch.randn(unpacked.FEW + 1, 131), [], fused.dequantize
-    monkeypatch.setattr(fused, "dequantize", lambda *arguments: made.append(unpack(*arguments)) or made[-1])
+    inputs, made = torch.randn(unpacked.FEW + 1, 131), []
+    for kind, name in ((packed.PackedWeight, "unpacked"), (unpacked.Layer, "_unpacked")):
+        unpack = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *arguments, unpack=unpack: made.append(unpack(*arguments)) or made[-1])
     for bias in (torch.randn(29), None):
         found, expected = both(unpacked, WEIGHT_ONLY["w4-groups"], None, torch.randn(29, 131), inputs, bias)
         assert agree(found, expected)

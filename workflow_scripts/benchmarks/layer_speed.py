@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import peers
 from quantwatt.allocate import layer_costs
+from quantwatt.artifacts.errors import DataError
 from quantwatt.inference import kernel_choice
 from quantwatt.measuring import instruments
 from quantwatt.measuring.meters import Metering, open_meter
@@ -20,6 +21,7 @@ INTEGER = {"format": "integer", "granularity": "channel", "group_size": None, "s
 GROUPS = {"granularity": "group", "group_size": 128}
 TOKEN = {"bits": 8, "granularity": "token", "dynamic": True, "symmetric": True}
 STATIC = {"bits": 8, "granularity": "tensor", "dynamic": False, "symmetric": True}
+FLOAT8 = {"format": "float8", "bits": 8, "element": "e4m3", "granularity": "channel"}
 MXFP8 = {"format": "mxfp8", "bits": 8, "element": "e4m3", "scale_rounding": "up"}
 NVFP4 = {"format": "nvfp4", "bits": 4, "scale_rounding": "nearest"}
 FORMATS = {  # name: (weights, activations)
@@ -38,11 +40,21 @@ FORMATS = {  # name: (weights, activations)
     "W2A16 group 128": ({**INTEGER, **GROUPS, "bits": 2}, None),
     "nf4": ({"format": "nf4", "bits": 4, "group_size": 64}, None),
     "fp4": ({"format": "fp4", "bits": 4, "group_size": 64}, None),
-    "float8 W8A16": ({"format": "float8", "bits": 8, "element": "e4m3", "granularity": "channel"}, None),
+    "float8 W8A16": (FLOAT8, None),
     "mxfp8 W8A16": (MXFP8, None),
     "mxfp6 W6A16": ({"format": "mxfp6", "bits": 6, "element": "e2m3", "scale_rounding": "up"}, None),
     "mxfp4 W4A16": ({"format": "mxfp4", "bits": 4, "element": "e2m1", "scale_rounding": "up"}, None),
     "nvfp4 W4A16": (NVFP4, None),
+    "q8_0": ({"format": "q8_0", "bits": 8}, None),
+    "q6_k": ({"format": "q6_k", "bits": 6}, None),
+    "q5_1": ({"format": "q5_1", "bits": 5}, None),
+    "q4_0": ({"format": "q4_0", "bits": 4}, None),
+    "q4_k": ({"format": "q4_k", "bits": 4}, None),
+    "iq4_nl": ({"format": "iq4_nl", "bits": 4}, None),
+    "float8 W8A8": (
+        FLOAT8,
+        {"format": "float8", "bits": 8, "element": "e4m3", "granularity": "token", "dynamic": True},
+    ),
     "mxfp8 W8A8": (MXFP8, {**MXFP8, "dynamic": True}),
     "nvfp4 W4A4": (NVFP4, {**NVFP4, "dynamic": True}),
 }
@@ -106,7 +118,12 @@ def contenders(linear, inputs, device, dtype, formats, others):
     built = [_peer(name, *entry, linear, dtype, device) for name, entry in peers.FLOATS.items()]
     typed = peers.plain(linear, dtype, "cpu")
     for name, (weights, activations) in formats.items():
-        description, build_for = layer_costs.quantized(typed, inputs, {"weights": weights, "activations": activations})
+        entry = {"weights": weights, "activations": activations}
+        try:
+            description, build_for = layer_costs.quantized(typed, inputs, entry)
+        except DataError as refused:  # blocks that do not divide the inputs
+            built.append(Contender(name, None, None, dtype, reason=own_words(refused)))
+            continue
         tried = list(kernel_choice.trials(description, device))
         for kernel, reason in tried:
             candidate = Contender(name, kernel.NAME, kernel.PACKAGE, dtype, reason=reason)

@@ -1,7 +1,8 @@
 """C functions, compiled once per machine, by the system's compiler, into a cache folder.
 
-Compiling takes two seconds, once. torch.compile is not used instead: it costs each process 4.3 CPU seconds per function
-with a full cache and 6 with an empty one (torch 2.13, 2 AVX2 cores), and a small model's job lasts only a few seconds.
+Compiling takes some seconds, once. torch.compile is not used instead: it costs each process 4.3 CPU seconds per
+function with a full cache and 6 with an empty one (torch 2.13, 2 AVX2 cores), and a small model's job lasts only a few
+seconds.
 """
 
 import ctypes

@@ -13,6 +13,7 @@ import torch
 from quantwatt.formats.activations import StaticGrid, finite_range
 from quantwatt.formats.float_activations import FloatActivations
 from quantwatt.formats.float_format import FloatFormat
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.minifloat import ELEMENTS, Minifloat
 from quantwatt.formats.weight_format import Grid
 
@@ -82,6 +83,11 @@ class Format(FloatFormat):
         size = self.block_rows(rows)
         return stored if size == 1 else stored.repeat_interleave(size, dim=0)[:rows]
 
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, None]:
+        return GroupNumbers(self.pack_scale(scale), rows=self.block_rows(len(scale))), None
+
     def grid_bits(self, rows: int, columns: int) -> int:
         return super().grid_bits(-(-rows // self.block_rows(rows)), columns)
 
@@ -112,15 +118,22 @@ class Activations(FloatActivations):
 
     def fake_quantize(self, inputs: torch.Tensor, static: StaticGrid | None = None) -> torch.Tensor:
         tokens = inputs.reshape(-1, inputs.shape[-1]).float()
+        scale = self._scale(tokens, static)
+        return self.elements.round(tokens / scale).mul_(scale).to(inputs.dtype).reshape(inputs.shape)
+
+    def encode(self, tokens: torch.Tensor, static: StaticGrid | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes uint8, scale [tokens, 1] or of all) of inputs [tokens, columns] float32."""
+        scale = self._scale(tokens, static)
+        return self.elements.encode(tokens / scale), scale
+
+    def _scale(self, tokens, static):
         if not self.dynamic:
             if static is None:
                 raise ValueError("a static format needs the grid that calibration has fixed")
-            scale = static[0]
-        elif self.granularity == "token":
-            scale = scale_of(tokens.abs().amax(dim=1, keepdim=True), self.elements)
-        else:
-            scale = scale_of(tokens.abs().amax(), self.elements)
-        return self.elements.round(tokens / scale).mul_(scale).to(inputs.dtype).reshape(inputs.shape)
+            return static[0]
+        if self.granularity == "token":
+            return scale_of(tokens.abs().amax(dim=1, keepdim=True), self.elements)
+        return scale_of(tokens.abs().amax(), self.elements)
 
     def inside(self, ratio: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         return ratio.abs() <= self.elements.largest

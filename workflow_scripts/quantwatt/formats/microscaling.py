@@ -17,6 +17,7 @@ import torch
 
 from quantwatt.formats.float_activations import BlockActivations
 from quantwatt.formats.float_format import FloatFormat
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.minifloat import ELEMENTS, FLOAT32_MANTISSA, Minifloat
 from quantwatt.formats.weight_format import Grid
 
@@ -98,6 +99,11 @@ class MicroscalingFormat(FloatFormat):
     def unpack_scale(self, stored: torch.Tensor, rows: int, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
         return decode_e8m0(stored)
 
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, None]:
+        return GroupNumbers(self.pack_scale(scale).view(torch.float8_e8m0fnu)), None
+
 
 @dataclass(frozen=True)
 class MicroscalingActivations(BlockActivations):
@@ -117,5 +123,13 @@ class MicroscalingActivations(BlockActivations):
         return ELEMENTS[self.element]
 
     def rounded(self, blocks: torch.Tensor, static: Any = None) -> torch.Tensor:
-        scale = block_scale(blocks.abs().amax(dim=-1, keepdim=True), self.elements, self.scale_rounding)
+        scale = self._scale(blocks)
         return self.elements.round(blocks / scale).mul_(scale)
+
+    def encode(self, blocks: torch.Tensor, static: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes uint8 in the shape of the blocks, scales [tokens, blocks of a token] E8M0)."""
+        scale = self._scale(blocks)
+        return self.elements.encode(blocks / scale), encode_e8m0(scale).squeeze(-1).view(torch.float8_e8m0fnu)
+
+    def _scale(self, blocks):
+        return block_scale(blocks.abs().amax(dim=-1, keepdim=True), self.elements, self.scale_rounding)

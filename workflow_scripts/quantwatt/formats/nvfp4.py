@@ -19,6 +19,7 @@ import torch
 from quantwatt.formats.activations import StaticGrid, finite_range
 from quantwatt.formats.float_activations import BlockActivations
 from quantwatt.formats.float_format import FloatFormat
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.minifloat import E2M1, E4M3, Minifloat
 from quantwatt.formats.weight_format import Grid
 
@@ -107,6 +108,14 @@ class Format(FloatFormat):
         blocks = E4M3.values(stored.device).index_select(0, stored.flatten().int())  # torch's cast is slower
         return blocks.view(stored.shape).mul_(tensor_scale)
 
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, None]:
+        if tensor_scale is None:
+            raise ValueError("an NVFP4 weight is held with the scale of its tensor")
+        blocks = self.pack_scale(scale, tensor_scale).view(torch.float8_e4m3fn)
+        return GroupNumbers(blocks, tensor_scale.reshape(1, 1)), None
+
     def grid_bits(self, rows: int, columns: int) -> int:
         return super().grid_bits(rows, columns) + 32  # the scale of the tensor
 
@@ -151,11 +160,22 @@ class Activations(BlockActivations):
         return scale, torch.zeros_like(scale)
 
     def rounded(self, blocks: torch.Tensor, static: StaticGrid | None = None) -> torch.Tensor:
+        scale, tensor_scale = self._scales(blocks, static)
+        return E2M1.round(blocks * reciprocal(scale, tensor_scale)).mul_(scale * tensor_scale)
+
+    def encode(
+        self, blocks: torch.Tensor, static: StaticGrid | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (codes uint8 in the shape of the blocks, scales [tokens, blocks of a token] E4M3, that of all [1])."""
+        scale, tensor_scale = self._scales(blocks, static)
+        codes = E2M1.encode(blocks * reciprocal(scale, tensor_scale))
+        return codes, scale.squeeze(-1).to(torch.float8_e4m3fn), tensor_scale
+
+    def _scales(self, blocks, static):
         if not self.dynamic and static is None:
             raise ValueError("a static format needs the grid that calibration has fixed")
         tensor_scale = static[0] if static and not self.dynamic else tensor_scale_of(blocks.abs().amax())
-        scale = block_scale(blocks.abs().amax(dim=-1, keepdim=True), tensor_scale, self.scale_rounding)
-        return E2M1.round(blocks * reciprocal(scale, tensor_scale)).mul_(scale * tensor_scale)
+        return block_scale(blocks.abs().amax(dim=-1, keepdim=True), tensor_scale, self.scale_rounding), tensor_scale
 
     def inside(self, ratio: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         return ratio.abs() <= E4M3.largest * E2M1.largest

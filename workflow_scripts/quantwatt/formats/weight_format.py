@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.packing import pack, packed_bytes, unpack
 
 Grid = tuple[torch.Tensor, torch.Tensor | None]  # scale and zero point, each [rows, 1] for one group, or broadcastable
@@ -30,6 +31,7 @@ class WeightFormat(ABC):
     shares_rows: bool = False  # rows share scales, so `fit` needs all rows of a group at once
     codebook: ClassVar[torch.Tensor | None] = None  # [2**bits] float32, value of each code at scale 1; or None
     middle: int = 0  # the code of 0 if there is no zero point
+    minima: ClassVar[bool] = False  # whether a zero point is the value of code 0, and not the code of value 0
 
     @classmethod
     @abstractmethod
@@ -102,6 +104,12 @@ class WeightFormat(ABC):
     def unpack_scale(self, stored: torch.Tensor, rows: int, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
         """The inverse of `pack_scale`: [rows, groups] float32."""
         return stored
+
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, GroupNumbers | None]:
+        """Return grids [rows, groups] as kernels hold them, about as small as they are stored: (scale, zero point)."""
+        return GroupNumbers(scale), None if zero is None else GroupNumbers(zero)
 
     def grid_bits(self, rows: int, columns: int) -> int:
         """Return the bits of all scales and zero points of a weight."""

@@ -13,6 +13,7 @@ from quantwatt import registry
 from quantwatt.artifacts import layer_variants
 from quantwatt.inference.kernels import Kernel
 
+GGUF = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl")
 FLOATS = ("float8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
 # Kernels of each weight format, in order of preference: the first kernel that accepts a layer computes it.
 KERNELS = {
@@ -20,13 +21,13 @@ KERNELS = {
         "integer": ["int8_in_c", "onednn_int8", "onednn_convolution", "unpacked"],
         "nf4": ["unpacked", "bitsandbytes_four_bit"],
         "fp4": ["unpacked", "bitsandbytes_four_bit"],
-        **{name: ["unpacked"] for name in FLOATS},
+        **{name: ["unpacked"] for name in FLOATS + GGUF},
     },
     "cuda": {
         "integer": ["triton_w4a8", "fused_int_mm", "int_mm", "fused_tinygemm", "tinygemm", "unpacked"],
         "nf4": ["bitsandbytes_four_bit", "unpacked"],
         "fp4": ["bitsandbytes_four_bit", "unpacked"],
-        **{name: ["unpacked"] for name in FLOATS},
+        **{name: ["scaled_mm", "unpacked"] for name in FLOATS},
     },
 }
 
@@ -37,8 +38,8 @@ def trials(layer: Mapping[str, Any], device: str) -> Iterator[tuple[Kernel, str 
     Yields:
         (module of the kernel, why it cannot compute the layer or None).
     """
-    if "format" in (layer["activations"] or {}):
-        return  # inputs as floats: no kernel takes them yet
+    if (layer["activations"] or {}).get("format", layer["weights"]["format"]) != layer["weights"]["format"]:
+        return  # inputs as floats: kernels take them with weights of the same format
     for name in KERNELS[device].get(layer["weights"]["format"], []):
         kernel: Any = registry.load("kernels", name)
         if kernel.refusal(layer, device):

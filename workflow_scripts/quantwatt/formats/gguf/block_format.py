@@ -30,7 +30,6 @@ class BlockFormat(WeightFormat):
     BLOCK: ClassVar[int]  # inputs in a block
     GROUP: ClassVar[int]  # inputs that share a scale
     LAYOUT: ClassVar[layout.Layout]
-    minima: ClassVar[bool] = False  # whether groups have a value of code 0; else the code `middle` is 0
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

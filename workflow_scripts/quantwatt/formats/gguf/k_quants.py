@@ -12,6 +12,7 @@ import torch
 
 from quantwatt.formats.gguf import compiled_search, search
 from quantwatt.formats.gguf.block_format import BlockFormat, half
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.weight_format import Grid, spread
 
 
@@ -28,6 +29,18 @@ class KQuant(BlockFormat):
         """Round to the stored grid; groups without steps keep the codes of the search, as in ggml."""
         scale, zero = spread((scale, zero), self.BLOCK)
         return torch.where(scale == 0, found, self.encode(values, scale, zero).float())
+
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, GroupNumbers | None]:
+        return self._held(scale), None if zero is None else self._held(zero)
+
+    def _held(self, numbers):
+        """Hold numbers [rows, groups] as whole numbers of a byte and a float16 of each block."""
+        rows = len(numbers)
+        factor, codes = factors(numbers.reshape(-1, self.BLOCK // self.GROUP), self.EXTREME)
+        dtype = torch.int8 if self.EXTREME < 0 else torch.uint8
+        return GroupNumbers(codes.to(dtype).reshape(rows, -1), factor.to(torch.float16).reshape(rows, -1))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from quantwatt.formats.gguf import compiled_search, search
 from quantwatt.formats.gguf.block_format import BlockFormat, half
+from quantwatt.formats.group_numbers import GroupNumbers
 from quantwatt.formats.weight_format import Grid
 
 REACH = 256  # beyond twice the largest magnitude of a codebook of signed bytes
@@ -44,6 +45,11 @@ class SimpleFormat(BlockFormat):
 
     def grid_of(self, fields: Mapping[str, torch.Tensor]) -> Grid:
         return fields["scale"], fields.get("minimum")
+
+    def held_grid(
+        self, scale: torch.Tensor, zero: torch.Tensor | None, tensor_scale: torch.Tensor | None = None
+    ) -> tuple[GroupNumbers, GroupNumbers | None]:
+        return GroupNumbers(scale.half()), None if zero is None else GroupNumbers(zero.half())
 
     @property
     def counts(self) -> dict[str, int]:

@@ -13,8 +13,9 @@ FOLDER = Path(__file__).parent
 ARGUMENTS = {
     "quantize": "pi" + "qqqqq" + "iiiiii" + "pppi",
     "rescale": "pi" + "qqq" + "ppippp" + "ipi",
-    "unpack": "pi" + "qq" + "ppp" + "qqp" + "ipi",
-    "multiply_packed": "ppiqpi",
+    "packed_paths": "",
+    "unpack": "piqqipi",
+    "multiply_packed": "pipiqpi",
     "hadamard_paths": "",
     "hadamard": "pi" + "qqq" + "f" + "ppp" + "ii",
     "int8_paths": "",

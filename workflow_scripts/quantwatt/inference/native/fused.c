@@ -1,4 +1,4 @@
-/* Quantize inputs, rescale integer products and dequantize weights, each in one pass over the tensor.
+/* Quantize inputs and rescale integer products, each in one pass over the tensor.
 
    quantwatt.inference.fused compiles and calls these functions, and documents what they compute. PyTorch's functions
    need five to ten passes. Inputs and outputs are float32, or bfloat16 if the flag `bfloat16` is set. */
@@ -76,42 +76,6 @@ void rescale(const float *sums, int halves, int64_t rows, int64_t columns, int64
             }
             if (bfloat16) narrow(line, columns, (uint16_t *)outputs + row * columns);
         }
-        free(buffer);
-    }
-}
-
-static void line_of_weights(const uint8_t *codes, int64_t columns, const float *values, const float *scale,
-                            const float *zero, int64_t group, const int32_t *group_index, float *line) {
-    if (values)
-        for (int64_t k = 0; k < columns; k++) line[k] = values[codes[k]];
-    else
-        for (int64_t k = 0; k < columns; k++) line[k] = codes[k];
-    if (group_index)
-        for (int64_t k = 0; k < columns; k++) line[k] = (line[k] - zero[group_index[k]]) * scale[group_index[k]];
-    else
-        for (int64_t g = 0; g * group < columns; g++) {
-            int64_t end = (g + 1) * group < columns ? (g + 1) * group : columns;
-            float offset = zero[g], step = scale[g];
-            for (int64_t k = g * group; k < end; k++) line[k] = (line[k] - offset) * step;
-        }
-}
-
-void unpack(const uint8_t *packed, int bits, int64_t rows, int64_t columns, const float *values, const float *scale,
-            const float *zero, int64_t groups, int64_t group, const int32_t *group_index, int bfloat16, void *weight,
-            int threads) {
-    int64_t bytes = (columns * bits + 7) / 8;
-#pragma omp parallel num_threads(threads)
-    {
-        uint8_t *codes = malloc(columns + 8);
-        float *buffer = malloc((columns + 1) * sizeof *buffer);
-#pragma omp for
-        for (int64_t row = 0; row < rows; row++) {
-            float *line = bfloat16 ? buffer : (float *)weight + row * columns;
-            line_of_codes(packed + row * bytes, columns, bits, codes);
-            line_of_weights(codes, columns, values, scale + row * groups, zero + row * groups, group, group_index, line);
-            if (bfloat16) narrow(line, columns, (uint16_t *)weight + row * columns);
-        }
-        free(codes);
         free(buffer);
     }
 }

@@ -2,14 +2,14 @@
 
    PATH(name), TARGET   a name of this path, attribute of its functions
    INPUT, WIDTH         type of the inputs, and bits of the words whose codes are multiplied by them in turn
-   TABLE, TABLE_OF(values)                     vector with the 16 values of a code
+   TABLE_TYPE, TABLE_OF(values)                vector with the 16 values of a code
    WEIGHTS(words, shift, bits, table, middle)  the values of the codes at `shift` of all words
    ADD_PRODUCTS(sums, inputs, weights)
    CASES(rows, tokens)                         CASE(bits, rows, tokens) for all bits that the path reads */
 
-/* Multiplies `tokens` ordered inputs by `rows` rows of words. */
-static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const Weight *weight, int64_t row,
-                                                                          const INPUT *ordered, const float *sums,
+/* Multiplies `tokens` ordered inputs by `rows` rows of words, as if the center of codes had the value 0. */
+static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const Weight *weight, const Grid *grids,
+                                                                          int64_t row, const INPUT *ordered,
                                                                           int64_t stride, const int bits,
                                                                           const int rows, const int tokens,
                                                                           float *outputs) {
@@ -17,14 +17,15 @@ static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const 
     int64_t chunk = LANES * 32 / bits, columns = weight->columns, bytes = (columns * bits + 7) / 8;
     int64_t groups = weight->groups, group = groups == 1 ? columns : weight->group;
     int many = chunk > group; /* groups in one chunk */
+    float center = center_of(weight);
     float own[LANES];
     int32_t index[LANES];
     for (int i = 0; i < LANES; i++) { /* only the low bits of a code count, so a table repeats */
-        own[i] = (weight->values ? weight->values[i] : i & ((1 << bits) - 1)) - (weight->zero ? 0 : weight->middle);
+        own[i] = (weight->values ? weight->values[i] : i & ((1 << bits) - 1)) - center;
         index[i] = i * (32 / bits) / group;
     }
-    TABLE table = TABLE_OF(own);
-    __m512 middle = _mm512_set1_ps(weight->zero ? 0 : weight->middle), totals[FEW];
+    TABLE_TYPE table = TABLE_OF(own);
+    __m512 middle = _mm512_set1_ps(center), totals[FEW];
     __m512i of_lane = _mm512_loadu_si512(index);
     (void)middle;
 #pragma GCC unroll 4
@@ -52,21 +53,13 @@ static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const 
             }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            int64_t at = (row + r) * groups + g;
+            const Grid *grid = grids + r;
             __mmask16 there = groups - g < LANES ? (1 << (groups - g)) - 1 : 0xffff;
-            __m512 scale = many ? _mm512_permutexvar_ps(of_lane, _mm512_maskz_loadu_ps(there, weight->scale + at))
-                                : _mm512_set1_ps(weight->scale[at]);
+            __m512 scale = many ? _mm512_permutexvar_ps(of_lane, _mm512_maskz_loadu_ps(there, grid->scale + g))
+                                : _mm512_set1_ps(grid->scale[g]);
 #pragma GCC unroll 4
-            for (int t = 0; t < tokens; t++) {
-                __m512 sum = found[r * tokens + t];
-                if (weight->zero) {
-                    __m512 zero = many ? _mm512_permutexvar_ps(of_lane, _mm512_maskz_loadu_ps(there, weight->zero + at))
-                                       : _mm512_set1_ps(weight->zero[at]);
-                    __m512 input_sum = _mm512_loadu_ps(sums + (t * stride + first) / chunk * LANES);
-                    sum = _mm512_fnmadd_ps(zero, input_sum, sum);
-                }
-                totals[r * tokens + t] = _mm512_fmadd_ps(scale, sum, totals[r * tokens + t]);
-            }
+            for (int t = 0; t < tokens; t++)
+                totals[r * tokens + t] = _mm512_fmadd_ps(scale, found[r * tokens + t], totals[r * tokens + t]);
         }
         g = many ? g + chunk / group : (first + chunk) / group;
     }
@@ -74,15 +67,14 @@ static inline __attribute__((always_inline)) TARGET void PATH(words_with)(const 
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int t = 0; t < tokens; t++)
-            outputs[t * weight->rows + row + r] =
-                _mm512_reduce_add_ps(totals[r * tokens + t]) + (weight->bias ? weight->bias[row + r] : 0);
+            outputs[t * weight->rows + row + r] = _mm512_reduce_add_ps(totals[r * tokens + t]);
 }
 
-static TARGET void PATH(words_of)(const Weight *weight, int64_t row, int rows, const INPUT *ordered, const float *sums,
+static TARGET void PATH(words_of)(const Weight *weight, const Grid *grids, int64_t row, int rows, const INPUT *ordered,
                                   int64_t stride, int tokens, float *outputs) {
 #define CASE(bits, rows, tokens) \
     case bits * 100 + rows * 10 + tokens: \
-        PATH(words_with)(weight, row, ordered, sums, stride, bits, rows, tokens, outputs); \
+        PATH(words_with)(weight, grids, row, ordered, stride, bits, rows, tokens, outputs); \
         break;
     switch (weight->bits * 100 + rows * 10 + tokens) { /* constant numbers keep the sums in registers */
         CASES(4, 1) CASES(2, 2) CASES(1, 1) CASES(1, 2) CASES(1, 3) CASES(1, 4)
@@ -94,7 +86,7 @@ static TARGET void PATH(words_of)(const Weight *weight, int64_t row, int rows, c
 #undef TARGET
 #undef INPUT
 #undef WIDTH
-#undef TABLE
+#undef TABLE_TYPE
 #undef TABLE_OF
 #undef CASES
 #undef WEIGHTS
