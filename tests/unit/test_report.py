@@ -514,8 +514,8 @@ def test_a_cache_and_own_steps_stand_beside_the_method_in_its_card_and_in_what_w
     told = {"cached": "first-block cache (33 % skipped)", "steps-10": "10 steps"}
     told |= {"rtn-w8a8-both": "first-block cache (33 % skipped), 10 steps"}
     for method, words in told.items():
-        assert f"<small>{words}</small>" in row_of(page, method)
-    assert "<small>" not in row_of(page, "rtn-w8a8")
+        assert f'scope="row">{method}<br><small>{words}</small>' in page
+    assert 'scope="row">rtn-w8a8<br><small>' not in page
     assert "cached: 40 of 120 calls of blocks; rtn-w8a8-cached: 40 of 120 calls of blocks" in page
     assert '"bits":"8 / 8 bits, first-block cache (33 % skipped), 10 steps"' in page
     assert "The same methods with more steps" not in page  # a method's own steps are no sweep of samplings
