@@ -54,13 +54,18 @@ def made(cells=CELLS):
 
 
 @pytest.fixture(scope="module")
-def ranked():
-    return made()[0].set_index("method")
+def both():
+    return made()
 
 
 @pytest.fixture(scope="module")
-def changes():
-    return made()[1].set_index(["before", "after", "activation_bits"])
+def ranked(both):
+    return both[0].set_index("method")
+
+
+@pytest.fixture(scope="module")
+def changes(both):
+    return both[1].set_index(["before", "after", "activation_bits"])
 
 
 def test_a_group_has_equal_bits_of_weights_and_inputs_and_is_in_order(ranked):
@@ -140,8 +145,8 @@ def test_holms_p_values_are_those_of_his_paper():
     assert holm.adjusted([0.5, 0.9]) == pytest.approx([1.0, 1.0]) and len(holm.adjusted([])) == 0
 
 
-def test_the_page_has_a_row_for_each_format_and_says_which_are_not_told_apart(tmp_path):
-    for table, name in zip(made(), ("formats", "changes"), strict=True):
+def test_the_page_has_a_row_for_each_format_and_says_which_are_not_told_apart(both, tmp_path):
+    for table, name in zip(both, ("formats", "changes"), strict=True):
         tables.write_table(tmp_path / f"{name}.csv", table)
     formats, changes = (tables.read_table(tmp_path / f"{name}.csv") for name in ("formats", "changes"))
     [part] = page.equal_bits(formats, ["s"])
