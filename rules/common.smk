@@ -68,8 +68,9 @@ TORCH = machine.UNKNOWN if WITH_CONDA else machine.torch_build()
 DEVICE = machine.resolve_device(CONFIG["device"], TORCH)
 GPUS = 1 if DEVICE == "cuda" else 0  # per job
 PAGE = sorted(str(path) for path in Path("resources/report/page").rglob("*") if path.is_file())
+BLOCKS = [f"resources/measurements/{name}" for name in ("pipeline.json", "kernels.machine.json")]
 EVALUATION = fingerprints.evaluations(EXPERIMENT["models"])
-plan = Plan(CONFIG, EXPERIMENT, DEVICE, machine.resolve_meter(CONFIG["meter"], DEVICE), KERNELS[DEVICE])
+plan = Plan(CONFIG, EXPERIMENT, DEVICE, machine.resolve_meter(CONFIG["meter"], DEVICE, TORCH), KERNELS[DEVICE])
 
 if GPUS and workflow.local_exec and "gpu" not in workflow.global_resources:  # else the scheduler or the user sets it
     workflow.register_resource("gpu", gpus.count())

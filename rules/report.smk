@@ -157,6 +157,7 @@ rule report:
         recommendation=rules.recommend.output.json,
         cells=plan.cell_files,
         page=PAGE,
+        widths=BLOCKS,
         evaluation=EVALUATION,
     output:
         plan.pattern("report"),

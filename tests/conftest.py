@@ -5,7 +5,8 @@ import torch
 
 FIRST = ("workflow", "nvml")  # folders whose tests take longest: no worker shall be left alone with one of their files
 # They look at one run of the workflow, which is the longest of all.
-SMOKE = {f"tests/workflow/test_{name}.py" for name in ("end_to_end", "faults", "invalidation", "mistakes", "parts")}
+SMOKE = {f"tests/workflow/test_{name}.py" for name in ("end_to_end", "decisions", "faults", "invalidation", "mistakes",
+                                                       "parts")}  # fmt: skip
 # They run programs in forks of one server of preloaded.py.
 FORKING = {f"tests/unit/test_{name}.py" for name in ("bench_transformers", "checkpoint", "cpu_kernels", "exports",
                                                      "library_formats", "security")}  # fmt: skip
@@ -20,6 +21,12 @@ def pytest_collection_modifyitems(items):
         folder = item.path.parent.name
         return (FIRST.index(folder) if folder in FIRST else len(FIRST), file_of(item.nodeid) not in SMOKE)
 
+    def looks(item):  # at the run of the session, and at none of its file's own
+        found = item._fixtureinfo.name2fixturedefs.get("finished")
+        return found and found[-1].scope == "session"
+
+    if strays := {file_of(item.nodeid) for item in items if looks(item)} - SMOKE:
+        raise pytest.UsageError(f"{', '.join(sorted(strays))}: looks at the one run of the workflow; add it to SMOKE.")
     items.sort(key=place)
 
 

@@ -13,8 +13,10 @@ from quantwatt.artifacts.manifest import atomic_path, read_json
 from quantwatt.jobs import command
 from quantwatt.report import cells, tables
 from quantwatt.report import page as report_page
+from quantwatt.report.page import widths
 
 TEMPLATE = Path(__file__).parents[1] / "resources" / "report" / "page" / "template.html"
+BENCHMARKS = Path(__file__).parents[1] / "resources" / "measurements"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=[],
         help="JSON file with an embedded model's recorded quality; repeat the option for other models",
     )
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        default=BENCHMARKS,
+        help="folder of make bench-kernels' tables (default: %(default)s)",
+    )
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="jinja2 template (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="output (default: RESULTS/report.html)")
     args = parser.parse_args(argv)
@@ -60,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pairs=tables.read_table(args.pairs or folder / "pairs.csv"),
         results=args.results,
         recommended=read_json(args.recommendation or folder / "recommendation.json"),
+        blocks=widths.read(args.benchmarks),
         evaluations={path.stem.removeprefix("evaluation-"): read_json(path) for path in args.evaluation},
     )
     with atomic_path(args.output or args.results / "report.html") as temporary:

@@ -111,7 +111,12 @@ def shown(page, selector):
     return [each.inner_text() for each in page.locator(selector).all() if each.is_visible()]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (390, "dark"), (320, "light")])
+# Every report wide and narrow; one of them, of which all parts are shown, in every form.
+FORMS = [*((name, width, "light") for name in REPORTS for width in (1200, 320)),
+         ("25 methods", 1200, "dark"), ("25 methods", 390, "dark")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "width", "scheme"), FORMS, indirect=["path"])
 def test_no_rule_of_accessibility_is_broken_and_nothing_overflows(opened, path, width, scheme):
     page = opened(path, width, color_scheme=scheme)
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
@@ -173,6 +178,24 @@ def test_the_limit_moves_the_answer(opened, ten):
     back.click()
     assert "Take rtn-w8a8" in shown(page, ".answer")[0] and not back.is_visible()
     assert card.get_attribute("class") == "card first" and card.locator(".role").inner_text() == "take"
+
+
+def test_layers_of_two_methods_stand_side_by_side(opened, ten):
+    page = opened(ten)
+    page.get_by_text("Errors of the layers").click()
+    box = page.locator("#layer-explorer")
+    chart = box.locator("svg[role=img]")
+    assert chart.get_attribute("aria-label") == "relative error of every layer of gptq-w4a8 and gptq-w3a16"
+    assert chart.locator("g[fill-opacity='0.85'] path").count() == 2 * len(synthetic.LAYERS)
+    dot = chart.locator("g[fill-opacity='0.85'] path").first
+    dot.scroll_into_view_if_needed()
+    at = dot.bounding_box()
+    page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    text = box.locator("[data-part=chart]").inner_text()
+    assert re.search(r"bits of a weight\W+error: \d\.\d+\W+rounded to nearest: \d\.\d+", text)
+    box.get_by_label("beside").select_option(label="none")
+    box.get_by_label("Shown").select_option(label="bits of a weight, with scales")
+    assert chart.get_attribute("aria-label") == "bits of a weight, with scales of every layer of gptq-w4a8"
 
 
 def test_two_methods_are_compared(opened, ten):

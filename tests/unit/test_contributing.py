@@ -21,7 +21,7 @@ CHECKLISTS = {
     for title, body in re.findall(r"^### Add an? ([\w -]+)\n(.*?)(?=^##|\Z)", GUIDE, flags=re.S | re.M)
 }
 COPIED = ("workflow_scripts", "rules", "envs", "resources/schemas", "resources/experiments", "resources/prompts")
-LINKED = ("resources/models", "resources/report", "resources/texts")
+LINKED = ("resources/measurements", "resources/models", "resources/report", "resources/texts")
 
 
 ACCEPTED = ("added", "added-models")  # experiments that use what is added

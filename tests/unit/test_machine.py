@@ -139,3 +139,11 @@ def test_without_torch_the_sentence_names_the_environment(monkeypatch):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="torch is not installed: run this with the environment's Python"):
         machine.require("cpu")
+
+
+def test_rocm_is_a_gpu_where_its_driver_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "AMD_DRIVER", tmp_path)
+    assert machine.resolve_device("auto", ROCM) == "cuda" and machine.resolve_meter("auto", "cuda", ROCM) == "amdsmi"
+    assert machine.resolve_meter("auto", "cuda", CUDA_12) == "nvml"
+    monkeypatch.setattr(machine, "AMD_DRIVER", tmp_path / "none")
+    assert machine.resolve_device("auto", ROCM) == "cpu"

@@ -256,7 +256,7 @@ def test_no_meter_has_a_reason_and_no_energy():
 
 
 def test_an_unknown_meter_is_refused_with_the_known_ones():
-    with pytest.raises(MeterUnavailable, match="nvml, rapl, estimate, none"):
+    with pytest.raises(MeterUnavailable, match="nvml, amdsmi, rapl, estimate, none"):
         open_meter("wattmeter")
 
 

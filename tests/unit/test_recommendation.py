@@ -2,16 +2,19 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import recommend as recommend_rule
+import report
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config import experiment, limits
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.report import recommendation, tables
+from quantwatt.report.page import widths
 from quantwatt.report.page.answer import answers
 from quantwatt.report.recommendation import FAILS, HOLDS, UNKNOWN, UNSURE
 
@@ -53,10 +56,10 @@ def recommended(*rows, wanted=None, baseline=BASELINE):
     return group
 
 
-def told(*rows, wanted=None, baseline=BASELINE):
+def told(*rows, wanted=None, baseline=BASELINE, paying=None):
     """(the page's sentence, the one after it)."""
     summary = summary_of(*rows, baseline=baseline)
-    [answer] = answers(summary, recommendation.recommend(summary, wanted))
+    [answer] = answers(summary, recommendation.recommend(summary, wanted), paying)
     [step] = [step for step in answer["steps"] if step["shown"]]
     return ["".join(text for text, _ in step[part]) for part in ("sentence", "others")]
 
@@ -299,3 +302,55 @@ def test_unknown_limits_are_refused_by_name(tmp_path):
         recommend_rule.main(["--results", str(tmp_path), "--limits", '{"max_joules": 3}'])
     with pytest.raises(DataError, match="summary.csv: the file does not exist"):
         recommend_rule.main(["--results", str(tmp_path)])
+
+
+def block(width, tokens, ratio, low, high, configuration="W8A8"):
+    """A row of pipeline.json of `make bench-kernels`, of blocks as fast as in bfloat16."""
+    row = {"part": "block", "configuration": configuration, "width": width, "tokens": tokens}
+    for key, values in {"ratio_to_fp32": (ratio, low, high), "ratio_to_bf16": (1.0, 0.9, 1.1)}.items():
+        row |= {key: values[0], f"{key}_low": values[1], f"{key}_high": values[2]}
+    return row
+
+
+BLOCKS = [
+    block(128, 64, 1.2, 1.1, 1.3),  # one that gains, below one that does not, is no limit
+    block(256, 64, 1.0, 0.9, 1.1),
+    block(512, 64, 1.5, 1.4, 1.6),
+    block(1024, 64, 2.0, 1.9, 2.1),
+    block(512, 1024, 0.9, 0.8, 1.0),
+    block(1024, 1024, 1.1, 0.99, 1.2),
+    block(1024, 1024, 9.0, 8.0, 10.0, "float32"),
+]
+
+
+def paying(name="CPU", kind="cpu", dtype="float32", rows=BLOCKS):
+    cell = SimpleNamespace(
+        method="bf16",
+        checkpoint={"model_settings": {"dtype": dtype}},
+        measurement={"device": {"name": "CPU", "kind": kind}},
+    )
+    return widths.by_device([cell], "bf16", {"rows": rows, "machine": {"name": name, "kind": "cpu", "threads": 2}})
+
+
+def test_the_width_is_the_least_from_which_on_every_block_is_faster():
+    assert widths.gains(BLOCKS, "float32") == [(64, 512, (1.5, 1.4, 1.6)), (1024, None, (1.1, 0.99, 1.2))]
+    assert widths.gains(BLOCKS, "bfloat16") == [(64, None, (1.0, 0.9, 1.1)), (1024, None, (1.0, 0.9, 1.1))]
+
+
+@pytest.mark.parametrize(("name", "text"), [("CPU", "on such a processor"), ("Z80", "on another processor, Z80")])
+def test_where_nothing_pays_the_answer_says_from_which_width_on_it_would(name, text):
+    _, others = told(method("a", 1.4, 1.5), paying=paying(name))
+    assert "from a width of 512 on at 64 image tokens (1.50 [1.40, 1.60] times as fast as in float32)" in others
+    assert "at no measured width at 1,024 image tokens" in others and text in others
+    assert others.endswith("make kernels tells how fast each format is here, by the number of tokens.")
+    _, others = told(method("a", 0.8, 0.8), paying=paying(name))
+    assert "width" not in others  # a method pays
+
+
+def test_what_was_measured_on_processors_says_nothing_of_a_gpu():
+    assert paying(kind="cuda") == {}
+
+
+def test_the_answer_reads_the_shipped_measurement():
+    [text] = paying(dtype="float16", rows=widths.read(report.BENCHMARKS)["rows"]).values()
+    assert "times as fast as in bfloat16" in text

@@ -186,7 +186,7 @@ def test_layers_of_an_odd_number_of_inputs_are_left_out_and_counted(capsys):
 
 
 def test_a_model_without_a_layer_for_it_is_refused():
-    transform = registry.load("transforms", "hadamard").Transform(block=256, signs=True, seed=0)
+    transform = registry.load("transforms", "hadamard").Transform(block=256, signs=True, seed=0, fold=False)
     assert transform.left_out({"a": 0, "b": 77, "c": 64}) == (
         "hadamard leaves 2 of 3 layers as they are (convolutions: 1, odd numbers of inputs: 1)."
     )
@@ -206,7 +206,7 @@ def test_a_stored_layer_comes_back():
 
 
 def test_the_schema_completes_and_refuses():
-    assert method_of()["transforms"] == [{"name": "hadamard", "block": 256, "signs": True, "seed": 0}]
+    assert method_of()["transforms"] == [{"name": "hadamard", "block": 256, "signs": True, "seed": 0, "fold": False}]
     with pytest.raises(ConfigurationError, match=r"m\.transforms\.0\.block: 96 is none of 2, 4, 8, 16, .* 4096"):
         method_of(transforms=[{**HADAMARD, "block": 96}])
     with pytest.raises(ConfigurationError, match="'low-rank' splits what the others leave; put it last"):

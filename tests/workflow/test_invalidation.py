@@ -129,7 +129,7 @@ def test_a_method_removed(project):
     assert project.plan() == SUMMARY
 
 
-@pytest.mark.parametrize("name", ["template.html", "page.js", "vendor/plot.min.js"])
+@pytest.mark.parametrize("name", ["template.html", "scripts/layers.js", "vendor/plot.min.js"])
 def test_a_piece_of_the_reports_page(project, name):
     with project.path(f"resources/report/page/{name}").open("a") as file:
         file.write("\n")

@@ -72,7 +72,9 @@ def general(config):
     checks = {"quantwatt": quantwatt, "Python": installation.python, "environment": installation.environment}
     checks |= {"packages": installation.packages, "torch": installation.torch, "NVIDIA driver": hardware.driver}
     checks |= {"device": partial(hardware.device, config)}
-    checks |= {f"meter {name}": partial(hardware.meter, name, config) for name in ("nvml", "rapl", "estimate")}
+    checks |= {
+        f"meter {name}": partial(hardware.meter, name, config) for name in ("nvml", "amdsmi", "rapl", "estimate")
+    }
     checks |= {"C compiler": installation.compiler, "CPUs": hardware.processors, "memory": hardware.memory}
     checks |= {"results": partial(hardware.disk, manifest.PROJECT / config["results"])}
     checks |= {name: partial(hardware.disk, folder) for name, folder in hardware.caches().items()}

@@ -143,7 +143,7 @@ class Plan:
 
     def _meters(self):
         """The meter, the secondary meter of a GPU's meter, and the fallback for an unreadable meter."""
-        return list(dict.fromkeys([self.meter, "none", *(["rapl"] if self.meter == "nvml" else [])]))
+        return list(dict.fromkeys([self.meter, "none", *(["rapl"] if self.meter in ("nvml", "amdsmi") else [])]))
 
     # Files
 

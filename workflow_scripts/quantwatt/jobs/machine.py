@@ -21,6 +21,7 @@ class TorchBuild:
     hip: str | None
 
 
+AMD_DRIVER = Path("/dev/kfd")  # through which programs compute on AMD's GPUs
 UNKNOWN = TorchBuild("?", "0", None)  # torch of another environment: any driver is accepted
 
 
@@ -84,7 +85,7 @@ def require(device: str) -> None:
 
 
 def resolve_device(device: str, build: TorchBuild | None = None) -> str:
-    """Resolve "auto" to "cuda" if torch and the NVIDIA driver can use a GPU, else to "cpu"; torch is not imported.
+    """Resolve "auto" to "cuda" if torch and the driver can use a GPU, else to "cpu"; torch is not imported.
 
     If there is a driver, but something else is missing, a sentence on stderr explains why the CPU is used.
 
@@ -93,6 +94,9 @@ def resolve_device(device: str, build: TorchBuild | None = None) -> str:
     """
     if device != "auto":
         return device
+    build = build or torch_build()
+    if build is not None and build.hip:
+        return "cuda" if AMD_DRIVER.exists() else "cpu"  # ROCm's PyTorch calls its GPUs so
     reason, answer = refusal("cuda", build), cuda_driver.ask(os.environ.get(cuda_driver.VISIBLE))
     if reason is None:
         return "cuda" if answer.devices else "cpu"
@@ -101,11 +105,20 @@ def resolve_device(device: str, build: TorchBuild | None = None) -> str:
     return "cpu"
 
 
-def resolve_meter(meter: str, device: str) -> str:
-    """Resolve "auto" to "nvml" on cuda, on a CPU to "rapl" if its counters are readable, else to "estimate"."""
+def resolve_meter(meter: str, device: str, build: TorchBuild | None = None) -> str:
+    """Resolve "auto" to the GPU's or the CPU's meter.
+
+    Args:
+        device: "cpu" or "cuda".
+        build: see `refusal`.
+    Returns:
+        on cuda "nvml", or "amdsmi" with a torch for ROCm; on a CPU "rapl" if its counters are readable, else
+        "estimate".
+    """
     if meter != "auto":
         return meter
     if device == "cuda":
-        return "nvml"
+        build = build or torch_build()
+        return "amdsmi" if build is not None and build.hip else "nvml"
     counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
     return "rapl" if any(os.access(counter, os.R_OK) for counter in counters) else "estimate"

@@ -59,7 +59,7 @@ def measure(
 
     Args:
         run, baseline: compute one batch, from data that is already on the device.
-        meter: auto, nvml, rapl, estimate or none.
+        meter: auto, nvml, amdsmi, rapl, estimate or none.
         device: "cpu" or "cuda", where they compute.
         changes: keys of config.yaml's `measuring` with other values, such as precision, limit_s, block_s, idle_w.
     Returns:

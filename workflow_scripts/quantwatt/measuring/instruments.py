@@ -26,7 +26,7 @@ def choose_meter(settings: Metering, block_s: float | None, device: str) -> tupl
     except MeterUnavailable as unavailable:
         print(f"no energy: {unavailable}", file=sys.stderr)
         return open_meter(Metering()), str(unavailable)
-    if meter.name == "nvml" and block_s is not None and block_s < meter.least_s:
+    if meter.reads == "cuda" and block_s is not None and block_s < meter.least_s:
         meter.close()
         raise DataError(f"measuring.block_s is {block_s}, and a GPU's readings need {meter.least_s:g} s or more.")
     secondary = secondary_meters(meter, settings, device)

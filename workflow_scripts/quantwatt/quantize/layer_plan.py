@@ -28,6 +28,7 @@ class LayerPlan:
     rotated_factor: [columns], by which the rotated input is multiplied.
     activation_scale, activation_zero: [1] for a static activation format; plain_grid: the same without transforms.
     report: {figure: value} from the transforms.
+    done: transforms that the float weight already has, by `Transform.prepare`.
     """
 
     names: dict
@@ -49,6 +50,7 @@ class LayerPlan:
     activation_zero: torch.Tensor | None = None
     plain_grid: tuple[torch.Tensor, torch.Tensor] | None = None
     report: dict = field(default_factory=dict)
+    done: Sequence[Transform] = ()
 
     @property
     def groups(self) -> list[slice]:
@@ -148,7 +150,8 @@ class LayerPlan:
         if static and self.plain_grid is None and statistics is not None and statistics[0].range is not None:
             self.plain_grid = self.activation_format.calibrated(statistics[0].range)
         for transform in transforms if self.geometry is None else ():
-            if transform.MARK is not None and not self.settings.get(transform.MARK):
+            marked = transform.MARK is None or self.settings.get(transform.MARK)
+            if not marked or any(transform is one for one in self.done):
                 continue
             seen = statistics and statistics[0].scaled(factor)
             result = transform.apply(self.weight, self.weight_format, self.activation_format, seen)

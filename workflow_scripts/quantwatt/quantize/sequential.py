@@ -34,7 +34,7 @@ from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, LayerSolver, Solution, load_solver
 from quantwatt.quantize.streams import Block, BlockActivations
-from quantwatt.quantize.transforms import load_transform, rounds
+from quantwatt.quantize.transforms import Transform, load_transform, rounds
 
 
 def _convert(denoiser, allocation):
@@ -115,6 +115,7 @@ def quantize(
         print(f"warning: {warning}", file=sys.stderr)
     quantizer = SequentialQuantizer(family, allocation, method, device, solved)
     _say_left_out(quantizer.transforms, denoiser, columns)
+    quantizer.prepare(denoiser)
     streams = None
     if quantizer.calibrated:
         if samples is None or batch is None:
@@ -179,8 +180,15 @@ class SequentialQuantizer:
         self.paired = "cross" in self.solving or self.by_block
         self.calibrated = bool(self.prepared or self.solving or self.by_block)
         self.share = self.solver.held_out
+        self.done: dict[str, list[tuple[Transform, dict[str, Any]]]] = {}  # by `prepare`
         if self.solving:
             self.solving |= {"count", "held_out"} if self.share else {"count"}
+
+    def prepare(self, denoiser: torch.nn.Module) -> None:
+        """Let transforms change several layers of the float denoiser at once."""
+        for transform in self.transforms:
+            for name, report in transform.prepare(denoiser, set(self.allocation)).items():
+                self.done.setdefault(name, []).append((transform, report))
 
     def streams(
         self, denoiser: torch.nn.Module, samples: Mapping[str, torch.Tensor], batch: int, origins: Sequence[Any] | None
@@ -246,6 +254,7 @@ class SequentialQuantizer:
             if not layer.weight.isfinite().all():
                 raise DataError(f"layer {block.layers[name]}: its weights hold NaN or infinity.")
         weight = torch.cat([layer.weight.detach().float().flatten(1) for layer in layers])
+        done = self.done.get(block.layers[names[0]], [])
         return LayerPlan(
             rows,
             {name: layer.bias for name, layer in zip(names, layers, strict=True)},
@@ -256,6 +265,8 @@ class SequentialQuantizer:
             weight,
             weight,
             layers[0].weight.dtype,
+            report={key: value for _, report in done for key, value in report.items()},
+            done=[transform for transform, _ in done],
         )
 
     def _stage(self, block, plans, streams, reference):

@@ -1,4 +1,4 @@
-"""Energy meters by name: nvml, rapl, estimate, none. Each is a module of this folder, imported on demand.
+"""Energy meters by name: nvml, amdsmi, rapl, estimate, none. Each is a module of this folder, imported on demand.
 
 meter = open_meter("rapl")
 meter.start(); work(); trace = meter.stop()
@@ -17,7 +17,7 @@ from quantwatt import registry
 from quantwatt.artifacts.errors import DataError
 from quantwatt.measuring.meters.trace import Trace
 
-NAMES = ("nvml", "rapl", "estimate", "none")
+NAMES = ("nvml", "amdsmi", "rapl", "estimate", "none")
 
 
 class MeterUnavailable(DataError):
@@ -30,8 +30,10 @@ class Metering:
 
     meter: str = "none"  # one of NAMES
     interval_ms: float | None = None  # time between two samples of power; None: the meter's default, its shortest
-    gpus: str = "first"  # nvml: "first", the GPU where the model runs; or "all" GPUs that the job may use, summed
-    gpu: str | None = None  # nvml: UUID of the GPU to read; overrides `gpus`
+    gpus: str = (
+        "first"  # nvml, amdsmi: "first", the GPU where the model runs; or "all" GPUs that the job may use, summed
+    )
+    gpu: str | None = None  # nvml, amdsmi: UUID of the GPU to read; overrides `gpus`
     domains: str = "all"  # rapl: "package", "dram", or "all" for both
     idle_w: float | None = None  # estimate: power of the machine in watts with all CPUs idle
     full_w: float | None = None  # estimate: power of the machine in watts with all CPUs busy

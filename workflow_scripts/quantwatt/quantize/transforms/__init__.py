@@ -84,6 +84,16 @@ class Transform(ABC):
         """
         return None
 
+    def prepare(self, denoiser: torch.nn.Module, layers: set[str]) -> dict[str, dict[str, Any]]:
+        """Change several float layers at once, in place, so that the denoiser computes the same.
+
+        Args:
+            layers: names of the layers that are to be transformed.
+        Returns:
+            {layer: report} of the layers whose transform is done thereby: `apply` is not called for them.
+        """
+        return {}
+
     @abstractmethod
     def apply(
         self,

@@ -1,20 +1,21 @@
 """Rotate a layer's inputs by Walsh-Hadamard matrices (QuaRot, arXiv 2404.00456; QuIP#, arXiv 2402.04396).
 
 The rotation spreads outliers of the inputs and of the weight's rows over a block of columns. It is computed at run
-time, before the inputs are quantized; its inverse is folded into the weight before that is quantized. It is never
-folded into the layer before: between most layers of these models stands a norm, a modulation or an activation function.
+time, before the inputs are quantized; its inverse is folded into the weight before that is quantized. Between most
+layers of these models stands a norm, a modulation or an activation function; where none does, in attentions, the
+rotation may be folded into the layer before, too (quantwatt.quantize.value_rotation).
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from quantwatt.artifacts.errors import DataError
 from quantwatt.formats import rotation
 from quantwatt.formats.activations import ActivationFormat
 from quantwatt.formats.weight_format import WeightFormat
-from quantwatt.quantize import transforms
+from quantwatt.quantize import transforms, value_rotation
 from quantwatt.quantize.observers import Observers
 from quantwatt.quantize.transforms import Transformed
 
@@ -31,6 +32,7 @@ class Transform(transforms.Transform):
     block: int  # a power of two; where it does not divide the columns, the largest one below it that does
     signs: bool  # change the signs of columns at random before the rotation
     seed: int  # of the signs, which are equal for layers with as many columns
+    fold: bool  # whether attentions rotate their values, so that their output projections need no rotation at run time
 
     def apply(
         self,
@@ -70,3 +72,10 @@ class Transform(transforms.Transform):
                 f"({kinds}); drop it."
             )
         return f"hadamard leaves {total} of {len(columns)} layers as they are ({kinds})."
+
+    def prepare(self, denoiser: "torch.nn.Module", layers: set[str]) -> dict[str, dict[str, Any]]:
+        """As in transforms.Transform: fold the rotation into projections to values, if asked for."""
+        if not self.fold:
+            return {}
+        rotated = value_rotation.fold(denoiser, layers, self.block, self.signs, self.seed)
+        return {name: {"hadamard_block": block, "hadamard_folded": True} for name, block in rotated.items()}

@@ -17,11 +17,11 @@ from quantwatt.artifacts.manifest import read_json
 from quantwatt.report import tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
-from quantwatt.report.page import gallery, methods, numbers
+from quantwatt.report.page import gallery, methods, numbers, widths
 from quantwatt.report.page.answer import answers
 from quantwatt.report.page.budget import budget_comparisons
 from quantwatt.report.page.cards import cards
-from quantwatt.report.page.chart_data import as_script, chart_groups
+from quantwatt.report.page.chart_data import as_script, chart_groups, layer_groups
 from quantwatt.report.page.evaluation import evaluation_sections
 from quantwatt.report.page.failures import failures
 from quantwatt.report.page.steps import step_tables
@@ -143,11 +143,12 @@ def answer_parts(
     recommended: Sequence[Mapping[str, Any]] | None,
     cells: Sequence[Cell],
     pictures: Sequence[Mapping[str, Any]],
+    paying: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """What `answers` says, with the row of the baseline ("base", or None) and the "cards" with their pictures."""
     settings = {cell.method: cell.checkpoint.get("settings") for cell in cells}
     parts = []
-    for one in answers(summary, recommended):
+    for one in answers(summary, recommended, paying):
         rows = one["rows"]
         base = rows[rows["baseline"].astype(bool)].to_dict("records")
         shown = [
@@ -211,6 +212,7 @@ def render(
     recommended: Sequence[Mapping[str, Any]] | None = None,
     pairs: pd.DataFrame | None = None,
     results: str | Path | None = None,
+    blocks: widths.Blocks | None = None,
 ) -> str:
     """The report as HTML text.
 
@@ -225,6 +227,7 @@ def render(
         recommended: as of recommendation.recommend; None: under no limits but those of its own.
         pairs: of every two methods, as of method_pairs.pairs_table; None: methods are compared with the baseline alone.
         results: the experiment's folder with the images; None: no images are shown.
+        blocks: speeds of whole blocks by their width, as of `widths.read`; None: unknown.
     """
     folder, name = Path(template).parent, Path(template).name
     environment = jinja2.Environment(
@@ -237,13 +240,14 @@ def render(
     }
     shown, seeds = tables.first_samplings(summary), tables.first_seeds(summary)
     pictures = [] if results is None else gallery.galleries(results, cells, list(dict.fromkeys(shown["sampling"])))
-    parts = answer_parts(summary, recommended, cells, pictures)
+    parts = answer_parts(summary, recommended, cells, pictures, widths.by_device(cells, baseline, blocks))
     scored = {tables.metric_of(name) for name in metrics}
     columns = [metric for metric in tables.METRICS.values() if metric in scored]
     compared = [metric for metric in columns if metric.published_features]  # the extractor is a setting
     published = {metric.published_features for metric in compared}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
+    by_layer = layer_groups(layers)
     is_text = summary["unit"].iloc[0] != "image"
     return environment.get_template(name).render(
         source=lambda name: (folder / name).read_text(encoding="utf-8"),
@@ -251,7 +255,12 @@ def render(
         baseline=baseline,
         machine=machine(cells),
         data=as_script(
-            {"groups": chart_groups(summary, parts, pairs), "images": pictures, "answers": _titles(shown, parts)}
+            {
+                "groups": chart_groups(summary, parts, pairs),
+                "images": pictures,
+                "answers": _titles(shown, parts),
+                "layers": by_layer,
+            }
         ),
         fake=bool(summary["device_fake"].any()),
         wattages=wattages(cells),
@@ -282,6 +291,7 @@ def render(
         trust=trust(cells, baseline),
         evaluation=evaluation_sections(evaluations or {}),
         errors=error_summary(layers),
+        layer_groups=by_layer,
         quantizing=quantizing_rows(summary, layers),
         failures=failures(cells),
         figures=figures,

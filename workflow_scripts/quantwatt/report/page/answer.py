@@ -27,11 +27,16 @@ NAMED = 4  # methods that share a reason: more are counted
 Segments = list[tuple[str, str]]  # (text, style): style "strong", "em", "code" or ""
 
 
-def answers(summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+def answers(
+    summary: pd.DataFrame,
+    recommended: Sequence[Mapping[str, Any]] | None = None,
+    paying: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """What to take for each model, sampling and device, as segments for the template.
 
     Args:
         recommended: as of `recommendation.recommend`; None: under no limits but those of its own.
+        paying: {device: where quantizing pays on it, in a sentence}, for an answer that takes nothing; None: unknown.
     Returns:
         list of {"title", "rows": of the summary, "group": of `recommended` or None, "limits": in words, "quality",
         "steps"}.
@@ -49,16 +54,24 @@ def answers(summary: pd.DataFrame, recommended: Sequence[Mapping[str, Any]] | No
             [str(first["model"]), *(str(first[key]) for key in ("sampling", "device") if key in several)]
         )
         group = next((one for one in recommended if _is_of(one, first)), None)
-        found.append({"title": title, "rows": rows, "group": group, **_steps(rows, group)})
+        found.append({"title": title, "rows": rows, "group": group, **_steps(rows, group, _paying(first, paying))})
     return found
 
 
-def _steps(rows, group):
+def _paying(row, paying):
+    """Where quantizing pays on a row's device, or how to find out."""
+    known = (paying or {}).get(str(row["device"]))
+    asked = ("make kernels", "code"), (" tells how fast each format is here, by the number of tokens.", "")
+    return [(" " + (f"{known} " if known else ""), ""), *asked]
+
+
+def _steps(rows, group, paying):
     """How the answer moves with the limit of quality; one step where there is no limit to move."""
     by_limit = group and group["by_limit"]
     if not by_limit or len(by_limit["steps"]) < 2:
         told = group and reasons(group["methods"])
-        step = {"strictest": None, "shown": True, "sentence": answer(rows, group), "others": _others(rows, group, told),
+        sentence, others = answer(rows, group), _others(rows, group, told, paying)
+        step = {"strictest": None, "shown": True, "sentence": sentence, "others": others,
                 **{key: group and group[key] for key in ("take", "second")}}  # fmt: skip
         return {"limits": _limits(group, None), "quality": None, "steps": [step]}
     metric = METRICS[by_limit["metric"]]
@@ -66,7 +79,7 @@ def _steps(rows, group):
     steps = []
     for step in by_limit["steps"]:
         moved = group | step
-        sentence, others = answer(rows, moved), _others(rows, moved, step["reasons"])
+        sentence, others = answer(rows, moved), _others(rows, moved, step["reasons"], paying)
         taken = {key: step[key] for key in ("strictest", "take", "second")}
         steps.append({**taken, "shown": False, "sentence": sentence, "others": others})
     holding = (
@@ -147,8 +160,8 @@ def _cheapest(real):
     return None
 
 
-def _others(rows, group, reasons):
-    """How sure the answer is, what is second, and what not to take and why."""
+def _others(rows, group, reasons, paying):
+    """How sure the answer is, what is second, what not to take and why; and where nothing pays, where it would."""
     if group is None or not group["methods"]:
         return []
     taken = rows[rows["method"] == group["take"]]
@@ -166,13 +179,7 @@ def _others(rows, group, reasons):
         few = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} more"]
         segments += [("" if place else "Not: ", ""), (listed(few), "strong")]
         segments.append((f" ({reason})" + ("; " if place < len(reasons) - 1 else "."), ""))
-    if group["take"] is None:
-        segments += [
-            (" ", ""),
-            ("make kernels", "code"),
-            (" tells how fast each format is here, by the number of tokens.", ""),
-        ]
-    return segments
+    return segments if group["take"] is not None else segments + paying
 
 
 def _only_simulated(others, base):

@@ -8,6 +8,7 @@ import pandas as pd
 
 from quantwatt.report import tables
 from quantwatt.report.figures import family
+from quantwatt.report.layer_table import ERRORS, by_error
 from quantwatt.report.page.numbers import missing
 
 COSTS = {  # {column of the summary: title, of which {unit} is "image" or "inference"}
@@ -134,6 +135,37 @@ def _controls(rows):
         known = rows[rows[f"{name}_low"].notna()]
         if len(known):
             found[key] = [_rounded(known.iloc[0][f"{name}{end}"]) for end in ("_low", "_high")]
+    return found
+
+
+def layer_groups(layers: pd.DataFrame) -> list[dict[str, Any]]:
+    """The errors and bits of every layer, one mapping per model and kind of error, which do not compare.
+
+    Returns:
+        list of {"title", "layers": names in the model's order, "methods": [{"name", "layers": numbers of its layers,
+        "after", "before": relative errors by the method and rounded to nearest, "bits"}]}.
+    """
+    found, order = [], {}
+    for model, rows in layers.groupby("model", sort=False):
+        order[model] = {layer: place for place, layer in enumerate(dict.fromkeys(rows["layer"]))}
+    for model, error, rows in by_error(layers[layers["relative_error"].notna()]):
+        names = list(order[model])
+        methods = [
+            {
+                "name": str(method),
+                "layers": [order[model][layer] for layer in own["layer"]],
+                **{
+                    key: [_rounded(value) for value in own[column]]
+                    for key, column in {
+                        "after": "relative_error",
+                        "before": "error_before",
+                        "bits": "weight_bits",
+                    }.items()
+                },
+            }
+            for method, own in rows.groupby("method", sort=False)
+        ]
+        found.append({"title": f"{model}: {ERRORS[error]}", "layers": names, "methods": methods})
     return found
 
 
