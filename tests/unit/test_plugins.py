@@ -331,10 +331,8 @@ def scored(tmp_path_factory):
     copy = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "workflow_scripts", copy / "workflow_scripts", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "resources/schemas", copy / "resources/schemas")
-    for name in (
-        *(f"resources/{own}" for own in ("experiments", "measurements", "models", "prompts", "report")),
-        "tests",
-    ):
+    names = "resources/experiments resources/measurements resources/models resources/prompts resources/report tests"
+    for name in names.split():
         (copy / name).symlink_to(ROOT / name)
     (copy / "workflow_scripts/quantwatt/score/metrics/mae.py").write_text(MAE)
     (copy / "resources/schemas/metrics/mae.schema.json").write_text(json.dumps(MAE_SCHEMA))
