@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where quantwatt 
 from benchmarks.gpu import stages
 from benchmarks.gpu.denoisers import CONFIGURATIONS, DENOISERS
 from quantwatt.jobs import command, machine
+from quantwatt.measuring.meters import NAMES
 
 
 def main(argv=None):
@@ -50,7 +51,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--stages", nargs="+", choices=stages.MODULES, default=list(stages.MODULES))
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--size", default="true", choices=["true", "tiny"], help="tiny: a rehearsal, of no evidence")
-    parser.add_argument("--meter", default="auto", choices=["auto", "nvml", "rapl", "estimate", "none"])
+    parser.add_argument("--meter", default="auto", choices=["auto", *NAMES])
     parser.add_argument(
         "--wheels", type=Path, metavar="FOLDER", help="download what else a bare machine needs, and end"
     )

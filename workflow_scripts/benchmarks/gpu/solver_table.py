@@ -72,11 +72,12 @@ def whole_denoiser(name: str, record) -> dict:
         lambda: sequential.quantize(model, family, allocation, method, samples, BATCH, device),
         stages.metering(record.meter), device,
     )  # fmt: skip
+    errors = [report["relative_error"] for report in reports.values() if report["relative_error"] is not None]
     return {"solver": name, "denoiser": DENOISER, "samples": len(samples["timestep"]), "settings": method["solver"],
             "weights": method["weights"], **{key: cost[key] for key in ("seconds", "energy_j", "meter", "reason")},
             "peak_mb": instruments.peak_memory_of(device)()["peak_mb"], "layers": len(reports),
             "fallbacks": sum(bool(report["fallback"]) for report in reports.values()),
-            "relative_error": statistics.median(report["relative_error"] for report in reports.values())}  # fmt: skip
+            "relative_error": statistics.median(errors) if errors else None}  # fmt: skip
 
 
 def single_layers(device: str, size: str) -> list[dict]:

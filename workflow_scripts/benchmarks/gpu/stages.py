@@ -27,7 +27,7 @@ MODULES = {  # stage: module of this package
 }  # fmt: skip
 # (stage, most seconds of a turn) by value. The denoisers get what is left after every other stage has had its turn.
 ORDER = (
-    ("machine", 60), ("sensor", 75), ("tests", 120), ("pairs", 75), ("denoisers", 300), ("kernels", 120),
+    ("machine", 60), ("sensor", 75), ("tests", 120), ("pairs", 60), ("denoisers", 360), ("kernels", 120),
     ("solvers", 240), ("denoisers", None), ("solvers", None), ("experiment", None),
 )  # fmt: skip
 LEAST_S = 20.0  # of a turn
