@@ -134,6 +134,6 @@ def check_steps(experiment: Mapping[str, Any], file: str) -> None:
 def _drawings(experiment: Mapping[str, Any], method: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """(entry, its steps) of all that is drawn with a method."""
     for name, sampling in experiment["samplings"].items():
-        yield f"samplings.{name}", sampling["steps"]
+        yield (f"samplings.{name}", sampling["steps"]) if not method.get("steps") else ("the method", method["steps"])
     if experiment["calibration"] and needs_calibration(method):
         yield "calibration", experiment["calibration"]["steps"]
