@@ -142,6 +142,18 @@ def test_simulated_only():
     assert told(row)[0].startswith("Nothing was saved or measured here")
 
 
+def test_where_no_cost_is_asked_for_quality_is_told():
+    left_out = {"status": "unmeasured", "compute": None, "reason": "`measuring` leaves it out", "device": np.nan}
+    rows = [method(name, psnr=psnr) | left_out for name, psnr in (("a", 40.0), ("b", 44.0))]
+    baseline = BASELINE | left_out | {"energy_j": None, "latency_s": None}
+    sentence, others = told(*rows, baseline=baseline)
+    assert sentence == (
+        "No cost was measured, as the experiment asks; the closest in quality, b, with no visible change (PSNR 44.0 dB "
+        "[43.0, 45.0]), with weights that would take 4.00 MB instead of 16.0 MB."
+    )
+    assert others == ""
+
+
 def test_failures_are_told():
     row = method("a", psnr=None) | {"status": "oom", "reason": "out of memory: 23 GB asked"}
     assert why(recommended(row, method("b", 0.8, 0.8)), "a") == "out of memory: 23 GB asked"

@@ -87,6 +87,7 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
 
         ranges = [entry["steps"] for entry in details["schedule"]]
         switched = scheduled.layers_of(denoiser)
+        scheduled.require_all_steps(pipeline)
         scheduled.follow(pipeline.scheduler, ranges, functools.partial(scheduled.enter, switched))
     if _is_compiled(details):
         denoiser.compile(**COMPILE[device])

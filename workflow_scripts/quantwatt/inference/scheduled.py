@@ -5,6 +5,7 @@ calls, several batches) does not matter, and the next drawing begins anew.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -51,6 +52,18 @@ def enter(layers: Iterable[ScheduledLayer], index: int) -> None:
     """Let some layers compute in their variants of a range."""
     for layer in layers:
         layer.enter(index)
+
+
+def require_all_steps(pipeline: Any) -> None:
+    """Refuse a pipeline whose drawings leave out steps of the scheduler's plan.
+
+    Raises:
+        DataError: it is one of image-to-image, which begins behind the first steps by its `strength`.
+    """
+    if "strength" in inspect.signature(type(pipeline).__call__).parameters:
+        raise DataError(
+            f"schedule: {type(pipeline).__name__} begins behind the first steps, by its strength; quantize without one."
+        )
 
 
 def follow(scheduler: Any, ranges: Sequence[int | None], enter: Callable[[int], object]) -> None:

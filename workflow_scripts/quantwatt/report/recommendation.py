@@ -19,7 +19,7 @@ import pandas as pd
 from quantwatt.config import metric_entries
 from quantwatt.config.metric_entries import Metric
 from quantwatt.report import tables
-from quantwatt.report.tables import BETTER, EQUAL, TOO_NOISY, UNCONTROLLED, UNDECIDED, WITHIN_CONTROL
+from quantwatt.report.tables import BETTER, EQUAL, TOO_NOISY, UNCONTROLLED, UNDECIDED, UNMEASURED, WITHIN_CONTROL
 
 MOST = {  # {limit: (column, what it is in words, unit)}
     "max_energy_j": ("energy_j", "energy", "J"),
@@ -279,6 +279,8 @@ def _why(row, base, asked, checks, outcome):
     """(the reason in words that other methods share, half a sentence): why a method is taken or not."""
     if row["status"] == "simulated":
         return "only simulated here", "its cost was only simulated here"
+    if row["status"] == UNMEASURED:
+        return "not measured", str(row["reason"])
     if row["status"] != "ok":
         return "failed", str(row["reason"])
     for name, told in checks.items():

@@ -36,6 +36,7 @@ WITHIN_CONTROL, UNCONTROLLED = ", within the control", ", without a control"  # 
 TOO_NOISY = "not measured: the machine was too noisy"
 # High over low of an interval from half to twice its value. Few methods halve a cost or double it, so that a wider
 # interval tells nothing of what quantizing does.
+UNMEASURED = "unmeasured"  # status of a cell that `measuring` leaves out
 NOISY_FACTOR = 4
 MARGIN = 0.05  # of EQUAL, as config.yaml's default
 # Columns that are read as text.

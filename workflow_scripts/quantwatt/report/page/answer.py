@@ -14,6 +14,7 @@ from quantwatt.report.tables import (
     TOO_NOISY,
     UNCONTROLLED,
     UNDECIDED,
+    UNMEASURED,
     WITHIN_CONTROL,
     first_metric,
     first_samplings,
@@ -106,6 +107,9 @@ def answer(rows: pd.DataFrame, group: Mapping[str, Any] | None) -> Segments:
     """The sentence for one model and sampling, from its rows of the summary; it states what was not measured."""
     base = rows[rows["baseline"].astype(bool)]
     measured_base = base[is_real(base)]
+    if len(base) and (base["status"] == UNMEASURED).all():
+        lead = [("No cost was measured", "strong"), (", as the experiment asks", "")]
+        return lead + _closest(rows[~rows["baseline"].astype(bool)], base.iloc[0])
     if group is None or measured_base.empty:
         why = base["reason"].dropna().iloc[0] if base["reason"].notna().any() else "it was not measured"
         return [("The baseline has no measurement", "strong"), (f" ({why}), so nothing can be compared.", "")]
@@ -163,7 +167,7 @@ def _cheapest(real):
 
 def _others(rows, group, reasons, paying):
     """How sure the answer is, what is second, what not to take and why; and where nothing pays, where it would."""
-    if group is None or not group["methods"]:
+    if group is None or not group["methods"] or (rows["status"] == UNMEASURED).all():
         return []
     taken = rows[rows["method"] == group["take"]]
     segments = _certainty(taken.iloc[0], group["saves"]) if len(taken) and group["saves"] in COSTS else []
@@ -191,13 +195,17 @@ def _only_simulated(others, base):
     alone = len(simulated) == len(others)
     outcome = "every quantized method was only simulated" if alone else "every quantized method was simulated or failed"
     segments.append((f": {outcome} on {base['device']}", ""))
-    metric = first_metric(simulated)
+    return segments + _closest(simulated, base)
+
+
+def _closest(methods, base):
+    """The words "; the closest in quality, NAME, with ..." for methods whose cost is not known."""
+    metric = first_metric(methods)
     if metric is None:
-        return [*segments, (".", "")]
-    values = simulated[metric.column]
-    order = values.idxmax() if metric.higher_is_better else values.idxmin()
-    best = simulated.loc[order]
-    segments += [("; the closest in quality, ", ""), (best["method"], "strong"), (_quality(best) or ".", "")]
+        return [(".", "")]
+    values = methods[metric.column]
+    best = methods.loc[values.idxmax() if metric.higher_is_better else values.idxmin()]
+    segments = [("; the closest in quality, ", ""), (best["method"], "strong"), (_quality(best) or ".", "")]
     if not missing(best["size_mb"]) and not missing(base["size_mb"]):
         text = f", with weights that would take {megabytes(best['size_mb'])} instead of {megabytes(base['size_mb'])}."
         segments.append((text, ""))
