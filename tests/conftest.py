@@ -1,4 +1,4 @@
-"""For all tests: each leaves the number of PyTorch's threads as it found it, and a file's are run by one worker."""
+"""For all tests: each leaves PyTorch's threads and gradients as it found them, and a file's are run by one worker."""
 
 import pytest
 import torch
@@ -50,8 +50,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True)
-def threads_as_found():
-    """The last bits of a float product depend on it, and so do tests that compare two processes."""
-    before = torch.get_num_threads()
+def torch_as_found():
+    """The last bits of a float product depend on threads, and so do tests that compare two processes."""
+    threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(gradients)

@@ -65,7 +65,7 @@ def test_only_the_parts_of_the_pipeline_are_fetched_at_the_fixed_commit(monkeypa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or str(tmp_path))
 
     def folders_of(settings):
-        [kind, *_] = schema(f"families/{settings['family']}").get("x-classes", ["X"])
+        [kind, *_] = schema(f"families/{settings['family']}").get("x-classes", ["FluxPipeline"])
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind, **index}))
         assert model_rule.fetch(settings) == str(tmp_path) and asked["revision"] == settings["revision"]
         return {pattern.split("/")[0] for pattern in asked["allow_patterns"]}

@@ -186,10 +186,10 @@ def test_a_method_goes_from_its_entry_to_diffusers(tmp_path, solver, capsys):
     details = {"status": "ok", "reason": None, "model_settings": FLOAT32, "location": LOCATION, "settings": method}
     checkpoint_files.save(tmp_path / "made", denoiser, states, reports, details)
     loaded = checkpoint.load_pipeline(tmp_path / "made", simulate=True)
-    assert loaded.compute == "simulated"
+    assert loaded.compute == "real"
     exports.export(tmp_path / "made", "gguf", tmp_path / "out")
     expected = outputs(denoiser)
-    assert torch.equal(outputs(FAMILY.denoiser(loaded.pipeline)), expected)
+    assert relative(outputs(FAMILY.denoiser(loaded.pipeline)), expected) < 1e-5  # C adds up in another order
     assert relative(outputs(load(tmp_path / "out")), expected) < 5e-3
 
 

@@ -9,7 +9,8 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import write_json
 from tools import plan
 
-EXPERIMENT = {"samplings": {"large": {"images": 2500, "steps": 20, "batch_size": 1}}}
+METHODS = {name: {} for name in ("rtn", "gptq", "brecq")}
+EXPERIMENT = {"samplings": {"large": {"images": 2500, "steps": 20, "batch_size": 1}}, "methods": METHODS}
 FOLDER = Path("results/big")
 
 

@@ -120,8 +120,9 @@ def test_a_budget_holds_a_codebook_of_its_own_width(octet):
     method["allocation"]["candidates"] = candidates
     scores = {"octet": {"noise": 0.2, "inputs": 1.0}, "w8": {"noise": 0.01, "inputs": 1.0}}
     layers = {name: {"in_features": 64, "out_features": 6} for name in "ab"}
-    [choice] = programs.solve(layers, dict.fromkeys(layers, scores), None, method, "m", "float32")
-    assert choice["layers"] == dict.fromkeys(layers, "octet") and choice["cost"] == 3
+    [choice] = programs.solve(layers, [dict.fromkeys(layers, scores)], None, method, "m", "float32")
+    [chosen] = choice["ranges"]
+    assert chosen == dict.fromkeys(layers, "octet") and choice["cost"] == 3
 
 
 @pytest.mark.parametrize(

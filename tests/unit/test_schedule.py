@@ -282,10 +282,10 @@ def test_what_two_networks_share_is_solved_once(family, location, layers, record
 
 
 def test_it_is_real_only_where_every_variant_is(saved, layers):
-    path = saved(method_of([{"steps": 1, "weights": {"format": "q4_0"}, "activations": None}, {}]))
+    path = saved(method_of([{"steps": 1, "weights": {"format": "mxfp8"}, "activations": {"format": "mxfp8"}}, {}]))
     described = manifest.read_json(path)["layers"]
     compute, computed, reason = kernel_choice.compute_of(described, "cpu")
-    assert (compute, computed) == ("simulated", None) and "q4_0" in reason
+    assert (compute, computed) == ("simulated", None) and "mxfp8" in reason
     real = {name: layer | {"variants": [layer["variants"][0]] * 2} for name, layer in described.items()}
     assert kernel_choice.compute_of(real, "cpu")[0] == kernel_choice.compute_of(
         dict(layer_variants.flat(real)), "cpu"

@@ -109,7 +109,7 @@ def test_imagenet_is_asked_for(bare):
     )
     done = bare.snakemake("--cores", "1", "--", "results/smoke/reference/manifest.json")
     assert done.returncode != 0 and "Traceback" not in done.stdout
-    assert f"error: data/imagenet/train: {datasets.YOURS['imagenet/train']}" in done.stdout
+    assert f"error: data/imagenet/train: {datasets.YOURS['imagenet/train'].sentence}" in done.stdout
     picture = bare.path("data/imagenet/train/n01440764/a.JPEG")
     picture.parent.mkdir(parents=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)).save(picture)

@@ -142,8 +142,8 @@ def _compared(cells, summary, pairs):
     settings = {(cell.model, cell.method): cell.checkpoint.get("settings") or {} for cell in cells}
     for (model, sampling), rows in summary.groupby(["model", "sampling"], sort=False):
         here = pairs[(pairs["model"] == model) & (pairs["sampling"] == sampling)]
-        name = next((name for name, metric in tables.METRICS.items()
-                     if here[f"{metric.column}_difference"].notna().any()), None)  # fmt: skip
+        columns = {f"{metric.column}_difference": name for name, metric in tables.METRICS.items()}
+        name = next((name for column, name in columns.items() if column in here and here[column].notna().any()), None)
         if name is None:
             continue
         metric = tables.METRICS[name]

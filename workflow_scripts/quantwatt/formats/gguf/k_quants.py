@@ -61,9 +61,9 @@ class MinimaFormat(KQuant):
             weights = mean.double().sqrt().float()[:, None] + weights
         settings = 2**self.bits - 1, self.FIRST, self.STEPS, self.ABSOLUTE
         scale, low, codes = compiled_search.affine(groups, weights, *settings)
-        shape = (len(values), -1)
+        shape = (len(values), values.shape[1] // self.GROUP)
         grid = self.stored_grid(scale.reshape(shape), low.reshape(shape))
-        return codes.reshape(shape), grid
+        return codes.reshape(values.shape), grid
 
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         if zero is None:
@@ -108,8 +108,8 @@ class SymmetricFormat(KQuant):
 
     def search(self, values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         scale, codes = self._search_groups(values.reshape(-1, self.GROUP))
-        grid = self.stored_grid(scale.reshape(len(values), -1), None)
-        return codes.reshape(len(values), -1), grid
+        grid = self.stored_grid(scale.reshape(len(values), values.shape[1] // self.GROUP), None)
+        return codes.reshape(values.shape), grid
 
     def stored_grid(self, scale: torch.Tensor, zero: torch.Tensor | None) -> Grid:
         inverse = search.quotient(self.EXTREME, search.extreme(scale.T)[:, None])
