@@ -122,13 +122,14 @@ def test_a_method_at_its_limits_passes_in_five_of_a_hundred_at_most(n_metrics):
     columns = ["clip_score_change", "fid_change", "kid_change"][:n_metrics]
     worse = [-1, 1, 1]
     policy = policy_of(quality={name: {"margin": 0.2} for name in ("clip-score", "fid", "kid")[:n_metrics]})
+    summary, method = constructed.summary_of(), constructed.method("a", n_images=256)
     for _ in range(TRIALS):
-        row = pd.Series(constructed.method("a", n_images=256))
+        row = dict(method)
         for place, column in enumerate(columns):
             held = 0.2 if place == 0 else 0.0  # one at its limit, the others far from theirs
             value = worse[place] * held + 0.04 * rng.standard_normal()
             row[column], row[f"{column}_low"], row[f"{column}_high"] = value, value - 0.0784, value + 0.0784
-        passed += gate.outcome_of(gate.checks_of(row, constructed.summary_of(), policy)) == PASSED
+        passed += gate.outcome_of(gate.checks_of(row, summary, policy)) == PASSED
     assert 0.035 < passed / TRIALS <= 0.06  # 5 %, and the noise of the simulation
 
 
@@ -136,12 +137,13 @@ def test_a_method_that_holds_all_limits_fails_in_five_of_a_hundred_at_most():
     rng, failed = np.random.default_rng(1), 0
     columns = ["clip_score_change", "fid_change", "kid_change"]
     policy = policy_of(quality={name: {"margin": 0.2} for name in ("clip-score", "fid", "kid")})
+    summary, method = constructed.summary_of(), constructed.method("a", n_images=256)
     for _ in range(TRIALS):
-        row = pd.Series(constructed.method("a", n_images=256))
+        row = dict(method)
         for sign, column in zip((-1, 1, 1), columns, strict=True):
             value = sign * 0.2 + 0.04 * rng.standard_normal()  # each just holds
             row[column], row[f"{column}_low"], row[f"{column}_high"] = value, value - 0.0784, value + 0.0784
-        failed += gate.outcome_of(gate.checks_of(row, constructed.summary_of(), policy)) == FAILED
+        failed += gate.outcome_of(gate.checks_of(row, summary, policy)) == FAILED
     assert failed / TRIALS <= 0.06
 
 
@@ -150,11 +152,10 @@ def test_the_planners_number_of_images_decides_with_its_power():
     [check] = judged(scored("clip_score_change", -0.15, 0.04), quality={"clip-score": {"margin": 0.2}})
     assert check.outcome == UNDECIDED and check.needed > 256
     error, rng, decided = 0.04 * (256 / check.needed) ** 0.5, np.random.default_rng(2), 0
+    summary, policy = constructed.summary_of(), policy_of(quality={"clip-score": {"margin": 0.2}})
     for _ in range(TRIALS):
         row = scored("clip_score_change", -0.15 + error * rng.standard_normal(), error, n=check.needed)
-        [again] = gate.checks_of(
-            pd.Series(row), constructed.summary_of(), policy_of(quality={"clip-score": {"margin": 0.2}})
-        )
+        [again] = gate.checks_of(row, summary, policy)
         decided += again.outcome == PASSED
     assert decided / TRIALS == pytest.approx(0.9, abs=0.02)
 
