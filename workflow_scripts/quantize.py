@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantwatt.allocate import blocks
 from quantwatt.artifacts import checkpoint_files, layer_variants, manifest
 from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError, Unsupported
@@ -85,6 +86,8 @@ def check_agreement(
     entries = methods.with_formats(method)
     for side in ("weights", "activations"):
         known = [entry[side] for entry in entries if side in entry] + [None]
+        if side == "weights":  # a layer that the blocks of its format do not divide has another
+            known += [weights for first in known for weights in blocks.with_fallbacks(first)]
         of_layers = [(name, formats[side]) for name, formats in layer_formats(allocation)]
         if other := next(((name, formats) for name, formats in of_layers if formats not in known), None):
             raise DataError(

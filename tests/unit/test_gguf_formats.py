@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from test_gptq import observed
 
+import quantize
 from quantwatt.allocate import allocation
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.experiment import ConfigurationError, complete_method
@@ -285,6 +286,7 @@ def test_layers_fall_back_as_in_llama_cpp(name, fallback, capsys):
     assert found["narrow"]["weights"] == complete
     said = capsys.readouterr().err
     assert all(word in said for word in ("methods.mine", "1 of 2 layers", name, fallback, "narrow: 96")), said
+    quantize.check_agreement(found, method, "mine.json")  # it is the method's own
     assert allocation.allocate(layers(wide=512), method, "mine") and not capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ GGUF's types store whole blocks of 32 or 256 inputs. The schema of such a format
 format to fall back to ("x-fallback"); it is the one that llama.cpp takes, of at least as many bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantwatt.artifacts.errors import DataError
@@ -13,12 +13,18 @@ from quantwatt.registry import schema
 Formats = Mapping[str, Mapping[str, Any]]  # {layer: {"weights": settings or None, ...}}
 
 
-def fitting(weights: Mapping[str, Any] | None, columns: int) -> Mapping[str, Any] | None:
-    """Return completed `weights` settings that fit a layer of `columns` inputs: these, a fallback, or None."""
-    while weights and columns % schema(f"formats/{weights['format']}").get("x-block", 1):
+def with_fallbacks(weights: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yield completed `weights` settings, those that they fall back to, those that these fall back to, and so on."""
+    while weights:
+        yield weights
         name = schema(f"formats/{weights['format']}").get("x-fallback")
         weights = {"format": name, "bits": schema(f"formats/{name}")["properties"]["bits"]["const"]} if name else None
-    return weights
+
+
+def fitting(weights: Mapping[str, Any] | None, columns: int) -> Mapping[str, Any] | None:
+    """Return completed `weights` settings that fit a layer of `columns` inputs: these, a fallback, or None."""
+    fits = (w for w in with_fallbacks(weights) if columns % schema(f"formats/{w['format']}").get("x-block", 1) == 0)
+    return next(fits, None)
 
 
 def fit_all(formats: Formats, layers: Formats, where: str) -> tuple[dict[str, dict[str, Any]], str | None]:
