@@ -160,6 +160,7 @@ rule report:
         tables=rules.tables.output,
         recommendation=rules.recommend.output.json,
         cells=plan.cell_files,
+        traces=plan.of_cells("power"),
         page=PAGE,
         widths=BLOCKS,
         evaluation=EVALUATION,

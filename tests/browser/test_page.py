@@ -198,6 +198,36 @@ def test_layers_of_two_methods_stand_side_by_side(opened, ten):
     assert chart.get_attribute("aria-label") == "bits of a weight, with scales of every layer of gptq-w4a8"
 
 
+def test_phases_are_bars_or_ratios(opened, ten):
+    page = opened(ten)
+    page.get_by_text("Where time and energy go").click()
+    box = page.locator("#phase-explorer")
+    chart, timed = box.locator("svg[role=img]"), len(page.evaluate("data.phases[0].methods"))
+    assert chart.get_attribute("aria-label") == f"time (s) of the phases of {timed} methods"
+    assert chart.locator("rect[fill-opacity], rect[fill]").count() >= 3 * timed
+    box.get_by_label("Shown").select_option("energy_j ratio")
+    assert chart.get_attribute("aria-label").startswith("energy, ratio to the baseline's")
+    assert chart.locator("circle[fill]").count() == 3 * timed
+    assert box.locator("[data-part=chart]").inner_text().count("denoise") >= 1  # the legend
+
+
+def test_power_over_time_of_two_methods_and_a_part_of_it(opened, ten):
+    page = opened(ten)
+    page.get_by_text("Power over time").first.click()
+    box = page.locator("#power-explorer")
+    chart = box.locator("svg[role=img]")
+    first, second = page.evaluate("data.power.slice(0, 2).map(({ title }) => title)")
+    assert "bf16" in first and chart.get_attribute("aria-label") == f"Power over time of {first} and {second}"
+    ticks = chart.text_content()
+    box.get_by_label("Seconds shown").select_option(label="3")
+    box.get_by_label("from").fill("4")
+    assert box.locator("[data-part=at]").inner_text() == "4.00 s" and chart.text_content() != ticks
+    box.get_by_label("beside").select_option(label="none")
+    assert chart.get_attribute("aria-label") == f"Power over time of {first}"
+    page.mouse.move(*(box.locator("svg[role=img]").bounding_box()[key] + 150 for key in ("x", "y")))
+    assert re.search(r"\d s: \S+\W+[\d.]+ W", box.locator("[data-part=chart]").inner_text())
+
+
 def test_two_methods_are_compared(opened, ten):
     page = opened(ten)
     rows = page.locator("[data-part=pairs] tr")

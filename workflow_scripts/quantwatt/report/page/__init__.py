@@ -4,7 +4,7 @@ Every picture is embedded and the page loads nothing else, so it can be mailed, 
 """
 
 import base64
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from quantwatt.report.page.cards import cards
 from quantwatt.report.page.chart_data import as_script, chart_groups, layer_groups
 from quantwatt.report.page.evaluation import evaluation_sections
 from quantwatt.report.page.failures import failures
+from quantwatt.report.page.phases import phase_groups, phase_rows
+from quantwatt.report.page.power import power_curves
 from quantwatt.report.page.steps import step_tables
 from quantwatt.report.page.trust import COSTS, provenance, trust
 
@@ -52,33 +54,6 @@ def seed_tables(summary: pd.DataFrame) -> list[dict[str, Any]]:
             lines.append((method, [scores.get(seed) for seed in seeds]))
         comparisons.append({"title": f"{model} · {sampling}", "metric": metric, "seeds": seeds, "rows": lines})
     return comparisons
-
-
-def phase_rows(cells: Iterable[Cell], samplings: Collection[str]) -> list[dict[str, Any]]:
-    """One mapping per measured cell with phases: {"title", "phases": [(name, phase)], "apart", "checks", "estimated"}.
-
-    A ratio and a check is (value, low, high), by the key of its cost; a ratio may also be the text TOO_NOISY.
-
-    Args:
-        samplings: names of the samplings that are shown.
-    """
-    return [
-        {
-            "title": f"{cell.model} · {cell.method}" + (f" · {cell.sampling}" if len(samplings) > 1 else ""),
-            "phases": [(name, phase | {"ratio": _ratios_of(phase)}) for name, phase in phases.items()],
-            "apart": cell.measurement.get("phases_apart", []),
-            "checks": {key: check for key, check in cell.measurement["phases_check"].items() if check},
-            "estimated": cell.measurement["estimated"],
-        }
-        for cell in cells
-        if cell.sampling in samplings and (phases := cell.measurement.get("phases"))
-    ]
-
-
-def _ratios_of(phase):
-    """{key of a cost: (ratio, low, high) or TOO_NOISY} of a phase to the baseline's."""
-    found = {key: tables.triple(ratio) for key, ratio in phase["ratio"].items() if ratio}
-    return {key: tables.TOO_NOISY if tables.is_noisy(*ratio[1:]) else ratio for key, ratio in found.items()}
 
 
 def noise(cells: Iterable[Cell], baseline: str) -> list[str]:
@@ -252,6 +227,8 @@ def render(
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
     by_layer = layer_groups(layers)
+    phases = phase_rows(cells, set(shown["sampling"]))
+    curves = [] if results is None else power_curves(results, shown)
     is_text = summary["unit"].iloc[0] != "image"
     return environment.get_template(name).render(
         source=lambda name: (folder / name).read_text(encoding="utf-8"),
@@ -264,6 +241,8 @@ def render(
                 "images": pictures,
                 "answers": _titles(shown, parts),
                 "layers": by_layer,
+                "phases": phase_groups(phases),
+                "power": curves,
             }
         ),
         fake=bool(summary["device_fake"].any()),
@@ -296,7 +275,8 @@ def render(
         margin=summary["margin"].iloc[0],
         too_noisy=tables.TOO_NOISY,
         noisy_factor=tables.NOISY_FACTOR,
-        phases=phase_rows(cells, set(shown["sampling"])),
+        phases=phases,
+        power=curves,
         trust=trust(cells, baseline),
         evaluation=evaluation_sections(evaluations or {}),
         errors=error_summary(layers),

@@ -9,7 +9,7 @@ import pandas as pd
 from quantwatt.report import drawing, tables
 from quantwatt.report.figures import family
 from quantwatt.report.layer_table import ERRORS, by_error
-from quantwatt.report.page.numbers import missing
+from quantwatt.report.page.numbers import missing, rounded
 
 COSTS = {  # {column of the summary: title, of which {unit} is "image" or "inference"}
     "energy_ratio": "energy, ratio to {baseline}",
@@ -111,7 +111,7 @@ def _change_told(row, metric):
 def _values(row, key):
     if missing(row[key]):
         return None
-    return [_rounded(row.get(f"{key}{end}")) for end in ("", "_low", "_high")]
+    return [rounded(row.get(f"{key}{end}")) for end in ("", "_low", "_high")]
 
 
 def _pairs(pairs, first, metrics):
@@ -135,7 +135,7 @@ def _controls(rows):
         name = key.replace("_ratio", "_control")
         known = rows[rows[f"{name}_low"].notna()]
         if len(known):
-            found[key] = [_rounded(known.iloc[0][f"{name}{end}"]) for end in ("_low", "_high")]
+            found[key] = [rounded(known.iloc[0][f"{name}{end}"]) for end in ("_low", "_high")]
     return found
 
 
@@ -156,7 +156,7 @@ def layer_groups(layers: pd.DataFrame) -> list[dict[str, Any]]:
                 "name": str(method),
                 "layers": [order[model][layer] for layer in own["layer"]],
                 **{
-                    key: [_rounded(value) for value in own[column]]
+                    key: [rounded(value) for value in own[column]]
                     for key, column in {
                         "after": "relative_error",
                         "before": "error_before",
@@ -168,10 +168,6 @@ def layer_groups(layers: pd.DataFrame) -> list[dict[str, Any]]:
         ]
         found.append({"title": f"{model}: {ERRORS[error]}", "layers": names, "methods": methods})
     return found
-
-
-def _rounded(value):
-    return None if value is None or missing(float(value)) else float(f"{value:.6g}")
 
 
 def _text(value):

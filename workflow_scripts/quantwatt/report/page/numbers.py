@@ -72,6 +72,11 @@ def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA
 
 
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """`value` with `digits` significant digits, for JSON; None if it is missing."""
+    return None if value is None or missing(float(value)) else float(f"{value:.{digits}g}")
+
+
 def span(values: Iterable[float | None], unit: str) -> str | None:
     """The text "low to high unit" of the values that are not missing; None if all are."""
     known = [v for v in values if v is not None and not missing(v)]
