@@ -17,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install report book test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
+.PHONY: help install report book evidence test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-scale gpu-evidence gpu-tables
 
 help:
@@ -123,6 +123,10 @@ bench-measure: .venv/installed
 # minutes on one core.
 bench-intervals: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python workflow_scripts/benchmarks/bench_intervals.py
+
+# Fills the tables of docs/evidence.md; `evidence_tables.py --add results/embedded-formats` takes a finished run's first.
+evidence: .venv/installed
+	$(BIN)/python workflow_scripts/benchmarks/evidence_tables.py
 
 # What only a GPU shows, in stages: results/gpu-evidence/STAGE.json. The same command goes on where the last one stopped.
 gpu-evidence: .venv/installed
