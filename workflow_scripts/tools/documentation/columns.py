@@ -15,6 +15,8 @@ NAMES = {
     "weight_bits": "Stored bits a weight, with scales, over the quantized layers.",
     "activation_bits": "Bits of an input, over the layers whose inputs are quantized.",
     "value": "The score.",
+    "low": "Lower end of its 95 % interval.",
+    "high": "Upper end of its 95 % interval.",
     "margin": "Largest difference of a ratio from 1 that is called equal.",
 }
 SUMMARY = NAMES | {

@@ -18,7 +18,7 @@ FOLDERS = {  # {folder: (heading, what its scripts are)}
 }
 
 
-class Asked(Exception):  # noqa: N818
+class Asked(Exception):
     """A script has made its parser and would now read the command line."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:

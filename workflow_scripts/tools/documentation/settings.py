@@ -17,7 +17,7 @@ TYPES = {
     "boolean": "`true`, `false`",
     "null": "`null`",
 }
-BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}  # noqa: RUF001
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 GROUPS = {  # {file: (title, introduction, schemas alone, kinds of plugins)}
     "config": ("config.yaml", "What runs, and how this machine measures. Each key may also stand behind `--config`.",
                ("config",), ()),
