@@ -32,6 +32,7 @@ GROUPS = {  # {file: (title, introduction, schemas alone, kinds of plugins)}
                 (), ("metrics", "extractors")),
     "policies": ("Policies and bundles", "The policy of `gate.py`, and what a bundle holds.", ("gate", "bundle"), ()),
 }  # fmt: skip
+REST = "methods"  # the page of schemas that no group names
 KINDS = {
     "samplings": "Samplings",
     "calibrations": "Calibration",
@@ -106,14 +107,19 @@ def section(name: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    """{file: text} of all schemas."""
+    """{file: text} of all schemas; those that no group names are of methods."""
     found = {}
+    told = {name for _, _, alone, kinds in GROUPS.values() for name in (*alone, *kinds)}
+    rest = sorted({name.partition("/")[0] for name in every_schema()} - told)
     for file, (title, introduction, alone, kinds) in GROUPS.items():
+        if file == REST:
+            alone += tuple(name for name in rest if not (SCHEMAS / name).is_dir())
+            kinds += tuple(name for name in rest if (SCHEMAS / name).is_dir())
         parts = [introduction]
         for name in alone:
             parts += [f"## {plain(schema(name)['title'])}", section(name)]
         for kind in kinds:
-            parts.append(f"## {KINDS[kind]}")
+            parts.append(f"## {KINDS.get(kind, kind.capitalize())}")
             for name in names(kind):
                 parts += [f"### {name}", f"{plain(schema(f'{kind}/{name}')['title'])}.", section(f"{kind}/{name}")]
         found[f"{file}.md"] = page(title, *parts)
