@@ -84,7 +84,7 @@ lint: .venv/installed
 # The documentation as a site, by MkDocs in an environment of its own. REPOSITORY_URL: where files of the project are read.
 docs: reference .venvs/docs/installed
 	.venvs/docs/bin/mkdocs build --strict
-	@echo "The documentation: $(CURDIR)/build/site/index.html"
+	@echo "The documentation: $(CURDIR)/build/site/index.html (with a search: .venvs/docs/bin/mkdocs serve)"
 
 # docs/reference/, from the schemas, the scripts' parsers, the rules and the tables.
 reference: .venv/installed

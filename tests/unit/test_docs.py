@@ -38,6 +38,10 @@ def lines():
                 yield page, words
 
 
+def is_experiment(name):
+    return name in OWN or (experiment.EXPERIMENTS / f"{name}.yaml").exists()
+
+
 def test_readme_is_read_on_one_or_two_screens():
     assert len(WRITTEN["README.md"].splitlines()) <= 150
 
@@ -78,6 +82,8 @@ def test_commands_of_make_are_goals():
             assert all(re.search(rf"^{goal}:", MAKE, re.MULTILINE) for goal in goals), (page, words)
             given = [word.partition("=")[0] for word in words if "=" in word]
             assert all(re.search(rf"\b{name}\b", MAKE) for name in given), (page, words)
+            asked = [word.partition("=")[2] for word in words if word.startswith("EXPERIMENT=")]
+            assert all(is_experiment(name) for name in asked), (page, words)
 
 
 def test_commands_of_snakemake_are_read_by_it():
@@ -94,7 +100,7 @@ def test_commands_of_snakemake_are_read_by_it():
             given = experiment.values(asked.config)
             assert given.keys() <= schema("config")["properties"].keys(), (page, words)
             name = given.get("experiment", "smoke")
-            assert name in OWN or (experiment.EXPERIMENTS / f"{name}.yaml").exists(), (page, words)
+            assert is_experiment(name), (page, words)
     assert found >= 15
 
 
