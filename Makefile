@@ -17,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install report book evidence test test-unit test-all lint readme-figure embedded-models backends slurm plan doctor kernels clean
+.PHONY: help install report book evidence test test-unit test-all lint docs reference readme-figure embedded-models backends slurm plan doctor kernels clean
 .PHONY: bench-kernels bench-solvers bench-measure bench-intervals bench-scale gpu-evidence gpu-tables
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make doctor [EXPERIMENT=smoke]   what this machine has and lacks for an experiment"
 	@echo "make kernels [DEVICE=cuda]       which kernel computes each format on this machine"
 	@echo "make gpu-evidence [MINUTES=9]    what only a GPU shows: kernels, sensor, denoisers, solvers; goes on when run again"
+	@echo "make docs                        the documentation as a site: build/site/index.html"
 	@echo "make test                        every check: ten to eighteen minutes; make test-unit: no runs of the workflow"
 	@echo "make test-all                    also those with libraries of their own"
 	@echo "Experiments: $(basename $(notdir $(wildcard resources/experiments/*.yaml)))"
@@ -80,6 +81,20 @@ lint: .venv/installed
 	$(BIN)/snakemake --lint
 	PYTHONPATH=workflow_scripts $(BIN)/lint-imports
 
+# The documentation as a site, by MkDocs in an environment of its own. REPOSITORY_URL: where files of the project are read.
+docs: reference .venvs/docs/installed
+	.venvs/docs/bin/mkdocs build --strict
+	@echo "The documentation: $(CURDIR)/build/site/index.html (with a search: .venvs/docs/bin/mkdocs serve)"
+
+# docs/reference/, from the schemas, the scripts' parsers, the rules and the tables.
+reference: .venv/installed
+	$(BIN)/python workflow_scripts/tools/reference_pages.py
+
+.venvs/docs/installed: envs/docs.txt
+	$(PYTHON) -m venv --clear .venvs/docs
+	.venvs/docs/bin/pip install --quiet --requirement $<
+	touch $@
+
 # README's figures (of the page in Chromium) and what they are drawn from, from the results of `make report`, of the two studies' small forms, and
 # of `make bench-solvers`, `bench-kernels`, `bench-measure` and `bench-intervals`.
 STUDIES := embedded-mixdq embedded-digits
@@ -104,7 +119,7 @@ kernels: .venv/installed
 	$(BIN)/python workflow_scripts/tools/list_kernels.py --device $(DEVICE)
 
 # Times every kernel against float products and other libraries, whole blocks by their width, and the embedded model:
-# results/benchmarks/kernels.json, kernels.png and pipeline.json. Half an hour on two cores, alone; README says how its shorter run was made.
+# results/benchmarks/kernels.json, kernels.png and pipeline.json. Half an hour on two cores, alone; docs/kernels.md says how its shorter run was made.
 bench-kernels: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/bench_kernels.py --device $(DEVICE)
 
@@ -132,7 +147,7 @@ evidence: .venv/installed
 gpu-evidence: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/gpu_evidence.py --minutes $(MINUTES)
 
-# Adds them to resources/measurements/gpu/, and makes README's table and figure.
+# Adds them to resources/measurements/gpu/, and makes the table of docs/kernels.md and its figure.
 gpu-tables: .venv/installed
 	$(BIN)/python workflow_scripts/benchmarks/gpu_tables.py --add results/gpu-evidence
 

@@ -233,7 +233,7 @@ def test_snakemake_is_killed(robbed, undisturbed, slurm):
     assert slurm.job_of("generate", "RUNNING")  # its jobs go on, ...
     refused = run(robbed, slurm)
     assert refused[0] != 0 and "--unlock" in refused[1]
-    slurm.ask("scancel", f"--name={name}")  # ... until README's two commands
+    slurm.ask("scancel", f"--name={name}")  # ... until the documentation's two commands
     slurm.wait_for(lambda: not slurm.ask("squeue", "-h", f"--name={name}"), "end of the job")
     assert robbed.snakemake("--unlock", experiment=EXPERIMENT).returncode == 0
     assert_the_rest_is_made(robbed, undisturbed, slurm)

@@ -1,4 +1,4 @@
-"""README's table of formats against the schemas, the bits that formats store, and the kernels of each device."""
+"""The documentation's table of formats against the schemas, the bits that formats store, and the kernels of each device."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ from quantwatt.formats.library import LibraryFormat
 from quantwatt.formats.quantized_weight import load_format, stored_bits
 from quantwatt.inference.kernel_choice import KERNELS
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+METHODS = (Path(__file__).parents[2] / "docs/methods.md").read_text()
 WIDTH = 4096  # of a layer: a scale per channel is hardly anything
 DEVICES = ("cpu", "cuda")
 
 
 def rows():
     """{format: [its bits, CPU, CUDA] of the table}."""
-    table = README.split("| format | stored bits a weight |")[1].split("\n\n")[0]
+    table = METHODS.split("| format | stored bits a weight |")[1].split("\n\n")[0]
     found = {}
     for line in table.splitlines()[2:]:
         names, bits, *devices, _ = (cell.strip() for cell in line.strip("|").split("|"))
@@ -31,7 +31,7 @@ def rows():
 
 def weights_of(name):
     bits = {"bits": 4} if name == "integer" else {}
-    return complete_method({"weights": {"format": name, **bits}}, "README.md", name)["weights"]
+    return complete_method({"weights": {"format": name, **bits}}, "methods.md", name)["weights"]
 
 
 def is_of_library(name):

@@ -1,4 +1,4 @@
-"""README's table of a GPU's evidence, and the goals that it is held against."""
+"""The documentation's table of a GPU's evidence, and the goals that it is held against."""
 
 import json
 import shutil
@@ -36,14 +36,14 @@ def evidence(tmp_path):
     return folder
 
 
-def test_evidence_is_added_by_its_board_and_shown_in_the_readme(evidence, tmp_path):
-    home, readme, figure = tmp_path / "gpu", tmp_path / "README.md", tmp_path / "gpu.png"
+def test_evidence_is_added_by_its_board_and_shown_on_the_page(evidence, tmp_path):
+    home, page, figure = tmp_path / "gpu", tmp_path / "kernels.md", tmp_path / "gpu.png"
     home.mkdir()
     shutil.copy(gpu_tables.HOME / "published.json", home)
-    readme.write_text(f"before\n{gpu_tables.BEGIN}old\n{gpu_tables.END}after\n")
+    page.write_text(f"before\n{gpu_tables.BEGIN}old\n{gpu_tables.END}after\n")
     assert gpu_tables.add(evidence, home, tmp_path) == home / "nvidia-h200"
-    gpu_tables.write(home, readme, figure)
-    text = readme.read_text()
+    gpu_tables.write(home, page, figure)
+    text = page.read_text()
     assert text.startswith(f"before\n{gpu_tables.BEGIN}*NVIDIA H200") and text.endswith(f"{gpu_tables.END}after\n")
     assert "| compiled | int8 dynamic | 3.5 | 2800 | 0.7 | 0.7 | 0.5 | 0.6 |" in text and "no kernel" in text
     assert "ML.ENERGY Benchmark v3: 4,420 J, 6.56 s an image" in text and "(gpu/nvidia-h200/README.md)" in text
@@ -70,8 +70,8 @@ def test_goals_without_figures_are_not_measured():
     assert len(found) >= 10 and {met for _, _, met in found} == {goals.OPEN}
 
 
-def test_readme_shows_what_there_is(tmp_path):
-    copied = tmp_path / "README.md"
-    shutil.copy(gpu_tables.README, copied)
-    expected = gpu_tables.section(gpu_tables.HOME, gpu_tables.FIGURE, manifest.PROJECT)
+def test_the_page_shows_what_there_is(tmp_path):
+    copied = tmp_path / "kernels.md"
+    shutil.copy(gpu_tables.PAGE, copied)
+    expected = gpu_tables.section(gpu_tables.HOME, gpu_tables.FIGURE, gpu_tables.PAGE.parent)
     assert gpu_tables.BEGIN + expected + gpu_tables.END in copied.read_text()

@@ -423,13 +423,13 @@ def test_a_sensitivity_that_is_not_there():
         check_experiment(raw, "mine.yaml")
 
 
-def test_readmes_example_is_an_experiment():
-    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_documentations_example_is_an_experiment():
+    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/methods.md").read_text(), re.DOTALL)
                   if "sensitivities:" in block]  # fmt: skip
     raw = experiment_of(PROGRAM) | yaml.safe_load(example)
     raw["methods"]["float"] = None
     raw["calibration"] = {"prompts": "resources/prompts/shapes-calibration.txt", "steps": 1}
-    loaded = check_experiment(raw, "README.md")
+    loaded = check_experiment(raw, "methods.md")
     assert set(loaded["methods"]["half-the-time"]["allocation"]["candidates"]) == {"int8", "float"}
 
 

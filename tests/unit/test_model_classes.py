@@ -1,4 +1,4 @@
-"""Each class of README's table of models goes from load through calibration and three methods to images."""
+"""Each class of the documentation's table of models goes from load through calibration and three methods to images."""
 
 import inspect
 import re
@@ -148,8 +148,8 @@ def test_a_layer_whose_weight_another_module_reads_is_left_in_16_bit(folder):
     assert pooler < linear and not pooler & set(FAMILY.quantizable(denoiser))
 
 
-def test_readmes_table_names_the_classes_that_are_tested():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    table = readme[readme.index("| class in diffusers |") :].split("\n\n")[0]
+def test_the_table_of_models_names_the_classes_that_are_tested():
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text()
+    table = page[page.index("| class in diffusers |") :].split("\n\n")[0]
     built = [re.search(r"\b(\w+Pipeline)\(", inspect.getsource(build))[1] for build in DRAWS.values()]
     assert set(re.findall(r"`(\w+Pipeline)`", table)) == set(built)

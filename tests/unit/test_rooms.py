@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow_scripts"
+MAP = ROOT / "docs/code-map.md"
 NEIGHBOURS = {"benchmarks", "quantwatt", "tools", "training"}
 OF_ANOTHER = {"reference_features": "features"}  # rules that run another one's script
 
@@ -28,8 +29,8 @@ def rules():
 
 
 def stages():
-    """Rows of README's table of stages, as lists of cells."""
-    text = (ROOT / "README.md").read_text()
+    """Rows of the table of stages, as lists of cells."""
+    text = MAP.read_text()
     table = text[text.index("| stage | rules |") :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
 
@@ -40,11 +41,11 @@ def test_each_rule_runs_the_script_of_its_name():
     assert {path.name for path in packages(SCRIPTS)} == NEIGHBOURS
 
 
-def test_readme_leads_from_every_stage_to_what_there_is():
+def test_the_map_leads_from_every_stage_to_what_there_is():
     named = set()
     for stage, files, scripts, rooms, tests, _ in stages():
         paths = re.findall(r"\]\(([^)]+)\)", files + rooms)
-        assert paths and all((ROOT / path).exists() for path in paths), stage
+        assert paths and all((MAP.parent / path).exists() for path in paths), stage
         found = re.findall(r"`(\w+)`", tests)
         assert found and all(list((ROOT / "tests").rglob(f"{name}.py")) for name in found), stage
         named |= set(re.findall(r"`(\w+)`", scripts))
@@ -57,4 +58,4 @@ def test_a_room_says_its_input_its_output_and_what_to_read_first(room):
     assert all(word in words for word in ("Input:", "Output:", "Read first:"))
     for name in re.findall(r"\b([a-z_/]+\.py)\b", words.partition("Read first")[2]):
         assert (room / name).exists()
-    assert re.search(rf"`?{room.name}", (ROOT / "README.md").read_text())
+    assert re.search(rf"`?{room.name}", MAP.read_text())

@@ -1,4 +1,4 @@
-"""Configuration keys and plugins that each rule reads, and README's table of reruns against both."""
+"""Configuration keys and plugins that each rule reads, and the documentation's table of reruns against both."""
 
 import functools
 import itertools
@@ -304,7 +304,7 @@ def test_every_figure_is_a_plugin_and_every_plugin_a_figure():
     assert layout.FIGURES.keys() == {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
-# README's table of what reruns when
+# docs/reruns.md
 
 
 STAGES = {  # words of the table: the rules that they stand for
@@ -325,7 +325,7 @@ STAGES = {  # words of the table: the rules that they stand for
     r"jobs of its sensitivity": {"sensitivity_job", "sensitivity"},
     r"fetch_weights": {"fetch_weights"},
 }
-BESIDE = {  # edges of the graph of rules beside those that README draws, of experiments of other kinds
+BESIDE = {  # edges of the graph of rules beside those that docs/code-map.md draws, of experiments of other kinds
     ("sensitivity_job", "sensitivity"), ("sensitivity", "candidates"), ("layer_costs", "candidates"),
     ("candidates", "trials"), ("candidates", "allocate"), ("trials", "allocate"),
     ("export_layers", "solve_layers"), ("allocate", "solve_layers"), ("solve_layers", "quantize"),
@@ -337,19 +337,16 @@ BESIDE = {  # edges of the graph of rules beside those that README draws, of exp
 }  # fmt: skip
 
 
-def readme():
-    return (ROOT / "README.md").read_text()
-
-
 def rows():
-    """{change: what it reruns, in words} of README's table."""
-    table = re.search(r"## What reruns when\n\n\| change \| reruns \|\n\|.*\|\n((?:\|.*\n)+)", readme())[1]
+    """{change: what it reruns, in words} of the documentation's table."""
+    table = re.search(r"\| change \| reruns \|\n\|.*\|\n((?:\|.*\n)+)", (ROOT / "docs/reruns.md").read_text())[1]
     return dict(line.strip("| ").split(" | ") for line in table.splitlines())
 
 
 def graph():
     """Edges (rule, rule that reads what it makes)."""
-    block = re.search(r"```mermaid\nflowchart LR\n(.*?)```", readme(), flags=re.DOTALL)[1]
+    shown = (ROOT / "docs/code-map.md").read_text()
+    block = re.search(r"```mermaid\nflowchart LR\n(.*?)```", shown, flags=re.DOTALL)[1]
     edges = set(BESIDE)
     for line in block.strip().splitlines():
         groups = [group.split(" & ") for group in line.strip().split(" --> ")]
@@ -388,7 +385,7 @@ def without(path):
 SOLVER = "one method's solver settings, or its solver's module"
 METRIC = "a metric's settings or module"
 CHANNEL = {"format": "integer", "bits": 8, "granularity": "channel"}
-SETTINGS = [  # (change in README's table, experiment, how it changes)
+SETTINGS = [  # (change in the table, experiment, how it changes)
     (SOLVER, "embedded", setting("methods/gptq-w4a8/solver", {"name": "gptq", "damping": 0.02})),
     ("one method's format or transforms", "embedded", setting("methods/rtn-w4/weights", CHANNEL)),
     ("one method's format or transforms", "embedded", setting("methods/rtn-w4/transforms", [{"name": "low-rank"}])),
@@ -418,7 +415,7 @@ SETTINGS = [  # (change in README's table, experiment, how it changes)
         setting("classifier/path", "resources/models/judge"),
     ),
 ]
-MODULES = [  # (change in README's table, experiment, plugin)
+MODULES = [  # (change in the table, experiment, plugin)
     (SOLVER, "embedded", "solvers/gptq"),
     ("a library's solver, or `export_layers.py`", "embedded-methods", "solvers/auto-gptq"),
     (METRIC, "embedded", "metrics/clip-score"),
@@ -442,12 +439,12 @@ OTHERS = {  # what files are read tells of these, and tests/workflow; the number
 
 
 @pytest.mark.parametrize(("row", "name", "change"), SETTINGS)
-def test_readme_says_what_other_settings_rerun(row, name, change):
+def test_the_table_says_what_other_settings_rerun(row, name, change):
     assert stages(followed(changed(name, change), name)) == told(rows()[row], name)
 
 
 @pytest.mark.parametrize(("row", "name", "module"), MODULES)
-def test_readme_says_what_another_module_reruns(row, name, module):
+def test_the_table_says_what_another_module_reruns(row, name, module):
     own = plan(name)
     loads = {rule for rule, names in jobs(own) if module in own.plugins(rule, names)}
     loads |= set(re.findall(r"`(\w+)\.py`", row))
@@ -458,7 +455,7 @@ QUANTIZED = {"weights": CHANNEL, "cache": FIRST_BLOCK}
 
 
 @pytest.mark.parametrize("change", [{"steps": 5}, {"cache": {"name": "taylorseer"}}, {"cache": None, "steps": 4}])
-def test_readme_says_that_another_way_to_draw_quantizes_nothing(change):
+def test_the_table_says_that_another_way_to_draw_quantizes_nothing(change):
     before, after = (
         read(plan_of("embedded", setting("methods/cached", entry))) for entry in (QUANTIZED, QUANTIZED | change)
     )
@@ -495,23 +492,23 @@ def test_a_cache_is_loaded_by_what_draws_with_it_alone():
     assert found == {"generate", "generate_part", "measure"}
 
 
-def test_readme_says_what_another_word_for_a_metric_reruns():
+def test_the_table_says_what_another_word_for_a_metric_reruns():
     assert stages(followed(set(slices.SHOWING_METRICS), "embedded")) == told(rows()[SHOWN], "embedded")
 
 
-def test_readme_says_that_another_margin_measures_nothing():
+def test_the_table_says_that_another_margin_measures_nothing():
     before, after = read(plan("embedded")), read(plan_of("embedded", margin=0.1))
     rules = {rule for rule, names in before if before[rule, names] != after[rule, names]}
     assert rules == {"tables"} and stages(followed(rules, "embedded")) == told(rows()[MARGIN], "embedded")
 
 
-def test_readme_says_that_other_limits_rerun_the_recommendation():
+def test_the_table_says_that_other_limits_rerun_the_recommendation():
     before, after = read(plan("embedded")), read(plan_of("embedded", max_size_mb=4, min_quality={"psnr": 40}))
     rules = {rule for rule, names in before if before[rule, names] != after[rule, names]}
     assert rules == {"recommend"} and stages(followed(rules, "embedded")) == told(rows()[LIMITS], "embedded")
 
 
-def test_readme_says_that_another_policy_reruns_the_gate(tmp_path):
+def test_the_table_says_that_another_policy_reruns_the_gate(tmp_path):
     plans = []
     for number, text in enumerate(
         ("cost: {energy: 1}", "cost: {energy: 0.9}", "# the same\ncost: {energy: 1}\nalpha: 0.05")
@@ -524,7 +521,7 @@ def test_readme_says_that_another_policy_reruns_the_gate(tmp_path):
     assert not {rule for rule, _ in jobs(plan("embedded"))} & targets.KEYS.keys()
 
 
-def test_readme_says_that_another_result_reruns_the_comparison(tmp_path):
+def test_the_table_says_that_another_result_reruns_the_comparison(tmp_path):
     """No slice holds it: the other result's table is an input file."""
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/summary.csv").touch()
@@ -534,7 +531,7 @@ def test_readme_says_that_another_result_reruns_the_comparison(tmp_path):
     assert stages({"compare"}) == told(rows()[EARLIER], "embedded")
 
 
-def test_every_row_of_readme_is_held_against_the_tables_or_told_by_files():
+def test_every_row_of_the_table_is_held_against_the_tables_or_told_by_files():
     told = {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS, POLICY, EARLIER, DRAWS} | OTHERS
     assert told == rows().keys()
 

@@ -1,11 +1,12 @@
-"""Put what `make gpu-evidence` has found into the project, and make README's table and figure of it.
+"""Put what `make gpu-evidence` has found into the project, and make the documentation's table and figure of it.
 
-`--add FOLDER` copies the stages' files to resources/measurements/gpu/BOARD/, after its board. Without it, README's
+`--add FOLDER` copies the stages' files to resources/measurements/gpu/BOARD/, after its board. Without it, docs/kernels.md's
 section, resources/readme/gpu.png and the boards' README.md are made anew from the files that are there. Published
 figures of others stand beside.
 """
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -24,12 +25,12 @@ from quantwatt.report import markdown
 
 HOME = PROJECT / "resources" / "measurements" / "gpu"
 BOOK = PROJECT / "resources" / "book"
-README, FIGURE = PROJECT / "README.md", PROJECT / "resources" / "readme" / "gpu.png"
+PAGE, FIGURE = PROJECT / "docs" / "kernels.md", PROJECT / "resources" / "readme" / "gpu.png"
 ENERGIES = PROJECT / "resources" / "report" / "page" / "anchors.json"
 BEGIN, END = "<!-- gpu-evidence -->\n", "<!-- end of gpu-evidence -->\n"
 NOTHING = "**Nothing has run on a GPU yet**: no figure of this project comes from one.\n"
 HEADS = ("call", "method", "s an image", "J an image", "time", "energy", "weights", "peak")
-SHOWN = ("sd35-large", "flux1-dev")  # denoisers in README, one image a call
+SHOWN = ("sd35-large", "flux1-dev")  # denoisers on the page, one image a call
 BUNDLE = "embedded.zip"
 
 
@@ -102,13 +103,13 @@ def published(name: str, home: Path = HOME) -> list[str]:
 
 
 def section(home: Path, figure: Path, root: Path) -> str:
-    """README's section: the first table of every board, or that there is none; links are relative to `root`."""
+    """The page's section: the first table of every board, or that there is none; links are relative to the folder `root`."""
     parts = [
-        board_section(board, names=SHOWN, images=(1,)) + f"\n[All of it]({board.relative_to(root)}/README.md).\n"
+        board_section(board, names=SHOWN, images=(1,)) + f"\n[All of it]({os.path.relpath(board, root)}/README.md).\n"
         for board in boards(home)
     ]
     if parts and figure.exists():
-        parts.append(f"\n![Time and energy of every format against bfloat16]({figure.relative_to(root)})\n")
+        parts.append(f"\n![Time and energy of every format against bfloat16]({os.path.relpath(figure, root)})\n")
     return "".join(parts) or NOTHING
 
 
@@ -154,11 +155,11 @@ def draw(rows: list[dict], output: Path) -> None:
         figure.legend(*next(iter(figure.axes)).get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def write(home: Path = HOME, readme: Path = README, figure: Path = FIGURE) -> None:
-    """Write each board's README.md, the figure, and README's section.
+def write(home: Path = HOME, page: Path = PAGE, figure: Path = FIGURE) -> None:
+    """Write each board's README.md, the figure, and the page's section.
 
     Raises:
-        DataError: README lacks the marks of the section.
+        DataError: the page lacks the marks of the section.
     """
     every = []
     for board in boards(home):
@@ -170,11 +171,11 @@ def write(home: Path = HOME, readme: Path = README, figure: Path = FIGURE) -> No
         save(board / "README.md", f"# {board.name}\n\n" + "\n".join(heads) + "\n\n" + board_section(board))
     if any(row.get("energy_ratio") is not None for row in every):
         draw(every, figure)
-    before, begin, rest = readme.read_text().partition(BEGIN)
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise DataError(f"{readme}: lacks the lines {BEGIN.strip()} and {END.strip()}.")
-    save(readme, before + begin + section(home, figure, readme.parent) + end + after)
+        raise DataError(f"{page}: lacks the lines {BEGIN.strip()} and {END.strip()}.")
+    save(page, before + begin + section(home, figure, page.parent) + end + after)
 
 
 def save(path: Path, text: str) -> None:
@@ -189,7 +190,7 @@ def main(argv=None):
     if args.add:
         print(f"added: {add(args.add)}")
     write()
-    print(f"{README}: {', '.join(board.name for board in boards()) or 'no board'}")
+    print(f"{PAGE}: {', '.join(board.name for board in boards()) or 'no board'}")
 
 
 if __name__ == "__main__":

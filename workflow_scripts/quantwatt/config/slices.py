@@ -1,4 +1,4 @@
-"""The parts of the configuration that each rule reads, and the plugins that it loads, as in README's rerun table.
+"""The parts of the configuration that each rule reads, and the plugins that it loads, as in docs/reruns.md.
 
 Each slice is one parameter of the rule, a canonical JSON string. Keys outside of a rule's slices, and modules of
 plugins that the rule does not load, may change without rerunning it.
