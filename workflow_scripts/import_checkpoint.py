@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     model, source = manifest.read_json(args.model), manifest.read_json(args.source)
-    settings = model["settings"] | ({"dtype": args.method["dtype"]} if args.method.get("dtype") else {})
+    settings = methods.computing_in(model["settings"], args.method)
     entry, location = args.method[methods.FOREIGN], manifest.PROJECT / model["location"]
     manifest.verify_files(args.source, source["files"], manifest.PROJECT / source["location"])
     held = Source(manifest.PROJECT / source["location"], tuple(source["files"]), entry)
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "status": "ok", "reason": None, "model": model["model"], "method": args.method_name, "model_settings": settings,
         "location": model["location"], "solver": entry["loader"], "settings": args.method, "source": source,
         "quantize": None, "calibration": None, "provenance": provenance(PACKAGES),
+        **methods.kept_adapters(model["settings"], args.method),
     }  # fmt: skip
     family, dtype = load_family(settings["family"]), settings["dtype"]
     if methods.is_live(args.method):

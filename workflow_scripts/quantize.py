@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
 
 
-def computing_in(settings: dict[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's settings with the dtype of a method, if the method sets one."""
-    return settings | ({"dtype": method["dtype"]} if method.get("dtype") else {})
-
-
 def in_type(
     samples: "Mapping[str, torch.Tensor]", stored: "torch.dtype", dtype: "torch.dtype"
 ) -> "dict[str, torch.Tensor]":
@@ -138,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="manifest.json to write; the weights are written next to it")
     args = parser.parse_args(argv)
     model, allocation = manifest.read_json(args.model), manifest.read_json(args.allocation)
-    settings = computing_in(model["settings"], args.method)
+    settings = methods.computing_in(model["settings"], args.method)
     details = {
         "status": "ok",
         "reason": None,
@@ -148,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "location": model["location"],
         "solver": args.method["solver"] and args.method["solver"]["name"],
         "settings": args.method,
+        **methods.kept_adapters(model["settings"], args.method),
     }
     external: dict[str, Any] = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
     machine.require(args.device)  # else a missing GPU would be recorded as a missing kernel

@@ -42,6 +42,7 @@ FILES = {  # below results/EXPERIMENT/
     "formats": "tables/formats.csv",
     "changes": "tables/changes.csv",
     "categories": "tables/categories.csv",
+    "adapters": "tables/adapters.csv",
     "recommendation": "tables/recommendation.json",
     "recommendation_table": "tables/recommendation.csv",
     "gate": "tables/gate.json",

@@ -8,6 +8,7 @@ from typing import Any
 from quantwatt.artifacts import instructions, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.config.methods import (
+    ADAPTERS,
     DRAWING,
     FOREIGN,
     is_external,
@@ -82,6 +83,8 @@ def _check_checkpoints(experiment, file):
         where = f"{file}: methods.{name}.{FOREIGN}"
         if is_live(method) and experiment["kind"] == "text":
             raise ConfigurationError(f"{where}.loader: text models take none that computes by itself; use gptq.")
+        if ADAPTERS in method and not any(model.get(ADAPTERS) for model in experiment["models"].values()):
+            raise ConfigurationError(f"{file}: methods.{name}.{ADAPTERS}: no model has adapters; drop the key.")
         env = method.get(FOREIGN, {}).get("env")
         if env and os.path.isdir(ROOT / env) and not os.path.exists(ROOT / python_of(method)):
             raise ConfigurationError(f"{where}.env: {env} has no bin/python; name the folder of a Python environment.")
@@ -158,6 +161,12 @@ def _other_files(experiment):
     """{key: path} of the files that an experiment names, except prompts and texts."""
     models, reference, judge = experiment["models"].items(), experiment["reference"], experiment["judge"]["model"]
     files = {f"models.{name}.path": model["path"] for name, model in models if model.get("path")}
+    files |= {
+        f"models.{name}.{ADAPTERS}.{number}.path": adapter["path"]
+        for name, model in models
+        for number, adapter in enumerate(model.get(ADAPTERS) or ())
+        if adapter.get("path")
+    }
     foreign = {name: entry[FOREIGN] for name, entry in experiment["methods"].items() if is_foreign(entry)}
     for key in ("path", "env"):
         files |= {f"methods.{name}.{FOREIGN}.{key}": entry[key] for name, entry in foreign.items() if entry.get(key)}

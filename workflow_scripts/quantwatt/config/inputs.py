@@ -169,7 +169,8 @@ def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
         if not model.get("path"):
             return None
         read = model_folder.read_files(fingerprints.ROOT / model["path"], model)
-        return fingerprints.fingerprint(model["path"], read)
+        adapters = [entry["path"] for entry in model.get("adapters") or () if entry.get("path")]
+        return " ".join([fingerprints.fingerprint(model["path"], read), *map(fingerprints.fingerprint, adapters)])
     if rule == "fetch_checkpoint":
         return _content(plan.entry("checkpoint", names).get("path"))
     if rule == "reference":

@@ -6,6 +6,7 @@ from typing import Any
 from quantwatt.registry import schema
 
 DRAWING = ("cache", "steps")  # keys of how a method draws, not of what it quantizes; absent where it has none
+ADAPTERS = "adapters"  # key of a model's adapters, and of what a method does with them; absent where there is none
 FOREIGN = "checkpoint"  # key of a checkpoint that others have quantized; absent where there is none
 
 
@@ -33,6 +34,27 @@ def python_of(method: Mapping[str, Any]) -> str:
     """The interpreter of a method's jobs: of the environment that its checkpoint names, or `python`."""
     env = method.get(FOREIGN, {}).get("env")
     return f"{env}/bin/python" if env else "python"
+
+
+def adapters_of(method: Mapping[str, Any]) -> str:
+    """What a method does with the model's adapters: "fused", "kept" beside the layers, or "none".
+
+    A checkpoint of others was made without them, so that they can only be kept.
+    """
+    return method.get(ADAPTERS, "kept" if is_foreign(method) else "fused")
+
+
+def computing_in(settings: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings as a method loads it: in the method's dtype, if it sets one, and with adapters to be fused."""
+    without = () if adapters_of(method) == "fused" else (ADAPTERS,)
+    own = {key: value for key, value in settings.items() if key not in without}
+    return own | ({"dtype": method["dtype"]} if method.get("dtype") else {})
+
+
+def kept_adapters(settings: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """{"adapters": entries} for a checkpoint's manifest, of those that are kept beside its layers; {} without any."""
+    kept = settings.get(ADAPTERS) if adapters_of(method) == "kept" else None
+    return {ADAPTERS: kept} if kept else {}
 
 
 def draws_its_own_way(method: Mapping[str, Any]) -> bool:

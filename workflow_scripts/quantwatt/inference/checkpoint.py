@@ -85,7 +85,7 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         denoiser = family.load_denoiser(model, location)
     how = f"simulated, {reason}" if computed is None else _shares(computed, denoiser, details)
     print(f"{path.parent} on {device}: {how}", file=sys.stderr)
-    pipeline = offload.place(family.load(model, location, denoiser), model, device)
+    pipeline = offload.place(_with_adapters(family, family.load(model, location, denoiser), details), model, device)
     if details.get("schedule"):
         from quantwatt.inference import scheduled
 
@@ -105,6 +105,18 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
     )  # fmt: skip
 
 
+def _with_adapters(family, pipeline, details):
+    """Put the adapters that a method keeps beside the denoiser's layers."""
+    if details.get("adapters"):
+        import torch
+
+        from quantwatt.models import adapters
+
+        dtype = getattr(torch, details["model_settings"]["dtype"])
+        adapters.keep(family.denoiser(pipeline), details["adapters"], dtype)
+    return pipeline
+
+
 def _load_live(path, details, device, simulate):
     """Load a pipeline that other code quantizes, as the checkpoint's loader says."""
     from quantwatt.inference import live
@@ -118,7 +130,7 @@ def _load_live(path, details, device, simulate):
     manifest.verify_files(path, source["files"], folder)
     family, entry = load_family(model["family"]), Source(folder, tuple(source["files"]), method["checkpoint"])
     built = live.load(entry, family, model, manifest.PROJECT / details["location"], device)
-    pipeline = offload.place(built, model, device)
+    pipeline = offload.place(_with_adapters(family, built, details), model, device)
     print(f"{path.parent} on {device}: {reason or kernel}", file=sys.stderr)
     if _is_compiled(details):
         family.denoiser(pipeline).compile(**COMPILE[device])  # ty: ignore[missing-attribute]
