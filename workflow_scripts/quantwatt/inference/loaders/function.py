@@ -28,12 +28,14 @@ def load(source: Source, pipeline: Any, device: str) -> Any:
     if not (source.folder / f"{module_name.replace('.', '/')}.py").is_file():
         raise DataError(f"{where}: {source.folder} holds no {module_name.replace('.', '/')}.py.")
     sys.path.insert(0, folder)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder's content is an input of jobs
     try:
         function = getattr(importlib.import_module(module_name), name, None)
     except ImportError as error:
         raise Unsupported(f"{where}: {error}; install it, or name an environment that has it as checkpoint.env.") from error
     finally:
         sys.path.remove(folder)
+        sys.dont_write_bytecode = writes
     if not callable(function):
         raise DataError(f"{where}: {module_name} has no function {name}.")
     built = function(pipeline, device)
