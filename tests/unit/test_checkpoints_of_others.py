@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_exports import LAYERS, Checkpoint, block, integer
+from test_exports import LAYERS, ROOT, Checkpoint, block, integer
 from test_gguf_export import LAYERS as JOINED
 from test_gguf_export import format_of
 
@@ -17,8 +17,12 @@ from quantwatt.artifacts import manifest
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.config import experiment
 from quantwatt.config.schemas import ConfigurationError
+from quantwatt.formats import convolution
+from quantwatt.formats.library import library_of
+from quantwatt.formats.quantized_weight import QuantizedWeight, load_format
 from quantwatt.inference import checkpoint
 from quantwatt.inference.loaders import gptq
+from quantwatt.models.families import load_family
 
 MODEL = experiment.load_experiment("embedded")["models"]["tiny-sd3"]  # in float32
 PROMPTS = ["a large red circle on a white background"]
@@ -200,3 +204,63 @@ def test_an_entry_that_cannot_be_is_refused(entry, words):
     with pytest.raises(ConfigurationError, match=words) as caught:
         experiment.complete_method(entry, "mine.yaml", "methods.m")
     assert "\n" not in str(caught.value)
+
+
+def library_file(folder, layers, configuration, told=None):
+    """The folder of a checkpoint as a library's own tensors make it: {name of a tensor: tensor} in place of the layers' weights."""
+    denoiser = load_family("sd3").load_denoiser(MODEL, ROOT / MODEL["path"])
+    held = {name: part for name, part in denoiser.state_dict().items() if name.removesuffix(".weight") not in LAYERS}
+    for name in LAYERS:
+        held |= layers(name, denoiser.get_submodule(name))
+    folder.mkdir()
+    save_file({name: part.contiguous() for name, part in held.items()}, folder / "model.safetensors")
+    manifest.write_json(folder / "config.json", {"quantization_config": configuration})
+    if told:
+        manifest.write_json(folder / told, {name: {"weights": "qint4", "activations": "none"} for name in LAYERS})
+    return folder
+
+
+def test_magnitudes_that_bitsandbytes_has_quantized_again(tmp_path, described):
+    functional = pytest.importorskip("bitsandbytes.functional")
+    values = {}
+
+    def nf4(name, layer):
+        codes, state = functional.quantize_4bit(
+            layer.weight.data, blocksize=64, compress_statistics=True, quant_type="nf4"
+        )
+        values[name] = functional.dequantize_4bit(codes, state).float()
+        parts = {f"{name}.weight.{part}": tensor for part, tensor in state.as_dict(packed=True).items()}
+        return {f"{name}.weight": codes, **parts}
+
+    folder = library_file(tmp_path / "theirs", nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    made = imported(described, tmp_path, loader="bitsandbytes", path=str(folder))
+    check_values(made, values)
+
+
+def check_values(made, expected):
+    """The layers of a checkpoint dequantize to these values."""
+    details, stored = manifest.read_json(made), load_file(made.parent / "weights.safetensors")
+    for name, values in expected.items():
+        layer = details["layers"][name]
+        state = {part: stored[f"{name}.{part}"] for part in layer["parts"]}
+        if library := library_of(layer["weights"]):
+            found = library.dequantize(state, layer)
+        else:
+            weight_format = load_format(layer["weights"])
+            found = QuantizedWeight.from_state(state, weight_format, layer["in_features"]).dequantize(weight_format)
+        assert torch.allclose(found, values, atol=1e-5 * values.abs().max()), name
+
+
+def test_layers_of_quanto(tmp_path, described):
+    pytest.importorskip("optimum.quanto")
+    library, values = library_of({"format": "quanto", "weights": "qint4", "group_size": 128}), {}
+
+    def qint4(name, layer):
+        frozen = library.convert(layer, torch.float32)
+        values[name] = library.dequantize(library.state(frozen), convolution.describe(layer))
+        return {f"{name}.{part}": tensor for part, tensor in frozen.state_dict().items()}
+
+    folder = library_file(tmp_path / "theirs", qint4, {}, told="quanto_qmap.json")
+    made = imported(described, tmp_path, loader="quanto", path=str(folder))
+    check_values(made, values)
+    assert manifest.read_json(made)["layers"][LAYERS[0]]["library"] == "optimum-quanto"
