@@ -19,6 +19,7 @@ rule generate:
     params:
         **parameters("generate"),
         part="",
+        python=ask(plan.python),
         device=DEVICE,
     message:
         "Generate images: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
@@ -27,6 +28,7 @@ rule generate:
             "generate",
             "--checkpoint {input.checkpoint} --sampling-name {wildcards.sampling} --sampling {params.sampling:q}",
             "{params.part} --device {params.device} --threads {threads} --output {output.manifest}",
+            python="{params.python}",
         )
 
 
@@ -42,6 +44,7 @@ use rule generate as generate_part with:
     params:
         **parameters("generate_part"),
         part=ask(inputs.part, plan),
+        python=ask(plan.python),
         device=DEVICE,
     message:
         "Generate images from {wildcards.first}: {wildcards.model}, {wildcards.method}, {wildcards.sampling}"

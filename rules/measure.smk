@@ -20,6 +20,7 @@ rule measure:
     params:
         **parameters("measure"),
         unmeasured=lambda wildcards, input: f"--not-measured {input.outputs}" if input.outputs else "",
+        python=ask(plan.python),
         device=DEVICE,
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
@@ -30,4 +31,5 @@ rule measure:
             "--measuring {params.measuring:q} --device {params.device} --threads {threads} {params.unmeasured}",
             "--names {wildcards.model} {wildcards.method} {wildcards.sampling} --output {output.measurement}",
             "--power {output.power} --blocks {output.blocks} --runs {output.runs}",
+            python="{params.python}",
         )

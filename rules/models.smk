@@ -42,3 +42,27 @@ rule model:
         "Describe model {wildcards.model}"
     shell:
         run("model", "--model {wildcards.model} --settings {params.settings:q} --output {output.manifest}")
+
+
+rule fetch_checkpoint:
+    output:
+        plan.pattern("source"),
+    log:
+        plan.log("fetch_checkpoint"),
+    benchmark:
+        plan.benchmark("fetch_checkpoint")
+    wildcard_constraints:
+        method=one_of(plan.foreign),
+    retries: 1
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        **resources_of("light"),
+    params:
+        **parameters("fetch_checkpoint"),
+        fingerprint=ask(inputs.fingerprint, plan, "fetch_checkpoint"),
+    message:
+        "Fetch the checkpoint of {wildcards.method}"
+    shell:
+        run("fetch_checkpoint", "--settings {params.settings:q} --output {output}")

@@ -10,7 +10,7 @@ rule quantize:
     benchmark:
         plan.benchmark("quantize")
     wildcard_constraints:
-        method=one_of(name for name in EXPERIMENT["methods"] if name not in plan.weights_of),
+        method=one_of(name for name in EXPERIMENT["methods"] if name not in [*plan.weights_of, *plan.foreign]),
     conda:
         "../envs/torch.yaml"
     threads: CONFIG["threads"]["quantize"]
@@ -71,4 +71,36 @@ rule share_weights:
             "share_weights",
             "--weights {input.weights} --method-name {wildcards.method} --method {params.method:q}",
             "--output {output.manifest}",
+        )
+
+
+rule import_checkpoint:
+    input:
+        model=plan.pattern("model"),
+        source=plan.pattern("source"),
+    output:
+        manifest=plan.pattern("checkpoint"),
+    log:
+        plan.log("import_checkpoint"),
+    benchmark:
+        plan.benchmark("import_checkpoint")
+    wildcard_constraints:
+        method=one_of(plan.foreign),
+    conda:
+        "../envs/torch.yaml"
+    threads: CONFIG["threads"]["quantize"]
+    resources:
+        **model_resources("quantize"),
+    params:
+        **parameters("import_checkpoint"),
+        python=ask(plan.python),
+        device=DEVICE,
+    message:
+        "Take the checkpoint of {wildcards.method}: {wildcards.model}"
+    shell:
+        run(
+            "import_checkpoint",
+            "--model {input.model} --source {input.source} --method-name {wildcards.method}",
+            "--method {params.method:q} --device {params.device} --threads {threads} --output {output.manifest}",
+            python="{params.python}",
         )

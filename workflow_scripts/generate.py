@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
     method = checkpoint.get("settings", {})
+    is_the_model = not checkpoint["layers"] and not methods.is_foreign(method)
     part = range(*args.part) if args.part else None
     if part is not None:
         image_parts.check_start(part, sampling.batch_size)
@@ -116,11 +117,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
             drawn = counted(drawn, pipeline, fields) if pipeline.cache else drawn
-            if not checkpoint["layers"] and numbers.start == 0:
+            if is_the_model and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)
             images.write_images(folder, drawn, fields, part)
     except failures.ExpectedFailure as failure:
-        if failure.status == "degenerate" and not checkpoint["layers"] and not methods.draws_its_own_way(method):
+        if failure.status == "degenerate" and is_the_model and not methods.draws_its_own_way(method):
             # The unquantized model itself is broken: no comparison with it would be meaningful.
             raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)

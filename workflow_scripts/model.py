@@ -13,7 +13,7 @@ from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.formats import convolution
 from quantwatt.jobs import command
-from quantwatt.models import model_folder, tensor_check, tokenizers
+from quantwatt.models import adapters, model_folder, tensor_check, tokenizers
 from quantwatt.models.families import load_family
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="manifest.json to write")
     args = parser.parse_args(argv)
     location = Path(fetch(args.settings))
+    adapter_files = [str(adapters.file_of(entry)) for entry in args.settings.get("adapters") or ()]
     parts = model_folder.parts(location, args.settings)
     checked = tensor_check.check(location, args.settings, parts)
     for name, part in checked.items():
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             **describe(load_family(args.settings["family"]), location, args.settings["dtype"]),
             "parts": checked,
             "files": manifest.describe_files(location, model_folder.read_files(location, args.settings)),
+            **({"adapters": {path: manifest.sha256(path) for path in adapter_files}} if adapter_files else {}),
             "provenance": provenance(),
         },
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantwatt.allocate import blocks
 from quantwatt.artifacts import checkpoint_files, layer_variants, manifest
+from quantwatt.artifacts.average_bits import average_bits
 from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError, Unsupported
 from quantwatt.artifacts.provenance import provenance
@@ -20,28 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
-
-
-def average_bits(
-    layers: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]], dtype: str
-) -> dict[str, float]:
-    """Bits per weight (scales and zero points included) and per activation, over the weights of all layers.
-
-    Layers without a report are not quantized and count with the bits of the model's dtype.
-    """
-    bits = 8 * BYTES[dtype]
-    total = sum(layer["in_features"] * layer["out_features"] for layer in layers.values())
-    weight_bits = activation_bits = float(bits)
-    for report in reports.values():
-        share = report["in_features"] * report["out_features"] / total
-        weight_bits += share * (report["weight_bits"] - bits)
-        activation_bits += share * (report["activation_bits"] - bits)
-    return {"weight_bits": round(weight_bits, 4), "activation_bits": round(activation_bits, 4)}
-
-
-def computing_in(settings: dict[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's settings with the dtype of a method, if the method sets one."""
-    return settings | ({"dtype": method["dtype"]} if method.get("dtype") else {})
 
 
 def in_type(
@@ -154,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="manifest.json to write; the weights are written next to it")
     args = parser.parse_args(argv)
     model, allocation = manifest.read_json(args.model), manifest.read_json(args.allocation)
-    settings = computing_in(model["settings"], args.method)
+    settings = methods.computing_in(model["settings"], args.method)
     details = {
         "status": "ok",
         "reason": None,
@@ -164,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "location": model["location"],
         "solver": args.method["solver"] and args.method["solver"]["name"],
         "settings": args.method,
+        **methods.kept_adapters(model["settings"], args.method),
     }
     external: dict[str, Any] = manifest.read_json(args.solved) if args.solved else {"status": "ok", "reason": None}
     machine.require(args.device)  # else a missing GPU would be recorded as a missing kernel

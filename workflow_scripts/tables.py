@@ -1,4 +1,4 @@
-"""Write summary, layers, sensitivity, pairs, formats, changes and categories.csv of tables/ from cells' JSON files.
+"""Write summary, layers, sensitivity, pairs, formats, changes, categories and adapters.csv of tables/ from cells' JSON files.
 
 Example:
   python workflow_scripts/tables.py --results results/embedded --grid grid.json
@@ -16,7 +16,7 @@ from quantwatt.allocate.allocation import taken_apart
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs import command
-from quantwatt.report import categories, cells, equal_bits, layer_table, method_pairs, tables
+from quantwatt.report import adapter_effect, categories, cells, equal_bits, layer_table, method_pairs, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--formats", type=Path, help="output (default: RESULTS/tables/formats.csv)")
     parser.add_argument("--changes", type=Path, help="output (default: RESULTS/tables/changes.csv)")
     parser.add_argument("--categories", type=Path, help="output (default: RESULTS/tables/categories.csv)")
+    parser.add_argument("--adapters", type=Path, help="output (default: RESULTS/tables/adapters.csv)")
     args = parser.parse_args(argv)
 
     defaults = {"samplings": {}, "sensitivities": [], "margin": tables.MARGIN}
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables.write_table(args.changes or folder / "changes.csv", equal_bits.changes_table(records, summary, pairs))
     of_categories = categories.categories_table(records, grid["samplings"])
     tables.write_table(args.categories or folder / "categories.csv", of_categories)
+    tables.write_table(args.adapters or folder / "adapters.csv", adapter_effect.adapters_table(records))
     for sentence in method_pairs.left_out(records):
         print(sentence)
 

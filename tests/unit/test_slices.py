@@ -52,6 +52,8 @@ def jobs(plan):
                 continue
             if rule == "solve_layers" and not methods.is_external(method):
                 continue
+            if rule in ("fetch_checkpoint", "import_checkpoint") and not methods.is_foreign(method):
+                continue
             shared = plan.weights_of.get(job.get("method"))
             if (rule == "quantize" and shared) or (rule == "share_weights" and not shared):
                 continue
@@ -118,6 +120,7 @@ METHOD = {"weights", "activations", "transforms", "allocation"}
 DRAWN = {"prompts", "steps", "guidance", "height", "width", "batch_size", "seed", "negative_prompt", "cycle"}
 FIRST_BLOCK = {"name": "first-block", "threshold": 0.2}
 DRAWN_ITS_OWN_WAY = {"cache": FIRST_BLOCK, "steps": 10}  # the method "cached" of the experiment "drawn"
+GGUF = {"loader": "gguf", "path": "resources/models"}
 HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some that it must not)
     ("embedded", "model", "settings", {"model": "tiny-sd3"}, {"family", "path", "dtype"}, {"methods"}),
     ("embedded", "calibrate", "settings", {"model": "tiny-sd3"}, {"prompts", "timesteps"}, {"device", "meter"}),
@@ -126,6 +129,8 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
     ("drawn", "quantize", "method", {"method": "cached"}, METHOD | {"solver"}, {"cache", "steps"}),
     ("drawn", "quantize_apart", "method", {"method": "cached"}, METHOD | {"solver"}, {"cache", "steps"}),
     ("drawn", "share_weights", "method", {"method": "cached"}, METHOD | {"cache", "steps"}, {"meter"}),
+    ("foreign", "fetch_checkpoint", "settings", {"method": "gguf"}, {"loader", "path"}, {"weights"}),
+    ("foreign", "import_checkpoint", "method", {"method": "gguf"}, METHOD | {"checkpoint"}, {"meter"}),
     ("embedded", "generate", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN | {"images"}, set()),
     ("embedded", "generate_part", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
     ("embedded", "measure", "sampling", {"model": "tiny-sd3", "sampling": "steps-20"}, DRAWN, {"images"}),
@@ -155,7 +160,8 @@ HELD = [  # (experiment, rule, parameter, wildcards, keys that it holds, some th
 
 @pytest.mark.parametrize(("name", "rule", "parameter", "names", "held", "absent"), HELD)
 def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
-    own = plan_of("embedded", setting("methods/cached", DRAWN_ITS_OWN_WAY)) if name == "drawn" else plan(name)
+    changes = {"drawn": ("methods/cached", DRAWN_ITS_OWN_WAY), "foreign": ("methods/gguf", {"checkpoint": GGUF})}
+    own = plan_of("embedded", setting(*changes[name])) if name in changes else plan(name)
     found = json.loads(own.slice(rule, parameter, names))
     assert held <= found.keys() and not absent & found.keys()
 

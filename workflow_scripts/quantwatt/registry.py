@@ -23,6 +23,7 @@ PACKAGES = {  # {kind of plugin: its package, relative to quantwatt}
     "figures": "report.figures",
     "formats": "formats",
     "kernels": "inference.kernels",
+    "loaders": "inference.loaders",
     "meters": "measuring.meters",
     "metrics": "score.metrics",
     "solvers": "quantize.solvers",

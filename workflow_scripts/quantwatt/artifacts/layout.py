@@ -23,6 +23,7 @@ FILES = {  # below results/EXPERIMENT/
     "solved": "solved/{backend}/{model}/{method}/manifest.json",
     "checkpoint": "checkpoints/{model}/{method}/manifest.json",
     "shared": "checkpoints/{model}/{method}/shared/manifest.json",  # for methods with a cache or steps of their own
+    "source": "sources/{method}.json",  # of checkpoints that others have quantized
     "images": "images/{model}/{method}/{sampling}/manifest.json",
     "part": "images/{model}/{method}/{sampling}/part-{first}.json",
     "predictions": "predictions/{model}/{method}/{sampling}/manifest.json",
@@ -41,6 +42,7 @@ FILES = {  # below results/EXPERIMENT/
     "formats": "tables/formats.csv",
     "changes": "tables/changes.csv",
     "categories": "tables/categories.csv",
+    "adapters": "tables/adapters.csv",
     "recommendation": "tables/recommendation.json",
     "recommendation_table": "tables/recommendation.csv",
     "gate": "tables/gate.json",
@@ -85,6 +87,8 @@ JOBS = {  # {rule: path of its log below logs/ and of its benchmark below benchm
     "quantize": "quantize/{model}/{method}",
     "quantize_apart": "quantize_apart/{model}/{method}",
     "share_weights": "share_weights/{model}/{method}",
+    "fetch_checkpoint": "fetch_checkpoint/{method}",
+    "import_checkpoint": "import_checkpoint/{model}/{method}",
     "generate": "generate/{model}/{method}/{sampling}",
     "generate_part": "generate/{model}/{method}/{sampling}/part-{first}",
     "gather_images": "gather_images/{model}/{method}/{sampling}",

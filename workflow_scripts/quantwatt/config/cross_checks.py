@@ -7,7 +7,17 @@ from typing import Any
 
 from quantwatt.artifacts import instructions, text_files
 from quantwatt.artifacts.errors import DataError
-from quantwatt.config.methods import DRAWING, is_external, is_quantized, needs_calibration
+from quantwatt.config.methods import (
+    ADAPTERS,
+    DRAWING,
+    FOREIGN,
+    is_external,
+    is_foreign,
+    is_live,
+    is_quantized,
+    needs_calibration,
+    python_of,
+)
 from quantwatt.config.metric_entries import compares_with_reference, features_of
 from quantwatt.config.network_entries import to_get
 from quantwatt.config.schemas import ConfigurationError
@@ -26,6 +36,7 @@ def check_references(experiment: Mapping[str, Any], file: str) -> None:
     """Refuse an entry that refers to a missing entry or names a missing or invalid file."""
     _check_baseline(experiment["baseline"], experiment["methods"], file)
     _check_drawing(experiment, file)
+    _check_checkpoints(experiment, file)
     _check_calibration(experiment, file)
     sources = {f"samplings.{name}": entry for name, entry in experiment["samplings"].items()}
     sources |= {f"sensitivities.{name}": entry for name, entry in experiment["sensitivities"].items()}
@@ -49,7 +60,7 @@ def _check_baseline(name, methods, file):
     """Refuse a baseline that is no method, or a quantized one."""
     if name not in methods:
         raise ConfigurationError(f"{file}: baseline: there is no method '{name}'{nearest(name, methods)}.")
-    if is_quantized(methods[name]):
+    if is_quantized(methods[name]) or is_foreign(methods[name]):
         raise ConfigurationError(f"{file}: baseline: method '{name}' is quantized; the baseline must not be.")
     for key in DRAWING:
         if key in methods[name]:
@@ -64,6 +75,19 @@ def _check_drawing(experiment, file):
             raise ConfigurationError(f"{where}.{keys[0]}: text models take no denoising steps; drop the key.")
         if cache := method.get("cache"):
             _check_cache(cache["name"], experiment, f"{where}.cache.name")
+
+
+def _check_checkpoints(experiment, file):
+    """Refuse code that builds text pipelines, and an environment without an interpreter."""
+    for name, method in experiment["methods"].items():
+        where = f"{file}: methods.{name}.{FOREIGN}"
+        if is_live(method) and experiment["kind"] == "text":
+            raise ConfigurationError(f"{where}.loader: text models take none that computes by itself; use gptq.")
+        if ADAPTERS in method and not any(model.get(ADAPTERS) for model in experiment["models"].values()):
+            raise ConfigurationError(f"{file}: methods.{name}.{ADAPTERS}: no model has adapters; drop the key.")
+        env = method.get(FOREIGN, {}).get("env")
+        if env and os.path.isdir(ROOT / env) and not os.path.exists(ROOT / python_of(method)):
+            raise ConfigurationError(f"{where}.env: {env} has no bin/python; name the folder of a Python environment.")
 
 
 def _check_cache(name, experiment, where):
@@ -137,6 +161,15 @@ def _other_files(experiment):
     """{key: path} of the files that an experiment names, except prompts and texts."""
     models, reference, judge = experiment["models"].items(), experiment["reference"], experiment["judge"]["model"]
     files = {f"models.{name}.path": model["path"] for name, model in models if model.get("path")}
+    files |= {
+        f"models.{name}.{ADAPTERS}.{number}.path": adapter["path"]
+        for name, model in models
+        for number, adapter in enumerate(model.get(ADAPTERS) or ())
+        if adapter.get("path")
+    }
+    foreign = {name: entry[FOREIGN] for name, entry in experiment["methods"].items() if is_foreign(entry)}
+    for key in ("path", "env"):
+        files |= {f"methods.{name}.{FOREIGN}.{key}": entry[key] for name, entry in foreign.items() if entry.get(key)}
     if reference and reference.get("folder"):
         files["reference.folder"] = reference["folder"]
     if judge.startswith(LOCAL_JUDGE):

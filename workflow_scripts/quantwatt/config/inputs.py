@@ -158,7 +158,7 @@ def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
     """A hash of the local files that a job's entry names, so that changed content under the same path reruns the job.
 
     Args:
-        rule: model, reference or fetch_weights.
+        rule: model, reference, fetch_weights or fetch_checkpoint.
     Returns:
         hex string; None where no file is local, or a rule may make the file.
     Raises:
@@ -169,7 +169,10 @@ def fingerprint(plan: Plan, rule: str, names: dict[str, str]) -> str | None:
         if not model.get("path"):
             return None
         read = model_folder.read_files(fingerprints.ROOT / model["path"], model)
-        return fingerprints.fingerprint(model["path"], read)
+        adapters = [entry["path"] for entry in model.get("adapters") or () if entry.get("path")]
+        return " ".join([fingerprints.fingerprint(model["path"], read), *map(fingerprints.fingerprint, adapters)])
+    if rule == "fetch_checkpoint":
+        return _content(plan.entry("checkpoint", names).get("path"))
     if rule == "reference":
         return _content(plan.entry("reference", names).get("folder"))
     entry = plan.entry("extractor", names)

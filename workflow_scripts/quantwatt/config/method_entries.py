@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantwatt.config.methods import DRAWING, is_external, is_library, is_mixed, is_quantized
+from quantwatt.config.methods import ADAPTERS, DRAWING, FOREIGN, is_external, is_library, is_mixed, is_quantized
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
 from quantwatt.registry import schema
 
@@ -14,6 +14,12 @@ def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str
     """Complete one method; an entry without `weights` is unquantized, unless its allocation is mixed."""
     method = complete(entry, schema("method"), file, where)
     _complete_drawing(method, file, where)
+    if method.get(ADAPTERS) is None:
+        method.pop(ADAPTERS, None)
+    if method.get(FOREIGN) is None:
+        method.pop(FOREIGN, None)
+    else:
+        _complete_checkpoint(method, file, where)
     if not is_quantized(method):
         for key in ("solver", "activations", "transforms", "schedule"):
             if method[key]:
@@ -44,6 +50,22 @@ def _complete_drawing(method, file, where):
                 f"{file}: {where}.compile: a cache decides at every step what to skip, and a compiled denoiser cannot; "
                 "drop one of the two."
             )
+
+
+def _complete_checkpoint(method, file, where):
+    """Complete a checkpoint of others; what quantwatt would do to the weights is refused beside it."""
+    method[FOREIGN] = complete_plugin(method[FOREIGN], "loaders", "loader", file, f"{where}.{FOREIGN}")
+    for key in ("weights", "solver", "activations", "transforms", "schedule"):
+        if method[key]:
+            raise ConfigurationError(
+                f"{file}: {where}.{key}: the checkpoint of others is quantized already; drop this key, or {where}.{FOREIGN}."
+            )
+    if method.get(ADAPTERS) == "fused":
+        raise ConfigurationError(
+            f"{file}: {where}.{ADAPTERS}: what others have quantized takes no adapter into its weights; set kept or none."
+        )
+    if is_mixed(method):
+        raise ConfigurationError(f"{file}: {where}.allocation: the checkpoint of others has its own; drop the key.")
 
 
 def complete_transforms(entries: Iterable[Mapping[str, Any]], file: str, where: str) -> list[dict[str, Any]]:

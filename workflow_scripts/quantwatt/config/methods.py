@@ -6,6 +6,8 @@ from typing import Any
 from quantwatt.registry import schema
 
 DRAWING = ("cache", "steps")  # keys of how a method draws, not of what it quantizes; absent where it has none
+ADAPTERS = "adapters"  # key of a model's adapters, and of what a method does with them; absent where there is none
+FOREIGN = "checkpoint"  # key of a checkpoint that others have quantized; absent where there is none
 
 
 def is_mixed(method: Mapping[str, Any]) -> bool:
@@ -16,6 +18,43 @@ def is_mixed(method: Mapping[str, Any]) -> bool:
 def is_quantized(method: Mapping[str, Any]) -> bool:
     """Whether the method quantizes any layer."""
     return method["weights"] is not None or is_mixed(method)
+
+
+def is_foreign(method: Mapping[str, Any]) -> bool:
+    """Whether others have quantized the method's checkpoint."""
+    return FOREIGN in method
+
+
+def is_live(method: Mapping[str, Any]) -> bool:
+    """Whether other code quantizes the pipeline when it is loaded ("x-live" in the loader's schema)."""
+    return is_foreign(method) and schema(f"loaders/{method[FOREIGN]['loader']}").get("x-live", False)
+
+
+def python_of(method: Mapping[str, Any]) -> str:
+    """The interpreter of a method's jobs: of the environment that its checkpoint names, or `python`."""
+    env = method.get(FOREIGN, {}).get("env")
+    return f"{env}/bin/python" if env else "python"
+
+
+def adapters_of(method: Mapping[str, Any]) -> str:
+    """What a method does with the model's adapters: "fused", "kept" beside the layers, or "none".
+
+    A checkpoint of others was made without them, so that they can only be kept.
+    """
+    return method.get(ADAPTERS, "kept" if is_foreign(method) else "fused")
+
+
+def computing_in(settings: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings as a method loads it: in the method's dtype, if it sets one, and with adapters to be fused."""
+    without = () if adapters_of(method) == "fused" else (ADAPTERS,)
+    own = {key: value for key, value in settings.items() if key not in without}
+    return own | ({"dtype": method["dtype"]} if method.get("dtype") else {})
+
+
+def kept_adapters(settings: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """{"adapters": entries} for a checkpoint's manifest, of those that are kept beside its layers; {} without any."""
+    kept = settings.get(ADAPTERS) if adapters_of(method) == "kept" else None
+    return {ADAPTERS: kept} if kept else {}
 
 
 def draws_its_own_way(method: Mapping[str, Any]) -> bool:
@@ -50,9 +89,16 @@ def with_formats(method: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def formats_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The formats of weights and activations, by name, of entries that may have both; integer activations name none."""
+    """The formats of weights and activations, by name, of entries that may have both; integer activations name none.
+
+    A checkpoint of others may have all formats that its loader reads ("x-formats" in its schema).
+    """
+    entries = list(entries)
+    loaders = [entry[FOREIGN]["loader"] for entry in entries if FOREIGN in entry]
+    read = [name for loader in loaders for name in schema(f"loaders/{loader}").get("x-formats", ())]
     sides = [entry.get(side) for entry in entries for side in ("weights", "activations")]
-    return list(dict.fromkeys(settings["format"] for settings in sides if settings and "format" in settings))
+    named = [settings["format"] for settings in sides if settings and "format" in settings]
+    return list(dict.fromkeys([*named, *read]))
 
 
 def needs_calibration(method: Mapping[str, Any]) -> bool:

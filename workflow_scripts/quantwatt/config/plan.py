@@ -122,6 +122,15 @@ class Plan:
         path = self.texts(rule, names)
         return [path, *(_pictures(path) if self.outputs == "images" else [])]
 
+    def python(self, names: dict[str, str]) -> str:
+        """The interpreter of the jobs that load a method's checkpoint."""
+        return methods.python_of(self.entry("method", names))
+
+    @functools.cached_property
+    def foreign(self) -> list[str]:
+        """Names of the methods whose checkpoint others have quantized."""
+        return [name for name, method in self.experiment["methods"].items() if methods.is_foreign(method)]
+
     # Plugins and code
 
     def code(self, rule: str, names: dict[str, str]) -> str:
@@ -144,6 +153,10 @@ class Plan:
         else:
             entries = self.entry("sensitivity", names)["candidates"].values()
         return methods.formats_of(entries)
+
+    def _loaders(self, names):
+        method = self.entry("method", names) if "method" in names else {}
+        return [method[methods.FOREIGN]["loader"]] if methods.is_foreign(method) else []
 
     def _solvers(self, names):
         solver = self.entry("method", names)["solver"]
@@ -188,12 +201,14 @@ class Plan:
         """
         entries, made = self.experiment["methods"], {}
         for name, method in sorted(entries.items(), key=lambda item: methods.draws_its_own_way(item[1])):
+            if methods.is_foreign(method):
+                continue
             own = methods.draws_its_own_way(method)
             made.setdefault(canonical_json(methods.quantization(method)), ("shared" if own else "checkpoint", name))
         return {
             name: made[canonical_json(methods.quantization(method))]
             for name, method in entries.items()
-            if methods.draws_its_own_way(method)
+            if methods.draws_its_own_way(method) and not methods.is_foreign(method)
         }
 
     @functools.cached_property
@@ -271,6 +286,7 @@ def _pictures(path):
 _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "model": lambda plan, names: plan._named("model", names["model"]),
     "method": lambda plan, names: plan._named("method", names["method"]),
+    "checkpoint": lambda plan, names: plan.entry("method", names).get(methods.FOREIGN),
     "metric": lambda plan, names: plan._named("metric", names["metric"]),
     "sampling": lambda plan, names: for_model(plan._named("sampling", names["sampling"]), names["model"]),
     "sensitivity": Plan._sensitivity,
@@ -294,6 +310,7 @@ _LOADED = {  # for `Plan.plugins`: {kind: function of plan and wildcards, which 
     "transforms": lambda plan, names: [entry["name"] for entry in plan.entry("method", names)["transforms"]],
     "solvers": Plan._solvers,
     "allocations": Plan._allocations,
+    "loaders": Plan._loaders,
     "meters": lambda plan, names: plan._meters(),
     "extractors": lambda plan, names: [names["extractor"]],
     "metrics": lambda plan, names: [names["metric"]],

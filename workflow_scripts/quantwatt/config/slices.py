@@ -87,6 +87,8 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "quantize": {"method": but("method", *DRAWING), "metering": METERING},
     "quantize_apart": {"method": but("method", *DRAWING), "metering": METERING},
     "share_weights": {"method": whole("method")},
+    "fetch_checkpoint": {"settings": whole("checkpoint")},
+    "import_checkpoint": {"method": whole("method")},
     "generate": {"sampling": whole("sampling")},
     "generate_part": {"sampling": but("sampling", "images")},  # full parts are kept when a set grows
     "predict": {"sampling": whole("sampling")},
@@ -101,7 +103,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "study": {"grid": whole("grid")},
 }
 
-_QUANTIZED = ("caches", "families", "formats", "kernels")  # plugins for running a quantized model
+_QUANTIZED = ("caches", "families", "formats", "kernels", "loaders")  # plugins for running a quantized model
 PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rule that is missing here loads none
     "fetch_weights": ("extractors",),
     "model": ("families",),
@@ -114,6 +116,8 @@ PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rul
     "solve_layers": ("formats", "transforms", "solvers"),
     "quantize": ("families", "formats", "transforms", "solvers"),
     "quantize_apart": ("families", "formats", "transforms", "solvers"),
+    "fetch_checkpoint": ("loaders",),
+    "import_checkpoint": ("families", "formats", "loaders"),
     "generate": _QUANTIZED,
     "generate_part": _QUANTIZED,
     "predict": _QUANTIZED,

@@ -34,6 +34,8 @@ COMPILE = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
 def compute_of(manifest_path: str | Path, device: str) -> tuple[str, str | None, str | None]:
     """Return ("real" | "simulated" | "unsupported", kernel names or None, reason or None) for a checkpoint."""
     details = manifest.read_json(manifest_path)
+    if "computes" in details:  # other code quantizes it at load
+        return tuple(details["computes"][key] for key in ("compute", "kernel", "reason"))  # ty: ignore
     compute, computed, reason = kernel_choice.compute_of(details["layers"], device)
     return compute, _names(computed, details), reason
 
@@ -68,6 +70,8 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
     details = manifest.read_json(path)
     if details["status"] != "ok":
         raise DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
+    if "computes" in details:
+        return _load_live(path, details, device, simulate)
     check_settings(details["layers"], path)
     model = details["model_settings"]
     family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
@@ -81,7 +85,7 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         denoiser = family.load_denoiser(model, location)
     how = f"simulated, {reason}" if computed is None else _shares(computed, denoiser, details)
     print(f"{path.parent} on {device}: {how}", file=sys.stderr)
-    pipeline = offload.place(family.load(model, location, denoiser), model, device)
+    pipeline = offload.place(_with_adapters(family, family.load(model, location, denoiser), details), model, device)
     if details.get("schedule"):
         from quantwatt.inference import scheduled
 
@@ -99,6 +103,43 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         pipeline, family, compute, _names(computed, details), reason, device, method.get("autocast"), cache,
         method.get("steps"),
     )  # fmt: skip
+
+
+def _with_adapters(family, pipeline, details):
+    """Put the adapters that a method keeps beside the denoiser's layers."""
+    if details.get("adapters"):
+        import torch
+
+        from quantwatt.models import adapters
+
+        dtype = getattr(torch, details["model_settings"]["dtype"])
+        adapters.keep(family.denoiser(pipeline), details["adapters"], dtype)
+    return pipeline
+
+
+def _load_live(path, details, device, simulate):
+    """Load a pipeline that other code quantizes, as the checkpoint's loader says."""
+    from quantwatt.inference import live
+    from quantwatt.inference.loaders import Source
+
+    compute, kernel, reason = (details["computes"][key] for key in ("compute", "kernel", "reason"))
+    if compute == "simulated" and not simulate:
+        raise Unsupported(f"{path}: {reason}; simulate=True computes its values, but not at its speed.")
+    source, model, method = details["source"], details["model_settings"], details["settings"]
+    folder = manifest.PROJECT / source["location"]
+    manifest.verify_files(path, source["files"], folder)
+    family, entry = load_family(model["family"]), Source(folder, tuple(source["files"]), method["checkpoint"])
+    built = live.load(entry, family, model, manifest.PROJECT / details["location"], device)
+    pipeline = offload.place(_with_adapters(family, built, details), model, device)
+    print(f"{path.parent} on {device}: {reason or kernel}", file=sys.stderr)
+    if _is_compiled(details):
+        family.denoiser(pipeline).compile(**COMPILE[device])  # ty: ignore[missing-attribute]
+    cache = None
+    if "cache" in method:
+        cache = drawing.Cache(pipeline, family.denoiser(pipeline), method["cache"])  # ty: ignore[missing-attribute]
+    return QuantizedPipeline(
+        pipeline, family, compute, kernel, reason, device, method.get("autocast"), cache, method.get("steps")
+    )
 
 
 def check_settings(layers: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from quantwatt.artifacts import instructions, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import photographs
-from quantwatt.models import architecture, denoiser_inputs
+from quantwatt.models import adapters, architecture, denoiser_inputs
 from quantwatt.models.families import effects, pipeline_classes, pipelines, recording
 from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
 from quantwatt.models.sampling import Drawing
@@ -36,6 +36,8 @@ class Family(ImageFamily):
         pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
         _check_arguments(pipeline, settings["arguments"], location)
         pipeline.arguments = settings["arguments"]
+        if denoiser is None and settings.get("adapters"):
+            adapters.fuse(_denoiser(pipeline), settings["adapters"])
         return pipeline
 
     def check(self, location: str | Path) -> None:
@@ -48,7 +50,7 @@ class Family(ImageFamily):
 
     def load_denoiser(self, settings: Settings, location: str | Path) -> torch.nn.Module:
         name, kind = _stored_denoiser(location)
-        return pipelines.load_denoiser(name, kind.__name__, settings, location)
+        return adapters.fuse(pipelines.load_denoiser(name, kind.__name__, settings, location), settings.get("adapters"))
 
     def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         """See Family; buffers that no file stores (position tables) are computed."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from quantwatt.models import adapters
 from quantwatt.models.families import effects, pipelines, recording
 from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
 from quantwatt.models.sampling import Drawing
@@ -22,14 +23,17 @@ class PipelineFamily(ImageFamily):
 
     def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
         parts = {} if denoiser is None else {self.DENOISER[0]: denoiser}
-        return pipelines.load(self.PIPELINE, settings, location, **parts, **self.options(settings))
+        pipeline = pipelines.load(self.PIPELINE, settings, location, **parts, **self.options(settings))
+        if denoiser is None:
+            adapters.fuse(self.denoiser(pipeline), settings.get("adapters"))
+        return pipeline
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Further arguments for loading the pipeline."""
         return {}
 
     def load_denoiser(self, settings: Settings, location: str | Path) -> torch.nn.Module:
-        return pipelines.load_denoiser(*self.DENOISER, settings, location)
+        return adapters.fuse(pipelines.load_denoiser(*self.DENOISER, settings, location), settings.get("adapters"))
 
     def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         return pipelines.meta_denoiser(*self.DENOISER, location)

@@ -1,6 +1,7 @@
 """What a method is, in words, from the settings that its checkpoint records."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from quantwatt.artifacts import step_ranges
@@ -45,11 +46,19 @@ def _words(settings):
     also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
     also += _drawing(settings)
     return {
-        "solver": _named(solver) if solver else "not quantized",
+        "solver": _named(solver) if solver else _of_others(settings.get("checkpoint")),
         "weights": _grid(settings.get("weights")),
         "activations": _grid(settings.get("activations")),
         "also": "; ".join(also),
     }
+
+
+def _of_others(checkpoint):
+    """Who quantized a checkpoint of others: "gguf of others: flux-q4_k.gguf"; "not quantized" without one."""
+    if not checkpoint:
+        return "not quantized"
+    where = checkpoint.get("function") or checkpoint.get("hub") or Path(checkpoint["path"]).name
+    return f"{checkpoint['loader']} of others: {checkpoint.get('file') or where}"
 
 
 def _ranges(schedule, allocation):
