@@ -25,14 +25,20 @@ AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False, "_auto_re
 class Family(ImageFamily):
     """Runs the pipeline that the folder names; the arguments of its call are read from its signature."""
 
-    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
+    def load(
+        self,
+        settings: Settings,
+        location: str | Path,
+        denoiser: torch.nn.Module | None = None,
+        **components: torch.nn.Module,
+    ) -> Pipeline:
         """See Family.
 
         Raises:
             DataError: the pipeline's call does not take one of the settings' `arguments`.
         """
         self.check(location)
-        parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
+        parts = components if denoiser is None else {**components, _stored_denoiser(location)[0]: denoiser}
         pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
         _check_arguments(pipeline, settings["arguments"], location)
         pipeline.arguments = settings["arguments"]
@@ -59,6 +65,9 @@ class Family(ImageFamily):
         config = kind.load_config(location, subfolder=name, local_files_only=True)
         with init_empty_weights():
             return kind.from_config(config).eval()
+
+    def denoiser_name(self, location: str | Path) -> str:
+        return _stored_denoiser(location)[0]
 
     def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
         return _denoiser(pipeline)
