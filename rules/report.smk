@@ -10,6 +10,7 @@ rule tables:
         formats=plan.pattern("formats"),
         changes=plan.pattern("changes"),
         categories=plan.pattern("categories"),
+        components=plan.pattern("components"),
     log:
         plan.log("tables"),
     benchmark:
@@ -30,7 +31,7 @@ rule tables:
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
             "--sensitivity {output.sensitivity} --pairs {output.pairs} --formats {output.formats}",
-            "--changes {output.changes} --categories {output.categories} --grid - <<< {params.grid:q}",
+            "--changes {output.changes} --categories {output.categories} --components {output.components} --grid - <<< {params.grid:q}",
         )
 
 

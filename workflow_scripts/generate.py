@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantwatt.artifacts import failures, image_parts, images, manifest, text_files
+from quantwatt.artifacts import component_files, failures, image_parts, images, manifest, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.config import methods
@@ -105,17 +105,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     where = f"{checkpoint['model']}, sampling {args.sampling_name}"
     texts = [*prompts.first(sampling.prompts, numbers.stop, sampling.cycle)[numbers.start :], sampling.negative_prompt]
     tokenizers.check(checkpoint["model_settings"], manifest.PROJECT / checkpoint["location"], texts)
+    unquantized = not component_files.quantized_layers(checkpoint)
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
             fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
             drawn = counted(drawn, pipeline, fields) if pipeline.cache else drawn
-            if not checkpoint["layers"] and numbers.start == 0:
+            if unquantized and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)
             images.write_images(folder, drawn, fields, part)
     except failures.ExpectedFailure as failure:
-        if failure.status == "degenerate" and not checkpoint["layers"] and not methods.draws_its_own_way(method):
+        if failure.status == "degenerate" and unquantized and not methods.draws_its_own_way(method):
             # The unquantized model itself is broken: no comparison with it would be meaningful.
             raise DataError(f"{where}: {failures.of_the_baseline(failure, checkpoint)}") from failure
         images.write_no_images(folder, failure.status, failure.reason, fields, part)

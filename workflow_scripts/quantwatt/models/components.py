@@ -66,7 +66,7 @@ class Component(Network):
             if hasattr(config := getattr(module, "config", None), "use_cache"):
                 config.use_cache = False  # ty: ignore[invalid-assignment]
         if self.decodes:
-            network.forward = network.decode  # ty: ignore[invalid-assignment]
+            network.forward = lambda latents: network.decode(latents)  # ty: ignore
         return network
 
     def meta_network(self, location: str | Path) -> torch.nn.Module:

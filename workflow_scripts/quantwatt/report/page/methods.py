@@ -29,9 +29,11 @@ def short(settings: Mapping[str, Any] | None) -> str:
         return ""
     words = _words(settings)
     inputs = f"; inputs: {words['activations']}" if words["activations"] else ""
+    if not words["weights"] and settings.get("components"):
+        return "; ".join([*_components(settings), *_drawing(settings)])
     what = f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
     steps = ["other formats in some steps"] if settings.get("schedule") else []
-    return "; ".join([what, *steps, *_drawing(settings)])
+    return "; ".join([what, *_components(settings), *steps, *_drawing(settings)])
 
 
 def _words(settings):
@@ -42,14 +44,20 @@ def _words(settings):
         also.append(f"allocation {_named(allocation)}")
     if settings.get("schedule"):
         also.append(_ranges(settings["schedule"], settings["allocation"]))
+    also += _components(settings)
     also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
     also += _drawing(settings)
     return {
-        "solver": _named(solver) if solver else "not quantized",
+        "solver": _named(solver) if solver else f"{'denoiser ' if settings.get('components') else ''}not quantized",
         "weights": _grid(settings.get("weights")),
         "activations": _grid(settings.get("activations")),
         "also": "; ".join(also),
     }
+
+
+def _components(settings):
+    """The components that are quantized beside the denoiser: ["text_encoder_3: GPTQ, integer 4 bits"]."""
+    return [f"{name}: {short(entry)}" for name, entry in (settings.get("components") or {}).items()]
 
 
 def _ranges(schedule, allocation):
