@@ -1,4 +1,4 @@
-"""Quantize a model's denoiser, or another of its components, with one method, and measure the time and energy of quantization."""
+"""Quantize a model's denoiser, or another component, with one method; measure the time and energy of that."""
 
 import argparse
 import functools
@@ -223,7 +223,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         denoiser = load()
         run = functools.partial(
-            sequential.quantize, denoiser, network, allocation, args.method, samples, batch, args.device, solved, origins
+            sequential.quantize,
+            denoiser,
+            network,
+            allocation,
+            args.method,
+            samples,
+            batch,
+            args.device,
+            solved,
+            origins,
         )
     try:
         (states, reports), cost, trace = meters.metered(run, args.metering, args.device)

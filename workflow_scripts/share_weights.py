@@ -18,9 +18,7 @@ from quantwatt.config import methods
 from quantwatt.jobs import command
 
 
-def share(
-    weights: Path, name: str, method: Mapping[str, Any], output: Path, components: Iterable[Path] = ()
-) -> None:
+def share(weights: Path, name: str, method: Mapping[str, Any], output: Path, components: Iterable[Path] = ()) -> None:
     """Write a checkpoint with the weights of others, whose files are linked, not copied.
 
     Args:
@@ -92,7 +90,9 @@ def link(source: Path, target: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, type=Path, help="manifest.json of the checkpoint with the weights")
-    parser.add_argument("--components", nargs="*", default=[], type=Path, help="manifest.json of each component's weights")
+    parser.add_argument(
+        "--components", nargs="*", default=[], type=Path, help="manifest.json of each component's weights"
+    )
     parser.add_argument("--method-name", required=True)
     parser.add_argument("--method", required=True, type=json.loads, help="the method's entry, as JSON")
     parser.add_argument("--output", required=True, type=Path, help="manifest.json to write; the weights go next to it")

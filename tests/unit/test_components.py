@@ -126,13 +126,19 @@ BOS, MIXED = {"name": "bos"}, {"name": "mixed", "sensitivity": "s", "programs": 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"components": {"text_encoder_4": {"weights": W4}}}, r"text_encoder_4: model 'm' has no such .*text_encoder_2"),
+        (
+            {"components": {"text_encoder_4": {"weights": W4}}},
+            r"text_encoder_4: model 'm' has no such .*text_encoder_2",
+        ),
         ({"components": {"unet": {"weights": W4}}}, "components.unet: model 'm' has no such component"),
         ({"components": {"text_encoder_3": {"weights": W4}}}, "text_encoder_3: models.m leaves it out"),
         ({"components": {"vae": None}}, "components.vae.weights: missing, so that nothing is quantized"),
         ({"components": {"vae": {"activations": {"bits": 8}}}}, "components.vae.weights: missing"),
         ({"components": {"vae": {"weight": W4}}}, "components.vae: unknown key 'weight'"),
-        ({"weights": W4, "components": {"transformer": {"weights": W4}}}, r"x\.weights: components.transformer says it"),
+        (
+            {"weights": W4, "components": {"transformer": {"weights": W4}}},
+            r"x\.weights: components.transformer says it",
+        ),
         ({"components": {"vae": GPTQ | {"solver": {"name": "brecq"}}}}, "'brecq' solves denoisers alone"),
         ({"components": {"vae": {"weights": W4, "transforms": [BOS]}}}, "'bos' is for layers of denoisers"),
         ({"components": {"vae": {"weights": W4, "allocation": MIXED}}}, "'mixed' is of the denoiser's layers"),
@@ -152,10 +158,9 @@ def test_other_models_are_asked_for_their_components(folders):
     )
     hub = {"family": "sd3", "hub": "a/b", "revision": "0" * 40}
     assert "has no such component" in refused_for({"components": {"text_encoders": {"weights": W4}}}, hub)
-    assert "calibration: missing" in str(
-        pytest.raises(ConfigurationError, check_experiment,
-                      experiment_of({"x": {"components": {"vae": GPTQ}}}, calibration=None), "mine.yaml").value
-    )  # fmt: skip
+    without = experiment_of({"x": {"components": {"vae": GPTQ}}}, calibration=None)
+    with pytest.raises(ConfigurationError, match="calibration: missing, and method 'x' needs calibration data"):
+        check_experiment(without, "mine.yaml")
 
 
 def test_methods_share_the_weights_of_what_they_quantize_equally():
@@ -215,7 +220,7 @@ def test_a_text_encoder_is_calibrated_on_what_it_receives(folders, name):
     assert set(reports) == set(layers)
     real = int(samples["attention_mask"].sum()) if masked else samples["input_ids"].numel()
     assert {report["tokens"] for report in reports.values()} == {real}
-    assert 0 < found["gptq"] and found["rtn"] > 0
+    assert min(found.values()) > 0
     assert np.mean([report["relative_error"] for report in reports.values()]) < np.mean(
         [report["error_before"] for report in reports.values()]
     )
@@ -255,7 +260,9 @@ def made(folders, tmp_path_factory):
         weights.append(out / name / "manifest.json")
         rule(quantize.main, **asked, allocation=out / name / "allocation.json", output=weights[-1])
     shared = {"weights": out / "float/manifest.json", "components": weights}
-    rule(share_weights.main, **shared, method_name="whole", method=json.dumps(method), output=out / "whole/manifest.json")
+    rule(
+        share_weights.main, **shared, method_name="whole", method=json.dumps(method), output=out / "whole/manifest.json"
+    )
     return out, method
 
 

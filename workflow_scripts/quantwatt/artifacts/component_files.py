@@ -1,9 +1,9 @@
 """Components beside the denoiser, in the manifests of models and of checkpoints.
 
-A model's manifest describes under "components" what each could have quantized: {name: {"layers", "blocks", "parameters",
-"bytes" in the model's dtype}}. A checkpoint's has under "components" what the method quantized of them: {name: {"files",
-"layers", "size_bytes", "weight_bits", "activation_bits", "quantize"}}; files are in a folder of the component's name. Under
-"component_bytes" it has the size of every network of the pipeline, unquantized, the denoiser's under its name, "denoiser".
+A model's manifest describes under "components" what can be quantized of each: {name: {"layers", "blocks",
+"parameters", "bytes" in the model's dtype}}. A checkpoint's has there what the method quantized: {name: {"files",
+"layers", "size_bytes", "weight_bits", "activation_bits", "quantize"}}; the files are in a folder of that name. Under
+"component_bytes" it has the unquantized size of every network of the pipeline, and under "denoiser" which one that is.
 """
 
 from collections.abc import Iterable, Mapping

@@ -40,8 +40,12 @@ def with_denoiser(
         return entry
     if len(denoisers) > 1 or (twice := [key for key in OF_NETWORK if key in entry]):
         other = f"{COMPONENTS}.{denoisers[1]}" if len(denoisers) > 1 else twice[0]
-        raise ConfigurationError(f"{file}: {where}.{other}: {COMPONENTS}.{denoisers[0]} says it, too; drop one of both.")
-    of_denoiser = complete(components[denoisers[0]] or {}, schema("component"), file, f"{where}.{COMPONENTS}.{denoisers[0]}")
+        raise ConfigurationError(
+            f"{file}: {where}.{other}: {COMPONENTS}.{denoisers[0]} says it, too; drop one of both."
+        )
+    of_denoiser = complete(
+        components[denoisers[0]] or {}, schema("component"), file, f"{where}.{COMPONENTS}.{denoisers[0]}"
+    )
     others = {name: value for name, value in components.items() if name != denoisers[0]}
     return {**entry, **of_denoiser, COMPONENTS: others or None}
 
@@ -62,7 +66,8 @@ def _check_names(components, model, settings, file, where):
         if name not in (known[0], *known[1]):
             has = ", ".join([known[0], *known[1]])
             raise ConfigurationError(
-                f"{file}: {where}.{name}: model '{model}' has no such component (it has {has}){nearest(name, known[1])}."
+                f"{file}: {where}.{name}: model '{model}' has no such component (it has {has})"
+                f"{nearest(name, known[1])}."
             )
 
 
@@ -93,7 +98,9 @@ def complete_components(method: dict[str, Any], file: str, where: str) -> dict[s
         if is_mixed(component):
             raise ConfigurationError(f"{file}: {at}.allocation.name: 'mixed' is of the denoiser's layers; use uniform.")
         if component["weights"] is None:
-            raise ConfigurationError(f"{file}: {at}.weights: missing, so that nothing is quantized; drop the component.")
+            raise ConfigurationError(
+                f"{file}: {at}.weights: missing, so that nothing is quantized; drop the component."
+            )
         completed[name] = complete_parts(component, file, at)
         _check_supported(completed[name], file, at)
     return method | {COMPONENTS: completed}
@@ -104,7 +111,8 @@ def _check_supported(component, file, where):
     name = component["solver"]["name"]
     if is_external(component) or schema(f"solvers/{name}").get("x-by-block"):
         raise ConfigurationError(
-            f"{file}: {where}.solver.name: '{name}' solves denoisers alone; rtn, hqq, gptq and qronos solve any component."
+            f"{file}: {where}.solver.name: '{name}' solves denoisers alone; rtn, hqq, gptq and qronos solve any "
+            "component."
         )
     for number, transform in enumerate(component["transforms"]):
         settings = schema(f"transforms/{transform['name']}")

@@ -123,7 +123,7 @@ def check_settings(layers: Mapping[str, Mapping[str, Any]], path: str | Path) ->
 
 
 def _shares(computed, networks, details):
-    """Say how many layers each kernel computes, of {component, "" for the denoiser: network or None as it is stored}."""
+    """Say how many layers each kernel computes, of {component, "" for the denoiser: network, or None as stored}."""
     dtype = details["model_settings"]["dtype"]
     if not any(networks.values()):
         return f"all layers in {dtype}"

@@ -1,7 +1,7 @@
 """The components of a pipeline beside its denoiser: text encoders of transformers, and autoencoders of diffusers.
 
-Quantized are the linear layers in the blocks of a text encoder, and what an autoencoder decodes with. Embeddings, norms,
-heads, towers for pictures and the encoder of an autoencoder keep the model's dtype.
+Quantized are the linear layers in the blocks of a text encoder, and what an autoencoder decodes with. Embeddings,
+norms, heads, towers for pictures and the encoder of an autoencoder keep the model's dtype.
 """
 
 import re
