@@ -3,6 +3,7 @@ rule measure:
         checkpoint=plan.pattern("checkpoint"),
         baseline=plan.pattern("checkpoint", method=plan.baseline),
         prompts=ask(plan.prompts, "measure"),
+        outputs=ask(plan.computed_by),
     output:
         measurement=plan.pattern("measurement"),
         power=plan.pattern("power"),
@@ -18,7 +19,7 @@ rule measure:
         **model_resources("measure", models=2),  # the method and the baseline
     params:
         **parameters("measure"),
-        asked=lambda wildcards: "" if plan.is_measured(wildcards) else "--not-asked",
+        unmeasured=lambda wildcards, input: f"--not-measured {input.outputs}" if input.outputs else "",
         device=DEVICE,
     message:
         "Measure {wildcards.model}, {wildcards.method}, {wildcards.sampling}"
@@ -26,7 +27,7 @@ rule measure:
         run(
             "measure",
             "--checkpoint {input.checkpoint} --baseline {input.baseline} --sampling {params.sampling:q}",
-            "--measuring {params.measuring:q} --device {params.device} --threads {threads} {params.asked}",
+            "--measuring {params.measuring:q} --device {params.device} --threads {threads} {params.unmeasured}",
             "--names {wildcards.model} {wildcards.method} {wildcards.sampling} --output {output.measurement}",
             "--power {output.power} --blocks {output.blocks} --runs {output.runs}",
         )

@@ -109,7 +109,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with failures.expected():
             pipeline = load_pipeline(args.checkpoint, args.device, simulate=True)
-            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "safety_checker": pipeline.censor}
+            fields |= {
+                "compute": pipeline.compute,
+                "kernel": pipeline.kernel,
+                "compute_reason": pipeline.reason,
+                "safety_checker": pipeline.censor,
+            }
             drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
             drawn = counted(drawn, pipeline, fields) if pipeline.cache else drawn
             if unquantized and numbers.start == 0:

@@ -68,7 +68,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads of torch; default: all")
-    parser.add_argument("--not-asked", action="store_true", help="record the cell as unmeasured")
+    parser.add_argument(
+        "--not-measured",
+        type=Path,
+        metavar="MANIFEST",
+        help="record the cell as unmeasured, computed as this manifest of its images or predictions says",
+    )
     parser.add_argument("--names", required=True, nargs=3, metavar=("MODEL", "METHOD", "SAMPLING"))
     parser.add_argument("--output", required=True, type=Path, help="measurement.json")
     parser.add_argument("--power", required=True, type=Path, help=f"power.csv: {', '.join(POWER_COLUMNS)}")
@@ -120,6 +125,8 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
     record |= {key: drawn[key] for key in methods.DRAWING if key in drawn}
     if details["status"] != "ok":
         record.update(status=details["status"], reason=details["reason"])
+    elif args.not_measured:
+        record.update(computed_as(manifest.read_json(args.not_measured)))
     else:
         with tempfile.TemporaryDirectory() as folder, Bar(method, settings) as bar, Processes(folder, bar) as run:
             peak, rounds, fields = measure_rounds(args, run)
@@ -139,6 +146,14 @@ def measure_cell(args: argparse.Namespace) -> tuple[dict[str, Any], list[Result]
     return record, rounds
 
 
+def computed_as(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of measurement.json of a cell that is not measured: what computed its images or predictions."""
+    fields = {key: outputs.get(key) for key in ("compute", "kernel")}
+    if fields["compute"] == "simulated":
+        return fields | {"status": "simulated", "reason": outputs["compute_reason"]}
+    return fields | {"status": "unmeasured", "reason": "`measuring` leaves it out"}
+
+
 def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[str, Any], list[Result], dict[str, Any]]:
     """Measure the memory of the method, then rounds of pairs until the ratios are known.
 
@@ -154,7 +169,7 @@ def measure_rounds(args: argparse.Namespace, run: Processes) -> tuple[Mapping[st
         "threads": args.threads,
     }
     paths = {METHOD: str(args.checkpoint.resolve()), BASELINE: str(args.baseline.resolve())}
-    peak = run.fresh({**task, "memory": True, "asked": not args.not_asked, "checkpoints": {METHOD: paths[METHOD]}})
+    peak = run.fresh({**task, "memory": True, "checkpoints": {METHOD: paths[METHOD]}})
     fields: dict[str, Any] = {key: peak.get(key) for key in ("compute", "kernel", "calls")}
     if peak["status"] != "ok":
         return {}, [], fields | {"status": peak["status"], "reason": peak["reason"]}

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             labels, fields["labels"] = class_names.of_outputs(labels, pipeline.pipeline.model, sampling.texts)
             started = time.perf_counter()
             items = pipeline.predict(texts, sampling)
-            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel}
+            fields |= {"compute": pipeline.compute, "kernel": pipeline.kernel, "compute_reason": pipeline.reason}
             fields["seconds"] = time.perf_counter() - started
             predictions.write(folder, predictions.judged(items, labels and labels[: len(items)]), fields)
     except failures.ExpectedFailure as failure:

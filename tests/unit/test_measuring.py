@@ -529,12 +529,17 @@ def test_a_simulated_method_is_never_timed(cell, tmp_path):
     assert (tmp_path / "power.csv").read_text() == "t_s,watts,sensor_s,configuration,process,block\n"
 
 
-def test_a_sampling_that_is_not_to_be_measured_tells_what_computes_it(cell):
-    found = cell({"status": "ok"}, more=["--not-asked"])
+def test_a_cell_that_is_not_to_be_measured_tells_what_computed_its_images(cell, tmp_path):
+    images, more = tmp_path / "images.json", ["--not-measured", str(tmp_path / "images.json")]
+    manifest.write_json(images, {"compute": "real", "kernel": "a kernel", "compute_reason": None})
+    found = cell({"status": "ok"}, compute=None, more=more)  # nothing is asked for it
     assert (found["status"], found["reason"]) == ("unmeasured", "`measuring` leaves it out")
     assert (found["compute"], found["kernel"]) == ("real", "a kernel")
-    found = cell({"status": "ok"}, compute=("simulated", None, "no kernel"), more=["--not-asked"])
-    assert found["status"] == "simulated"
+    manifest.write_json(images, {"compute": "simulated", "kernel": None, "compute_reason": "no kernel"})
+    found = cell({"status": "ok"}, compute=None, more=more)
+    assert (found["status"], found["reason"]) == ("simulated", "no kernel")
+    manifest.write_json(images, {"status": "oom", "reason": "9 GB"})  # which its images say already
+    assert cell({"status": "ok"}, compute=None, more=more)["status"] == "unmeasured"
 
 
 @pytest.mark.parametrize("status", ["unsupported", "oom"])

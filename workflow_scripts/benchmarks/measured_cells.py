@@ -142,7 +142,7 @@ def cell(
     }
     asked = argparse.Namespace(
         checkpoint=paths[0], baseline=paths[1], sampling=sampling_of(steps), measuring=settings, device=args.device,
-        threads=args.threads, not_asked=False,
+        threads=args.threads, not_measured=None,
     )  # fmt: skip
     run.begin()
     with other_program(beside):

@@ -123,6 +123,10 @@ class Plan:
         """Whether `measuring` asks for the cell that wildcards name."""
         return names["sampling"] in self.measured["samplings"] and names["method"] in self.measured["methods"]
 
+    def computed_by(self, names: dict[str, str]) -> list[str]:
+        """The images or predictions of a cell that is not measured: they record what has computed them."""
+        return [] if self.is_measured(names) else [self.path(self.outputs, names)]
+
     def texts(self, rule: str, names: dict[str, str]) -> str:
         """The file of prompts or texts that a rule's sampling, calibration or sensitivity names."""
         kind = next(part.entry for part in slices.READS[rule].values() if part.entry in WITH_TEXTS)

@@ -99,7 +99,7 @@ def computed_by(task: Mapping[str, Any]) -> dict[str, Any]:
     fields = {"compute": compute, "kernel": kernel}
     if compute != "real":
         return fields | {"status": compute, "reason": reason}
-    return fields if task["asked"] else fields | {"status": "unmeasured", "reason": "`measuring` leaves it out"}
+    return fields
 
 
 def memory(task: Mapping[str, Any]) -> dict[str, Any]:
