@@ -210,7 +210,8 @@ def fit_together(peak: Mapping[str, Any], method: Path, baseline: Path) -> bool:
         peak: of `fresh_process.memory`; method, baseline: their checkpoints' manifests.
     """
     checkpoints = [manifest.read_json(path) for path in (method, baseline)]
-    sizes = [component_files.size_bytes(made, checkpoints[0].get("components") or ()) / 1e6 for made in checkpoints]
+    parts = checkpoints[0].get("components") or ()
+    sizes = [(component_files.size_bytes(made, parts) or 0) / 1e6 for made in checkpoints]
     needed = peak["peak_mb"] + LOADED * (peak["model_mb"] - sizes[0] + sizes[1])
     return peak["available_mb"] is None or needed <= peak["available_mb"]
 

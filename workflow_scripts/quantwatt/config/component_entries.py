@@ -60,7 +60,9 @@ def _check_names(components, model, settings, file, where):
     if schema(f"families/{settings['family']}").get("x-kind") == "text":
         raise ConfigurationError(f"{file}: {where}: '{model}' is one network without components; drop the key.")
     known = known_components(settings)
-    for name in components if known else ():
+    if known is None:
+        return
+    for name in components:
         if name in model_folder.left_out(settings):
             raise ConfigurationError(f"{file}: {where}.{name}: models.{model} leaves it out ({name}: false).")
         if name not in (known[0], *known[1]):

@@ -1,6 +1,6 @@
 """Find an autoencoder that overflows: finite latents that decode to values that are not finite, as float16's do."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ from quantwatt.artifacts.errors import DegenerateImages
 
 
 @contextmanager
-def explaining(pipeline: Any) -> Iterator[None]:
+def explaining(pipeline: Any) -> Generator[None, None, None]:
     """Context in which a pipeline's degenerate images are refused with the autoencoder as their cause, if it is.
 
     Raises:

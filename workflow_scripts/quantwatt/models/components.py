@@ -56,7 +56,8 @@ class Component(Network):
     """
 
     def __init__(self, part: model_folder.Part):
-        self.part, self.kind = part, pipelines.part_class(part)
+        self.part = part
+        self.kind: Any = pipelines.part_class(part)
         self.decodes = part.library == "diffusers" and hasattr(self.kind, "decode")
 
     def load_network(self, settings: Mapping[str, Any], location: str | Path) -> torch.nn.Module:
@@ -64,7 +65,7 @@ class Component(Network):
         network = pipelines.load_part(self.part, settings).eval()
         for module in network.modules():  # a cache of keys and values would grow whenever a block is called again
             if hasattr(config := getattr(module, "config", None), "use_cache"):
-                config.use_cache = False  # ty: ignore[invalid-assignment]
+                config.use_cache = False
         if self.decodes:
             network.forward = lambda latents: network.decode(latents)  # ty: ignore
         return network
@@ -73,12 +74,11 @@ class Component(Network):
         """See Network; buffers that no file stores (positions) are computed."""
         from accelerate import init_empty_weights
 
-        config: Any
         if self.part.library == "diffusers":
-            config = self.kind.load_config(self.part.folder, local_files_only=True)  # ty: ignore[unresolved-attribute]
+            config = self.kind.load_config(self.part.folder, local_files_only=True)
             with init_empty_weights():
-                return self.kind.from_config(config).eval()  # ty: ignore[unresolved-attribute]
-        config = self.kind.config_class.from_pretrained(self.part.folder, local_files_only=True)  # ty: ignore
+                return self.kind.from_config(config).eval()
+        config = self.kind.config_class.from_pretrained(self.part.folder, local_files_only=True)
         with init_empty_weights():
             return self.kind(config).eval()
 
