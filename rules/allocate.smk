@@ -155,11 +155,29 @@ rule allocate:
     params:
         **parameters("allocate"),
         inputs=ask(inputs.arguments, plan, "allocate"),
+        of="--method-name {method}",
     message:
         "Allocate formats: {wildcards.model}, {wildcards.method}"
     shell:
         run(
             "allocate",
-            "--model {input.model} {params.inputs} --method-name {wildcards.method} --method {params.method:q}",
+            "--model {input.model} {params.inputs} {params.of} --method {params.method:q}",
             "--output {output}",
         )
+
+
+use rule allocate as allocate_component with:
+    input:
+        model=plan.pattern("model"),
+    output:
+        plan.pattern("component_allocation"),
+    log:
+        plan.log("allocate_component"),
+    benchmark:
+        plan.benchmark("allocate_component")
+    params:
+        **parameters("allocate_component"),
+        inputs="",
+        of="--component {component} --method-name {component}",
+    message:
+        "Allocate formats: {wildcards.component} of {wildcards.model} ({wildcards.hash})"

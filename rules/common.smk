@@ -96,6 +96,8 @@ wildcard_constraints:
     metric="[^/]+",
     extractor="[^/]+",
     sensitivity="[^/]+",
+    component="[^/]+",
+    hash="[0-9a-f]{12}",
     job=r"\d+",
     first=r"\d+",
 

@@ -19,13 +19,14 @@ rule quantize:
     params:
         **parameters("quantize"),
         inputs=ask(inputs.arguments, plan, "quantize"),
+        of="--method-name {method}",
         device=DEVICE,
     message:
         "Quantize {wildcards.model}, {wildcards.method}"
     shell:
         run(
             "quantize",
-            "--model {input.model} --allocation {input.allocation} {params.inputs} --method-name {wildcards.method}",
+            "--model {input.model} --allocation {input.allocation} {params.inputs} {params.of}",
             "--method {params.method:q} --metering {params.metering:q} --device {params.device} --threads {threads}",
             "--output {output.manifest}",
         )
@@ -43,9 +44,30 @@ use rule quantize as quantize_apart with:
     params:
         **parameters("quantize_apart"),
         inputs=ask(inputs.arguments, plan, "quantize_apart"),
+        of="--method-name {method}",
         device=DEVICE,
     message:
         "Quantize {wildcards.model} for what draws as {wildcards.method} does"
+
+
+use rule quantize as quantize_component with:
+    input:
+        unpack(ask(inputs.files, plan, "quantize_component")),
+        model=plan.pattern("model"),
+        allocation=plan.pattern("component_allocation"),
+    output:
+        manifest=plan.pattern("component"),
+    log:
+        plan.log("quantize_component"),
+    benchmark:
+        plan.benchmark("quantize_component")
+    params:
+        **parameters("quantize_component"),
+        inputs=ask(inputs.arguments, plan, "quantize_component"),
+        of="--component {component} --method-name {hash}",
+        device=DEVICE,
+    message:
+        "Quantize {wildcards.component} of {wildcards.model} ({wildcards.hash})"
 
 
 rule share_weights:
@@ -64,12 +86,13 @@ rule share_weights:
         **resources_of("light"),
     params:
         **parameters("share_weights"),
+        inputs=ask(inputs.arguments, plan, "share_weights"),
     message:
         "Share weights: {wildcards.model}, {wildcards.method}"
     shell:
         run(
             "share_weights",
-            "--weights {input.weights} --method-name {wildcards.method} --method {params.method:q}",
+            "{params.inputs} --method-name {wildcards.method} --method {params.method:q}",
             "--output {output.manifest}",
         )
 

@@ -11,6 +11,7 @@ rule tables:
         changes=plan.pattern("changes"),
         categories=plan.pattern("categories"),
         adapters=plan.pattern("adapters"),
+        components=plan.pattern("components"),
     log:
         plan.log("tables"),
     benchmark:
@@ -31,8 +32,8 @@ rule tables:
             "tables",
             "--results {params.results} {params.carbon} --summary {output.summary} --layers {output.layers}",
             "--sensitivity {output.sensitivity} --pairs {output.pairs} --formats {output.formats}",
-            "--changes {output.changes} --categories {output.categories} --adapters {output.adapters}",
-            "--grid - <<< {params.grid:q}",
+            "--changes {output.changes} --categories {output.categories} --components {output.components}",
+            "--adapters {output.adapters} --grid - <<< {params.grid:q}",
         )
 
 

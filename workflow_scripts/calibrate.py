@@ -1,6 +1,10 @@
-"""Record the calibration set: denoiser inputs at stratified timesteps of the float trajectory, or texts."""
+"""Record the calibration set: denoiser inputs at stratified timesteps of the float trajectory, or texts.
+
+With --component: what that component of the pipeline receives.
+"""
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +19,7 @@ from quantwatt.measuring.meters import Metering
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--component", help="name of the component whose inputs are recorded (default: the denoiser)")
     parser.add_argument("--calibration", required=True, type=json.loads, help="the experiment's calibration entry")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument(
@@ -30,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from quantwatt.measuring import meters
-    from quantwatt.models import offload, tokenizers
+    from quantwatt.models import components, offload, tokenizers
     from quantwatt.models.families import load_family
     from quantwatt.models.sampling import Calibration, TextSampling
     from quantwatt.quantize import calibration
@@ -46,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         entry = Calibration.from_settings(args.calibration)
         record, path, texts = calibration.record, entry.prompts, prompts.read_and_say(entry.prompts)
+    if args.component:
+        part = components.load(family, model["settings"], location, args.component)
+        record = functools.partial(calibration.record_component, part, args.component)
     tokenizers.check(model["settings"], location, texts)
     pipeline = offload.place(family.load(model["settings"], location), model["settings"], args.device)
     (samples, rows), cost, _ = meters.metered(

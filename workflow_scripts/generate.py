@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantwatt.artifacts import failures, image_parts, images, manifest, text_files
+from quantwatt.artifacts import component_files, failures, image_parts, images, manifest, text_files
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.provenance import provenance
 from quantwatt.config import methods
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     checkpoint, sampling, folder = manifest.read_json(args.checkpoint), args.sampling, Path(args.output).parent
     method = checkpoint.get("settings", {})
-    is_the_model = not checkpoint["layers"] and not methods.is_foreign(method)
+    is_the_model = not component_files.quantized_layers(checkpoint) and not methods.is_foreign(method)
     part = range(*args.part) if args.part else None
     if part is not None:
         image_parts.check_start(part, sampling.batch_size)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantwatt.artifacts import csv_files, manifest
+from quantwatt.artifacts import component_files, csv_files, manifest
 from quantwatt.artifacts.provenance import provenance, this_minute
 from quantwatt.config import methods
 from quantwatt.jobs import command, gpus
@@ -209,7 +209,9 @@ def fit_together(peak: Mapping[str, Any], method: Path, baseline: Path) -> bool:
     Args:
         peak: of `fresh_process.memory`; method, baseline: their checkpoints' manifests.
     """
-    sizes = [manifest.read_json(path)["size_bytes"] / 1e6 for path in (method, baseline)]
+    checkpoints = [manifest.read_json(path) for path in (method, baseline)]
+    parts = checkpoints[0].get("components") or ()
+    sizes = [(component_files.size_bytes(made, parts) or 0) / 1e6 for made in checkpoints]
     needed = peak["peak_mb"] + LOADED * (peak["model_mb"] - sizes[0] + sizes[1])
     return peak["available_mb"] is None or needed <= peak["available_mb"]
 

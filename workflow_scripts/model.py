@@ -17,7 +17,7 @@ from quantwatt.models import adapters, model_folder, tensor_check, tokenizers
 from quantwatt.models.families import load_family
 
 if TYPE_CHECKING:
-    from quantwatt.models.family import Family
+    from quantwatt.models.network import Network
 
 ENDINGS = (".json", ".txt", ".model", ".safetensors")  # of files that are downloaded for a part of a pipeline
 VARIANT_FILES = "*.fp16*"  # skipped if a part also has weights without a variant
@@ -71,9 +71,9 @@ def _is_without_weights(folder):
     return (folder / "config.json").exists() and not any(folder.glob("*.safetensors"))
 
 
-def describe(family: "Family", location: str | Path, dtype: str) -> dict[str, Any]:
-    """Layers, blocks and size of the denoiser in its computing dtype, from its architecture alone."""
-    denoiser = family.meta_denoiser(location)
+def describe(family: "Network", location: str | Path, dtype: str) -> dict[str, Any]:
+    """Layers, blocks and size of a network in its computing dtype, from its architecture alone."""
+    denoiser = family.meta_network(location)
     layers = {name: convolution.describe(denoiser.get_submodule(name)) for name in family.quantizable(denoiser)}  # ty: ignore
     for name, count in family.segments(denoiser).items():
         layers[name] |= {"segments": count} if count > 1 else {}
@@ -91,6 +91,23 @@ def describe(family: "Family", location: str | Path, dtype: str) -> dict[str, An
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "denoiser_bytes": sum(tensor.numel() for tensor in stored.values()) * BYTES[dtype],
     }
+
+
+def denoiser_of(settings: Mapping[str, Any], location: str | Path) -> str | None:
+    """The name of a pipeline's denoiser; None of a text model, which is one network."""
+    family: Any = load_family(settings["family"])
+    return family.denoiser_name(location) if hasattr(family, "denoiser_name") else None
+
+
+def describe_components(settings: Mapping[str, Any], location: str | Path) -> dict[str, dict[str, Any]]:
+    """{name: layers, blocks, parameters and bytes} of the components beside the denoiser that can be quantized."""
+    from quantwatt.models import components
+
+    found = {}
+    for name, part in components.of(load_family(settings["family"]), settings, location).items():
+        found[name] = describe(part, location, settings["dtype"])
+        found[name]["bytes"] = found[name].pop("denoiser_bytes")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -114,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "settings": args.settings,
             "location": str(location),
             **describe(load_family(args.settings["family"]), location, args.settings["dtype"]),
+            "denoiser": denoiser_of(args.settings, location),
+            "components": describe_components(args.settings, location),
             "parts": checked,
             "files": manifest.describe_files(location, model_folder.read_files(location, args.settings)),
             **({"adapters": {path: manifest.sha256(path) for path in adapter_files}} if adapter_files else {}),

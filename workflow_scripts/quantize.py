@@ -1,4 +1,4 @@
-"""Quantize a model's denoiser with one method, and measure the time and energy of quantization."""
+"""Quantize a model's denoiser, or another component, with one method; measure the time and energy of that."""
 
 import argparse
 import functools
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantwatt.allocate import blocks
-from quantwatt.artifacts import checkpoint_files, layer_variants, manifest
+from quantwatt.artifacts import checkpoint_files, component_files, layer_variants, manifest
 from quantwatt.artifacts.average_bits import average_bits
 from quantwatt.artifacts.dtypes import BYTES
 from quantwatt.artifacts.errors import DataError, Unsupported
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "diffusers", "transformers", "bitsandbytes", "torchao", "optimum-quanto")
+
+
+def component_bytes(model: Mapping[str, Any], dtype: str) -> dict[str, int]:
+    """{name: bytes in a dtype, unquantized} of a pipeline's networks, the denoiser first; {} of a text model."""
+    if not model.get("denoiser"):
+        return {}
+    sizes = {model["denoiser"]: model["denoiser_bytes"]}
+    sizes |= {name: part["bytes"] for name, part in model["components"].items()}
+    return {name: size * BYTES[dtype] // BYTES[model["settings"]["dtype"]] for name, size in sizes.items()}
 
 
 def in_type(
@@ -120,6 +129,7 @@ def write_without_weights(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="the model's manifest.json")
+    parser.add_argument("--component", help="name of the component to quantize (default: the denoiser)")
     parser.add_argument("--allocation", required=True, help="JSON file from allocate.py")
     parser.add_argument("--calibration", help="the calibration's manifest.json, for methods that need calibration")
     parser.add_argument("--solved", help="manifest.json from solve_layers.py, for an external solver")
@@ -133,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="manifest.json to write; the weights are written next to it")
     args = parser.parse_args(argv)
     model, allocation = manifest.read_json(args.model), manifest.read_json(args.allocation)
+    layers = component_files.described(model, args.component)["layers"]
     settings = methods.computing_in(model["settings"], args.method)
     details = {
         "status": "ok",
@@ -141,6 +152,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "method": args.method_name,
         "model_settings": settings,
         "location": model["location"],
+        "component": args.component,
+        "denoiser": model.get("denoiser"),
+        "component_bytes": component_bytes(model, settings["dtype"]),
         "solver": args.method["solver"] and args.method["solver"]["name"],
         "settings": args.method,
         **methods.kept_adapters(model["settings"], args.method),
@@ -160,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from quantwatt.measuring import meters
-    from quantwatt.models import splits
+    from quantwatt.models import components, splits
     from quantwatt.models.families import load_family
     from quantwatt.quantize import calibration, scheduled, sequential
 
@@ -168,10 +182,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     family = load_family(settings["family"])
     location = manifest.PROJECT / model["location"]
     manifest.verify_files(args.model, model["files"], location)
+    network: Any = components.load(family, settings, location, args.component) if args.component else family
 
     def load():
-        denoiser = family.load_denoiser(settings, location)
-        splits.split(denoiser, splits.of_layers(model["layers"], dict(layer_formats(allocation))))
+        denoiser = network.load_network(settings, location)
+        splits.split(denoiser, splits.of_layers(layers, dict(layer_formats(allocation))))
         return denoiser
 
     samples, calibrated = calibration.load(args.calibration) if args.calibration else (None, None)
@@ -184,11 +199,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         if samples and calibrated:
             of_set = calibrated["calibration"]
             recorded = scheduled.CalibrationSet(samples, calibrated["samples"], of_set["batch_size"], of_set["steps"])
-        run = functools.partial(scheduled.quantize, load, family, allocation, args.method, recorded, args.device)
+        run = functools.partial(scheduled.quantize, load, network, allocation, args.method, recorded, args.device)
     else:
         denoiser = load()
         run = functools.partial(
-            sequential.quantize, denoiser, family, allocation, args.method, samples, batch, args.device, solved, origins
+            sequential.quantize,
+            denoiser,
+            network,
+            allocation,
+            args.method,
+            samples,
+            batch,
+            args.device,
+            solved,
+            origins,
         )
     try:
         (states, reports), cost, trace = meters.metered(run, args.metering, args.device)
@@ -211,9 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         cost |= {"seconds": seconds, "energy_j": None, "reason": reason}
         calibrated = external["calibration"]
     if isinstance(allocation, list):
-        bits, denoiser = over_ranges(model["layers"], reports, allocation, settings["dtype"]), load()
+        bits, denoiser = over_ranges(layers, reports, allocation, settings["dtype"]), load()
     else:
-        bits = average_bits(model["layers"], reports, settings["dtype"])
+        bits = average_bits(layers, reports, settings["dtype"])
     checkpoint_files.save(
         Path(args.output).parent,
         denoiser,

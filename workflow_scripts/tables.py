@@ -1,4 +1,4 @@
-"""Write summary, layers, sensitivity, pairs, formats, changes, categories and adapters.csv of tables/ from cells' JSON files.
+"""Write the tables of an experiment, summary.csv and those beside it in tables/, from its cells' JSON files.
 
 Example:
   python workflow_scripts/tables.py --results results/embedded --grid grid.json
@@ -16,7 +16,16 @@ from quantwatt.allocate.allocation import taken_apart
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.manifest import read_json
 from quantwatt.jobs import command
-from quantwatt.report import adapter_effect, categories, cells, equal_bits, layer_table, method_pairs, tables
+from quantwatt.report import (
+    adapter_effect,
+    categories,
+    cells,
+    component_table,
+    equal_bits,
+    layer_table,
+    method_pairs,
+    tables,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--carbon", type=float, help="grams of CO2 equivalent per kWh of the grid")
     parser.add_argument("--summary", type=Path, help="output (default: RESULTS/tables/summary.csv)")
     parser.add_argument("--layers", type=Path, help="output (default: RESULTS/tables/layers.csv)")
+    parser.add_argument("--components", type=Path, help="output (default: RESULTS/tables/components.csv)")
     parser.add_argument("--sensitivity", type=Path, help="output (default: RESULTS/tables/sensitivity.csv)")
     parser.add_argument("--pairs", type=Path, help="output (default: RESULTS/tables/pairs.csv)")
     parser.add_argument("--formats", type=Path, help="output (default: RESULTS/tables/formats.csv)")
@@ -65,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = tables.summary_table(records, grid["baseline"], grid["samplings"], args.carbon, grid["margin"])
     tables.write_summary(args.summary or folder / "summary.csv", summary)
     tables.write_table(args.layers or folder / "layers.csv", layer_table.layers_table(records))
+    tables.write_table(args.components or folder / "components.csv", component_table.components_table(records))
     sensitivity = layer_table.sensitivity_table(records, tried_in(args.results, grid["sensitivities"]))
     tables.write_table(args.sensitivity or folder / "sensitivity.csv", sensitivity)
     pairs = method_pairs.pairs_table(records, grid["baseline"], grid["margin"])

@@ -232,9 +232,9 @@ def test_every_solver_walks_a_unet_and_its_checkpoint_computes_the_same(name, tm
 
     details = {"status": "ok", "reason": None, "model_settings": {"family": "unet", "dtype": "float32"}}
     checkpoint_files.save(tmp_path, denoiser, states, reports, details)
-    monkeypatch.setattr(UNet, "meta_denoiser", lambda self, location: meta_unet(location))
+    monkeypatch.setattr(UNet, "meta_network", lambda self, location: meta_unet(location), raising=False)
     path = tmp_path / "manifest.json"
-    loaded = checkpoint._load_denoiser(UNet(), path, checkpoint.manifest.read_json(path), None, "cpu", simulate=True)
+    loaded = checkpoint._load_network(UNet(), path, checkpoint.manifest.read_json(path), None, "cpu", simulate=True)
     assert torch.equal(loaded(**samples).sample, outputs)
 
 

@@ -136,6 +136,9 @@ def test_every_environment_holds_what_its_rules_scripts_import():
     assert {rule for _, rule in rules} == layout.JOBS.keys() - {
         "generate_part",
         "quantize_apart",
+        "calibrate_component",
+        "allocate_component",
+        "quantize_component",
         "reference_features",
     }  # by `use rule`
     own = {"quantwatt", *sys.stdlib_module_names}

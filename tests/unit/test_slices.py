@@ -35,11 +35,13 @@ def jobs(plan):
         "job": ["0"],
         "first": ["00000"],
         "backend": ["auto-gptq"],
+        "component": sorted({name for name, _ in plan.components}),
+        "hash": [value for _, value in plan.components],
     }
     missing = {kind for kind in ("calibration", "reference", "study") if entries[kind] is None}
     without = {"calibrate": "calibration", "export_layers": "calibration", "reference": "reference", "study": "study"}
     missing |= {key for key in targets.KEYS.values() if plan.config[key] is None}
-    without |= targets.KEYS
+    without |= targets.KEYS | {"calibrate_component": "calibration"}
     found = []
     for rule in layout.JOBS:
         names = re.findall(r"\{(\w+)\}", layout.JOBS[rule])
@@ -47,6 +49,8 @@ def jobs(plan):
             continue
         for values in itertools.product(*(known[name] for name in names)):
             job = dict(zip(names, values, strict=True))
+            if "hash" in job and (job["component"], job["hash"]) not in plan.components:
+                continue
             method = entries["methods"].get(job.get("method"))
             if rule in ("candidates", "trials") and not methods.is_mixed(method):
                 continue
@@ -166,15 +170,28 @@ def test_what_a_slice_holds(name, rule, parameter, names, held, absent):
     assert held <= found.keys() and not absent & found.keys()
 
 
+OF_COMPONENTS = ("calibrate_component", "allocate_component", "quantize_component")
+
+
+def test_what_slices_of_components_hold():
+    own = plan("embedded-components")
+    name, value = next(key for key, entry in own.components.items() if entry["solver"]["name"] == "gptq")
+    names = {"model": "tiny-sd3", "component": name, "hash": value}
+    allocated, quantized = (json.loads(own.slice(rule, "method", names)) for rule in OF_COMPONENTS[1:])
+    assert allocated.keys() == METHOD | {"solver"} and allocated["solver"] == {"name": "gptq"}
+    assert quantized.keys() == METHOD | {"solver", "dtype"} and quantized["solver"].keys() > {"name", "damping"}
+
+
 def test_every_slice_is_looked_at():
     tried = {(rule, parameter) for _, rule, parameter, *_ in HELD}
     alike = {("sensitivity", "sensitivity"), ("calibrate", "metering"), ("quantize", "metering"), ("trials", "method"),
              ("quantize_apart", "metering"), ("report", "grid"), ("study", "grid"), ("gate", "policy")}  # fmt: skip
+    alike |= {(rule, own) for rule in OF_COMPONENTS for own in slices.READS[rule]}
     assert tried | alike == {(rule, own) for rule, reads in slices.READS.items() for own in reads}
     reads = slices.READS
     assert reads["sensitivity"] == reads["sensitivity_job"] and reads["report"] == reads["study"] == reads["figure"]
     assert reads["trials"]["method"] == reads["candidates"]["method"]
-    assert reads["quantize_apart"] == reads["quantize"]
+    assert reads["quantize_apart"] == reads["quantize"] and reads["calibrate_component"] == reads["calibrate"]
 
 
 def test_an_allocation_reads_of_a_solver_its_name_alone():
@@ -314,7 +331,7 @@ def test_every_figure_is_a_plugin_and_every_plugin_a_figure():
 
 
 STAGES = {  # words of the table: the rules that they stand for
-    r"quantize\b": {"quantize", "quantize_apart"},
+    r"quantize\b": {"quantize", "quantize_apart", "quantize_component"},
     r"linked": {"share_weights"},
     r"generate\b": {"generate", "generate_part", "gather_images", "predict"},
     r"measure\b|measurements": {"measure"},
@@ -325,7 +342,7 @@ STAGES = {  # words of the table: the rules that they stand for
     r"report\b": {"report"},
     r"integer programs": {"candidates"},
     r"trials": {"trials"},
-    r"allocation": {"allocate"},
+    r"allocation": {"allocate", "allocate_component"},
     r"export": {"export_layers"},
     r"solving": {"solve_layers"},
     r"jobs of its sensitivity": {"sensitivity_job", "sensitivity"},
@@ -337,7 +354,8 @@ BESIDE = {  # edges of the graph of rules beside those that docs/code-map.md dra
     ("export_layers", "solve_layers"), ("allocate", "solve_layers"), ("solve_layers", "quantize"),
     ("allocate", "quantize_apart"), ("solve_layers", "quantize_apart"), ("quantize", "share_weights"),
     ("quantize_apart", "share_weights"), ("share_weights", "generate"), ("share_weights", "measure"),
-    ("share_weights", "generate_part"),
+    ("share_weights", "generate_part"), ("allocate_component", "quantize_component"),
+    ("calibrate_component", "quantize_component"), ("quantize_component", "share_weights"),
     ("quantize", "generate_part"), ("quantize", "predict"), ("generate_part", "gather_images"),
     ("gather_images", "features"), ("gather_images", "score"), ("predict", "score"), ("score", "study"),
 }  # fmt: skip
@@ -431,6 +449,7 @@ MARGIN = "`margin`"
 POLICY = "`gate`, what its policy says"
 EARLIER = "`baseline_results`, the tables of that result"
 DRAWS = "one method's `cache` or `steps`"
+COMPONENT = "what a method quantizes of one component"
 LIMITS = "`max_energy_j`, `max_latency_s`, `max_memory_mb`, `max_size_mb`, `min_quality`"
 SHOWN = "how a metric is shown (`x-shown` in its schema)"
 OTHERS = {  # what files are read tells of these, and tests/workflow; the number of parts is tested below
@@ -469,6 +488,16 @@ def test_the_table_says_that_another_way_to_draw_quantizes_nothing(change):
     assert "share_weights" in rules and not rules & {"allocate", "quantize", "quantize_apart", "candidates"}
     words = stages(rules | followed({"share_weights"}, "embedded"))
     assert words | stages({"features"}) == told(rows()[DRAWS], "embedded")
+
+
+def test_readme_says_what_another_component_reruns():
+    name = "embedded-components"
+    before, after = read(plan(name)), read(plan_of(name, setting("methods/vae-rtn-w4/components/vae/weights", CHANNEL)))
+    rules = {
+        rule for rule, names in before.keys() | after.keys() if before.get((rule, names)) != after.get((rule, names))
+    }
+    assert not rules & {"quantize", "quantize_apart", "allocate"} and "quantize_component" in rules
+    assert stages(followed(rules, name)) == told(rows()[COMPONENT], name)
 
 
 def test_methods_that_quantize_alike_are_quantized_once():
@@ -538,7 +567,7 @@ def test_the_table_says_that_another_result_reruns_the_comparison(tmp_path):
 
 
 def test_every_row_of_the_table_is_held_against_the_tables_or_told_by_files():
-    told = {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS, POLICY, EARLIER, DRAWS} | OTHERS
+    told = {row for row, *_ in SETTINGS + MODULES} | {SHOWN, MARGIN, LIMITS, POLICY, EARLIER, DRAWS, COMPONENT} | OTHERS
     assert told == rows().keys()
 
 

@@ -62,7 +62,9 @@ def test_the_map_draws_the_rule_graph(tmp_path):
     drawn = snakemake("--rulegraph", "mermaid-js", "--forceall", "--config", f"results={tmp_path}")
     names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawn))
     edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", drawn)}
-    block = re.search(r"```mermaid\nflowchart LR\n(.*?)```", (ROOT / "docs/code-map.md").read_text(), flags=re.DOTALL)[1]
+    block = re.search(r"```mermaid\nflowchart LR\n(.*?)```", (ROOT / "docs/code-map.md").read_text(), flags=re.DOTALL)[
+        1
+    ]
     shown = set()
     for line in block.strip().splitlines():
         groups = [group.split(" & ") for group in line.strip().split(" --> ")]

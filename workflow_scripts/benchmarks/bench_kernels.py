@@ -163,7 +163,7 @@ def checkpoints(methods, folder, device):
     import model as model_rule
     import quantize
     from quantwatt.allocate.allocation import allocate
-    from quantwatt.config.methods import is_quantized
+    from quantwatt.config.methods import quantizes_denoiser
 
     model, paths = folder / "model.json", {}
     settings = {**MODEL, "path": str(manifest.PROJECT / MODEL["path"]), "dtype": "float32"}
@@ -171,7 +171,7 @@ def checkpoints(methods, folder, device):
     layers = manifest.read_json(model)["layers"]
     for name, entry in methods.items():
         method = experiment.complete_method(entry, "benchmarks/bench_kernels.py", name)
-        allocation = allocate(layers, method, name) if is_quantized(method) else {}
+        allocation = allocate(layers, method, name) if quantizes_denoiser(method) else {}
         manifest.write_json(folder / f"{name}.json", allocation)
         paths[name] = folder / name / "manifest.json"
         quantize.main(

@@ -29,7 +29,7 @@ def allocate(layers: Layers, method: Mapping[str, Any], method_name: str, **foun
     Raises:
         DataError: the format does not fit a layer, a pattern matches no layer, or a transform applies to no layer.
     """
-    if not methods.is_quantized(method):
+    if not methods.quantizes_denoiser(method):
         return {}
     if methods.is_library(method) or methods.is_external(method):  # both support linear layers only
         layers = {name: layer for name, layer in layers.items() if "kernel_size" not in layer}

@@ -24,6 +24,10 @@ FILES = {  # below results/EXPERIMENT/
     "checkpoint": "checkpoints/{model}/{method}/manifest.json",
     "shared": "checkpoints/{model}/{method}/shared/manifest.json",  # for methods with a cache or steps of their own
     "source": "sources/{method}.json",  # of checkpoints that others have quantized
+    "component": "components/{model}/{component}/{hash}/manifest.json",  # weights of a component beside the denoiser
+    "component_allocation": "components/{model}/{component}/{hash}/allocation.json",
+    "component_calibration": "components/{model}/{component}/calibration/manifest.json",
+    "component_samples": "components/{model}/{component}/calibration/samples.safetensors",
     "images": "images/{model}/{method}/{sampling}/manifest.json",
     "part": "images/{model}/{method}/{sampling}/part-{first}.json",
     "predictions": "predictions/{model}/{method}/{sampling}/manifest.json",
@@ -41,6 +45,7 @@ FILES = {  # below results/EXPERIMENT/
     "pairs": "tables/pairs.csv",
     "formats": "tables/formats.csv",
     "changes": "tables/changes.csv",
+    "components": "tables/components.csv",
     "categories": "tables/categories.csv",
     "adapters": "tables/adapters.csv",
     "recommendation": "tables/recommendation.json",
@@ -86,6 +91,9 @@ JOBS = {  # {rule: path of its log below logs/ and of its benchmark below benchm
     "solve_layers": "{backend}/{model}/{method}",
     "quantize": "quantize/{model}/{method}",
     "quantize_apart": "quantize_apart/{model}/{method}",
+    "calibrate_component": "calibrate/{model}-{component}",
+    "allocate_component": "allocate/{model}-{component}/{hash}",
+    "quantize_component": "quantize/{model}-{component}/{hash}",
     "share_weights": "share_weights/{model}/{method}",
     "fetch_checkpoint": "fetch_checkpoint/{method}",
     "import_checkpoint": "import_checkpoint/{model}/{method}",

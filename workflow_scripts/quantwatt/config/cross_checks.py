@@ -17,6 +17,7 @@ from quantwatt.config.methods import (
     is_quantized,
     needs_calibration,
     python_of,
+    quantizing,
 )
 from quantwatt.config.metric_entries import compares_with_reference, features_of
 from quantwatt.config.network_entries import to_get
@@ -120,9 +121,13 @@ def _is_unet(model):
 def _check_calibration(experiment, file):
     """Refuse a missing calibration entry if a method needs calibration data."""
     methods = experiment["methods"].items()
-    calibrated = [name for name, method in methods if needs_calibration(method) or is_external(method)]
+    calibrated = [name for name, method in methods if _is_calibrated(method)]
     if calibrated and experiment["calibration"] is None:
         raise ConfigurationError(f"{file}: calibration: missing, and method '{calibrated[0]}' needs calibration data.")
+
+
+def _is_calibrated(method):
+    return is_external(method) or any(needs_calibration(entry) for entry in quantizing(method))
 
 
 def _check_metric(name, experiment, file):

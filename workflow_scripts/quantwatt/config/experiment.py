@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantwatt.config import grid_size, limits
+from quantwatt.config.component_entries import complete_components, with_denoiser
 from quantwatt.config.cross_checks import check_references
 from quantwatt.config.method_entries import complete_method
 from quantwatt.config.methods import is_mixed
@@ -213,7 +214,7 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
         for name, entry in experiment["models"].items()
     }
     experiment["methods"] = {
-        name: complete_schedule(complete_method(entry or {}, file, f"methods.{name}"), file, f"methods.{name}")
+        name: _complete_method(entry or {}, experiment["models"], file, f"methods.{name}")
         for name, entry in experiment["methods"].items()
     }
     kind = experiment["kind"] = _kind(experiment["models"], file)
@@ -258,6 +259,11 @@ def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
         for sampling in experiment["samplings"]
     ]
     return experiment
+
+
+def _complete_method(entry, models, file, where):
+    method = complete_method(with_denoiser(entry, models, file, where), file, where)
+    return complete_schedule(complete_components(method, file, where), file, where)
 
 
 def _check_measuring(experiment, file):

@@ -48,9 +48,18 @@ def _quantize(plan, names):
 
 
 def _share_weights(plan, names):
-    """The checkpoint whose weights a method with a cache or steps of its own shares."""
-    file, method = plan.weights_of[names["method"]]
-    return {"weights": plan.path(file, names | {"method": method})}
+    """The checkpoint whose denoiser a method shares, and the weights of its components."""
+    file, shared = plan.weights_of[names["method"]]
+    method = plan.entry("method", names)
+    parts = {name: methods.component_hash(methods.of_component(method, name)) for name in method.get("components", ())}
+    made = [plan.path("component", names | {"component": name, "hash": value}) for name, value in parts.items()]
+    return {"weights": plan.path(file, names | {"method": shared}), **({"components": made} if made else {})}
+
+
+def _quantize_component(plan, names):
+    """Calibration data of a component."""
+    needed = methods.needs_calibration(plan.entry("component", names))
+    return {"calibration": plan.path("component_calibration", names)} if needed else {}
 
 
 def _gather_images(plan, names):
@@ -99,6 +108,7 @@ _FILES = {
     "allocate": _allocate,
     "quantize": _quantize,
     "quantize_apart": _quantize,
+    "quantize_component": _quantize_component,
     "share_weights": _share_weights,
     "gather_images": _gather_images,
     "reference": _reference,
@@ -122,7 +132,8 @@ def files(plan: Plan, rule: str, names: dict[str, str]) -> dict[str, str | list[
 
 def arguments(plan: Plan, rule: str, names: dict[str, str]) -> str:
     """The command-line arguments for the files of `files`, as one string."""
-    words = [f"--{name.replace('_', '-')} {path}" for name, path in files(plan, rule, names).items()]
+    given = {name: [found] if isinstance(found, str) else found for name, found in files(plan, rule, names).items()}
+    words = [f"--{name.replace('_', '-')} {' '.join(paths)}" for name, paths in given.items()]
     if rule == "score" and names["method"] == plan.baseline and _reads_outputs(plan, names):
         words.append("--is-baseline")
     return " ".join(words)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantwatt.config.methods import ADAPTERS, DRAWING, FOREIGN, is_external, is_library, is_mixed, is_quantized
+from quantwatt.config.methods import ADAPTERS, DRAWING, FOREIGN, is_external, is_library, is_mixed, quantizes_denoiser
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin
 from quantwatt.registry import schema
 
@@ -20,13 +20,18 @@ def complete_method(entry: Mapping[str, Any], file: str, where: str) -> dict[str
         method.pop(FOREIGN, None)
     else:
         _complete_checkpoint(method, file, where)
-    if not is_quantized(method):
+    if not quantizes_denoiser(method):
         for key in ("solver", "activations", "transforms", "schedule"):
             if method[key]:
                 raise ConfigurationError(
                     f"{file}: {where}.{key}: there is nothing to quantize with it, because {where}.weights is missing."
                 )
         return method
+    return complete_parts(method, file, where)
+
+
+def complete_parts(method: dict[str, Any], file: str, where: str) -> dict[str, Any]:
+    """Complete what quantizes one network: solver, formats, transforms and allocation."""
     method["solver"] = complete_plugin(method["solver"] or {"name": "rtn"}, "solvers", "name", file, f"{where}.solver")
     method["weights"] = complete_weights(method["weights"], file, f"{where}.weights")
     method["activations"] = complete_activations(method["activations"], file, f"{where}.activations")

@@ -79,6 +79,22 @@ class Plan:
             raise ConfigurationError(f"{self.file}: {kind}: missing, and what is asked for needs it.")
         return self.experiment[kind]
 
+    @functools.cached_property
+    def components(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """{(component, hash): what quantizes it} of all methods; methods that quantize it equally share its weights."""
+        entries = self.experiment["methods"].values()
+        found = [(name, methods.of_component(m, name)) for m in entries for name in m.get(methods.COMPONENTS, ())]
+        return {(name, methods.component_hash(entry)): entry for name, entry in found}
+
+    def _component(self, names):
+        if found := self.components.get((names["component"], names["hash"])):
+            return found
+        raise ConfigurationError(f"{self.file}: no method quantizes {names['component']} as {names['hash']}.")
+
+    def _quantized(self, names):
+        """What a job quantizes: a component, or a method's denoiser."""
+        return self.entry("component" if "hash" in names else "method", names)
+
     def _sensitivity(self, names):
         """The sensitivity that a wildcard names, or that the wildcards' method uses."""
         if "sensitivity" in names:
@@ -148,8 +164,9 @@ class Plan:
 
     def _formats(self, names):
         """The formats that a method's layers may have, or that a sensitivity tries."""
-        if "method" in names:
-            entries = methods.with_formats(self.entry("method", names))
+        if "method" in names or "hash" in names:
+            networks = methods.quantizing(self._quantized(names))
+            entries = [entry for network in networks for entry in methods.with_formats(network)]
         else:
             entries = self.entry("sensitivity", names)["candidates"].values()
         return methods.formats_of(entries)
@@ -159,12 +176,12 @@ class Plan:
         return [method[methods.FOREIGN]["loader"]] if methods.is_foreign(method) else []
 
     def _solvers(self, names):
-        solver = self.entry("method", names)["solver"]
+        solver = self._quantized(names)["solver"]
         return [solver["name"]] if solver else []
 
     def _allocations(self, names):
-        method = self.entry("method", names)
-        return [method["allocation"]["name"]] if methods.is_quantized(method) else []
+        method = self._quantized(names)
+        return [method["allocation"]["name"]] if methods.quantizes_denoiser(method) else []
 
     def _meters(self):
         """The meter, the secondary meter of a GPU's meter, and the fallback for an unreadable meter."""
@@ -194,21 +211,22 @@ class Plan:
 
     @functools.cached_property
     def weights_of(self) -> dict[str, tuple[str, str]]:
-        """{method with a cache or steps of its own: (file, method) of the checkpoint whose weights it shares}.
+        """{method whose checkpoint is joined: (file, method) of the checkpoint whose denoiser it shares}.
 
-        It is the first method that quantizes alike and draws as its sampling says. Where there is none, the first of
-        those that quantize alike is quantized once, in a folder of its own.
+        Joined are those of methods with a cache, steps or components of their own. The denoiser is that of the first
+        method that quantizes it alike and is not joined. Where there is none, the denoiser of the first of those that
+        quantize it alike is quantized once, in a folder of its own.
         """
         entries, made = self.experiment["methods"], {}
-        for name, method in sorted(entries.items(), key=lambda item: methods.draws_its_own_way(item[1])):
+        for name, method in sorted(entries.items(), key=lambda item: methods.is_joined(item[1])):
             if methods.is_foreign(method):
                 continue
-            own = methods.draws_its_own_way(method)
-            made.setdefault(canonical_json(methods.quantization(method)), ("shared" if own else "checkpoint", name))
+            file = "shared" if methods.is_joined(method) else "checkpoint"
+            made.setdefault(canonical_json(methods.of_denoiser(method)), (file, name))
         return {
-            name: made[canonical_json(methods.quantization(method))]
+            name: made[canonical_json(methods.of_denoiser(method))]
             for name, method in entries.items()
-            if methods.draws_its_own_way(method) and not methods.is_foreign(method)
+            if methods.is_joined(method) and not methods.is_foreign(method)
         }
 
     @functools.cached_property
@@ -287,6 +305,7 @@ _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "model": lambda plan, names: plan._named("model", names["model"]),
     "method": lambda plan, names: plan._named("method", names["method"]),
     "checkpoint": lambda plan, names: plan.entry("method", names).get(methods.FOREIGN),
+    "component": Plan._component,
     "metric": lambda plan, names: plan._named("metric", names["metric"]),
     "sampling": lambda plan, names: for_model(plan._named("sampling", names["sampling"]), names["model"]),
     "sensitivity": Plan._sensitivity,
@@ -307,7 +326,7 @@ _LOADED = {  # for `Plan.plugins`: {kind: function of plan and wildcards, which 
     "families": lambda plan, names: [plan.entry("model", names)["family"]],
     "formats": Plan._formats,
     "kernels": lambda plan, names: [name for weights in plan._formats(names) for name in plan.kernels.get(weights, ())],
-    "transforms": lambda plan, names: [entry["name"] for entry in plan.entry("method", names)["transforms"]],
+    "transforms": lambda plan, names: [entry["name"] for entry in plan._quantized(names)["transforms"]],
     "solvers": Plan._solvers,
     "allocations": Plan._allocations,
     "loaders": Plan._loaders,

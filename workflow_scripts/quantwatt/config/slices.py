@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantwatt.artifacts.manifest import canonical_json
-from quantwatt.config.methods import DRAWING
+from quantwatt.config.methods import COMPONENTS, DRAWING
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def but(entry: str, *keys: str) -> Slice:
 
 
 # Keys of a method without its solver's settings.
-FORMATS = ("weights", "activations", "transforms", "allocation", "schedule")
+PARTS = ("weights", "activations", "transforms", "allocation")
+FORMATS = (*PARTS, "schedule")
 # A job writes its time and energy into its manifest; a changed meter or wattage must not rerun it.
 METERING_KEYS = ("meter", "gpus", "interval_ms", "idle_w", "full_w")  # the keys of `measuring` that a meter reads
 METERING = Slice("measuring", METERING_KEYS, watched=False)
@@ -84,8 +85,11 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     },
     "allocate": {"method": only("method", *FORMATS, "solver.name")},
     "solve_layers": {"solver": whole("solver")},  # the method's other keys are in its allocation file
-    "quantize": {"method": but("method", *DRAWING), "metering": METERING},
-    "quantize_apart": {"method": but("method", *DRAWING), "metering": METERING},
+    "quantize": {"method": but("method", *DRAWING, COMPONENTS), "metering": METERING},
+    "quantize_apart": {"method": but("method", *DRAWING, COMPONENTS), "metering": METERING},
+    "calibrate_component": {"settings": whole("calibration"), "metering": METERING},
+    "allocate_component": {"method": only("component", *PARTS, "solver.name")},
+    "quantize_component": {"method": whole("component"), "metering": METERING},
     "share_weights": {"method": whole("method")},
     "fetch_checkpoint": {"settings": whole("checkpoint")},
     "import_checkpoint": {"method": whole("method")},
@@ -118,6 +122,9 @@ PLUGINS = {  # {rule: kinds of the plugins that its script loads by name}; a rul
     "quantize_apart": ("families", "formats", "transforms", "solvers"),
     "fetch_checkpoint": ("loaders",),
     "import_checkpoint": ("families", "formats", "loaders"),
+    "calibrate_component": ("families",),
+    "allocate_component": ("allocations",),
+    "quantize_component": ("families", "formats", "transforms", "solvers"),
     "generate": _QUANTIZED,
     "generate_part": _QUANTIZED,
     "predict": _QUANTIZED,
@@ -141,6 +148,9 @@ SHOWING_METRICS = (
 _SCRIPTS = {  # {rule: script}, for rules that share the script of another rule
     "generate_part": "generate",
     "quantize_apart": "quantize",
+    "calibrate_component": "calibrate",
+    "allocate_component": "allocate",
+    "quantize_component": "quantize",
     "reference_features": "features",
 }
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantwatt import registry
-from quantwatt.artifacts import layer_variants, manifest, shards
+from quantwatt.artifacts import component_files, layer_variants, manifest, shards
 from quantwatt.artifacts.errors import DataError, Unsupported
-from quantwatt.inference import drawing, kernel_choice
+from quantwatt.inference import decoding, drawing, kernel_choice
 from quantwatt.models import offload
 from quantwatt.models.families import load_family
 from quantwatt.models.sampling import Drawing, Reading
@@ -36,7 +36,7 @@ def compute_of(manifest_path: str | Path, device: str) -> tuple[str, str | None,
     details = manifest.read_json(manifest_path)
     if "computes" in details:  # other code quantizes it at load
         return tuple(details["computes"][key] for key in ("compute", "kernel", "reason"))  # ty: ignore
-    compute, computed, reason = kernel_choice.compute_of(details["layers"], device)
+    compute, computed, reason = kernel_choice.compute_of(component_files.quantized_layers(details), device)
     return compute, _names(computed, details), reason
 
 
@@ -72,20 +72,24 @@ def load_pipeline(checkpoint: str | Path, device: str = "cpu", simulate: bool = 
         raise DataError(f"{path}: holds no model: {details['status']}, {details['reason']}.")
     if "computes" in details:
         return _load_live(path, details, device, simulate)
-    check_settings(details["layers"], path)
+    quantized = component_files.quantized_layers(details)
+    check_settings(quantized, path)
     model = details["model_settings"]
     family, location = load_family(model["family"]), manifest.PROJECT / details["location"]
-    compute, computed, reason = kernel_choice.compute_of(details["layers"], device)
+    compute, computed, reason = kernel_choice.compute_of(quantized, device)
     if compute == "unsupported":
         raise Unsupported(reason)
     if compute == "simulated" and not simulate:
         raise Unsupported(f"{path}: {reason}; simulate=True computes its values, but not at its speed.")
-    denoiser = _load_denoiser(family, path, details, location, device, simulate=compute == "simulated")
+    simulated = compute == "simulated"
+    denoiser = _load_network(family, path, details, location, device, simulated)
+    parts = _load_components(family, path, details, location, device, simulated)
     if denoiser is None and _is_compiled(details):
         denoiser = family.load_denoiser(model, location)
-    how = f"simulated, {reason}" if computed is None else _shares(computed, denoiser, details)
+    how = f"simulated, {reason}" if computed is None else _shares(computed, {"": denoiser, **parts}, details)
     print(f"{path.parent} on {device}: {how}", file=sys.stderr)
-    pipeline = offload.place(_with_adapters(family, family.load(model, location, denoiser), details), model, device)
+    loaded = family.load(model, location, denoiser, **parts)
+    pipeline = offload.place(_with_adapters(family, loaded, details), model, device)
     if details.get("schedule"):
         from quantwatt.inference import scheduled
 
@@ -160,27 +164,49 @@ def check_settings(layers: Mapping[str, Mapping[str, Any]], path: str | Path) ->
             )
 
 
-def _shares(computed, denoiser, details):
-    """Say how many layers each kernel computes."""
+def _shares(computed, networks, details):
+    """Say how many layers each kernel computes, of {component, "" for the denoiser: network, or None as stored}."""
     dtype = details["model_settings"]["dtype"]
-    if denoiser is None:
+    if not any(networks.values()):
         return f"all layers in {dtype}"
     import torch
 
-    kinds, quantized = (torch.nn.Linear, torch.nn.Conv2d), details["layers"]
+    kinds, quantized = (torch.nn.Linear, torch.nn.Conv2d), component_files.quantized_layers(details)
     others = sum(
-        isinstance(m, kinds) and name.partition(".variants.")[0] not in quantized
-        for name, m in denoiser.named_modules()
+        isinstance(m, kinds) and f"{part and part + '/'}{name.partition('.variants.')[0]}" not in quantized
+        for part, network in networks.items()
+        for name, m in (network.named_modules() if network else ())
     )
     shares = [f"{count} {'layers' if count > 1 else 'layer'} by {kernel}" for kernel, count in computed.items()]
     shares = [*shares, f"{others} unquantized in {dtype}"] if others else shares
     return ", ".join(shares) + (", compiled" if _is_compiled(details) else "")
 
 
-def _load_denoiser(family, path, details, location, device, simulate):
-    """Load the denoiser with its quantized layers on the device; None for the baseline, which the pipeline loads.
+def _load_components(family, path, details, location, device, simulate):
+    """{name: network on the device} of the components that are quantized beside the denoiser."""
+    made = details.get("components") or {}
+    if not made:
+        return {}
+    from quantwatt.models import components
 
-    It loads layer by layer, so the peak memory is the denoiser's size plus one layer.
+    return {
+        name: _load_network(
+            components.load(family, details["model_settings"], location, name),
+            path.parent / name / path.name,
+            {**part, "model_settings": details["model_settings"]},
+            *(location, device, simulate),
+        )
+        for name, part in made.items()
+    }
+
+
+def _load_network(family, path, details, location, device, simulate):
+    """Load a network with its quantized layers on the device; None for the baseline, which the pipeline loads.
+
+    It loads layer by layer, so the peak memory is the network's size plus one layer.
+
+    Args:
+        family: `quantwatt.models.network.Network`; its weights are next to `path`, as `details` says.
     """
     if not details["files"]:
         return None
@@ -191,7 +217,7 @@ def _load_denoiser(family, path, details, location, device, simulate):
 
     manifest.verify_files(path, details["files"])
     dtype = getattr(torch, details["model_settings"]["dtype"])
-    denoiser, layers = family.meta_denoiser(location), details["layers"]
+    denoiser, layers = family.meta_network(location), details["layers"]
     splits.restore(denoiser, layers)
     modules = dict(denoiser.named_modules())
     stored = shards.Shards(path.parent, details["files"])
@@ -290,12 +316,12 @@ class QuantizedPipeline:
         """{"unit", "asked", "skipped"}: how many calls the cache has skipped so far; None without a cache."""
         return dict(self.cache.calls) if self.cache else None
 
-    def modules(self) -> "list[torch.nn.Module]":
-        """Return the pipeline's networks: one of a text model, several of an image pipeline."""
+    def modules(self) -> "dict[str, torch.nn.Module]":
+        """Return the pipeline's networks by name: one of a text model, several of an image pipeline."""
         import torch
 
         parts = getattr(self.pipeline, "components", None) or vars(self.pipeline)
-        return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+        return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
     def predict(self, texts: Sequence[str], sampling: Reading) -> list[dict[str, Any]]:
         """Return a text model's predictions: one mapping per sentence or window, as its family's `predict` does."""
@@ -366,9 +392,8 @@ class QuantizedPipeline:
         from quantwatt.artifacts.images import to_uint8
 
         asked = replace(self._completed(sampling or Drawing()), **options)
-        with self._autocasting(), self._caching(asked):
-            images = self.family.generate(self.pipeline, prompts, seeds, asked)
-        return to_uint8(images, first)
+        with decoding.explaining(self.pipeline), self._autocasting(), self._caching(asked):
+            return to_uint8(self.family.generate(self.pipeline, prompts, seeds, asked), first)
 
     def _completed(self, sampling):
         """A drawing with the method's steps, the family's defaults and the pipeline's image size, where it has them."""

@@ -49,11 +49,18 @@ def synchronize_of(device: str) -> Callable[[], object]:
 
 
 def memory_of(device: str, pipeline: Any) -> Callable[[], dict[str, Any]]:
-    """Return a function that returns the values of `peak_memory_of`, and "model_mb": the pipeline's tensors."""
+    """Return a function that returns the values of `peak_memory_of`, and those of the pipeline's tensors.
+
+    These are "model_mb", and "components_mb" of each network; tensors that networks share count in each of them.
+    """
     from quantwatt.measuring.module_memory import module_memory_bytes
 
     peak = peak_memory_of(device)
-    return lambda: {**peak(), "model_mb": module_memory_bytes(pipeline.modules()) / 1e6}
+    return lambda: {
+        **peak(),
+        "model_mb": module_memory_bytes(pipeline.modules().values()) / 1e6,
+        "components_mb": {name: module_memory_bytes([part]) / 1e6 for name, part in pipeline.modules().items()},
+    }
 
 
 def peak_memory_of(device: str) -> Callable[[], dict[str, Any]]:

@@ -23,8 +23,8 @@ MODULATIONS = {
     "SD35AdaLayerNormZeroX": 9,
     "CogView3PlusAdaLayerNormZeroTextImage": 12,
 }
-# A weight that a module's code reads, and not only its dtype or device.
-WEIGHT = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape))")
+# A weight that a module's code reads, and not only its type, dtype or device.
+WEIGHT = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape)|, torch\.Tensor\))")
 LEAST = 2  # layers of a block: a member with a single layer (such as a GEGLU activation) is part of a larger block
 
 

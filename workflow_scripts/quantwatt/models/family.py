@@ -5,7 +5,6 @@ and may override the methods with a default. `quantwatt.models.architecture` det
 that is not described otherwise; families/pipeline_family.py is the shared base of families of diffusers pipelines.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from quantwatt.models.network import Network
 from quantwatt.models.sampling import Drawing, Reading
 
 Settings = Mapping[str, Any]  # a model's entry, completed by its family's schema
@@ -23,13 +23,9 @@ Asked = Any  # a Drawing of an image family, a Reading of a text family
 Run = Callable[[], Any]  # runs once and leaves its result on the device
 
 
-class Family(ABC):
-    """Base of image and text families; `denoiser` is the quantized network, also in text models."""
+class Family(Network, ABC):
+    """Base of image and text families; `denoiser` is the network that a method quantizes, also in text models."""
 
-    BLOCKS: ClassVar[str] = ""  # the ModuleList of the denoiser's blocks, in execution order
-    # Patterns of the ends of layer names in a block, in order of execution: layers that match one pattern read the
-    # outputs of layers that match earlier patterns.
-    STAGES: ClassVar[tuple[str, ...]] = ()
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}  # generation settings for notebooks: steps, guidance
     PHASES_APART: ClassVar[tuple[str, ...]] = ()  # phases that `prepare`'s run does not include
     # Modules that a job imports without what they do not need, before any other of their libraries.
@@ -48,6 +44,14 @@ class Family(ABC):
     def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         """The denoiser's architecture: parameters on the meta device."""
 
+    def load_network(self, settings: Settings, location: str | Path) -> torch.nn.Module:
+        """See Network: the denoiser."""
+        return self.load_denoiser(settings, location)
+
+    def meta_network(self, location: str | Path) -> torch.nn.Module:
+        """See Network: the denoiser."""
+        return self.meta_denoiser(location)
+
     @abstractmethod
     def prepare(self, pipeline: Pipeline, batch: Batch, seeds: Sequence[int], asked: Asked, /) -> Run:
         """A function that computes one batch and leaves the result on the device."""
@@ -62,59 +66,6 @@ class Family(ABC):
         Raises:
             DataError: the folder holds no pipeline that this family can run.
         """
-        return None
-
-    def blocks(self, denoiser: torch.nn.Module) -> list[str]:
-        """Names of the modules that are quantized one after another."""
-        return [f"{self.BLOCKS}.{name}" for name, _ in denoiser.get_submodule(self.BLOCKS).named_children()]
-
-    def quantizable(self, denoiser: torch.nn.Module) -> list[str]:
-        """Names of the layers that may be quantized; each belongs to one block.
-
-        These are the linear layers, and convolutions in families that override this. Embeddings, norms and heads keep
-        the model's dtype.
-        """
-        return [
-            name
-            for name, module in denoiser.named_modules()
-            if isinstance(module, torch.nn.Linear) and name.startswith(f"{self.BLOCKS}.")
-        ]
-
-    def segments(self, denoiser: torch.nn.Module) -> dict[str, int]:
-        """{layer: chunks} of the layers whose output is split into chunks of equal size for separate uses."""
-        return {}
-
-    def stages(self, names: list[str]) -> list[list[str]] | None:
-        """Group a block's layers so that each group reads only outputs of earlier groups.
-
-        Args:
-            names: quantizable layers of the block, or chunks of them (NAME.0, ...).
-        Returns:
-            the groups in order of execution; None where the order is known only when the block runs.
-        Raises:
-            ValueError: a layer matches no pattern of STAGES.
-        """
-        if not self.STAGES:
-            return None
-        groups = [[name for name in names if re.search(rf"(^|\.){stage}(\.\d+)?$", name)] for stage in self.STAGES]
-        if unknown := set(names).difference(*groups):
-            raise ValueError(f"{min(unknown)}: of no stage of a block")
-        return [group for group in groups if group]
-
-    def skips(self, denoiser: torch.nn.Module) -> dict[str, tuple[int, int]]:
-        """{layer: (channels of the block's input, of the skip connection)} of the convolutions that read both."""
-        return {}
-
-    def first_token(self, denoiser: torch.nn.Module) -> list[str]:
-        """Layers whose input's first token is the same for all prompts."""
-        return []
-
-    def content(self, denoiser: torch.nn.Module) -> list[str] | None:
-        """Layers that decide the content of an image, not its quality (MixDQ's content group); None: unknown."""
-        return None
-
-    def real_tokens(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Mask of a block's tokens, False where padded: bool [samples, tokens]; None where nothing is padded."""
         return None
 
     def transposed(self, location: str | Path) -> set[str]:
@@ -139,6 +90,20 @@ class Recorded(dict[int, dict[str, torch.Tensor]]):
 
 class ImageFamily(Family):
     """Generates one image for each prompt and seed."""
+
+    @abstractmethod
+    def load(
+        self,
+        settings: Settings,
+        location: str | Path,
+        denoiser: torch.nn.Module | None = None,
+        **components: torch.nn.Module,
+    ) -> Pipeline:
+        """See Family; `components` replace stored parts, by name."""
+
+    @abstractmethod
+    def denoiser_name(self, location: str | Path) -> str:
+        """The denoiser's name among the parts of a pipeline's folder."""
 
     @abstractmethod
     def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:

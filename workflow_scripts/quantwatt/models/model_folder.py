@@ -27,6 +27,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NEVER_READ = (*PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".md", ".png", ".jpg", ".jpeg", ".webp")
 # The checker that blackens images, and the extractor that prepares its inputs: pipelines are loaded without them.
 CENSOR = ("safety_checker", "feature_extractor")
+DENOISERS = ("transformer", "unet")  # usual names of a pipeline's denoiser
 LFS_POINTER, POINTER_BYTES = b"version https://git-lfs", 1024
 
 
@@ -141,6 +142,20 @@ def listed_parts(folder: str | Path, settings: Mapping[str, Any]) -> dict[str, t
             raise DataError(f"{folder}: {key}: the pipeline has no {missing[0]}; set {key}: false.")
     censor = CENSOR if "safety_checker" in named else ()
     return {name: value for name, value in named.items() if name not in (*left_out(settings), *censor)}
+
+
+def networks(folder: str | Path, settings: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """Return (the denoiser's name, names of the other parts with weights) of a pipeline's folder, from its index.
+
+    None where the denoiser has an unusual name, which the classes of the parts alone tell.
+
+    Raises:
+        DataError: as `listed_parts`.
+    """
+    listed = listed_parts(folder, settings).items()
+    named = [name for name, (_, kind) in listed if not WITHOUT_WEIGHTS.search(kind)]
+    denoiser = next((name for name in DENOISERS if name in named), None)
+    return denoiser and (denoiser, [name for name in named if name != denoiser])
 
 
 def _named_parts(folder):

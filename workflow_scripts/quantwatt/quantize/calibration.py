@@ -1,5 +1,6 @@
 """Record the calibration set: denoiser inputs on the float trajectory, stored instead of layer activations."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +9,14 @@ from safetensors.torch import load_file
 
 from quantwatt.artifacts import manifest
 from quantwatt.jobs.progress import progress
-from quantwatt.models import denoiser_inputs
+from quantwatt.models import component_inputs, denoiser_inputs
 from quantwatt.models.family import ImageFamily, TextFamily
 from quantwatt.models.sampling import Calibration, Reading
 
 if TYPE_CHECKING:
     import torch
+
+    from quantwatt.models.components import Component
 
 
 def strata(steps: int, timesteps: int) -> list[int]:
@@ -58,6 +61,34 @@ def record(
     samples = denoiser_inputs.stack(kept)
     _check_calls(samples, calibration.batch_size)
     return samples, rows
+
+
+def record_component(
+    component: "Component",
+    name: str,
+    family: ImageFamily,
+    pipeline: Any,
+    prompts: Sequence[str],
+    calibration: Calibration,
+) -> "tuple[dict[str, torch.Tensor], list[dict[str, Any]]]":
+    """Run the float pipeline and record what one of its components receives, prompts and negative prompts alike.
+
+    Args:
+        component, name: of the pipeline; prompts: one string per sample of the prompt file.
+    Returns:
+        {input name: [samples, ...]}, and per sample {"prompt", "seed"}.
+    Raises:
+        DataError: the pipeline does not call the component, or its inputs make no batches.
+    """
+    kept, rows = [], []
+    for first in progress(range(0, len(prompts), calibration.batch_size), description="calibrating", unit="batch"):
+        batch = prompts[first : first + calibration.batch_size]
+        seeds = [calibration.seed + first + i for i in range(len(batch))]
+        draw = functools.partial(family.generate, pipeline, batch, seeds, calibration)
+        seen = component_inputs.record(pipeline, name, component, family.denoiser(pipeline), draw)
+        kept += seen
+        rows += [{"prompt": first + i % len(batch), "seed": seeds[i % len(batch)]} for i in range(len(seen))]
+    return component_inputs.even(kept, name), rows
 
 
 def _check_calls(samples, batch):

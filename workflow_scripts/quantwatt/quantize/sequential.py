@@ -29,7 +29,7 @@ from quantwatt.formats.library import library_of
 from quantwatt.formats.quantized_weight import QuantizedWeight, load_format, stored_bits, wide_groups
 from quantwatt.inference.linear import SimulatedLinear
 from quantwatt.jobs.progress import progress
-from quantwatt.models.family import Family
+from quantwatt.models.network import Network
 from quantwatt.quantize import hold_out, output_errors
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.solvers import BlockSolver, ExternalSolver, LayerSolver, Solution, load_solver
@@ -74,7 +74,7 @@ def _convert(denoiser, allocation):
 @torch.no_grad()
 def quantize(
     denoiser: torch.nn.Module,
-    family: Family,
+    family: Network,
     allocation: Mapping[str, Mapping[str, Any]],
     method: Mapping[str, Any],
     samples: Mapping[str, torch.Tensor] | None = None,
@@ -165,7 +165,7 @@ class SequentialQuantizer:
 
     def __init__(
         self,
-        family: Family,
+        family: Network,
         allocation: Mapping[str, Any],
         method: Mapping[str, Any],
         device: str,

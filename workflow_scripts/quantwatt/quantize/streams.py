@@ -18,7 +18,7 @@ from quantwatt.artifacts.manifest import finite
 from quantwatt.inference.linear import QuantizedLinear
 from quantwatt.models.architecture import LAYERS
 from quantwatt.models.denoiser_inputs import nested
-from quantwatt.models.family import Family
+from quantwatt.models.network import Network
 from quantwatt.quantize import hold_out
 from quantwatt.quantize.layer_plan import LayerPlan
 from quantwatt.quantize.observers import Observers
@@ -131,7 +131,7 @@ class BlockActivations:
     def __init__(
         self,
         denoiser: torch.nn.Module,
-        family: Family,
+        family: Network,
         samples: Mapping[str, torch.Tensor],
         batch: int,
         device: str = "cpu",

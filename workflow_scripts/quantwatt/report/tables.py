@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from quantwatt.artifacts import csv_files, layer_variants, step_ranges
+from quantwatt.artifacts import component_files, csv_files, layer_variants, step_ranges
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import canonical_json
 from quantwatt.config import metric_entries
 from quantwatt.config.metric_entries import Metric
-from quantwatt.report import drawing
+from quantwatt.report import component_table, drawing
 from quantwatt.report.cells import Cell
 
 METRICS = metric_entries.shown()  # the first with values is drawn against cost and compared over seeds
@@ -99,8 +99,10 @@ def summary_table(
     """
     references = {(c.model, c.sampling): c for c in cells if c.method == baseline}
     replicates, sweeps = (_differing_by(key, samplings or {}) for key in ("seed", "steps"))
+    compared = component_table.compared(cells)
     rows = [
         _row(cell, references.get((cell.model, cell.sampling)), margin)
+        | {"size_mb": _scaled(component_files.size_bytes(cell.checkpoint, compared), 1e-6)}
         | {"replicate_of": replicates.get(cell.sampling), "steps_of": sweeps.get(cell.sampling)}
         for cell in cells
     ]
@@ -135,7 +137,6 @@ def _row(cell, reference, margin):
         "kernel": measured.get("kernel"),
         "weight_bits": _bits(cell, "weight_bits") if quantized else None,
         "activation_bits": _bits(cell, "activation_bits") if quantized else None,
-        "size_mb": _scaled(checkpoint.get("size_bytes"), 1e-6),
         "solver": _solver(checkpoint),
         "seed": cell.images.get("seed"),
         "steps": cell.images.get("steps"),
@@ -176,18 +177,19 @@ def _solver(checkpoint):
 def _allocation(checkpoint):
     """The allocation, "uniform" or "mixed", and the sensitivity of a mixed one; None where not quantized.
 
-    A method whose formats depend on the step is mixed, too.
+    A method whose formats depend on the step is mixed, too, and one that quantizes more than the denoiser.
     """
     settings = checkpoint.get("settings") or {}
     chosen = settings.get("allocation") if settings.get("solver") else None
-    name = "mixed" if chosen and settings.get("schedule") else chosen and chosen["name"]
+    several = settings.get("components") or (chosen and settings.get("schedule"))
+    name = "mixed" if several else chosen and chosen["name"]
     return {"allocation": name, "sensitivity": chosen and chosen.get("sensitivity")}
 
 
 def _weight_format(settings):
     """The weights' format: int4, nf4, torchao; None where not quantized, or where layers or steps have their own."""
     weights, allocation = settings.get("weights"), settings.get("allocation") or {}
-    if not weights or allocation.get("name") == "mixed" or settings.get("schedule"):
+    if not weights or allocation.get("name") == "mixed" or settings.get("schedule") or settings.get("components"):
         return None
     return f"int{weights['bits']}" if weights["format"] == "integer" else weights["format"]
 

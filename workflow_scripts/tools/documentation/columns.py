@@ -191,7 +191,9 @@ def meaning(column: str, said: dict[str, str]) -> str:
             return sentence.format(shown[name].title if name in shown else name.capitalize())
     metric = shown[column]
     unit = f", in {metric.unit}" if metric.unit else ""
-    return f"{metric.name[0].upper()}{metric.name[1:]}{unit}; {'more' if metric.higher_is_better else 'less'} is better."
+    return (
+        f"{metric.name[0].upper()}{metric.name[1:]}{unit}; {'more' if metric.higher_is_better else 'less'} is better."
+    )
 
 
 def described() -> Iterable[tuple[str, str, list[tuple[str, str]]]]:

@@ -32,8 +32,9 @@ def parser_of(main: Callable[[list[str]], object]) -> argparse.ArgumentParser:
     def stop(parser, *_, **__):
         raise Asked(parser)
 
-    with mock.patch("argparse.ArgumentParser.parse_args", stop), mock.patch(
-        "argparse.ArgumentParser.parse_known_args", stop
+    with (
+        mock.patch("argparse.ArgumentParser.parse_args", stop),
+        mock.patch("argparse.ArgumentParser.parse_known_args", stop),
     ):
         try:
             main([])

@@ -128,4 +128,6 @@ def pages() -> dict[str, str]:
 
 def every_schema() -> list[str]:
     """Names of all schemas that there are."""
-    return sorted(str(path.relative_to(SCHEMAS)).removesuffix(".schema.json") for path in SCHEMAS.rglob("*.schema.json"))
+    return sorted(
+        str(path.relative_to(SCHEMAS)).removesuffix(".schema.json") for path in SCHEMAS.rglob("*.schema.json")
+    )

@@ -22,13 +22,19 @@ class Family(PipelineFamily):
     DENOISER = ("unet", "UNet2DModel")
     DEFAULTS: ClassVar = {"steps": 1, "guidance": 1.0}
 
-    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
+    def load(
+        self,
+        settings: Settings,
+        location: str | Path,
+        denoiser: torch.nn.Module | None = None,
+        **components: torch.nn.Module,
+    ) -> Pipeline:
         """See Family.
 
         Raises:
             DataError: a schedule of `timesteps` does not fit the model's noise levels.
         """
-        pipeline = super().load(settings, location, denoiser)
+        pipeline = super().load(settings, location, denoiser, **components)
         levels = pipeline.scheduler.config.num_train_timesteps
         for schedule in settings["timesteps"]:
             if schedule[-1] != 0 or sorted(set(schedule), reverse=True) != schedule or schedule[0] >= levels:

@@ -11,12 +11,11 @@ from PIL import Image
 from quantwatt.artifacts import instructions, manifest
 from quantwatt.artifacts.errors import DataError
 from quantwatt.data import photographs
-from quantwatt.models import adapters, architecture, denoiser_inputs
+from quantwatt.models import adapters, architecture, denoiser_inputs, model_folder
 from quantwatt.models.families import effects, pipeline_classes, pipelines, recording
 from quantwatt.models.family import ImageFamily, Pipeline, Recorded, Run, Settings
 from quantwatt.models.sampling import Drawing
 
-USUAL = ("transformer", "unet")  # the denoiser's name, where several parts take a timestep
 # Further arguments of a call, unless the model's `arguments` override them: images have exactly the requested size, and
 # prompts are used unchanged, whether or not a library that rewrites them is installed.
 AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False, "_auto_resize": False}
@@ -25,14 +24,20 @@ AS_WRITTEN = {"use_resolution_binning": False, "clean_caption": False, "_auto_re
 class Family(ImageFamily):
     """Runs the pipeline that the folder names; the arguments of its call are read from its signature."""
 
-    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
+    def load(
+        self,
+        settings: Settings,
+        location: str | Path,
+        denoiser: torch.nn.Module | None = None,
+        **components: torch.nn.Module,
+    ) -> Pipeline:
         """See Family.
 
         Raises:
             DataError: the pipeline's call does not take one of the settings' `arguments`.
         """
         self.check(location)
-        parts = {} if denoiser is None else {_stored_denoiser(location)[0]: denoiser}
+        parts = components if denoiser is None else {**components, _stored_denoiser(location)[0]: denoiser}
         pipeline = pipelines.load("DiffusionPipeline", settings, location, **parts)
         _check_arguments(pipeline, settings["arguments"], location)
         pipeline.arguments = settings["arguments"]
@@ -61,6 +66,9 @@ class Family(ImageFamily):
         config = kind.load_config(location, subfolder=name, local_files_only=True)
         with init_empty_weights():
             return kind.from_config(config).eval()
+
+    def denoiser_name(self, location: str | Path) -> str:
+        return _stored_denoiser(location)[0]
 
     def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
         return _denoiser(pipeline)
@@ -142,7 +150,7 @@ def _denoiser_of(classes, where):
         classes: {name: class} of a pipeline's parts.
         where: the folder or class, for messages.
     Raises:
-        DataError: no part takes a timestep, or several parts do: none with one of the USUAL names, or two of one class.
+        DataError: no part takes a timestep, or several parts do: none with a usual name, or two of one class.
     """
     candidates = [
         name
@@ -150,7 +158,7 @@ def _denoiser_of(classes, where):
         if hasattr(kind, "forward")
         and any(map(denoiser_inputs.is_timestep, inspect.signature(kind.forward).parameters))
     ]
-    usual = [name for name in USUAL if name in candidates]
+    usual = [name for name in model_folder.DENOISERS if name in candidates]
     alike = [name for name in candidates if usual and classes[name] is classes[usual[0]]]
     if len(alike) > 1:
         raise DataError(f"{where}: two denoisers take turns ({', '.join(alike)}), and one alone can be quantized.")

@@ -21,8 +21,14 @@ class PipelineFamily(ImageFamily):
     PIPELINE: str  # diffusers' class
     DENOISER: tuple[str, str]  # the part's name in the pipeline, and diffusers' class
 
-    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
-        parts = {} if denoiser is None else {self.DENOISER[0]: denoiser}
+    def load(
+        self,
+        settings: Settings,
+        location: str | Path,
+        denoiser: torch.nn.Module | None = None,
+        **components: torch.nn.Module,
+    ) -> Pipeline:
+        parts = components if denoiser is None else {**components, self.DENOISER[0]: denoiser}
         pipeline = pipelines.load(self.PIPELINE, settings, location, **parts, **self.options(settings))
         if denoiser is None:
             adapters.fuse(self.denoiser(pipeline), settings.get("adapters"))
@@ -37,6 +43,9 @@ class PipelineFamily(ImageFamily):
 
     def meta_denoiser(self, location: str | Path) -> torch.nn.Module:
         return pipelines.meta_denoiser(*self.DENOISER, location)
+
+    def denoiser_name(self, location: str | Path) -> str:
+        return self.DENOISER[0]
 
     def denoiser(self, pipeline: Pipeline) -> torch.nn.Module:
         return getattr(pipeline, self.DENOISER[0])

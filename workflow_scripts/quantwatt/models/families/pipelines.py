@@ -31,7 +31,7 @@ def load(kind: str, settings: Mapping[str, Any], location: str | Path, **parts: 
     without = _without_censor(listed["_class_name"] if kind == "DiffusionPipeline" else kind)
     for name, part in model_folder.weighted_parts(location, settings, without={**without, **parts}).items():
         if part.weights and part.weights.variant:
-            parts[name] = _stored(part_class(part), settings, part.folder, variant=part.weights.variant)
+            parts[name] = load_part(part, settings)
     pipeline = _stored(getattr(diffusers, kind), settings, location, **without, **parts)
     pipeline.set_progress_bar_config(disable=True)
     has_checker = any(listed.get("safety_checker") or ())
@@ -62,6 +62,12 @@ def load_denoiser(part: str, kind: str, settings: Mapping[str, Any], location: s
 
     variant = model_folder.weights(Path(location) / part, "diffusers", kind, settings).variant
     return _stored(getattr(diffusers, kind), settings, location, subfolder=part, variant=variant).eval()
+
+
+def load_part(part: model_folder.Part, settings: Mapping[str, Any]) -> torch.nn.Module:
+    """Load one part of a pipeline, on the CPU, in the model's dtype."""
+    variant = part.weights.variant if part.weights else None
+    return _stored(part_class(part), settings, part.folder, variant=variant)
 
 
 def part_class(part: model_folder.Part) -> type:

@@ -26,8 +26,14 @@ class Family(LatentDiffusionFamily):
     DEFAULTS: ClassVar = {"steps": 28, "guidance": 4.5}
     FURTHER_PROMPTS: ClassVar = {"prompt_2": None, "prompt_3": None}
 
-    def load(self, settings: Settings, location: str | Path, denoiser: torch.nn.Module | None = None) -> Pipeline:
-        pipeline = super().load(settings, location, denoiser)
+    def load(
+        self,
+        settings: Settings,
+        location: str | Path,
+        denoiser: torch.nn.Module | None = None,
+        **components: torch.nn.Module,
+    ) -> Pipeline:
+        pipeline = super().load(settings, location, denoiser, **components)
         pipeline.max_sequence_length = settings["max_sequence_length"]
         return pipeline
 

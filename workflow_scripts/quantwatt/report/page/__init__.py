@@ -14,7 +14,7 @@ import pandas as pd
 from quantwatt.artifacts import layout
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
-from quantwatt.report import drawing, tables
+from quantwatt.report import component_table, drawing, tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.equal_bits import BEST
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
@@ -284,6 +284,7 @@ def render(
         errors=error_summary(layers),
         layer_groups=by_layer,
         quantizing=quantizing_rows(summary, layers),
+        components=component_table.shown(component_table.components_table(cells)),
         failures=failures(cells),
         figures=figures,
         commit=commit,

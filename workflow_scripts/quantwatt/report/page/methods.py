@@ -30,9 +30,11 @@ def short(settings: Mapping[str, Any] | None) -> str:
         return ""
     words = _words(settings)
     inputs = f"; inputs: {words['activations']}" if words["activations"] else ""
+    if not words["weights"] and settings.get("components"):
+        return "; ".join([*_components(settings), *_drawing(settings)])
     what = f"{words['solver'].partition(':')[0]}, {words['weights']}{inputs}" if words["weights"] else words["solver"]
     steps = ["other formats in some steps"] if settings.get("schedule") else []
-    return "; ".join([what, *steps, *_drawing(settings)])
+    return "; ".join([what, *_components(settings), *steps, *_drawing(settings)])
 
 
 def _words(settings):
@@ -43,22 +45,29 @@ def _words(settings):
         also.append(f"allocation {_named(allocation)}")
     if settings.get("schedule"):
         also.append(_ranges(settings["schedule"], settings["allocation"]))
+    also += _components(settings)
     also += [f"{key} {settings[key]}" for key in ("dtype", "autocast", "compile") if settings.get(key)]
     also += _drawing(settings)
     return {
-        "solver": _named(solver) if solver else _of_others(settings.get("checkpoint")),
+        "solver": _named(solver) if solver else _of_others(settings),
         "weights": _grid(settings.get("weights")),
         "activations": _grid(settings.get("activations")),
         "also": "; ".join(also),
     }
 
 
-def _of_others(checkpoint):
+def _of_others(settings):
     """Who quantized a checkpoint of others: "gguf of others: flux-q4_k.gguf"; "not quantized" without one."""
+    checkpoint = settings.get("checkpoint")
     if not checkpoint:
-        return "not quantized"
+        return f"{'denoiser ' if settings.get('components') else ''}not quantized"
     where = checkpoint.get("function") or checkpoint.get("hub") or Path(checkpoint["path"]).name
     return f"{checkpoint['loader']} of others: {checkpoint.get('file') or where}"
+
+
+def _components(settings):
+    """The components that are quantized beside the denoiser: ["text_encoder_3: GPTQ, integer 4 bits"]."""
+    return [f"{name}: {short(entry)}" for name, entry in (settings.get("components") or {}).items()]
 
 
 def _ranges(schedule, allocation):
