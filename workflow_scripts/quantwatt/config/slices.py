@@ -68,6 +68,7 @@ METERING = Slice("measuring", METERING_KEYS, watched=False)
 TRYING = but("sensitivity", "costs")  # how layers are tried, without how their costs are measured
 
 READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no configuration
+    "fetch": {"sha256": Slice("data_sha256", watched=False)},  # what is there already is used
     "fetch_weights": {"settings": whole("extractor")},
     "model": {"settings": whole("model")},
     "calibrate": {"settings": whole("calibration"), "metering": METERING},
@@ -97,7 +98,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "recommend": {"limits": whole("limits")},
     "gate": {"policy": whole("policy")},
     "figure": {"grid": whole("grid")},
-    "report": {"grid": whole("grid")},
+    "report": {"grid": whole("grid"), "protocol": whole("protocol")},
     "study": {"grid": whole("grid")},
 }
 
