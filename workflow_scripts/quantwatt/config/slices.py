@@ -91,7 +91,7 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "generate": {"sampling": whole("sampling")},
     "generate_part": {"sampling": but("sampling", "images")},  # full parts are kept when a set grows
     "predict": {"sampling": whole("sampling")},
-    "measure": {"sampling": but("sampling", "images"), "measuring": whole("measuring")},
+    "measure": {"sampling": but("sampling", "images", "trajectory"), "measuring": whole("measuring")},
     "reference": {"settings": whole("reference")},
     "score": {"settings": whole("metric")},
     "tables": {"grid": whole("grid with settings")},  # cells are checked against the settings
