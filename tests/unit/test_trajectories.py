@@ -47,7 +47,7 @@ def test_a_drawing_without_latents_of_each_image_is_refused():
     with pytest.raises(DataError, match="takes no steps"), recorder.drawing(Scheduler([], True), [0]):
         pass
     scheduler = Scheduler([torch.zeros(2, 4)], True)
-    with pytest.raises(DataError, match="of 2 images, and 3 are drawn"), recorder.drawing(scheduler, [0, 1, 2]):
+    with pytest.raises(DataError, match="of 2 images, not 3"), recorder.drawing(scheduler, [0, 1, 2]):
         scheduler.step()
 
 

@@ -108,8 +108,8 @@ def _check_metric(name, experiment, file):
     for sampling, entry in experiment["samplings"].items() if reads_trajectories(name) else ():
         if "trajectory" not in entry:
             raise ConfigurationError(
-                f"{file}: samplings.{sampling}.trajectory: missing, and metric '{name}' compares latents; write 512, the "
-                "number of values to keep behind each step."
+                f"{file}: samplings.{sampling}.trajectory: missing, and metric '{name}' compares latents; write 512, "
+                "the number of values to keep behind each step."
             )
     extractor = features_of(name)
     if extractor in names("extractors") and extractor not in experiment["extractors"]:

@@ -1,8 +1,8 @@
 """Keep a few values of each image's latents behind every denoising step, for distances between two trajectories.
 
-All latents of 5,000 images of 1024 x 1024 in 20 steps are 13 gigabytes. A drawing without replacement of `values` places,
-the same for every method, is enough: the mean square over the places is the mean square over all up to a relative
-deviation of about sqrt(2 / values), and where there are fewer values than places asked for, all are kept.
+All latents of 5,000 images of 1024 x 1024 in 20 steps are 13 gigabytes. A drawing without replacement of `values`
+places, the same for every method, is enough: the mean square over the places is the mean square over all up to a
+relative deviation of about sqrt(2 / values). Where there are fewer values than places asked for, all are kept.
 """
 
 import functools
@@ -59,7 +59,7 @@ class Recorder:
 
     def _keep(self, latents, images):
         if len(latents) != images:
-            raise DataError(f"trajectory: the scheduler's latents are of {len(latents)} images, and {images} are drawn.")
+            raise DataError(f"trajectory: the scheduler's latents are of {len(latents)} images, not {images}.")
         flat = latents.detach().flatten(1)  # [images, all values]
         self.steps.append(flat[:, places(flat.shape[1], self.values).to(flat.device)].float().cpu().numpy())
 

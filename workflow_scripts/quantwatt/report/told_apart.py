@@ -1,8 +1,9 @@
 """Which metric sees which damage, at how many images: the widest format that it tells apart from the unquantized model.
 
 A metric that is not paired tells a method apart where the 95 % interval of its change from the unquantized model, over
-the same prompts and seeds, leaves out 0. A paired metric is perfect for the unquantized model by its definition, so that
-every method differs from it: it tells a method apart where the interval of the difference from the widest format does.
+the same prompts and seeds, leaves out 0. A paired metric is perfect for the unquantized model by its definition, so
+that every method differs from it: it tells a method apart where the interval of its difference from the widest format
+leaves out 0.
 """
 
 import math
@@ -21,8 +22,8 @@ def told_apart(summary: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     Args:
         summary, pairs: tables/summary.csv and tables/pairs.csv of an experiment, as of `tables.read_table`.
     Returns:
-        seen_bits: bits of weights, scales included, of the widest format that is told apart, NaN where none is; seen and
-            not_seen: the methods, the widest first, with commas.
+        seen_bits: bits of weights, scales included, of the widest format that is told apart, NaN where none is; seen
+            and not_seen: the methods, the widest first, with commas.
     """
     quantized = summary[(summary["status"] == "ok") & (summary["method"] != summary["baseline"])]
     widest_first = quantized.sort_values("weight_bits", ascending=False, kind="stable")
@@ -44,7 +45,8 @@ def _rows(cells, pairs) -> Iterator[dict]:
             bounds = [_difference(pairs, first, method, metric.column) for method in compared["method"]]
         else:
             compared = cells
-            bounds = [tuple(cells.loc[i, [f"{metric.column}_change_{end}" for end in ("low", "high")]]) for i in cells.index]
+            ends = [f"{metric.column}_change_{end}" for end in ("low", "high")]
+            bounds = list(cells.reindex(columns=ends).itertuples(index=False, name=None))
         apart = [low > 0 or high < 0 for low, high in bounds]
         known = [not (math.isnan(low) or math.isnan(high)) for low, high in bounds]
         yield {

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor: a linear function of CLIP's normalized embedding (github.com/LAION-AI/aesthetic-predictor)."""
+"""LAION's aesthetic predictor (github.com/LAION-AI/aesthetic-predictor): linear in CLIP's normalized embedding."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

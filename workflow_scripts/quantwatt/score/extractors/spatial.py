@@ -30,8 +30,10 @@ READ = "Mixed_6d.branch1x1.conv"
 
 
 def load(settings: Mapping[str, Any], device: str) -> "Spatial":
-    """Load Inception's weights as pytorch-fid stores them, a safetensors file; settings {"weights", "revision", "batch"}.
+    """Load Inception's weights as pytorch-fid names them, a safetensors file.
 
+    Args:
+        settings: {"weights", "revision", "batch"}.
     Raises:
         DataError: they cannot be loaded, or are not of this network.
     """
@@ -57,7 +59,8 @@ def build() -> "torch.nn.ModuleDict":
         "Mixed_6c": parts.FIDInceptionC(768, channels_7x7=160),
     }
     network = torch.nn.ModuleDict({name: own.get(name, getattr(whole, name)) for name in BEFORE})
-    network["Mixed_6d"] = torch.nn.ModuleDict({"branch1x1": torch.nn.ModuleDict({"conv": whole.Mixed_6d.branch1x1.conv})})
+    read = torch.nn.ModuleDict({"conv": whole.Mixed_6d.branch1x1.conv})
+    network["Mixed_6d"] = torch.nn.ModuleDict({"branch1x1": read})
     return network
 
 
