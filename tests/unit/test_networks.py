@@ -145,7 +145,7 @@ def test_spatial_features_are_those_of_the_whole_inception(monkeypatch, tmp_path
     from torchvision.models import inception_v3
 
     torch.manual_seed(0)
-    small = dict(num_classes=1008, aux_logits=False, init_weights=False, weights=None)
+    small = {"num_classes": 1008, "aux_logits": False, "init_weights": False, "weights": None}
     monkeypatch.setattr(inception_pytorch, "_inception_v3", lambda **_: inception_v3(**small))
     monkeypatch.setattr(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: None)
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, found, **_: None if found is None else 1 / 0)

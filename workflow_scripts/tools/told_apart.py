@@ -30,8 +30,9 @@ def main(argv=None):
         tables.write_table(args.output, table)
     for model, rows in table.groupby("model"):
         wide = rows.pivot(index="metric", columns="images", values="seen_bits").reindex(rows["metric"].unique())
+        wide.index.name = wide.columns.name = None
         print(f"{model}: bits of the widest format told apart, by number of images")
-        print(wide.to_string(float_format=lambda bits: f"{bits:.2f}", na_rep="none", index_names=False))
+        print(wide.to_string(float_format=lambda bits: f"{bits:.2f}", na_rep="none"))
 
 
 if __name__ == "__main__":

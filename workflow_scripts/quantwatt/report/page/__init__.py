@@ -208,7 +208,7 @@ def render(
         formats, changes: as of equal_bits.formats_table and changes_table; None: there is no section on equal bits.
         results: the experiment's folder with the images; None: no images are shown.
         blocks: speeds of whole blocks by their width, as of `widths.read`; None: unknown.
-        protocol: as of `config.protocols.published`, whose figures stand beside this page's; None: the experiment follows none.
+        protocol: as of `config.protocols.published`, whose figures stand beside this page's; None or {}: none.
     """
     folder, name = Path(template).parent, Path(template).name
     environment = jinja2.Environment(
