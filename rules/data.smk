@@ -1,4 +1,6 @@
 rule fetch:
+    input:
+        ask(inputs.known_hash, plan),
     output:
         "data/{archive}",
     log:
@@ -18,7 +20,7 @@ rule fetch:
     message:
         "Fetch {output}"
     shell:
-        run("fetch", "--output {output}")
+        run("fetch", "--output {output} --sha256 {params.sha256:q}")
 
 
 rule dataset:

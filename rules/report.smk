@@ -189,5 +189,6 @@ rule report:
         run(
             "report",
             "--experiment {params.name} --results {params.results} {params.evaluation}",
+            "--protocol {params.protocol:q}",
             "--output {output} --grid - <<< {params.grid:q}",
         )

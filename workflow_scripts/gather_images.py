@@ -89,8 +89,9 @@ def _remove_others(folder, parts):
     for path in folder.glob("part-*.json"):
         if path.name not in parts:
             path.unlink()
-    listed = {image["file"] for part in parts.values() for image in part["images"]}
-    for path in folder.glob("shard-*/*.png"):
+    images = [image for part in parts.values() for image in part["images"]]
+    listed = {file["file"] for image in images for file in (image, *filter(None, [image.get("latents")]))}
+    for path in (*folder.glob("shard-*/*.png"), *folder.glob("shard-*/*.npy")):
         if path.relative_to(folder).as_posix() not in listed and not path.parent.is_symlink():
             path.unlink()
 

@@ -1,6 +1,7 @@
 """Generate a cell's images: prompt i uses seed + i in every method."""
 
 import argparse
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,28 @@ from quantwatt.models.sampling import Sampling
 if TYPE_CHECKING:
     import numpy as np
 
+    from quantwatt.models.trajectory import Recorder
+
 Batch = tuple["np.ndarray", Sequence[str], Sequence[int]]  # images uint8 [b, h, w, 3], prompts, seeds
 
 
-def batches(pipeline: Any, part: range, sampling: Sampling, description: str) -> Iterator[Batch]:
-    """Yield (images uint8 [b, h, w, 3], prompts, seeds) of a range of images, batch by batch, with a progress bar."""
+def batches(
+    pipeline: Any, part: range, sampling: Sampling, description: str, recorder: "Recorder | None" = None
+) -> Iterator[Batch]:
+    """Yield (images uint8 [b, h, w, 3], prompts, seeds) of a range of images, batch by batch, with a progress bar.
+
+    Args:
+        recorder: keeps latents of each image; None: none are kept.
+    """
     asked = prompts.first(sampling.prompts, part.stop, sampling.cycle)
     with progress(total=len(part), description=description, unit="image") as bar:
         for first in part[:: sampling.batch_size]:
             numbers = range(first, min(first + sampling.batch_size, part.stop))
             batch, seeds = asked[first : numbers.stop], [sampling.seed + number for number in numbers]
-            yield pipeline.generate(batch, seeds, sampling, first), batch, seeds
+            kept = recorder.drawing(pipeline.pipeline.scheduler, seeds) if recorder else contextlib.nullcontext()
+            with kept:
+                pixels = pipeline.generate(batch, seeds, sampling, first)
+            yield pixels, batch, seeds
             bar.update(len(batch))
 
 
@@ -99,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from quantwatt.inference.checkpoint import load_pipeline
-    from quantwatt.models import tokenizers
+    from quantwatt.models import tokenizers, trajectory
 
     torch.set_num_threads(args.threads)
     numbers = range(sampling.images) if part is None else part
@@ -115,11 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "compute_reason": pipeline.reason,
                 "safety_checker": pipeline.censor,
             }
-            drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}")
+            recorder = trajectory.Recorder(sampling.trajectory) if sampling.trajectory else None
+            drawn = batches(pipeline, numbers, sampling, f"generating {checkpoint['method']}", recorder)
             drawn = counted(drawn, pipeline, fields) if pipeline.cache else drawn
             if is_the_model and numbers.start == 0:
                 drawn = repeated(drawn, pipeline, sampling, where, fields)
-            images.write_images(folder, drawn, fields, part)
+            images.write_images(folder, drawn, fields, part, latents=recorder.kept if recorder else None)
     except failures.ExpectedFailure as failure:
         if failure.status == "degenerate" and is_the_model and not methods.draws_its_own_way(method):
             # The unquantized model itself is broken: no comparison with it would be meaningful.

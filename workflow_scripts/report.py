@@ -6,6 +6,7 @@ Example:
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=BENCHMARKS,
         help="folder of make bench-kernels' tables (default: %(default)s)",
     )
+    parser.add_argument(
+        "--protocol",
+        type=json.loads,
+        help='JSON: the published figures of the experiment\'s protocol, {"source", "differences", "published"}',
+    )
     parser.add_argument("--template", type=Path, default=TEMPLATE, help="jinja2 template (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="output (default: RESULTS/report.html)")
     args = parser.parse_args(argv)
@@ -73,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results=args.results,
         recommended=read_json(args.recommendation or folder / "recommendation.json"),
         blocks=widths.read(args.benchmarks),
+        protocol=args.protocol,
         evaluations={path.stem.removeprefix("evaluation-"): read_json(path) for path in args.evaluation},
     )
     with atomic_path(args.output or args.results / "report.html") as temporary:

@@ -34,7 +34,7 @@ def score_against_baseline(
     baseline_path: str | Path | None,
     is_baseline: bool = False,
 ) -> dict[str, Any]:
-    """Score by a metric that compares the pixels of each image with the baseline's.
+    """Score by a metric that compares the pixels, or the latents, of each image with the baseline's.
 
     Args:
         metric: name of the metric.
@@ -44,7 +44,7 @@ def score_against_baseline(
     Returns:
         The object of METRIC.json.
     Raises:
-        DataError: a file is corrupted, or the sets do not have the same prompts and seeds.
+        DataError: a file is corrupted, the sets do not have the same prompts and seeds, or latents were not kept.
     """
     module: Any = registry.load("metrics", metric)
     manifest = read_json(images_path)
@@ -62,7 +62,8 @@ def score_against_baseline(
         "reference": baseline.get("method"),
         "reference_sha256": images.images_sha256(baseline),
     }
-    return result | _scored(module, settings, *images.paired_images(images_path, baseline_path))
+    paired = images.paired_latents if metric_entries.reads_trajectories(metric) else images.paired_images
+    return result | _scored(module, settings, *paired(images_path, baseline_path))
 
 
 def score_predictions(
@@ -233,7 +234,8 @@ def _scored(module, settings, samples, compared):
     else:  # resampled means of equal values differ in the last bit
         low, high = min(low, value), max(high, value)
     scored = {"value": value, "low": low, "high": high, "resamples": score.resamples, "reason": reason}
-    return scored | (_of_items(score.of_items) if score.of_items else {})
+    steps = {"by_step": [[finite(bound) for bound in step] for step in score.by_step]} if score.by_step else {}
+    return scored | steps | (_of_items(score.of_items) if score.of_items else {})
 
 
 def _of_items(items):

@@ -1,6 +1,7 @@
 """Public data: what is downloaded, from where, and that its content is checked."""
 
 import dataclasses
+import json
 import re
 import resource
 from pathlib import Path
@@ -165,8 +166,8 @@ def test_an_archive_that_holds_something_else(monkeypatch, tmp_path, content, wo
 def test_what_a_licence_reserves_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert refused("data/imagenet/train") == f"data/imagenet/train: {datasets.YOURS['imagenet/train'].sentence}"
-    prompts = "data/mjhq-30k/prompts-5000.txt"
-    assert refused(prompts).startswith(f"{prompts}: MJHQ-30K is yours to bring: ") and datasets.entries(prompts) == 5000
+    images = "data/mjhq-30k/images"
+    assert refused(images).startswith(f"{images}: MJHQ-30K is yours to bring: ")
     assert "nothing is known of it (known: data/sst2/SST-2.zip, " in refused("data/sst3/dev.tsv")
 
 
@@ -194,6 +195,11 @@ def test_one_caption_of_an_image_whatever_else_is_there():
             'Prompt\tCategory\tChallenge\tNote\na "red" cat\tAnimals\tBasic\t\nbond\tAbstract\tBasic\tx\n',
         ),
         (
+            prompt_sets.mjhq,
+            '{"f1": {"category": "Animals", "prompt": "a \\"red\\" cat"}, '
+            '"f2": {"category": "Abstract", "prompt": "bond"}}',
+        ),
+        (
             prompt_sets.geneval,
             '{"tag": "Animals", "prompt": "a \\"red\\"  cat"}\n{"tag": "Abstract", "prompt": "bond"}\n',
         ),
@@ -207,6 +213,29 @@ def test_prompts_come_with_their_category(tmp_path, make, content):
     for wrong, words in ((b"a,b\n1,2\n", "these are not"), (content.encode(), "2 prompts, and 3 are asked for")):
         with pytest.raises(DataError, match=words):
             make(wrong, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "content"),
+    [(prompt_sets.sdci, "a.jpg: a red  cat\nb.jpg: bond\n"), (prompt_sets.listed, '["a red cat", "bond"]')],
+)
+def test_prompts_without_a_category_are_a_list(make, content):
+    assert make(content.encode(), 2) == b"a red cat\nbond\n"
+    for wrong, words in ((b"[1, 2]", "these are not"), (content.encode(), "2 prompts, and 3 are asked for")):
+        with pytest.raises(DataError, match=words):
+            make(wrong, 3)
+
+
+def test_a_hash_from_the_configuration_is_checked_like_a_known_one(server):
+    known("sst2/SST-2.zip", sha256=None)
+    assert "data_sha256: sst2/SST-2.zip: missing" in refused("data/sst2/SST-2.zip")
+    for digest, words in (("0" * 64, "its sha256 is"), (fetched_from.sha256(SST2), None)):
+        given = json.dumps({"sst2/SST-2.zip": digest})
+        if words:
+            assert words in refused("data/sst2/SST-2.zip", "--sha256", given)
+        else:
+            fetch.main(["--output", "data/sst2/SST-2.zip", "--sha256", given])
+    assert Path("data/sst2/SST-2.zip").read_bytes() == SST2
 
 
 def test_a_subset_is_the_same_everywhere():
@@ -225,8 +254,8 @@ def test_captions_that_are_none():
 
 def test_every_address_and_hash_has_its_form():
     for name, archive in datasets.ARCHIVES.items():
-        assert re.fullmatch("[0-9a-f]{64}", archive.sha256) and archive.addresses, name
-        assert all(re.match(r"https?://[^/]+/.*\.(zip|tsv|jsonl)$", address) for address in archive.addresses)
+        assert archive.addresses and (archive.sha256 is None or re.fullmatch("[0-9a-f]{64}", archive.sha256)), name
+        assert all(re.match(r"https?://[^/]+/.*\.(zip|tsv|jsonl?|yaml)$", address) for address in archive.addresses)
     assert {part.archive for part in datasets.EXTRACTS.values()} <= set(datasets.ARCHIVES)
 
 

@@ -155,3 +155,22 @@ def test_nothing_of_another_size_or_of_other_parts_is_left(tmp_path):
     assert len(pngs(tmp_path)) == 6 and not (tmp_path / "part-00008.json").exists()
     images.write_images(tmp_path, [(np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3), ["x"], [0])], {})
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["00000.png", "manifest.json"]
+
+
+def test_latents_are_kept_beside_the_images_whatever_the_parts(tmp_path, checkpoint):
+    draw(checkpoint, tmp_path / "whole/manifest.json", images=9, trajectory=64)
+    draw_parts(checkpoint, tmp_path / "parts", 4, images=9, trajectory=64)
+    draw(checkpoint, tmp_path / "without/manifest.json", images=9)
+    assert pngs(tmp_path / "whole") == pngs(tmp_path / "parts") == pngs(tmp_path / "without")
+    paths = tmp_path / "whole/manifest.json", tmp_path / "parts/manifest.json"
+    own, others = (np.stack(list(each)) for each in images.paired_latents(*paths))
+    assert own.shape == (9, 1, 64) and own.dtype == np.float32 and np.array_equal(own, others) and own.std() > 0.1
+    seeds = [entry["seed"] for entry in read_json(paths[0])["images"]]
+    assert len({latents.tobytes() for latents in own}) == 9 and seeds == list(range(7, 16))
+    with pytest.raises(DataError, match="without/manifest.json: its latents were not kept; delete it and run again"):
+        images.paired_latents(tmp_path / "without/manifest.json", paths[0])
+    draw_parts(checkpoint, tmp_path / "parts", 4, images=5, trajectory=64)  # of the smaller set nothing else is left
+    assert len(list((tmp_path / "parts").rglob("*.npy"))) == 5
+    (tmp_path / "parts/shard-000/00002.npy").write_bytes(b"broken")
+    with pytest.raises(DataError, match="00002.npy"):
+        list(images.paired_latents(tmp_path / "parts/manifest.json", tmp_path / "parts/manifest.json")[0])

@@ -10,6 +10,7 @@ import torch
 import features
 import fetch_weights
 import score
+from quantwatt import registry
 from quantwatt.artifacts import feature_files, images
 from quantwatt.artifacts.errors import DataError
 from quantwatt.artifacts.manifest import read_json
@@ -136,6 +137,60 @@ def test_dinov2_reads_images_as_clean_fid_resizes_them(dinov2, tmp_path):
     cosines = (other * expected).sum(1) / np.linalg.norm(other, axis=1) / np.linalg.norm(expected, axis=1)
     assert found["values"] == pytest.approx(cosines, abs=1e-4) and (found["status"], found["change"]) == ("ok", None)
     assert found["reference_sha256"] == images.images_sha256(read_json(tmp_path / "float/manifest.json"))
+
+
+def test_spatial_features_are_those_of_the_whole_inception(monkeypatch, tmp_path):
+    from cleanfid import inception_pytorch
+    from safetensors.torch import save_file
+    from torchvision.models import inception_v3
+
+    torch.manual_seed(0)
+    small = {"num_classes": 1008, "aux_logits": False, "init_weights": False, "weights": None}
+    monkeypatch.setattr(inception_pytorch, "_inception_v3", lambda **_: inception_v3(**small))
+    monkeypatch.setattr(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: None)
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, found, **_: None if found is None else 1 / 0)
+    whole = inception_pytorch.fid_inception_v3().eval()  # clean-fid's copy of pytorch-fid's network
+    monkeypatch.undo()
+    save_file(whole.state_dict(), tmp_path / "inception.safetensors")
+    read = []
+    whole.Mixed_6d.branch1x1.conv.register_forward_hook(lambda module, inputs, output: read.append(output))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), dtype=np.uint8)
+    with torch.no_grad():
+        whole(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    images.write_images(tmp_path / "set", [(pixels, ["a", "b"], [0, 1])], {"method": "float"})
+    settings = {"weights": str(tmp_path / "inception.safetensors"), "revision": None, "batch": 2}
+    found = registry.load("extractors", "spatial").load(settings, "cpu")
+    features_found = found.image(images.image_files(tmp_path / "set/manifest.json"))
+    assert features_found.shape == (2, 7 * 17 * 17)
+    np.testing.assert_allclose(features_found, read[0][:, :7].flatten(1).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_aesthetic_rating_is_linear_in_the_normalized_embedding(tmp_path):
+    from safetensors.torch import save_file
+
+    from quantwatt.jobs.fingerprints import ROOT
+    from quantwatt.score.extractors import judge
+
+    clip = ROOT / "resources/models/judge"
+    for file in clip.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = {"weights": str(tmp_path), "revision": None, "batch": 2}
+    aesthetic = registry.load("extractors", "aesthetic")
+    with pytest.raises(DataError, match="there is no head.safetensors"):
+        aesthetic.load(settings, "cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    images.write_images(tmp_path / "set", [(pixels, ["a", "b", "c"], [0, 1, 2])], {"method": "float"})
+    files = images.image_files(tmp_path / "set/manifest.json")
+    embedded = judge.load({"model": f"local-dir:{clip}"}, "cpu").image(files)
+    weight = torch.randn(1, embedded.shape[1], generator=torch.Generator().manual_seed(0))
+    save_file({"weight": weight, "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
+    found = aesthetic.load(settings, "cpu").rate(files, ["a", "b", "c"])["rating"]
+    unit = embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, unit @ weight[0].numpy() + 5, atol=1e-4)
+    assert found.std() > 1e-3
+    save_file({"weight": weight[:, :3].contiguous(), "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
+    with pytest.raises(DataError, match="weight of .* is needed, and it is of"):
+        aesthetic.load(settings, "cpu")
 
 
 def test_weights_of_the_hub_are_asked_for_at_their_commit(monkeypatch, tmp_path):

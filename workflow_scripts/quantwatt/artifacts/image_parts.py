@@ -17,6 +17,11 @@ def image_name(number: int) -> str:
     return f"shard-{number // SHARD_IMAGES:03d}/{number:05d}.png"
 
 
+def latents_name(image: str) -> str:
+    """The file of an image's latents, beside the image."""
+    return image.removesuffix(".png") + ".npy"
+
+
 def part_number(first: int) -> str:
     """The digits in the name of the part whose first image has this number."""
     return f"{first:05d}"

@@ -7,7 +7,7 @@ whole set.
 import hashlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from quantwatt.artifacts import instructions
 from quantwatt.artifacts.errors import DataError, DegenerateImages
-from quantwatt.artifacts.image_parts import image_name, part_name
+from quantwatt.artifacts.image_parts import image_name, latents_name, part_name
 from quantwatt.artifacts.manifest import (
     atomic_path,
     canonical_json,
@@ -89,7 +89,8 @@ def clear(folder: str | Path, part: range | None = None) -> None:
         elif part is None:
             shutil.rmtree(shard)
     for number in part or ():
-        (folder / image_name(number)).unlink(missing_ok=True)
+        for name in (image_name(number), latents_name(image_name(number))):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_images(
@@ -98,6 +99,7 @@ def write_images(
     fields: Mapping[str, Any],
     part: range | None = None,
     real: bool = False,
+    latents: MutableMapping[int, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Write an image set into `folder`, the manifest last; an earlier set in the folder is removed first.
 
@@ -109,6 +111,7 @@ def write_images(
         part: range of the images' numbers, if they are a part of the set: part-FIRST.json is then written instead of
             manifest.json, which is removed, and files of other parts are left unchanged.
         real: whether the images are real: then images of a single colour are accepted.
+        latents: {seed: [steps, values] float32} that `batches` fills; each is written beside its image, and taken out.
     Returns:
         The manifest.
     Raises:
@@ -133,6 +136,8 @@ def write_images(
                 with atomic_path(folder / name) as temporary:
                     Image.fromarray(pixels).save(temporary)
                 images.append({"file": name, "prompt": prompt, "seed": seed, **instructions.described(prompt)})
+                if latents is not None and seed is not None:
+                    images[-1]["latents"] = _write_latents(folder, latents_name(name), latents.pop(seed))
         if not images:
             raise DataError(f"{folder}: an image set needs at least one image.")
         seconds = time.perf_counter() - started
@@ -153,6 +158,12 @@ def write_images(
         clear(folder, part)
         raise
     return manifest
+
+
+def _write_latents(folder, name, latents):
+    with atomic_path(folder / name) as temporary, temporary.open("wb") as file:
+        np.save(file, latents, allow_pickle=False)
+    return {"file": name, **describe_files(folder, [name])[name]}
 
 
 def write_no_images(
@@ -233,6 +244,26 @@ def paired_images(
     """
     _check_pairs(manifest_path, baseline_path)
     return iterate_images(manifest_path), iterate_images(baseline_path)
+
+
+def paired_latents(
+    manifest_path: str | Path, baseline_path: str | Path
+) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """Two iterators over float32 [steps, values], latents i of both from the same prompt and seed.
+
+    Raises:
+        DataError: as `paired_files`, or latents were not kept.
+    """
+    _check_pairs(manifest_path, baseline_path)
+    return _latents(manifest_path), _latents(baseline_path)
+
+
+def _latents(manifest_path):
+    folder, files = Path(manifest_path).parent, [image.get("latents") for image in read_json(manifest_path)["images"]]
+    if None in files:
+        raise DataError(f"{manifest_path}: its latents were not kept; delete it and run again.")
+    verify_files(manifest_path, {file["file"]: file for file in files}, folder)
+    return (np.load(folder / file["file"], allow_pickle=False) for file in files)
 
 
 def _decode(path, manifests):

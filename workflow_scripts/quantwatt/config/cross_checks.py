@@ -19,7 +19,7 @@ from quantwatt.config.methods import (
     python_of,
     quantizing,
 )
-from quantwatt.config.metric_entries import compares_with_reference, features_of
+from quantwatt.config.metric_entries import compares_with_reference, features_of, reads_trajectories
 from quantwatt.config.network_entries import to_get
 from quantwatt.config.schemas import ConfigurationError
 from quantwatt.config.suggestions import near, nearest
@@ -134,6 +134,12 @@ def _check_metric(name, experiment, file):
     """Refuse a metric without its reference or classifier, or of the other kind of models."""
     if compares_with_reference(name) and experiment["reference"] is None:
         raise ConfigurationError(f"{file}: reference: missing, and metric '{name}' compares with real images.")
+    for sampling, entry in experiment["samplings"].items() if reads_trajectories(name) else ():
+        if "trajectory" not in entry:
+            raise ConfigurationError(
+                f"{file}: samplings.{sampling}.trajectory: missing, and metric '{name}' compares latents; write 512, "
+                "the number of values to keep behind each step."
+            )
     extractor = features_of(name)
     if extractor in names("extractors") and extractor not in experiment["extractors"]:
         raise ConfigurationError(

@@ -20,6 +20,7 @@ from quantwatt.config.mixed_entries import check_mixed, complete_sensitivity
 from quantwatt.config.network_entries import complete_network
 from quantwatt.config.objectives import objectives
 from quantwatt.config.policy_file import load_policy
+from quantwatt.config.protocols import with_protocol
 from quantwatt.config.schedule_entries import check_steps, complete_schedule
 from quantwatt.config.schemas import ConfigurationError, complete, complete_plugin, lookup, plugin
 from quantwatt.config.suggestions import nearest
@@ -207,7 +208,7 @@ def load_experiment(name: str, file: str = "config.yaml") -> dict[str, Any]:
 
 def check_experiment(raw: Mapping[str, Any], file: str) -> dict[str, Any]:
     """Check and complete a parsed experiment, as `load_experiment` does; `file` is its name in messages."""
-    experiment = complete(raw, schema("experiment"), file, "")
+    experiment = complete(with_protocol(raw, file), schema("experiment"), file, "")
     grid_size.check_cells(experiment, file)
     experiment["models"] = {
         name: complete_plugin(entry, "families", "family", file, f"models.{name}")

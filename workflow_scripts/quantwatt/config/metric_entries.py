@@ -13,6 +13,7 @@ A schema of resources/schemas/metrics/ has, in addition to its settings,
                                 uses for distances; missing: `score` reads images or predictions
     "x-array": WORD             which of the extractor's arrays `score` reads; default: "image", the features; of
                                 classes "classes"
+    "x-reads": "trajectory"     `score` reads the latents that were kept of each image, in place of its pixels
     "x-higher-is-better": true or false
     "x-depends-on-count": true  the value depends on the number of images: only equal numbers are compared
     "x-pairs": {"matrices": N, "most_images": N}
@@ -93,6 +94,11 @@ def array_of(metric: str) -> str:
 def reads_pairs(extractor: str) -> bool:
     """Whether an extractor reads images together with the baseline's."""
     return extractor in names("extractors") and schema(f"extractors/{extractor}").get("x-reads") == "pairs"
+
+
+def reads_trajectories(metric: str) -> bool:
+    """Whether the metric compares latents, which a sampling keeps with its key `trajectory`."""
+    return schema(f"metrics/{metric}").get("x-reads") == "trajectory"
 
 
 def depends_on_count(metric: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantwatt.artifacts import image_parts, instructions, layout
 from quantwatt.artifacts.manifest import canonical_json
-from quantwatt.config import limits, methods, metric_entries, slices, targets
+from quantwatt.config import limits, methods, metric_entries, protocols, slices, targets
 from quantwatt.config.experiment import for_model
 from quantwatt.config.policy_file import load_policy
 from quantwatt.config.schemas import ConfigurationError, lookup
@@ -316,6 +316,8 @@ _ENTRIES = {  # for `Plan.entry`: {kind: function of plan and wildcards}
     "measuring": lambda plan, names: plan.measuring,
     "limits": lambda plan, names: limits.of(plan.config),
     "policy": lambda plan, names: plan.policy,
+    "protocol": lambda plan, names: protocols.published(plan.experiment["protocol"]),
+    "data_sha256": lambda plan, names: plan.config["data_sha256"],
     "grid": lambda plan, names: plan._grid(),
     "grid with settings": lambda plan, names: (
         plan._grid("methods", "samplings") | {"sensitivities": plan.sensitivities, "margin": plan.config["margin"]}

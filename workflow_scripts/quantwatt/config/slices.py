@@ -69,6 +69,7 @@ METERING = Slice("measuring", METERING_KEYS, watched=False)
 TRYING = but("sensitivity", "costs")  # how layers are tried, without how their costs are measured
 
 READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no configuration
+    "fetch": {"sha256": Slice("data_sha256", watched=False)},  # what is there already is used
     "fetch_weights": {"settings": whole("extractor")},
     "model": {"settings": whole("model")},
     "calibrate": {"settings": whole("calibration"), "metering": METERING},
@@ -96,14 +97,14 @@ READS = {  # {rule: {parameter: slice}}; a rule that is missing here reads no co
     "generate": {"sampling": whole("sampling")},
     "generate_part": {"sampling": but("sampling", "images")},  # full parts are kept when a set grows
     "predict": {"sampling": whole("sampling")},
-    "measure": {"sampling": but("sampling", "images"), "measuring": whole("measuring")},
+    "measure": {"sampling": but("sampling", "images", "trajectory"), "measuring": whole("measuring")},
     "reference": {"settings": whole("reference")},
     "score": {"settings": whole("metric")},
     "tables": {"grid": whole("grid with settings")},  # cells are checked against the settings
     "recommend": {"limits": whole("limits")},
     "gate": {"policy": whole("policy")},
     "figure": {"grid": whole("grid")},
-    "report": {"grid": whole("grid")},
+    "report": {"grid": whole("grid"), "protocol": whole("protocol")},
     "study": {"grid": whole("grid")},
 }
 

@@ -5,7 +5,7 @@ archives, checks their sha256 and extracts the files. Data that must not be redi
 user; the error message says where to put it.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -19,11 +19,12 @@ FOLDER = "data"
 class Archive:
     """A published ZIP archive, or a single file; all addresses serve the same bytes.
 
+    sha256: None where it is not known here: the configuration's `data_sha256` has to give it.
     licence: the publisher's, where it states one.
     """
 
     addresses: tuple[str, ...]
-    sha256: str
+    sha256: str | None
     licence: str | None = None
 
 
@@ -45,10 +46,9 @@ class Extract:
 
 @dataclass(frozen=True)
 class Yours:
-    """Data that only the user can provide; entries: of a file of prompts."""
+    """Data that only the user can provide."""
 
     sentence: str
-    entries: int | None = None
 
 
 def _as_it_is(content, entries):
@@ -89,11 +89,17 @@ def _prompt_set(archive, make, entries):
     return Extract(archive, None, make, _prompts, entries, "prompts")
 
 
-def _coco(split, entries):
-    archive, member = "coco-2017/annotations_trainval2017.zip", f"annotations/captions_{split}2017.json"
+def _coco(split, entries, year=2017):
+    archive, member = f"coco-{year}/annotations_trainval{year}.zip", f"annotations/captions_{split}{year}.json"
     return Extract(archive, member, _captions, _prompts, entries, "captions")
 
 
+def _hub(dataset, revision, file):
+    return (f"https://huggingface.co/datasets/{dataset}/resolve/{revision}/{file}",)
+
+
+_STYLES = ("anime", "concept-art", "paintings", "photo")  # of HPSv2's benchmark
+_HPDV2 = ("zhwang/HPDv2", "260dbde75ab1c68e86d32a8e7739f1b49b100578")
 _COCO = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
 ARCHIVES = {
     "sst2/SST-2.zip": Archive(  # as GLUE distributes it
@@ -132,6 +138,23 @@ ARCHIVES = {
         tuple(f"{place}/zips/val2017.zip" for place in _COCO),
         "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
     ),
+    "coco-2014/annotations_trainval2014.zip": Archive(
+        tuple(f"{place}/annotations/annotations_trainval2014.zip" for place in _COCO),
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+    ),
+    "coco-2014/val2014.zip": Archive(  # 40,504 images
+        tuple(f"{place}/zips/val2014.zip" for place in _COCO),
+        "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+    ),
+    "mjhq-30k/meta_data.json": Archive(
+        _hub("playgroundai/MJHQ-30K", "93a0cc1a842e61f8abff13dc8a02699bac3e9d41", "meta_data.json"), None
+    ),
+    "sdci/sDCI.yaml": Archive(_hub("mit-han-lab/svdquant-datasets", "main", "sDCI.yaml"), None),
+    "drawbench/drawbench.json": Archive(_hub(*_HPDV2, "benchmark/drawbench.json"), None, "Apache 2.0"),
+    **{
+        f"hpsv2/{style}.json": Archive(_hub(*_HPDV2, f"benchmark/{style}.json"), None, "Apache 2.0")
+        for style in _STYLES
+    },
 }
 EXTRACTS = {
     "sst2/train.tsv": _sst2("train", 67_349),
@@ -144,6 +167,12 @@ EXTRACTS = {
     "parti/prompts.tsv": _prompt_set("parti/PartiPrompts.tsv", prompt_sets.parti, 1_632),
     "parti/prompts-200.tsv": _prompt_set("parti/PartiPrompts.tsv", prompt_sets.parti, 200),
     "geneval/prompts.tsv": _prompt_set("geneval/evaluation_metadata.jsonl", prompt_sets.geneval, 553),
+    "coco-2014/captions-5000.txt": _coco("val", 5_000, 2014),
+    "mjhq-30k/prompts.tsv": _prompt_set("mjhq-30k/meta_data.json", prompt_sets.mjhq, 30_000),
+    "mjhq-30k/prompts-5000.tsv": _prompt_set("mjhq-30k/meta_data.json", prompt_sets.mjhq, 5_000),
+    "sdci/prompts-5000.txt": _prompt_set("sdci/sDCI.yaml", prompt_sets.sdci, 5_000),
+    "drawbench/prompts.txt": _prompt_set("drawbench/drawbench.json", prompt_sets.listed, 200),
+    **{f"hpsv2/{style}.txt": _prompt_set(f"hpsv2/{style}.json", prompt_sets.listed, 800) for style in _STYLES},
 }
 YOURS = {
     "imagenet/train": Yours(
@@ -153,11 +182,6 @@ YOURS = {
     "mjhq-30k/images": Yours(
         "MJHQ-30K is yours to bring: put the images of its prompts there, in folders or not "
         "(mjhq30k_imgs.zip of https://huggingface.co/datasets/playgroundai/MJHQ-30K)."
-    ),
-    "mjhq-30k/prompts-5000.txt": Yours(
-        "MJHQ-30K is yours to bring: write 5,000 of its prompts there, one a line (meta_data.json of "
-        "https://huggingface.co/datasets/playgroundai/MJHQ-30K).",
-        entries=5_000,
     ),
 }
 
@@ -188,11 +212,27 @@ def absent(path: str | PurePath, names: Collection[str]) -> str:
     return name
 
 
+def sha256_of(name: str, given: Mapping[str, str]) -> str:
+    """The sha256 of an archive: the known one, or the one that the configuration gives.
+
+    Args:
+        name: a key of ARCHIVES; given: {archive: sha256}, the configuration's `data_sha256`.
+    Raises:
+        DataError: it is not known; tells how to give it.
+    """
+    archive = ARCHIVES[name]
+    if known := archive.sha256 or given.get(name):
+        return known
+    raise DataError(
+        f"config.yaml: data_sha256: {name}: missing, and the sha256 of {archive.addresses[0]} is not known here; fetch "
+        f"it yourself and put it there, as {FOLDER}/{name}, or write its sha256."
+    )
+
+
 def entries(path: str | PurePath) -> int | None:
     """The number of entries of a file that may not exist yet; None for an unknown file."""
     name = name_of(path) or ""
-    known = EXTRACTS.get(name) or YOURS.get(name)
-    return known.entries if known else None
+    return EXTRACTS[name].entries if name in EXTRACTS else None
 
 
 def missing(names: Iterable[str]) -> list[str]:

@@ -50,6 +50,7 @@ class Sampling(Drawing):
     cycle: bool = False  # repeat the prompts from the first if there are too few
     seed: int = 0  # of image 0
     batch_size: int = 1
+    trajectory: int | None = None  # number of values of the latents that are kept behind each step; None: none
 
 
 @dataclass(frozen=True, kw_only=True)

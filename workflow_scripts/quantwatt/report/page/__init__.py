@@ -18,7 +18,7 @@ from quantwatt.report import component_table, drawing, tables
 from quantwatt.report.cells import Cell
 from quantwatt.report.equal_bits import BEST
 from quantwatt.report.layer_table import error_summary, most_sensitive, solving_summary
-from quantwatt.report.page import equal_bits, gallery, methods, numbers, widths
+from quantwatt.report.page import equal_bits, gallery, methods, numbers, published, widths
 from quantwatt.report.page.answer import answers
 from quantwatt.report.page.budget import budget_comparisons
 from quantwatt.report.page.cards import cards
@@ -191,6 +191,7 @@ def render(
     changes: pd.DataFrame | None = None,
     results: str | Path | None = None,
     blocks: widths.Blocks | None = None,
+    protocol: Mapping[str, Any] | None = None,
 ) -> str:
     """The report as HTML text.
 
@@ -207,6 +208,7 @@ def render(
         formats, changes: as of equal_bits.formats_table and changes_table; None: there is no section on equal bits.
         results: the experiment's folder with the images; None: no images are shown.
         blocks: speeds of whole blocks by their width, as of `widths.read`; None: unknown.
+        protocol: as of `config.protocols.published`, whose figures stand beside this page's; None or {}: none.
     """
     folder, name = Path(template).parent, Path(template).name
     environment = jinja2.Environment(
@@ -223,7 +225,7 @@ def render(
     scored = {tables.metric_of(name) for name in metrics}
     columns = [metric for metric in tables.METRICS.values() if metric in scored]
     compared = [metric for metric in columns if metric.published_features]  # the extractor is a setting
-    published = {metric.published_features for metric in compared}
+    extractors = {metric.published_features for metric in compared}
     commits = list(dict.fromkeys(provenance(c, "commit") for c in cells if provenance(c, "commit")))
     commit = str(commits[0]).removesuffix("-dirty") if commits else None
     by_layer = layer_groups(layers)
@@ -254,6 +256,7 @@ def render(
         galleries=[one | {"worst": gallery.worst(one, baseline)} for one in pictures],
         methods=methods.method_rows(cells),
         anchors=[] if is_text else read_json(folder / "anchors.json"),
+        protocol=protocol and {**protocol, "rows": published.beside(protocol["published"], summary)},
         columns=columns,
         first_metric=tables.first_metric(summary),
         paired=[metric.title for metric in columns if metric.paired],
@@ -269,7 +272,7 @@ def render(
         best_verdict=BEST,
         sensitivity=[] if sensitivity is None else most_sensitive(sensitivity),
         drawn=drawing.words,
-        features=[f for f in summary["features"].dropna().unique() if {f} != published],
+        features=[f for f in summary["features"].dropna().unique() if {f} != extractors],
         unit=summary["unit"].iloc[0],
         n_images=numbers.span(summary.loc[summary["n_images"] > 0, "n_images"], f"{summary['unit'].iloc[0]}s"),
         noise=noise(cells, baseline),

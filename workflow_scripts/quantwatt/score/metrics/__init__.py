@@ -28,7 +28,8 @@ class Score(NamedTuple):
     """A value and its 95 % interval; without an interval the bounds are NaN and `reason` says why.
 
     A metric that is a mean over images or items gives `of_items`, too: from these the worst images are found, and two
-    methods are compared in pairs, without computing the metric again.
+    methods are compared in pairs, without computing the metric again. `by_step`: (value, low, high) of every denoising
+    step, of a metric that compares trajectories.
     """
 
     value: float
@@ -37,6 +38,7 @@ class Score(NamedTuple):
     resamples: int
     reason: str | None = None
     of_items: OfItems | None = None
+    by_step: tuple[tuple[float, float, float], ...] | None = None
 
 
 class Metric(Protocol):
