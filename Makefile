@@ -170,11 +170,12 @@ backends: .venvs/auto-gptq/installed .venvs/gptqmodel/installed
 	touch $@
 
 # torch and torchvision first and in one command: installed later, another package's range would pull in another build.
+# --no-compile: Python compiles a module when it is first imported, and of these 18,000 few ever are.
 .venv/installed: $(REQUIREMENTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $$(grep -E '^(torch|torchvision)==' $(REQUIREMENTS))
-	$(BIN)/pip install --quiet --requirement $(REQUIREMENTS)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --no-compile $$(grep -E '^(torch|torchvision)==' $(REQUIREMENTS))
+	$(BIN)/pip install --quiet --no-compile --requirement $(REQUIREMENTS)
+	$(BIN)/pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:

@@ -87,6 +87,10 @@ onstart:
     needed = any("gpu" in job.rule.resources.keys() for job in workflow.dag.needrun_jobs())
     if workflow.local_exec and needed and (reason := machine.refusal(DEVICE, TORCH)):
         refuse(reason)
+    # A limit of jobs per second is for schedulers. To keep it, Snakemake would look for jobs to start at an interval, once
+    # more for each job that has ended: after 50 jobs half a core, also while others are measured; and end an interval late.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 wildcard_constraints:

@@ -145,7 +145,8 @@ def digests(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dependencies, "SCRIPTS", folder)
         found = {job: dependencies.digest.__wrapped__(*of_job) for job, of_job in JOBS.items()}
-    dependencies._read.cache_clear()
+    for cached in (dependencies._read, dependencies._files_of):
+        cached.cache_clear()
     return found
 
 

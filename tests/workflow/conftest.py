@@ -11,6 +11,8 @@ from pathlib import Path
 import preloaded
 import pytest
 
+from quantwatt.jobs import dependencies
+
 ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse"  # in the environment of every run, and of no output: test_faults.py looks for it
 # Of a run: tests of other workers are neighbours, and threads that wait for each other on one core take minutes.
@@ -40,7 +42,6 @@ class Project:
     def start(self, *arguments, experiment="smoke", python=sys.executable, options=None, **variables):
         """The same by the real interpreter, jobs' too, and not waited for; `options` of subprocess.Popen."""
         command = [python, "-m", "snakemake", "--configfile", "tests/workflow/quick.yaml"]
-        command += ["--max-jobs-per-timespan", "100/1s"]  # a run ends up to that long after its last job
         command += ["--config", f"experiment={experiment}", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=os.environ | SECRETS | variables, text=True, stdout=subprocess.PIPE,
@@ -87,14 +88,16 @@ class Project:
 
 
 def copy_of_the_tree(folder):
+    """The files that git knows or would take, and what Python and planning remember of them."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
+    kept = [path.relative_to(ROOT) for path in (ROOT / "workflow_scripts").rglob("*.pyc")]
+    for name in (*filter(None, listed.split("\0")), *kept, dependencies.SOURCES):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name)  # with its time, by which Python knows the source of a .pyc
     project = Project(folder)
     project.git("init", "--quiet", "--initial-branch", "main")
     project.commit()

@@ -22,7 +22,7 @@ GENERATE = {"Generate images: tiny-sd3, rtn-w8a8, steps-4"}
 def undrawn(scratch):  # noqa: F811
     """A project in which one set of images has to be drawn, which takes a few seconds."""
     scratch.replace(EXPERIMENT, "    steps: 4\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 16",
-                    "    steps: 48\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 4")  # fmt: skip
+                    "    steps: 24\n    guidance: 3.0\n    height: 64\n    width: 64\n    batch_size: 4")  # fmt: skip
     assert scratch.plan("--", IMAGE_SET) == GENERATE
     return scratch
 

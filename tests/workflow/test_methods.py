@@ -35,7 +35,9 @@ samplings:
                      width: 64, batch_size: 4}
 calibration: {prompts: calibration.txt, steps: 2, guidance: 3.0, height: 64, width: 64, timesteps: 2,
               timesteps_per_prompt: 1, batch_size: 8}
-measuring: {processes: 1, blocks: 1, phases_s: 0}
+measuring:  # not those that multiply as another one here or in the smoke experiment does
+  {processes: 1, blocks: 1, phases_s: 0, methods: [brecq-w2, svdquant-w4a4, nf4-a8, torchao-int8,
+                                                   torchao-float8-dynamic, auto-gptq-w4]}
 judge: {model: "local-dir:resources/models/judge", pretrained: null}
 metrics: {psnr: }
 """
@@ -75,12 +77,12 @@ def test_every_method_ends_in_a_row_with_its_kind_of_compute(rows):
     compute = {method: (row["status"], row["compute"]) for method, row in rows.items()}
     assert compute == {
         "float32": ("ok", "real"),
-        "qronos-w3": ("ok", "real"),
+        "qronos-w3": ("unmeasured", "real"),
         "brecq-w2": ("ok", "real"),
-        "hqq-w4": ("ok", "real"),
+        "hqq-w4": ("unmeasured", "real"),
         "svdquant-w4a4": ("ok", "real"),
         "nf4-a8": ("simulated", "simulated"),
-        "smooth-w8a8": ("ok", "real"),
+        "smooth-w8a8": ("unmeasured", "real"),
         "torchao-int8": ("ok", "real"),
         "torchao-float8-dynamic": ("unsupported", ""),
         "auto-gptq-w4": ("unsupported", ""),

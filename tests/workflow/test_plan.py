@@ -3,9 +3,9 @@
 import itertools
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 from conftest import copy_of_the_tree
 
@@ -14,9 +14,8 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "resources/experiments").glob
 
 
 def snakemake(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments], cwd=ROOT, text=True, capture_output=True, check=True
-    ).stdout
+    command = [preloaded.snakemake().python, "-m", "snakemake", *arguments]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from quantwatt import registry
+from quantwatt.jobs.parsed_sources import Parsed, ParsedSources
 
 SCRIPTS = Path(__file__).resolve().parents[2]
+SOURCES = ".snakemake/parsed-sources.json"  # beside SCRIPTS
+VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # of what is read from a source
 UNHASHED = ("quantwatt/jobs", "quantwatt/__init__.py")
 NOT_RESULTS = ("x-aliases", "x-shown")  # keys of schemas: hints in messages; words in tables, figures and report
 
@@ -46,6 +49,7 @@ def digest(script: str, plugins: tuple[str, ...] = (), read: str = "") -> str:
     """
     names = [f"{path.relative_to(SCRIPTS)} {_read(path)[0]}" for path in closure(script, plugins)]
     names += [f"{plugin} {_declared(plugin)}" for plugin in plugins] + [read]
+    _sources(SCRIPTS).save()
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
@@ -106,7 +110,19 @@ def _read(path):
 
 
 @functools.cache
+def _sources(scripts):
+    return ParsedSources(scripts.parent / SOURCES, VERSION)
+
+
+@functools.cache
 def _parsed(source, where):
+    """What `parse` returns, from the file of those that were parsed before where it is there."""
+    sources = _sources(SCRIPTS)
+    key = sources.key(source)
+    return sources.get(key) or sources.put(key, parse(source, where))
+
+
+def parse(source: bytes, where: str) -> Parsed:
     """(hash of a Python source's code, names of quantwatt that it imports: modules and names in modules).
 
     Imports under TYPE_CHECKING are ignored, because they never run.
@@ -172,12 +188,10 @@ def _hash(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@functools.cache
 def _files_of(name):
-    files, folder = set(), SCRIPTS
-    for part in name.split("."):
-        if (folder / f"{part}.py").exists():
-            files.add(folder / f"{part}.py")
-        folder = folder / part
-        if (folder / "__init__.py").exists():
-            files.add(folder / "__init__.py")
-    return files
+    """The files that an import of a dotted name runs: of its packages, and of it where it is a module."""
+    above, _, last = name.rpartition(".")
+    folder = SCRIPTS.joinpath(*above.split(".")) if above else SCRIPTS
+    found = {path for path in (folder / f"{last}.py", folder / last / "__init__.py") if path.exists()}
+    return frozenset(found | _files_of(above)) if above else frozenset(found)

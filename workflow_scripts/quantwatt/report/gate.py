@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from quantwatt.artifacts.errors import DataError
@@ -161,19 +162,26 @@ def needed_of(
 def _floor(check, row, summary):
     """What the baseline shows against itself, where that is more than the limit allows."""
     metrics = metric_entries.shown()
-    base = summary[summary["baseline"].astype(bool) & (summary["model"] == row["model"])]
     if check.check in RATIOS:
         control = f"{RATIOS[check.check].removesuffix('_ratio')}_control"
         if pd.notna(row.get(f"{control}_high")) and row[f"{control}_high"] > (check.most or math.inf):
             return f"the baseline against itself reaches {row[f'{control}_high']:.3g}"
     elif check.check in metrics and not metrics[check.check].paired:
-        seeds = base[(base["sampling"] == row["sampling"]) | (base["replicate_of"] == row["sampling"])]
-        values = seeds[metrics[check.check].column].dropna()
-        spread = values.max() - values.min() if len(values) > 1 else 0
         limit = check.most if check.least is None else -check.least if check.least < 0 else None
+        spread = _spread_of_seeds(summary, metrics[check.check].column, row["model"], row["sampling"])
         if limit is not None and spread > limit:
             return f"the baseline itself differs by {spread:.3g} between seeds"
     return None
+
+
+def _spread_of_seeds(summary, column, model, sampling):
+    """Largest difference of the baseline's values under a sampling and its replicates; 0 of fewer than two."""
+    # Of arrays: a table of all columns for each check would take longer than the tests themselves.
+    of = {name: summary[name].to_numpy() for name in ("model", "sampling", "replicate_of")}
+    same = (of["sampling"] == sampling) | (of["replicate_of"] == sampling)
+    values = summary[column].to_numpy(float)[summary["baseline"].to_numpy(bool) & (of["model"] == model) & same]
+    values = values[~np.isnan(values)]
+    return float(np.ptp(values)) if len(values) > 1 else 0.0
 
 
 def outcome_of(checks: Sequence[Check]) -> str:
