@@ -309,6 +309,21 @@ def test_a_cost_that_was_not_asked_for_is_no_failure(tmp_path):
     assert row["status"] == "unmeasured" and row["psnr_db"] > 0 and row["latency_s"] != row["latency_s"]
 
 
+def test_where_no_cost_is_measured_the_table_shows_quality_alone(tmp_path):
+    written = synthetic.write_tree(tmp_path, with_images=False)
+    for cell in written:
+        path = layout.path(tmp_path, "measurement", cell)
+        of_cell = json.loads(path.read_text())
+        none = dict.fromkeys(("latency_s", "energy_j", "memory_mb"))
+        path.write_text(json.dumps(of_cell | none | {"status": "unmeasured", "reason": "`measuring` leaves it out"}))
+    page = rendered(tmp_path, read_cells(tmp_path, written, synthetic.METRICS))
+    table = re.search(r'<table class="summary" id="methods-table".*?</table>', page, re.DOTALL)[0]
+    heads = re.findall(r'<th scope="col">(\w[\w ]*)', table)
+    assert heads[:3] == ["method", "bits", "weights"] and {"PSNR", "SSIM"} <= set(heads[3:])
+    assert not {"energy", "time", "memory"} & set(heads) and "unmeasured" not in table and "leaves it out" not in table
+    assert "No cost was measured." in page and "A ratio is <em>equal</em>" not in page
+
+
 def test_a_failure_under_one_seed_only_names_it(tmp_path):
     written = synthetic.write_many(tmp_path, with_images=False)
     path = tmp_path / "images/tiny-sd3/rtn-w2a16/seed-1000/manifest.json"

@@ -247,6 +247,8 @@ def render(
                 "power": curves,
             }
         ),
+        costs=bool((summary["status"] == "ok").any()),
+        first_worst=gallery.FIRST_WORST,
         fake=bool(summary["device_fake"].any()),
         wattages=wattages(cells),
         estimated=any(value is True for value in summary["energy_estimated"]),

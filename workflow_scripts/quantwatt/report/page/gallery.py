@@ -16,6 +16,7 @@ from quantwatt.report.cells import Cell
 from quantwatt.report.figures.image_grid import choose_prompts
 
 TYPICAL = 8  # prompts of a model and sampling, beside the worst of each method
+FIRST_WORST = 12  # methods whose worst image is shown unfolded
 LARGEST = 1_500_000  # bytes of all pictures of a page, of which base64 makes a third more
 EXACT = 160  # pixels: an image of at most this side is embedded as it is
 SIDES = (512, 384, 256, 192)  # of larger ones, tried in turn until all fit
