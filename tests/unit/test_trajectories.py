@@ -90,9 +90,7 @@ def test_a_score_of_kept_latents_holds_every_step(tmp_path):
     latents = rng.standard_normal((3, 2, 32)).astype(np.float32)
     for name, factor in (("float", 1), ("w4", 1.5)):
         kept = {seed: factor * latents[seed] for seed in range(3)}
-        images.write_images(
-            tmp_path / name, [(pixels, ["a", "b", "c"], [0, 1, 2])], {"method": name}, latents=kept
-        )
+        images.write_images(tmp_path / name, [(pixels, ["a", "b", "c"], [0, 1, 2])], {"method": name}, latents=kept)
         assert not kept  # nothing is held longer than its image
     arguments = ["--images", tmp_path / "w4/manifest.json", "--baseline", tmp_path / "float/manifest.json"]
     output = tmp_path / "score.json"
