@@ -29,7 +29,9 @@ def fetch(settings: Mapping[str, Any]) -> tuple[Path, list[str]]:
         folder = manifest.PROJECT / path
         if folder.is_file():
             if not any(fnmatch(folder.name, pattern) for pattern in patterns):
-                raise DataError(f"{path}: {settings['loader']} reads {', '.join(patterns)}{_of_pickles([folder.name])}.")
+                raise DataError(
+                    f"{path}: {settings['loader']} reads {', '.join(patterns)}{_of_pickles([folder.name])}."
+                )
             return Path(path).parent, [folder.name]
         names = list(linked_folders.names(folder))
         if found := [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]:
@@ -51,7 +53,9 @@ def _download(settings, patterns):
     try:
         folder = Path(snapshot_download(settings["hub"], revision=settings["revision"], allow_patterns=patterns))
     except errors.GatedRepoError as error:
-        raise DataError(f"{where}: gated; accept its licence on the hub, then set HF_TOKEN in the environment.") from error
+        raise DataError(
+            f"{where}: gated; accept its licence on the hub, then set HF_TOKEN in the environment."
+        ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise DataError(f"{where}: no such repository or commit, or it is private.") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:

@@ -192,7 +192,10 @@ THEIRS = {"loader": "gptq", "path": "resources/models"}
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"checkpoint": THEIRS, "weights": {"format": "nf4"}}, "methods.m.weights: the checkpoint of others is quantized"),
+        (
+            {"checkpoint": THEIRS, "weights": {"format": "nf4"}},
+            "methods.m.weights: the checkpoint of others is quantized",
+        ),
         ({"checkpoint": {"loader": "gptq"}}, "methods.m.checkpoint: give either 'path', or 'hub' with 'revision'"),
         ({"checkpoint": {"loader": "gguff", "path": "x"}}, "methods.m.checkpoint.loader.*gguf"),
         ({"checkpoint": {**THEIRS, "hub": "a/b"}}, "give either 'path', or 'hub'"),

@@ -33,7 +33,9 @@ def gguf(tensors, keys=(), data=b"", version=3, count=None):
 BLOCKS = bytes(range(18)) * 4  # four blocks of Q4_0
 KEYS = [("general.architecture", 8, text("sd3")), ("a.list", 9, struct.pack("<IQ3f", 6, 3, 1, 2, 3)),
         ("words", 9, struct.pack("<IQ", 8, 2) + text("a") + text("bc")), ("n", 4, struct.pack("<I", 7))]  # fmt: skip
-GOOD = gguf([("w", (64, 2), Q4_0, 0), ("b", (3,), F32, 96)], KEYS, BLOCKS.ljust(96, b"\0") + struct.pack("<3f", 1, 2, 3))
+GOOD = gguf(
+    [("w", (64, 2), Q4_0, 0), ("b", (3,), F32, 96)], KEYS, BLOCKS.ljust(96, b"\0") + struct.pack("<3f", 1, 2, 3)
+)
 
 
 def test_a_file_is_read(tmp_path):

@@ -40,7 +40,9 @@ def test_the_tables_of_2500_cells_start(tmp_path):
     grid = canonical_json({"cells": CELLS, "metrics": ["fid"], "baseline": "bf16"})
     assert len(grid) > LONGEST_ARGUMENT
     params = Values(results=tmp_path / "results", carbon="", grid=grid)
-    outputs = Values(summary="s", layers="l", sensitivity="y", pairs="p", formats="f", changes="c", adapters="a", categories="k")
+    outputs = Values(
+        summary="s", layers="l", sensitivity="y", pairs="p", formats="f", changes="c", adapters="a", categories="k"
+    )
     command = fill(shell_of("tables"), params=params, output=outputs, log=tmp_path / "log")
     script = tmp_path / "script.sh"  # as Snakemake runs a long command
     script.write_text(f"exec {command}\n")

@@ -79,7 +79,9 @@ def _report(name, layer, module, source):
             bits = stored_bits(*weight.shape, weight_format)
             held = {"groups_per_row": quantized.scale.shape[1]}
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{source.folder}: the tensors of {name} do not fit its {list(weight.shape)} ({error}).") from error
+        raise DataError(
+            f"{source.folder}: the tensors of {name} do not fit its {list(weight.shape)} ({error})."
+        ) from error
     if values.shape != weight.shape:
         raise DataError(f"{source.folder}: {name} is {list(values.shape)}, and the model needs {list(weight.shape)}.")
     if not values.isfinite().all():

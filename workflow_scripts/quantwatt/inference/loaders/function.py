@@ -32,7 +32,9 @@ def load(source: Source, pipeline: Any, device: str) -> Any:
     try:
         function = getattr(importlib.import_module(module_name), name, None)
     except ImportError as error:
-        raise Unsupported(f"{where}: {error}; install it, or name an environment that has it as checkpoint.env.") from error
+        raise Unsupported(
+            f"{where}: {error}; install it, or name an environment that has it as checkpoint.env."
+        ) from error
     finally:
         sys.path.remove(folder)
         sys.dont_write_bytecode = writes

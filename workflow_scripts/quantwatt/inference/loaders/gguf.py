@@ -40,7 +40,9 @@ def read(source: Source, denoiser: torch.nn.Module, config: Mapping[str, Any]) -
                 values = torch.from_numpy(data).view(PLAIN[kind])
                 found.rest[part] = values.reshape(needed[part].shape)
             else:
-                found.layers[_layer(part, denoiser, paths[0])] = Layer(_weights(kind), {"codes": torch.from_numpy(data)})
+                found.layers[_layer(part, denoiser, paths[0])] = Layer(
+                    _weights(kind), {"codes": torch.from_numpy(data)}
+                )
     return found
 
 

@@ -42,7 +42,9 @@ def read(source: Source, denoiser: torch.nn.Module, config: Mapping[str, Any]) -
         try:
             found.layers[name] = _layer(parts, bits, group, first)
         except (ValueError, RuntimeError, IndexError) as error:
-            raise DataError(f"{source.folder}: the tensors of {name} are not GPTQ's of {bits} bits ({error}).") from error
+            raise DataError(
+                f"{source.folder}: the tensors of {name} are not GPTQ's of {bits} bits ({error})."
+            ) from error
     found.rest = held
     return found
 
