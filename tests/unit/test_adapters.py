@@ -97,7 +97,7 @@ def transposed(held):
     [
         (dora, "is no part of a denoiser's LoRA"),
         (transposed, "is not a LoRA of a linear layer"),
-        (lambda held: held.update({f"transformer.{LAYER}.lora_A.weight": torch.full((RANK, 128), torch.nan)}), "finite"),
+        (lambda held: held[f"transformer.{LAYER}.lora_A.weight"].fill_(torch.nan), "finite"),
         (lambda held: held.update({"transformer.no.lora_A.weight": torch.ones(1, 2),
                                    "transformer.no.lora_B.weight": torch.ones(2, 1)}), "has no linear layer no"),
     ],
@@ -125,7 +125,7 @@ def test_a_method_says_what_it_does_with_them():
 
 def cell(method, psnr, adapters="fused", layers=()):
     settings, scores = {"adapters": adapters}, {"psnr": {"values": np.asarray(psnr, float)}}
-    return Cell("m", method, "s", {"settings": settings, "layers": dict.fromkeys(layers, {})}, {}, {}, scores)
+    return Cell("m", method, "s", {"settings": settings, "layers": {layer: {} for layer in layers}}, {}, {}, scores)
 
 
 def test_the_effect_that_survives_is_one_minus_the_share_of_its_distance():

@@ -1,4 +1,4 @@
-"""Checkpoints that others have quantized: exports read back with equal images, libraries' own files, what is refused."""
+"""Checkpoints that others have quantized: exports read back with equal images, libraries' files, what is refused."""
 
 import json
 
@@ -210,7 +210,7 @@ def test_an_entry_that_cannot_be_is_refused(entry, words):
 
 
 def library_file(folder, layers, configuration, told=None):
-    """The folder of a checkpoint as a library's own tensors make it: {name of a tensor: tensor} in place of the layers' weights."""
+    """The folder of a checkpoint with a library's own tensors, {name: tensor}, in place of the layers' weights."""
     denoiser = load_family("sd3").load_denoiser(MODEL, ROOT / MODEL["path"])
     held = {name: part for name, part in denoiser.state_dict().items() if name.removesuffix(".weight") not in LAYERS}
     for name in LAYERS:

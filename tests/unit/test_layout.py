@@ -54,7 +54,7 @@ def test_no_two_files_are_in_the_same_place():
 
 
 def test_every_file_is_made_by_one_rule_and_every_rule_has_a_log_of_its_name():
-    """One but for image sets, gathered where several jobs make them, and checkpoints, which may be shared or of others."""
+    """One but for image sets, gathered where several jobs make them, and checkpoints, shared or of others."""
     text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     rules = re.findall(r"^(?:use rule \w+ as |rule )(\w+)(?: with)?:\n((?:    .*\n|\n)*)", text, flags=re.M)
     assert [name for name, _ in rules if name not in layout.JOBS] == []

@@ -88,6 +88,13 @@ def test_the_luckiest_of_several_that_are_not_told_apart_is_not_taken():
     assert recommended(*apart)["take"] == "a"
 
 
+def test_of_equal_cost_and_quality_the_smallest_is_taken():
+    large, small = method("fewer-steps", 0.40, psnr=36.3, size=14), method("w8a8-fewer-steps", 0.39, psnr=36.2, size=4)
+    for rows in ((large, small), (small, large)):
+        group = recommended(*rows)
+        assert (group["take"], group["second"]) == ("w8a8-fewer-steps", "fewer-steps")
+
+
 def test_one_that_dominates_is_taken():
     group = recommended(method("good", 0.6, 0.7, psnr=48, size=4), method("bad", 0.9, 0.95, psnr=40, size=8))
     assert group["take"] == "good" and group["second"] == "bad"

@@ -63,11 +63,13 @@ def _complete_checkpoint(method, file, where):
     for key in ("weights", "solver", "activations", "transforms", "schedule"):
         if method[key]:
             raise ConfigurationError(
-                f"{file}: {where}.{key}: the checkpoint of others is quantized already; drop this key, or {where}.{FOREIGN}."
+                f"{file}: {where}.{key}: the checkpoint of others is quantized already; drop this key or "
+                f"{where}.{FOREIGN}."
             )
     if method.get(ADAPTERS) == "fused":
         raise ConfigurationError(
-            f"{file}: {where}.{ADAPTERS}: what others have quantized takes no adapter into its weights; set kept or none."
+            f"{file}: {where}.{ADAPTERS}: what others have quantized takes no adapter into its weights; set kept or "
+            "none."
         )
     if is_mixed(method):
         raise ConfigurationError(f"{file}: {where}.allocation: the checkpoint of others has its own; drop the key.")

@@ -35,7 +35,7 @@ def compute_of(manifest_path: str | Path, device: str) -> tuple[str, str | None,
     """Return ("real" | "simulated" | "unsupported", kernel names or None, reason or None) for a checkpoint."""
     details = manifest.read_json(manifest_path)
     if "computes" in details:  # other code quantizes it at load
-        return tuple(details["computes"][key] for key in ("compute", "kernel", "reason"))  # ty: ignore
+        return tuple(details["computes"][key] for key in ("compute", "kernel", "reason"))
     compute, computed, reason = kernel_choice.compute_of(component_files.quantized_layers(details), device)
     return compute, _names(computed, details), reason
 

@@ -1,4 +1,4 @@
-"""Translate a checkpoint that others have quantized into quantwatt's own, layer by layer, and check it against the model.
+"""Translate a checkpoint that others have quantized into one of quantwatt, layer by layer, held against the model.
 
 The values are kept: codes and scales are stored as the formats of the same grids store them. Each layer is held against
 the unquantized one, so that a checkpoint of another model, or one in another order, is found here and not in an image.
@@ -107,7 +107,7 @@ def _report(name, layer, module, source):
 
 
 def _fill(denoiser, foreign: Foreign, original, transposed, source):
-    """Put the unquantized tensors into the denoiser, in the model's dtype; biases that a file leaves out are the model's.
+    """Put the unquantized tensors into the denoiser, in the model's dtype; biases that a file lacks are the model's.
 
     Args:
         original: the state dict of the unquantized denoiser; transposed: layers that their library stores as [in, out].

@@ -146,6 +146,8 @@ class Adapted(torch.nn.Module):
         self.register_buffer("up", up)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        down, up = self.down.to(inputs.dtype), self.up.to(inputs.dtype)  # ty: ignore[call-non-callable]
-        linear = torch.nn.functional.linear
-        return self.layer(inputs) + linear(linear(inputs, down), up)
+        beside = inputs
+        for factor in (self.down, self.up):
+            assert isinstance(factor, torch.Tensor)
+            beside = torch.nn.functional.linear(beside, factor.to(inputs.dtype))
+        return self.layer(inputs) + beside

@@ -27,8 +27,10 @@ def adapters_table(cells: Sequence[Cell]) -> pd.DataFrame:
     for cell in cells:
         mode = _mode(cell)
         without = next((other for other in cells if _is_reference(other, cell)), None)
-        lost, effect = _squares(cell), None if without is None else _squares(without)
-        if lost is None or effect is None or cell is without or len(lost) != len(effect) or not effect.sum():
+        if without is None or cell is without:
+            continue
+        lost, effect = _squares(cell), _squares(without)
+        if lost is None or effect is None or len(lost) != len(effect) or not effect.sum():
             continue
         figures = bootstrap_ratios(lost[:, None], effect, lambda ratios: 1 - np.sqrt(ratios[..., 0]), RESAMPLES)
         rows.append([cell.model, cell.method, cell.sampling, mode, without.method, len(lost), *map(float, figures)])

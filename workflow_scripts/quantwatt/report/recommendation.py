@@ -6,7 +6,8 @@ of quality the first scored metric that has an acceptable level (x-shown in its 
 
 Of the methods that no limit excludes, that take less energy than the baseline, or else less time, and not more of the
 other, the cheapest is found; all methods whose interval overlaps its own are not told apart from it, and of these the
-best in quality is taken, then the smallest. So no method is taken because its measurement happened to be the lowest.
+smallest is taken among those whose quality is not told apart from the best of them. So no method is taken because its
+measurement happened to be the lowest.
 Where none is told to save energy or time, the smallest of those that are not told to cost more is.
 """
 
@@ -230,8 +231,9 @@ def _choose(rows, base, metric):
     """(what it saves, name of the method), of rows that no limit excludes; (None, None) where nothing saves."""
 
     def best(tied, ratio):
-        keys = [(-quality_of(row, metric), row["size_mb"], row[ratio]) for _, row in tied.iterrows()]
-        return tied.iloc[keys.index(min(keys))]["method"]
+        alike = _alike(tied, metric)
+        keys = [(row["size_mb"], -quality_of(row, metric), row[ratio]) for _, row in alike.iterrows()]
+        return alike.iloc[keys.index(min(keys))]["method"]
 
     verdicts = [rows[verdict].astype(str) for _, verdict in COSTS.values()]
     rows = rows[~verdicts[0].str.startswith(tables.WORSE) & ~verdicts[1].str.startswith(tables.WORSE)]
@@ -246,6 +248,16 @@ def _choose(rows, base, metric):
     if smaller.empty:
         return None, None
     return "weights", best(smaller[smaller["size_mb"] <= AS_SMALL * smaller["size_mb"].min()], "energy_ratio")
+
+
+def _alike(rows, metric):
+    """The rows whose quality is not told apart from the best: their intervals meet its own."""
+    if metric is None or rows[metric.column].isna().all():
+        return rows
+    values, low, high = (rows[f"{metric.column}{end}"].astype(float) for end in ("", "_low", "_high"))
+    best = values.idxmax() if metric.higher_is_better else values.idxmin()
+    meet = high >= low[best] if metric.higher_is_better else low <= high[best]
+    return rows[meet | (values == values[best])]
 
 
 def _front(rows, column, metric):

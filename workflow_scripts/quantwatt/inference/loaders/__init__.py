@@ -60,7 +60,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Layer:
-    """A quantized layer: completed `weights` and `activations` of a method, and its tensors as checkpoints store them."""
+    """A quantized layer: completed `weights` and `activations` of a method, and its tensors as in checkpoints."""
 
     weights: dict[str, Any]
     state: "dict[str, torch.Tensor]"

@@ -61,8 +61,8 @@ def _names(file, needed, config):
     if differing:
         lacks = "lacks" if differing[0] in originals else "holds"
         raise DataError(
-            f"{file.path}: {lacks} {differing[0]}, and {len(differing) - 1} more differ: its tensors are not those of a "
-            f"{config.get('_class_name')} of this size."
+            f"{file.path}: {lacks} {differing[0]}, and {len(differing) - 1} more differ: its tensors are not those of "
+            f"a {config.get('_class_name')} of this size."
         )
     return originals
 
