@@ -1,4 +1,4 @@
-"""The documentation's table of formats against the schemas, the bits that formats store, and the kernels of each device."""
+"""The documentation's table of formats against the schemas, the bits that formats store, and the kernels."""
 
 import re
 from pathlib import Path

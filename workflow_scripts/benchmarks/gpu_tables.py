@@ -1,8 +1,8 @@
 """Put what `make gpu-evidence` has found into the project, and make the documentation's table and figure of it.
 
-`--add FOLDER` copies the stages' files to resources/measurements/gpu/BOARD/, after its board. Without it, docs/kernels.md's
-section, resources/readme/gpu.png and the boards' README.md are made anew from the files that are there. Published
-figures of others stand beside.
+`--add FOLDER` copies the stages' files to resources/measurements/gpu/BOARD/, after its board. Without it, the section
+of docs/kernels.md, resources/readme/gpu.png and the boards' README.md are made anew from the files that are there.
+Published figures of others stand beside.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def published(name: str, home: Path = HOME) -> list[str]:
 
 
 def section(home: Path, figure: Path, root: Path) -> str:
-    """The page's section: the first table of every board, or that there is none; links are relative to the folder `root`."""
+    """The page's section: the first table of every board, or that there is none; links are relative to `root`."""
     parts = [
         board_section(board, names=SHOWN, images=(1,)) + f"\n[All of it]({os.path.relpath(board, root)}/README.md).\n"
         for board in boards(home)

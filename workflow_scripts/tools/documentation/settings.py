@@ -22,7 +22,8 @@ GROUPS = {  # {file: (title, introduction, schemas alone, kinds of plugins)}
     "config": ("config.yaml", "What runs, and how this machine measures. Each key may also stand behind `--config`.",
                ("config",), ()),
     "experiment": ("An experiment", "A file of `resources/experiments/`. The keys of an entry of `models` are in "
-                   "[models](models.md), those of a method in [methods](methods.md), of a metric in [metrics](metrics.md).",
+                   "[models](models.md), those of a method in [methods](methods.md), of a metric in "
+                   "[metrics](metrics.md).",
                    ("experiment", "sensitivity"), ("samplings", "calibrations")),
     "methods": ("Methods", "An entry of an experiment's `methods`: a solver, a format of weights, one of inputs, "
                 "transforms, an allocation, a cache.",
