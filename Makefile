@@ -82,11 +82,11 @@ lint: .venv/installed
 	PYTHONPATH=workflow_scripts $(BIN)/lint-imports
 
 # The documentation as a site, by MkDocs in an environment of its own. REPOSITORY_URL: where files of the project are read.
-docs: reference .venvs/docs/installed
+docs: .venvs/docs/installed
 	.venvs/docs/bin/mkdocs build --strict
 	@echo "The documentation: $(CURDIR)/build/site/index.html (with a search: .venvs/docs/bin/mkdocs serve)"
 
-# docs/reference/, from the schemas, the scripts' parsers, the rules and the tables.
+# Makes docs/reference/ anew, from the schemas, the scripts' parsers, the rules and the tables.
 reference: .venv/installed
 	$(BIN)/python workflow_scripts/tools/reference_pages.py
 

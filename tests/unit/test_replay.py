@@ -142,11 +142,16 @@ EDITS = {
 
 def digests(folder):
     """{job: digest} of the scripts in a folder."""
+
+    def forget():
+        for cached in (dependencies._read, dependencies._files_of):
+            cached.cache_clear()
+
+    forget()  # what other tests of this process have read elsewhere
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dependencies, "SCRIPTS", folder)
         found = {job: dependencies.digest.__wrapped__(*of_job) for job, of_job in JOBS.items()}
-    for cached in (dependencies._read, dependencies._files_of):
-        cached.cache_clear()
+    forget()
     return found
 
 

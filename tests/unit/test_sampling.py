@@ -23,7 +23,7 @@ def test_every_key_of_a_schema_is_read():
     assert names(TextSampling) == keys("samplings/text")
     assert names(Calibration) >= keys("calibrations/image")
     assert names(TextSampling) | {"samples"} >= keys("calibrations/text")
-    assert names(Sampling) - {"cycle"} <= keys("sensitivity")
+    assert names(Sampling) - {"cycle", "trajectory"} <= keys("sensitivity")
 
 
 @pytest.mark.parametrize(("kind", "schema"), [(Sampling, "samplings/image"), (TextSampling, "samplings/text")])

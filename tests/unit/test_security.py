@@ -393,7 +393,7 @@ def test_a_hub_that_repeats_the_token_does_not_bring_it_into_a_log(tmp_path, cod
 def test_an_address_of_data_is_shown_without_its_credentials(tmp_path):
     archive = datasets.Archive(("http://me:secret@127.0.0.1:1/a.zip?token=secret",), "0" * 64)
     with pytest.raises(DataError, match=r"from http://\*\*\*@127.0.0.1:1/a.zip\?\*\*\* \(") as caught:
-        fetch_rule.fetch(tmp_path / "a.zip", archive)
+        fetch_rule.fetch(tmp_path / "a.zip", archive, archive.sha256)
     assert "secret" not in str(caught.value)
 
 

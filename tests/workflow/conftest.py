@@ -48,9 +48,13 @@ class Project:
             stderr=subprocess.STDOUT, **(options or {}),
         )  # fmt: skip
 
-    def plan(self, *targets, experiment="smoke"):
-        """Messages of the jobs that a dry run plans, the target rule left out; a set of strings."""
-        done = self.snakemake("-n", *targets, experiment=experiment)
+    def plan(self, *targets, experiment="smoke", settings=()):
+        """Messages of the jobs that a dry run plans, the target rule left out; a set of strings.
+
+        Args:
+            settings: further words of --config.
+        """
+        done = self.snakemake(*settings, "-n", *targets, experiment=experiment)
         assert done.returncode == 0, done.stdout
         return set(re.findall(r"^Job \d+: (.*)$", done.stdout, flags=re.MULTILINE))
 

@@ -73,12 +73,13 @@ class Component(Network):
     def meta_network(self, location: str | Path) -> torch.nn.Module:
         """See Network; buffers that no file stores (positions) are computed."""
         from accelerate import init_empty_weights
+        from transformers import AutoConfig
 
         if self.part.library == "diffusers":
             config = self.kind.load_config(self.part.folder, local_files_only=True)
             with init_empty_weights():
                 return self.kind.from_config(config).eval()
-        config = self.kind.config_class.from_pretrained(self.part.folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(self.part.folder, local_files_only=True)
         with init_empty_weights():
             return self.kind(config).eval()
 

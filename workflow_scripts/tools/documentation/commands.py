@@ -72,7 +72,7 @@ def options(parser: argparse.ArgumentParser) -> list[list[str]]:
         written = f"{action.option_strings[-1]} {value}{more}" if action.option_strings else f"{value}{more}"
         shown = written if takes else action.option_strings[-1]
         hidden = action.default in (None, argparse.SUPPRESS, False) or action.required
-        said = (action.help or "") % {**vars(action), "prog": parser.prog}
+        said = ((action.help or "") % {**vars(action), "prog": parser.prog}).replace(f"{PROJECT}/", "")
         default = "*must be given*" if action.required and action.option_strings else "" if hidden else _shown(action)
         rows.append([code(shown), default, plain(said)])
     return rows
