@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported where they are installed only: libraries of environments of their own, and what PyTorch's CUDA build brings.
 PEERS = {"DISTS_pytorch", "auto_gptq", "brevitas", "flip_evaluator", "gptqmodel", "prdc", "pytorch_msssim"}
-OPTIONAL = PEERS | {"amdsmi", "rattler", "triton"}
+OPTIONAL = PEERS | {"amdsmi", "mkdocs", "rattler", "triton"}
 # No module of ours imports them: transformers and diffusers do, for the tokenizers of text encoders.
 INDIRECT = {"ftfy", "protobuf", "sentencepiece"}
 
