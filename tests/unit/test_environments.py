@@ -62,9 +62,9 @@ def test_every_rule_names_an_environment_that_exists_and_every_environment_is_us
 
 
 # Modules whose distribution has another name, or comes with another that requires it.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "cleanfid": "clean-fid",
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "cleanfid": "clean-fid",
                  "open_clip": "open-clip-torch", "optimum": "optimum-quanto", "pynvml": "nvidia-ml-py",
-                 "huggingface_hub": "diffusers", "triton": "torch"}  # fmt: skip
+                 "huggingface_hub": "diffusers", "triton": "torch", "yaml": "pyyaml"}  # fmt: skip
 # What modules import in functions that no script of an environment calls: those of libraries solve layers of integer
 # weights alone, those without torch write no tensors; a classifier of digits reads images, and draws none.
 WRITING = {"quantwatt/artifacts/manifest.py": {"safetensors"}}
