@@ -78,6 +78,8 @@ def _told(path, text):
         content = json.loads(text) if text else {}
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: its {METADATA} is not JSON.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: its {METADATA} is no JSON object.")
     own = {key.rpartition(".")[2]: value for key, value in content.items()}
     for key in ("use_dora", "alpha_pattern", "rank_pattern"):
         if own.get(key):
